@@ -1,0 +1,66 @@
+"""What a use case tells while it runs: values passed to an observer, never printed here.
+
+An observer is any callable that takes one event. It is called from whichever thread the fact became
+known in, so it must be quick and thread-safe; an exception from it ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Event):
+    """The run of ``subject`` (a domain's name or a point's id) entered the step ``name``."""
+
+    subject: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlanned(Event):
+    """``total`` bytes of ``disk`` are to be moved in this run; ``size`` is the disk's size."""
+
+    subject: str
+    disk: str
+    size: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProgress(Event):
+    """``done`` bytes of ``disk`` have been moved since the start, ``stored`` bytes were added."""
+
+    subject: str
+    disk: str
+    done: int
+    stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskDone(Event):
+    """``disk`` is finished."""
+
+    subject: str
+    disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something the user should know that is no failure, as one sentence."""
+
+    subject: str
+    text: str
+
+
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The observer that does nothing."""

@@ -1,0 +1,62 @@
+"""Sizes, extents and the other words that every floor shares. Pure values, no effects."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+CHUNK = 64 * KIB
+"""Bytes in a chunk: the unit of hashing, deduplication, compression and addressing.
+
+It is the default granularity of QEMU's dirty bitmaps, so nothing clean is read or stored again."""
+
+PAGE_CHUNKS = 1024
+"""Chunks that one map page describes: 64 MiB of disk."""
+
+
+class Kind(enum.Enum):
+    """What an extent holds."""
+
+    DATA = "data"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of a disk: ``offset`` and ``length`` in bytes, ``length`` > 0."""
+
+    offset: int
+    length: int
+    kind: Kind
+
+    @property
+    def end(self) -> int:
+        """First byte after the extent."""
+        return self.offset + self.length
+
+
+def chunk_count(size: int) -> int:
+    """Number of chunks that cover ``size`` bytes; the last one may be partial."""
+    return -(-size // CHUNK)
+
+
+def page_count(size: int) -> int:
+    """Number of map pages that cover ``size`` bytes."""
+    return -(-chunk_count(size) // PAGE_CHUNKS)
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def format_bytes(count: float) -> str:
+    """``1536`` -> ``'1.5 KiB'``: three or four significant characters, binary units."""
+    for unit in _UNITS:
+        if abs(count) < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
