@@ -1,3 +1,56 @@
-"""puller: a backup agent for libvirt/QEMU virtual machines."""
+"""puller: a backup agent for libvirt/QEMU virtual machines.
+
+>>> import puller
+>>> repository = puller.open_repository("s3://backups/kvm", password="…")
+>>> point = puller.backup(repository, "web1", connect="qemu:///system")
+>>> puller.restore(repository, point.point, output="/restore/web1")
+
+Every error is a PullerError with ``message``, ``advice``, ``exit_code`` and ``retryable``. Names are
+loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puller.agent.api import (
+        backup,
+        check,
+        create_repository,
+        list_points,
+        open_repository,
+        restore,
+        stats,
+    )
+    from puller.errors import PullerError
+    from puller.repository.points import Point
+    from puller.repository.repository import Repository
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Point",
+    "PullerError",
+    "Repository",
+    "backup",
+    "check",
+    "create_repository",
+    "list_points",
+    "open_repository",
+    "restore",
+    "stats",
+]
+
+_HOMES = {
+    "Point": "puller.repository.points",
+    "PullerError": "puller.errors",
+    "Repository": "puller.repository.repository",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'puller' has no attribute '{name}'")
+    return getattr(import_module(_HOMES.get(name, "puller.agent.api")), name)

@@ -46,6 +46,12 @@ class OutputRefused(UsageError):
     default_advice = "Choose another --output, or pass --force to replace what is there."
 
 
+class OutputFailed(PullerError):
+    """A restore could not go on writing: the output is full or failed. The unfinished file is removed."""
+
+    default_advice = "Make room or choose another --output, then restore again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
@@ -170,6 +176,12 @@ class StoreFull(StoreError):
     default_advice = "Free space or prune the repository, then run again."
 
 
+class UnsupportedByStore(StoreError):
+    """The store does not implement the operation or the condition asked for."""
+
+    default_advice = "Use a store with ranged reads and conditional writes; docs/format.md says what is lost."
+
+
 class ObjectNotFound(StoreError):
     """The object is not in the store. Callers that know what it was for translate it."""
 
@@ -216,6 +228,13 @@ class DomainNotRunning(HypervisorError):
 
 class UnsupportedDisk(HypervisorError):
     """A disk cannot take part in a backup with a checkpoint."""
+
+
+class CheckpointUnusable(HypervisorError):
+    """A checkpoint is gone, or a dirty bitmap of it is missing or broken."""
+
+    retryable = True
+    default_advice = "Run the backup again: the disks without a usable checkpoint are read in full."
 
 
 class JobRunning(HypervisorError):

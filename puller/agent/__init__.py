@@ -1,0 +1,1 @@
+"""The use cases: each joins the rooms below for one purpose."""

@@ -1,0 +1,1 @@
+"""Bytes at rest: keys, packs, maps, points, index. See docs/format.md."""

@@ -1,0 +1,170 @@
+"""Where a restore writes: a new file, or a device or NBD export that is there already.
+
+A new file grows under a temporary name and gets its own only when it is complete and durable, so
+nobody can mistake half a disk for a disk. A device cannot be swapped in like that: its zeros have to
+be written too, because it may hold anything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from puller.errors import OutputFailed, OutputRefused
+from puller.nbd.image import ImageServer, create_qcow2
+from puller.nbd.writer import Target
+from puller.units import format_bytes
+
+FORMATS = ("raw", "qcow2")
+
+_BLKZEROOUT = 0x127F
+"""ioctl of linux/fs.h: write zeroes to (start, length) of a block device."""
+
+
+class Output(Protocol):
+    """A disk being written. Ranges of one output never overlap; calls come from many threads."""
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Put ``content`` at ``offset``."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeros."""
+
+
+class RawFile:
+    """A sparse file. It starts as one hole, so zeros need no writing."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, offset: int, content: bytes) -> None:
+        """See Output."""
+        view = memoryview(content)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def zero(self, offset: int, length: int) -> None:
+        """See Output: a hole already."""
+
+
+class BlockDevice(RawFile):
+    """A block device, with whatever it held before."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """See Output."""
+        fcntl.ioctl(self._descriptor, _BLKZEROOUT, struct.pack("QQ", offset, length))
+
+
+class NewImage:
+    """An NBD export of an image that was just made: unallocated, so zeros need no writing."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def write(self, offset: int, content: bytes) -> None:
+        """See Output."""
+        self._target.write(offset, memoryview(content))
+
+    def zero(self, offset: int, length: int) -> None:
+        """See Output: unallocated already."""
+
+
+class Export(NewImage):
+    """Somebody's NBD export, with whatever it held before."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """See Output."""
+        self._target.zero(offset, length)
+
+
+def is_uri(output: str) -> bool:
+    """Whether ``output`` names an NBD export rather than a path."""
+    return output.startswith(("nbd://", "nbd+unix://", "nbds://"))
+
+
+def is_device(path: Path) -> bool:
+    """Whether ``path`` is a block device."""
+    return path.exists() and stat.S_ISBLK(path.stat().st_mode)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes it on success, and is removed on any error."""
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        _make_durable(partial)
+        partial.replace(path)
+        _make_durable(path.parent)
+    except OSError as error:
+        raise OutputFailed(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def raw(path: Path, size: int) -> Iterator[Output]:
+    """A new raw file of ``size`` bytes."""
+    with new_file(path) as partial:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.truncate(descriptor, size)
+            yield RawFile(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def qcow2(path: Path, size: int) -> Iterator[Output]:
+    """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in."""
+    with new_file(path) as partial:
+        create_qcow2(partial, size)
+        with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
+            yield NewImage(target)
+            target.flush()
+
+
+@contextmanager
+def device(path: Path, size: int) -> Iterator[Output]:
+    """An existing block device of at least ``size`` bytes."""
+    descriptor = os.open(path, os.O_RDWR | os.O_EXCL)
+    try:
+        refuse_small(str(path), os.lseek(descriptor, 0, os.SEEK_END), size)
+        yield BlockDevice(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def export(uri: str, size: int) -> Iterator[Output]:
+    """An existing NBD export of at least ``size`` bytes."""
+    with Target(uri) as target:
+        refuse_small(uri, target.size, size)
+        yield Export(target)
+        target.flush()
+
+
+def refuse_small(name: str, room: int, size: int) -> None:
+    """Raise OutputRefused if ``room`` bytes are too few."""
+    if room < size:
+        raise OutputRefused(
+            f"{name} has {room} bytes ({format_bytes(room)}), the disk needs {size}",
+            advice="Choose an output that is at least as large as the disk.",
+        )

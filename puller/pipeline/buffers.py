@@ -1,0 +1,94 @@
+"""Reusable buffers of a fixed size, and the batches of disk content that travel in them.
+
+Memory stays bounded because nobody allocates on the way: a thread that wants a buffer waits until
+another gives one back. A fresh buffer per request would also leak on libnbd 1.14.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from puller.pipeline.lane import Closed
+
+
+class Buffer:
+    """``data`` and a writable ``view`` of all of it; content is whatever the last user left."""
+
+    __slots__ = ("_pool", "data", "view")
+
+    def __init__(self, pool: BufferPool, size: int) -> None:
+        self._pool = pool
+        self.data = bytearray(size)
+        self.view = memoryview(self.data)
+
+    def release(self) -> None:
+        """Give the buffer back to its pool. Neither it nor a view of it may be used afterwards."""
+        self._pool.give_back(self)
+
+
+class BufferPool:
+    """At most ``count`` buffers of ``size`` bytes each, made when first needed."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.size = size
+        self._left = count
+        self._free: list[Buffer] = []
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def acquire(self) -> Buffer:
+        """Return a buffer, waiting for one if need be. Raises Closed once the pool is closed."""
+        with self._changed:
+            while not (self._free or self._left or self._closed):
+                self._changed.wait()
+            return self._take()
+
+    def try_acquire(self) -> Buffer | None:
+        """Return a buffer, or None if all are in use. Raises Closed once the pool is closed."""
+        with self._changed:
+            return self._take() if self._free or self._left or self._closed else None
+
+    def _take(self) -> Buffer:
+        if self._closed:
+            raise Closed
+        if self._free:
+            return self._free.pop()
+        self._left -= 1
+        return Buffer(self, self.size)
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Take ``buffer`` for reuse."""
+        with self._changed:
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Make every present and later ``acquire`` raise Closed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """``length`` bytes of a disk from ``offset``, standing at ``position`` in a buffer.
+
+    ``offset`` and ``position`` are multiples of the chunk size. So is ``length``, except at the end
+    of a disk; there the buffer holds zero bytes up to the next multiple."""
+
+    offset: int
+    length: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A buffer and the segments of one disk that are in it."""
+
+    buffer: Buffer
+    segments: tuple[Segment, ...]
+
+    def release(self) -> None:
+        """Give the buffer back to its pool."""
+        self.buffer.release()

@@ -1,0 +1,132 @@
+"""Threads that share one fate: the first error closes all their lanes and pools."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from puller.pipeline.buffers import BufferPool
+from puller.pipeline.lane import Closed, Lane
+
+T = TypeVar("T")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Flow:
+    """A context in which threads, lanes and pools live.
+
+    Leaving it closes all lanes and pools, drops what was not finished, and waits for every thread. If
+    a thread failed first, its error leaves the context in place of what it caused in the body.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._closables: list[_Closable] = []
+        self._threads: list[threading.Thread] = []
+
+    def lane(self, capacity: int) -> Lane[T]:
+        """A new lane that closes with this flow."""
+        lane: Lane[T] = Lane(capacity)
+        self._adopt(lane)
+        return lane
+
+    def pool(self, count: int, size: int) -> BufferPool:
+        """A new buffer pool that closes with this flow."""
+        pool = BufferPool(count, size)
+        self._adopt(pool)
+        return pool
+
+    def _adopt(self, closable: _Closable) -> None:
+        with self._lock:
+            self._closables.append(closable)
+            failed = self._error is not None
+        if failed:
+            closable.close()
+
+    def spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """Run ``work`` in a new thread; what it raises fails the flow."""
+
+        def body() -> None:
+            try:
+                work()
+            except Closed:
+                return
+            except BaseException as error:  # noqa: BLE001 - it is raised again by check()
+                self.fail(error)
+
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def crew(self, name: str, count: int, capacity: int, work: Callable[[T], None]) -> Crew[T]:
+        """``count`` threads that call ``work`` with each item put to the crew."""
+        return Crew(self, name, count, self.lane(capacity), work)
+
+    def fail(self, error: BaseException) -> None:
+        """Record ``error`` if it is the first, and close everything."""
+        with self._lock:
+            self._error = self._error or error
+        self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            closables = list(self._closables)
+        for closable in closables:
+            closable.close()
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error has been recorded."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """Raise the first error, if there is one."""
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        self._close()
+        for thread in self._threads:
+            thread.join()
+        # A Closed in the body is only the echo of the error that closed the lane.
+        if error is None or isinstance(error, Closed):
+            self.check()
+
+
+class Crew(Generic[T]):
+    """Threads that take items from one lane."""
+
+    def __init__(self, flow: Flow, name: str, count: int, lane: Lane[T], work: Callable[[T], None]) -> None:
+        self._flow = flow
+        self._lane = lane
+        self._work = work
+        self._threads = [flow.spawn(f"{name}-{number}", self._run) for number in range(count)]
+
+    def _run(self) -> None:
+        for item in self._lane:
+            self._work(item)
+
+    def put(self, item: T) -> None:
+        """Hand over ``item``, waiting while the lane is full. Raises Closed if the flow has failed."""
+        self._lane.put(item)
+
+    def finish(self) -> None:
+        """Wait until every item is done; raise the flow's first error if there is one."""
+        self._lane.finish()
+        for thread in self._threads:
+            thread.join()
+        self._flow.check()

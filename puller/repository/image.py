@@ -1,0 +1,178 @@
+"""A stored disk, read: its map turned into jobs that each read one pack.
+
+::
+
+    pages of a window ─► (chunk, pack, slot) sorted by pack and slot ─► one PackJob for each pack
+                                                                          │ spans of near slots
+                                                                          ▼
+                                                          ranged reads, verified chunks
+
+Sorting by pack makes a point that was pieced together by many incrementals read each pack's part of
+the window once, so it costs about what a full costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puller.errors import DamagedData, ObjectChanged
+from puller.repository.footer import PackKind
+from puller.repository.mapreader import MapReader
+from puller.repository.packs import PackReader, StoredPack, merge
+from puller.repository.pages import ZERO, Address, PackTable, Refs, Root
+from puller.units import CHUNK, PAGE_CHUNKS
+
+WINDOW_PAGES = 16
+"""Pages (1 GiB of disk) that are sorted together."""
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """Chunks of a disk that lie in one pack; ``chunks`` and ``slots`` ascend by slot."""
+
+    pack_id: bytes
+    chunks: NDArray[np.int64]
+    slots: NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """``length`` bytes of a disk from ``offset`` cannot be read; ``reason`` says which object is at fault."""
+
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a disk: where it begins and ends in bytes, its jobs, and what its map has lost."""
+
+    offset: int
+    end: int
+    jobs: tuple[PackJob, ...]
+    damage: tuple[Damage, ...]
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of what no job brings, because it is zero or its map is lost."""
+        chunks = np.sort(np.concatenate([np.zeros(0, np.int64), *(job.chunks for job in self.jobs)])) * CHUNK
+        starts = np.concatenate([[self.offset], chunks + CHUNK])
+        lengths = np.concatenate([chunks, [self.end]]) - starts
+        wide = lengths > 0
+        yield from zip(starts[wide].tolist(), lengths[wide].tolist(), strict=True)
+
+
+def _jobs(first_chunk: int, refs: Refs, table: PackTable) -> Iterator[PackJob]:
+    present = np.flatnonzero(refs.packs != ZERO)
+    packs, slots = refs.packs[present], refs.slots[present]
+    order = np.lexsort((slots, packs))
+    borders = np.flatnonzero(np.diff(packs[order])) + 1
+    for part in np.split(order, borders):
+        if len(part):
+            pack_id = table.pack_id(int(packs[part[0]]))
+            yield PackJob(pack_id, present[part] + first_chunk, slots[part])
+
+
+class DiskImage:
+    """One disk of a restore point. Raises DamagedData or MissingObject if its root cannot be read."""
+
+    def __init__(self, maps: MapReader, packs: PackReader, root: Address) -> None:
+        self._maps = maps
+        self._packs = packs
+        self._root: Root = maps.root(root)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+        return self._root.size
+
+    def windows(self) -> Iterator[Window]:
+        """The disk from its beginning to its end, a window at a time."""
+        count = len(self._root.pages.packs)
+        for first in range(0, count, WINDOW_PAGES):
+            yield self._window(range(first, min(first + WINDOW_PAGES, count)))
+
+    def _window(self, numbers: range) -> Window:
+        damage: list[Damage] = []
+        found = self._pages(numbers, damage)
+        columns = [found[number] for number in numbers]
+        packs, slots = [page.packs for page in columns], [page.slots for page in columns]
+        refs = Refs(np.concatenate(packs), np.concatenate(slots))
+        first = numbers[0] * PAGE_CHUNKS
+        end = min((numbers[-1] + 1) * PAGE_CHUNKS * CHUNK, self.size)
+        return Window(first * CHUNK, end, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
+
+    def _pages(self, numbers: range, damage: list[Damage]) -> dict[int, Refs]:
+        try:
+            return self._maps.pages(self._root, numbers)
+        except DamagedData:
+            return {number: self._page(number, damage) for number in numbers}
+
+    def _page(self, number: int, damage: list[Damage]) -> Refs:
+        try:
+            return self._maps.pages(self._root, [number])[number]
+        except DamagedData as error:
+            start = number * PAGE_CHUNKS * CHUNK
+            length = min(PAGE_CHUNKS * CHUNK, self.size - start)
+            damage.append(Damage(start, length, error.message))
+            return Refs.zeros(-(-length // CHUNK))
+
+    def read(self, job: PackJob) -> Iterator[tuple[int, bytes] | Damage]:
+        """The verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.
+
+        What cannot be read is a Damage instead. Raises StoreError, KeyNotHeld.
+        """
+        done = 0
+        for attempt in (1, 2):
+            try:
+                pack = self._packs.open(PackKind.DATA, job.pack_id)
+                for item in self._read(pack, job, done):
+                    done += 1
+                    yield item
+                return
+            except ObjectChanged:
+                # Prune has compacted the pack since its footer was read: slots are where the new one says.
+                self._packs.forget(pack)
+                if attempt == 2:
+                    raise
+            except DamagedData as error:
+                yield from (self._damage(int(chunk), error.message) for chunk in job.chunks[done:])
+                return
+
+    def _read(self, pack: StoredPack, job: PackJob, skip: int) -> Iterator[tuple[int, bytes] | Damage]:
+        chunks, slots = job.chunks[skip:], job.slots[skip:]
+        inside = int(np.searchsorted(slots, pack.footer.count))
+        for span in merge(pack.footer, np.unique(slots[:inside]).tolist()):
+            stored = self._packs.fetch(pack, span)
+            for slot, content in self._packs.contents(pack, span, stored):
+                holders = chunks[np.searchsorted(slots, slot) : np.searchsorted(slots, slot, "right")]
+                for chunk in holders.tolist():
+                    yield self._chunk(chunk, content)
+        for chunk in chunks[inside:].tolist():
+            yield self._damage(chunk, f"{pack.name} has {pack.footer.count} slots, a map names more")
+
+    def _chunk(self, chunk: int, content: bytes | DamagedData) -> tuple[int, bytes] | Damage:
+        if isinstance(content, DamagedData):
+            return self._damage(chunk, content.message)
+        start = chunk * CHUNK
+        return start, content if start + CHUNK <= self.size else content[: self.size - start]
+
+    def _damage(self, chunk: int, reason: str) -> Damage:
+        start = chunk * CHUNK
+        return Damage(start, min(CHUNK, self.size - start), reason)
+
+
+def merge_damage(damage: list[Damage]) -> list[Damage]:
+    """Neighbouring damage of one reason as one range, in disk order."""
+    merged: list[Damage] = []
+    for item in sorted(damage, key=lambda item: item.offset):
+        last = merged[-1] if merged else None
+        if last and last.offset + last.length == item.offset and last.reason == item.reason:
+            merged[-1] = Damage(last.offset, last.length + item.length, last.reason)
+        else:
+            merged.append(item)
+    return merged

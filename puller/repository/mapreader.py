@@ -1,0 +1,79 @@
+"""Roots and pages out of the store, fetched pack by pack."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from puller.errors import DamagedData
+from puller.repository.footer import PackKind
+from puller.repository.packs import PackReader
+from puller.repository.pages import (
+    ZERO,
+    Address,
+    PackTable,
+    Refs,
+    Root,
+    chunks_in_page,
+    decode_page,
+    decode_root,
+)
+from puller.units import page_count
+
+
+class MapReader:
+    """Reads the maps of one repository."""
+
+    def __init__(self, packs: PackReader, table: PackTable) -> None:
+        self._packs = packs
+        self.table = table
+
+    def root(self, address: Address) -> Root:
+        """The root at ``address``. Raises DamagedData, MissingObject."""
+        content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
+        return decode_root(content, self.table)
+
+    def pages(self, root: Root, numbers: Sequence[int]) -> dict[int, Refs]:
+        """The pages with these numbers. Each map pack is asked once. Raises DamagedData, MissingObject."""
+        found: dict[int, Refs] = {}
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for number in numbers:
+            pack = int(root.pages.packs[number])
+            if pack == ZERO:
+                found[number] = Refs.zeros(chunks_in_page(root.size, number))
+            else:
+                wanted[pack].append(number)
+        for pack, members in wanted.items():
+            found |= self._pages_of(root, pack, members)
+        return found
+
+    def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
+        slots = {number: int(root.pages.slots[number]) for number in members}
+        contents = self._packs.read(PackKind.MAP, self.table.pack_id(pack), list(slots.values()))
+        return {
+            number: decode_page(contents[slot], self.table, chunks_in_page(root.size, number))
+            for number, slot in slots.items()
+        }
+
+    def rebase(self, root: Root, size: int) -> Root:
+        """``root`` for a disk that now has ``size`` bytes: cut, or continued with zeros.
+
+        A page that thereby has another number of chunks cannot be shared; DiskMap writes it anew.
+        """
+        count = page_count(size)
+        pages = Refs.zeros(count)
+        kept = min(count, len(root.pages.packs))
+        pages.packs[:kept] = root.pages.packs[:kept]
+        pages.slots[:kept] = root.pages.slots[:kept]
+        return Root(size, pages)
+
+
+def check_address(pack: str, slot: int) -> Address:
+    """An address from its JSON members. Raises DamagedData."""
+    try:
+        address = Address(bytes.fromhex(pack), slot)
+    except ValueError as error:
+        raise DamagedData(f"{pack!r} is not the id of a pack") from error
+    if len(address.pack) != 16 or not 0 <= slot < 65536:
+        raise DamagedData(f"{pack!r}, {slot} is not an address")
+    return address

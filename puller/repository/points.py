@@ -1,0 +1,241 @@
+"""Restore points: the commit records, and how a user names one (docs/format.md, "Point")."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import msgspec
+
+from puller.errors import (
+    AmbiguousPoint,
+    DamagedData,
+    NoSuchPoint,
+    ObjectExists,
+    ObjectNotFound,
+    StoreError,
+    UnsupportedFormat,
+)
+from puller.repository.mapreader import check_address
+from puller.repository.pages import Address
+from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
+from puller.store.base import Store
+
+PREFIX = "points/"
+VERSION = 1
+
+_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PARALLEL_READS = 8
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """An address as JSON."""
+
+    pack: str
+    slot: int
+
+    @property
+    def address(self) -> Address:
+        """The address. Raises DamagedData if it is none."""
+        return check_address(self.pack, self.slot)
+
+    @classmethod
+    def to(cls, address: Address) -> Ref:
+        """The JSON form of ``address``."""
+        return cls(address.pack.hex(), address.slot)
+
+
+class DiskRecord(msgspec.Struct, frozen=True):
+    """One disk of a point. All sizes in bytes; docs/cli.md says what each counts."""
+
+    disk: str
+    kind: str
+    size: int
+    root: Ref
+    format: str = ""
+    parent: str | None = None
+    dirty_bytes: int = 0
+    read_bytes: int = 0
+    zero_bytes: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """A byte string that belongs to a point, stored like a disk."""
+
+    name: str
+    size: int
+    root: Ref
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One committed backup of one domain."""
+
+    point: str
+    domain: str
+    uuid: str
+    time: datetime
+    mode: str
+    kind: str
+    disks: tuple[DiskRecord, ...]
+    parent: str | None = None
+    checkpoint: str | None = None
+    checkpoint_xml: str | None = None
+    consistency: str = "crash"
+    tags: dict[str, str] = {}
+    host: str = ""
+    seconds: float = 0.0
+    attachments: tuple[Attachment, ...] = ()
+    version: int = VERSION
+
+    def disk(self, target: str) -> DiskRecord | None:
+        """The record of the disk ``target``, if the point has it."""
+        return next((record for record in self.disks if record.disk == target), None)
+
+
+class _Head(msgspec.Struct):
+    version: int
+
+
+def new_id(moment: datetime) -> str:
+    """A fresh point id for the UTC time ``moment``."""
+    return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def kind_of(disks: Sequence[DiskRecord]) -> str:
+    """A point's kind: that of its disks, or ``mixed``."""
+    kinds = {record.kind for record in disks}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def object_name(uuid: str, point_id: str) -> str:
+    """Where a point is stored."""
+    return f"{PREFIX}{uuid}/{point_id}"
+
+
+def decode(content: bytes, name: str) -> Point:
+    """Parse and validate a record. Raises DamagedData or UnsupportedFormat."""
+    try:
+        head = msgspec.json.decode(content, type=_Head)
+        if head.version > VERSION:
+            raise UnsupportedFormat(f"{name} has format version {head.version}; this puller knows {VERSION}")
+        point = msgspec.json.decode(content, type=Point)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DamagedData(f"{name} is damaged: {error}") from error
+    # A record becomes file names on restore, so names are checked even though records are sealed.
+    targets = [record.disk for record in point.disks] + [item.name for item in point.attachments]
+    if (
+        not all(_TARGET.fullmatch(target) for target in targets)
+        or object_name(point.uuid, point.point) != name
+    ):
+        raise DamagedData(f"{name} holds impossible names")
+    if point.time.tzinfo is None:
+        raise DamagedData(f"{name} has a time without a zone")
+    return point
+
+
+class Points:
+    """The restore points of one repository."""
+
+    def __init__(self, store: Store, boxes: Boxes) -> None:
+        self._store = store
+        self._boxes = boxes
+
+    def names(self, uuid: str | None = None) -> list[tuple[str, str]]:
+        """(domain uuid, point id) of every point, without reading the records."""
+        found = []
+        for info in self._store.list(PREFIX if uuid is None else f"{PREFIX}{uuid}/"):
+            parts = info.key.split("/")
+            if len(parts) == 3 and _UUID.fullmatch(parts[1]) and _ID.fullmatch(parts[2]):
+                found.append((parts[1], parts[2]))
+        return found
+
+    def get(self, uuid: str, point_id: str) -> Point:
+        """Read one point. Raises NoSuchPoint, DamagedData."""
+        name = object_name(uuid, point_id)
+        try:
+            box = self._store.get(name, max_size=BOX_LIMIT)
+        except ObjectNotFound as error:
+            raise NoSuchPoint(f"no restore point {point_id}") from error
+        return decode(self._boxes.unpack(BoxKind.POINT, name, box), name)
+
+    def all(self, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
+        """Every point, oldest first. A damaged record raises, or is told to ``damaged`` where given."""
+
+        def load(name: tuple[str, str]) -> Point | None:
+            try:
+                return self.get(*name)
+            except NoSuchPoint:
+                return None  # deleted since it was listed
+            except DamagedData as error:
+                if damaged is None:
+                    raise
+                damaged(name[1], error)
+                return None
+
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            loaded = [point for point in pool.map(load, self.names()) if point is not None]
+        return sorted(loaded, key=lambda point: (point.time, point.point))
+
+    def commit(self, point: Point) -> None:
+        """Publish ``point``, only if it is absent.
+
+        If the answer of the store was lost, the record is looked up. Raises StoreError if it is not
+        there. Should a lost put take effect later still, the point is whole and harmless: all it needs
+        was durable before, and no checkpoint is tied to it any more.
+        """
+        name = object_name(point.uuid, point.point)
+        box = self._boxes.pack(BoxKind.POINT, name, msgspec.json.encode(point))
+        try:
+            self._store.put_new(name, box)
+        except StoreError as error:
+            if not self._holds(name, box):
+                if isinstance(error, ObjectExists):
+                    raise DamagedData(f"{name} is there already with another content") from error
+                raise
+
+    def _holds(self, name: str, box: bytes) -> bool:
+        try:
+            return self._store.get(name, max_size=BOX_LIMIT) == box
+        except StoreError:
+            return False
+
+    def select(self, text: str) -> Point:
+        """The point that a user means by an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``."""
+        if "@" in text:
+            return self._by_time(*text.rsplit("@", 1))
+        matches = [name for name in self.names() if name[1].startswith(text)]
+        exact = [name for name in matches if name[1] == text]
+        if not matches or not text:
+            raise NoSuchPoint(f"no restore point begins with '{text}'")
+        if len(matches) > 1 and len(exact) != 1:
+            shown = ", ".join(sorted(name[1] for name in matches)[:4])
+            raise AmbiguousPoint(f"'{text}' fits {len(matches)} restore points: {shown}")
+        return self.get(*(exact or matches)[0])
+
+    def _by_time(self, domain: str, moment: str) -> Point:
+        limit = None if moment == "latest" else _parse_time(moment)
+        mine = [point for point in self.all() if domain in (point.domain, point.uuid)]
+        if not mine:
+            raise NoSuchPoint(f"no restore point of domain '{domain}'")
+        fitting = [point for point in mine if limit is None or point.time <= limit]
+        if not fitting:
+            raise NoSuchPoint(f"no restore point of domain '{domain}' at or before {moment}")
+        return fitting[-1]
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise NoSuchPoint(
+            f"'{text}' is not a time",
+            advice="Write DOMAIN@latest or a time such as DOMAIN@2026-11-23T05:00:00Z.",
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,206 @@
+"""Pages, roots, footers, boxes, indexes: what is written is read, what is altered is refused."""
+
+import os
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puller.errors import DamagedData, KeyNotHeld, NoRepository, PullerError, UnsupportedFormat
+from puller.repository import descriptor, index, points
+from puller.repository.footer import DEAD, Footer, PackKind, decode_footer, decode_trailer, encode_tail
+from puller.repository.index import IndexedPack
+from puller.repository.keys import NO_KEY_BOX, KeyRing
+from puller.repository.pages import (
+    ZERO,
+    PackTable,
+    Refs,
+    Root,
+    chunks_in_page,
+    decode_page,
+    decode_root,
+    encode_page,
+    encode_root,
+)
+from puller.repository.sealing import BoxKind
+from puller.repository.slot import SlotCipher, SlotReader, compress, content_id
+from puller.units import CHUNK, PAGE_CHUNKS, page_count
+
+PLAIN = KeyRing.unencrypted(bytes(range(16)))
+SECRET = KeyRing.from_master(bytes(range(16)), bytes(32))
+RINGS = st.sampled_from([PLAIN, SECRET])
+PACK_IDS = st.binary(min_size=16, max_size=16)
+
+
+@st.composite
+def refs(draw: st.DrawFn, count: int) -> tuple[Refs, PackTable]:
+    table = PackTable()
+    numbers = [table.number(pack_id) for pack_id in draw(st.lists(PACK_IDS, min_size=1, max_size=5))]
+    packs = draw(st.lists(st.sampled_from([ZERO, *numbers]), min_size=count, max_size=count))
+    slots = draw(st.lists(st.integers(0, 65535), min_size=count, max_size=count))
+    column = [0 if pack == ZERO else slot for pack, slot in zip(packs, slots, strict=True)]
+    return Refs(np.array(packs, np.int64), np.array(column, np.uint16)), table
+
+
+def _named(refs: Refs, table: PackTable) -> list[tuple[bytes | None, int]]:
+    pairs = zip(refs.packs.tolist(), refs.slots.tolist(), strict=True)
+    return [(None if pack == ZERO else table.pack_id(pack), slot) for pack, slot in pairs]
+
+
+@given(st.data(), st.integers(1, 64))
+def test_page_survives_and_does_not_depend_on_pack_numbers(data: st.DataObject, count: int) -> None:
+    page, table = data.draw(refs(count))
+    content = encode_page(page, table)
+    other = PackTable()
+    for extra in range(3):
+        other.number(bytes([extra]) * 16)
+    read = decode_page(content, other, count)
+    assert _named(read, other) == _named(page, table)
+    assert encode_page(read, other) == content
+
+
+@given(st.data(), st.integers(0, 5 * PAGE_CHUNKS * CHUNK))
+def test_root_survives(data: st.DataObject, size: int) -> None:
+    pages, table = data.draw(refs(page_count(size)))
+    root = decode_root(encode_root(Root(size, pages), table), other := PackTable())
+    assert root.size == size
+    assert _named(root.pages, other) == _named(pages, table)
+
+
+def test_page_sizes_of_an_odd_disk() -> None:
+    size = PAGE_CHUNKS * CHUNK + 5 * CHUNK + 1
+    assert [chunks_in_page(size, page) for page in range(page_count(size))] == [PAGE_CHUNKS, 6]
+
+
+@given(st.binary(max_size=300), st.integers(1, 4))
+def test_garbage_is_no_page_and_no_root(content: bytes, count: int) -> None:
+    with pytest.raises(DamagedData):
+        decode_page(content, PackTable(), count)
+    with pytest.raises(DamagedData):
+        decode_root(content, PackTable())
+
+
+def _footer(lengths: list[int], keys: KeyRing, pack_id: bytes) -> Footer:
+    ids = np.frombuffer(os.urandom(16 * len(lengths)), np.uint8).reshape(-1, 16)
+    box = keys.new_data_key(pack_id)[1]
+    return Footer(box, ids, np.array(lengths, np.uint32), np.zeros(len(lengths), np.uint8))
+
+
+@given(RINGS, st.lists(st.integers(0, 65552), max_size=20), PACK_IDS)
+def test_footer_survives(keys: KeyRing, lengths: list[int], pack_id: bytes) -> None:
+    footer = _footer(lengths, keys, pack_id)
+    tail = encode_tail(keys, PackKind.DATA, pack_id, footer)
+    trailer = decode_trailer(tail, PackKind.DATA, pack_id)
+    read = decode_footer(keys, trailer, tail[:-48])
+    assert read.encode() == footer.encode()
+    assert read.offsets.tolist() == np.cumsum([0, *lengths]).tolist()
+
+
+@given(RINGS, st.data())
+def test_a_flipped_bit_in_a_tail_is_noticed(keys: KeyRing, data: st.DataObject) -> None:
+    pack_id = bytes(16)
+    tail = bytearray(encode_tail(keys, PackKind.DATA, pack_id, _footer([10, 20], keys, pack_id)))
+    bit = data.draw(st.integers(0, len(tail) * 8 - 1))
+    tail[bit // 8] ^= 1 << bit % 8
+    with pytest.raises((DamagedData, UnsupportedFormat)):
+        trailer = decode_trailer(bytes(tail), PackKind.DATA, pack_id)
+        decode_footer(keys, trailer, bytes(tail[:-48])[-trailer.footer_length :])
+
+
+@given(RINGS, PACK_IDS, st.binary(max_size=200), st.integers(0, 65535))
+def test_slot_is_tied_to_its_place(keys: KeyRing, pack_id: bytes, seed: bytes, slot: int) -> None:
+    chunk = (seed or b"x").ljust(CHUNK, b"\7")
+    pack_key, box = keys.new_data_key(pack_id)
+    stored, flags = compress(chunk, 1)
+    cipher = SlotCipher(keys, pack_id, pack_key)
+    sealed = bytearray(len(stored) + cipher.overhead)
+    cipher.seal_into(1, stored, memoryview(sealed))
+    ids = np.frombuffer(content_id(keys.id_key, chunk) * 3, np.uint8).reshape(3, 16)
+    footer = Footer(box, ids, np.full(3, len(sealed), np.uint32), np.array([flags, flags, DEAD], np.uint8))
+    reader = SlotReader(keys, PackKind.DATA, pack_id, footer)
+    assert reader.content(1, bytes(sealed)) == chunk
+    with pytest.raises(DamagedData):
+        reader.content(2, bytes(sealed))
+    sealed[len(sealed) // 2] ^= 1
+    with pytest.raises(DamagedData):
+        reader.content(1, bytes(sealed))
+
+
+def test_backup_only_keys_open_maps_but_no_guest_data() -> None:
+    held = KeyRing.from_backup_only(SECRET.repository_id, SECRET.backup_only())
+    pack_id = bytes(16)
+    pack_key, box = held.new_data_key(pack_id)
+    assert SECRET.open_data_key(pack_id, box) == pack_key
+    assert held.map_key(pack_id) == SECRET.map_key(pack_id)
+    with pytest.raises(KeyNotHeld):
+        held.open_data_key(pack_id, box)
+
+
+@given(RINGS, st.binary(max_size=1000), st.data())
+def test_a_flipped_bit_in_a_box_is_noticed(keys: KeyRing, content: bytes, data: st.DataObject) -> None:
+    box = bytearray(keys.boxes().pack(BoxKind.POINT, "points/a/b", content))
+    assert keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box)) == content
+    with pytest.raises(DamagedData):
+        keys.boxes().unpack(BoxKind.POINT, "points/a/c", bytes(box))
+    bit = data.draw(st.integers(0, len(box) * 8 - 1))
+    box[bit // 8] ^= 1 << bit % 8
+    with pytest.raises((DamagedData, UnsupportedFormat)):
+        keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box))
+
+
+@given(st.lists(st.lists(st.integers(0, 70000), max_size=5), max_size=4), st.integers(1, 200))
+def test_index_survives_and_a_cut_is_noticed(packs: list[list[int]], cut: int) -> None:
+    entries = [
+        IndexedPack(PackKind.DATA, bytes([n]) * 16, 77, _footer(lengths, PLAIN, bytes(16)))
+        for n, lengths in enumerate(packs)
+    ]
+    content = index.encode(entries)
+    assert index.encode(index.decode(content)) == content
+    if 0 < cut < len(content) and cut % len(content) not in _borders(entries):
+        with pytest.raises(DamagedData):
+            list(index.decode(content[:cut]))
+
+
+def _borders(entries: list[IndexedPack]) -> set[int]:
+    return {len(index.encode(entries[:count])) for count in range(len(entries) + 1)}
+
+
+@given(st.binary(max_size=100))
+def test_garbage_never_raises_anything_undocumented(content: bytes) -> None:
+    readers = [
+        lambda: points.decode(content, "points/x/y"),
+        lambda: descriptor.decode(content, "memory:"),
+        lambda: list(index.decode(content)),
+        lambda: PLAIN.boxes().unpack(BoxKind.INDEX, "index/x", content),
+        lambda: decode_trailer(content, PackKind.MAP, bytes(16)),
+        lambda: Footer.decode(content, 3),
+    ]
+    for read in readers:
+        try:
+            read()
+        except PullerError:
+            continue
+
+
+def test_descriptor_of_another_program_or_of_the_future_is_refused() -> None:
+    with pytest.raises(NoRepository):
+        descriptor.decode(b'{"format": "restic", "version": 2}', "here")
+    with pytest.raises(UnsupportedFormat):
+        descriptor.decode(b'{"format": "puller", "version": 2, "id": 7}', "here")
+
+
+def test_point_names_cannot_leave_the_folder() -> None:
+    disk = points.DiskRecord("../../etc/passwd", "full", 0, points.Ref("00" * 16, 0))
+    uuid = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
+    point_id = points.new_id(datetime.now(UTC))
+    point = points.Point(point_id, "d", uuid, datetime.now(UTC), "pull", "full", (disk,))
+    import msgspec
+
+    with pytest.raises(DamagedData, match="impossible names"):
+        points.decode(msgspec.json.encode(point), points.object_name(uuid, point_id))
+
+
+def test_key_box_is_absent_without_encryption() -> None:
+    assert PLAIN.new_data_key(bytes(16)) == (b"", NO_KEY_BOX)
