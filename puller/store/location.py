@@ -1,0 +1,91 @@
+"""Where a repository is: what the user writes, as a value, and the store that stands there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from puller.errors import UsageError
+from puller.store.base import Store, is_key
+from puller.store.folder import FolderStore
+
+# What the S3 client accepts; servers other than AWS allow more than AWS's own rules do.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
+
+_ADVICE = "Write s3://bucket/prefix, or a folder as /path, ./path or file:///path."
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """A bucket and the prefix of all keys in it; ``prefix`` has no slash at either end, and may be empty."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLocation:
+    """A folder, by its absolute path."""
+
+    path: Path
+
+    @property
+    def url(self) -> str:
+        """The path."""
+        return str(self.path)
+
+
+Location = S3Location | FolderLocation
+
+
+def parse(url: str) -> Location:
+    """Read what the user gave as the repository's place; a relative path is made absolute.
+
+    Raises ``UsageError`` for anything but ``s3://bucket/prefix``, ``file:///path``, ``/path`` and a
+    path that begins with ``./`` or ``../``. A bare word is none of them: it is more often a slip.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "s3":
+        return _parse_s3(rest)
+    if separator and scheme == "file" and rest.startswith("/"):
+        return _parse_path(unquote(rest))
+    if url.startswith("/") or url.split("/", 1)[0] in {".", ".."}:
+        return _parse_path(url)
+    raise UsageError("the repository is given neither as an S3 URL nor as a folder", advice=_ADVICE)
+
+
+def open_store(url: str) -> Store:
+    """Return the store at ``url``, without touching it. Raises ``UsageError``."""
+    location = parse(url)
+    if isinstance(location, FolderLocation):
+        return FolderStore(location.path)
+    # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
+    from puller.store.s3_client import connect
+
+    return connect(location.bucket, location.prefix)
+
+
+def _parse_s3(rest: str) -> S3Location:
+    bucket, _, prefix = rest.partition("/")
+    # The text is not repeated: someone may have put credentials before an @.
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(
+            "the S3 URL of the repository does not begin with a valid bucket name", advice=_ADVICE
+        )
+    prefix = prefix.strip("/")
+    if prefix and not is_key(prefix):
+        raise UsageError(f"no part of the prefix {prefix!r} may be empty or begin with a dot", advice=_ADVICE)
+    return S3Location(bucket, prefix)
+
+
+def _parse_path(path: str) -> FolderLocation:
+    if "\0" in path:
+        raise UsageError("a path cannot hold a zero byte", advice=_ADVICE)
+    return FolderLocation(Path(path).resolve())

@@ -1,0 +1,38 @@
+"""Find out what a store does, as opposed to what its protocol says."""
+
+from __future__ import annotations
+
+import secrets
+
+from puller.errors import ObjectExists, UnsupportedByStore
+from puller.store.base import Store
+
+_FIRST = b"This object tests whether the store honours a put that asks for absence.\n"
+_SECOND = b"The store does not honour it.\n"
+
+
+def honours_put_if_absent(store: Store, key_prefix: str) -> bool:
+    """Tell whether ``put_new`` refuses a key that is taken; tried on a random key, deleted afterwards.
+
+    The key is ``key_prefix`` and 32 hexadecimal digits. Some S3 servers ignore ``If-None-Match``, some
+    refuse it as not implemented: both are False. Raises what ``Store`` raises where the store cannot
+    be written to at all.
+    """
+    key = key_prefix + secrets.token_hex(16)
+    try:
+        return _refuses_second(store, key)
+    except UnsupportedByStore:
+        return False
+    finally:
+        store.delete([key])
+
+
+def _refuses_second(store: Store, key: str) -> bool:
+    try:
+        # Nobody else knows the key. If the first put finds it taken, it was this call's own request
+        # repeated after a lost answer, and the store has shown that it honours the condition.
+        store.put_new(key, _FIRST)
+        store.put_new(key, _SECOND)
+    except ObjectExists:
+        return store.get(key) == _FIRST
+    return False

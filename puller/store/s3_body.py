@@ -1,0 +1,58 @@
+"""The body of an upload: a buffer as the file that the S3 client wants to read."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, cast
+
+from puller.store.base import Body
+
+SMALL = 128 << 10
+"""Bytes up to which a body is copied into a ``bytearray``.
+
+botocore sends files, and ``bytes`` too (it wraps them in a file), with ``Expect: 100-continue``: one
+round trip more, which a large body is worth, since a refusal then costs no upload."""
+
+
+class BufferFile:
+    """A read-only file over a buffer that hands out views of it: nothing is copied.
+
+    Measured with botocore 1.44 on 32 MiB bodies, in CPU seconds per GiB, over HTTP with a signed body
+    and over TLS: this class 0.95 and 0.85; ``bytes(view)`` 1.7 and 1.7, most of it in making the copy.
+
+    A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the
+    socket's timeout over the whole of that call. For a new connection it is the connect timeout: 10 s
+    for 32 MiB, too little for a slow line. A file goes in pieces of 16 KiB, each with the full timeout.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._view = memoryview(body)
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def read(self, size: int = -1) -> memoryview:
+        """Return a view of the next ``size`` bytes, of all that is left if negative; empty at the end."""
+        end = len(self._view) if size < 0 else self._position + size
+        piece = self._view[self._position : end]
+        self._position += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, as ``io.IOBase.seek`` does: the client rewinds the file when it tries again."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+
+def upload_body(body: Body) -> IO[bytes] | bytes:
+    """Return ``body`` in the form that is cheapest to upload."""
+    # Both casts are for the client's stubs, which know neither bytearrays nor files of views.
+    if len(body) <= SMALL:
+        return cast("bytes", bytearray(body))
+    return cast("IO[bytes]", BufferFile(body))

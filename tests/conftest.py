@@ -1,0 +1,16 @@
+"""Fixtures that many rooms' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.seaweed import Seaweed
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """One S3 server for the whole session; tests make buckets of their own on it."""
+    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server

@@ -1,0 +1,89 @@
+"""An HTTP server whose answers a test scripts: for what no real S3 server does when asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response; ``announced`` is its Content-Length where that shall be a lie."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    announced: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def s3_error(status: int, code: str, message: str = "Something.") -> Answer:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return Answer(status, body.encode(), {"Content-Type": "application/xml"})
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Gives the answers in turn, the last one for ever; keeps the requests."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: list[Answer], tls: SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_port}"
+        self.requests: list[Request] = []
+        self._answers = answers
+
+    def next_answer(self, request: Request) -> Answer:
+        self.requests.append(request)
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that hang up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ScriptedServer
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.next_answer(Request(self.command, self.path, headers, body))
+        self.send_response(answer.status)
+        length = len(answer.body) if answer.announced is None else answer.announced
+        for name, value in {"Content-Length": str(length), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+        self.close_connection = answer.announced is not None
+
+    do_GET = do_PUT = do_POST = do_HEAD = _answer  # noqa: N815 - names of http.server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in http.server
+        """Keep the tests' output clean."""
+
+
+@contextmanager
+def scripted_server(*answers: Answer, tls: SSLContext | None = None) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(list(answers), tls)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,193 @@
+"""What is particular to a folder: durability, modes, leftovers, and what file systems refuse."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from puller.errors import (
+    NoBucket,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    UnsupportedByStore,
+)
+from puller.store.folder import FolderStore, translate
+from puller.store.probe import honours_put_if_absent
+
+PUTS = ["put", "put_new"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "repository")
+
+
+class TestDurability:
+    @pytest.mark.parametrize("put", PUTS)
+    def test_content_is_synced_before_the_name_and_the_name_after(
+        self, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str
+    ) -> None:
+        target = tmp_path / "repository/packs/ab/pack"
+        synced: list[tuple[str, bool]] = []
+        fsync = os.fsync
+
+        def spy(descriptor: int) -> None:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            synced.append((str(path.relative_to(tmp_path)), target.exists()))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", spy)
+        getattr(store, put)("packs/ab/pack", b"content")
+        folders, (temporary, named), last = synced[:-2], synced[-2], synced[-1]
+        # Every folder that was made is held by the one above it.
+        assert folders == [(".", False), ("repository", False), ("repository/packs", False)]
+        assert ".tmp-" in temporary
+        assert not named
+        assert last == ("repository/packs/ab", True)
+
+    @pytest.mark.parametrize("put", PUTS)
+    def test_a_put_that_fails_leaves_nothing(
+        self, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str
+    ) -> None:
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "the disk is broken")
+
+        store.put("a/b", b"")
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match="a/c"):
+            getattr(store, put)("a/c", b"content")
+        assert list((tmp_path / "repository/a").iterdir()) == [tmp_path / "repository/a/b"]
+
+    def test_leftovers_of_a_crash_are_ignored(self, store: FolderStore, tmp_path: Path) -> None:
+        store.put("points/a", b"")
+        folder = tmp_path / "repository/points"
+        for name in (".tmp-1234", "b.tmp-1234", ".hidden"):
+            (folder / name).write_bytes(b"half")
+        (tmp_path / "repository/.snapshots").mkdir()
+        (tmp_path / "repository/.snapshots/c").write_bytes(b"")
+        assert [info.key for info in store.list("")] == ["points/a"]
+        assert (folder / ".tmp-1234").exists()
+
+
+def test_only_the_owner_may_read(store: FolderStore, tmp_path: Path) -> None:
+    store.put("packs/ab/a", b"")
+    store.put_new("packs/ab/b", b"")
+    root = tmp_path / "repository"
+    folders = [root, root / "packs", root / "packs/ab"]
+    assert [path.stat().st_mode & 0o777 for path in folders] == [0o700] * 3
+    assert [path.stat().st_mode & 0o777 for path in folders[-1].iterdir()] == [0o600] * 2
+
+
+def test_keys_sort_as_on_s3(store: FolderStore) -> None:
+    keys = ["a-b", "a/x", "a.b", "a0", "ab/c", "a/y/z"]
+    for key in keys:
+        store.put(key, b"")
+    assert [info.key for info in store.list("")] == sorted(keys)
+
+
+def test_a_folder_is_no_object(store: FolderStore, tmp_path: Path) -> None:
+    store.put("packs/ab/a", b"")
+    os.mkfifo(tmp_path / "repository/packs/pipe")
+    for read in (store.get, store.stat, lambda key: store.get_tail(key, 1)):
+        with pytest.raises(ObjectNotFound, match="packs/ab"):
+            read("packs/ab")
+    assert [info.key for info in store.list("")] == ["packs/ab/a"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("put", PUTS)
+    def test_the_folder_above_is_missing(self, tmp_path: Path, put: str) -> None:
+        store = FolderStore(tmp_path / "not-mounted" / "repository")
+        with pytest.raises(NoBucket, match="not-mounted"):
+            getattr(store, put)("packs/a", b"")
+        assert list(tmp_path.iterdir()) == []
+        assert list(store.list("")) == []
+
+    def test_a_file_in_place_of_the_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "repository").write_bytes(b"")
+        store = FolderStore(tmp_path / "repository")
+        operations: list[Callable[[], object]] = [
+            lambda: store.put("a/b", b""),
+            lambda: store.put("a", b""),
+            lambda: store.put_new("a", b""),
+            lambda: store.get("a"),
+            lambda: store.stat("a"),
+            lambda: list(store.list("")),
+            lambda: store.delete(["a"]),
+        ]
+        for operation in operations:
+            with pytest.raises(NoBucket, match="repository"):
+                operation()
+
+    def test_the_folder_goes_away(self, store: FolderStore, tmp_path: Path) -> None:
+        store.put("a", b"")
+        (tmp_path / "repository").rename(tmp_path / "unmounted")
+        with pytest.raises(NoBucket, match="cannot store a"):
+            store.put("a", b"")
+
+    def test_not_allowed(self) -> None:
+        """Nobody makes folders in sysfs, not even root."""
+        with pytest.raises(StoreDenied, match="/sys/puller"):
+            FolderStore(Path("/sys/puller")).put("a", b"")
+
+    def test_delete_goes_on_after_a_failure(self, store: FolderStore, tmp_path: Path) -> None:
+        store.put("a", b"")
+        (tmp_path / "repository/folder").mkdir()
+        with pytest.raises(StoreError, match="cannot delete folder"):
+            store.delete(["folder", "a"])
+        assert list(store.list("")) == []
+
+    def test_no_hard_links(self, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def link(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(UnsupportedByStore, match="hard links"):
+            store.put_new("a", b"")
+        assert not honours_put_if_absent(store, "locks/probe-")
+        assert list(store.list("")) == []
+
+    @pytest.mark.parametrize(
+        ("number", "kind"),
+        [
+            (errno.ENOSPC, StoreFull),
+            (errno.EDQUOT, StoreFull),
+            (errno.EACCES, StoreDenied),
+            (errno.EROFS, StoreDenied),
+            (errno.ESTALE, StoreUnavailable),
+            (errno.EIO, StoreError),
+        ],
+    )
+    def test_what_the_kernel_says(self, number: int, kind: type[StoreError]) -> None:
+        error = translate(OSError(number, "text"), "cannot store a in /mnt")
+        assert type(error) is kind
+        assert str(error) == f"cannot store a in /mnt: {os.strerror(number)}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    store = FolderStore(small_disk / "repository")
+    store.put("a", bytes(200_000))
+    for put in (store.put, store.put_new):
+        with pytest.raises(StoreFull, match="b in "):
+            put("b", bytes(2_000_000))
+    store.put("c", bytes(200_000))
+    assert [info.key for info in store.list("")] == ["a", "c"]
