@@ -179,7 +179,7 @@ class StoreFull(StoreError):
 class UnsupportedByStore(StoreError):
     """The store does not implement the operation or the condition asked for."""
 
-    default_advice = "Use a store with ranged reads and conditional writes; docs/format.md says what is lost."
+    default_advice = "puller needs ranged reads, conditional writes on S3, and hard links in a folder: use a store with them."
 
 
 class ObjectNotFound(StoreError):

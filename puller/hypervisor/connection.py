@@ -1,0 +1,146 @@
+"""A connection to libvirt on this host."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+import libvirt
+
+from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.faults import code_of, translate
+from puller.hypervisor.uri import is_embedded, is_local, state_directory
+
+Version = tuple[int, int, int]
+"""Major, minor, release."""
+
+
+class Host:
+    """libvirt's QEMU driver on this host, reached through one URI. Closes when the context ends."""
+
+    def __init__(self, connection: Any, uri: str) -> None:
+        self._connection = connection
+        self.uri = uri
+
+    @classmethod
+    def connect(cls, uri: str) -> Self:
+        """Open ``uri``, such as ``qemu:///system``.
+
+        Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
+        another host: exports are local sockets and the scratch is in a local folder.
+        """
+        if not is_local(uri):
+            raise HypervisorError(
+                f"libvirt at {uri} is on another host", advice="Run puller on the host that runs the domains."
+            )
+        prepare_library()
+        advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
+        with translate(f"cannot connect to libvirt at {uri}", advice):
+            return cls(_open(uri), uri)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Its domains cannot be used any more."""
+        if is_embedded(self.uri):
+            return
+        with translate(f"cannot close the connection to libvirt at {self.uri}"):
+            self._connection.close()
+
+    def domain(self, name: str) -> Domain:
+        """The domain of this name or UUID. Raises :class:`NoSuchDomain`."""
+        with translate(f"cannot look up domain {name}"):
+            for lookup in self._lookups(name):
+                if (handle := _found(lookup, name)) is not None:
+                    return Domain(handle, state_directory(self.uri))
+        raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
+
+    def domains(self) -> tuple[str, ...]:
+        """Names of all domains, running or not, sorted."""
+        with translate(f"cannot list the domains of {self.uri}"):
+            return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
+
+    @property
+    def libvirt_version(self) -> Version:
+        """Version of the libvirt that answers: the daemon's, not that of the library in this process."""
+        with translate(f"cannot ask libvirt at {self.uri} for its version"):
+            return _version(self._connection.getLibVersion())
+
+    @property
+    def qemu_version(self) -> Version:
+        """Version of the QEMU that this libvirt starts by default."""
+        with translate(f"cannot ask libvirt at {self.uri} for QEMU's version"):
+            return _version(self._connection.getVersion())
+
+    def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
+        """A name comes first: a domain may be called like another one's UUID."""
+        by_name, by_uuid = self._connection.lookupByName, self._connection.lookupByUUIDString
+        return (by_name, by_uuid) if _is_uuid(name) else (by_name,)
+
+
+def _found(lookup: Callable[[str], Any], name: str) -> Any:
+    """The handle, or None if libvirt knows no such domain."""
+    try:
+        return lookup(name)
+    except libvirt.libvirtError as error:
+        if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        uuid.UUID(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _version(number: int) -> Version:
+    """libvirt's ``major * 1,000,000 + minor * 1,000 + release``."""
+    return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
+
+
+def _open(uri: str) -> Any:
+    return _open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
+
+
+@cache
+def _open_embedded(uri: str) -> Any:
+    """The one connection of this process to an embedded driver, kept until the process ends.
+
+    Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers").
+    """
+    return libvirt.open(uri)
+
+
+@cache
+def prepare_library() -> None:
+    """Once a process, before its first connection.
+
+    The embedded driver needs an event loop, and one that is registered after a connection was opened
+    does not serve it. The handler keeps libvirt from printing each error to stderr: all are raised.
+    """
+    libvirt.registerErrorHandler(_say_nothing, None)
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+
+
+def _say_nothing(context: object, error: object) -> None:
+    """An error handler for libvirt that leaves the telling to the exception."""
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()

@@ -1,0 +1,136 @@
+"""The disks of a domain: what its XML says of them, and which of them a backup takes.
+
+See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from puller.errors import NoSuchDisk, UnsupportedDisk
+
+_SOURCE_ATTRIBUTES = {"file": "file", "block": "dev", "dir": "dir", "vhostuser": "path"}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One ``<disk>`` of a domain.
+
+    ``target`` is its name in the domain, such as ``vda``. ``type`` says what kind of source it has:
+    ``file``, ``block``, ``network``, ``volume`` and so on. ``source`` names that source for people,
+    empty where there is none; ``path`` is it as a file or device node of this host, or None.
+    ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
+    ``lun``, ``cdrom``, ``floppy``).
+    """
+
+    target: str
+    source: str
+    type: str
+    format: str
+    device: str
+    readonly: bool
+    transient: bool
+    shareable: bool
+    path: Path | None
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether a backup takes this disk unless told otherwise: one that holds data and changes."""
+        return self.device in ("disk", "lun") and not self.readonly and self.source != ""
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why the disk cannot have a checkpoint, as the end of "disk x is …", or None if it can.
+
+        Dirty bitmaps persist in qcow2 images only, and libvirt runs no block job on a transient disk.
+        """
+        if self.device not in ("disk", "lun"):
+            return f"a {self.device}"
+        if self.source == "":
+            return "empty"
+        if self.readonly:
+            return "read-only"
+        if self.transient:
+            return "transient"
+        return None if self.format == "qcow2" else self.format
+
+
+def parse_disks(xml: str) -> tuple[Disk, ...]:
+    """The disks in a domain's XML, in its order."""
+    return tuple(_parse(element) for element in ET.fromstring(xml).findall("./devices/disk"))
+
+
+def select(
+    domain: str, disks: Sequence[Disk], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Disk, ...]:
+    """The disks that a backup of ``domain`` takes: ``include``, or all candidates, without ``exclude``.
+
+    Raises :class:`NoSuchDisk` for a target that the domain does not have and if nothing is left, and
+    :class:`UnsupportedDisk` for a disk that cannot have a checkpoint.
+    """
+    _refuse_unknown(domain, disks, [*include, *exclude])
+    wanted = [disk for disk in disks if (disk.target in include if include else disk.is_candidate)]
+    chosen = tuple(disk for disk in wanted if disk.target not in exclude)
+    if not chosen:
+        raise NoSuchDisk(f"domain {domain} has no disk to back up", advice=_known(disks))
+    for disk in chosen:
+        if disk.hindrance is not None:
+            raise UnsupportedDisk(
+                f"disk {disk.target} of domain {domain} is {disk.hindrance}: it cannot have a checkpoint",
+                advice=f"Leave it out with --exclude-disk {disk.target}.",
+            )
+    return chosen
+
+
+def _refuse_unknown(domain: str, disks: Sequence[Disk], targets: Sequence[str]) -> None:
+    for target in targets:
+        if all(disk.target != target for disk in disks):
+            raise NoSuchDisk(f"domain {domain} has no disk {target}", advice=_known(disks))
+
+
+def _known(disks: Sequence[Disk]) -> str:
+    """Advice that names the disks there are."""
+    names = ", ".join(disk.target for disk in disks)
+    return f"Its disks are {names}." if names else "The domain has no disks at all."
+
+
+def _parse(element: ET.Element) -> Disk:
+    kind = element.get("type", "file")
+    source = element.find("source")
+    driver = element.find("driver")
+    return Disk(
+        target=_attribute(element.find("target"), "dev"),
+        source=_describe(kind, source),
+        type=kind,
+        format=_attribute(driver, "type") or "raw",
+        device=element.get("device", "disk"),
+        readonly=element.find("readonly") is not None,
+        transient=element.find("transient") is not None,
+        shareable=element.find("shareable") is not None,
+        path=_path(kind, source),
+    )
+
+
+def _describe(kind: str, source: ET.Element | None) -> str:
+    """A source as one word: a path, ``protocol:name`` or ``pool/volume``."""
+    if kind == "network":
+        protocol, name = _attribute(source, "protocol"), _attribute(source, "name")
+        return f"{protocol}:{name}" if protocol else ""
+    if kind == "volume":
+        pool, volume = _attribute(source, "pool"), _attribute(source, "volume")
+        return f"{pool}/{volume}" if volume else ""
+    if kind in _SOURCE_ATTRIBUTES:
+        return _attribute(source, _SOURCE_ATTRIBUTES[kind])
+    return kind  # nvme and whatever comes: it holds data, so it must not pass for an empty disk
+
+
+def _path(kind: str, source: ET.Element | None) -> Path | None:
+    path = _attribute(source, _SOURCE_ATTRIBUTES[kind]) if kind in ("file", "block") else ""
+    return Path(path) if path else None
+
+
+def _attribute(element: ET.Element | None, name: str) -> str:
+    return "" if element is None else element.get(name, "")

@@ -1,0 +1,91 @@
+"""A virtual machine that libvirt knows."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from puller.errors import DomainNotRunning, HypervisorError
+from puller.hypervisor.disk import Disk, parse_disks, select
+from puller.hypervisor.faults import translate
+from puller.hypervisor.image import refuse_old_images
+
+
+class Domain:
+    """One domain. ``handle`` is libvirt's, for this package only."""
+
+    def __init__(self, handle: Any, state_directory: Path) -> None:
+        self.handle = handle
+        self.state_directory = state_directory
+        self.name: str = handle.name()
+        self.uuid: str = handle.UUIDString()
+
+    def is_active(self) -> bool:
+        """Whether there is a QEMU process, running or paused: what a backup needs."""
+        with translate(f"cannot ask for the state of domain {self.name}"):
+            return bool(self.handle.isActive())
+
+    def is_running(self) -> bool:
+        """Whether the guest's processors run: not paused, not shut off."""
+        with translate(f"cannot ask for the state of domain {self.name}"):
+            state, _ = self.handle.state()
+        return bool(state == libvirt.VIR_DOMAIN_RUNNING)
+
+    def require_active(self) -> None:
+        """Raise :class:`DomainNotRunning` unless the domain is active."""
+        if not self.is_active():
+            raise DomainNotRunning(f"domain {self.name} is not running")
+
+    def xml(self) -> str:
+        """What the domain is now: of a running one its live XML, secrets left out."""
+        return self._describe(0)
+
+    def inactive_xml(self) -> str:
+        """What the domain will be at its next start, secrets left out."""
+        return self._describe(libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+    def secure_xml(self) -> str:
+        """What the domain will be at its next start, passwords included: enough to define it again."""
+        return self._describe(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+
+    def disks(self) -> tuple[Disk, ...]:
+        """The disks that the domain has now, in the order of its XML."""
+        return parse_disks(self.xml())
+
+    def select_disks(self, include: Sequence[str], exclude: Sequence[str]) -> tuple[Disk, ...]:
+        """The disks that a backup takes: see :func:`~puller.hypervisor.disk.select`.
+
+        Images that cannot store a dirty bitmap are refused as well, with :class:`UnsupportedDisk`.
+        """
+        chosen = select(self.name, self.disks(), include, exclude)
+        refuse_old_images(self.name, chosen)
+        return chosen
+
+    def disk_size(self, target: str) -> int:
+        """Size in bytes that the guest sees of the disk ``target``."""
+        with translate(f"cannot ask for the size of disk {target} of domain {self.name}"):
+            return int(self.handle.blockInfo(target)[0])
+
+    def runtime_directory(self) -> Path:
+        """The folder that libvirt made for this run of the domain, ``domain-<id>-<short name>``.
+
+        QEMU's own monitor socket is there, so QEMU's user may write to it, SELinux labels it for the
+        domain, and the AppArmor profile that virt-aa-helper makes for each domain allows
+        ``/var/lib/libvirt/qemu/domain-<id>-<name>/* rw``. Few other places have all three, which is why
+        the socket of a pull job goes here.
+        """
+        number = ET.fromstring(self.xml()).get("id")  # the handle's own is that of the start it was made in
+        for path in self.state_directory.glob(f"domain-{number}-*"):
+            return path
+        raise HypervisorError(
+            f"libvirt's folder of domain {self.name} is not found in {self.state_directory}",
+            advice="Run puller as a user who may read that folder, such as root.",
+        )
+
+    def _describe(self, flags: int) -> str:
+        with translate(f"cannot read the XML of domain {self.name}"):
+            return str(self.handle.XMLDesc(flags))

@@ -1,0 +1,48 @@
+"""libvirt's errors become puller's, here and nowhere else.
+
+libvirt tells what went wrong by a number of ``virErrorNumber`` and a text. Where a number means one
+thing for a backup, it gets a class of its own; all others keep libvirt's words in a
+:class:`~puller.errors.HypervisorError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import libvirt
+
+from puller.errors import CheckpointUnusable, HypervisorError, JobRunning, NoSuchDomain
+
+_CLASSES: dict[int, type[HypervisorError]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: NoSuchDomain,
+    libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT: CheckpointUnusable,
+    libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT: CheckpointUnusable,
+    # A domain has one asynchronous job: a second one waits 30 s for the first to end, then gives up.
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: JobRunning,
+    libvirt.VIR_ERR_BLOCK_COPY_ACTIVE: JobRunning,
+}
+
+
+def code_of(error: libvirt.libvirtError) -> int:
+    """The ``virErrorNumber`` of ``error``, 0 where libvirt gave none."""
+    return int(error.get_error_code() or 0)
+
+
+def text_of(error: libvirt.libvirtError) -> str:
+    """libvirt's words as one line without a final full stop."""
+    return " ".join(str(error.get_error_message() or error).split()).rstrip(".")
+
+
+@contextmanager
+def translate(doing: str, advice: str | None = None) -> Iterator[None]:
+    """Raise libvirt's errors as ``HypervisorError`` or a subclass: "``doing``: libvirt's words".
+
+    ``doing`` says what could not be done, and to which domain, disk or URI. ``advice`` takes the place
+    of the class's own.
+    """
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        kind = _CLASSES.get(code_of(error), HypervisorError)
+        raise kind(f"{doing}: {text_of(error)}", advice=advice) from error

@@ -1,0 +1,68 @@
+"""One puller a domain on this host."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.errors import Locked, PullerError
+
+
+class DomainLock:
+    """Holds the domain ``uuid`` against other pullers on this host, as long as the context lasts.
+
+    It is a ``flock`` on a small file, so the kernel lets go of it when the process dies, however it dies. The
+    file stays: deleting it would let two processes hold locks on two files of one name. Entering raises
+    :class:`Locked` if another process holds it, at once.
+    """
+
+    def __init__(self, uuid: str, name: str, directory: Path) -> None:
+        self._path = directory / f"{uuid}.lock"
+        self._name = name
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = _open(self._path)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise Locked(
+                f"domain {self._name} is being backed up by process {holder or 'unknown'}"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def lock_directory() -> Path:
+    """Where the locks of this user are: ``/run/puller`` for root, else below the user's runtime folder.
+
+    Without one (``XDG_RUNTIME_DIR``) it is a folder of this user's own among the temporary files.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/puller")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "puller" if runtime else Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
+
+
+def _open(path: Path) -> int:
+    """A descriptor of the lock file, which no child process inherits."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise PullerError(
+            f"cannot use the lock file {path}: {error.strerror}",
+            advice="Make its folder writable for this user.",
+        ) from error

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import libvirt
+import pytest
+
+from puller.errors import HypervisorError, NoSuchDisk, NoSuchDomain, UnsupportedDisk
+from puller.hypervisor.connection import Host
+from puller.units import MIB
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
+
+
+def test_a_domain_is_found_by_name_and_by_uuid(host: Host, machine_factory: MachineFactory) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB))
+    assert machine.name in host.domains()
+    assert host.domain(machine.name).uuid == machine.uuid
+    assert host.domain(machine.uuid).name == machine.name
+
+
+@pytest.mark.parametrize("name", ["no-such", "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"])
+def test_an_unknown_domain(host: Host, name: str) -> None:
+    with pytest.raises(NoSuchDomain, match=f"has no domain {name}"):
+        host.domain(name)
+
+
+def test_versions_are_those_of_the_driver(host: Host) -> None:
+    assert host.libvirt_version == _triple(libvirt.getVersion())
+    printed = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
+    assert f"version {'.'.join(map(str, host.qemu_version))} " in printed.stdout
+
+
+def _triple(number: int) -> tuple[int, int, int]:
+    return number // 1000000, number // 1000 % 1000, number % 1000
+
+
+def test_libvirt_that_does_not_answer_is_one_clear_line() -> None:
+    uri = "qemu+tcp://127.0.0.1:1/system"
+    with pytest.raises(HypervisorError) as caught:
+        Host.connect(uri)
+    assert caught.value.message.startswith(f"cannot connect to libvirt at {uri}: unable to connect to server")
+    assert caught.value.message.endswith("Connection refused")
+    assert "--connect" in caught.value.advice
+
+
+def test_another_host_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(HypervisorError, match="is on another host"):
+        Host.connect("qemu+ssh://nobody@backup.invalid/system")
+
+
+def test_libvirt_prints_nothing_by_itself() -> None:
+    """A process of its own: the library's handler is set once, before the first connection."""
+    script = """
+from puller.errors import NoSuchDomain
+from puller.hypervisor.connection import Host
+with Host.connect("test:///default") as host:
+    assert host.domain("test").is_running()
+    try:
+        host.domain("missing")
+    except NoSuchDomain:
+        print("caught")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("caught\n", "")
+
+
+def test_the_state_of_a_domain(host: Host, machine_factory: MachineFactory) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB))
+    domain = host.domain(machine.name)
+    assert (domain.is_active(), domain.is_running()) == (True, False)
+    machine.resume()
+    assert (domain.is_active(), domain.is_running()) == (True, True)
+    machine.stop()
+    assert (domain.is_active(), domain.is_running()) == (False, False)
+
+
+def test_disks_are_read_from_the_live_domain(host: Host, machine_factory: MachineFactory) -> None:
+    machine = machine_factory(DiskSpec("vda", 3 * MIB), DiskSpec("vdb", 1_000_448, "raw"))
+    domain = host.domain(machine.name)
+    vda, vdb = domain.disks()
+    assert (vda.target, vda.format, vda.path) == ("vda", "qcow2", machine.image("vda"))
+    assert (vdb.target, vdb.format, vdb.path) == ("vdb", "raw", machine.image("vdb"))
+    assert (domain.disk_size("vda"), domain.disk_size("vdb")) == (3 * MIB, 1_000_448)
+    assert (domain.runtime_directory() / "monitor.sock").is_socket()
+
+
+def test_a_raw_disk_beside_a_qcow2_disk_is_refused(host: Host, machine_factory: MachineFactory) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "raw"))
+    domain = host.domain(machine.name)
+    with pytest.raises(UnsupportedDisk, match=f"disk vdb of domain {machine.name} is raw"):
+        domain.select_disks([], [])
+    with pytest.raises(NoSuchDisk):
+        domain.select_disks(["vdc"], [])
+    assert [disk.target for disk in domain.select_disks([], ["vdb"])] == ["vda"]
+
+
+def test_an_image_too_old_for_bitmaps_is_refused(host: Host, machine_factory: MachineFactory) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "qcow2-v2"))
+    domain = host.domain(machine.name)
+    with pytest.raises(
+        UnsupportedDisk, match=f"disk vdb of domain {machine.name} is qcow2 version 2"
+    ) as caught:
+        domain.select_disks([], [])
+    assert f"qemu-img amend -o compat=1.1 {machine.image('vdb')}" in caught.value.advice
+    assert [disk.target for disk in domain.select_disks([], ["vdb"])] == ["vda"]
+
+
+SECRET = """
+<domain type='test'><name>secret</name><memory>8192</memory><os><type>hvm</type></os>
+<devices><graphics type='vnc' passwd='s3cret'/></devices></domain>"""
+
+
+def test_what_defines_a_domain_again_has_its_passwords() -> None:
+    with Host.connect("test:///default") as host:
+        connection = libvirt.open("test:///default")
+        connection.defineXML(SECRET).create()
+        domain = host.domain("secret")
+        assert "s3cret" in domain.secure_xml()
+        assert "s3cret" not in domain.inactive_xml() + domain.xml()
+        assert "<domain type='test' id=" in domain.xml()
+        assert "<domain type='test'>" in domain.inactive_xml()

@@ -1,0 +1,281 @@
+"""Virtual machines without a guest system, run by an embedded libvirt: real QEMU, real checkpoints.
+
+``qemu:///embed?root=DIR`` runs libvirt's QEMU driver inside this process, with all its state below DIR. A
+process can open one such root only, and another process cannot open it at the same time. The machines
+stand still before their firmware's first instruction; their disks are written through their own devices
+by ``qemu-io`` in QEMU's monitor, so dirty bitmaps and copy-before-write see these writes like a guest's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple, Self
+
+# libvirt reads these when its library is loaded; cgroup and security-label warnings would fill stderr.
+os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
+
+import libvirt
+import libvirt_qemu
+
+from puller.hypervisor.connection import prepare_library
+
+QEMU = "/usr/bin/qemu-system-x86_64"
+
+_CONFIGURATION = """\
+user = "root"
+group = "root"
+security_driver = "none"
+stdio_handler = "file"
+"""
+
+_DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTILINE)
+
+
+class MachineError(Exception):
+    """A machine did not do what the test asked for."""
+
+
+class DiskSpec(NamedTuple):
+    """A disk to make: ``size`` in bytes; ``format`` is ``qcow2``, ``qcow2-v2`` (compat 0.10) or ``raw``."""
+
+    target: str
+    size: int
+    format: str = "qcow2"
+
+
+class EmbeddedLibvirt:
+    """libvirt's QEMU driver in this process, with its state in ``root``, which should have a short path.
+
+    The monitor socket of a machine is in ``root/lib/qemu/domain-<id>-<name>`` and must stay below 108 bytes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "etc").mkdir(parents=True, exist_ok=True)
+        (root / "etc" / "qemu.conf").write_text(_CONFIGURATION)
+        self.uri = f"qemu:///embed?root={root}"
+        prepare_library()
+        self._connection = libvirt.open(self.uri)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def machine(self, name: str, directory: Path, disks: Sequence[DiskSpec]) -> Machine:
+        """Make the images in ``directory``, define the machine and start it, standing still."""
+        for spec in disks:
+            _make_image(_image(directory, name, spec.target), spec)
+        handle = self._connection.defineXML(_domain_xml(name, directory, disks))
+        machine = Machine(handle, self.root, directory)
+        machine.start()
+        return machine
+
+
+class Machine:
+    """A defined domain; ``handle`` is libvirt's. Disks have stable ids made of their targets."""
+
+    def __init__(self, handle: Any, root: Path, directory: Path) -> None:
+        self.handle = handle
+        self.name: str = handle.name()
+        self.uuid: str = handle.UUIDString()
+        self._root = root
+        self._directory = directory
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.destroy()
+
+    def start(self) -> None:
+        with _adopting():
+            self.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+    def resume(self) -> None:
+        """Let the processor run: the firmware looks for something to boot and finds nothing."""
+        self.handle.resume()
+
+    def stop(self) -> None:
+        """End QEMU in order: it stores the dirty bitmaps in the images."""
+        reaper = Thread(target=_reap, args=(self._pid(),))
+        reaper.start()
+        self._power_off()
+        reaper.join()
+
+    def kill(self) -> None:
+        """End QEMU at once, as a crash does, and wait until libvirt knows."""
+        pid = self._pid()
+        os.kill(pid, signal.SIGKILL)
+        _reap(pid)
+        self._power_off()
+
+    def destroy(self) -> None:
+        """Take the machine away, with all that libvirt knows of it."""
+        if self.handle.isActive():
+            self.kill()
+        self.handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+
+    def image(self, target: str) -> Path:
+        return _image(self._directory, self.name, target)
+
+    def write(self, target: str, pattern: int, offset: int, length: int) -> None:
+        """Fill a range with the byte ``pattern``."""
+        self._qemu_io(target, f"write -P {pattern} {offset} {length}")
+
+    def write_zeroes(self, target: str, offset: int, length: int) -> None:
+        """Write zeroes by the command that needs no data; the blocks stay allocated."""
+        self._qemu_io(target, f"write -z {offset} {length}")
+
+    def unmap_zeroes(self, target: str, offset: int, length: int) -> None:
+        """Write zeroes by the command that needs no data, and let the blocks go."""
+        self._qemu_io(target, f"write -z -u {offset} {length}")
+
+    def discard(self, target: str, offset: int, length: int) -> None:
+        """Trim a range, which reads as zeroes from then on."""
+        self._qemu_io(target, f"discard {offset} {length}")
+
+    def bitmaps(self, target: str) -> set[str]:
+        """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
+        return {bitmap["name"] for bitmap in self._format_node(target).get("dirty-bitmaps", [])}
+
+    def lose_bitmap(self, target: str, name: str) -> None:
+        """Remove a dirty bitmap behind libvirt's back."""
+        self.monitor("block-dirty-bitmap-remove", node=self.node(target), name=name)
+
+    def forget_checkpoints(self) -> None:
+        """Remove libvirt's records of all checkpoints; the bitmaps stay."""
+        for checkpoint in self.handle.listAllCheckpoints():
+            checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+    def occupy_exports(self, directory: Path) -> None:
+        """Take the names that libvirt gives the next NBD exports: a begin fails at its last step then."""
+        node = self.monitor("query-named-block-nodes")[0]["node-name"]
+        for number in range(1, 30):
+            self.monitor(
+                "block-export-add",
+                **{
+                    "type": "vhost-user-blk",
+                    "id": f"libvirt-nbd-libvirt-{number}-format",
+                    "node-name": node,
+                    "addr": {"type": "unix", "path": str(directory / f"vhost-{number}")},
+                },
+            )
+
+    def node(self, target: str) -> str:
+        """QEMU's name of the block node that is the disk's image."""
+        return str(self._format_node(target)["node-name"])
+
+    def monitor(self, command: str, **arguments: Any) -> Any:
+        """What QEMU's monitor answers to a QMP command. Raises :class:`MachineError` if it refuses."""
+        request = json.dumps({"execute": command, "arguments": arguments})
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(self.handle, request, 0))
+        if "return" not in answer:
+            raise MachineError(f"{command}: {answer}")
+        return answer["return"]
+
+    def _format_node(self, target: str) -> dict[str, Any]:
+        image = str(self.image(target))
+        nodes = [node for node in self.monitor("query-named-block-nodes") if node["file"] == image]
+        (node,) = (node for node in nodes if node["drv"] in ("qcow2", "raw"))
+        return dict(node)
+
+    def _power_off(self) -> None:
+        with suppress(libvirt.libvirtError):  # "not running": libvirt saw the end of QEMU by itself
+            self.handle.destroy()
+        if self.handle.isActive():
+            raise MachineError(f"{self.name} does not stop")
+
+    def _qemu_io(self, target: str, command: str) -> None:
+        """Run a ``qemu-io`` command on the device, as the guest's driver would reach it.
+
+        QEMU answers such a command with nothing and prints the outcome to its stdout, which is the
+        domain's log; it is line-buffered (see _domain_xml), so it is there when the answer is.
+        """
+        log = self._root / "log" / "qemu" / f"{self.name}.log"
+        before = log.stat().st_size
+        device = f"/machine/peripheral/ua-{target}/virtio-backend"
+        answer = libvirt_qemu.qemuMonitorCommand(
+            self.handle, f'qemu-io -d {device} "{command}"', libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        )
+        said = log.read_bytes()[before:].decode(errors="replace")
+        if answer or not _DONE.search(said):
+            raise MachineError(f"{self.name}: {command} on {target}: {answer} {said}".strip())
+
+    def _pid(self) -> int:
+        return int((self._root / "run" / "qemu" / f"{self.name}.pid").read_text())
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Become the parent of processes that leave their own meanwhile (``PR_SET_CHILD_SUBREAPER``, prctl(2)).
+
+    libvirt waits until a QEMU that it ended is no more, zombies included, and looks each 200 ms. Where
+    process 1 is slow to bury its orphans, that would cost every test a second or two.
+    """
+    prctl, subreaper = ctypes.CDLL(None).prctl, 36
+    prctl(subreaper, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(subreaper, 0, 0, 0, 0)
+
+
+def _reap(pid: int) -> None:
+    """Wait for the end of a QEMU; fine if it is not a child of this process."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def reference(uri: str, path: Path) -> Path:
+    """Copy all of an NBD export to the raw file ``path``, by a reader that shares no code with puller."""
+    subprocess.run(["nbdcopy", uri, str(path)], check=True, capture_output=True)
+    return path
+
+
+def _image(directory: Path, name: str, target: str) -> Path:
+    return directory / f"{name}-{target}.img"
+
+
+def _make_image(path: Path, spec: DiskSpec) -> None:
+    kind, _, version = spec.format.partition("-")
+    options = ["-o", "compat=0.10"] if version == "v2" else []
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, *options, str(path), str(spec.size)], check=True)
+
+
+@cache
+def _line_buffering() -> tuple[tuple[str, str], ...]:
+    """The environment in which stdbuf(1) runs a program with line-buffered stdout, ahead of ours."""
+    printed = subprocess.run(["stdbuf", "-oL", "env"], check=True, capture_output=True, text=True).stdout
+    variables = dict(line.partition("=")[::2] for line in printed.splitlines())
+    return tuple((name, variables[name]) for name in ("LD_PRELOAD", "_STDBUF_O"))
+
+
+def _domain_xml(name: str, directory: Path, disks: Sequence[DiskSpec]) -> str:
+    root = ET.Element("domain", type="qemu")
+    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "memory", unit="MiB").text = "32"
+    ET.SubElement(ET.SubElement(root, "os"), "type", arch="x86_64", machine="q35").text = "hvm"
+    devices = ET.SubElement(root, "devices")
+    ET.SubElement(devices, "emulator").text = QEMU
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="none")
+    for spec in disks:
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(disk, "driver", name="qemu", type=spec.format.partition("-")[0], discard="unmap")
+        ET.SubElement(disk, "source", file=str(_image(directory, name, spec.target)))
+        ET.SubElement(disk, "target", dev=spec.target, bus="virtio")
+        ET.SubElement(disk, "alias", name=f"ua-{spec.target}")
+    command = ET.SubElement(root, "{http://libvirt.org/schemas/domain/qemu/1.0}commandline")
+    for variable, value in _line_buffering():
+        ET.SubElement(command, "{http://libvirt.org/schemas/domain/qemu/1.0}env", name=variable, value=value)
+    return ET.tostring(root, encoding="unicode")
