@@ -1,0 +1,141 @@
+"""A disk that is served for backup, and the plan of what to read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from puller.nbd.connection import Connection
+from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
+from puller.units import GIB, MIB, Extent, Kind
+
+_DIRTY = 1
+"""Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt)."""
+
+_READS_AS_ZERO = 2
+"""``NBD_STATE_ZERO`` of ``base:allocation``. ``NBD_STATE_HOLE`` (1) alone promises nothing about content."""
+
+_GAP = 32 * MIB
+"""Clean bytes that one allocation request may cover between two dirty ranges.
+
+QEMU pays for each slice of a qcow2's L2 table that it has to load, about 70 µs, and little for
+extents; a slice covers 32 MiB at the default cluster size. A shorter gap hardly ever costs one
+more slice, and spares a request of about 50 µs. With 300,000 dirty extents on 4 TiB: 298,662 requests
+and 26 s with no gap, 32,805 and 12.9 s with 32 MiB, 8,022 and 12.6 s with 1 GiB."""
+
+_SPAN = GIB
+"""Most bytes of disk whose dirty ranges are gathered for one allocation request: at most 8192 ranges."""
+
+
+class Export:
+    """The export at ``uri`` (``nbd://`` or ``nbd+unix://``), with ``bitmap`` as record of what changed.
+
+    It holds one connection for data and allocation, and a second one for the bitmap (Connection tells
+    why). One thread owns an export; only ``interrupt`` may be called from others. Every method
+    raises NbdError when the server fails. Close it before the backup job ends: a client that is
+    connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
+    """
+
+    def __init__(self, uri: str, bitmap: str | None = None) -> None:
+        self.data = Connection(uri, "base:allocation")
+        self._connections = [self.data]
+        if bitmap is not None:
+            self._connections.append(self._open_bitmap(uri, bitmap))
+        self.size = self.data.size
+        self.bytes_read = 0
+        self.read_requests = 0
+
+    def _open_bitmap(self, uri: str, bitmap: str) -> Connection:
+        try:
+            return Connection(uri, f"qemu:dirty-bitmap:{bitmap}")
+        except BaseException:
+            self.data.close()
+            raise
+
+    @property
+    def uri(self) -> str:
+        """Where the export is, for messages."""
+        return self.data.uri
+
+    @property
+    def status_requests(self) -> int:
+        """Block status requests made so far."""
+        return sum(connection.status_requests for connection in self._connections)
+
+    def dirty(self) -> Iterator[Extent]:
+        """What the bitmap names as changed, ascending, all of kind DATA."""
+        return clipped(merged(self._dirty()), 0, self.size)
+
+    def _dirty(self) -> Iterator[Extent]:
+        for offset, length, flags in self._bitmap().status(0, self.size):
+            if flags & _DIRTY:
+                yield Extent(offset, length, Kind.DATA)
+
+    def _bitmap(self) -> Connection:
+        if len(self._connections) == 1:
+            raise ValueError(f"{self.uri} was opened without a bitmap")
+        return self._connections[1]
+
+    def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
+        """Tell data from zero in ascending ``ranges``, asking the server only near them.
+
+        A hole that is not known to read as zero counts as data.
+        """
+        return merged(
+            extent
+            for group in grouped(ranges, gap=_GAP, span=_SPAN)
+            for extent in overlaid(group, self._allocation(group[0].offset, group[-1].end))
+        )
+
+    def _allocation(self, start: int, end: int) -> Iterator[Extent]:
+        for offset, length, flags in self.data.status(start, end):
+            yield Extent(offset, length, Kind.ZERO if flags & _READS_AS_ZERO else Kind.DATA)
+
+    def changes(self) -> Iterator[Extent]:
+        """The plan of an incremental: whole chunks, ascending, that hold a dirty byte.
+
+        Chunks come as ZERO if they read as zero, else as DATA. The dirty ranges are widened to chunks
+        before anything is asked about them, so that a fine-grained bitmap gathers few ranges.
+        """
+        return rounded(self.allocation(widened(self.dirty(), self.size)), self.size)
+
+    def contents(self) -> Iterator[Extent]:
+        """The plan of a full: all of the disk in whole chunks, ascending, as DATA or ZERO."""
+        return rounded(self.allocation(self._whole()), self.size)
+
+    def _whole(self) -> list[Extent]:
+        return [Extent(0, self.size, Kind.DATA)] if self.size else []
+
+    def dirty_bytes(self) -> int:
+        """Bytes that changed, for an export with a bitmap; else bytes that may be other than zero.
+
+        One pass over the bitmap or over the allocation of the whole disk.
+        """
+        if len(self._connections) == 1:
+            data = self.allocation(self._whole())
+            return sum(extent.length for extent in data if extent.kind is Kind.DATA)
+        return sum(extent.length for extent in self.dirty())
+
+    def interrupt(self) -> None:
+        """Make the owner's present and later calls fail with NbdError. For any thread."""
+        for connection in self._connections:
+            connection.interrupt()
+
+    def drop(self) -> None:
+        """Close at once, whatever is pending; buffers of pending reads are free afterwards."""
+        for connection in self._connections:
+            connection.drop()
+
+    def close(self) -> None:
+        """Close all connections in good order. Nothing may be pending."""
+        for connection in self._connections:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,127 @@
+"""Image files of this host, served by ``qemu-nbd``."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from puller.errors import NbdError
+from puller.nbd.connection import Connection
+
+_START_SECONDS = 30.0
+"""How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
+
+_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+
+_SEE = "The message is QEMU's own; correct what it names and run again."
+
+_WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
+
+
+def create_qcow2(path: Path, size: int) -> None:
+    """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
+
+    Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
+    """
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size)]
+    try:
+        result = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
+    if result.returncode:
+        raise NbdError(f"cannot create {path}: {_last_line(result.stderr)}", advice=_SEE)
+
+
+def _last_line(output: bytes) -> str:
+    """What a tool said last, without its name in front and a full stop at the end."""
+    lines = output.decode(errors="replace").strip().splitlines() or ["no message"]
+    return lines[-1].removeprefix("qemu-img: ").removeprefix("qemu-nbd: ").rstrip(".")
+
+
+class ImageServer:
+    """Serves the image at ``path`` for writing, at ``uri``, until it is closed.
+
+    ``read_only`` makes one that does not write. The socket is in a folder that only this user can enter.
+    ``qemu-nbd`` leaves by itself when its last client does, and this object is one: so none
+    stays behind, holding the image's lock, when this process is killed.
+
+    Raises NbdError, with what ``qemu-nbd`` said, if it is missing, does not come up or ends badly.
+    """
+
+    def __init__(self, path: Path, image_format: str, options: Sequence[str] = _WRITING) -> None:
+        self._path = path
+        self._folder = tempfile.TemporaryDirectory(prefix="puller-nbd-")
+        home = Path(self._folder.name)
+        self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
+        self._ready, self._log = home / "pid", home / "log"
+        try:
+            self._process = self._run(home / "socket", image_format, options)
+            self._await()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    @classmethod
+    def read_only(cls, path: Path, image_format: str, *, bitmap: str | None = None) -> Self:
+        """A server that refuses writes. ``bitmap`` names a bitmap of the qcow2 image to be offered."""
+        offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
+        return cls(path, image_format, ["--read-only", *offer])
+
+    def _run(self, socket: Path, image_format: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
+        # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
+        fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}", f"--format={image_format}"]
+        command = ["qemu-nbd", *fixed, *options, "--", str(self._path.absolute())]
+        try:
+            with self._log.open("wb") as log:
+                # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
+                return subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+        except FileNotFoundError as error:
+            raise NbdError("qemu-nbd is not installed", advice=_INSTALL) from error
+
+    def _await(self) -> None:
+        """Become the first client as soon as the server is up: it writes its pid file then."""
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            while not self._ready.exists():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise NbdError(f"qemu-nbd cannot serve {self._path}: {self._said()}", advice=_SEE)
+                time.sleep(0.005)
+            self._lifeline = Connection(self.uri)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _said(self) -> str:
+        return _last_line(self._log.read_bytes())
+
+    def close(self) -> None:
+        """End the server and wait until the image is closed, which may have to write caches back first."""
+        if self._process.returncode is not None:
+            return
+        self._lifeline.close()
+        self._process.terminate()
+        code = self._process.wait()
+        said = self._said()
+        self._folder.cleanup()
+        if code:
+            raise NbdError(f"qemu-nbd of {self._path} ended with code {code}: {said}", advice=_SEE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The first error is the one to tell: the end of the server is often just what follows from it.
+        with contextlib.suppress(NbdError) if error is not None else contextlib.nullcontext():
+            self.close()
