@@ -51,6 +51,7 @@ class Transfer:
 
     def _read(self, disk: _Lane) -> None:
         with Export(disk.export.uri, disk.export.bitmap) as export:
+            self._run.flow.on_failure(export.interrupt)
             disk.size = export.size
             disk.dirty_bytes = export.dirty_bytes()
             self._observer(DiskPlanned(self._subject, disk.export.target, disk.size, disk.dirty_bytes))

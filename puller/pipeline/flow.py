@@ -28,6 +28,7 @@ class Flow:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._closables: list[_Closable] = []
+        self._rescues: list[Callable[[], None]] = []
         self._threads: list[threading.Thread] = []
 
     def lane(self, capacity: int) -> Lane[T]:
@@ -69,11 +70,23 @@ class Flow:
         """``count`` threads that call ``work`` with each item put to the crew."""
         return Crew(self, name, count, self.lane(capacity), work)
 
+    def on_failure(self, rescue: Callable[[], None]) -> None:
+        """Call ``rescue`` once if the flow fails, to wake a thread that waits for something else."""
+        with self._lock:
+            failed = self._error is not None
+            if not failed:
+                self._rescues.append(rescue)
+        if failed:
+            rescue()
+
     def fail(self, error: BaseException) -> None:
         """Record ``error`` if it is the first, and close everything."""
         with self._lock:
             self._error = self._error or error
+            rescues, self._rescues = self._rescues, []
         self._close()
+        for rescue in rescues:
+            rescue()
 
     def _close(self) -> None:
         with self._lock:

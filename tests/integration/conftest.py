@@ -1,0 +1,77 @@
+"""What the integration tests share: a machine, a repository in each kind of store, and the truth."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.hypervisor.export import DiskExport
+from tests.lab.machine import Machine, reference
+from tests.lab.seaweed import Seaweed
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a repository can be made: a folder, or a bucket on a real S3 server."""
+    if request.param == "folder":
+        return str(tmp_path / "repository")
+    seaweed: Seaweed = request.getfixturevalue("seaweed")
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    bucket = f"b{abs(hash(request.node.nodeid)):x}"[:20]
+    seaweed.make_bucket(bucket)
+    return f"s3://{bucket}/kvm"
+
+
+class Truth:
+    """Reads the exports of an open job independently of puller, and compares restores with that."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._generation = 0
+        self.dirty: dict[str, int] = {}
+
+    def __call__(self, exports: Sequence[DiskExport]) -> None:
+        """The hook of ``puller.backup``: copy every export and ask QEMU what is dirty."""
+        self._generation += 1
+        for export in exports:
+            reference(export.uri, self.image(export.target, self._generation))
+            if export.dirty_context is not None:
+                self.dirty[export.target] = dirty_bytes(export.uri, export.dirty_context)
+
+    def image(self, target: str, generation: int) -> Path:
+        return self._folder / f"truth-{target}-{generation}"
+
+    def equals(self, folder: Path, target: str, generation: int) -> bool:
+        return filecmp.cmp(folder / f"{target}.raw", self.image(target, generation), shallow=False)
+
+
+def dirty_bytes(uri: str, context: str) -> int:
+    """What ``nbdinfo`` says is dirty."""
+    command = ["nbdinfo", "--json", f"--map={context}", uri]
+    extents = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return sum(extent["length"] for extent in extents if extent["type"] & 1)
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Iterator[Truth]:
+    yield Truth(tmp_path)
+
+
+def restored(repository: puller.Repository, point: puller.Point, folder: Path) -> Path:
+    """Restore all of ``point`` into a new folder."""
+    output = folder / point.point
+    puller.restore(repository, point.point, output=str(output))
+    return output
+
+
+def checkpoints(machine: Machine) -> set[str]:
+    """Names of all checkpoints that libvirt knows of the machine."""
+    return {checkpoint.getName() for checkpoint in machine.handle.listAllCheckpoints()}

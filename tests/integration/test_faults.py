@@ -1,0 +1,247 @@
+"""A run that fails at any step leaves nothing behind, and the next one is incremental and exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import puller
+from puller.agent.transfer import Transfer
+from puller.errors import (
+    DomainNotRunning,
+    HypervisorError,
+    JobRunning,
+    NbdError,
+    NoSuchDisk,
+    NoSuchDomain,
+    StoreUnavailable,
+    UnsupportedDisk,
+)
+from puller.events import Event, Step
+from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor.job import PullJob
+from puller.nbd.export import Export
+from puller.repository.points import Points
+from puller.repository.repository import Repository
+from puller.repository.run import Run
+from puller.units import MIB
+from tests.integration.conftest import Truth, checkpoints, restored
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine
+
+
+class Planned(Exception):
+    """The fault that a test injects."""
+
+
+def at_step(name: str) -> Callable[[Event], None]:
+    def observe(event: Event) -> None:
+        if isinstance(event, Step) and event.name == name:
+            raise Planned(name)
+
+    return observe
+
+
+def before(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException | None = None
+) -> None:
+    """Make a call fail before it does anything."""
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error or Planned(name)
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Make a call fail after it has done its work."""
+    real = getattr(owner, name)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        real(*args, **kwargs)
+        raise Planned(name)
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+class Scene:
+    """A machine with one committed point and changes since."""
+
+    def __init__(self, machine: Machine, uri: str, folder: Path, truth: Truth) -> None:
+        self.machine = machine
+        self.uri = uri
+        self.folder = folder
+        self.truth = truth
+        self.repository = puller.create_repository(str(folder / "repository"), password=None)
+        machine.write("vda", 1, 0, 6 * MIB)
+        self.first = self.backup()
+        machine.write("vda", 2, 1 * MIB, MIB)
+        machine.discard("vda", 3 * MIB, MIB)
+
+    def backup(self, **options: Any) -> puller.Point:
+        return puller.backup(
+            self.repository, self.machine.name, connect=self.uri, on_frozen=self.truth, **options
+        )
+
+    def assert_clean(self) -> None:
+        with pytest.raises(Exception, match="backup"):
+            self.machine.handle.backupGetXMLDesc()
+        assert not list(self.folder.glob("*.scratch"))
+        points = {point.checkpoint for point in puller.list_points(self.repository)}
+        assert checkpoints(self.machine) <= points
+        assert self.first.checkpoint in checkpoints(self.machine) or len(points) > 1
+
+    def assert_next_is_exact(self, generation: int) -> None:
+        self.machine.write("vda", 4, 5 * MIB, 2 * MIB)
+        point = self.backup()
+        assert point.kind == "incremental"
+        assert checkpoints(self.machine) == {point.checkpoint}
+        assert self.truth.equals(restored(self.repository, point, self.folder), "vda", generation)
+
+
+@pytest.fixture
+def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Iterator[Scene]:
+    yield Scene(machine_factory(DiskSpec("vda", 20 * MIB)), libvirt_uri, tmp_path, truth)
+
+
+STEPS = ["reconcile", "choose", "preflight", "begin", "read", "store", "commit", "end", "retire"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
+    reached = STEPS.index(step) >= STEPS.index("read")
+    with pytest.raises(Planned):
+        scene.backup(observer=at_step(step))
+    scene.assert_clean()
+    scene.assert_next_is_exact(3 if reached else 2)
+
+
+FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "begin, before libvirt": lambda patch: before(patch, PullJob, "_begin"),
+    "begin, after libvirt": lambda patch: after(patch, PullJob, "_begin"),
+    "query": lambda patch: before(patch, Export, "dirty_bytes"),
+    "query, as NBD fails": lambda patch: before(patch, Export, "dirty_bytes", NbdError("gone")),
+    "read": lambda patch: before(patch, Run, "encode"),
+    "read, interrupted": lambda patch: after(patch, Transfer, "read_all"),
+    "store, packs": lambda patch: before(patch, Run, "_upload_pack", StoreUnavailable("gone")),
+    "store, index": lambda patch: before(patch, Run, "_put_index", StoreUnavailable("gone")),
+    "store, flushed": lambda patch: after(patch, Run, "flush"),
+    "commit, before": lambda patch: before(patch, Points, "commit", StoreUnavailable("gone")),
+    "commit, after": lambda patch: after(patch, Points, "commit"),
+    "interrupted": lambda patch: before(patch, Points, "commit", KeyboardInterrupt()),
+    "end, after": lambda patch: after(patch, PullJob, "end"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_fails_inside_a_step(scene: Scene, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        FAULTS[fault](patch)
+        with pytest.raises((Planned, StoreUnavailable, NbdError, KeyboardInterrupt)):
+            scene.backup()
+    scene.assert_clean()
+    scene.assert_next_is_exact(2 if fault.startswith("begin") else 3)
+
+
+def test_a_run_that_cannot_clean_up_is_cleaned_up_by_the_next(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after kill -9: job, scratch and checkpoint are all left behind."""
+    with monkeypatch.context() as patch:
+        before(patch, PullJob, "end")
+        before(patch, checkpoint_module, "delete", HypervisorError("gone"))
+        with pytest.raises(Planned):
+            scene.backup(observer=at_step("read"))
+    assert scene.machine.handle.backupGetXMLDesc()
+    assert len(checkpoints(scene.machine)) == 2
+    scene.assert_next_is_exact(3)
+    scene.assert_clean()
+
+
+def test_a_point_whose_older_checkpoint_was_not_retired(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Planned):
+        scene.backup(observer=at_step("retire"))
+    assert len(checkpoints(scene.machine)) == 2
+    scene.assert_next_is_exact(3)
+
+
+def test_a_lost_answer_to_the_commit_is_no_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = scene.repository.store
+    real = store.put_new
+
+    def lose(key: str, body: Any) -> None:
+        real(key, body)
+        if key.startswith("points/"):
+            raise StoreUnavailable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put_new", lose)
+        point = scene.backup()
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
+    scene.assert_next_is_exact(3)
+
+
+def test_foreign_jobs_and_checkpoints_are_left_alone(scene: Scene) -> None:
+    handle = scene.machine.handle
+    scratch = scene.folder / "theirs"
+    xml = f"""<domainbackup mode='pull'><server transport='unix' socket='{scene.folder}/s'/><disks>
+      <disk name='vda' backup='yes' type='file'><scratch file='{scratch}'/></disk></disks></domainbackup>"""
+    handle.backupBegin(xml, "<domaincheckpoint><name>theirs</name></domaincheckpoint>", 0)
+    with pytest.raises(JobRunning):
+        scene.backup()
+    assert handle.backupGetXMLDesc()
+    handle.abortJob()
+    while scratch.exists():
+        pass
+    point = scene.backup()
+    assert point.kind == "incremental"
+    assert checkpoints(scene.machine) == {"theirs", point.checkpoint}
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
+
+
+def test_alternating_disks_stay_incremental(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path
+) -> None:
+    machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    kinds = []
+    for target in ("vda", "vdb", "vda", "vdb"):
+        point = puller.backup(repository, machine.name, connect=libvirt_uri, disks=[target])
+        kinds.append(point.kind)
+    assert kinds == ["full", "full", "incremental", "incremental"]
+    assert len(checkpoints(machine)) == 2
+
+
+def test_refusals_touch_nothing(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "raw"))
+    repository: Repository = puller.create_repository(str(tmp_path / "r"), password=None)
+
+    def backup(name: str = machine.name, **options: Any) -> puller.Point:
+        return puller.backup(repository, name, connect=libvirt_uri, **options)
+
+    with pytest.raises(UnsupportedDisk) as refused:
+        backup()
+    assert "--exclude-disk vdb" in refused.value.advice
+    with pytest.raises(NoSuchDisk, match="vdz"):
+        backup(disks=["vdz"])
+    with pytest.raises(NoSuchDomain, match="nobody"):
+        backup("nobody")
+    assert checkpoints(machine) == set()
+    assert backup(exclude=["vdb"]).kind == "full"
+    machine.stop()
+    with pytest.raises(DomainNotRunning):
+        backup()
+    assert len(puller.list_points(repository)) == 1
+
+
+def test_a_disk_that_grew_stays_incremental(scene: Scene) -> None:
+    scene.machine.handle.blockResize("vda", 40 * MIB + 512 * 3, 1)
+    scene.machine.write("vda", 8, 39 * MIB, MIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].size) == ("incremental", 40 * MIB + 512 * 3)
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)

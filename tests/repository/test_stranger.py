@@ -1,0 +1,53 @@
+"""docs/format.md is enough: a restorer that shares no code with puller gets the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from puller.repository import repository as repositories
+from puller.repository.points import DiskRecord, Point, Ref, new_id
+from puller.store.folder import FolderStore
+from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
+from tests.lab.feed import store_disk
+
+STRANGER = Path(__file__).parent.parent / "stranger.py"
+UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
+
+
+def test_the_stranger_is_one() -> None:
+    source = STRANGER.read_text()
+    assert "import puller" not in source
+    assert "from puller" not in source
+    assert len(source.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("password", [None, "correct horse"])
+def test_a_stranger_restores_an_incremental(tmp_path: Path, password: str | None) -> None:
+    repository = repositories.create(FolderStore(tmp_path / "repository"), password)
+    noise = random.Random(1).randbytes
+    size = PAGE_CHUNKS * CHUNK + 5 * CHUNK + 77
+    disk = bytearray(noise(40 * CHUNK).ljust(size, b"\0"))
+    disk[-100:] = noise(100)
+    base, _ = store_disk(repository, bytes(disk))
+    disk[CHUNK : 3 * CHUNK] = b"text " * (2 * CHUNK // 5) + b"ab"
+    disk[8 * CHUNK : 9 * CHUNK] = bytes(CHUNK)
+    extents = [Extent(CHUNK, 2 * CHUNK, Kind.DATA), Extent(8 * CHUNK, CHUNK, Kind.ZERO)]
+    root, _ = store_disk(repository, bytes(disk), base, extents)
+    now = datetime.now(UTC)
+    record = DiskRecord("vda", "incremental", size, Ref.to(root))
+    point = Point(new_id(now), "web1", UUID, now, "pull", "incremental", (record,))
+    repository.points.commit(point)
+    output = tmp_path / "vda.raw"
+    subprocess.run(
+        [sys.executable, str(STRANGER), str(tmp_path / "repository"), UUID, point.point, "vda", str(output)],
+        check=True,
+        env=os.environ | {"PULLER_PASSWORD": password or ""},
+    )
+    assert output.read_bytes() == bytes(disk)

@@ -1,0 +1,144 @@
+"""A restorer written from docs/format.md alone: it imports nothing of puller.
+
+python tests/stranger.py FOLDER DOMAIN-UUID POINT DISK OUTPUT   (password in PULLER_PASSWORD)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+CHUNK, DATA, MAP = 65536, 1, 2
+
+
+def hkdf(ikm: bytes, salt: bytes, info: bytes) -> bytes:
+    return HKDF(SHA256(), 32, salt, info).derive(ikm)
+
+
+class Stranger:
+    def __init__(self, root: Path, password: str | None) -> None:
+        self.root = root
+        self.packs: dict[tuple[int, bytes], dict[str, Any]] = {}
+        descriptor = json.loads((root / "repository.json").read_bytes())
+        assert (descriptor["format"], descriptor["version"], descriptor["chunk_size"]) == ("puller", 1, CHUNK)
+        self.repo = bytes.fromhex(descriptor["id"])
+        self.encrypted = descriptor["cipher"] == "aes-256-gcm"
+        ikm = self._master(password) if self.encrypted else self.repo
+        self.id_key = hkdf(ikm, self.repo, b"puller v1 chunk id")
+        self.meta_key = hkdf(ikm, self.repo, b"puller v1 metadata")
+        self.private = X25519PrivateKey.from_private_bytes(hkdf(ikm, self.repo, b"puller v1 data"))
+        self.public = self.private.public_key().public_bytes_raw()
+
+    def _master(self, password: str | None) -> bytes:
+        slot = json.loads(next((self.root / "keys").iterdir()).read_bytes())
+        kdf = slot["kdf"]
+        assert kdf["name"] == "argon2id"
+        key = Argon2id(
+            salt=bytes.fromhex(kdf["salt"]),
+            length=32,
+            iterations=kdf["iterations"],
+            lanes=kdf["lanes"],
+            memory_cost=kdf["memory_kib"],
+        ).derive((password or "").encode())
+        aad = b"puller slot" + self.repo + slot["role"].encode()
+        return AESGCM(key).decrypt(bytes.fromhex(slot["nonce"]), bytes.fromhex(slot["sealed"]), aad)
+
+    def unseal(self, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
+        if self.encrypted:
+            return AESGCM(self.meta_key).decrypt(nonce, sealed, aad)
+        content, tag = sealed[:-16], sealed[-16:]
+        framed = struct.pack("<Q", len(aad)) + aad + nonce + content
+        assert blake3(framed, key=self.meta_key).digest(16) == tag
+        return content
+
+    def point(self, uuid: str, point: str) -> Any:
+        name = f"points/{uuid}/{point}"
+        box = (self.root / name).read_bytes()
+        assert box[:6] == b"PLRB\x01\x01"
+        aad = b"puller box" + self.repo + box[:8] + name.encode()
+        return json.loads(zstandard.decompress(self.unseal(box[8:20], box[20:], aad)))
+
+    def pack(self, kind: int, pack_id: bytes) -> dict[str, Any]:
+        if (kind, pack_id) not in self.packs:
+            self.packs[kind, pack_id] = self._open(kind, pack_id)
+        return self.packs[kind, pack_id]
+
+    def _open(self, kind: int, pack_id: bytes) -> dict[str, Any]:
+        name = pack_id.hex()
+        body = (self.root / ("packs" if kind == DATA else "maps") / name[:2] / name).read_bytes()
+        trailer = body[-48:]
+        magic, version, found, _, n, length, nonce, found_id = struct.unpack("<8sHBBII12s16s", trailer)
+        assert (magic, version, found, found_id) == (b"PULLERPK", 1, kind, pack_id)
+        footer = self.unseal(nonce, body[-48 - length : -48], b"puller footer" + self.repo + trailer)
+        content = zstandard.decompress(footer)
+        box, content = content[:80], content[80:]
+        lengths = struct.unpack(f"<{n}I", content[16 * n : 20 * n])
+        offsets = [0]
+        for stored in lengths:
+            offsets.append(offsets[-1] + stored)
+        return {
+            "body": body,
+            "offsets": offsets,
+            "ids": content[: 16 * n],
+            "flags": content[20 * n :],
+            "key": self._pack_key(kind, pack_id, box) if self.encrypted else None,
+        }
+
+    def _pack_key(self, kind: int, pack_id: bytes, box: bytes) -> bytes:
+        if kind == MAP:
+            return hkdf(self.meta_key, pack_id, b"puller v1 map pack")
+        shared = self.private.exchange(X25519PublicKey.from_public_bytes(box[:32]))
+        wrap = hkdf(shared, box[:32] + self.public, b"puller v1 pack key" + pack_id)
+        return AESGCM(wrap).decrypt(bytes(12), box[32:], None)
+
+    def slot(self, kind: int, pack_id: bytes, slot: int) -> bytes:
+        pack = self.pack(kind, pack_id)
+        stored: bytes = pack["body"][pack["offsets"][slot] : pack["offsets"][slot + 1]]
+        number = struct.pack("<I", slot)
+        if pack["key"]:
+            aad = b"puller slot" + self.repo + pack_id + number
+            stored = AESGCM(pack["key"]).decrypt(number + bytes(8), stored, aad)
+        content = zstandard.decompress(stored) if pack["flags"][slot] & 1 else stored
+        assert blake3(content, key=self.id_key).digest(16) == pack["ids"][16 * slot : 16 * slot + 16]
+        return content
+
+    def restore(self, uuid: str, point: str, disk: str, output: Path) -> None:
+        record = next(item for item in self.point(uuid, point)["disks"] if item["disk"] == disk)
+        root = self.slot(MAP, bytes.fromhex(record["root"]["pack"]), record["root"]["slot"])
+        magic, p, size = struct.unpack_from("<4sIQ", root)
+        assert magic == b"ROOT"
+        n = -(-size // (1024 * CHUNK))
+        index = struct.unpack_from(f"<{n}I", root, 16 + 16 * p)
+        slots = struct.unpack_from(f"<{n}H", root, 16 + 16 * p + 4 * n)
+        with output.open("wb") as file:
+            for page, (pack, slot) in enumerate(zip(index, slots, strict=True)):
+                if pack != 0xFFFFFFFF:
+                    self._page(file, page, self.slot(MAP, root[16 + 16 * pack : 32 + 16 * pack], slot))
+            file.truncate(size)
+
+    def _page(self, file: Any, number: int, page: bytes) -> None:
+        magic, p, c = struct.unpack_from("<4sHH", page)
+        assert magic == b"PAGE"
+        index = struct.unpack_from(f"<{c}H", page, 8 + 16 * p)
+        slots = struct.unpack_from(f"<{c}H", page, 8 + 16 * p + 2 * c)
+        for chunk, (pack, slot) in enumerate(zip(index, slots, strict=True)):
+            if pack != 0xFFFF:
+                file.seek((1024 * number + chunk) * CHUNK)
+                file.write(self.slot(DATA, page[8 + 16 * pack : 24 + 16 * pack], slot))
+
+
+if __name__ == "__main__":
+    folder, uuid, point, disk, output = sys.argv[1:]
+    Stranger(Path(folder), os.environ.get("PULLER_PASSWORD")).restore(uuid, point, disk, Path(output))
