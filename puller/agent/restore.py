@@ -134,8 +134,8 @@ def _refuse(name: str, force: bool) -> None:
         raise OutputRefused(f"{path} is there and is no file")
     if path.exists() and not force:
         raise OutputRefused(f"{path} exists")
-    folder = path.parent
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise OutputRefused(f"{folder} is no folder that can be written to")
 
 
