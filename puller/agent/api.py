@@ -16,23 +16,30 @@ from puller.events import Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.slots import KeyFile, Password, Secret
 from puller.store.location import open_store
 
 DEFAULT_URI = "qemu:///system"
 
 
-def create_repository(url: str, *, password: str | None) -> Repository:
+def create_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
     """Make a repository at ``url`` (``s3://bucket/prefix``, a folder, ``file:///folder``).
 
-    It is encrypted under ``password``, or not encrypted if that is None. Raises RepositoryExists,
-    NoBucket, StoreError, UsageError.
+    It is encrypted, and opened by ``password`` or by the content of a key file (32 random bytes or
+    more); with neither it is not encrypted. Raises RepositoryExists, NoBucket, StoreError, UsageError.
     """
-    return repositories.create(open_store(url), password)
+    return repositories.create(open_store(url), _secret(password, key_file))
 
 
-def open_repository(url: str, *, password: str | None = None) -> Repository:
+def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
     """Open the repository at ``url``. Raises NoRepository, WrongKey, UnsupportedFormat, StoreError."""
-    return repositories.open_repository(open_store(url), password)
+    return repositories.open_repository(open_store(url), _secret(password, key_file))
+
+
+def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
+    if key_file is not None:
+        return KeyFile(key_file)
+    return None if password is None else Password(password)
 
 
 def backup(  # noqa: PLR0913 - one keyword for each choice that a user has

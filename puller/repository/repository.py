@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from puller.errors import (
-    DamagedData,
     NoRepository,
     ObjectExists,
     ObjectNotFound,
     RepositoryExists,
 )
 from puller.repository import descriptor as descriptors
-from puller.repository import index, slots
+from puller.repository import slots
+from puller.repository.chunkindex import open_index
 from puller.repository.descriptor import Descriptor
-from puller.repository.index import ChunkIndex, IndexedPack
-from puller.repository.keys import KEY, KeyRing
+from puller.repository.index import IndexedPack
+from puller.repository.indexfeed import INDEX_PREFIX, identity, read_index
+from puller.repository.keys import KeyRing
 from puller.repository.mapreader import MapReader
 from puller.repository.packs import PackReader
 from puller.repository.pages import PackTable
 from puller.repository.points import Points
 from puller.repository.run import Run, Tuning
-from puller.repository.sealing import BOX_LIMIT, BoxKind, Cipher
+from puller.repository.sealing import Cipher
+from puller.repository.slots import Secret
 from puller.store.base import ObjectInfo, Store
 from puller.store.probe import honours_put_if_absent
-
-INDEX_PREFIX = "index/"
 
 
 class Repository:
@@ -47,18 +46,19 @@ class Repository:
 
     def indexed(self) -> Iterator[IndexedPack]:
         """What all index objects say. A damaged one is passed over: the index is never needed."""
-        boxes = self.keys.boxes()
         for info in self.store.list(INDEX_PREFIX):
-            try:
-                box = self.store.get(info.key, max_size=BOX_LIMIT)
-                yield from index.decode(boxes.unpack(BoxKind.INDEX, info.key, box))
-            except (DamagedData, ObjectNotFound):
-                continue
+            yield from self._read_index(info.key) or ()
 
-    def run(self, tuning: Tuning | None = None) -> Run:
-        """Begin a run that writes. Use as a context."""
-        known = ChunkIndex(self.maps.table)
-        known.load(self.indexed())
+    def _read_index(self, key: str) -> list[IndexedPack] | None:
+        return read_index(self.store, self.keys.boxes(), key)
+
+    def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
+        """Begin a run that writes. Use as a context.
+
+        Contents of ``excluded`` packs, by id, count as not held: these packs are condemned.
+        """
+        listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
+        known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, excluded)
         return Run(self, known, tuning or Tuning())
 
     def objects(self) -> Iterator[ObjectInfo]:
@@ -66,15 +66,15 @@ class Repository:
         return self.store.list("")
 
 
-def create(store: Store, password: str | None) -> Repository:
-    """Make a repository in ``store``: encrypted under ``password``, or plain if it is None.
+def create(store: Store, secret: Secret | None) -> Repository:
+    """Make a repository in ``store``: encrypted, opened by ``secret``, or plain if that is None.
 
     The descriptor is written last, so a half-made repository is none. Raises RepositoryExists.
     """
     _refuse_existing(store)
-    cipher = Cipher.NONE if password is None else Cipher.AES_256_GCM
+    cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
     descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
-    keys = _first_keys(store, descriptor, password)
+    keys = _first_keys(store, descriptor, secret)
     try:
         descriptors.save(store, descriptor)
     except ObjectExists as error:
@@ -92,19 +92,17 @@ def _refuse_existing(store: Store) -> None:
     raise RepositoryExists(f"there is a repository at {store.url} already")
 
 
-def _first_keys(store: Store, descriptor: Descriptor, password: str | None) -> KeyRing:
-    if password is None:
+def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> KeyRing:
+    if secret is None:
         return KeyRing.unencrypted(descriptor.id_bytes)
-    master = os.urandom(KEY)
-    slots.add_password(store, descriptor.id_bytes, master, password, "first")
-    return KeyRing.from_master(descriptor.id_bytes, master)
+    return slots.first_slot(store, descriptor.id_bytes, secret)
 
 
-def open_repository(store: Store, password: str | None) -> Repository:
+def open_repository(store: Store, secret: Secret | None) -> Repository:
     """Open the repository in ``store``. Raises NoRepository, WrongKey, UnsupportedFormat."""
     descriptor = descriptors.load(store)
     if descriptor.cipher_kind is Cipher.NONE:
         keys = KeyRing.unencrypted(descriptor.id_bytes)
     else:
-        keys = slots.open_with_password(store, descriptor.id_bytes, password)
+        keys = slots.open_slot(store, descriptor.id_bytes, secret).ring()
     return Repository(store, descriptor, keys)

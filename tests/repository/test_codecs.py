@@ -1,6 +1,7 @@
 """Pages, roots, footers, boxes, indexes: what is written is read, what is altered is refused."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -169,7 +170,7 @@ def _borders(entries: list[IndexedPack]) -> set[int]:
 
 @given(st.binary(max_size=100))
 def test_garbage_never_raises_anything_undocumented(content: bytes) -> None:
-    readers = [
+    readers: list[Callable[[], object]] = [
         lambda: points.decode(content, "points/x/y"),
         lambda: descriptor.decode(content, "memory:"),
         lambda: list(index.decode(content)),

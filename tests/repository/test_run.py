@@ -12,6 +12,7 @@ from puller.errors import DamagedData, MissingObject, RepositoryExists, StoreUna
 from puller.repository import repository as repositories
 from puller.repository.image import Damage, DiskImage
 from puller.repository.repository import Repository
+from puller.repository.slots import KeyFile, Password
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
@@ -19,7 +20,7 @@ from tests.lab.feed import SMALL, feed, read_disk, store_disk
 PAGE = PAGE_CHUNKS * CHUNK
 
 
-@pytest.fixture(params=[None, "correct horse"], ids=["plain", "encrypted"])
+@pytest.fixture(params=[None, Password("correct horse")], ids=["plain", "encrypted"])
 def repository(request: pytest.FixtureRequest) -> Repository:
     return repositories.create(MemoryStore(), request.param)
 
@@ -221,17 +222,17 @@ def test_a_missing_map_is_said_to_be_missing(repository: Repository) -> None:
 
 def test_opening() -> None:
     store = MemoryStore()
-    made = repositories.create(store, "pw")
-    assert repositories.open_repository(store, "pw").keys == made.keys
-    for wrong in ("pW", "", None):
+    made = repositories.create(store, Password("pw"))
+    assert repositories.open_repository(store, Password("pw")).keys == made.keys
+    for wrong in (Password("pW"), Password(""), KeyFile(b"pw" * 20), None):
         with pytest.raises(WrongKey):
             repositories.open_repository(store, wrong)
     with pytest.raises(RepositoryExists):
-        repositories.create(store, "other")
+        repositories.create(store, Password("other"))
 
 
 def test_nothing_of_the_guest_is_readable_in_an_encrypted_store() -> None:
-    repository = repositories.create(MemoryStore(), "pw")
+    repository = repositories.create(MemoryStore(), Password("pw"))
     store_disk(repository, b"a secret of the guest " * 10000)
     for info in repository.objects():
         assert b"secret of the guest" not in repository.store.get(info.key)

@@ -13,6 +13,7 @@ import pytest
 
 from puller.repository import repository as repositories
 from puller.repository.points import DiskRecord, Point, Ref, new_id
+from puller.repository.slots import Password
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import store_disk
@@ -30,7 +31,9 @@ def test_the_stranger_is_one() -> None:
 
 @pytest.mark.parametrize("password", [None, "correct horse"])
 def test_a_stranger_restores_an_incremental(tmp_path: Path, password: str | None) -> None:
-    repository = repositories.create(FolderStore(tmp_path / "repository"), password)
+    repository = repositories.create(
+        FolderStore(tmp_path / "repository"), Password(password) if password else None
+    )
     noise = random.Random(1).randbytes
     size = PAGE_CHUNKS * CHUNK + 5 * CHUNK + 77
     disk = bytearray(noise(40 * CHUNK).ljust(size, b"\0"))

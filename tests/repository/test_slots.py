@@ -1,0 +1,122 @@
+"""Key slots: who may do what, and what is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from puller.errors import DamagedData, KeyNotHeld, UsageError, WrongKey
+from puller.repository import repository as repositories
+from puller.repository import slots
+from puller.repository.repository import Repository
+from puller.repository.slots import BACKUP_ONLY, FULL, KeyFile, Password
+from puller.store.memory import MemoryStore
+from puller.units import CHUNK, Extent, Kind
+from tests.lab.feed import read_disk, store_disk
+
+FIRST = Password("correct horse")
+FILE = KeyFile(b"0123456789abcdef" * 2)
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return repositories.create(MemoryStore(), FIRST)
+
+
+def opened(repository: Repository, secret: slots.Secret) -> slots.Opened:
+    return slots.open_slot(repository.store, repository.descriptor.id_bytes, secret)
+
+
+def test_a_second_password_opens_the_same_data_and_the_first_can_go(repository: Repository) -> None:
+    root, _ = store_disk(repository, b"guest" * 40000)
+    first = opened(repository, FIRST)
+    slots.add_slot(repository.store, first, Password("new"), FULL, "second")
+    slots.remove_slot(repository.store, first.slot_id)
+    assert (
+        read_disk(repositories.open_repository(repository.store, Password("new")), root) == b"guest" * 40000
+    )
+    with pytest.raises(WrongKey):
+        repositories.open_repository(repository.store, FIRST)
+
+
+def test_a_key_file_opens_and_a_short_one_is_refused(repository: Repository) -> None:
+    slots.add_slot(repository.store, opened(repository, FIRST), FILE, FULL, "file")
+    assert repositories.open_repository(repository.store, FILE).keys == repository.keys
+    with pytest.raises(UsageError, match="too short"):
+        slots.add_slot(repository.store, opened(repository, FIRST), KeyFile(b"short"), FULL, "")
+    with pytest.raises(UsageError, match="empty"):
+        slots.add_slot(repository.store, opened(repository, FIRST), Password(""), FULL, "")
+
+
+def test_backup_only_makes_deduplicated_incrementals_and_reads_nothing(repository: Repository) -> None:
+    base, _ = store_disk(repository, b"a secret of the guest " * 9000)
+    slots.add_slot(repository.store, opened(repository, FIRST), FILE, BACKUP_ONLY, "host 7")
+    held = repositories.open_repository(repository.store, FILE)
+    changed = b"b" * CHUNK + (b"a secret of the guest " * 9000)[CHUNK:]
+    root, writer = store_disk(held, changed, base, [Extent(0, CHUNK, Kind.DATA)])
+    assert writer.new_bytes == CHUNK
+    copy, writer = store_disk(held, b"a secret of the guest " * 9000)
+    assert writer.new_bytes == 0
+    for address in (root, copy, base):
+        with pytest.raises(KeyNotHeld):
+            read_disk(held, address)
+    with pytest.raises(KeyNotHeld):
+        slots.add_slot(repository.store, opened(held, FILE), Password("more"), FULL, "")
+    assert read_disk(repositories.open_repository(repository.store, FIRST), root) == changed
+
+
+def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Repository) -> None:
+    """Tried by hand: every key that can be had from the slot, on every sealed byte range of a pack."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    from puller.repository.footer import PackKind
+
+    store_disk(repository, bytes(range(256)) * 2560)
+    content = repository.keys.backup_only()
+    keys = [content[at : at + 32] for at in range(0, len(content), 32)]
+    held = repositories.Repository(
+        repository.store,
+        repository.descriptor,
+        slots.Opened("", BACKUP_ONLY, repository.descriptor.id_bytes, content).ring(),
+    )
+    name = next(info.key for info in repository.objects() if info.key.startswith("packs/"))
+    pack_id = bytes.fromhex(name.rsplit("/", 1)[1])
+    pack = held.packs.open(PackKind.DATA, pack_id)
+    body = repository.store.get(name)
+    for key in [*keys, held.keys.map_key(pack_id)]:
+        with pytest.raises(InvalidTag):
+            AESGCM(key).decrypt(bytes(12), pack.footer.key_box[32:], None)
+        for slot in range(pack.footer.count):
+            start, end = (int(at) for at in pack.footer.offsets[slot : slot + 2])
+            number = slot.to_bytes(4, "little")
+            aad = b"puller slot" + held.keys.repository_id + pack_id + number
+            with pytest.raises(InvalidTag):
+                AESGCM(key).decrypt(number + bytes(8), body[start:end], aad)
+
+
+def test_the_last_full_slot_stays(repository: Repository) -> None:
+    first = opened(repository, FIRST)
+    slots.add_slot(repository.store, first, FILE, BACKUP_ONLY, "")
+    with pytest.raises(UsageError, match="last"):
+        slots.remove_slot(repository.store, first.slot_id)
+    with pytest.raises(UsageError, match="no key"):
+        slots.remove_slot(repository.store, "f" * 16)
+    assert [slot.role for _, slot in slots.list_slots(repository.store) if isinstance(slot, slots.KeySlot)]
+
+
+def test_damaged_slots(repository: Repository) -> None:
+    name = next(info.key for info in repository.objects() if info.key.startswith("keys/"))
+    slot = msgspec.json.decode(repository.store.get(name))
+    repository.store.put("keys/" + "0" * 16, b"garbage")
+    assert opened(repository, FIRST).role == FULL
+    greedy = slot | {"kdf": slot["kdf"] | {"memory_kib": 1 << 40}}
+    for broken in (
+        greedy,
+        slot | {"sealed": "zz"},
+        slot | {"role": "admin"},
+        slot | {"kdf": slot["kdf"] | {"lanes": 0}},
+    ):
+        repository.store.put(name, msgspec.json.encode(broken))
+        with pytest.raises((DamagedData, WrongKey)):
+            opened(repository, FIRST)
