@@ -103,6 +103,14 @@ class Locked(RepositoryError):
     default_advice = "Wait until the other run has ended and try again."
 
 
+class Overtaken(RepositoryError):
+    """Prune may remove data that a run refers to before the run could commit; nothing was committed."""
+
+    exit_code = 11
+    retryable = True
+    default_advice = "Run the same command again; a run should take less time than prune's --grace."
+
+
 class WrongKey(RepositoryError):
     """No key slot opens with the given password or key, or none was given."""
 
@@ -179,7 +187,7 @@ class StoreFull(StoreError):
 class UnsupportedByStore(StoreError):
     """The store does not implement the operation or the condition asked for."""
 
-    default_advice = "puller needs ranged reads, conditional writes on S3, and hard links in a folder: use a store with them."
+    default_advice = "Use a store with ranged reads and conditional writes, or a folder with hard links."
 
 
 class ObjectNotFound(StoreError):

@@ -8,6 +8,8 @@ import pytest
 
 from tests.lab.seaweed import Seaweed
 
+pytest_plugins = ["tests.lab.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:

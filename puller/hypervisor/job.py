@@ -53,6 +53,8 @@ class PullJob:
         scratch_directory: Path,
         socket: Path,
     ) -> None:
+        if not bases:
+            raise ValueError("a pull job needs a disk: libvirt takes an empty list for all disks")
         self._domain = domain
         self._bases = dict(bases)
         self.checkpoint = checkpoint

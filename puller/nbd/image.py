@@ -36,13 +36,14 @@ def create_qcow2(path: Path, size: int) -> None:
     except FileNotFoundError as error:
         raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
     if result.returncode:
-        raise NbdError(f"cannot create {path}: {_last_line(result.stderr)}", advice=_SEE)
+        raise NbdError(f"cannot create {path}: {_complaint(result.stderr)}", advice=_SEE)
 
 
-def _last_line(output: bytes) -> str:
-    """What a tool said last, without its name in front and a full stop at the end."""
-    lines = output.decode(errors="replace").strip().splitlines() or ["no message"]
-    return lines[-1].removeprefix("qemu-img: ").removeprefix("qemu-nbd: ").rstrip(".")
+def _complaint(output: bytes) -> str:
+    """The last message of a tool of QEMU, which begins with its name; hints may follow it."""
+    lines = output.decode(errors="replace").splitlines()
+    messages = [line.partition(": ")[2] for line in lines if line.startswith("qemu-")]
+    return messages[-1].rstrip(".") if messages else "no message"
 
 
 class ImageServer:
@@ -102,7 +103,7 @@ class ImageServer:
             raise
 
     def _said(self) -> str:
-        return _last_line(self._log.read_bytes())
+        return _complaint(self._log.read_bytes())
 
     def close(self) -> None:
         """End the server and wait until the image is closed, which may have to write caches back first."""

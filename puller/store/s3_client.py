@@ -17,12 +17,10 @@ from puller.store.s3 import S3Store
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_DEFAULT_REGION = "us-east-1"
-
 _CONFIG = Config(
     signature_version="s3v4",
     # The default, a CRC-32 of every body, is refused by servers that do not know the header, and costs
-    # 1 CPU second per GiB; what puller stores is authenticated by itself.
+    # 0.3 CPU seconds per GiB; what puller stores is authenticated by itself.
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
     retries={"mode": "standard", "total_max_attempts": 5},
@@ -54,7 +52,7 @@ def make_client(config: Config | None = None) -> S3Client:
             advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
         ) from error
     # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
-    # answer MissingContentMD5. AWS takes both.
+    # answer MissingContentMD5. The API defines both headers.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     return client
 
@@ -62,17 +60,14 @@ def make_client(config: Config | None = None) -> S3Client:
 def _client(config: Config) -> S3Client:
     """Make the client; bodies go unsigned where TLS protects them, which saves 0.6 CPU seconds per GiB.
 
-    With a custom endpoint botocore uses path-style addresses by itself.
+    botocore by itself uses path-style addresses with a custom endpoint, and us-east-1 where no region is set.
     """
     session = boto3.Session()
-    region = session.region_name or _DEFAULT_REGION
     # An unsigned client tells the endpoint without looking for credentials, which can take seconds.
-    endpoint = session.client(
-        "s3", region_name=region, config=Config(signature_version=UNSIGNED)
-    ).meta.endpoint_url
+    endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     if endpoint.startswith("https:"):
         config = config.merge(_UNSIGNED_BODY)
-    return session.client("s3", region_name=region, config=config)
+    return session.client("s3", config=config)
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:

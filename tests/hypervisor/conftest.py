@@ -47,8 +47,8 @@ class Bench:
 
     def leftovers(self) -> list[Path]:
         """Scratch files and sockets that exist now."""
-        runtime = self.domain.runtime_directory() if self.domain.is_active() else self.scratch
-        return [*self.scratch.iterdir(), *runtime.glob("puller-*")]
+        sockets = self.domain.state_directory.glob(f"domain-*-{self.machine.name}/puller-*")
+        return [*self.scratch.iterdir(), *sockets]
 
 
 BenchFactory = Callable[[Machine], Bench]

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning
 from puller.hypervisor import openjob
 from puller.hypervisor.export import export_uri
+from puller.hypervisor.job import PullJob, socket_path
+from puller.hypervisor.scratch import scratch_path
 from puller.units import KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint, dirty
 from tests.lab.fixtures import MachineFactory
-from tests.lab.machine import DiskSpec, Machine, reference
+from tests.lab.machine import DiskSpec, reference
 
 
 def test_exports_show_the_moment_of_the_checkpoint(
@@ -93,7 +95,8 @@ def test_a_second_job_is_refused_and_the_first_goes_on(
 ) -> None:
     work = bench(machine_factory(DiskSpec("vda", 4 * MIB)))
     with work.job(1, {"vda": None}) as job:
-        with pytest.raises(JobRunning), work.job(2, {"vda": None}):
+        expected = f"domain {work.domain.name} has a backup job open"
+        with pytest.raises(JobRunning, match=expected), work.job(2, {"vda": None}):
             pass
         assert work.checkpoints() == [checkpoint(1)]
         assert job.scratch_usage() == (0, 4 * MIB)
@@ -112,33 +115,29 @@ def test_a_guest_that_powers_off_ends_the_job(machine_factory: MachineFactory, b
     assert work.take(2, {"vda": 1}) == {"vda": []}
 
 
-@pytest.mark.parametrize("obstacle", ["no folder", "scratch exists", "no socket folder", "late"])
+@pytest.mark.parametrize("obstacle", ["no scratch folder", "scratch exists", "no socket folder", "late"])
 def test_a_begin_that_fails_leaves_no_checkpoint_and_no_file(
     machine_factory: MachineFactory, bench: BenchFactory, obstacle: str, tmp_path: Path
 ) -> None:
     machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
     work = bench(machine)
     work.take(1, {"vda": None, "vdb": None})
-    job = work.job(2, {"vda": 1, "vdb": None})
-    _hinder(obstacle, machine, job, tmp_path)
+    name, scratch, socket = checkpoint(2), work.scratch, socket_path(work.domain, checkpoint(2))
+    if obstacle == "no scratch folder":
+        scratch = tmp_path / "none"
+    elif obstacle == "scratch exists":
+        scratch_path(scratch, name, machine.uuid, "vdb").touch()
+    elif obstacle == "no socket folder":
+        socket = tmp_path / "none" / "socket"
+    else:
+        machine.occupy_exports(tmp_path)
+    job = PullJob(work.domain, {"vda": checkpoint(1), "vdb": None}, name, scratch, socket)
     with pytest.raises(HypervisorError, match=f"cannot begin a backup of domain {machine.name}: "), job:
         pass
     assert work.checkpoints() == [checkpoint(1)]
     assert machine.bitmaps("vda") == machine.bitmaps("vdb") == {checkpoint(1)}
     assert openjob.open_job(work.domain) is None
-    assert list(work.scratch.iterdir()) == []
-
-
-def _hinder(obstacle: str, machine: Machine, job: object, tmp_path: Path) -> None:
-    scratch: dict[str, Path] = vars(job)["_scratch"]
-    if obstacle == "no folder":
-        vars(job)["_scratch"] = {target: tmp_path / "none" / path.name for target, path in scratch.items()}
-    elif obstacle == "scratch exists":
-        scratch["vdb"].touch()
-    elif obstacle == "no socket folder":
-        vars(job)["_socket"] = tmp_path / "none" / "socket"
-    else:
-        machine.occupy_exports(tmp_path)
+    assert work.leftovers() == []
 
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20)
@@ -158,8 +157,6 @@ def test_a_socket_in_a_folder_with_an_odd_name(
     work = bench(machine_factory(DiskSpec("vda", MIB)))
     folder = tmp_path / "a b&c=d%20é?+"
     folder.mkdir()
-    job = work.job(1, {"vda": None})
-    vars(job)["_socket"] = folder / "s"
-    with job:
+    with PullJob(work.domain, {"vda": None}, checkpoint(1), folder, folder / "s") as job:
         assert reference(job.exports[0].uri, tmp_path / "copy").read_bytes() == bytes(MIB)
     assert list(folder.iterdir()) == []

@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from puller.errors import (
     NoBucket,
+    ObjectChanged,
     ObjectExists,
     ObjectNotFound,
     StoreDenied,
@@ -192,6 +194,12 @@ class TestRefusals:
             assert len(server.requests) == 2
 
 
+def test_an_empty_object_replaced_while_its_tail_is_read(at: Callable[[str], S3Store]) -> None:
+    filled = Answer(200, headers=OBJECT_HEADERS, announced=5)
+    with scripted_server(s3_error(416, "InvalidRange"), filled) as server, pytest.raises(ObjectChanged):
+        at(server.endpoint).get_tail("a", 10)
+
+
 class TestOutage:
     def test_nobody_listens(self, at: Callable[[str], S3Store]) -> None:
         with scripted_server(Answer()) as server:
@@ -263,6 +271,12 @@ class TestWhatServersDoNotDo:
             assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")
             assert [request.method for request in server.requests] == ["PUT", "PUT", "POST"]
 
+    def test_condition_answered_and_ignored(self, at: Callable[[str], S3Store]) -> None:
+        replaced = Answer(200, b"not the first content", OBJECT_HEADERS)
+        deleted = Answer(200, b"<DeleteResult/>")
+        with scripted_server(Answer(), s3_error(412, "PreconditionFailed"), replaced, deleted) as server:
+            assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")
+
     def test_condition_refused(self, at: Callable[[str], S3Store]) -> None:
         with scripted_server(s3_error(501, "NotImplemented"), Answer(200, b"<DeleteResult/>")) as server:
             assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")
@@ -283,6 +297,24 @@ class TestRequests:
             assert request.headers["content-length"] == str(len(body))
             assert request.headers["x-amz-content-sha256"] == hashlib.sha256(body).hexdigest()
             assert not [name for name in request.headers if "checksum" in name or name == "transfer-encoding"]
+
+    def test_a_put_is_tried_again_from_its_first_byte(
+        self, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seaweed.use(monkeypatch)
+        for body in (b"small", os.urandom(LARGE)):
+            with scripted_server(s3_error(503, "SlowDown"), Answer()) as server:
+                monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+                connect("bucket", "").put("a", memoryview(body))
+            assert [request.body == body for request in server.requests] == [True, True]
+
+    def test_a_region_is_not_needed(
+        self, at: Callable[[str], S3Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+        with scripted_server(Answer()) as server:
+            at(server.endpoint).put("a", b"")
+            assert "/us-east-1/s3/" in server.requests[0].headers["authorization"]
 
     def test_small_bodies_do_not_wait_to_be_asked_for(self, at: Callable[[str], S3Store]) -> None:
         with scripted_server(Answer()) as server:

@@ -1,0 +1,5 @@
+"""``python -m puller.cli``: the same as ``puller``."""
+
+from puller.cli import main
+
+main()

@@ -1,0 +1,31 @@
+"""``puller init``."""
+
+from __future__ import annotations
+
+import click
+
+from puller.cli.access import create_repository
+from puller.cli.console import say
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+
+_UNCONDITIONAL = (
+    "puller: this store does not honour conditional writes, so two inits or prunes at the same moment "
+    "are not kept apart"
+)
+
+
+@click.command("init", cls=Command)
+@click.option("--no-encryption", is_flag=True, help="Store everything readable by whoever reads the store.")
+@click.pass_obj
+def command(settings: Settings, no_encryption: bool) -> Outcome:
+    """Make a repository, encrypted under a password."""
+    repository = create_repository(settings, encrypted=not no_encryption)
+    if not repository.descriptor.conditional_writes and settings.verbosity >= 0:
+        say(_UNCONDITIONAL)
+    url = repository.store.url
+    how = "not encrypted" if no_encryption else "encrypted"
+    return Outcome(
+        {"repository": url, "id": repository.id, "encrypted": not no_encryption},
+        f"made repository {repository.id} at {url} ({how})",
+    )

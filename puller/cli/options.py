@@ -1,0 +1,117 @@
+"""The global options: told before or after the command's name, or by the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from puller import __version__
+
+_JSON = "--json"
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the environment says, overwritten by the global options as they are parsed.
+
+    ``verbosity`` is -1 for ``-q``, 1 for ``-v``; of several the last one counts.
+    """
+
+    repository: str | None = None
+    connect: str | None = None
+    json: bool = False
+    verbosity: int = 0
+    debug: bool = False
+
+    @classmethod
+    def begin(cls, environment: Mapping[str, str], arguments: Sequence[str]) -> Settings:
+        """What is known before parsing. ``--json`` is, because it rules how a parsing error is told."""
+        words = list(arguments)
+        options = words[: words.index("--")] if "--" in words else words
+        return cls(
+            repository=environment.get("PULLER_REPOSITORY") or None,
+            connect=environment.get("LIBVIRT_DEFAULT_URI") or None,
+            json=_JSON in options,
+        )
+
+
+def _settings(context: click.Context) -> Settings:
+    return context.find_object(Settings) or Settings()
+
+
+def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep a value that was given; the other place where it can be given may have been first."""
+    if value is not None and value is not False and parameter.name:
+        setattr(_settings(context), parameter.name, value)
+
+
+def _quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        _settings(context).verbosity = -1
+
+
+def _verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        _settings(context).verbosity = 1
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        text = json.dumps({"version": __version__}) if _settings(context).json else f"puller {__version__}"
+        click.echo(text)
+        context.exit()
+
+
+def _option(*names: str, **attributes: Any) -> click.Option:
+    return click.Option(names, expose_value=False, **{"callback": _store, **attributes})
+
+
+GLOBAL_OPTIONS = (
+    _option(
+        "-r",
+        "--repository",
+        metavar="URL",
+        help="s3://bucket/prefix, or a folder (/path or file:///path).  [env: PULLER_REPOSITORY]",
+    ),
+    _option(
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="Where libvirt is.  [env: LIBVIRT_DEFAULT_URI; default: qemu:///system]",
+    ),
+    _option(_JSON, is_flag=True, help="Write one JSON document to stdout, errors included."),
+    _option("-q", "--quiet", is_flag=True, callback=_quiet, help="Tell errors only."),
+    _option("-v", "--verbose", is_flag=True, callback=_verbose, help="Tell every step."),
+    _option("--debug", is_flag=True, help="Show the traceback of an error."),
+    _option("--version", is_flag=True, is_eager=True, callback=_version, help="Show the version."),
+)
+
+
+class WithGlobalOptions(click.Command):
+    """A command that takes the global options beside its own, and answers ``--help --json`` in JSON."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own parameters, then the global ones."""
+        return [*super().get_params(ctx), *GLOBAL_OPTIONS]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the two kinds of options apart."""
+        taken = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        own = [option for option in taken if option not in GLOBAL_OPTIONS]
+        for title, options in (("Options", own), ("Global options", GLOBAL_OPTIONS)):
+            records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help as text, or as a document where JSON is asked for."""
+        text = super().get_help(ctx)
+        return json.dumps({"help": text}) if _settings(ctx).json else text
+
+
+class Command(WithGlobalOptions):
+    """One command of puller."""

@@ -1,0 +1,24 @@
+"""``puller points``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from puller.cli.access import open_repository
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+from puller.cli.records import listing, record
+
+
+@click.command("points", cls=Command)
+@click.argument("domain", required=False)
+@click.pass_obj
+def command(settings: Settings, domain: str | None) -> Outcome:
+    """List the restore points, oldest first; of one DOMAIN (name or UUID) if given."""
+    repository = open_repository(settings)
+    from puller.agent import api
+
+    points = api.list_points(repository, domain)
+    return Outcome({"points": [record(point) for point in points]}, listing(points, datetime.now(UTC)))

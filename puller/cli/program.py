@@ -1,0 +1,78 @@
+"""The program: its commands, and what happens around every one of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, TextIO, cast
+
+import click
+
+from puller.cli import failures
+from puller.cli.options import Settings, WithGlobalOptions
+from puller.cli.outcome import Outcome, present
+from puller.cli.signals import Stopped, stop_on_signals
+
+COMMANDS = ("init", "backup", "points", "show", "restore", "check", "stats", "completion")
+"""Each is ``command`` in the module of its name, which is loaded when it is first needed."""
+
+
+class Program(WithGlobalOptions, click.Group):
+    """The group of all commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands come first: they are what a user looks for here."""
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        return cast(click.Command, import_module(f"puller.cli.{cmd_name}").command)
+
+
+program = Program(
+    "puller",
+    help="Back up running libvirt/QEMU virtual machines: pull what changed, store it in S3 or a folder.",
+    epilog="The repository's password comes from PULLER_PASSWORD, the file that PULLER_PASSWORD_FILE names, "
+    "or the systemd credential 'puller-password'; on a terminal it is asked for.",
+    no_args_is_help=False,
+)
+
+
+def main() -> NoReturn:
+    """Run the program with the process's arguments and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program, print what there is to say, return the exit code."""
+    _tolerate_any_text()
+    settings = Settings.begin(os.environ, arguments)
+    try:
+        with stop_on_signals():
+            return present(_outcome(arguments, settings), settings)
+    except Stopped as stop:
+        return failures.translate(stop).exit_code
+
+
+def _outcome(arguments: Sequence[str], settings: Settings) -> Outcome:
+    try:
+        result = program.main(list(arguments), "puller", standalone_mode=False, obj=settings)
+    except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, the user gets one line
+        return Outcome(failure=failures.translate(error))
+    return result if isinstance(result, Outcome) else Outcome()
+
+
+def _tolerate_any_text() -> None:
+    """A name that the terminal's encoding lacks must not end a command that has done its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            cast("TextIO", stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]

@@ -1,0 +1,99 @@
+"""Progress on stderr: bars on a terminal, a line for each finished disk elsewhere, nothing with -q."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from puller.cli.console import printable, say
+from puller.cli.options import Settings
+from puller.cli.times import duration
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, Observer, Step, ignore
+from puller.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a command counts: words for the two counters of its events, and how a count is written."""
+
+    done: str
+    stored: str
+    show: Callable[[float], str] = format_bytes
+
+
+def _count(number: float) -> str:
+    return f"{number:.0f}"
+
+
+BACKUP = Measure("read", "stored")
+RESTORE = Measure("done", "written")
+CHECK = Measure("looked at", "", _count)
+
+
+@contextmanager
+def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
+    """The observer that suits the terminal and the user's wish for words."""
+    if settings.verbosity < 0:
+        yield ignore
+    elif _is_live():
+        from puller.cli.live import LiveProgress
+
+        with LiveProgress(measure, settings.verbosity > 0) as live:
+            yield live
+    else:
+        yield Lines(measure, settings.verbosity > 0)
+
+
+def _is_live() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class Lines:
+    """Writes lines. Progress only changes a dictionary's value: it comes from many threads, often."""
+
+    def __init__(self, measure: Measure, verbose: bool) -> None:
+        self._measure = measure
+        self._verbose = verbose
+        self._latest: dict[tuple[str, str], DiskProgress] = {}
+        self._began: dict[tuple[str, str], float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """The observer."""
+        match event:
+            case DiskProgress():
+                self._latest[event.subject, event.disk] = event
+            case DiskPlanned():
+                self._began[event.subject, event.disk] = time.monotonic()
+                if self._verbose:
+                    say(planned_line(event, self._measure))
+            case DiskDone():
+                say(self._done_line(event.subject, event.disk))
+            case Notice():
+                say(notice_line(event))
+            case Step() if self._verbose:
+                say(f"{printable(event.subject)}: {event.name}")
+
+    def _done_line(self, subject: str, disk: str) -> str:
+        latest = self._latest.get((subject, disk))
+        line = f"{printable(subject)}: {disk}"
+        if latest is not None:
+            line += f": {self._measure.show(latest.done)} {self._measure.done}"
+            line += f", {self._measure.show(latest.stored)} {self._measure.stored}"
+        began = self._began.get((subject, disk))
+        return line if began is None else f"{line} in {duration(time.monotonic() - began)}"
+
+
+def planned_line(event: DiskPlanned, measure: Measure) -> str:
+    """How much is to be done, as far as it is known before."""
+    return (
+        f"{printable(event.subject)}: {event.disk}: {measure.show(event.total)} of {measure.show(event.size)}"
+    )
+
+
+def notice_line(event: Notice) -> str:
+    """A notice, as a line."""
+    return f"{printable(event.subject)}: {printable(event.text)}"

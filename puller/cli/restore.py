@@ -1,0 +1,111 @@
+"""``puller restore``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.access import open_repository
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+from puller.cli.progress import RESTORE, observing
+from puller.cli.times import duration
+from puller.errors import DamagedData
+from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.agent.restore import Restored
+
+
+@click.command("restore", cls=Command)
+@click.argument("point")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="PATH",
+    help="A folder; or with one --disk a file, a block device or an nbd:// or nbd+unix:// URI.",
+)
+@click.option("--disk", "disks", multiple=True, metavar="TARGET", help="Only this disk; may be repeated.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["raw", "qcow2"]),
+    default="raw",
+    show_default=True,
+    help="Format of the files.",
+)
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option(
+    "--salvage", is_flag=True, help="Keep a damaged disk, with zeros in place of what is lost; exits with 13."
+)
+@click.pass_obj
+def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
+    settings: Settings,
+    point: str,
+    output: str,
+    disks: tuple[str, ...],
+    format_: str,
+    force: bool,
+    salvage: bool,
+) -> Outcome:
+    """Write the disks of a restore point to files, a device or an NBD export.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
+    repository = open_repository(settings)
+    from puller.agent import api
+
+    with observing(settings, RESTORE) as observer:
+        restored = api.restore(
+            repository,
+            point,
+            output=output,
+            disks=disks,
+            format=format_,
+            force=force,
+            salvage=salvage,
+            observer=observer,
+        )
+    return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
+
+
+def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
+    disks = [
+        {
+            "disk": done.disk,
+            "output": done.output,
+            "bytes_written": done.bytes_written,
+            "seconds": round(done.seconds, 3),
+        }
+        for done in restored.disks
+    ]
+    damage = [
+        {"disk": disk, "offset": lost.offset, "length": lost.length, "message": lost.reason}
+        for disk, lost in restored.damage
+    ]
+    return {"point": restored.point, "disks": disks, **({"damage": damage} if salvage else {})}
+
+
+def _text(restored: Restored) -> str:
+    lines = [
+        f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
+        for done in restored.disks
+    ]
+    lines += [
+        f"{disk}: lost bytes {lost.offset} to {lost.offset + lost.length - 1}: {lost.reason}"
+        for disk, lost in restored.damage
+    ]
+    return "\n".join(lines)
+
+
+def _failure(restored: Restored) -> DamagedData | None:
+    if not restored.damage:
+        return None
+    disks = ", ".join(sorted({disk for disk, _ in restored.damage}))
+    lost = format_bytes(sum(damage.length for _, damage in restored.damage))
+    return DamagedData(
+        f"{lost} of point {restored.point} are lost (disk {disks}); the output has zeros there",
+        advice="Compare with another restore point; 'puller check --read-data' shows which are sound.",
+    )

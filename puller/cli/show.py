@@ -1,0 +1,24 @@
+"""``puller show``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from puller.cli.access import open_repository
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+from puller.cli.records import description, full_record
+
+
+@click.command("show", cls=Command)
+@click.argument("point")
+@click.pass_obj
+def command(settings: Settings, point: str) -> Outcome:
+    """Show one restore point in full.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
+    found = open_repository(settings).points.select(point)
+    return Outcome(full_record(found), description(found, datetime.now(UTC)))

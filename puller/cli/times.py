@@ -1,0 +1,38 @@
+"""Moments and durations, as programs and as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_STEPS = ((60, "s"), (60, "min"), (24, "h"), (365, "d"))
+
+
+def rfc3339(moment: datetime) -> str:
+    """``2026-11-23T05:00:00Z``: UTC, with a fraction only where there is one."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def local(moment: datetime) -> str:
+    """``2026-11-23 06:00:00`` by the clock on this host's wall."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that fits: ``3 h``. A moment to come counts as now."""
+    count = max(0, int((now - moment).total_seconds()))
+    for size, unit in _STEPS:
+        if count < size:
+            return f"{count} {unit}"
+        count //= size
+    return f"{count} y"
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``12 s``, ``4 min 10 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,159 @@
+"""Signals: the first stops with 130 after cleaning up, the second ends at once, an ignored one is ignored."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.events import DiskPlanned, Event, Observer, Step
+from puller.units import MIB
+from tests.cli.conftest import CommandLine, command
+from tests.lab.archive import make_point
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
+
+
+class SilentServer:
+    """Takes connections and never answers: what a command waits for when it hangs in a store."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.environment = {
+            **os.environ,
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._listener.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def wait_for_a_request(self) -> socket.socket:
+        connection, _ = self._listener.accept()
+        connection.recv(1)
+        return connection
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[SilentServer]:
+    server = SilentServer()
+    yield server
+    server.close()
+
+
+DEFAULT = ("env", "--default-signal=HUP,INT,TERM")
+"""Shells start background jobs with SIGINT ignored, and the tests may be one."""
+
+
+def _start(words: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_what_waits_for_a_store(silent: SilentServer, number: signal.Signals) -> None:
+    words = [*DEFAULT, *command("points", "-r", "s3://bucket", "--json")]
+    with _start(words, silent.environment) as running, silent.wait_for_a_request():
+        running.send_signal(number)
+        out, err = running.communicate()
+    error = json.loads(out)["error"]
+    assert running.returncode == error["code"] == 130
+    assert (error["name"], error["retryable"]) == ("Interrupted", True)
+    assert number.name in error["message"]
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 2
+
+
+def test_an_ignored_signal_stays_ignored(silent: SilentServer) -> None:
+    words = [*DEFAULT, "env", "--ignore-signal=HUP", *command("points", "-r", "s3://bucket", "--json")]
+    with _start(words, silent.environment) as running, silent.wait_for_a_request():
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)
+        out, _ = running.communicate()
+    assert "SIGTERM" in json.loads(out)["error"]["message"]
+
+
+def test_a_second_signal_ends_even_a_call_that_hears_none() -> None:
+    """A call of C that waits on after a signal, as libvirt's and libnbd's do: here, a mutex locked twice."""
+    script = """
+import contextlib, ctypes
+from puller.cli.signals import Stopped, stop_on_signals
+lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+libc.pthread_mutex_lock(lock)
+with stop_on_signals():
+    while True:
+        with contextlib.suppress(Stopped):
+            print("deaf", flush=True)
+            libc.pthread_mutex_lock(lock)
+"""
+    with _start([*DEFAULT, sys.executable, "-c", script]) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "deaf\n"
+        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130
+
+
+def _stop_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch, command: str, name: str = "") -> None:
+    """Send this process SIGTERM when ``command`` tells an event of this kind from its main thread."""
+
+    def observe(event: Event) -> None:
+        if isinstance(event, kind) and (not name or name == getattr(event, "name", "")):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @contextmanager
+    def observing(*unused: object) -> Iterator[Observer]:
+        yield observe
+
+    monkeypatch.setattr(f"puller.cli.{command}.observing", observing)
+
+
+def test_an_interrupted_restore_leaves_nothing(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = make_point(repository, {"vda": b"x" * MIB})
+    _stop_at(DiskPlanned, monkeypatch, "restore")
+    answer = cli("restore", point.point, "-r", str(folder), "-o", str(tmp_path / "out"), "--json")
+    assert answer.error["code"] == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_backup_leaves_nothing_and_tells_what_was_done(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB))
+    places = ["-r", str(folder), "-c", libvirt_uri, "--json"]
+    (first,) = cli("backup", machine.name, *places).document["points"]
+    _stop_at(Step, monkeypatch, "backup", "store")
+    answer = cli("backup", "nosuch", machine.name, "never", *places)
+    assert answer.error["code"] == 130
+    assert [failed["domain"] for failed in answer.document["failed"]] == ["nosuch", machine.name]
+    assert [point.point for point in puller.list_points(repository)] == [first["point"]]
+    assert [checkpoint.getName() for checkpoint in machine.handle.listAllCheckpoints()] == [
+        first["checkpoint"]
+    ]
+    assert not list(tmp_path.rglob("*.scratch"))
+    monkeypatch.undo()
+    (second,) = cli("backup", machine.name, *places).document["points"]
+    assert second["kind"] == "incremental"

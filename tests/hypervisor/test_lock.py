@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from puller.errors import Locked, PullerError
+from puller.hypervisor.lock import DomainLock, lock_directory
+
+UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
+
+HOLDER = """
+import sys
+from pathlib import Path
+from puller.hypervisor.lock import DomainLock
+with DomainLock(sys.argv[1], "web", Path(sys.argv[2])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, UUID, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        expected = f"domain web is being backed up by process {holder.pid}"
+        with pytest.raises(Locked, match=expected) as caught, DomainLock(UUID, "web", tmp_path):
+            pass
+        assert caught.value.exit_code == 11
+        with DomainLock("another", "db", tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with DomainLock(UUID, "web", tmp_path):
+            assert (tmp_path / f"{UUID}.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_same_process_is_refused_too_and_the_lock_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with DomainLock(UUID, "web", tmp_path / "new"), pytest.raises(Locked):
+            DomainLock(UUID, "web", tmp_path / "new").__enter__()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(PullerError, match=f"cannot use the lock file {tmp_path}"),
+        DomainLock(UUID, "x", tmp_path / "file"),
+    ):
+        pass
+
+
+def test_where_locks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert lock_directory() == Path("/run/puller")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert lock_directory() == Path("/run/user/1000/puller")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    assert lock_directory().name == "puller-1000"

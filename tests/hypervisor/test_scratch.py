@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puller.errors import ScratchFull, UsageError
+from puller.hypervisor import scratch
+from puller.units import GIB, MIB, TIB
+from tests.hypervisor.test_disk import disk
+
+
+def test_the_default_folder_is_that_of_the_first_image() -> None:
+    state = Path("/state")
+    image = disk("vdb", path=Path("/images/b.qcow2"))
+    device = disk("vda", type="block", path=Path("/dev/vg/a"))
+    network = disk("vdc", type="network", path=None)
+    assert scratch.default_directory([device, network, image], state) == Path("/images")
+    assert scratch.default_directory([device, network], state) == state
+
+
+@given(st.lists(st.integers(0, 100 * TIB), max_size=5))
+def test_a_twentieth_of_the_disks_is_asked_for_and_never_less_than_64_mib(sizes: list[int]) -> None:
+    required = scratch.required_bytes(sizes)
+    assert required >= 64 * MIB
+    assert required == max(64 * MIB, sum(sizes) // 20)
+    assert scratch.required_bytes([*sizes, GIB]) >= required
+
+
+def test_a_folder_without_room_is_refused(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    free = status.f_bavail * status.f_frsize
+    scratch.check_free(tmp_path, free // 2)
+    with pytest.raises(ScratchFull, match=f"scratch folder {tmp_path} has .* free, .* are needed") as caught:
+        scratch.check_free(tmp_path, free * 2 + GIB)
+    assert "--scratch-dir" in caught.value.advice
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be used: No such file or directory"):
+        scratch.check_free(tmp_path / "none", 1)

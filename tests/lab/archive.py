@@ -1,0 +1,89 @@
+"""Restore points without a hypervisor: real packs, maps and records, made of bytes in memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from puller.pipeline.buffers import Batch, Segment
+from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
+from puller.repository.repository import Repository
+from puller.repository.run import DiskWriter, Run, Tuning
+from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
+
+DOMAIN_XML = b"<domain type='qemu'><name>of-the-lab</name></domain>\n"
+
+_TUNING = Tuning(codecs=1, uploads=1, packs=3, batches=2, batch_size=MIB)
+_MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+_NAMES = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
+
+
+def make_point(
+    repository: Repository,
+    content: Mapping[str, bytes],
+    domain: str = "web1",
+    moment: datetime = _MOMENT,
+    tags: Mapping[str, str] | None = None,
+) -> Point:
+    """Store ``content`` (disk target to bytes) and commit a full point of ``domain`` that has it.
+
+    Every disk is a run of its own, so that a damaged pack hurts one disk only.
+    """
+    disks = tuple(_store(repository, target, disk) for target, disk in content.items())
+    with repository.run(_TUNING) as run:
+        attachment = Attachment("domain.xml", len(DOMAIN_XML), Ref.to(run.attach(DOMAIN_XML)))
+        run.flush()
+    point = Point(
+        point=new_id(moment),
+        domain=domain,
+        uuid=str(uuid.uuid5(_NAMES, domain)),
+        time=moment,
+        mode="pull",
+        kind="full",
+        disks=disks,
+        checkpoint_xml="<domaincheckpoint/>",
+        tags=dict(tags or {}),
+        host="lab",
+        seconds=1.5,
+        attachments=(attachment,),
+    )
+    repository.points.commit(point)
+    return point
+
+
+def data_packs(folder: Path) -> list[Path]:
+    """The data packs of a repository in ``folder``."""
+    return sorted(path for path in (folder / "packs").rglob("*") if path.is_file())
+
+
+def _store(repository: Repository, target: str, content: bytes) -> DiskRecord:
+    with repository.run(_TUNING) as run:
+        writer = run.disk(len(content), None)
+        _feed(run, writer, content)
+        run.drain()
+        root = writer.finish()
+        run.flush()
+    return DiskRecord(
+        disk=target,
+        kind="full",
+        size=len(content),
+        root=Ref.to(root),
+        format="qcow2",
+        dirty_bytes=len(content),
+        read_bytes=writer.read_bytes,
+        zero_bytes=writer.zero_bytes,
+        new_bytes=writer.new_bytes,
+        stored_bytes=writer.stored_bytes,
+    )
+
+
+def _feed(run: Run, writer: DiskWriter, content: bytes) -> None:
+    writer.announce(Extent(0, len(content), Kind.DATA))
+    for offset in range(0, len(content), MIB):
+        piece = content[offset : offset + MIB]
+        buffer = run.batches.acquire()
+        padded = chunk_count(len(piece)) * CHUNK
+        buffer.view[:padded] = piece.ljust(padded, b"\0")
+        writer.submit(Batch(buffer, (Segment(offset, len(piece), 0),)))
