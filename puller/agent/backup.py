@@ -99,10 +99,10 @@ class _Transaction:
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
         with self._undone_unless_committed(checkpoint) as commit, self._job(checkpoint, bases) as job:
-            records, attachments = self._copy(job, bases)
+            records, attachments, run = self._copy(job, bases)
             point = self._point(point_id, moment, checkpoint, records, attachments)
             self._step("commit")
-            commit(point)
+            commit(run, point)
             self._step("end")
         self._step("retire")
         reconcile.retire(self._domain, self._repository, checkpoint)
@@ -112,13 +112,13 @@ class _Transaction:
         self._observer(Step(self._domain.name, name))
 
     @contextmanager
-    def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Point], None]]:
+    def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
         """Delete the new checkpoint on failure: its changes count in the older one all along."""
         committed = False
 
-        def commit(point: Point) -> None:
+        def commit(run: Run, point: Point) -> None:
             nonlocal committed
-            self._repository.points.commit(point)
+            run.commit(point)
             committed = True
 
         try:
@@ -145,7 +145,7 @@ class _Transaction:
 
     def _copy(
         self, job: PullJob, bases: dict[str, Base]
-    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
+    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...], Run]:
         """Read all disks into the repository; return once everything is durable."""
         self._on_frozen(job.exports)
         self._step("read")
@@ -156,7 +156,7 @@ class _Transaction:
             records = transfer.finish({disk.target: disk.format for disk in self._disks})
             attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)
             run.flush()
-        return records, attachments
+        return records, attachments, run
 
     def _domain_xml(self) -> str:
         """With the guest's passwords only where the repository encrypts them."""

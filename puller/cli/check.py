@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from puller.cli.access import open_repository
+from puller.cli.console import printable
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import CHECK, observing
@@ -72,10 +73,10 @@ def command(settings: Settings, points: tuple[str, ...], read_data: float) -> Ou
 
 
 def _text(report: CheckReport) -> str:
-    looked = f"{report.points} points, {report.packs} packs, {report.chunks_read} chunks read"
+    looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
     if not report.errors:
-        return f"{looked}: all sound"
-    return "\n".join([*(_line(error) for error in report.errors), f"{looked}: {len(report.errors)} errors"])
+        return f"{looked}; all sound"
+    return "\n".join([*(_line(error) for error in report.errors), f"{looked}; errors: {len(report.errors)}"])
 
 
 def _line(error: CheckError) -> str:
@@ -87,7 +88,7 @@ def _line(error: CheckError) -> str:
     if error.offset is not None and error.length is not None:
         parts.append(f"bytes {error.offset} to {error.offset + error.length - 1}")
     place = ", ".join(part for part in parts if part is not None)
-    return f"{place}: {error.message}" if place else error.message
+    return printable(f"{place}: {error.message}" if place else error.message)
 
 
 def _failure(report: CheckReport) -> DamagedData | None:
@@ -95,6 +96,6 @@ def _failure(report: CheckReport) -> DamagedData | None:
         return None
     hurt = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
-        f"the check found {len(report.errors)} errors in {len(hurt)} of {report.points} restore points",
+        f"the check found damage in {len(hurt)} restore points (errors: {len(report.errors)})",
         advice="The other points restore whole; 'puller restore --salvage' gets the rest of a hurt disk.",
     )

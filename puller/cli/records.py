@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from puller.cli.console import printable
 from puller.cli.tables import facts, table
 from puller.cli.times import age, duration, local, rfc3339
 from puller.units import format_bytes
@@ -80,7 +81,8 @@ def summary(point: Point) -> str:
     stored = format_bytes(sum(disk.stored_bytes for disk in point.disks))
     disks = ",".join(disk.disk for disk in point.disks)
     took = duration(point.seconds)
-    return f"{point.domain}: {point.point} ({point.kind}, {disks}): read {read}, stored {stored} in {took}"
+    about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
+    return f"{about}: read {read}, stored {stored} in {took}"
 
 
 def description(point: Point, now: datetime) -> str:

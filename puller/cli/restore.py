@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.access import open_repository
+from puller.cli.console import printable
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import RESTORE, observing
@@ -97,7 +98,7 @@ def _text(restored: Restored) -> str:
         f"{disk}: lost bytes {lost.offset} to {lost.offset + lost.length - 1}: {lost.reason}"
         for disk, lost in restored.damage
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _failure(restored: Restored) -> DamagedData | None:

@@ -110,17 +110,20 @@ class Connection:
         request, here also ``end``. Raises NbdError if a request fails or gets nowhere.
         """
         while start < end:
+            asked = start
             for length, flags in self._reply(start, min(STATUS_WINDOW - start % STATUS_WINDOW, end - start)):
-                yield start, length, flags
-                start += length
+                if length:
+                    yield start, length, flags
+                    start += length
+            if start == asked:
+                raise NbdError(f"the server of {self.uri} tells nothing about {self.context} at {start}")
 
-    def _reply(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """The (length, flags) that one block status request returns, at least one of them."""
+    def _reply(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The (length, flags) that one block status request returns."""
         entries: list[int] = []
 
-        def collect(context: str, _offset: int, found: list[int], _error: object) -> int:
-            if context == self.context:
-                entries.extend(found)
+        def collect(_context: str, _offset: int, found: list[int], _error: object) -> int:
+            entries.extend(found)
             return 0
 
         self.status_requests += 1
@@ -128,10 +131,8 @@ class Connection:
             self.handle.block_status(length, offset, collect)
         except nbd.Error as error:
             raise self._failure(f"block status at {offset}", error) from error
-        extents = [(count, flags) for count, flags in zip(entries[::2], entries[1::2], strict=True) if count]
-        if not extents:
-            raise NbdError(f"the server of {self.uri} tells nothing about {self.context} at {offset}")
-        return extents
+        numbers = iter(entries)
+        return zip(numbers, numbers, strict=True)
 
     def begin_read(self, into: memoryview, offset: int) -> int:
         """Ask for ``len(into)`` bytes from ``offset``, and return the request's cookie at once.

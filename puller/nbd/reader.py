@@ -6,10 +6,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 from puller.nbd.export import Export
 from puller.pipeline.buffers import Batch, Buffer, BufferPool, Segment
-from puller.units import CHUNK, Extent, Kind
+from puller.units import CHUNK, KIB, Extent, Kind
 
 _REQUESTS = 16
 """Requests in flight at most: QEMU serves 16 of a connection at once (MAX_NBD_REQUESTS), more only queue."""
+
+_REQUEST = 512 * KIB
+"""Bytes of a request at most.
+
+Requests of 1 MiB cost qemu-nbd 7.2 0.7 CPU-s/GiB and ran at 1.2 GiB/s, those of 512 KiB 0.25 and
+2.6 GiB/s, in windows of 2 to 8 MiB alike; nbdcopy, which asks for 256 KiB, 0.31 and 2.6 GiB/s."""
 
 
 def read(
@@ -87,7 +93,7 @@ class _Reading:
         at = extent.offset
         while at < extent.end:
             filling = self._open or (yield from self._open_next())
-            length = min(extent.end - at, self._pool.size - filling.position)
+            length = min(extent.end - at, self._pool.size - filling.position, _REQUEST)
             while self._flying and (len(self._flying) >= _REQUESTS or self._bytes + length > self._window):
                 yield from self._complete()
             self._request(filling, at, length)

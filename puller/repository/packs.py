@@ -119,6 +119,8 @@ class PackReader:
     def fetch(self, pack: StoredPack, span: Span) -> memoryview:
         """The stored bytes of ``span``. Raises ObjectChanged if the pack was rewritten since ``open``."""
         start = span.offset - (pack.size - len(pack.tail))
+        if not span.length:  # nothing but dead slots, which no store can be asked for
+            return memoryview(b"")
         if start >= 0:
             return memoryview(pack.tail)[start : start + span.length]
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -114,9 +114,29 @@ def kind_of(disks: Sequence[DiskRecord]) -> str:
     return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
+def in_order(points: Iterable[Point]) -> list[Point]:
+    """Oldest first. Times are whole seconds; of one second, a point comes after the one it was taken from."""
+    known = {point.point: point for point in points}
+    return sorted(known.values(), key=lambda point: (point.time, _generation(point, known), point.point))
+
+
+def _generation(point: Point, known: Mapping[str, Point]) -> int:
+    """How many ancestors of ``point`` are of the same second."""
+    count, parent = 0, known.get(point.parent or "")
+    while parent is not None and parent.time == point.time and count < len(known):
+        count, parent = count + 1, known.get(parent.parent or "")
+    return count
+
+
 def object_name(uuid: str, point_id: str) -> str:
     """Where a point is stored."""
     return f"{PREFIX}{uuid}/{point_id}"
+
+
+def parse_name(key: str, prefix: str) -> tuple[str, str] | None:
+    """(domain uuid, point id) out of an object's name; None if it is foreign."""
+    uuid, _, point_id = key.removeprefix(prefix).partition("/")
+    return (uuid, point_id) if _UUID.fullmatch(uuid) and _ID.fullmatch(point_id) else None
 
 
 def decode(content: bytes, name: str) -> Point:
@@ -151,9 +171,9 @@ class Points:
         """(domain uuid, point id) of every point, without reading the records."""
         found = []
         for info in self._store.list(PREFIX if uuid is None else f"{PREFIX}{uuid}/"):
-            parts = info.key.split("/")
-            if len(parts) == 3 and _UUID.fullmatch(parts[1]) and _ID.fullmatch(parts[2]):
-                found.append((parts[1], parts[2]))
+            name = parse_name(info.key, PREFIX)
+            if name is not None:
+                found.append(name)
         return found
 
     def get(self, uuid: str, point_id: str) -> Point:
@@ -181,7 +201,7 @@ class Points:
 
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             loaded = [point for point in pool.map(load, self.names()) if point is not None]
-        return sorted(loaded, key=lambda point: (point.time, point.point))
+        return in_order(loaded)
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
@@ -200,6 +220,10 @@ class Points:
                     raise DamagedData(f"{name} is there already with another content") from error
                 raise
 
+    def delete(self, names: Iterable[tuple[str, str]]) -> None:
+        """Delete the points with these (domain uuid, point id); what only they reach is prune's to remove."""
+        self._store.delete([object_name(*name) for name in names])
+
     def _holds(self, name: str, box: bytes) -> bool:
         try:
             return self._store.get(name, max_size=BOX_LIMIT) == box
@@ -210,6 +234,10 @@ class Points:
         """The point that a user means by an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``."""
         if "@" in text:
             return self._by_time(*text.rsplit("@", 1))
+        return self.get(*self.find(text))
+
+    def find(self, text: str) -> tuple[str, str]:
+        """(domain uuid, point id) by an id or a unique prefix, without reading the record."""
         matches = [name for name in self.names() if name[1].startswith(text)]
         exact = [name for name in matches if name[1] == text]
         if not matches or not text:
@@ -217,7 +245,7 @@ class Points:
         if len(matches) > 1 and len(exact) != 1:
             shown = ", ".join(sorted(name[1] for name in matches)[:4])
             raise AmbiguousPoint(f"'{text}' fits {len(matches)} restore points: {shown}")
-        return self.get(*(exact or matches)[0])
+        return (exact or matches)[0]
 
     def _by_time(self, domain: str, moment: str) -> Point:
         limit = None if moment == "latest" else _parse_time(moment)

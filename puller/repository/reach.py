@@ -5,7 +5,7 @@ Pages are shared between points, so each distinct page is read once however many
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,54 +13,95 @@ from numpy.typing import NDArray
 from puller.errors import DamagedData
 from puller.repository.image import Damage
 from puller.repository.mapreader import MapReader
-from puller.repository.pages import ZERO, Refs, Root
+from puller.repository.pages import ZERO, Address, Refs, Root, Slots
 from puller.units import CHUNK, PAGE_CHUNKS
 
 _PAGES_AT_ONCE = 256
+_NONE = np.zeros(0, np.bool_)
+
+
+class SlotSet:
+    """Slots of many packs: ``columns`` maps a pack's number to booleans, up to the last slot in the set."""
+
+    def __init__(self) -> None:
+        self.columns: dict[int, NDArray[np.bool_]] = {}
+
+    def of(self, pack: int) -> NDArray[np.bool_]:
+        """The column of a pack, empty if no slot of it is in the set."""
+        return self.columns.get(pack, _NONE)
+
+    def add(self, pack: int, slots: Slots) -> None:
+        """Put in slots of one pack, at least one."""
+        column, needed = self.of(pack), int(slots.max()) + 1
+        if len(column) < needed:
+            column = np.concatenate([column, np.zeros(needed - len(column), np.bool_)])
+            self.columns[pack] = column
+        column[slots] = True
+
+    def discard(self, pack: int, slot: int) -> None:
+        """Take out a slot that is in the set."""
+        self.columns[pack][slot] = False
+
+    def holds(self, pack: int, slots: Slots) -> NDArray[np.bool_]:
+        """For each of some slots of one pack whether it is in the set."""
+        column = self.of(pack)
+        held = np.zeros(len(slots), np.bool_)
+        inside = slots < len(column)
+        held[inside] = column[slots[inside]]
+        return held
 
 
 class Reach:
-    """Collects reached slots: ``packs`` maps a data pack's number to a column of booleans, one a slot."""
+    """Collects reached slots: ``data`` of data packs; ``maps`` of map packs, that is pages and roots."""
 
     def __init__(self, maps: MapReader) -> None:
-        self._maps = maps
-        self._seen: set[int] = set()
-        self.packs: dict[int, NDArray[np.bool_]] = {}
-        self.map_packs: set[int] = set()
+        self._reader = maps
+        self.data = SlotSet()
+        self.maps = SlotSet()
+
+    @property
+    def packs(self) -> dict[int, NDArray[np.bool_]]:
+        """The reached data packs by number: a column of booleans, one a slot."""
+        return self.data.columns
+
+    @property
+    def map_packs(self) -> Collection[int]:
+        """Numbers of the reached map packs."""
+        return self.maps.columns.keys()
+
+    def add_root(self, address: Address) -> Root | None:
+        """Take in a root, not its pages, and return it; None if it was in. Raises DamagedData."""
+        pack, slots = self._reader.table.number(address.pack), np.array([address.slot], np.uint16)
+        if self.maps.holds(pack, slots)[0]:
+            return None
+        root = self._reader.root(address)
+        self.maps.add(pack, slots)
+        return root
 
     def add(self, root: Root) -> list[Damage]:
-        """Take in one disk; return the parts of it whose pages cannot be read."""
-        fresh = self._fresh(root)
+        """Take in the pages of one disk; return the parts of it whose pages cannot be read."""
         damage: list[Damage] = []
-        for number, refs in read_pages(self._maps, root, fresh, damage):
-            self._forget_if_damaged(root, number, damage)
-            self._mark(refs)
+        for _, refs in read_pages(self._reader, root, self._fresh(root), damage):
+            for pack in np.unique(refs.packs[refs.packs != ZERO]).tolist():
+                self.data.add(pack, refs.slots[refs.packs == pack])
+        self._forget(root, damage)
         return damage
 
     def _fresh(self, root: Root) -> list[int]:
         """Numbers of the pages that no disk had before."""
-        present = np.flatnonzero(root.pages.packs != ZERO)
-        self.map_packs.update(np.unique(root.pages.packs[present]).tolist())
-        addresses = (root.pages.packs[present] << 16 | root.pages.slots[present]).tolist()
-        fresh = [
-            number for number, key in zip(present.tolist(), addresses, strict=True) if key not in self._seen
-        ]
-        self._seen.update(addresses)
-        return fresh
+        fresh: list[int] = []
+        packs, slots = root.pages.packs, root.pages.slots
+        for pack in np.unique(packs[packs != ZERO]).tolist():
+            numbers = np.flatnonzero(packs == pack)
+            fresh += numbers[~self.maps.holds(pack, slots[numbers])].tolist()
+            self.maps.add(pack, slots[numbers])
+        return sorted(fresh)
 
-    def _forget_if_damaged(self, root: Root, number: int, damage: list[Damage]) -> None:
+    def _forget(self, root: Root, damage: list[Damage]) -> None:
         """A damaged page is reported for every disk that has it, so it does not count as seen."""
-        if damage and damage[-1].offset == number * PAGE_CHUNKS * CHUNK:
-            self._seen.discard(int(root.pages.packs[number]) << 16 | int(root.pages.slots[number]))
-
-    def _mark(self, refs: Refs) -> None:
-        for pack in np.unique(refs.packs[refs.packs != ZERO]).tolist():
-            slots = refs.slots[refs.packs == pack]
-            column = self.packs.get(pack, np.zeros(0, np.bool_))
-            if len(column) <= int(slots.max()):
-                column = np.concatenate([column, np.zeros(int(slots.max()) + 1 - len(column), np.bool_)])
-                self.packs[pack] = column
-            column[slots] = True
+        for item in damage:
+            number = item.offset // (PAGE_CHUNKS * CHUNK)
+            self.maps.discard(int(root.pages.packs[number]), int(root.pages.slots[number]))
 
 
 def read_pages(

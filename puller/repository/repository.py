@@ -13,6 +13,8 @@ from puller.errors import (
 from puller.repository import descriptor as descriptors
 from puller.repository import slots
 from puller.repository.chunkindex import open_index
+from puller.repository.claims import Claims
+from puller.repository.condemned import Condemned
 from puller.repository.descriptor import Descriptor
 from puller.repository.index import IndexedPack
 from puller.repository.indexfeed import INDEX_PREFIX, identity, read_index
@@ -20,6 +22,7 @@ from puller.repository.keys import KeyRing
 from puller.repository.mapreader import MapReader
 from puller.repository.packs import PackReader
 from puller.repository.pages import PackTable
+from puller.repository.pending import PendingPoints
 from puller.repository.points import Points
 from puller.repository.run import Run, Tuning
 from puller.repository.sealing import Cipher
@@ -36,6 +39,8 @@ class Repository:
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
+        self.pending = PendingPoints(store, keys.boxes())
+        self.condemned = Condemned(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -55,11 +60,14 @@ class Repository:
     def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
         """Begin a run that writes. Use as a context.
 
-        Contents of ``excluded`` packs, by id, count as not held: these packs are condemned.
+        Contents of ``excluded`` packs, by id, and of condemned ones count as not held.
         """
+        # Before the index is listed: prune drops a record only once no index names what it condemns.
+        claims = Claims(self.condemned, self.maps.table)
+        avoided = claims.excluded.union(excluded)
         listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
-        known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, excluded)
-        return Run(self, known, tuning or Tuning())
+        known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
+        return Run(self, known, claims, tuning or Tuning())
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

@@ -25,11 +25,15 @@ import numpy as np
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository import index
+from puller.repository.chunkindex import MISS, ChunkIndex
+from puller.repository.claims import Claims
 from puller.repository.diskmap import DiskMap
 from puller.repository.footer import PackKind
-from puller.repository.index import ChunkIndex, IndexedPack
+from puller.repository.index import IndexedPack
 from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter
 from puller.repository.pages import ZERO, Address
+from puller.repository.pending import commit
+from puller.repository.points import Point
 from puller.repository.sealing import BoxKind
 from puller.repository.slot import Content, compress, content_id
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
@@ -91,14 +95,19 @@ class DiskWriter:
 
 
 class Run:
-    """A context; leaving it stops all threads. Use: disk(), announce/submit, drain(), finish(), flush()."""
+    """A context; leaving it stops all threads, and ``commit`` may come after that.
 
-    def __init__(self, repository: Repository, known: ChunkIndex, tuning: Tuning) -> None:
+    Use: disk(), announce/submit, drain(), finish(), flush(), commit().
+    """
+
+    def __init__(self, repository: Repository, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
         self._repository = repository
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
         self._index = known
+        self._claims = claims
+        self._bases: set[Address] = set()
         self._tuning = tuning
         self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
@@ -118,12 +127,17 @@ class Run:
         return self.flow.pool(count, size + TAIL_ROOM)
 
     def __exit__(self, *failure: object) -> None:
-        self.flow.__exit__(*failure)  # type: ignore[arg-type]
+        try:
+            self.flow.__exit__(*failure)  # type: ignore[arg-type]
+        finally:
+            self._index.close()
 
     def disk(self, size: int, base: Address | None) -> DiskWriter:
         """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing."""
         maps = self._repository.maps
         root = None if base is None else maps.root(base)
+        if base is not None:
+            self._bases.add(base)
         writer: DiskWriter
 
         def store(content: bytes) -> tuple[int, int]:
@@ -163,16 +177,21 @@ class Run:
         disk.count(done, 0, 0)
 
     def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
-        ids = [None if content is None else content_id(self._keys.id_key, content) for content in contents]
+        present = [position for position, content in enumerate(contents) if content is not None]
+        held = [content for content in contents if content is not None]
+        ids = [content_id(self._keys.id_key, content) for content in held]
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
-        for position, (key, content) in enumerate(zip(ids, contents, strict=True)):
-            if key is not None and content is not None:
-                packs[position], slots[position] = self._locate(disk, key, content)
+        found, slots[present] = self._index.find(b"".join(ids))
+        packs[present] = self._claims.admit(found, slots[present])
+        for position, key, content in zip(present, ids, held, strict=True):
+            if packs[position] == MISS:
+                packs[position], slots[position] = self._store_chunk(disk, key, content)
         disk.map.place(np.array(chunks, np.int64), packs, slots)
 
-    def _locate(self, disk: DiskWriter, key: bytes, content: Content) -> tuple[int, int]:
-        known = self._index.find(key)
+    def _store_chunk(self, disk: DiskWriter, key: bytes, content: Content) -> tuple[int, int]:
+        # The batch may hold it twice, or another thread may have been faster.
+        known = self._index.recall(key)
         if known is not None:
             return known
         stored, flags = compress(content, self._tuning.level)
@@ -182,14 +201,16 @@ class Run:
 
     def _remember(self, key: bytes, pack_id: bytes, slot: int) -> tuple[int, int]:
         pack = self._table.number(pack_id)
+        self._claims.hold(pack, slot)
         self._index.add(key, pack, slot)
         return pack, slot
 
     def _store_map(self, disk: DiskWriter, content: bytes) -> tuple[int, int]:
         key = content_id(self._keys.id_key, content)
-        known = self._index.find(key)
-        if known is not None:
-            return known
+        found, slots = self._index.find(key)
+        packs = self._claims.admit(found, slots)
+        if packs[0] != MISS:
+            return int(packs[0]), int(slots[0])
         stored, flags = compress(content, self._tuning.level)
         pack_id, slot, length = self._maps.add(key, stored, flags)
         disk.count(0, 0, length)
@@ -212,6 +233,8 @@ class Run:
         self._put_index(fresh)
 
     def _put_index(self, packs: Sequence[IndexedPack]) -> None:
+        # Prune relies on it that no index names a pack which it removed more than 30 days before.
+        self._claims.require_young()
         name = f"index/{secrets.token_hex(16)}"
         self._store.put_new(name, self._keys.boxes().pack(BoxKind.INDEX, name, index.encode(packs)))
 
@@ -231,3 +254,11 @@ class Run:
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []
+
+    def commit(self, point: Point) -> None:
+        """Publish ``point``, which refers to what this run has written or found. After ``flush``.
+
+        Raises Overtaken if prune is removing some of that: nothing is published then, and another run
+        can succeed. Raises StoreError; then it may not be known whether the point is there.
+        """
+        commit(self._repository.points, self._repository.pending, self._claims, self._bases, point)

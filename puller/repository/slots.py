@@ -203,7 +203,7 @@ def _load(store: Store, name: str) -> KeySlot:
 def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Opened:
     """The slot that ``secret`` opens. Raises WrongKey; one damaged slot does not close the others."""
     if secret is None:
-        raise WrongKey("the repository is encrypted and neither password nor key file was given")
+        raise WrongKey("the repository is encrypted and no password or key file was given")
     damage: DamagedData | None = None
     for slot_id, slot in list_slots(store):
         try:

@@ -144,21 +144,28 @@ def test_the_sources_in_their_order(
     assert cli(*points).code == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
-@pytest.mark.parametrize("source", ["variable", "file", "credential"])
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("variable", b""),
+        ("variable", b"\xff\xfe"),
+        *((source, content) for source in ("file", "credential") for content in (b"", b"\n", b"\xff\xfe")),
+    ],
+)
 def test_a_source_that_gives_no_password(
     cli: CommandLine,
+    encrypted: puller.Repository,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: str,
     content: bytes,
 ) -> None:
-    if source == "variable" and content == b"\n":
-        pytest.skip("a newline in a variable is a password")
     _set(monkeypatch, tmp_path, source, content)
-    error = cli("init", "-r", str(folder), "--json").error
-    assert (error["code"], error["name"]) == (2, "UsageError")
+    for command in (["init", "-r", str(folder)], ["points", "-r", encrypted.store.url]):
+        error = cli(*command, "--json").error
+        assert (error["code"], error["name"]) == (2, "UsageError")
+        assert "empty" in error["message"] or "UTF-8" in error["message"]
     assert not folder.exists()
 
 

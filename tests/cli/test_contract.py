@@ -15,7 +15,7 @@ from puller.cli import failures
 from puller.cli.options import Settings
 from puller.cli.program import COMMANDS
 from tests.cli.conftest import CommandLine, command, process
-from tests.lab.archive import make_point
+from tests.lab.archive import data_packs, make_point
 
 HEAVY = ("boto3", "botocore", "libvirt", "nbd", "numpy", "rich", "msgspec", "cryptography", "zstandard")
 
@@ -218,6 +218,10 @@ def test_the_document_is_ascii_whatever_the_names(
     listed = cli("points", "-r", str(folder)).out
     assert "\x1b" not in listed
     assert len(listed.splitlines()) == 2
+    data_packs(folder)[0].unlink()
+    checked = cli("check", "-r", str(folder)).out
+    assert "\x1b" not in checked
+    assert len(checked.splitlines()) == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -61,12 +61,21 @@ def _start(words: Sequence[str], environment: Mapping[str, str] | None = None) -
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def _end(running: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it wrote. One that a signal did not stop would wait for ever."""
+    try:
+        return running.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        raise
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_what_waits_for_a_store(silent: SilentServer, number: signal.Signals) -> None:
     words = [*DEFAULT, *command("points", "-r", "s3://bucket", "--json")]
     with _start(words, silent.environment) as running, silent.wait_for_a_request():
         running.send_signal(number)
-        out, err = running.communicate()
+        out, err = _end(running)
     error = json.loads(out)["error"]
     assert running.returncode == error["code"] == 130
     assert (error["name"], error["retryable"]) == ("Interrupted", True)
@@ -80,7 +89,7 @@ def test_an_ignored_signal_stays_ignored(silent: SilentServer) -> None:
     with _start(words, silent.environment) as running, silent.wait_for_a_request():
         running.send_signal(signal.SIGHUP)
         running.send_signal(signal.SIGTERM)
-        out, _ = running.communicate()
+        out, _ = _end(running)
     assert "SIGTERM" in json.loads(out)["error"]["message"]
 
 
@@ -102,7 +111,8 @@ with stop_on_signals():
         assert running.stdout.readline() == "deaf\n"
         running.send_signal(signal.SIGTERM)
         running.send_signal(signal.SIGINT)
-        assert running.wait() == 130
+        _end(running)
+    assert running.returncode == 130
 
 
 def _stop_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch, command: str, name: str = "") -> None:

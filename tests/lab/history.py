@@ -1,0 +1,148 @@
+"""Restore points that build on each other, made of bytes in memory; and proof that they are whole."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from puller.errors import PullerError
+from puller.repository.claims import Claims
+from puller.repository.footer import DEAD, PackKind
+from puller.repository.packs import PackReader
+from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
+from puller.repository.repository import Repository
+from puller.repository.run import Run, Tuning
+from puller.units import CHUNK, MIB, Extent, Kind
+from tests.lab.feed import feed, read_disk, whole
+
+TUNING = Tuning(codecs=1, uploads=1, packs=2, batches=2, batch_size=MIB)
+MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+
+Disk = list[int]
+"""A disk as the seeds of its chunks; 0 stands for a chunk of zeros."""
+
+
+def chunk(seed: int) -> bytes:
+    """65536 bytes that do not compress and are the same for the same seed."""
+    return random.Random(seed).randbytes(CHUNK) if seed else bytes(CHUNK)
+
+
+def content(disk: Sequence[int]) -> bytes:
+    return b"".join(map(chunk, disk))
+
+
+def attached(domain: str, title: str) -> bytes:
+    """What a point of ``domain`` has attached: always the same unless its title changes."""
+    return f"<domain type='qemu'><name>{domain}</name><title>{title}</title></domain>\n".encode()
+
+
+def uuid_of(domain: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, domain))
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A run whose packs and indexes are durable, and the point that it is going to commit."""
+
+    run: Run
+    point: Point
+    disk: Disk
+
+    def commit(self) -> Point:
+        self.run.commit(self.point)
+        return self.point
+
+
+def back_up(
+    repository: Repository,
+    domain: str,
+    disk: Disk,
+    parent: Point | None = None,
+    before: Disk | None = None,
+    title: str = "",
+    moment: datetime = MOMENT,
+) -> Backup:
+    """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it."""
+    data = content(disk)
+    extents = whole(data) if before is None else _changes(before, disk)
+    base = None if parent is None else parent.disks[0].root.address
+    with repository.run(TUNING) as run:
+        writer = run.disk(len(data), base)
+        feed(run, writer, data, extents)
+        run.drain()
+        root = Ref.to(writer.finish())
+        xml = attached(domain, title)
+        attachment = Attachment("domain.xml", len(xml), Ref.to(run.attach(xml)))
+        run.flush()
+    record = DiskRecord(
+        "vda", "full", len(data), root, parent=parent.point if parent else None, new_bytes=writer.new_bytes
+    )
+    point = Point(
+        point=new_id(moment),
+        domain=domain,
+        uuid=uuid_of(domain),
+        time=moment,
+        mode="pull",
+        kind="full",
+        disks=(record,),
+        tags={"title": title},
+        attachments=(attachment,),
+    )
+    return Backup(run, point, disk)
+
+
+def _changes(before: Disk, disk: Disk) -> list[Extent]:
+    return [
+        Extent(place * CHUNK, CHUNK, Kind.DATA if seed else Kind.ZERO)
+        for place, (old, seed) in enumerate(zip(before, disk, strict=True))
+        if old != seed
+    ]
+
+
+def wrong_points(repository: Repository, expected: Mapping[str, Disk]) -> list[str]:
+    """Ids of the points that do not restore to what is expected of them. Each point must be expected."""
+    return [
+        point.point
+        for point in repository.points.all()
+        if not _is_whole(repository, point, expected[point.point])
+    ]
+
+
+def _is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
+    try:
+        return read_disk(repository, point.disks[0].root.address) == content(disk) and read_disk(
+            repository, point.attachments[0].root.address
+        ) == attached(point.domain, point.tags["title"])
+    except (PullerError, AssertionError):
+        return False
+
+
+def misleading_index(repository: Repository) -> list[str]:
+    """Slots that a run beginning now could find in the index and that are not there."""
+    claims = Claims(repository.condemned, repository.maps.table)
+    stored = {info.key for info in repository.store.list("")}
+    reader = PackReader(repository.store, repository.keys)
+    wrong = []
+    for pack in repository.indexed():
+        if pack.pack_id in claims.excluded:
+            continue
+        alive = np.flatnonzero(pack.footer.flags & DEAD == 0).astype(np.uint16)
+        numbers = np.full(len(alive), repository.maps.table.number(pack.pack_id), np.int64)
+        offered = alive[claims.admit(numbers, alive) >= 0]
+        name = pack.kind.object_name(pack.pack_id)
+        if len(offered) and name not in stored:
+            wrong.append(name)
+        elif len(offered):
+            flags = reader.open(pack.kind, pack.pack_id).footer.flags
+            wrong += [f"{name}#{slot}" for slot in offered[flags[offered] & DEAD != 0].tolist()]
+    return wrong
+
+
+def data_bytes(repository: Repository) -> int:
+    """Bytes of all data packs."""
+    return sum(info.size for info in repository.store.list(PackKind.DATA.prefix))

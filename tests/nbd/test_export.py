@@ -1,0 +1,244 @@
+"""What an export tells of a disk: by real qemu-nbd, nbdkit, and a server that misbehaves."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from puller.errors import NbdError
+from puller.nbd.export import Export
+from puller.nbd.image import ImageServer
+from puller.units import CHUNK, GIB, KIB, MIB, TIB, Extent, Kind
+from tests.nbd.lab import WAIT_SECONDS, Served, add_bitmap, await_end, make_qcow2, nbdkit, qemu_io
+from tests.nbd.rogue import Descriptors, RogueServer
+
+DATA, ZERO = Kind.DATA, Kind.ZERO
+
+
+def changes_of(image: Path) -> list[Extent]:
+    with (
+        ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
+        Export(server.uri, "b0") as export,
+    ):
+        return list(export.changes())
+
+
+def test_changes_tell_writes_zeroing_and_discards(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", 8 * MIB, "write -P 1 0 8M")
+    add_bitmap(image, "b0")
+    qemu_io(image, "write -P 2 1M 64k", "write -z 2M 128k", "discard 3M 64k", "write -P 3 4194816 512")
+    with (
+        ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
+        Export(server.uri, "b0") as export,
+    ):
+        assert export.size == 8 * MIB
+        assert export.dirty_bytes() == 5 * CHUNK
+        assert list(export.dirty()) == [
+            Extent(MIB, CHUNK, DATA),
+            Extent(2 * MIB, 2 * CHUNK, DATA),
+            Extent(3 * MIB, CHUNK, DATA),
+            Extent(4 * MIB, CHUNK, DATA),
+        ]
+        assert list(export.changes()) == [
+            Extent(MIB, CHUNK, DATA),
+            Extent(2 * MIB, 2 * CHUNK, ZERO),
+            Extent(3 * MIB, CHUNK, ZERO),
+            Extent(4 * MIB, CHUNK, DATA),
+        ]
+
+
+def test_a_fine_bitmap_yields_whole_chunks(tmp_path: Path) -> None:
+    """A chunk of which a part became zero is data, unless all the rest of it is zero too."""
+    image = make_qcow2(tmp_path / "disk", MIB, "write -P 1 0 1M", "write -z 512k 48k", cluster="4k")
+    add_bitmap(image, "b0:4k")
+    qemu_io(image, "write -z 64k 4k", "write -P 2 196608 512", "write -z 560k 16k")
+    assert changes_of(image) == [
+        Extent(CHUNK, CHUNK, DATA),
+        Extent(3 * CHUNK, CHUNK, DATA),
+        Extent(8 * CHUNK, CHUNK, ZERO),
+    ]
+
+
+def test_the_last_chunk_ends_with_the_disk(tmp_path: Path) -> None:
+    size = 1000448
+    image = make_qcow2(tmp_path / "disk.qcow2", size, "write -P 1 0 128k", bitmap="b0")
+    last = size // CHUNK * CHUNK
+    qemu_io(image, f"write -P 2 {last} 512")
+    assert changes_of(image) == [Extent(0, 2 * CHUNK, DATA), Extent(last, size - last, DATA)]
+    qemu_io(image, f"write -z {last} {size - last}")
+    assert changes_of(image) == [Extent(0, 2 * CHUNK, DATA), Extent(last, size - last, ZERO)]
+
+
+def test_contents_cover_a_disk_beyond_4_gib(tmp_path: Path) -> None:
+    size = 3 * TIB
+    image = make_qcow2(tmp_path / "disk.qcow2", size, "write -P 1 5G 64k", f"write -P 2 {size - 512} 512")
+    with ImageServer.read_only(image, "qcow2") as server, Export(server.uri) as export:
+        assert list(export.contents()) == [
+            Extent(0, 5 * GIB, ZERO),
+            Extent(5 * GIB, CHUNK, DATA),
+            Extent(5 * GIB + CHUNK, size - 5 * GIB - 2 * CHUNK, ZERO),
+            Extent(size - CHUNK, CHUNK, DATA),
+        ]
+        assert export.dirty_bytes() == 2 * CHUNK
+
+
+def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
+    """The bitmap of 3 TiB is asked in windows of 2 GiB, the allocation only where something is dirty."""
+    image = make_qcow2(tmp_path / "disk.qcow2", 3 * TIB, bitmap="b0")
+    dense = [f"write -P 1 {2 * TIB + number * 2 * CHUNK} 512" for number in range(500)]
+    qemu_io(image, "write -P 1 6G 64k", "write -z 6656M 64k", *dense)
+    with (
+        ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
+        Export(server.uri, "b0") as export,
+    ):
+        assert [extent.offset for extent in export.changes()][:3] == [6 * GIB, 6656 * MIB, 2 * TIB]
+        assert export.status_requests == 3 * TIB // (2 * GIB) + 3
+
+
+def test_a_hole_that_may_hold_anything_is_data(tmp_path: Path) -> None:
+    def holes(_offset: int, length: int) -> Descriptors:
+        return [(CHUNK, 1), (CHUNK, 3), (CHUNK, 2), (length - 3 * CHUNK, 0)]
+
+    with RogueServer(tmp_path, MIB, holes) as server, Export(server.uri) as export:
+        assert list(export.contents()) == [
+            Extent(0, CHUNK, DATA),
+            Extent(CHUNK, 2 * CHUNK, ZERO),
+            Extent(3 * CHUNK, 13 * CHUNK, DATA),
+        ]
+
+
+def test_an_unknown_bitmap_is_named(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB, bitmap="b0")
+    with ImageServer.read_only(image, "qcow2", bitmap="b0") as server:
+        with pytest.raises(NbdError, match="does not offer metadata context 'qemu:dirty-bitmap:b1'"):
+            Export(server.uri, "b1")
+        with Export(server.uri, "b0") as export:
+            assert export.size == MIB
+
+
+def test_a_server_without_structured_replies_is_refused(tmp_path: Path) -> None:
+    with (
+        nbdkit(tmp_path, "--no-sr", "null", "1M") as server,
+        pytest.raises(NbdError, match="does not offer structured replies"),
+    ):
+        Export(server.uri)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("missing", "No such file or directory"), ("nbdkit.sock&x", "unknown|No such")]
+)
+def test_a_server_that_is_not_there_is_named(tmp_path: Path, path: str, said: str) -> None:
+    uri = f"nbd+unix:///disk?socket={tmp_path / path}"
+    with pytest.raises(NbdError, match=said) as caught:
+        Export(uri)
+    assert uri in caught.value.message
+    assert "nbd_connect" not in caught.value.message
+
+
+def test_short_replies_are_followed_by_more_requests(tmp_path: Path) -> None:
+    """One chunk a reply, data and zero in turns, from a real server."""
+    extents = f"if [ $(($4 / {CHUNK} % 2)) = 0 ]; then echo $4 {CHUNK}; else echo $4 {CHUNK} hole,zero; fi"
+    plugin = ["eval", "get_size=echo 1048576", "can_extents=exit 0", "pread=head -c $3 /dev/zero"]
+    with nbdkit(tmp_path, *plugin, f"extents={extents}") as server, Export(server.uri) as export:
+        plan = list(export.contents())
+        assert plan == [Extent(at * CHUNK, CHUNK, ZERO if at % 2 else DATA) for at in range(16)]
+        assert export.status_requests == 16
+
+
+def test_a_reply_that_overruns_is_cut(tmp_path: Path) -> None:
+    """The protocol lets the last extent of a reply go beyond the request, never beyond what is asked here."""
+
+    def overrun(offset: int, _length: int) -> Descriptors:
+        return [(CHUNK, 3), (4 * GIB - CHUNK, 0)] if offset == 0 else [(4 * GIB - CHUNK, 0)]
+
+    with RogueServer(tmp_path, 3 * GIB, overrun) as server, Export(server.uri) as export:
+        assert list(export.contents()) == [Extent(0, CHUNK, ZERO), Extent(CHUNK, 3 * GIB - CHUNK, DATA)]
+
+
+def test_empty_extents_are_passed_over(tmp_path: Path) -> None:
+    with (
+        RogueServer(tmp_path, MIB, lambda _, length: [(0, 0), (max(512, length // 2), 3)]) as server,
+        Export(server.uri) as export,
+    ):
+        assert list(export.contents()) == [Extent(0, MIB, ZERO)]
+
+
+@pytest.mark.parametrize("descriptors", [None, [(0, 3)], [(0, 0), (0, 0)]])
+def test_a_reply_without_progress_is_an_error(tmp_path: Path, descriptors: Descriptors | None) -> None:
+    with (
+        RogueServer(tmp_path, MIB, lambda _offset, _length: descriptors) as server,
+        Export(server.uri) as export,
+        pytest.raises(NbdError, match="tells nothing about base:allocation at 0"),
+    ):
+        list(export.contents())
+
+
+def test_interrupt_ends_a_call_that_waits(tmp_path: Path) -> None:
+    """From another thread, while the owner waits for a server that keeps silent."""
+    asked = threading.Event()
+    silence = threading.Event()
+
+    def silent(_offset: int, _length: int) -> Descriptors:
+        asked.set()
+        silence.wait(WAIT_SECONDS)
+        return [(CHUNK, 0)]
+
+    with RogueServer(tmp_path, MIB, silent) as server, Export(server.uri) as export:
+
+        def interrupt() -> None:
+            asked.wait(WAIT_SECONDS)
+            export.interrupt()
+
+        helper = threading.Thread(target=interrupt)
+        helper.start()
+        try:
+            with pytest.raises(NbdError, match="block status at 0"):
+                list(export.contents())
+        finally:
+            silence.set()
+            helper.join()
+
+
+@pytest.fixture
+def fleeting(tmp_path: Path) -> Served:
+    """A qemu-nbd with bitmap ``b0``. Without --persistent it ends with its last client."""
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB, bitmap="b0")
+    socket, pidfile = tmp_path / "socket", tmp_path / "pid"
+    options = ["--shared=0", "--read-only", "--bitmap=b0", "--format=qcow2"]
+    # --fork returns when the server is up; its pid is in the file then.
+    command = ["qemu-nbd", "--fork", f"--socket={socket}", f"--pid-file={pidfile}", *options, str(image)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return Served(f"nbd+unix:///?socket={socket}", int(pidfile.read_text()))
+
+
+def test_close_leaves_no_connection(fleeting: Served) -> None:
+    with Export(fleeting.uri, "b0") as export:
+        assert list(export.changes()) == []
+    await_end(fleeting.pid)
+
+
+def test_a_failed_opening_leaves_no_connection(fleeting: Served) -> None:
+    with pytest.raises(NbdError) as caught:
+        Export(fleeting.uri, "b1")
+    await_end(fleeting.pid)
+    assert "b1" in caught.value.message  # which also keeps alive what the frames of the error refer to
+
+
+def test_a_closed_export_says_so(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    with ImageServer.read_only(image, "qcow2") as server:
+        with Export(server.uri) as export:
+            pass
+        export.close()
+        with pytest.raises(NbdError, match="is closed"):
+            export.dirty_bytes()
+
+
+def test_a_dirty_kibibyte_at_the_end_of_a_large_disk(tmp_path: Path) -> None:
+    size = 9 * GIB + 1536
+    image = make_qcow2(tmp_path / "disk.qcow2", size, bitmap="b0:512")
+    qemu_io(image, f"write -P 1 {size - KIB} 1k")
+    assert changes_of(image) == [Extent(9 * GIB, 1536, DATA)]

@@ -1,0 +1,135 @@
+"""Image files served by qemu-nbd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from puller.errors import NbdError
+from puller.nbd.export import Export
+from puller.nbd.image import ImageServer, create_qcow2
+from puller.nbd.writer import Target
+from puller.units import CHUNK, MIB
+from tests.nbd.lab import await_end, make_qcow2, run
+
+
+def test_a_new_image_has_the_size_rounded_up_to_sectors(tmp_path: Path) -> None:
+    image = tmp_path / "disk.qcow2"
+    create_qcow2(image, 1_000_000)
+    facts = json.loads(run("qemu-img", "info", "--output=json", image))
+    assert (facts["format"], facts["virtual-size"]) == ("qcow2", 1_000_448)
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "nbd:odd,name=1", "-dash", "ümlaut?&"])
+def test_any_file_name_is_served(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_qcow2(Path(name), MIB)
+    with ImageServer(Path(name), "qcow2") as server, Target(server.uri) as target:
+        target.write(0, memoryview(b"x" * CHUNK))
+    with ImageServer.read_only(Path(name), "qcow2") as server, Export(server.uri) as export:
+        assert export.dirty_bytes() == CHUNK
+
+
+def test_a_reader_may_not_write(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    with (
+        ImageServer.read_only(image, "qcow2") as server,
+        pytest.raises(NbdError, match="is read-only"),
+    ):
+        Target(server.uri)
+
+
+def test_close_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    server = ImageServer(image, "qcow2")
+    socket = Path(server.uri.partition("socket=")[2])
+    assert socket.is_socket()
+    assert socket.parent.stat().st_mode & 0o777 == 0o700
+    server.close()
+    server.close()
+    assert not socket.parent.exists()
+    run("qemu-img", "info", image)  # fails while somebody holds the image for writing
+
+
+def test_close_does_not_wait_for_other_clients(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    server = ImageServer(image, "qcow2")
+    with Export(server.uri) as export:
+        server.close()
+        with pytest.raises(NbdError):
+            export.dirty_bytes()
+
+
+def test_an_image_that_cannot_be_served_is_told_in_qemus_words(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no qcow2")
+    with pytest.raises(NbdError, match=r"cannot serve .*text: .*Image is not in qcow2 format"):
+        ImageServer(tmp_path / "text", "qcow2")
+    with pytest.raises(NbdError, match="No such file or directory"):
+        ImageServer(tmp_path / "nothing", "raw")
+
+
+def test_an_image_that_is_in_use_is_told(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    with ImageServer(image, "qcow2"), pytest.raises(NbdError, match="lock"):
+        ImageServer(image, "qcow2")
+
+
+def test_an_image_that_cannot_be_created_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NbdError, match=r"cannot create .*disk\.qcow2: .*No such file or directory"):
+        create_qcow2(tmp_path / "folder" / "disk.qcow2", MIB)
+
+
+def test_missing_tools_are_told_with_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for attempt in (lambda: create_qcow2(tmp_path / "a", MIB), lambda: ImageServer(tmp_path / "a", "raw")):
+        with pytest.raises(NbdError, match="is not installed") as caught:
+            attempt()
+        assert "qemu-utils" in caught.value.advice
+
+
+def pid_of(server: ImageServer) -> int:
+    socket = Path(server.uri.partition("socket=")[2])
+    return int((socket.parent / "pid").read_text())
+
+
+def test_a_server_that_was_killed_is_an_error(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    server = ImageServer(image, "qcow2")
+    os.kill(pid_of(server), signal.SIGKILL)
+    with pytest.raises(NbdError, match="ended with code -9"):
+        server.close()
+
+
+def test_the_first_error_is_the_one_that_leaves(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    with pytest.raises(KeyboardInterrupt), ImageServer(image, "qcow2") as server:
+        os.kill(pid_of(server), signal.SIGKILL)
+        raise KeyboardInterrupt
+
+
+def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    script = (
+        "import sys; from pathlib import Path; from puller.nbd.image import ImageServer\n"
+        "server = ImageServer(Path(sys.argv[1]), 'qcow2'); print(server.uri, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(image)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as owner:
+        assert owner.stdout
+        socket = Path(owner.stdout.readline().strip().partition("socket=")[2])
+        pid = int((socket.parent / "pid").read_text())
+        owner.kill()
+    await_end(pid)
+    with ImageServer(image, "qcow2"):
+        pass

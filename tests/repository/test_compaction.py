@@ -1,0 +1,113 @@
+"""A pack rewritten without its dead slots."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from puller.errors import DamagedData, ObjectChanged
+from puller.repository import repository as repositories
+from puller.repository.compaction import compact, compacted, present, without
+from puller.repository.condemned import bits_of
+from puller.repository.footer import DEAD, ID, Footer, PackKind
+from puller.repository.index import IndexedPack
+from puller.repository.keys import NO_KEY_BOX
+from puller.repository.packs import MERGE_GAP, PackReader, StoredPack
+from puller.repository.repository import Repository
+from puller.repository.slots import Password
+from puller.store.memory import MemoryStore
+from puller.units import CHUNK
+from tests.lab.feed import store_disk
+
+COUNT = 40
+
+
+@pytest.fixture(params=[None, "correct horse"], ids=["plain", "encrypted"])
+def repository(request: pytest.FixtureRequest) -> Repository:
+    secret = None if request.param is None else Password(request.param)
+    return repositories.create(MemoryStore(), secret)
+
+
+def _pack(repository: Repository) -> tuple[PackReader, StoredPack]:
+    store_disk(repository, random.Random(1).randbytes(COUNT * CHUNK))
+    [info] = repository.store.list("packs/")
+    reader = PackReader(repository.store, repository.keys)
+    return reader, reader.open(PackKind.DATA, bytes.fromhex(info.key[-32:]))
+
+
+@pytest.mark.parametrize("dead", [{0}, {39}, {*range(3, 30)}, {*range(0, 40, 2)}, {*range(1, 40)}])
+def test_what_is_left_reads_as_before(repository: Repository, dead: set[int]) -> None:
+    reader, pack = _pack(repository)
+    live = [slot for slot in range(COUNT) if slot not in dead]
+    before = reader.read(PackKind.DATA, pack.pack_id, live)
+    freed = compact(repository.store, repository.keys, reader, pack, sum(1 << slot for slot in dead))
+    assert freed >= len(dead) * CHUNK
+    fresh = PackReader(repository.store, repository.keys)
+    for some in (reader, fresh):
+        assert some.read(PackKind.DATA, pack.pack_id, live) == before
+        with pytest.raises(DamagedData, match="removed by prune"):
+            some.read(PackKind.DATA, pack.pack_id, [min(dead)])
+    after = fresh.open(PackKind.DATA, pack.pack_id)
+    assert after.size == pack.size - freed
+    assert present(after.footer) == sum(1 << slot for slot in live)
+    known = compacted(
+        repository.keys,
+        IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer),
+        sum(1 << slot for slot in dead),
+    )
+    assert (known.size, known.footer.encode()) == (after.size, after.footer.encode())
+
+
+def test_a_reader_that_knows_the_old_footer_finds_the_slots(repository: Repository) -> None:
+    _, pack = _pack(repository)
+    slow = PackReader(repository.store, repository.keys)
+    slow.open(PackKind.DATA, pack.pack_id)
+    expected = slow.read(PackKind.DATA, pack.pack_id, [20])
+    reader = PackReader(repository.store, repository.keys)
+    compact(repository.store, repository.keys, reader, reader.open(PackKind.DATA, pack.pack_id), 0xFFFF)
+    assert slow.read(PackKind.DATA, pack.pack_id, [20]) == expected
+
+
+def test_a_pack_that_was_rewritten_meanwhile_is_left_alone(repository: Repository) -> None:
+    reader, pack = _pack(repository)
+    repository.store.put(pack.name, repository.store.get(pack.name))
+    with pytest.raises(ObjectChanged):
+        compact(repository.store, repository.keys, reader, pack, 0b1)
+
+
+def test_only_what_is_live_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = repositories.create(MemoryStore(), None)
+    reader, pack = _pack(repository)
+    fetched: list[int] = []
+    get_range = repository.store.get_range
+
+    def count(key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+        fetched.append(length)
+        return get_range(key, offset, length, etag=etag)
+
+    monkeypatch.setattr(repository.store, "get_range", count)
+    compact(repository.store, repository.keys, reader, pack, (1 << 36) - 1 - 0b1001)
+    assert sum(fetched) <= 6 * CHUNK + 2 * MERGE_GAP
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), max_size=30))
+def test_footers_without_dead_slots(rows: list[tuple[int, bool, bool]]) -> None:
+    """Each row: length, dead before, to be removed."""
+    count = len(rows)
+    ids = np.ones((count, ID), np.uint8)
+    old = np.array([dead for _, dead, _ in rows], np.bool_)
+    gone = np.array([dead for *_, dead in rows], np.bool_)
+    lengths = np.array([0 if dead else length for length, dead, _ in rows], np.uint32)
+    footer = Footer(NO_KEY_BOX, ids, lengths, np.where(old, DEAD, 1).astype(np.uint8))
+    after = without(footer, bits_of(gone))
+    left = ~old & ~gone
+    assert present(after) == bits_of(left)
+    assert after.lengths.tolist() == np.where(left, lengths, 0).tolist()
+    assert np.array_equal(after.ids[~gone], ids[~gone])
+    assert not after.ids[gone].any()
+    assert (footer.lengths == lengths).all(), "the old footer stays as it is"

@@ -1,0 +1,116 @@
+"""The records of condemned slots: their form, and sets of slots."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puller.errors import DamagedData, UnsupportedFormat
+from puller.repository import condemned
+from puller.repository.condemned import ALL, Condemned, Sentence, bits_of, column_of, slots_in, union
+from puller.repository.footer import PackKind
+from puller.repository.keys import KeyRing
+from puller.store.base import ObjectInfo
+from puller.store.memory import MemoryStore
+
+_BITS = st.just(ALL) | st.integers(1, 1 << 70)
+_PACKS = st.dictionaries(
+    st.binary(min_size=16, max_size=16), st.builds(Sentence, st.sampled_from(PackKind), _BITS), max_size=5
+)
+INFO = ObjectInfo("condemned/" + "0" * 32, 1, 1234.5, "etag")
+
+
+def make() -> tuple[MemoryStore, Condemned]:
+    store = MemoryStore()
+    return store, Condemned(store, KeyRing.unencrypted(bytes(16)).boxes())
+
+
+@given(st.booleans(), st.floats(0, 1e9), _PACKS)
+def test_records_survive(final: bool, grace: float, packs: dict[bytes, Sentence]) -> None:
+    record = condemned.decode(condemned.encode(final, grace, packs), INFO)
+    assert (record.final, record.grace, record.packs, record.modified) == (final, grace, packs, 1234.5)
+
+
+def test_the_form_is_that_of_the_format() -> None:
+    packs = {
+        bytes(16): Sentence(PackKind.DATA, ALL),
+        b"\xff" * 16: Sentence(PackKind.MAP, 1 << 9 | 1 << 8 | 1),
+    }
+    assert msgspec.json.decode(condemned.encode(False, 3600, packs)) == {
+        "version": 1,
+        "stage": "waiting",
+        "grace": 3600.0,
+        "packs": {
+            "00" * 16: {"kind": "data", "slots": None},
+            "ff" * 16: {"kind": "map", "slots": "0103"},
+        },
+    }
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_sets_and_columns_agree(column: list[bool]) -> None:
+    bits = bits_of(np.array(column, np.bool_))
+    assert [bool(bits >> slot & 1) for slot in range(len(column))] == column
+    assert column_of(bits, len(column)).tolist() == column
+    assert column_of(ALL, len(column)).all()
+
+
+@given(st.lists(_PACKS, max_size=4))
+def test_union_names_what_any_names(parts: list[dict[bytes, Sentence]]) -> None:
+    joined = union(parts)
+    assert joined.keys() == {pack_id for part in parts for pack_id in part}
+    for pack_id in joined:
+        assert all(slots_in(part, pack_id) & ~joined[pack_id].slots == 0 for part in parts)
+
+
+def test_records_are_split_listed_read_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condemned, "PACKS_IN_RECORD", 2)
+    store, records = make()
+    packs = {bytes([number]) * 16: Sentence(PackKind.DATA, number or ALL) for number in range(5)}
+    records.put(True, 60, packs)
+    records.put(False, 60, {})
+    store.put("condemned/notes", b"foreign")
+    infos = records.listed()
+    assert len(infos) == 3
+    found = records.read(infos)
+    assert union(record.packs for record in found) == packs
+    records.delete(found[:1])
+    assert len(records.read(infos)) == 2, "what has vanished since it was listed is left out"
+    assert len(records.listed()) == 2
+
+
+def test_a_record_that_cannot_be_read_is_an_error() -> None:
+    store, records = make()
+    records.put(False, 60, {bytes(16): Sentence(PackKind.DATA, ALL)})
+    [info] = records.listed()
+    store.put(info.key, b"garbage")
+    with pytest.raises(DamagedData):
+        records.read([info])
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"[]", DamagedData),
+        (b'{"stage": "final", "grace": 1, "packs": {"00": {"kind": "data"}}}', DamagedData),
+        (b'{"stage": "final", "grace": 1, "packs": {"' + b"0" * 32 + b'": {"kind": "?"}}}', DamagedData),
+        (b'{"stage": "doomed", "grace": 1, "packs": {}}', UnsupportedFormat),
+        (b'{"stage": "final", "grace": 1, "packs": {}, "version": 2}', UnsupportedFormat),
+    ],
+)
+def test_impossible_records(content: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        condemned.decode(content, INFO)
+
+
+def test_a_record_is_bound_to_its_name() -> None:
+    store, records = make()
+    records.put(False, 60, {bytes(16): Sentence(PackKind.DATA, ALL)})
+    [info] = records.listed()
+    other = "condemned/" + "1" * 32
+    store.put(other, store.get(info.key))
+    with pytest.raises(DamagedData):
+        records.read([store.stat(other)])

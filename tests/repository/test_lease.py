@@ -1,0 +1,122 @@
+"""Leases: one holder, expiry by the store's clock, take-over."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, suppress
+
+import pytest
+
+from puller.errors import Locked, StoreUnavailable
+from puller.repository import lease as leases
+from puller.repository.keys import KeyRing
+from puller.repository.lease import EXPIRY, Lease
+from tests.lab.simulated import Died, Process, World
+
+BOXES = KeyRing.unencrypted(bytes(16)).boxes()
+
+
+def take(world: World) -> AbstractContextManager[Lease]:
+    return Lease.take(Process(world), BOXES, "prune")
+
+
+def test_there_is_one_holder_and_then_none() -> None:
+    world = World()
+    with take(world):
+        assert len(world.names("locks/prune/")) == 1
+        with pytest.raises(Locked, match="process"), take(world):
+            pass
+        assert len(world.names("locks/prune/")) == 1
+    assert world.names("locks/") == []
+
+
+def test_other_purposes_do_not_matter() -> None:
+    world = World()
+    with take(world), Lease.take(Process(world), BOXES, "else"):
+        pass
+
+
+def test_of_two_at_once_there_are_never_two_holders() -> None:
+    """The other one comes in whole before any operation of the first."""
+    for number in range(6):
+        world = World()
+        process = Process(world)
+        held: list[Lease] = []
+        other = take(world)
+
+        def come_in(other: AbstractContextManager[Lease] = other, held: list[Lease] = held) -> None:
+            with suppress(Locked):
+                held.append(other.__enter__())
+
+        process.before[number] = come_in
+        try:
+            with Lease.take(process, BOXES, "prune"):
+                assert not held
+        except Locked:
+            assert held or number > 0, "who is alone gets it"
+        if held:
+            other.__exit__(None, None, None)
+
+
+def _abandoned(world: World) -> None:
+    process = Process(world)
+    with pytest.raises(Died), Lease.take(process, BOXES, "prune"):
+        process.die()
+
+
+def test_a_lease_that_was_left_behind_expires() -> None:
+    world = World()
+    _abandoned(world)
+    world.now += EXPIRY - 1
+    with pytest.raises(Locked), take(world):
+        pass
+    world.now += 1
+    with take(world) as lease:
+        assert lease.now == world.now
+        assert len(world.names("locks/")) == 1
+    assert world.names("locks/") == []
+
+
+def test_renewal_keeps_it() -> None:
+    world = World()
+    with take(world) as lease:
+        for _ in range(3):
+            world.now += EXPIRY - 1
+            assert lease.measure() == world.now
+        with pytest.raises(Locked), take(world):
+            pass
+
+
+def test_renewal_is_not_done_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, now = Process(World()), 0.0
+    monkeypatch.setattr(leases, "_now", lambda: now)
+    with Lease.take(process, BOXES, "prune") as lease:
+        count = len(process.operations)
+        lease.renew()
+        assert len(process.operations) == count
+        now = leases.RENEWAL + 1
+        lease.renew()
+        assert len(process.operations) > count
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["at work", "ended"])
+def test_who_was_taken_over_is_told(ended: bool) -> None:
+    world = World()
+    with pytest.raises(Locked), take(world) as lease:
+        world.now += EXPIRY
+        other = take(world)
+        other.__enter__()
+        if ended:
+            other.__exit__(None, None, None)
+        lease.measure()
+    if not ended:
+        other.__exit__(None, None, None)
+    assert world.names("locks/") == []
+
+
+def test_a_store_that_fails_at_the_end_does_not_hide_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(keys: object) -> None:
+        raise StoreUnavailable("gone")
+
+    process = Process(World())
+    with Lease.take(process, BOXES, "prune"):
+        monkeypatch.setattr(process, "delete", fail)
