@@ -11,6 +11,14 @@ from tests.lab.seaweed import Seaweed
 pytest_plugins = ["tests.lab.fixtures"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches of the tests' repositories are not the user's business."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PULLER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """One S3 server for the whole session; tests make buckets of their own on it."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from puller.agent.backup import Frozen, Plan, ignore_frozen
-from puller.agent.backup import backup as _backup
 from puller.agent.check import CheckReport
 from puller.agent.check import check as _check
 from puller.agent.restore import Request, Restored
 from puller.agent.restore import restore as _restore
 from puller.agent.stats import Stats
 from puller.agent.stats import stats as _stats
+from puller.errors import DamagedData
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.slots import KeyFile, Password, Secret
 from puller.store.location import open_store
+
+if TYPE_CHECKING:
+    from puller.agent.backup import Frozen
 
 DEFAULT_URI = "qemu:///system"
 
@@ -53,22 +56,34 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     scratch_dir: str | None = None,
     tags: dict[str, str] | None = None,
     observer: Observer = ignore,
-    on_frozen: Frozen = ignore_frozen,
+    on_frozen: Frozen | None = None,
 ) -> Point:
     """Take one restore point of a running domain and return its record.
 
     ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``on_frozen`` is called
     with the exports once the point in time is frozen and before puller reads. Raises NoSuchDomain,
     NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull, HypervisorError,
-    NbdError, StoreError; whatever it raises, no job, scratch or new checkpoint is left behind.
+    NbdError, StoreError. What fails before the commit leaves no job, scratch or new checkpoint behind;
+    what fails after it leaves a whole point, and the next run tidies up.
     """
-    plan = Plan(domain, connect, tuple(disks), tuple(exclude), full, scratch_dir, tags or {})
-    return _backup(repository, plan, observer, on_frozen)
+    # A host where one restores need not have libvirt's Python module.
+    from puller.agent import backup as transaction
+
+    plan = transaction.Plan(domain, connect, tuple(disks), tuple(exclude), full, scratch_dir, tags or {})
+    return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
 
 
-def list_points(repository: Repository, domain: str | None = None) -> list[Point]:
-    """The restore points, oldest first; of one domain (name or UUID) if given. Raises DamagedData."""
-    points = repository.points.all()
+def list_points(
+    repository: Repository,
+    domain: str | None = None,
+    *,
+    damaged: Callable[[str, DamagedData], None] | None = None,
+) -> list[Point]:
+    """The restore points, oldest first; of one domain (name or UUID) if given.
+
+    A damaged record raises DamagedData, or is told to ``damaged`` with its point id where that is given.
+    """
+    points = repository.points.all(damaged)
     return [point for point in points if domain is None or domain in (point.domain, point.uuid)]
 
 

@@ -10,14 +10,14 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from puller.agent import reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
-from puller.errors import PullerError
+from puller.errors import DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -58,7 +58,16 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         domain.require_active()
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
-            return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
+            try:
+                return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
+            except DamagedData as error:
+                if plan.full:
+                    raise
+                # Only an incremental reads what is stored: a page of the parent's map is damaged.
+                text = f"the last point is damaged, so all disks are read in full: {error.message}"
+                observer(Notice(domain.name, text))
+            again = replace(plan, full=True)
+            return _Transaction(repository, again, domain, disks, observer, on_frozen).run()
 
 
 class _Transaction:
@@ -89,23 +98,31 @@ class _Transaction:
     def run(self) -> Point:
         """Take the point; whatever fails, leave nothing of this run behind."""
         self._step("reconcile")
-        reconcile.reconcile(self._domain, self._repository, self._scratch, self._observer)
+        folders = {self._scratch, *(disk.path.parent for disk in self._disks if disk.path)}
+        reconcile.reconcile(self._domain, self._repository, folders, self._observer)
         self._step("choose")
         bases = {} if self._plan.full else choose(self._domain, self._repository, self._disks)
         self._step("preflight")
         check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
+        # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
+        with self._repository.run() as run:
+            point = self._take(run, bases)
+        self._step("retire")
+        reconcile.retire(self._domain, self._repository, str(point.checkpoint))
+        return point
+
+    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Begin the job, copy, commit and end it."""
         self._step("begin")
-        moment = datetime.now(UTC).replace(microsecond=0)
+        moment = datetime.now(UTC)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
         with self._undone_unless_committed(checkpoint) as commit, self._job(checkpoint, bases) as job:
-            records, attachments, run = self._copy(job, bases)
+            records, attachments = self._copy(run, job, bases)
             point = self._point(point_id, moment, checkpoint, records, attachments)
             self._step("commit")
             commit(run, point)
             self._step("end")
-        self._step("retire")
-        reconcile.retire(self._domain, self._repository, checkpoint)
         return point
 
     def _step(self, name: str) -> None:
@@ -144,19 +161,18 @@ class _Transaction:
         return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
 
     def _copy(
-        self, job: PullJob, bases: dict[str, Base]
-    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...], Run]:
+        self, run: Run, job: PullJob, bases: dict[str, Base]
+    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         self._on_frozen(job.exports)
         self._step("read")
-        with self._repository.run() as run:
-            transfer = Transfer(run, self._domain.name, self._observer)
+        with Transfer(run, self._domain.name, self._observer) as transfer:
             transfer.read_all(job.exports, bases)
             self._step("store")
-            records = transfer.finish({disk.target: disk.format for disk in self._disks})
+            records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)
             run.flush()
-        return records, attachments, run
+        return records, attachments
 
     def _domain_xml(self) -> str:
         """With the guest's passwords only where the repository encrypts them."""

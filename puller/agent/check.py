@@ -159,8 +159,8 @@ class _PackCheck:
             self.faults.add_slot(number, slot, f"{pack.name}: slot {slot} {reason}")
 
     def _sample(self, slots: list[int]) -> list[int]:
-        wanted = round(len(slots) * self._percent / 100)
-        return slots if wanted == len(slots) else sorted(random.sample(slots, wanted))
+        """Each slot has the same chance, however small its pack is."""
+        return [slot for slot in slots if random.random() * 100 < self._percent]
 
     def _read(self, number: int, pack: StoredPack, slots: Sequence[int]) -> None:
         for span in merge(pack.footer, slots):

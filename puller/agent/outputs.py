@@ -7,17 +7,18 @@ be written too, because it may hold anything.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from puller.errors import OutputFailed, OutputRefused
+from puller.errors import NbdError, OutputFailed, OutputRefused
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
 from puller.units import format_bytes
@@ -26,6 +27,11 @@ FORMATS = ("raw", "qcow2")
 
 _BLKZEROOUT = 0x127F
 """ioctl of linux/fs.h: write zeroes to (start, length) of a block device."""
+
+
+_SECTOR = 4096
+
+Publish = Callable[[Path, Path], None]
 
 
 class Output(Protocol):
@@ -59,8 +65,14 @@ class BlockDevice(RawFile):
     """A block device, with whatever it held before."""
 
     def zero(self, offset: int, length: int) -> None:
-        """See Output."""
-        fcntl.ioctl(self._descriptor, _BLKZEROOUT, struct.pack("QQ", offset, length))
+        """See Output. The ioctl takes whole sectors; of 4096 bytes at most."""
+        first, last = -(-offset // _SECTOR) * _SECTOR, (offset + length) // _SECTOR * _SECTOR
+        if first >= last:
+            self.write(offset, bytes(length))
+            return
+        self.write(offset, bytes(first - offset))
+        fcntl.ioctl(self._descriptor, _BLKZEROOUT, struct.pack("QQ", first, last - first))
+        self.write(last, bytes(offset + length - last))
 
 
 class NewImage:
@@ -77,7 +89,7 @@ class NewImage:
         """See Output: unallocated already."""
 
 
-class Export(NewImage):
+class OldImage(NewImage):
     """Somebody's NBD export, with whatever it held before."""
 
     def zero(self, offset: int, length: int) -> None:
@@ -96,16 +108,42 @@ def is_device(path: Path) -> bool:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def translated(name: str) -> Iterator[None]:
+    """Raise OutputFailed for whatever the system or an NBD server has against the output ``name``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputFailed(f"{name} cannot be written: {error.strerror or error}") from error
+    except (NbdError, ValueError) as error:
+        raise OutputFailed(f"{name} cannot be written: {error}") from error
+
+
+def add(partial: Path, path: Path) -> None:
+    """Give the finished file its name. Raises OutputRefused if somebody has taken it meanwhile."""
+    try:
+        os.link(partial, path)
+    except FileExistsError as error:
+        raise OutputRefused(f"{path} exists: it was made during the restore") from error
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        replace(partial, path)  # a file system without hard links
+
+
+def replace(partial: Path, path: Path) -> None:
+    """Put the finished file in the place of whatever has its name."""
+    partial.replace(path)
+
+
+@contextmanager
+def new_file(path: Path, publish: Publish) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes it on success, and is removed on any error."""
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
         yield partial
         _make_durable(partial)
-        partial.replace(path)
+        publish(partial, path)
         _make_durable(path.parent)
-    except OSError as error:
-        raise OutputFailed(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -119,9 +157,9 @@ def _make_durable(path: Path) -> None:
 
 
 @contextmanager
-def raw(path: Path, size: int) -> Iterator[Output]:
+def raw(path: Path, size: int, publish: Publish) -> Iterator[Output]:
     """A new raw file of ``size`` bytes."""
-    with new_file(path) as partial:
+    with new_file(path, publish) as partial:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.truncate(descriptor, size)
@@ -131,9 +169,9 @@ def raw(path: Path, size: int) -> Iterator[Output]:
 
 
 @contextmanager
-def qcow2(path: Path, size: int) -> Iterator[Output]:
+def qcow2(path: Path, size: int, publish: Publish) -> Iterator[Output]:
     """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in."""
-    with new_file(path) as partial:
+    with new_file(path, publish) as partial:
         create_qcow2(partial, size)
         with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
             yield NewImage(target)
@@ -157,7 +195,7 @@ def export(uri: str, size: int) -> Iterator[Output]:
     """An existing NBD export of at least ``size`` bytes."""
     with Target(uri) as target:
         refuse_small(uri, target.size, size)
-        yield Export(target)
+        yield OldImage(target)
         target.flush()
 
 

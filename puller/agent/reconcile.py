@@ -5,6 +5,7 @@ Only things that carry this repository's id in their names are touched.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from puller.events import Notice, Observer
@@ -15,16 +16,17 @@ from puller.hypervisor.domain import Domain
 from puller.repository.repository import Repository
 
 
-def reconcile(domain: Domain, repository: Repository, scratch: Path, observer: Observer) -> None:
-    """End our stale job, sweep our scratch files, delete our checkpoints that no committed point names.
+def reconcile(domain: Domain, repository: Repository, scratch: Iterable[Path], observer: Observer) -> None:
+    """End our stale job, sweep our files in the ``scratch`` folders, delete our checkpoints without a point.
 
     The caller holds the domain's lock, so no living run of this host owns what is found. Raises
     JobRunning if the open job is somebody else's, StoreError, HypervisorError.
     """
     if openjob.end_stale(domain, repository.id):
         observer(Notice(domain.name, "ended a backup job that an earlier run had left open"))
-    for path in openjob.sweep_scratch(domain, scratch, repository.id):
-        observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
+    for folder in scratch:
+        for path in openjob.sweep_scratch(domain, folder, repository.id):
+            observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
     _delete_orphans(domain, repository, observer)
 
 
@@ -55,4 +57,4 @@ def retire(domain: Domain, repository: Repository, newest: str) -> None:
     for checkpoint in reversed(_ours(domain, repository)):
         if checkpoint.name != newest and checkpoint.disks & present <= covered:
             checkpoints.delete(domain, checkpoint.name)
-        covered |= checkpoint.disks
+        covered |= checkpoints.dirty_bytes(domain, checkpoint.name).keys()

@@ -75,20 +75,27 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
             continue
         restored.append(done)
         damage += [(record.disk, item) for item in lost]
-    if not _is_single(request):
-        _write_attachments(repository, point, Path(request.output))
+    for item in () if _is_single(request) else point.attachments:
+        try:
+            _write_attachment(repository, item, Path(request.output), request.force)
+        except DamagedData as error:
+            failed.append(_damaged(point, item.name, [Damage(0, item.size, error.message)]))
     if failed:
-        raise failed[0]
+        raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
 
 
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:
-    records = [point.disk(target) for target in wanted] if wanted else list(point.disks)
-    for target, record in zip(wanted, records, strict=False):
-        if record is None:
+    for target in wanted:
+        if point.disk(target) is None:
             held = ", ".join(disk.disk for disk in point.disks)
             raise NoSuchDisk(f"restore point {point.point} has no disk {target}; it has {held}")
-    return [record for record in records if record is not None]
+    return [record for record in point.disks if not wanted or record.disk in wanted]
+
+
+def _all_of(failed: Sequence[DamagedData]) -> DamagedData:
+    """One error that names everything that could not be restored."""
+    return DamagedData("; ".join(error.message for error in failed), advice=failed[0].advice)
 
 
 def _is_single(request: Request) -> bool:
@@ -101,6 +108,11 @@ def _is_single(request: Request) -> bool:
 
 def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[tuple[DiskRecord, str]]:
     """Pair each disk with its output; refuse what cannot be done."""
+    if "://" in request.output and not outputs.is_uri(request.output):
+        raise UsageError(
+            f"{request.output} is no output that puller knows",
+            advice="Give a folder, a file, a block device, or an nbd:// or nbd+unix:// URI.",
+        )
     if request.format not in outputs.FORMATS:
         raise UsageError(f"'{request.format}' is not a format; there are {', '.join(outputs.FORMATS)}")
     if _is_single(request):
@@ -114,9 +126,11 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
         folder = Path(request.output)
         plan = [(record, str(folder / f"{record.disk}.{request.format}")) for record in chosen]
         for item in point.attachments:
-            _refuse(str(folder / item.name), request.force)
+            with outputs.translated(str(folder / item.name)):
+                _refuse(str(folder / item.name), request.force)
     for _, name in plan:
-        _refuse(name, request.force)
+        with outputs.translated(name):
+            _refuse(name, request.force)
     return plan
 
 
@@ -139,14 +153,17 @@ def _refuse(name: str, force: bool) -> None:
         raise OutputRefused(f"{folder} is no folder that can be written to")
 
 
-def _open_output(name: str, size: int, format_: str) -> AbstractContextManager[Output]:
+def _open_output(name: str, size: int, request: Request) -> AbstractContextManager[Output]:
     if outputs.is_uri(name):
         return outputs.export(name, size)
     path = Path(name)
     if outputs.is_device(path):
         return outputs.device(path, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return outputs.qcow2(path, size) if format_ == "qcow2" else outputs.raw(path, size)
+    publish = outputs.replace if request.force else outputs.add
+    return (
+        outputs.qcow2(path, size, publish) if request.format == "qcow2" else outputs.raw(path, size, publish)
+    )
 
 
 def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
@@ -159,7 +176,7 @@ def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
 ) -> tuple[RestoredDisk, list[Damage]]:
     began = time.monotonic()
     image = open_image(repository, point, record)
-    with _open_output(name, image.size, request.format) as output:
+    with outputs.translated(name), _open_output(name, image.size, request) as output:
         copier = _Copier(point.point, record.disk, image, output, observer)
         copier.copy()
         damage = merge_damage(copier.damage)
@@ -245,12 +262,13 @@ class _Copier:
         self._observer(event)
 
 
-def _write_attachments(repository: Repository, point: Point, folder: Path) -> None:
+def _write_attachment(repository: Repository, item: Attachment, folder: Path, force: bool) -> None:
     """Write ``domain.xml`` and the like beside the disks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in point.attachments:
-        content = read_attachment(repository, item)
-        with outputs.raw(folder / item.name, len(content)) as output:
+    content = read_attachment(repository, item)
+    path, publish = folder / item.name, outputs.replace if force else outputs.add
+    with outputs.translated(str(path)):
+        folder.mkdir(parents=True, exist_ok=True)
+        with outputs.raw(path, len(content), publish) as output:
             output.write(0, content)
 
 

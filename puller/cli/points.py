@@ -10,6 +10,7 @@ from puller.cli.access import open_repository
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.records import listing, record
+from puller.errors import DamagedData
 
 
 @click.command("points", cls=Command)
@@ -20,5 +21,7 @@ def command(settings: Settings, domain: str | None) -> Outcome:
     repository = open_repository(settings)
     from puller.agent import api
 
-    points = api.list_points(repository, domain)
-    return Outcome({"points": [record(point) for point in points]}, listing(points, datetime.now(UTC)))
+    damaged: list[DamagedData] = []
+    points = api.list_points(repository, domain, damaged=lambda _, error: damaged.append(error))
+    document = {"points": [record(point) for point in points]}
+    return Outcome(document, listing(points, datetime.now(UTC)), damaged[0] if damaged else None)

@@ -79,7 +79,12 @@ class PullJob:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        try:
+            self.end()
+        except BaseException:
+            # A signal that comes just now must not leave the job open: an open job costs the guest.
+            self.end()
+            raise
 
     def end(self) -> None:
         """End the job and wait until libvirt has none; no scratch file and no socket is left then.

@@ -36,6 +36,10 @@ def _reason(error: nbd.Error) -> str:
     return str(error).partition(": ")[2] or str(error)
 
 
+_PATIENCE = 300
+"""Seconds without any reply while one is due, after which the server counts as hung."""
+
+
 class Connection:
     """A connection to the export at ``uri``, with at most one metadata context.
 
@@ -134,6 +138,13 @@ class Connection:
         numbers = iter(entries)
         return zip(numbers, numbers, strict=True)
 
+    def read(self, length: int, offset: int) -> bytes:
+        """Read ``length`` bytes and wait for them."""
+        try:
+            return bytes(self.handle.pread(length, offset))
+        except nbd.Error as error:
+            raise self._failure(f"read of {length} bytes at {offset}", error) from error
+
     def begin_read(self, into: memoryview, offset: int) -> int:
         """Ask for ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
 
@@ -150,7 +161,8 @@ class Connection:
         handle = self.handle
         try:
             while not (cookie := handle.aio_peek_command_completed()):
-                handle.poll(-1)
+                if not handle.poll(_PATIENCE * 1000):
+                    raise NbdError(f"the server of {self.uri} has been silent for {_PATIENCE} s")
         except nbd.Error as error:
             raise self._failure(f"waiting for what is at {offset}", error) from error
         return int(cookie)

@@ -8,7 +8,7 @@ from typing import Self
 
 from puller.nbd.connection import Connection
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
-from puller.units import GIB, MIB, Extent, Kind
+from puller.units import CHUNK, GIB, MIB, Extent, Kind
 
 _DIRTY = 1
 """Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt)."""
@@ -63,14 +63,30 @@ class Export:
         """Block status requests made so far."""
         return sum(connection.status_requests for connection in self._connections)
 
-    def dirty(self) -> Iterator[Extent]:
-        """What the bitmap names as changed, ascending, all of kind DATA."""
-        return clipped(merged(self._dirty()), 0, self.size)
+    def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """What the bitmap names as changed between two offsets, ascending, all of kind DATA."""
+        limit = self.size if end is None else min(end, self.size)
+        return clipped(merged(self._dirty(start, limit)), start, limit)
 
-    def _dirty(self) -> Iterator[Extent]:
-        for offset, length, flags in self._bitmap().status(0, self.size):
+    def _dirty(self, start: int, end: int) -> Iterator[Extent]:
+        for offset, length, flags in self._bitmap().status(start, end):
             if flags & _DIRTY:
                 yield Extent(offset, length, Kind.DATA)
+
+    def _changed(self, old_size: int | None) -> Iterator[Extent]:
+        """The bitmap, and all from where the old and the new end of the disk differ.
+
+        QEMU cuts the bitmap when a disk shrinks and continues it with clean bits when it grows; what
+        comes to light behind the old end may be anything that a cluster held (seen with QEMU 7.2)::
+
+            bitmap  ..##....#|..........      old size |
+            out     ..##....##########
+        """
+        known = self.size if old_size is None else old_size
+        end = self.size if known == self.size else min(known, self.size) // CHUNK * CHUNK
+        yield from clipped(self.dirty(), 0, end)
+        if end < self.size:
+            yield Extent(end, self.size - end, Kind.DATA)
 
     def _bitmap(self) -> Connection:
         if len(self._connections) == 1:
@@ -92,13 +108,15 @@ class Export:
         for offset, length, flags in self.data.status(start, end):
             yield Extent(offset, length, Kind.ZERO if flags & _READS_AS_ZERO else Kind.DATA)
 
-    def changes(self) -> Iterator[Extent]:
+    def changes(self, old_size: int | None = None) -> Iterator[Extent]:
         """The plan of an incremental: whole chunks, ascending, that hold a dirty byte.
+
+        ``old_size`` is the disk's size in bytes when the bitmap began, if it may have been another.
 
         Chunks come as ZERO if they read as zero, else as DATA. The dirty ranges are widened to chunks
         before anything is asked about them, so that a fine-grained bitmap gathers few ranges.
         """
-        return rounded(self.allocation(widened(self.dirty(), self.size)), self.size)
+        return rounded(self.allocation(widened(self._changed(old_size), self.size)), self.size)
 
     def contents(self) -> Iterator[Extent]:
         """The plan of a full: all of the disk in whole chunks, ascending, as DATA or ZERO."""
@@ -107,7 +125,7 @@ class Export:
     def _whole(self) -> list[Extent]:
         return [Extent(0, self.size, Kind.DATA)] if self.size else []
 
-    def dirty_bytes(self) -> int:
+    def dirty_bytes(self, old_size: int | None = None) -> int:
         """Bytes that changed, for an export with a bitmap; else bytes that may be other than zero.
 
         One pass over the bitmap or over the allocation of the whole disk.
@@ -115,7 +133,13 @@ class Export:
         if len(self._connections) == 1:
             data = self.allocation(self._whole())
             return sum(extent.length for extent in data if extent.kind is Kind.DATA)
-        return sum(extent.length for extent in self.dirty())
+        return sum(extent.length for extent in self._changed(old_size))
+
+    def chunk(self, number: int) -> bytes:
+        """The content of one chunk, zeros behind the disk's end. Nothing may be in flight."""
+        start = number * CHUNK
+        content = self.data.read(min(CHUNK, self.size - start), start)
+        return content.ljust(CHUNK, b"\0")
 
     def interrupt(self) -> None:
         """Make the owner's present and later calls fail with NbdError. For any thread."""

@@ -94,10 +94,9 @@ class Flow:
         for closable in closables:
             closable.close()
 
-    @property
-    def failed(self) -> bool:
-        """Whether an error has been recorded."""
-        return self._error is not None
+    def failed_by(self, kind: type[BaseException]) -> bool:
+        """Whether the first error was of this ``kind``."""
+        return isinstance(self._error, kind)
 
     def check(self) -> None:
         """Raise the first error, if there is one."""

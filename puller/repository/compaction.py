@@ -56,5 +56,5 @@ def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, d
             body += stored[start : start + int(pack.footer.lengths[slot])]
     body += encode_tail(keys, pack.kind, pack.pack_id, footer)
     store.put(pack.name, body)
-    reader.forget(pack)
+    reader.forget(pack.pack_id)
     return pack.size - len(body)

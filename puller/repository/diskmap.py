@@ -198,6 +198,7 @@ class DiskMap:
         """Write what is left and the root; return the root's (pack number, slot). All chunks have come."""
         with self._lock:
             self._close_before(page_count(self._size))
-            assert not self._pending, "a chunk was announced and never placed"
+            if self._pending:
+                raise RuntimeError(f"{len(self._pending)} pages were announced and never completed")
         self._write_ready(1)
         return self._store(encode_root(Root(self._size, self._pages), self.table))

@@ -90,6 +90,27 @@ class DiskImage:
         """Bytes of the disk."""
         return self._root.size
 
+    def stored_from_the_end(self) -> Iterator[tuple[int, list[int]]]:
+        """Page by page from the disk's end: its first chunk, and its chunks that are stored, ascending.
+
+        Raises DamagedData.
+        """
+        for page in np.flatnonzero(self._root.pages.packs != ZERO)[::-1].tolist():
+            refs = self._maps.pages(self._root, [page])[page]
+            first = page * PAGE_CHUNKS
+            yield first, (np.flatnonzero(refs.packs != ZERO) + first).tolist()
+
+    def content_id(self, chunk: int) -> bytes:
+        """Id of a stored chunk's content, out of its pack's footer. Raises DamagedData."""
+        page, position = divmod(chunk, PAGE_CHUNKS)
+        refs = self._maps.pages(self._root, [page])[page]
+        pack_id = self._maps.table.pack_id(int(refs.packs[position]))
+        footer = self._packs.open(PackKind.DATA, pack_id).footer
+        slot = int(refs.slots[position])
+        if slot >= footer.count:
+            raise DamagedData(f"a map names slot {slot} of a pack of {footer.count}")
+        return footer.slot_id(slot)
+
     def windows(self) -> Iterator[Window]:
         """The disk from its beginning to its end, a window at a time."""
         count = len(self._root.pages.packs)
@@ -136,7 +157,7 @@ class DiskImage:
                 return
             except ObjectChanged:
                 # Prune has compacted the pack since its footer was read: slots are where the new one says.
-                self._packs.forget(pack)
+                self._packs.forget(job.pack_id)
                 if attempt == 2:
                     raise
             except DamagedData as error:

@@ -94,10 +94,10 @@ class PackReader:
                 self._cache.popitem(last=False)
         return pack
 
-    def forget(self, pack: StoredPack) -> None:
+    def forget(self, pack_id: bytes) -> None:
         """Drop a cached footer that turned out to be outdated."""
         with self._lock:
-            self._cache.pop(pack.pack_id, None)
+            self._cache.pop(pack_id, None)
 
     def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
         name = kind.object_name(pack_id)
@@ -147,11 +147,10 @@ class PackReader:
     def read(self, kind: PackKind, pack_id: bytes, slots: Sequence[int]) -> dict[int, bytes]:
         """The contents of some slots of one pack, all or none. Raises DamagedData, MissingObject."""
         for attempt in (1, 2):
-            pack = self.open(kind, pack_id)
             try:
-                return self._read(pack, sorted(set(slots)))
+                return self._read(self.open(kind, pack_id), sorted(set(slots)))
             except ObjectChanged:
-                self.forget(pack)
+                self.forget(pack_id)
                 if attempt == 2:
                     raise
         raise AssertionError

@@ -58,6 +58,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     size: int
     root: Ref
     format: str = ""
+    source: str = ""
     parent: str | None = None
     dirty_bytes: int = 0
     read_bytes: int = 0
@@ -116,15 +117,15 @@ def kind_of(disks: Sequence[DiskRecord]) -> str:
 
 def in_order(points: Iterable[Point]) -> list[Point]:
     """Oldest first. Times are whole seconds; of one second, a point comes after the one it was taken from."""
-    known = {point.point: point for point in points}
+    known = {(point.uuid, point.point): point for point in points}
     return sorted(known.values(), key=lambda point: (point.time, _generation(point, known), point.point))
 
 
-def _generation(point: Point, known: Mapping[str, Point]) -> int:
+def _generation(point: Point, known: Mapping[tuple[str, str], Point]) -> int:
     """How many ancestors of ``point`` are of the same second."""
-    count, parent = 0, known.get(point.parent or "")
+    count, parent = 0, known.get((point.uuid, point.parent or ""))
     while parent is not None and parent.time == point.time and count < len(known):
-        count, parent = count + 1, known.get(parent.parent or "")
+        count, parent = count + 1, known.get((parent.uuid, parent.parent or ""))
     return count
 
 
@@ -249,9 +250,19 @@ class Points:
 
     def _by_time(self, domain: str, moment: str) -> Point:
         limit = None if moment == "latest" else _parse_time(moment)
-        mine = [point for point in self.all() if domain in (point.domain, point.uuid)]
+        damaged: list[DamagedData] = []
+        found = self.all(lambda _, error: damaged.append(error))
+        mine = [point for point in found if domain in (point.domain, point.uuid)]
+        if not mine and damaged:
+            raise damaged[0]
         if not mine:
             raise NoSuchPoint(f"no restore point of domain '{domain}'")
+        uuids = sorted({point.uuid for point in mine})
+        if len(uuids) > 1:
+            raise AmbiguousPoint(
+                f"{len(uuids)} machines have been called '{domain}': {', '.join(uuids)}",
+                advice=f"Name the one you mean by its UUID, such as {uuids[-1]}@{moment}.",
+            )
         fitting = [point for point in mine if limit is None or point.time <= limit]
         if not fitting:
             raise NoSuchPoint(f"no restore point of domain '{domain}' at or before {moment}")

@@ -15,9 +15,9 @@ from puller.repository.index import IndexedPack
 from puller.repository.indexfeed import INDEX_PREFIX, read_index
 from puller.repository.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
-from puller.units import MIB
+from puller.units import KIB, MIB
 
-SMALL = MIB
+SMALL = 256 * KIB
 """Bytes below which an index object is merged with others: each costs every run a request."""
 
 LEAST = 8

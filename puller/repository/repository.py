@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from puller.errors import (
+    DamagedData,
     NoRepository,
     ObjectExists,
     ObjectNotFound,
@@ -110,6 +111,9 @@ def open_repository(store: Store, secret: Secret | None) -> Repository:
     """Open the repository in ``store``. Raises NoRepository, WrongKey, UnsupportedFormat."""
     descriptor = descriptors.load(store)
     if descriptor.cipher_kind is Cipher.NONE:
+        if any(True for _ in slots.list_slots(store)):
+            # Else whoever can write the store could make hosts store plain data in it.
+            raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
         keys = KeyRing.unencrypted(descriptor.id_bytes)
     else:
         keys = slots.open_slot(store, descriptor.id_bytes, secret).ring()

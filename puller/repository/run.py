@@ -17,11 +17,13 @@ import os
 import secrets
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from puller.errors import PullerError, StoreError
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository import index
@@ -34,6 +36,7 @@ from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, 
 from puller.repository.pages import ZERO, Address
 from puller.repository.pending import commit
 from puller.repository.points import Point
+from puller.repository.presence import Presence
 from puller.repository.sealing import BoxKind
 from puller.repository.slot import Content, compress, content_id
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
@@ -101,12 +104,13 @@ class Run:
     """
 
     def __init__(self, repository: Repository, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
-        self._repository = repository
+        self.repository = repository
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
+        self._presence = Presence(repository.store, repository.maps.table)
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.flow = Flow()
@@ -131,10 +135,17 @@ class Run:
             self.flow.__exit__(*failure)  # type: ignore[arg-type]
         finally:
             self._index.close()
+            self._save_index()
+
+    def _save_index(self) -> None:
+        """After a failure: tell the next run what is stored. As far as the store still answers."""
+        if self._fresh and not self.flow.failed_by(StoreError):
+            with suppress(PullerError):
+                self._put_index(self._fresh)
 
     def disk(self, size: int, base: Address | None) -> DiskWriter:
         """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing."""
-        maps = self._repository.maps
+        maps = self.repository.maps
         root = None if base is None else maps.root(base)
         if base is not None:
             self._bases.add(base)
@@ -153,7 +164,7 @@ class Run:
             writer.announce(Extent(0, chunk_count(len(content)) * CHUNK, Kind.DATA))
         for start in range(0, len(content), CHUNK):
             chunk = content[start : start + CHUNK].ljust(CHUNK, b"\0")
-            self._place(writer, [start // CHUNK], [chunk])
+            self._place(writer, [start // CHUNK], [None if chunk == _ZEROS else chunk])
         return writer.finish()
 
     def encode(self, disk: DiskWriter, batch: Batch) -> None:
@@ -183,7 +194,7 @@ class Run:
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
         found, slots[present] = self._index.find(b"".join(ids))
-        packs[present] = self._claims.admit(found, slots[present])
+        packs[present] = self._claims.admit(self._presence.of(PackKind.DATA, found), slots[present])
         for position, key, content in zip(present, ids, held, strict=True):
             if packs[position] == MISS:
                 packs[position], slots[position] = self._store_chunk(disk, key, content)
@@ -197,10 +208,11 @@ class Run:
         stored, flags = compress(content, self._tuning.level)
         pack_id, slot, length = self._data.add(key, stored, flags)
         disk.count(0, len(content), length)
-        return self._remember(key, pack_id, slot)
+        return self._remember(PackKind.DATA, key, pack_id, slot)
 
-    def _remember(self, key: bytes, pack_id: bytes, slot: int) -> tuple[int, int]:
+    def _remember(self, kind: PackKind, key: bytes, pack_id: bytes, slot: int) -> tuple[int, int]:
         pack = self._table.number(pack_id)
+        self._presence.note(kind, pack)
         self._claims.hold(pack, slot)
         self._index.add(key, pack, slot)
         return pack, slot
@@ -208,13 +220,13 @@ class Run:
     def _store_map(self, disk: DiskWriter, content: bytes) -> tuple[int, int]:
         key = content_id(self._keys.id_key, content)
         found, slots = self._index.find(key)
-        packs = self._claims.admit(found, slots)
+        packs = self._claims.admit(self._presence.of(PackKind.MAP, found), slots)
         if packs[0] != MISS:
             return int(packs[0]), int(slots[0])
         stored, flags = compress(content, self._tuning.level)
         pack_id, slot, length = self._maps.add(key, stored, flags)
         disk.count(0, 0, length)
-        return self._remember(key, pack_id, slot)
+        return self._remember(PackKind.MAP, key, pack_id, slot)
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
@@ -261,4 +273,4 @@ class Run:
         Raises Overtaken if prune is removing some of that: nothing is published then, and another run
         can succeed. Raises StoreError; then it may not be known whether the point is there.
         """
-        commit(self._repository.points, self._repository.pending, self._claims, self._bases, point)
+        commit(self.repository.points, self.repository.pending, self._claims, self._bases, point)

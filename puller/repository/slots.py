@@ -142,11 +142,21 @@ def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
 def _refuse_weak(secret: Secret) -> None:
     if isinstance(secret, Password) and not secret.text:
         raise UsageError("an empty password opens nothing")
+    if isinstance(secret, Password) and not _is_utf8(secret.text):
+        raise UsageError("the password is not UTF-8")
     if isinstance(secret, KeyFile) and len(secret.content) < MIN_KEY_FILE:
         raise UsageError(
             f"a key file of {len(secret.content)} bytes is too short, {MIN_KEY_FILE} are needed",
             advice="Make one with: head -c 64 /dev/urandom > FILE",
         )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:

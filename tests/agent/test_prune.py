@@ -128,6 +128,8 @@ def test_a_point_taken_later_that_uses_condemned_data_saves_it(scene: Scene) -> 
     report = scene.prune()
     assert report.packs_deleted == 1, "the map pack of the deleted point"
     assert scene.faults() == []
+    late = back_up(scene.open()[1], "c", [1, 2, 3, 4])
+    assert late.point.disks[0].new_bytes == 0, "what is used again serves deduplication again"
 
 
 def test_condemned_data_is_stored_again_and_never_referred_to(scene: Scene) -> None:

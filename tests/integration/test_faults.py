@@ -23,6 +23,7 @@ from puller.errors import (
 from puller.events import Event, Step
 from puller.hypervisor import checkpoint as checkpoint_module
 from puller.hypervisor.job import PullJob
+from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.repository.points import Points
 from puller.repository.repository import Repository
@@ -245,3 +246,96 @@ def test_a_disk_that_grew_stays_incremental(scene: Scene) -> None:
     point = scene.backup()
     assert (point.kind, point.disks[0].size) == ("incremental", 40 * MIB + 512 * 3)
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
+
+
+def test_disks_that_change_places_are_read_in_full(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """Bitmaps of one checkpoint have one name on all disks, so the wrong one would seem to fit."""
+    machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
+    machine.write("vda", 1, 0, MIB)
+    machine.write("vdb", 2, 0, 2 * MIB)
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
+    machine.stop()
+    machine.image("vda").rename(tmp_path / "swap")
+    machine.image("vdb").rename(machine.image("vda"))
+    (tmp_path / "swap").rename(machine.image("vdb"))
+    machine.start()
+    point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
+    folder = restored(repository, point, tmp_path)
+    assert truth.equals(folder, "vda", 2)
+    assert truth.equals(folder, "vdb", 2)
+    assert point.kind == "full"
+
+
+@pytest.mark.parametrize(("cut", "grown"), [(10 * MIB, 20 * MIB), (10 * MIB + 512, 30 * MIB)])
+def test_a_disk_that_was_cut_and_grew_again(scene: Scene, cut: int, grown: int) -> None:
+    """QEMU keeps no dirty bits of what it cuts, and continues the bitmap with clean ones."""
+    scene.machine.write("vda", 6, 8 * MIB, 12 * MIB)
+    scene.backup()
+    for size in (cut, grown):
+        scene.machine.handle.blockResize("vda", size, 1)
+    point = scene.backup()
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 3)
+    assert point.kind == "full"
+
+
+def test_a_disk_that_grows_after_a_point_with_an_odd_end(scene: Scene) -> None:
+    scene.machine.write("vda", 6, 8 * MIB, 12 * MIB)
+    scene.machine.handle.blockResize("vda", 10 * MIB + 512, 1)
+    scene.backup(full=True)
+    scene.machine.handle.blockResize("vda", 20 * MIB, 1)
+    point = scene.backup()
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 3)
+    assert point.kind == "incremental"
+
+
+def test_a_cut_disk_stays_incremental(scene: Scene) -> None:
+    scene.machine.handle.blockResize("vda", 5 * MIB + 512, 1)
+    point = scene.backup()
+    assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
+    assert point.kind == "incremental"
+
+
+@pytest.mark.parametrize("lost", ["packs", "maps"])
+def test_lost_packs_are_stored_again_by_a_full(scene: Scene, lost: str) -> None:
+    store = scene.repository.store
+    store.delete([info.key for info in store.list(f"{lost}/")])
+    again = puller.open_repository(store.url)
+    scene.repository = again
+    point = scene.backup(full=lost == "packs")
+    assert point.kind == "full"
+    assert scene.truth.equals(restored(again, point, scene.folder), "vda", 2)
+
+
+def test_every_nbd_connection_is_closed_before_the_job_ends(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that stays connected while QEMU stops its server can crash QEMU (CVE-2024-7409)."""
+    open_now: set[int] = set()
+    left: list[int] = []
+    connect, close, end = Connection.__init__, Connection.drop, PullJob.end
+
+    def connecting(self: Connection, *args: Any) -> None:
+        connect(self, *args)
+        open_now.add(id(self))
+
+    def dropping(self: Connection) -> None:
+        close(self)
+        open_now.discard(id(self))
+
+    def ending(self: PullJob) -> None:
+        left.append(len(open_now))
+        end(self)
+
+    monkeypatch.setattr(Connection, "__init__", connecting)
+    monkeypatch.setattr(Connection, "drop", dropping)
+    monkeypatch.setattr(PullJob, "end", ending)
+    scene.backup()
+    scene.machine.write("vda", 9, 0, MIB)
+    with monkeypatch.context() as patch:
+        before(patch, Run, "encode")
+        with pytest.raises(Planned):
+            scene.backup()
+    assert left == [0, 0]

@@ -32,9 +32,13 @@ from puller.hypervisor.connection import prepare_library
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 
-_CONFIGURATION = """\
-user = "root"
-group = "root"
+_CONFIGURATION = f"""\
+user = "+{os.getuid()}"
+group = "+{os.getgid()}"
+namespaces = []
+cgroup_controllers = []
+dynamic_ownership = 0
+remember_owner = 0
 security_driver = "none"
 stdio_handler = "file"
 """

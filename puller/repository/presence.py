@@ -1,0 +1,46 @@
+"""Whether the packs that the index names are really there.
+
+The index may name a pack that is gone. A point that refers to it would be broken from birth, so the
+first time that a run meets an older pack it asks the store: one request a pack, not one a chunk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from puller.errors import ObjectNotFound
+from puller.repository.chunkindex import MISS
+from puller.repository.footer import PackKind
+from puller.repository.pages import Numbers, PackTable
+from puller.store.base import Store
+
+
+class Presence:
+    """Remembers for one run which packs are there. Safe for many threads."""
+
+    def __init__(self, store: Store, table: PackTable) -> None:
+        self._store = store
+        self._table = table
+        self._known: dict[tuple[PackKind, int], bool] = {}
+
+    def note(self, kind: PackKind, pack: int) -> None:
+        """``pack`` is of this run: it will be there before the point is."""
+        self._known[kind, pack] = True
+
+    def of(self, kind: PackKind, packs: Numbers) -> Numbers:
+        """``packs`` with MISS in place of those that are not stored as packs of ``kind``."""
+        gone = [pack for pack in np.unique(packs).tolist() if pack != MISS and not self._has(kind, pack)]
+        return np.where(np.isin(packs, gone), MISS, packs) if gone else packs
+
+    def _has(self, kind: PackKind, pack: int) -> bool:
+        known = self._known.get((kind, pack))
+        if known is None:
+            known = self._known[kind, pack] = self._ask(kind, pack)
+        return known
+
+    def _ask(self, kind: PackKind, pack: int) -> bool:
+        try:
+            self._store.stat(kind.object_name(self._table.pack_id(pack)))
+        except ObjectNotFound:
+            return False
+        return True
