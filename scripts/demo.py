@@ -119,6 +119,7 @@ def _fail(text: str, status: int) -> int:
 @contextmanager
 def _folder(keep: bool) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="puller-demo-"))
+    os.environ["PULLER_CACHE_DIR"] = str(folder / "cache")  # goes with the rest
     try:
         yield folder
     finally:

@@ -123,7 +123,7 @@ def test_json_after_the_double_dash_is_no_option(cli: CommandLine) -> None:
 def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
     cli: CommandLine, repository: puller.Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*unused: object) -> None:
+    def broken(*unused: object, **options: object) -> None:
         raise ValueError("bad\nthing \x1b[31m")
 
     monkeypatch.setattr("puller.agent.api.list_points", broken)

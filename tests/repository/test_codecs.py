@@ -1,6 +1,5 @@
 """Pages, roots, footers, boxes, indexes: what is written is read, what is altered is refused."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -84,9 +83,18 @@ def test_garbage_is_no_page_and_no_root(content: bytes, count: int) -> None:
 
 
 def _footer(lengths: list[int], keys: KeyRing, pack_id: bytes) -> Footer:
-    ids = np.frombuffer(os.urandom(16 * len(lengths)), np.uint8).reshape(-1, 16)
+    ids = np.arange(16 * len(lengths), dtype=np.uint8).reshape(-1, 16)
     box = keys.new_data_key(pack_id)[1]
     return Footer(box, ids, np.array(lengths, np.uint32), np.zeros(len(lengths), np.uint8))
+
+
+def _flip(sealed: bytearray, where: float) -> None:
+    """Flip the bit at this share of the length, which keys and nonces make vary a little."""
+    bit = int(where * len(sealed) * 8)
+    sealed[bit // 8] ^= 1 << bit % 8
+
+
+SHARES = st.floats(0, 1, exclude_max=True)
 
 
 @given(RINGS, st.lists(st.integers(0, 65552), max_size=20), PACK_IDS)
@@ -99,12 +107,11 @@ def test_footer_survives(keys: KeyRing, lengths: list[int], pack_id: bytes) -> N
     assert read.offsets.tolist() == np.cumsum([0, *lengths]).tolist()
 
 
-@given(RINGS, st.data())
-def test_a_flipped_bit_in_a_tail_is_noticed(keys: KeyRing, data: st.DataObject) -> None:
+@given(RINGS, SHARES)
+def test_a_flipped_bit_in_a_tail_is_noticed(keys: KeyRing, where: float) -> None:
     pack_id = bytes(16)
     tail = bytearray(encode_tail(keys, PackKind.DATA, pack_id, _footer([10, 20], keys, pack_id)))
-    bit = data.draw(st.integers(0, len(tail) * 8 - 1))
-    tail[bit // 8] ^= 1 << bit % 8
+    _flip(tail, where)
     with pytest.raises((DamagedData, UnsupportedFormat)):
         trailer = decode_trailer(bytes(tail), PackKind.DATA, pack_id)
         decode_footer(keys, trailer, bytes(tail[:-48])[-trailer.footer_length :])
@@ -139,14 +146,13 @@ def test_backup_only_keys_open_maps_but_no_guest_data() -> None:
         held.open_data_key(pack_id, box)
 
 
-@given(RINGS, st.binary(max_size=1000), st.data())
-def test_a_flipped_bit_in_a_box_is_noticed(keys: KeyRing, content: bytes, data: st.DataObject) -> None:
+@given(RINGS, st.binary(max_size=1000), SHARES)
+def test_a_flipped_bit_in_a_box_is_noticed(keys: KeyRing, content: bytes, where: float) -> None:
     box = bytearray(keys.boxes().pack(BoxKind.POINT, "points/a/b", content))
     assert keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box)) == content
     with pytest.raises(DamagedData):
         keys.boxes().unpack(BoxKind.POINT, "points/a/c", bytes(box))
-    bit = data.draw(st.integers(0, len(box) * 8 - 1))
-    box[bit // 8] ^= 1 << bit % 8
+    _flip(box, where)
     with pytest.raises((DamagedData, UnsupportedFormat)):
         keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box))
 
