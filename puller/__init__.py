@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puller.agent.api import (
+        add_key,
         backup,
         check,
         create_repository,
+        delete,
+        list_keys,
         list_points,
         open_repository,
+        preview_prune,
+        prune,
+        remove_key,
         restore,
         stats,
     )
+    from puller.agent.retention import Policy
     from puller.errors import PullerError
     from puller.repository.points import Point
     from puller.repository.repository import Repository
@@ -32,19 +39,27 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Point",
+    "Policy",
     "PullerError",
     "Repository",
+    "add_key",
     "backup",
     "check",
     "create_repository",
+    "delete",
+    "list_keys",
     "list_points",
     "open_repository",
+    "preview_prune",
+    "prune",
+    "remove_key",
     "restore",
     "stats",
 ]
 
 _HOMES = {
     "Point": "puller.repository.points",
+    "Policy": "puller.agent.retention",
     "PullerError": "puller.errors",
     "Repository": "puller.repository.repository",
 }

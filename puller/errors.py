@@ -115,7 +115,9 @@ class WrongKey(RepositoryError):
     """No key slot opens with the given password or key, or none was given."""
 
     exit_code = 12
-    default_advice = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE to the repository's password."
+    default_advice = (
+        "Set PULLER_PASSWORD, PULLER_PASSWORD_FILE or PULLER_KEY_FILE to what opens the repository."
+    )
 
 
 class KeyNotHeld(WrongKey):

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from puller.agent.check import CheckReport
 from puller.agent.check import check as _check
+from puller.agent.delete import delete as _delete
+from puller.agent.keys import Key
+from puller.agent.keys import add_key as _add_key
+from puller.agent.keys import list_keys as _list_keys
+from puller.agent.keys import remove_key as _remove_key
+from puller.agent.prune import GRACE, PruneReport, preview
+from puller.agent.prune import prune as _prune
 from puller.agent.restore import Request, Restored
 from puller.agent.restore import restore as _restore
+from puller.agent.retention import Policy
 from puller.agent.stats import Stats
 from puller.agent.stats import stats as _stats
-from puller.errors import DamagedData
+from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.points import Point
 from puller.repository.repository import Repository
-from puller.repository.slots import KeyFile, Password, Secret
+from puller.repository.slots import FULL, KeyFile, Password, Secret
 from puller.store.location import open_store
 
 if TYPE_CHECKING:
@@ -119,6 +128,69 @@ def check(
     Damage is reported, not raised. Raises NoSuchPoint, AmbiguousPoint, StoreError.
     """
     return _check(repository, points, read_data, observer)
+
+
+def prune(
+    repository: Repository, policy: Policy, *, grace: timedelta = GRACE, observer: Observer = ignore
+) -> PruneReport:
+    """Remove the points that ``policy`` does not keep, and what has been condemned for ``grace`` or longer.
+
+    A policy without rules keeps all points. With a grace time of nothing, what is unreachable is removed
+    at once, and runs that have begun before may fail. Raises UsageError, Locked, DamagedData, StoreError.
+    """
+    return _prune(repository, policy, grace, observer)
+
+
+def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
+    """What ``prune`` would do with the points, and why; its counts are 0. Raises DamagedData, StoreError."""
+    return preview(repository, policy)
+
+
+def delete(repository: Repository, points: Sequence[str]) -> tuple[str, ...]:
+    """Delete ``points``, named as for ``restore``, and return their ids. ``prune`` frees the space.
+
+    All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    """
+    return _delete(repository, points)
+
+
+def list_keys(
+    repository: Repository, *, password: str | None = None, key_file: bytes | None = None
+) -> list[Key]:
+    """The keys that open the repository, oldest first; the one that the secret opens says so.
+
+    Raises UsageError if the repository is not encrypted, WrongKey if the secret opens none, StoreError.
+    """
+    return _list_keys(repository, _secret(password, key_file))
+
+
+def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    new_password: str | None = None,
+    new_key_file: bytes | None = None,
+    role: str = FULL,
+    label: str = "",
+) -> str:
+    """Let a new password or key file open the repository too, and return the id of its key.
+
+    ``password`` or ``key_file`` is one that opens it already, of the role ``full``. ``role`` is ``full``
+    or ``backup-only``. Raises UsageError, KeyNotHeld, WrongKey, StoreError.
+    """
+    new = _secret(new_password, new_key_file)
+    if new is None:
+        raise UsageError("the new key needs a password or a key file")
+    return _add_key(repository, _secret(password, key_file), new, role, label)
+
+
+def remove_key(repository: Repository, key: str) -> None:
+    """Remove the key with this id. A copy of the store that somebody kept still opens with it.
+
+    Raises UsageError if there is none or it is the last of the role ``full``, KeyNotHeld, StoreError.
+    """
+    _remove_key(repository, key)
 
 
 def stats(repository: Repository) -> Stats:

@@ -19,7 +19,7 @@ _UNCONDITIONAL = (
 @click.option("--no-encryption", is_flag=True, help="Store everything readable by whoever reads the store.")
 @click.pass_obj
 def command(settings: Settings, no_encryption: bool) -> Outcome:
-    """Make a repository, encrypted under a password."""
+    """Make a repository, encrypted under a password or a key file."""
     repository = create_repository(settings, encrypted=not no_encryption)
     if not repository.descriptor.conditional_writes and settings.verbosity >= 0:
         say(_UNCONDITIONAL)

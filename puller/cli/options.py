@@ -22,6 +22,7 @@ class Settings:
     """
 
     repository: str | None = None
+    key_file: str | None = None
     connect: str | None = None
     json: bool = False
     verbosity: int = 0
@@ -34,6 +35,7 @@ class Settings:
         options = words[: words.index("--")] if "--" in words else words
         return cls(
             repository=environment.get("PULLER_REPOSITORY") or None,
+            key_file=environment.get("PULLER_KEY_FILE"),
             connect=environment.get("LIBVIRT_DEFAULT_URI") or None,
             json=_JSON in options,
         )
@@ -78,6 +80,11 @@ GLOBAL_OPTIONS = (
         help="s3://bucket/prefix, or a folder (/path or file:///path).  [env: PULLER_REPOSITORY]",
     ),
     _option(
+        "--key-file",
+        metavar="FILE",
+        help="Open the repository with this key file, not a password.  [env: PULLER_KEY_FILE]",
+    ),
+    _option(
         "-c",
         "--connect",
         metavar="URI",
@@ -115,3 +122,12 @@ class WithGlobalOptions(click.Command):
 
 class Command(WithGlobalOptions):
     """One command of puller."""
+
+
+class Group(WithGlobalOptions, click.Group):
+    """A command that consists of commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands come first: they are what a user looks for here."""
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)

@@ -11,21 +11,29 @@ from typing import NoReturn, TextIO, cast
 import click
 
 from puller.cli import failures
-from puller.cli.options import Settings, WithGlobalOptions
+from puller.cli.options import Group, Settings
 from puller.cli.outcome import Outcome, present
 from puller.cli.signals import Stopped, stop_on_signals
 
-COMMANDS = ("init", "backup", "points", "show", "restore", "check", "stats", "completion")
+COMMANDS = (
+    "init",
+    "backup",
+    "points",
+    "show",
+    "restore",
+    "check",
+    "prune",
+    "delete",
+    "repair",
+    "stats",
+    "key",
+    "completion",
+)
 """Each is ``command`` in the module of its name, which is loaded when it is first needed."""
 
 
-class Program(WithGlobalOptions, click.Group):
+class Program(Group):
     """The group of all commands."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands come first: they are what a user looks for here."""
-        self.format_commands(ctx, formatter)
-        super().format_options(ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which a user meets them."""

@@ -32,6 +32,8 @@ def _count(number: float) -> str:
 BACKUP = Measure("read", "stored")
 RESTORE = Measure("done", "written")
 CHECK = Measure("looked at", "", _count)
+PRUNE = Measure("", "")
+"""Prune tells its steps only."""
 
 
 @contextmanager

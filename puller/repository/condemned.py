@@ -124,7 +124,7 @@ def decode(content: bytes, info: ObjectInfo) -> Record:
         if body.version > VERSION or body.stage not in {"waiting", "final"}:
             raise UnsupportedFormat(f"{info.key} is of a newer format than this puller knows")
         packs = dict(_sentence(text, entry) for text, entry in body.packs.items())
-    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+    except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
         raise DamagedData(f"{info.key} is damaged: {error}") from error
     return Record(info.key, info.modified, body.stage == "final", body.grace, packs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from puller.units import CHUNK, KIB, PAGE_CHUNKS
 NAME = "repository.json"
 VERSION = 1
 _LIMIT = 64 * KIB
+_ID = re.compile(r"[0-9a-f]{32}")
 _CIPHERS = {"none": Cipher.NONE, "aes-256-gcm": Cipher.AES_256_GCM}
 
 
@@ -60,7 +62,7 @@ def decode(content: bytes, url: str) -> Descriptor:
     """Parse and validate. Raises NoRepository, UnsupportedFormat or DamagedData."""
     try:
         head = msgspec.json.decode(content, type=_Head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise NoRepository(f"{url} holds a {NAME} that is not puller's") from error
     if head.format != "puller":
         raise NoRepository(f"{url} holds a repository of '{head.format}', not of puller")
@@ -68,12 +70,12 @@ def decode(content: bytes, url: str) -> Descriptor:
         raise UnsupportedFormat(f"{url} has format version {head.version}; this puller knows {VERSION}")
     try:
         return _validated(msgspec.json.decode(content, type=Descriptor), url)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{NAME} of {url} is damaged: {error}") from error
 
 
 def _validated(descriptor: Descriptor, url: str) -> Descriptor:
-    if len(descriptor.id_bytes) != 16 or descriptor.cipher not in _CIPHERS:
+    if not _ID.fullmatch(descriptor.id) or descriptor.cipher not in _CIPHERS:
         raise ValueError(f"id {descriptor.id!r} or cipher {descriptor.cipher!r} is impossible")
     if (descriptor.chunk_size, descriptor.page_chunks) != (CHUNK, PAGE_CHUNKS):
         raise UnsupportedFormat(

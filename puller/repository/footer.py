@@ -17,15 +17,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.errors import DamagedData, UnsupportedFormat
+from puller.errors import DamagedData
 from puller.repository import compression
 from puller.repository.keys import KEY_BOX, KeyRing
 from puller.repository.sealing import NONCE, TAG
-from puller.units import GIB, MIB
+from puller.units import CHUNK, GIB, MIB
 
 TRAILER = 48
 VERSION = 1
 MAX_SLOTS = 65536
+MAP_CONTENT_LIMIT = 64 * MIB
 PACK_LIMIT = GIB
 FOOTER_LIMIT = 4 * MIB
 ID = 16
@@ -44,6 +45,11 @@ class PackKind(enum.IntEnum):
 
     DATA = 1
     MAP = 2
+
+    @property
+    def content_limit(self) -> int:
+        """Bytes that a slot unpacks to at most."""
+        return CHUNK if self is PackKind.DATA else MAP_CONTENT_LIMIT
 
     @property
     def prefix(self) -> str:
@@ -133,15 +139,16 @@ def encode_tail(keys: KeyRing, kind: PackKind, pack_id: bytes, footer: Footer) -
 
 
 def decode_trailer(tail: bytes, kind: PackKind, pack_id: bytes) -> Trailer:
-    """Parse the last 48 bytes of ``tail``. Raises DamagedData or UnsupportedFormat."""
+    """Parse the last 48 bytes of ``tail``. Raises DamagedData."""
     name = kind.object_name(pack_id)
     if len(tail) < TRAILER:
         raise DamagedData(f"{name} is cut short: {len(tail)} bytes are left")
     magic, version, found_kind, cipher, count, length, nonce, found_id = _TRAILER.unpack(tail[-TRAILER:])
     if magic != _MAGIC:
         raise DamagedData(f"{name} is cut short or overwritten: it has no trailer")
-    if version > VERSION:
-        raise UnsupportedFormat(f"{name} has format version {version}; this puller knows {VERSION}")
+    if version != VERSION:
+        # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
+        raise DamagedData(f"{name} has format version {version}; this puller knows {VERSION}")
     if found_kind != kind or found_id != pack_id:
         raise DamagedData(f"{name} holds another pack than its name says")
     if not TAG < length <= FOOTER_LIMIT or count > MAX_SLOTS:
@@ -156,6 +163,11 @@ def decode_footer(keys: KeyRing, trailer: Trailer, sealed: bytes) -> Footer:
         raise DamagedData(f"{name} is sealed otherwise than its repository")
     try:
         content = keys.footer_seal().open(trailer.nonce, sealed, _footer_aad(keys, trailer.encode()))
-        return Footer.decode(compression.unframe(content, KEY_BOX + _ROW * trailer.count), trailer.count)
+        footer = Footer.decode(compression.unframe(content, KEY_BOX + _ROW * trailer.count), trailer.count)
+        # Slots are raw where compression does not help, so none is longer than its content. A reader
+        # takes a whole slot into memory.
+        if footer.count and int(footer.lengths.max()) > trailer.kind.content_limit + TAG:
+            raise DamagedData("it describes a slot that is longer than its content can be")
+        return footer
     except DamagedData as error:
         raise DamagedData(f"the footer of {name} is damaged: {error.message}") from error

@@ -103,6 +103,6 @@ class Lease:
             box = self._store.get(info.key, max_size=64 * KIB)
             content = self._boxes.unpack(BoxKind.LOCK, info.key, box)
             holder = msgspec.json.decode(content, type=_Holder)
-        except (ObjectNotFound, DamagedData, msgspec.MsgspecError):
+        except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
             return ""
         return f": process {holder.process} on host {holder.host}"

@@ -103,7 +103,8 @@ def decode_page(content: bytes, table: PackTable, count: int) -> Refs:
     if len(content) < _PAGE_HEAD.size:
         raise DamagedData("a map page is cut short")
     magic, packs, chunks = _PAGE_HEAD.unpack_from(content)
-    if magic != b"PAGE" or chunks != count or len(content) != _PAGE_HEAD.size + ID * packs + 4 * chunks:
+    length = _PAGE_HEAD.size + ID * packs + 4 * chunks
+    if magic != b"PAGE" or chunks != count or packs > chunks or len(content) != length:
         raise DamagedData("a map page does not have the form of one")
     at = _PAGE_HEAD.size + ID * packs
     column = np.frombuffer(content, "<u2", chunks, at)
@@ -148,7 +149,7 @@ def decode_root(content: bytes, table: PackTable) -> Root:
         raise DamagedData("a map root is cut short")
     magic, packs, size = _ROOT_HEAD.unpack_from(content)
     pages = page_count(size)
-    if magic != b"ROOT" or len(content) != _ROOT_HEAD.size + ID * packs + 6 * pages:
+    if magic != b"ROOT" or packs > pages or len(content) != _ROOT_HEAD.size + ID * packs + 6 * pages:
         raise DamagedData("a map root does not have the form of one")
     at = _ROOT_HEAD.size + ID * packs
     column = np.frombuffer(content, "<u4", pages, at)

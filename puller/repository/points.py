@@ -147,7 +147,7 @@ def decode(content: bytes, name: str) -> Point:
         if head.version > VERSION:
             raise UnsupportedFormat(f"{name} has format version {head.version}; this puller knows {VERSION}")
         point = msgspec.json.decode(content, type=Point)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     # A record becomes file names on restore, so names are checked even though records are sealed.
     targets = [record.disk for record in point.disks] + [item.name for item in point.attachments]

@@ -55,6 +55,13 @@ def rewrite(
     store.delete(replaced)
 
 
+def write(store: Store, boxes: Boxes, packs: Iterable[IndexedPack]) -> None:
+    """Put index objects that say ``packs``: durable when this returns."""
+    writer = _IndexWriter(store, boxes)
+    writer.add(packs)
+    writer.flush()
+
+
 class _IndexWriter:
     """Puts index objects of about CONTENT bytes."""
 

@@ -15,7 +15,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.errors import DamagedData, UnsupportedFormat
+from puller.errors import DamagedData
 from puller.repository import compression
 from puller.units import MIB
 
@@ -116,12 +116,13 @@ class Boxes:
         return head + nonce + self._seal.seal(nonce, compression.frame(content), self._aad(head, name))
 
     def unpack(self, kind: BoxKind, name: str, box: bytes) -> bytes:
-        """The content of the object ``name``. Raises DamagedData or UnsupportedFormat."""
+        """The content of the object ``name``. Raises DamagedData."""
         head, nonce = box[:8], box[8:BOX_HEADER]
         if len(box) < BOX_HEADER + TAG or head[:4] != BOX_MAGIC:
             raise DamagedData(f"{name} is not an object of puller's")
-        if head[4] > BOX_VERSION:
-            raise UnsupportedFormat(f"{name} has format version {head[4]}; this puller knows {BOX_VERSION}")
+        if head[4] != BOX_VERSION:
+            # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
+            raise DamagedData(f"{name} has format version {head[4]}; this puller knows {BOX_VERSION}")
         if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)):
             raise DamagedData(f"{name} is of another kind than its name says")
         try:

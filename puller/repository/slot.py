@@ -11,9 +11,7 @@ from puller.repository import compression
 from puller.repository.footer import COMPRESSED, ID, Footer, PackKind
 from puller.repository.keys import KeyRing
 from puller.repository.sealing import TAG, Cipher
-from puller.units import CHUNK, MIB
-
-MAP_CONTENT_LIMIT = 64 * MIB
+from puller.units import CHUNK
 
 Content = bytes | bytearray | memoryview
 
@@ -86,7 +84,7 @@ class SlotReader:
         return content
 
     def _plain(self, slot: int, opened: Content) -> bytes:
-        limit = CHUNK if self._kind is PackKind.DATA else MAP_CONTENT_LIMIT
+        limit = self._kind.content_limit
         compressed = self._footer.flags[slot] & COMPRESSED
         content = compression.unframe(memoryview(opened), limit) if compressed else bytes(opened)
         if self._kind is PackKind.DATA and len(content) != CHUNK:

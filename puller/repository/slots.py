@@ -72,6 +72,8 @@ class Password:
         """The slot's key. Raises DamagedData, UnsupportedFormat."""
         if kdf.memory_kib > 4 * GIB // KIB or kdf.iterations > 64 or kdf.lanes > 64:
             raise DamagedData("a key slot asks for an unreasonable amount of work")
+        if min(kdf.memory_kib, kdf.iterations, kdf.lanes) < 1:
+            raise DamagedData("a key slot has impossible parameters")
         try:
             argon = Argon2id(
                 salt=bytes.fromhex(kdf.salt),
@@ -83,6 +85,10 @@ class Password:
             return argon.derive(self.text.encode())
         except UnsupportedAlgorithm as error:
             raise UnsupportedFormat("this build of 'cryptography' has no Argon2id") from error
+        except MemoryError as error:
+            raise DamagedData(
+                f"a key slot asks for {kdf.memory_kib} KiB of memory, which this host lacks"
+            ) from error
         except ValueError as error:
             raise DamagedData(f"a key slot has impossible parameters: {error}") from error
 
@@ -203,7 +209,7 @@ def remove_slot(store: Store, slot_id: str) -> None:
 def _load(store: Store, name: str) -> KeySlot:
     try:
         slot = msgspec.json.decode(store.get(name, max_size=SLOT_LIMIT), type=KeySlot)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
     if slot.version > VERSION:
         raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")

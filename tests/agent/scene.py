@@ -64,7 +64,7 @@ class Scene:
         return prune(self.open()[1], policy, grace)
 
     def wait(self, time: timedelta) -> None:
-        self.world.now += time.total_seconds()
+        self.world.advance(time.total_seconds())
 
     def settle(self) -> None:
         """Let all that may have been left behind expire, and prune until nothing is left to do."""

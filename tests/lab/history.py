@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,12 +25,16 @@ TUNING = Tuning(codecs=1, uploads=1, packs=2, batches=2, batch_size=MIB)
 MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 
 Disk = list[int]
-"""A disk as the seeds of its chunks; 0 stands for a chunk of zeros."""
+"""A disk as the seeds of its chunks; 0 stands for a chunk that was never written or was discarded."""
+
+ZEROED = -1
+"""A chunk into which the guest has written zeros."""
 
 
+@lru_cache(1024)
 def chunk(seed: int) -> bytes:
     """65536 bytes that do not compress and are the same for the same seed."""
-    return random.Random(seed).randbytes(CHUNK) if seed else bytes(CHUNK)
+    return random.Random(seed).randbytes(CHUNK) if seed > 0 else bytes(CHUNK)
 
 
 def content(disk: Sequence[int]) -> bytes:
@@ -66,10 +71,14 @@ def back_up(
     before: Disk | None = None,
     title: str = "",
     moment: datetime = MOMENT,
+    dirty: Collection[int] = (),
 ) -> Backup:
-    """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it."""
+    """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it.
+
+    Chunks at the ``dirty`` places are read even if they are as before.
+    """
     data = content(disk)
-    extents = whole(data) if before is None else _changes(before, disk)
+    extents = whole(data) if before is None else _changes(before, disk, dirty)
     base = None if parent is None else parent.disks[0].root.address
     with repository.run(TUNING) as run:
         writer = run.disk(len(data), base)
@@ -96,11 +105,11 @@ def back_up(
     return Backup(run, point, disk)
 
 
-def _changes(before: Disk, disk: Disk) -> list[Extent]:
+def _changes(before: Disk, disk: Disk, dirty: Collection[int]) -> list[Extent]:
     return [
         Extent(place * CHUNK, CHUNK, Kind.DATA if seed else Kind.ZERO)
         for place, (old, seed) in enumerate(zip(before, disk, strict=True))
-        if old != seed
+        if old != seed or place in dirty
     ]
 
 
@@ -109,11 +118,12 @@ def wrong_points(repository: Repository, expected: Mapping[str, Disk]) -> list[s
     return [
         point.point
         for point in repository.points.all()
-        if not _is_whole(repository, point, expected[point.point])
+        if not is_whole(repository, point, expected[point.point])
     ]
 
 
-def _is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
+def is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
+    """Whether the point restores to ``disk`` and its attachment to what it was."""
     try:
         return read_disk(repository, point.disks[0].root.address) == content(disk) and read_disk(
             repository, point.attachments[0].root.address

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +45,9 @@ stdio_handler = "file"
 """
 
 _DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTILINE)
+
+
+_NOTICE_SECONDS = 30.0
 
 
 class MachineError(Exception):
@@ -117,11 +121,19 @@ class Machine:
         reaper.join()
 
     def kill(self) -> None:
-        """End QEMU at once, as a crash does, and wait until libvirt knows."""
+        """End QEMU at once, as a crash does, and wait until libvirt has seen it by itself.
+
+        A ``destroy`` here would race with that: libvirt 9.0 may come to the end of the old QEMU only after
+        the next one has started, and then ends that.
+        """
         pid = self._pid()
         os.kill(pid, signal.SIGKILL)
         _reap(pid)
-        self._power_off()
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        while self.handle.isActive():
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name}: libvirt has not noticed that QEMU was killed")
+            time.sleep(0.005)
 
     def destroy(self) -> None:
         """Take the machine away, with all that libvirt knows of it."""

@@ -1,26 +1,59 @@
 """A store in memory that several simulated processes share: its clock stands still until a test moves it,
-and a process can be killed or held at any of its operations."""
+and a process can be killed or held at any of its operations, or be left without an answer."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NoReturn
 
+from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
 from puller.store.memory import MemoryStore
+
+NOTES = ("locks/", "pending/", "points/")
+"""Prefixes of what nothing else refers to."""
 
 
 class Died(BaseException):
     """The process is dead: nothing that it does from now on has an effect."""
 
 
+class Failure(enum.Enum):
+    """What becomes of one operation."""
+
+    DIES_BEFORE = "the process dies before it"
+    DIES_AFTER = "the process dies after it"
+    DIES_LATE = "the process dies, and then it takes effect"
+    REFUSED = "it fails and has no effect"
+    UNANSWERED = "it takes effect, and the answer is lost"
+    LATE = "it fails, and takes effect later"
+
+
+@dataclass(frozen=True)
+class Late:
+    """A request on its way: takes effect at ``due``, in seconds by the store's clock."""
+
+    due: float
+    key: str
+    effect: Callable[[], None]
+
+
 @dataclass
 class World:
-    """What is stored, and the store's time in seconds."""
+    """What is stored, and the store's time in seconds.
+
+    ``harm`` counts what might have hurt a reader: packs replaced, and anything deleted that is no note.
+    """
 
     objects: MemoryStore = field(default_factory=MemoryStore)
     times: dict[str, float] = field(default_factory=dict)
     now: float = 1_800_000_000.0
+    late: list[Late] = field(default_factory=list)
+    harm: int = 0
 
     def copy(self) -> World:
         """The same objects at the same time, apart from now on."""
@@ -28,6 +61,29 @@ class World:
         for info in self.objects.list(""):
             other.objects.put(info.key, self.objects.get(info.key))
         return other
+
+    def put(self, key: str, body: Body) -> None:
+        self.harm += key in self.times and not key.startswith(NOTES)
+        self.objects.put(key, body)
+        self.times[key] = self.now
+
+    def put_new(self, key: str, body: Body) -> None:
+        self.objects.put_new(key, body)
+        self.times[key] = self.now
+
+    def remove(self, key: str) -> None:
+        self.harm += not key.startswith(NOTES)
+        self.objects.delete([key])
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and take effect what is late, each when it is due."""
+        end = self.now + seconds
+        while due := sorted((item for item in self.late if item.due <= end), key=lambda item: item.due):
+            self.late.remove(due[0])
+            self.now = max(self.now, due[0].due)
+            with suppress(ObjectExists):
+                due[0].effect()
+        self.now = end
 
     def names(self, prefix: str = "") -> list[str]:
         return [info.key for info in self.objects.list(prefix)]
@@ -47,7 +103,7 @@ class Process:
     def url(self) -> str:
         return "simulated:"
 
-    def die(self) -> None:
+    def die(self) -> NoReturn:
         """To be put into ``before`` or ``after``."""
         self._dead = True
         raise Died
@@ -59,9 +115,6 @@ class Process:
         self.operations.append(text)
         self.before.pop(number, _nothing)()
         return number
-
-    def _done(self, number: int) -> None:
-        self.after.pop(number, _nothing)()
 
     def _info(self, info: ObjectInfo) -> ObjectInfo:
         return replace(info, modified=self.world.times[info.key])
@@ -80,16 +133,10 @@ class Process:
         return content, self._info(info)
 
     def put(self, key: str, body: Body) -> None:
-        number = self._operate(f"put {key}")
-        self.world.objects.put(key, body)
-        self.world.times[key] = self.world.now
-        self._done(number)
+        self._change("put", key, partial(self.world.put, key, body))
 
     def put_new(self, key: str, body: Body) -> None:
-        number = self._operate(f"put {key}")
-        self.world.objects.put_new(key, body)
-        self.world.times[key] = self.world.now
-        self._done(number)
+        self._change("put", key, partial(self.world.put_new, key, body))
 
     def stat(self, key: str) -> ObjectInfo:
         self._operate(f"stat {key}")
@@ -102,9 +149,63 @@ class Process:
     def delete(self, keys: Iterable[str]) -> None:
         """Each key is an operation of its own, as a crash may leave some deleted and some not."""
         for key in keys:
-            number = self._operate(f"delete {key}")
-            self.world.objects.delete([key])
-            self._done(number)
+            self._change("delete", key, partial(self.world.remove, key))
+
+    def _change(self, verb: str, key: str, effect: Callable[[], None]) -> None:
+        number = self._operate(f"{verb} {key}")
+        effect()
+        self.after.pop(number, _nothing)()
+
+
+class ShakyProcess(Process):
+    """A process one of whose turns fails, or gives others time to act before it.
+
+    Its turns are its puts, deletes and listings: between them it only reads. They come in the same order
+    whenever a history is played again, as its threads wait for each other there.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.turn = 0
+        self.failures: dict[int, tuple[Failure, float]] = {}
+        self.pauses: dict[int, Callable[[], None]] = {}
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        failure, _ = self._next_turn()
+        if failure is None:
+            return super().list(prefix)
+        self._operate(f"list {prefix}")
+        return self._fail(failure, f"list {prefix}")
+
+    def put(self, key: str, body: Body) -> None:
+        super().put(key, bytes(body))  # a late one outlives its buffer
+
+    def put_new(self, key: str, body: Body) -> None:
+        super().put_new(key, bytes(body))
+
+    def _change(self, verb: str, key: str, effect: Callable[[], None]) -> None:
+        failure, delay = self._next_turn()
+        if failure is None:
+            super()._change(verb, key, effect)
+            return
+        self._operate(f"{verb} {key}")
+        if failure in {Failure.LATE, Failure.DIES_LATE}:
+            self.world.late.append(Late(self.world.now + delay, key, effect))
+        elif failure in {Failure.UNANSWERED, Failure.DIES_AFTER}:
+            effect()
+        self._fail(failure, f"{verb} {key}")
+
+    def _next_turn(self) -> tuple[Failure | None, float]:
+        if self._dead:
+            raise Died
+        number, self.turn = self.turn, self.turn + 1
+        self.pauses.pop(number, _nothing)()
+        return self.failures.pop(number, (None, 0.0))
+
+    def _fail(self, failure: Failure, what: str) -> NoReturn:
+        if failure in {Failure.DIES_BEFORE, Failure.DIES_AFTER, Failure.DIES_LATE}:
+            self.die()
+        raise StoreUnavailable(f"no answer to {what}")
 
 
 def _nothing() -> None:

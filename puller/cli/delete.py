@@ -1,0 +1,25 @@
+"""``puller delete``."""
+
+from __future__ import annotations
+
+import click
+
+from puller.cli.access import open_repository
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+
+
+@click.command("delete", cls=Command)
+@click.argument("points", nargs=-1, required=True, metavar="POINT...")
+@click.pass_obj
+def command(settings: Settings, points: tuple[str, ...]) -> Outcome:
+    """Delete restore points, in any order: the others stay whole. 'puller prune' then frees the space.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    All are looked up before any is deleted.
+    """
+    repository = open_repository(settings)
+    from puller.agent import api
+
+    removed = api.delete(repository, points)
+    return Outcome({"removed": list(removed)}, "\n".join(f"deleted {point}" for point in removed))

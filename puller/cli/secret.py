@@ -1,0 +1,124 @@
+"""The secret that opens a repository, a password or a key file, from where a user may put it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from puller.errors import UsageError
+from puller.units import MIB
+
+CREDENTIAL = "puller-password"
+"""Name of the systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
+
+KEY_FILE_LIMIT = MIB
+"""Bytes. A key file has 32 or some more; a device that never ends must not be read to its end."""
+
+_ADVICE = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE, or run this on a terminal to be asked."
+_FILE_ADVICE = "Name a file that can be read and holds what is meant."
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A password, or the content of a key file, or neither: none was given."""
+
+    password: str | None = field(default=None, repr=False)
+    key_file: bytes | None = field(default=None, repr=False)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is one."""
+        return self.password is not None or self.key_file is not None
+
+
+def given_secret(key_file: str | None, environment: Mapping[str, str]) -> Secret:
+    """The key file if one is named, else the password that the environment gives, else none.
+
+    Raises UsageError if a source is there that gives nothing useful.
+    """
+    if key_file is not None:
+        return Secret(key_file=_key_file(key_file))
+    return Secret(_given_password(environment))
+
+
+def new_secret(key_file: str | None, password_file: str | None) -> Secret:
+    """The secret of a new key; with neither file, a password that is asked for. Raises UsageError."""
+    if key_file is not None:
+        return Secret(key_file=_key_file(key_file))
+    if password_file is not None:
+        return Secret(_read_password(Path(password_file), "the new password", _FILE_ADVICE))
+    if not can_ask():
+        raise UsageError(
+            "the new key needs a password or a key file",
+            advice="Pass --new-password-file or --new-key-file, or run this on a terminal to be asked.",
+        )
+    return ask("New password", twice=True)
+
+
+def can_ask() -> bool:
+    """Whether there is somebody who may answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def ask(question: str, twice: bool) -> Secret:
+    """Ask for a password on the terminal, without showing it."""
+    return Secret(click.prompt(question, hide_input=True, confirmation_prompt=twice, err=True))
+
+
+def _key_file(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(KEY_FILE_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the key file {path} cannot be read: {error.strerror}", advice=_FILE_ADVICE
+        ) from error
+    if not 0 < len(content) <= KEY_FILE_LIMIT:
+        size = "is empty" if not content else "is longer than 1 MiB"
+        raise UsageError(f"the key file {path} {size}", advice=_FILE_ADVICE)
+    return content
+
+
+def _given_password(environment: Mapping[str, str]) -> str | None:
+    if "PULLER_PASSWORD" in environment:
+        return _checked(environment["PULLER_PASSWORD"], "PULLER_PASSWORD", _ADVICE)
+    if "PULLER_PASSWORD_FILE" in environment:
+        return _read_password(Path(environment["PULLER_PASSWORD_FILE"]), "PULLER_PASSWORD_FILE", _ADVICE)
+    if folder := environment.get("CREDENTIALS_DIRECTORY"):
+        return _credential(Path(folder, CREDENTIAL))
+    return None
+
+
+def _credential(path: Path) -> str | None:
+    """The credential, or None: a service may have credentials that are not for puller."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # reading it tells what is wrong
+    return _read_password(path, "the credential", _ADVICE)
+
+
+def _read_password(path: Path, source: str, advice: str) -> str:
+    """The file's content without the newline that editors and echo put at its end."""
+    try:
+        content = path.read_bytes().removesuffix(b"\n")
+    except OSError as error:
+        text = f"{source} is to be read from {path}, which fails: {error.strerror}"
+        raise UsageError(text, advice=advice) from error
+    return _checked(content.decode(errors="surrogateescape"), f"{source} ({path})", advice)
+
+
+def _checked(password: str, source: str, advice: str) -> str:
+    if not password:
+        raise UsageError(f"{source} gives an empty password", advice=advice)
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{source} is not UTF-8", advice="Choose a password of UTF-8 text.") from error
+    return password

@@ -1,0 +1,64 @@
+"""Bugs put into the protocol on purpose: each one a mistake that somebody might make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from puller.repository.claims import Claims
+from puller.repository.condemned import Condemned
+from puller.repository.index import IndexedPack
+from puller.repository.packing import OpenPack
+from puller.repository.pages import PackTable
+from puller.repository.pending import PendingPoints
+from puller.repository.points import Point
+from puller.repository.run import Run
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def commit_before_flush(patch: pytest.MonkeyPatch) -> None:
+    """The point is put while its packs are still on their way."""
+    late: WeakKeyDictionary[Run, list[tuple[str, bytes]]] = WeakKeyDictionary()
+    commit = Run.commit
+
+    def upload(run: Run, pack: OpenPack) -> None:
+        footer = pack.footer()
+        content = bytes(pack.body(run._keys, footer))
+        pack.buffer.release()
+        late.setdefault(run, []).append((pack.kind.object_name(pack.pack_id), content))
+        run._note(IndexedPack(pack.kind, pack.pack_id, len(content), footer))
+
+    def commit_first(run: Run, point: Point) -> None:
+        commit(run, point)
+        for name, content in late.pop(run, []):
+            run._store.put(name, content)
+
+    patch.setattr(Run, "_upload_pack", upload)
+    patch.setattr(Run, "commit", commit_first)
+
+
+def prune_ignores_writers(patch: pytest.MonkeyPatch) -> None:
+    """Prune does not look for points that are about to be committed."""
+    patch.setattr(PendingPoints, "listed", lambda _: iter(()))
+
+
+def dedup_against_condemned(patch: pytest.MonkeyPatch) -> None:
+    """Runs refer to what the index offers, condemned before they began or not."""
+    make = Claims.__init__
+
+    def make_without(claims: Claims, condemned: Condemned, table: PackTable) -> None:
+        make(claims, condemned, table)
+        claims._forbidden = {}
+        claims.excluded = frozenset()
+
+    patch.setattr(Claims, "__init__", make_without)
+
+
+PLANTED: dict[str, Plant] = {
+    "commit before flush": commit_before_flush,
+    "prune ignores in-flight writers": prune_ignores_writers,
+    "dedup against condemned packs": dedup_against_condemned,
+}
