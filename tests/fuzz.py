@@ -22,13 +22,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from puller.agent.check import check
+from puller.agent.keys import list_keys
 from puller.agent.mark import Mark
 from puller.agent.prune import preview, prune
 from puller.agent.repair import repair_index
 from puller.agent.retention import Policy
 from puller.cli.records import description, full_record, listing
+from puller.cli.times import local
 from puller.errors import PullerError, RepositoryError, UsageError
 from puller.events import ignore
 from puller.repository import repository as repositories
@@ -120,7 +123,7 @@ def _put_cheap_slot(store: MemoryStore, opened: slots.Opened) -> None:
     """A password slot that does not cost 64 MiB each time that it is tried."""
     kdf, nonce = slots.Kdf(salt="00" * 16, memory_kib=32, iterations=1, lanes=1), bytes(12)
     aad = b"puller slot" + opened.repository_id + opened.role.encode()
-    sealed = slots.AESGCM(_PASSWORD.key(kdf)).encrypt(nonce, opened.content, aad)
+    sealed = AESGCM(_PASSWORD.key(kdf)).encrypt(nonce, opened.content, aad)
     slot = slots.KeySlot("password", opened.role, kdf, nonce.hex(), sealed.hex(), _NOW)
     store.put(f"keys/{'0' * 16}", msgspec.json.encode(slot))
 
@@ -268,7 +271,9 @@ def _open_with_password(case: Case, repository: Repository) -> None:
 
 
 def _list_slots(case: Case, repository: Repository) -> None:
-    list(slots.list_slots(repository.store))
+    for key in list_keys(repository, None):
+        if key.created is not None:
+            local(key.created)
 
 
 def _remove_slot(case: Case, repository: Repository) -> None:
@@ -306,14 +311,15 @@ def make_targets() -> list[Target]:
     return [Target.make(None), Target.make(_KEY_FILE)]
 
 
-def _hang(*_: object) -> None:
+def hang(*_: object) -> None:
+    """For the signal SIGALRM."""
     raise Hang(f"a case took more than {CASE_SECONDS} s")
 
 
 def _report(case: Case, folder: Path) -> None:
     path = folder / f"fuzz-{case.seed.replace(':', '-')}"
     path.write_bytes(case.body or b"")
-    print(f"\n{case.seed}: {case.name} (behind the seal: {case.sealed}), kept as {path}")
+    sys.stdout.write(f"\n{case.seed}: {case.name} (behind the seal: {case.sealed}), kept as {path}\n")
     traceback.print_exc(file=sys.stdout)
 
 
@@ -325,7 +331,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()), help="folder for findings")
     given = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGALRM, hang)
     outcomes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     failures, began = 0, time.monotonic()
@@ -344,9 +350,10 @@ def main(arguments: Sequence[str]) -> int:
             finally:
                 signal.alarm(0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{given.mutations} mutations, {failures} failures, {time.monotonic() - began:.0f} s, {peak} MiB")
-    for counts in (kinds, outcomes):
-        print(", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
+    took = time.monotonic() - began
+    lines = [f"{given.mutations} mutations, {failures} failures, {took:.0f} s, {peak} MiB at most"]
+    lines += [", ".join(f"{name}: {count}" for name, count in sorted(it.items())) for it in (kinds, outcomes)]
+    sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failures else 0
 
 

@@ -86,10 +86,9 @@ def _flip(rng: random.Random, content: bytes, other: bytes) -> bytes:
 def _place(rng: random.Random, content: bytes) -> int:
     """Often near one of the ends, where the fields are."""
     near = min(len(content), 200)
-    at = rng.choice(
+    return rng.choice(
         (rng.randrange(len(content)), rng.randrange(near), len(content) - 1 - rng.randrange(near))
     )
-    return at
 
 
 def _cut(rng: random.Random, content: bytes, other: bytes) -> bytes:

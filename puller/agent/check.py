@@ -16,12 +16,12 @@ import numpy as np
 from puller.errors import DamagedData, KeyNotHeld, UsageError
 from puller.events import DiskPlanned, DiskProgress, Observer, Step
 from puller.pipeline.flow import Flow
+from puller.repository.damage import Damage, merge_damage, read_pages
 from puller.repository.footer import DEAD, PackKind
-from puller.repository.image import Damage, merge_damage
 from puller.repository.packs import StoredPack, merge
 from puller.repository.pages import ZERO, Root
 from puller.repository.points import Point
-from puller.repository.reach import Reach, read_pages
+from puller.repository.reach import Reach
 from puller.repository.repository import Repository
 from puller.units import CHUNK, PAGE_CHUNKS
 

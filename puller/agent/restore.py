@@ -19,7 +19,8 @@ from puller.agent.outputs import Output
 from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer, ignore
 from puller.pipeline.flow import Flow
-from puller.repository.image import Damage, DiskImage, PackJob, merge_damage
+from puller.repository.damage import Damage, merge_damage
+from puller.repository.image import DiskImage, PackJob
 from puller.repository.points import Attachment, DiskRecord, Point
 from puller.repository.repository import Repository
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData, ObjectChanged
+from puller.repository.damage import Damage, read_pages
 from puller.repository.footer import PackKind
 from puller.repository.mapreader import MapReader
 from puller.repository.packs import PackReader, StoredPack, merge
@@ -37,15 +38,6 @@ class PackJob:
     pack_id: bytes
     chunks: NDArray[np.int64]
     slots: NDArray[np.uint16]
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """``length`` bytes of a disk from ``offset`` cannot be read; ``reason`` says which object is at fault."""
-
-    offset: int
-    length: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,28 +111,13 @@ class DiskImage:
 
     def _window(self, numbers: range) -> Window:
         damage: list[Damage] = []
-        found = self._pages(numbers, damage)
+        found = dict(read_pages(self._maps, self._root, numbers, damage))
         columns = [found[number] for number in numbers]
         packs, slots = [page.packs for page in columns], [page.slots for page in columns]
         refs = Refs(np.concatenate(packs), np.concatenate(slots))
         first = numbers[0] * PAGE_CHUNKS
         end = min((numbers[-1] + 1) * PAGE_CHUNKS * CHUNK, self.size)
         return Window(first * CHUNK, end, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
-
-    def _pages(self, numbers: range, damage: list[Damage]) -> dict[int, Refs]:
-        try:
-            return self._maps.pages(self._root, numbers)
-        except DamagedData:
-            return {number: self._page(number, damage) for number in numbers}
-
-    def _page(self, number: int, damage: list[Damage]) -> Refs:
-        try:
-            return self._maps.pages(self._root, [number])[number]
-        except DamagedData as error:
-            start = number * PAGE_CHUNKS * CHUNK
-            length = min(PAGE_CHUNKS * CHUNK, self.size - start)
-            damage.append(Damage(start, length, error.message))
-            return Refs.zeros(-(-length // CHUNK))
 
     def read(self, job: PackJob) -> Iterator[tuple[int, bytes] | Damage]:
         """The verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.
@@ -185,15 +162,3 @@ class DiskImage:
     def _damage(self, chunk: int, reason: str) -> Damage:
         start = chunk * CHUNK
         return Damage(start, min(CHUNK, self.size - start), reason)
-
-
-def merge_damage(damage: list[Damage]) -> list[Damage]:
-    """Neighbouring damage of one reason as one range, in disk order."""
-    merged: list[Damage] = []
-    for item in sorted(damage, key=lambda item: item.offset):
-        last = merged[-1] if merged else None
-        if last and last.offset + last.length == item.offset and last.reason == item.reason:
-            merged[-1] = Damage(last.offset, last.length + item.length, last.reason)
-        else:
-            merged.append(item)
-    return merged

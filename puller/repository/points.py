@@ -156,8 +156,9 @@ def decode(content: bytes, name: str) -> Point:
         or object_name(point.uuid, point.point) != name
     ):
         raise DamagedData(f"{name} holds impossible names")
-    if point.time.tzinfo is None:
-        raise DamagedData(f"{name} has a time without a zone")
+    # At the ends of the calendar there is no room for the local time.
+    if point.time.tzinfo is None or not 1970 <= point.time.year < 9999:
+        raise DamagedData(f"{name} has a time without a zone or out of all reason")
     return point
 
 

@@ -5,18 +5,16 @@ Pages are shared between points, so each distinct page is read once however many
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.errors import DamagedData
-from puller.repository.image import Damage
+from puller.repository.damage import Damage, read_pages
 from puller.repository.mapreader import MapReader
-from puller.repository.pages import ZERO, Address, Refs, Root, Slots
+from puller.repository.pages import ZERO, Address, Root, Slots
 from puller.units import CHUNK, PAGE_CHUNKS
 
-_PAGES_AT_ONCE = 256
 _NONE = np.zeros(0, np.bool_)
 
 
@@ -102,26 +100,3 @@ class Reach:
         for item in damage:
             number = item.offset // (PAGE_CHUNKS * CHUNK)
             self.maps.discard(int(root.pages.packs[number]), int(root.pages.slots[number]))
-
-
-def read_pages(
-    maps: MapReader, root: Root, numbers: list[int], damage: list[Damage]
-) -> Iterator[tuple[int, Refs]]:
-    """The pages with these numbers, some at a time. One that cannot be read goes to ``damage``, as zeros."""
-    for start in range(0, len(numbers), _PAGES_AT_ONCE):
-        batch = numbers[start : start + _PAGES_AT_ONCE]
-        try:
-            found = maps.pages(root, batch)
-        except DamagedData:
-            found = {number: _page(maps, root, number, damage) for number in batch}
-        yield from found.items()
-
-
-def _page(maps: MapReader, root: Root, number: int, damage: list[Damage]) -> Refs:
-    try:
-        return maps.pages(root, [number])[number]
-    except DamagedData as error:
-        start = number * PAGE_CHUNKS * CHUNK
-        length = min(PAGE_CHUNKS * CHUNK, root.size - start)
-        damage.append(Damage(start, length, error.message))
-        return Refs.zeros(-(-length // CHUNK))

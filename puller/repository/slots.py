@@ -211,6 +211,9 @@ def _load(store: Store, name: str) -> KeySlot:
         slot = msgspec.json.decode(store.get(name, max_size=SLOT_LIMIT), type=KeySlot)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
+    # Times are compared and shown: those without a zone, and those at the ends of the calendar, cannot be.
+    if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
+        raise DamagedData(f"{name} has a time without a zone or out of all reason")
     if slot.version > VERSION:
         raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")
     return slot

@@ -31,7 +31,7 @@ def test_the_file_system_holds_what_the_guest_wrote_and_is_sound(stopped_guest: 
     checked = run("/sbin/e2fsck", "-f", "-p", str(image))
     assert checked.returncode in (0, 1), checked.stdout
     newest = stopped_guest.console.generation()
-    text = run("/sbin/debugfs", "-R", f"cat /work/{newest % 8}/text", str(image)).stdout
+    text = run("/sbin/debugfs", "-R", f"cat /files/{newest % 8}/text", str(image)).stdout
     assert text.startswith(f"line of generation {newest}\n")
 
 

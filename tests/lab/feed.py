@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from puller.pipeline.buffers import Batch, Segment
-from puller.repository.image import Damage, DiskImage
+from puller.repository.damage import Damage
+from puller.repository.image import DiskImage
 from puller.repository.pages import Address
 from puller.repository.repository import Repository
 from puller.repository.run import DiskWriter, Run, Tuning

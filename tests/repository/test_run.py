@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from puller.errors import DamagedData, MissingObject, RepositoryExists, StoreUnavailable, WrongKey
 from puller.repository import repository as repositories
-from puller.repository.image import Damage, DiskImage
+from puller.repository.damage import Damage
+from puller.repository.footer import PackKind
+from puller.repository.image import DiskImage
 from puller.repository.repository import Repository
 from puller.repository.slots import KeyFile, Password
 from puller.store.memory import MemoryStore
@@ -152,13 +155,13 @@ def test_a_failed_run_leaves_no_thread_and_its_packs_are_found_again(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("puller.repository.run.DATA_PACK", 300 * KIB)
-    monkeypatch.setattr("puller.repository.run._INDEX_EVERY", 2)
     content = noise(1, 60 * CHUNK)
     with pytest.raises(KeyboardInterrupt), repository.run(SMALL) as run:
         writer = run.disk(len(content), None)
         feed(run, writer, content, [Extent(0, len(content), Kind.DATA)])
         run.drain()
         raise KeyboardInterrupt
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("codec", "upload"))]
     _, writer = store_disk(repository, content)
     assert writer.new_bytes < len(content)
 
@@ -249,7 +252,7 @@ def test_a_damaged_index_costs_space_and_nothing_else(repository: Repository) ->
     assert read_disk(repository, root) == content
 
 
-def test_wrong_root_size_is_damage(repository: Repository) -> None:
+def test_a_slot_that_is_not_there_is_damage(repository: Repository) -> None:
     root, _ = store_disk(repository, noise(1, CHUNK))
     with pytest.raises(DamagedData):
-        repository.packs.read(__import__("puller").repository.footer.PackKind.MAP, root.pack, [999])
+        repository.packs.read(PackKind.MAP, root.pack, [999])
