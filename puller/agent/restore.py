@@ -190,7 +190,10 @@ def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
 def open_image(repository: Repository, point: Point, record: DiskRecord) -> DiskImage:
     """The stored disk of ``record``. Raises DamagedData naming the point and the disk."""
     try:
-        return DiskImage(repository.maps, repository.packs, record.root.address)
+        image = DiskImage(repository.maps, repository.packs, record.root.address)
+        if image.size != record.size:
+            raise DamagedData(f"the map describes {image.size} bytes, the point {record.size}")
+        return image
     except DamagedData as error:
         whole = Damage(0, record.size, error.message)
         raise _damaged(point, record.disk, [whole]) from error
@@ -276,8 +279,12 @@ def _write_attachment(repository: Repository, item: Attachment, folder: Path, fo
 def read_attachment(repository: Repository, item: Attachment) -> bytes:
     """The bytes of an attachment. Raises DamagedData."""
     image = DiskImage(repository.maps, repository.packs, item.root.address)
+    if image.size != item.size:
+        raise DamagedData(f"attachment {item.name}: its map describes {image.size} bytes, not {item.size}")
     content = bytearray(image.size)
     for window in image.windows():
+        if window.damage:
+            raise DamagedData(f"attachment {item.name} is damaged: {window.damage[0].reason}")
         for job in window.jobs:
             for piece in image.read(job):
                 if isinstance(piece, Damage):
