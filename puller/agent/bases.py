@@ -68,11 +68,13 @@ def stands(repository: Repository, export: Export, record: DiskRecord) -> bool:
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
     another image in the disk's place it hardly ever is the same. An unreadable map does not stand.
     """
-    end = min(record.size, export.size) // CHUNK  # what is behind it is read anyway
+    same_size = record.size == export.size
+    # Where the sizes differ, what is behind the smaller one is read anyway.
+    end = chunk_count(export.size) if same_size else min(record.size, export.size) // CHUNK
     try:
         image = DiskImage(repository.maps, repository.packs, record.root.address)
-        for first, stored in image.stored_from_the_end():
-            clean = _clean(export, first, [chunk for chunk in stored if chunk < end])
+        for first, stored in image.stored_before(end):
+            clean = _clean(export, first, stored)
             if clean:
                 chunk = clean[-1]
                 return image.content_id(chunk) == content_id(repository.keys.id_key, export.chunk(chunk))

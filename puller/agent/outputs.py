@@ -125,8 +125,10 @@ def add(partial: Path, path: Path) -> None:
     except FileExistsError as error:
         raise OutputRefused(f"{path} exists: it was made during the restore") from error
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
+        if os.path.lexists(path):
+            raise OutputRefused(f"{path} exists: it was made during the restore") from error
         replace(partial, path)  # a file system without hard links
 
 

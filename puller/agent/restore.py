@@ -80,7 +80,11 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
         try:
             _write_attachment(repository, item, Path(request.output), request.force)
         except DamagedData as error:
-            failed.append(_damaged(point, item.name, [Damage(0, item.size, error.message)]))
+            gone = Damage(0, item.size, error.message)
+            if request.salvage:
+                damage.append((item.name, gone))
+            else:
+                failed.append(_damaged(point, item.name, [gone]))
     if failed:
         raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
@@ -147,7 +151,7 @@ def _refuse(name: str, force: bool) -> None:
         return
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise OutputRefused(f"{path} is there and is no file")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise OutputRefused(f"{path} exists")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):

@@ -82,15 +82,17 @@ class DiskImage:
         """Bytes of the disk."""
         return self._root.size
 
-    def stored_from_the_end(self) -> Iterator[tuple[int, list[int]]]:
-        """Page by page from the disk's end: its first chunk, and its chunks that are stored, ascending.
+    def stored_before(self, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Backwards from chunk ``end``, page by page: its first chunk, and its stored chunks before ``end``.
 
         Raises DamagedData.
         """
-        for page in np.flatnonzero(self._root.pages.packs != ZERO)[::-1].tolist():
+        pages = self._root.pages.packs[: -(-end // PAGE_CHUNKS)]
+        for page in np.flatnonzero(pages != ZERO)[::-1].tolist():
             refs = self._maps.pages(self._root, [page])[page]
             first = page * PAGE_CHUNKS
-            yield first, (np.flatnonzero(refs.packs != ZERO) + first).tolist()
+            stored = np.flatnonzero(refs.packs != ZERO) + first
+            yield first, stored[stored < end].tolist()
 
     def content_id(self, chunk: int) -> bytes:
         """Id of a stored chunk's content, out of its pack's footer. Raises DamagedData."""

@@ -79,6 +79,8 @@ class PackReader:
         self._keys = keys
         self._cache: OrderedDict[bytes, StoredPack] = OrderedDict()
         self._lock = threading.Lock()
+        self.damaged: set[bytes] = set()
+        """Ids of packs that were found missing or damaged: nothing new should refer to them."""
 
     def open(self, kind: PackKind, pack_id: bytes) -> StoredPack:
         """The pack with its footer. Raises MissingObject, DamagedData, StoreError."""
@@ -87,7 +89,11 @@ class PackReader:
             if known is not None:
                 self._cache.move_to_end(pack_id)
                 return known
-        pack = self._load(kind, pack_id)
+        try:
+            pack = self._load(kind, pack_id)
+        except DamagedData:
+            self.damaged.add(pack_id)
+            raise
         with self._lock:
             self._cache[pack_id] = pack
             if len(self._cache) > CACHED_PACKS:
@@ -142,6 +148,7 @@ class PackReader:
             try:
                 yield slot, reader.content(slot, piece)
             except DamagedData as error:
+                self.damaged.add(pack.pack_id)
                 yield slot, DamagedData(f"{pack.name}: {error.message}")
 
     def read(self, kind: PackKind, pack_id: bytes, slots: Sequence[int]) -> dict[int, bytes]:

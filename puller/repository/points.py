@@ -251,11 +251,11 @@ class Points:
 
     def _by_time(self, domain: str, moment: str) -> Point:
         limit = None if moment == "latest" else _parse_time(moment)
-        damaged: list[DamagedData] = []
-        found = self.all(lambda _, error: damaged.append(error))
+        damaged: dict[str, DamagedData] = {}
+        found = self.all(damaged.__setitem__)
         mine = [point for point in found if domain in (point.domain, point.uuid)]
         if not mine and damaged:
-            raise damaged[0]
+            raise next(iter(damaged.values()))
         if not mine:
             raise NoSuchPoint(f"no restore point of domain '{domain}'")
         uuids = sorted({point.uuid for point in mine})
@@ -267,7 +267,18 @@ class Points:
         fitting = [point for point in mine if limit is None or point.time <= limit]
         if not fitting:
             raise NoSuchPoint(f"no restore point of domain '{domain}' at or before {moment}")
+        self._refuse_older(fitting[-1], limit, damaged)
         return fitting[-1]
+
+    def _refuse_older(self, chosen: Point, limit: datetime | None, damaged: dict[str, DamagedData]) -> None:
+        """Raise if a damaged record hides a point that is newer than the chosen one and would fit."""
+        last = "9" if limit is None else f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
+        for _, point_id in self.names(chosen.uuid) if damaged else ():
+            if point_id in damaged and chosen.point < point_id < last:
+                raise DamagedData(
+                    damaged[point_id].message,
+                    advice=f"The newest that can be read is {chosen.point}: name it by that id.",
+                )
 
 
 def _parse_time(text: str) -> datetime:

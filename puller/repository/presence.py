@@ -1,10 +1,13 @@
-"""Whether the packs that the index names are really there.
+"""Whether the packs that the index names are really there, and sound as far as this process knows.
 
-The index may name a pack that is gone. A point that refers to it would be broken from birth, so the
-first time that a run meets an older pack it asks the store: one request a pack, not one a chunk.
+The index may name a pack that is gone, or that was seen to be damaged. A point that refers to it would
+be broken from birth, so the first time that a run meets an older pack it asks the store: one request a
+pack, not one a chunk.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 
@@ -18,9 +21,10 @@ from puller.store.base import Store
 class Presence:
     """Remembers for one run which packs are there. Safe for many threads."""
 
-    def __init__(self, store: Store, table: PackTable) -> None:
+    def __init__(self, store: Store, table: PackTable, damaged: Collection[bytes]) -> None:
         self._store = store
         self._table = table
+        self._damaged = damaged
         self._known: dict[tuple[PackKind, int], bool] = {}
 
     def note(self, kind: PackKind, pack: int) -> None:
@@ -33,6 +37,8 @@ class Presence:
         return np.where(np.isin(packs, gone), MISS, packs) if gone else packs
 
     def _has(self, kind: PackKind, pack: int) -> bool:
+        if self._damaged and self._table.pack_id(pack) in self._damaged:
+            return False
         known = self._known.get((kind, pack))
         if known is None:
             known = self._known[kind, pack] = self._ask(kind, pack)

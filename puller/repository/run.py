@@ -110,7 +110,7 @@ class Run:
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self._presence = Presence(repository.store, repository.maps.table)
+        self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.flow = Flow()

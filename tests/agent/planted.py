@@ -8,10 +8,8 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from puller.repository.claims import Claims
-from puller.repository.condemned import Condemned
 from puller.repository.index import IndexedPack
 from puller.repository.packing import OpenPack
-from puller.repository.pages import PackTable
 from puller.repository.pending import PendingPoints
 from puller.repository.points import Point
 from puller.repository.run import Run
@@ -46,15 +44,9 @@ def prune_ignores_writers(patch: pytest.MonkeyPatch) -> None:
 
 
 def dedup_against_condemned(patch: pytest.MonkeyPatch) -> None:
-    """Runs refer to what the index offers, condemned before they began or not."""
-    make = Claims.__init__
-
-    def make_without(claims: Claims, condemned: Condemned, table: PackTable) -> None:
-        make(claims, condemned, table)
-        claims._forbidden = {}
-        claims.excluded = frozenset()
-
-    patch.setattr(Claims, "__init__", make_without)
+    """Runs refer to what the index offers, condemned or not, and do not look again for it before the commit."""
+    patch.setattr("puller.repository.claims._excluded", lambda _: set())
+    patch.setattr(Claims, "admit", lambda _, packs, slots: packs)
 
 
 PLANTED: dict[str, Plant] = {

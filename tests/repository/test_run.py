@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from puller.repository.repository import Repository
 from puller.repository.slots import KeyFile, Password
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
+from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
 
 PAGE = PAGE_CHUNKS * CHUNK
@@ -256,3 +258,15 @@ def test_a_slot_that_is_not_there_is_damage(repository: Repository) -> None:
     root, _ = store_disk(repository, noise(1, CHUNK))
     with pytest.raises(DamagedData):
         repository.packs.read(PackKind.MAP, root.pack, [999])
+
+
+def test_latest_never_silently_means_an_older_point(repository: Repository) -> None:
+    first = make_point(repository, {"vda": noise(1, CHUNK)})
+    second = make_point(repository, {"vda": noise(2, CHUNK)}, moment=first.time + timedelta(hours=1))
+    name = f"points/{second.uuid}/{second.point}"
+    repository.store.put(name, repository.store.get(name)[:-1])
+    with pytest.raises(DamagedData) as refused:
+        repository.points.select(f"{first.domain}@latest")
+    assert first.point in refused.value.advice
+    earlier = first.time + timedelta(minutes=5)
+    assert repository.points.select(f"{first.domain}@{earlier.isoformat()}") == first
