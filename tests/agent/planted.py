@@ -44,7 +44,7 @@ def prune_ignores_writers(patch: pytest.MonkeyPatch) -> None:
 
 
 def dedup_against_condemned(patch: pytest.MonkeyPatch) -> None:
-    """Runs refer to what the index offers, condemned or not, and do not look again for it before the commit."""
+    """Runs refer to what the index offers, condemned or not, and do not look again before the commit."""
     patch.setattr("puller.repository.claims._excluded", lambda _: set())
     patch.setattr(Claims, "admit", lambda _, packs, slots: packs)
 
