@@ -120,3 +120,10 @@ def test_damaged_slots(repository: Repository) -> None:
         repository.store.put(name, msgspec.json.encode(broken))
         with pytest.raises((DamagedData, WrongKey)):
             opened(repository, FIRST)
+
+
+def test_a_descriptor_that_was_turned_to_plain_is_refused(repository: Repository) -> None:
+    plain = msgspec.structs.replace(repository.descriptor, cipher="none")
+    repository.store.put("repository.json", msgspec.json.encode(plain))
+    with pytest.raises(DamagedData, match="key slots"):
+        repositories.open_repository(repository.store, FIRST)
