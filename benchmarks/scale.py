@@ -103,7 +103,7 @@ def take(repository: Repository, image: Path, bitmap: str | None, base: Address 
     with (
         ImageServer.read_only(image, "qcow2", bitmap=bitmap) as server,
         repository.run() as run,
-        Export(server.uri, bitmap) as export,
+        Export(server.uri, f"qemu:dirty-bitmap:{bitmap}" if bitmap else None) as export,
     ):
         writer = run.disk(export.size, base)
         extents = export.changes() if bitmap else export.contents()

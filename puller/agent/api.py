@@ -29,7 +29,7 @@ from puller.repository.slots import FULL, KeyFile, Password, Secret
 from puller.store.location import open_store
 
 if TYPE_CHECKING:
-    from puller.agent.backup import Frozen
+    from puller.agent.backup import FrozenHook
 
 DEFAULT_URI = "qemu:///system"
 
@@ -65,7 +65,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     scratch_dir: str | None = None,
     tags: dict[str, str] | None = None,
     observer: Observer = ignore,
-    on_frozen: Frozen | None = None,
+    on_frozen: FrozenHook | None = None,
 ) -> Point:
     """Take one restore point of a running domain and return its record.
 

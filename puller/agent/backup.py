@@ -23,7 +23,7 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.export import DiskExport
+from puller.hypervisor.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.scratch import check_free, default_directory, required_bytes
@@ -31,7 +31,7 @@ from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of
 from puller.repository.repository import Repository
 from puller.repository.run import Run
 
-Frozen = Callable[[Sequence[DiskExport]], None]
+FrozenHook = Callable[[Sequence[DiskExport]], None]
 
 
 def ignore_frozen(exports: Sequence[DiskExport]) -> None:
@@ -51,7 +51,7 @@ class Plan:
     tags: dict[str, str] | None = None
 
 
-def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Frozen) -> Point:
+def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
     """See ``puller.backup``."""
     with Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
@@ -80,7 +80,7 @@ class _Transaction:
         domain: Domain,
         disks: Sequence[Disk],
         observer: Observer,
-        on_frozen: Frozen,
+        on_frozen: FrozenHook,
     ) -> None:
         self._repository = repository
         self._plan = plan
@@ -117,8 +117,8 @@ class _Transaction:
         moment = datetime.now(UTC)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
-        with self._undone_unless_committed(checkpoint) as commit, self._job(checkpoint, bases) as job:
-            records, attachments = self._copy(run, job, bases)
+        with self._undone_unless_committed(checkpoint) as commit, self._freeze(checkpoint, bases) as frozen:
+            records, attachments = self._copy(run, frozen, bases)
             point = self._point(point_id, moment, checkpoint, records, attachments)
             self._step("commit")
             commit(run, point)
@@ -152,7 +152,7 @@ class _Transaction:
             text = f"checkpoint {checkpoint} could not be deleted now; the next run will: {error.message}"
             self._observer(Notice(self._domain.name, text))
 
-    def _job(self, checkpoint: str, bases: dict[str, Base]) -> PullJob:
+    def _freeze(self, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
         taken_from = {
             disk.target: bases[disk.target].checkpoint if disk.target in bases else None
             for disk in self._disks
@@ -161,13 +161,13 @@ class _Transaction:
         return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
 
     def _copy(
-        self, run: Run, job: PullJob, bases: dict[str, Base]
+        self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
-        self._on_frozen(job.exports)
+        self._on_frozen(frozen.exports)
         self._step("read")
         with Transfer(run, self._domain.name, self._observer) as transfer:
-            transfer.read_all(job.exports, bases)
+            transfer.read_all(frozen.exports, bases)
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)

@@ -12,7 +12,7 @@ from typing import Self
 from puller.agent.bases import Base, stands
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
-from puller.hypervisor.export import DiskExport
+from puller.hypervisor.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.repository.points import DiskRecord, Ref
@@ -74,12 +74,12 @@ class Transfer:
             text = f"disk {disk.target} is not what its bitmap belongs to, or its last map is damaged"
             self._observer(Notice(self._subject, f"{text}: it is read in full"))
             disk.base = None
-        with Export(disk.export.uri, disk.export.bitmap if disk.base else None) as export:
+        with Export(disk.export.uri, disk.export.changed if disk.base else None) as export:
             self._run.flow.on_failure(export.interrupt)
             self._copy(disk, export)
 
     def _stands(self, export: DiskExport, base: Base) -> bool:
-        with Export(export.uri, export.bitmap) as opened:
+        with Export(export.uri, export.changed) as opened:
             self._run.flow.on_failure(opened.interrupt)
             return stands(self._run.repository, opened, base.record)
 

@@ -7,28 +7,10 @@ https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-
-@dataclass(frozen=True, slots=True)
-class DiskExport:
-    """Where to read one disk of a job.
-
-    ``name`` is the export's. ``bitmap`` is the dirty bitmap that it shows, or None where all of the disk is
-    to be read.
-    """
-
-    target: str
-    name: str
-    bitmap: str | None
-    uri: str
-
-    @property
-    def dirty_context(self) -> str | None:
-        """The metadata context that tells what is dirty, or None where there is no bitmap."""
-        return None if self.bitmap is None else f"qemu:dirty-bitmap:{self.bitmap}"
+from puller.hypervisor.frozen import DiskExport
 
 
 def export_uri(socket: Path, name: str) -> str:
@@ -43,6 +25,8 @@ def parse_exports(xml: str, socket: Path) -> tuple[DiskExport, ...]:
 
 
 def _parse(disk: ET.Element, socket: Path) -> DiskExport:
-    target = disk.attrib["name"]
+    target, bitmap = disk.attrib["name"], disk.get("exportbitmap")
     name = disk.get("exportname", target)  # libvirt names the export after the disk if not told otherwise
-    return DiskExport(target, name, disk.get("exportbitmap"), export_uri(socket, name))
+    # The context's name is QEMU's: docs/interop/nbd.txt.
+    changed = None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}"
+    return DiskExport(target, export_uri(socket, name), changed)

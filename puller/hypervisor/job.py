@@ -17,8 +17,9 @@ from typing import Self
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.export import DiskExport, parse_exports
+from puller.hypervisor.export import parse_exports
 from puller.hypervisor.faults import translate
+from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.openjob import OpenJob, end, job_xml, open_job
 from puller.hypervisor.scratch import scratch_path
 
@@ -33,16 +34,13 @@ def socket_path(domain: Domain, checkpoint: str) -> Path:
 
 
 class PullJob:
-    """An open pull job. Beginning and ending it is the context; ``exports`` are there in between.
+    """An open pull job: :class:`~puller.hypervisor.frozen.FrozenDisks` while it lasts.
 
     ``bases`` names the disks of the job by target, each with the checkpoint that it is to be incremental
-    from, or None to read all of it. ``checkpoint`` is the new one, for exactly these disks. Close all NBD
-    connections before the context ends.
+    from, or None to read all of it. ``checkpoint`` is the new one, for exactly these disks.
 
     Beginning raises :class:`DomainNotRunning`, :class:`JobRunning` if any backup job is open,
-    :class:`CheckpointUnusable` if a base is gone or broken, else :class:`HypervisorError`, and leaves
-    nothing behind then. Once it has begun, the new checkpoint is its caller's: to keep, or to delete
-    after the context has ended.
+    :class:`CheckpointUnusable` if a base is gone or broken, else :class:`HypervisorError`.
     """
 
     def __init__(

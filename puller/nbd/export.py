@@ -11,7 +11,8 @@ from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, wide
 from puller.units import CHUNK, GIB, MIB, Extent, Kind
 
 _DIRTY = 1
-"""Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt)."""
+"""Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt). In ``qemu:allocation-depth``
+the same value says: allocated in the image itself."""
 
 _READS_AS_ZERO = 2
 """``NBD_STATE_ZERO`` of ``base:allocation``. ``NBD_STATE_HOLE`` (1) alone promises nothing about content."""
@@ -29,26 +30,26 @@ _SPAN = GIB
 
 
 class Export:
-    """The export at ``uri`` (``nbd://`` or ``nbd+unix://``), with ``bitmap`` as record of what changed.
+    """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` tells what changed.
 
-    It holds one connection for data and allocation, and a second one for the bitmap (Connection tells
-    why). One thread owns an export; only ``interrupt`` may be called from others. Every method
+    It holds one connection for data and allocation, and a second one for ``changed`` (Connection
+    tells why). One thread owns an export; only ``interrupt`` may be called from others. Every method
     raises NbdError when the server fails. Close it before the backup job ends: a client that is
     connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
     """
 
-    def __init__(self, uri: str, bitmap: str | None = None) -> None:
+    def __init__(self, uri: str, changed: str | None = None) -> None:
         self.data = Connection(uri, "base:allocation")
         self._connections = [self.data]
-        if bitmap is not None:
-            self._connections.append(self._open_bitmap(uri, bitmap))
+        if changed is not None:
+            self._connections.append(self._open_second(uri, changed))
         self.size = self.data.size
         self.bytes_read = 0
         self.read_requests = 0
 
-    def _open_bitmap(self, uri: str, bitmap: str) -> Connection:
+    def _open_second(self, uri: str, context: str) -> Connection:
         try:
-            return Connection(uri, f"qemu:dirty-bitmap:{bitmap}")
+            return Connection(uri, context)
         except BaseException:
             self.data.close()
             raise
@@ -90,7 +91,7 @@ class Export:
 
     def _bitmap(self) -> Connection:
         if len(self._connections) == 1:
-            raise ValueError(f"{self.uri} was opened without a bitmap")
+            raise ValueError(f"{self.uri} was opened without a record of changes")
         return self._connections[1]
 
     def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
@@ -126,7 +127,7 @@ class Export:
         return [Extent(0, self.size, Kind.DATA)] if self.size else []
 
     def dirty_bytes(self, old_size: int | None = None) -> int:
-        """Bytes that changed, for an export with a bitmap; else bytes that may be other than zero.
+        """Bytes that changed, for an export with a record of changes; else bytes that may be other than zero.
 
         One pass over the bitmap or over the allocation of the whole disk.
         """

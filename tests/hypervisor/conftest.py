@@ -11,7 +11,7 @@ import pytest
 from puller.hypervisor.checkpoint import checkpoint_name, list_checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.export import DiskExport
+from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob, socket_path
 from tests.lab.machine import Machine
 
@@ -69,10 +69,10 @@ def bench(host: Host, tmp_path: Path) -> BenchFactory:
 
 def dirty(export: DiskExport) -> list[tuple[int, int]] | None:
     """The dirty extents of an export as (offset, length), neighbours merged; None if it shows no bitmap."""
-    if export.dirty_context is None:
+    if export.changed is None:
         return None
     handle = nbd.NBD()
-    handle.add_meta_context(export.dirty_context)
+    handle.add_meta_context(export.changed)
     handle.connect_uri(export.uri)
     found: list[int] = []
     handle.block_status(handle.get_size(), 0, lambda name, offset, entries, error: found.extend(entries))

@@ -45,8 +45,8 @@ def test_one_job_mixes_full_and_incremental_and_leaves_other_disks_alone(
     with work.job(2, {"vdb": None, "vda": 1}) as job:
         exports = {export.target: export for export in job.exports}
         assert exports.keys() == {"vda", "vdb"}
-        assert exports["vdb"].dirty_context is None
-        assert exports["vda"].dirty_context == "qemu:dirty-bitmap:backup-vda"
+        assert exports["vdb"].changed is None
+        assert exports["vda"].changed == "qemu:dirty-bitmap:backup-vda"
         assert dirty(exports["vda"]) == [(1 * MIB, 64 * KIB)]
     assert machine.bitmaps("vda") == {checkpoint(1), checkpoint(2)}
     assert machine.bitmaps("vdb") == {checkpoint(2)}

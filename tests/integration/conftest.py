@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.hypervisor.export import DiskExport
+from puller.hypervisor.frozen import DiskExport
 from tests.lab.machine import Machine, reference
 from tests.lab.seaweed import Seaweed
 
@@ -43,8 +43,8 @@ class Truth:
         self._generation += 1
         for export in exports:
             reference(export.uri, self.image(export.target, self._generation))
-            if export.dirty_context is not None:
-                self.dirty[export.target] = dirty_bytes(export.uri, export.dirty_context)
+            if export.changed is not None:
+                self.dirty[export.target] = dirty_bytes(export.uri, export.changed)
 
     def image(self, target: str, generation: int) -> Path:
         return self._folder / f"truth-{target}-{generation}"

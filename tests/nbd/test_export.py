@@ -21,7 +21,7 @@ DATA, ZERO = Kind.DATA, Kind.ZERO
 def changes_of(image: Path) -> list[Extent]:
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "b0") as export,
+        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         return list(export.changes())
 
@@ -32,7 +32,7 @@ def test_changes_tell_writes_zeroing_and_discards(tmp_path: Path) -> None:
     qemu_io(image, "write -P 2 1M 64k", "write -z 2M 128k", "discard 3M 64k", "write -P 3 4194816 512")
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "b0") as export,
+        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         assert export.size == 8 * MIB
         assert export.dirty_bytes() == 5 * CHUNK
@@ -92,7 +92,7 @@ def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
     qemu_io(image, "write -P 1 6G 64k", "write -z 6656M 64k", *dense)
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "b0") as export,
+        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         assert [extent.offset for extent in export.changes()][:3] == [6 * GIB, 6656 * MIB, 2 * TIB]
         assert export.status_requests == 3 * TIB // (2 * GIB) + 3
@@ -114,8 +114,8 @@ def test_an_unknown_bitmap_is_named(tmp_path: Path) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", MIB, bitmap="b0")
     with ImageServer.read_only(image, "qcow2", bitmap="b0") as server:
         with pytest.raises(NbdError, match="does not offer metadata context 'qemu:dirty-bitmap:b1'"):
-            Export(server.uri, "b1")
-        with Export(server.uri, "b0") as export:
+            Export(server.uri, "qemu:dirty-bitmap:b1")
+        with Export(server.uri, "qemu:dirty-bitmap:b0") as export:
             assert export.size == MIB
 
 
@@ -215,14 +215,14 @@ def fleeting(tmp_path: Path) -> Served:
 
 
 def test_close_leaves_no_connection(fleeting: Served) -> None:
-    with Export(fleeting.uri, "b0") as export:
+    with Export(fleeting.uri, "qemu:dirty-bitmap:b0") as export:
         assert list(export.changes()) == []
     await_end(fleeting.pid)
 
 
 def test_a_failed_opening_leaves_no_connection(fleeting: Served) -> None:
     with pytest.raises(NbdError) as caught:
-        Export(fleeting.uri, "b1")
+        Export(fleeting.uri, "qemu:dirty-bitmap:b1")
     await_end(fleeting.pid)
     assert "b1" in caught.value.message  # which also keeps alive what the frames of the error refer to
 

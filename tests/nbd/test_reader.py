@@ -107,7 +107,7 @@ def test_an_incremental_read_makes_the_disk_of_now_of_the_disk_of_then(tmp_path:
     )
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "b0") as export,
+        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         copy = Copy(export, export.changes(), stale_pool(), WINDOW)
         assert export.bytes_read == CHUNK + size % CHUNK

@@ -1,0 +1,45 @@
+"""A frozen point in time of some disks: what a backup reads, whoever froze it.
+
+The transaction of ``puller.agent.backup`` knows no more of its source than this page. A pull job is one
+such source; QEMU's pushed images, or the images of a domain that is shut off, are others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class DiskExport:
+    """Where to read one disk as it was at the frozen moment.
+
+    ``uri`` is an NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). ``changed`` is
+    the metadata context whose flag 1 marks what changed since the disk's base, such as
+    ``qemu:dirty-bitmap:backup-vda``; None where there is no base and all of the disk is to be read.
+    """
+
+    target: str
+    uri: str
+    changed: str | None
+
+
+class FrozenDisks(Protocol):
+    """Disks that stand still from entering the context until leaving it.
+
+    Entering freezes the disks and takes the new checkpoint in the same instant; ``exports`` are there from
+    then on. Close every NBD connection before leaving. If entering fails, nothing is left behind; once it
+    has succeeded, the new checkpoint is its caller's: to keep, or to delete after the context has ended.
+    """
+
+    @property
+    def exports(self) -> tuple[DiskExport, ...]:
+        """One for each disk of the backup."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
