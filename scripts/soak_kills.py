@@ -1,0 +1,215 @@
+"""Kills backups at random moments, and sees that each next one succeeds unaided and is exact.
+
+A guest writes all the while; libvirt's daemon, QEMU and the S3 server are real. Run it in a mount namespace
+of its own, as scripts/soak does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+import puller
+from puller.agent.retention import Policy
+from puller.hypervisor.connection import prepare_library
+from puller.hypervisor.lock import DomainLock, lock_directory
+from tests.lab.daemon import URI, PrivateLibvirt
+from tests.lab.guest import Guest, running_guest
+from tests.lab.one_backup import PASSWORD, digest
+from tests.lab.seaweed import Seaweed
+
+DOMAIN = "soak"
+PATIENCE = 120.0
+"""Seconds for anything that takes a few."""
+KEPT = 6
+"""Points that stay in the repository; older ones are pruned now and then."""
+
+
+@dataclass
+class Scene:
+    """The guest, its repository, and what each committed point must be."""
+
+    url: str
+    folder: Path
+    guest: Guest
+    repository: puller.Repository
+    truths: dict[str, dict[str, str]] = field(default_factory=dict)
+    runs: int = 0
+    typical: dict[bool, float] = field(default_factory=lambda: {True: 4.0, False: 3.0})
+
+    def start(self, full: bool) -> tuple[subprocess.Popen[str], Path]:
+        """Begin a backup in a process of its own."""
+        self.runs += 1
+        truth = self.folder / f"truth-{self.runs}.json"
+        command = [sys.executable, "-m", "tests.lab.one_backup", self.url, DOMAIN, URI, str(truth)]
+        process = subprocess.Popen(
+            [*command, *(["--full"] if full else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return process, truth
+
+    def kill_one(self, chance: random.Random) -> str:
+        """Kill a run at a random moment; say where it was."""
+        full = chance.random() < 0.4
+        process, truth = self.start(full)
+        said = process.stdout
+        assert said is not None
+        first = said.readline()
+        time.sleep(chance.uniform(0, self.typical[full] * 1.1))
+        process.send_signal(signal.SIGKILL)
+        steps = re.findall(r"step (\w+)", first + said.read())
+        code = process.wait()
+        self._learn(truth)
+        state = "done" if code == 0 else f"killed in {steps[-1] if steps else 'start'}"
+        return f"{'full' if full else 'incremental'} {state}"
+
+    def finish_one(self) -> puller.Point:
+        """A run that must succeed unaided."""
+        process, truth = self.start(full=False)
+        assert process.stdout is not None
+        output = process.stdout.readline()
+        began = time.monotonic()
+        output += process.communicate(timeout=PATIENCE)[0]
+        seconds = time.monotonic() - began
+        if process.returncode:
+            raise SystemExit(f"the next run failed with exit code {process.returncode}:\n{output}")
+        point = self._learn(truth)
+        if point is None:
+            raise SystemExit(f"the next run made no point:\n{output}")
+        self.typical[point.kind == "full"] = seconds
+        return point
+
+    def _learn(self, truth: Path) -> puller.Point | None:
+        """The point that a run has committed, if it has; its truth is remembered."""
+        for point in reversed(puller.list_points(self.repository)):
+            if point.point not in self.truths:
+                self.truths[point.point] = json.loads(truth.read_text())
+                self._compare(point)
+                truth.unlink()
+                return point
+        truth.unlink(missing_ok=True)
+        return None
+
+    def _compare(self, point: puller.Point) -> None:
+        output = self.folder / "restored"
+        puller.restore(self.repository, point.point, output=str(output))
+        found = {path.stem: digest(path) for path in output.glob("*.raw")}
+        shutil.rmtree(output)
+        if found != self.truths[point.point]:
+            raise SystemExit(f"point {point.point} differs: {found} instead of {self.truths[point.point]}")
+
+
+def main() -> int:
+    """Play; the exit status is 0 if nothing was wrong."""
+    arguments = _arguments()
+    chance = random.Random(arguments.seed)
+    with _scene() as scene:
+        scene.finish_one()
+        began = time.monotonic()
+        for number in range(1, arguments.kills + 1):
+            generation = scene.guest.console.generation()
+            killed = scene.kill_one(chance)
+            point = scene.finish_one()
+            _see_clean(scene)
+            _see_guest(scene, generation)
+            if number % 10 == 0:
+                puller.prune(scene.repository, Policy(last=KEPT))
+                _see_points(scene)
+            seconds = (time.monotonic() - began) / number
+            print(f"{number}: {killed}; next: {point.kind}, exact; {seconds:.1f} s a turn", flush=True)
+    print(f"{arguments.kills} kills, seed {arguments.seed}: sound", flush=True)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/soak --kills", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="default 200")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="default 1")
+    return parser.parse_args()
+
+
+@contextmanager
+def _scene() -> Iterator[Scene]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="puller-kills-")))
+        os.environ["PULLER_CACHE_DIR"] = str(folder / "cache")
+        server = stack.enter_context(Seaweed(folder / "seaweed"))
+        os.environ.update(server.environment())
+        server.make_bucket("backups")
+        prepare_library()
+        stack.enter_context(PrivateLibvirt(folder))
+        home = folder / "guest"
+        home.mkdir()
+        guest = stack.enter_context(running_guest(URI, DOMAIN, home))
+        guest.console.wait_ready(PATIENCE)
+        url = "s3://backups/kills"
+        yield Scene(url, folder, guest, puller.create_repository(url, password=PASSWORD))
+
+
+def _see_clean(scene: Scene) -> None:
+    """No checkpoint without a point, no job, scratch, socket or held lock."""
+    with closing(libvirt.open(URI)) as connection:
+        domain = connection.lookupByName(DOMAIN)
+        points = {point.checkpoint for point in puller.list_points(scene.repository)}
+        found = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints()}
+        if not found <= points or len(found) != 1:
+            raise SystemExit(f"checkpoints {found} are left")
+        if _has_job(domain):
+            raise SystemExit("a job is left")
+        left = [
+            *scene.folder.glob("guest/*.scratch"),
+            *Path("/var/lib/libvirt/qemu").glob("domain-*/puller-*"),
+        ]
+        if left:
+            raise SystemExit(f"{left} are left")
+        with DomainLock(domain.UUIDString(), DOMAIN, lock_directory()):
+            pass
+
+
+def _has_job(domain: Any) -> bool:
+    try:
+        domain.backupGetXMLDesc()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
+            return False
+        raise
+    return True
+
+
+def _see_guest(scene: Scene, generation: int) -> None:
+    """The guest writes on and has seen no error."""
+    console = scene.guest.console
+    console.wait_generation(max(generation, console.generation()) + 1, PATIENCE)
+    if complaint := re.search(r".*\berror\b.*", console.text(), re.IGNORECASE):
+        raise SystemExit(f"the guest says: {complaint[0]}")
+
+
+def _see_points(scene: Scene) -> None:
+    """Prune has kept what it should, and every kept point is exact."""
+    points = puller.list_points(scene.repository)
+    if len(points) != KEPT:
+        raise SystemExit(f"{len(points)} points are left, not {KEPT}")
+    for point in points:
+        scene._compare(point)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
