@@ -255,6 +255,13 @@ class JobRunning(HypervisorError):
     default_advice = "Wait for the other backup, or end it with 'virsh domjobabort' if it is stale."
 
 
+class NotQuiesced(HypervisorError):
+    """The guest's file systems could not be frozen, and a backup without that was not wanted."""
+
+    retryable = True
+    default_advice = "See to the guest agent, or back up with --quiesce auto or off."
+
+
 class ScratchFull(HypervisorError):
     """The scratch space is not large enough for the backup to be safe for the guest."""
 

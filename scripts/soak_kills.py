@@ -30,7 +30,7 @@ from puller.agent.retention import Policy
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.lock import DomainLock, lock_directory
 from tests.lab.daemon import URI, PrivateLibvirt
-from tests.lab.guest import Guest, running_guest
+from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.one_backup import PASSWORD, digest
 from tests.lab.seaweed import Seaweed
 
@@ -158,7 +158,7 @@ def _scene() -> Iterator[Scene]:
         stack.enter_context(PrivateLibvirt(folder))
         home = folder / "guest"
         home.mkdir()
-        guest = stack.enter_context(running_guest(URI, DOMAIN, home))
+        guest = stack.enter_context(running_guest(URI, DOMAIN, home, Agent.SOUND))
         guest.console.wait_ready(PATIENCE)
         url = "s3://backups/kills"
         yield Scene(url, folder, guest, puller.create_repository(url, password=PASSWORD))

@@ -63,13 +63,16 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     exclude: Sequence[str] = (),
     full: bool = False,
     scratch_dir: str | None = None,
+    quiesce: str = "auto",
     tags: dict[str, str] | None = None,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
     """Take one restore point of a running domain and return its record.
 
-    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``on_frozen`` is called
+    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
+    ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the
+    freeze, where it can, by all means, or not at all. ``on_frozen`` is called
     with the exports once the point in time is frozen and before puller reads. Raises NoSuchDomain,
     NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull, HypervisorError,
     NbdError, StoreError. What fails before the commit leaves no job, scratch or new checkpoint behind;
@@ -77,8 +80,18 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.agent import backup as transaction
+    from puller.hypervisor.quiesce import Quiesce
 
-    plan = transaction.Plan(domain, connect, tuple(disks), tuple(exclude), full, scratch_dir, tags or {})
+    plan = transaction.Plan(
+        domain=domain,
+        connect=connect,
+        disks=tuple(disks),
+        exclude=tuple(exclude),
+        full=full,
+        scratch_dir=scratch_dir,
+        quiesce=Quiesce(quiesce),
+        tags=tags or {},
+    )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
 
 

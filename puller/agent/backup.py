@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from puller.agent import reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
@@ -26,6 +28,7 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
+from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.scratch import check_free, default_directory, required_bytes
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
@@ -48,6 +51,7 @@ class Plan:
     exclude: tuple[str, ...] = ()
     full: bool = False
     scratch_dir: str | None = None
+    quiesce: Quiesce = Quiesce.AUTO
     tags: dict[str, str] | None = None
 
 
@@ -117,9 +121,13 @@ class _Transaction:
         moment = datetime.now(UTC)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
-        with self._undone_unless_committed(checkpoint) as commit, self._freeze(checkpoint, bases) as frozen:
+        disks = self._quiesced(self._freeze(checkpoint, bases))
+        with self._undone_unless_committed(checkpoint) as commit, disks as frozen:
             records, attachments = self._copy(run, frozen, bases)
             point = self._point(point_id, moment, checkpoint, records, attachments)
+            point = structs.replace(
+                point, consistency=frozen.consistency, freeze_seconds=frozen.freeze_seconds
+            )
             self._step("commit")
             commit(run, point)
             self._step("end")
@@ -159,6 +167,12 @@ class _Transaction:
         }
         socket = socket_path(self._domain, checkpoint)
         return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
+
+    def _quiesced(self, disks: FrozenDisks) -> Quiesced:
+        return Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
+
+    def _notice(self, text: str) -> None:
+        self._observer(Notice(self._domain.name, text))
 
     def _copy(
         self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]

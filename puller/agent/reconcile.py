@@ -10,7 +10,7 @@ from pathlib import Path
 
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor import openjob
+from puller.hypervisor import openjob, quiesce
 from puller.hypervisor.checkpoint import Checkpoint
 from puller.hypervisor.domain import Domain
 from puller.repository.repository import Repository
@@ -22,6 +22,8 @@ def reconcile(domain: Domain, repository: Repository, scratch: Iterable[Path], o
     The caller holds the domain's lock, so no living run of this host owns what is found. Raises
     JobRunning if the open job is somebody else's, StoreError, HypervisorError.
     """
+    if quiesce.thaw_left_over(domain):
+        observer(Notice(domain.name, "thawed file systems that an earlier run had left frozen"))
     if openjob.end_stale(domain, repository.id):
         observer(Notice(domain.name, "ended a backup job that an earlier run had left open"))
     for folder in scratch:

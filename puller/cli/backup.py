@@ -49,6 +49,13 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
     help="How libvirt hands over the data.",
 )
 @click.option(
+    "--quiesce",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Freeze the guest's file systems for an instant: if it can be done, by all means, never.",
+)
+@click.option(
     "--scratch-dir", metavar="DIR", help="Where the guest's overwritten data waits while the backup runs."
 )
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Kept in the point.")

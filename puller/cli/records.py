@@ -27,6 +27,7 @@ def record(point: Point) -> dict[str, Any]:
         "parent": point.parent,
         "checkpoint": point.checkpoint,
         "consistency": point.consistency,
+        "freeze_seconds": point.freeze_seconds,
         "host": point.host,
         "tags": point.tags,
         "disks": [_disk(disk) for disk in point.disks],
@@ -82,7 +83,9 @@ def summary(point: Point) -> str:
     disks = ",".join(disk.disk for disk in point.disks)
     took = duration(point.seconds)
     about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
-    return f"{about}: read {read}, stored {stored} in {took}"
+    text = f"{about}: read {read}, stored {stored} in {took}"
+    frozen = point.freeze_seconds
+    return text if frozen is None else f"{text}, guest frozen for {frozen:.3f} s"
 
 
 def description(point: Point, now: datetime) -> str:
@@ -100,13 +103,18 @@ def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
         ("domain", f"{point.domain} ({point.uuid})"),
         ("time", f"{rfc3339(point.time)} ({age(point.time, now)} ago)"),
         ("kind", f"{point.kind}, {point.mode}"),
-        ("consistency", point.consistency),
+        ("consistency", _consistency(point)),
         ("parent", point.parent or "none"),
         ("checkpoint", point.checkpoint or "none"),
         ("host", point.host),
         ("took", duration(point.seconds)),
     ]
     return found + [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
+
+
+def _consistency(point: Point) -> str:
+    frozen = "" if point.freeze_seconds is None else f", guest frozen for {point.freeze_seconds:.3f} s"
+    return point.consistency + frozen
 
 
 def _disks(disks: Sequence[DiskRecord]) -> str:

@@ -89,6 +89,7 @@ class Point(msgspec.Struct, frozen=True):
     checkpoint: str | None = None
     checkpoint_xml: str | None = None
     consistency: str = "crash"
+    freeze_seconds: float | None = None
     tags: dict[str, str] = {}
     host: str = ""
     seconds: float = 0.0

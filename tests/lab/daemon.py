@@ -43,9 +43,12 @@ class DaemonError(Exception):
     """The daemon does not come up."""
 
 
+_ENTER = Path(__file__).parent / "namespace"
+
+
 def in_own_namespace(module: str, arguments: Sequence[str] = ()) -> list[str]:
     """The command that runs a module of Python where a private daemon can be: needs root."""
-    return ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", module, *arguments]
+    return [str(_ENTER), sys.executable, "-m", module, *arguments]
 
 
 class PrivateLibvirt:
@@ -69,8 +72,10 @@ class PrivateLibvirt:
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
+        # The file of the process id is in none of the covered folders, and one daemon only may have it.
+        command = ["libvirtd", "--pid-file", str(self._folder / "libvirtd.pid")]
         with (self._folder / "libvirtd.log").open("ab") as log:
-            self._process = subprocess.Popen(["libvirtd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE
         while not _answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

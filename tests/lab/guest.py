@@ -19,15 +19,18 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import libvirt
 
-from tests.lab.kernel import Kernel
+from tests.lab.kernel import FOR_AGENT, WANTED, Kernel
 
 INIT = Path(__file__).resolve().parents[1] / "guest" / "init"
 BUSYBOX = Path("/bin/busybox")
+QEMU_GA = Path("/usr/sbin/qemu-ga")
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 SYSTEM_DISK = 256 << 20
 FILLED = 48 << 20
@@ -46,6 +49,20 @@ class GuestError(Exception):
     """The guest cannot be built, or did not do what was waited for."""
 
 
+class Agent(Enum):
+    """The QEMU guest agent in the guest: none, the real one, or the real one with a hook that hangs.
+
+    A hook that hangs keeps the agent from answering for ``HANG_SECONDS``; *then* it freezes.
+    """
+
+    NONE = "none"
+    SOUND = "sound"
+    HANGING = "hanging"
+
+
+HANG_SECONDS = 8
+
+
 # --- initramfs --------------------------------------------------------------------------------
 
 
@@ -59,8 +76,8 @@ class _Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def build_initramfs(kernel: Kernel, path: Path) -> None:
-    """Write the guest's initial file system to ``path``. Raises GuestError if busybox is missing."""
+def build_initramfs(kernel: Kernel, path: Path, agent: Agent) -> None:
+    """Write the guest's initial file system to ``path``. Raises GuestError if a program is missing."""
     if not BUSYBOX.exists():
         raise GuestError(f"{BUSYBOX} is missing; install busybox-static")
     entries = [
@@ -69,9 +86,26 @@ def build_initramfs(kernel: Kernel, path: Path) -> None:
         _Entry("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes()),
         _Entry("init", stat.S_IFREG | 0o755, INIT.read_bytes()),
     ]
-    for order, (name, content) in enumerate(kernel.needed_modules().items()):
+    wanted: tuple[str, ...] = WANTED
+    if agent is not Agent.NONE:
+        entries += _agent_entries()
+        wanted = WANTED + FOR_AGENT
+    for order, (name, content) in enumerate(kernel.needed_modules(wanted).items()):
         entries.append(_Entry(f"modules/{order:02}-{name}.ko", stat.S_IFREG | 0o644, content))
     path.write_bytes(b"".join(_cpio(entries)))
+
+
+def _agent_entries() -> list[_Entry]:
+    """The agent with the libraries that it is linked with, at their own places."""
+    if not QEMU_GA.exists():
+        raise GuestError(f"{QEMU_GA} is missing; install qemu-guest-agent")
+    libraries = re.findall(r"(/\S+) \(0x", _run("ldd", str(QEMU_GA)))
+    files = [str(QEMU_GA), *libraries]
+    folders = {str(parent)[1:] for name in files for parent in Path(name).parents if len(parent.parts) > 1}
+    return [
+        *(_Entry(folder, stat.S_IFDIR | 0o755) for folder in sorted(folders)),
+        *(_Entry(name[1:], stat.S_IFREG | 0o755, Path(name).read_bytes()) for name in files),
+    ]
 
 
 def _cpio(entries: Iterable[_Entry]) -> Iterator[bytes]:
@@ -116,18 +150,21 @@ def make_bare_disk(path: Path, size: int) -> None:
     _run("qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size))
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     # mkfs lives where users' paths do not lead.
     environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise GuestError(f"{command[0]} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 # --- domain -----------------------------------------------------------------------------------
 
 
-def guest_domain_xml(name: str, kernel: Kernel, initramfs: Path, disks: Sequence[Path], console: Path) -> str:
+def guest_domain_xml(
+    name: str, kernel: Kernel, initramfs: Path, disks: Sequence[Path], console: Path, agent: Agent
+) -> str:
     """Domain XML of the guest: ``disks`` become vda, vdb, …; its console is written to a file."""
     domain = ET.Element("domain", type="qemu")
     _text(domain, "name", name)
@@ -137,7 +174,8 @@ def guest_domain_xml(name: str, kernel: Kernel, initramfs: Path, disks: Sequence
     _text(system, "type", "hvm", arch="x86_64", machine="q35")
     _text(system, "kernel", str(kernel.image))
     _text(system, "initrd", str(initramfs))
-    _text(system, "cmdline", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check")
+    choices = f"puller.agent={agent.value} puller.hang={HANG_SECONDS}"
+    _text(system, "cmdline", f"console=ttyS0 quiet panic=-1 mitigations=off no_timer_check {choices}")
     processor = ET.SubElement(domain, "cpu", mode="custom", match="exact")
     _text(processor, "model", "qemu64")
     # Without it the guest's kernel gathers noise for a second before /dev/urandom answers.
@@ -149,6 +187,9 @@ def guest_domain_xml(name: str, kernel: Kernel, initramfs: Path, disks: Sequence
     serial = ET.SubElement(devices, "serial", type="file")
     ET.SubElement(serial, "source", path=str(console))
     ET.SubElement(devices, "memballoon", model="none")
+    if agent is not Agent.NONE:
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
     return ET.tostring(domain, encoding="unicode")
 
 
@@ -213,7 +254,7 @@ class Guest:
 
 
 @contextmanager
-def running_guest(uri: str, name: str, folder: Path) -> Iterator[Guest]:
+def running_guest(uri: str, name: str, folder: Path, agent: Agent = Agent.NONE) -> Iterator[Guest]:
     """Boot a guest on the libvirt at ``uri``, all its files in ``folder``; destroy it when the context ends.
 
     It may still be booting when the context begins: wait on its console. Raises GuestError, NoKernel.
@@ -222,23 +263,25 @@ def running_guest(uri: str, name: str, folder: Path) -> Iterator[Guest]:
     guest = Guest(name, disks, Console(folder / "console"))
     make_system_disk(disks["vda"], SYSTEM_DISK, FILLED)
     make_bare_disk(disks["vdb"], BARE_DISK)
-    xml = _domain_xml_in(folder, guest)
+    xml = _domain_xml_in(folder, guest, agent)
     with closing(libvirt.open(uri)) as connection:
         domain = connection.defineXML(xml)
         try:
             domain.create()
             yield guest
         finally:
-            _remove(domain)
+            # Anew: libvirt's daemon may have been started again meanwhile.
+            with closing(libvirt.open(uri)) as again:
+                _remove(again.lookupByName(name))
 
 
-def _domain_xml_in(folder: Path, guest: Guest) -> str:
+def _domain_xml_in(folder: Path, guest: Guest, agent: Agent) -> str:
     installed = Kernel.find()
     # A copy, because libvirt may change the owner of what it starts a domain from.
     kernel = Kernel(Path(shutil.copy(installed.image, folder / "kernel")), installed.modules)
-    build_initramfs(kernel, folder / "initramfs")
+    build_initramfs(kernel, folder / "initramfs", agent)
     return guest_domain_xml(
-        guest.name, kernel, folder / "initramfs", list(guest.disks.values()), guest.console.path
+        guest.name, kernel, folder / "initramfs", list(guest.disks.values()), guest.console.path, agent
     )
 
 

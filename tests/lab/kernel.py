@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ UNPACKED = Path(__file__).resolve().parents[2] / "build" / "guest-kernel"
 """Where scripts/setup unpacks a kernel package when no usable kernel is installed."""
 
 WANTED = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
+FOR_AGENT = ("virtio_console",)
+"""What a guest agent needs besides: its channel is a virtio serial port."""
 OPTIONAL = frozenset({"crc32c_generic"})
 """ext4 asks the crypto API for crc32c by name, so no dependency leads to it; newer kernels have none."""
 
@@ -52,12 +54,12 @@ class Kernel:
             return False
         return os.access(self.image, os.R_OK)
 
-    def needed_modules(self) -> dict[str, bytes]:
-        """Modules to load, by name, in the order of loading. Raises NoKernel if one is missing."""
+    def needed_modules(self, wanted: Sequence[str] = WANTED) -> dict[str, bytes]:
+        """Modules to load for ``wanted``, by name, in this order. Raises NoKernel if one is missing."""
         files = {_module_name(path.name): path for path in self.modules.rglob("*.ko*")}
         built_in = {_module_name(line) for line in _lines(self.modules / "modules.builtin")}
         loaded: dict[str, bytes] = {}
-        for name in WANTED:
+        for name in wanted:
             if name not in OPTIONAL or name in files:
                 _load(name, files, built_in, loaded)
         return loaded

@@ -1,0 +1,57 @@
+"""The QEMU guest agent of a domain, as far as a backup needs it: freeze and thaw of file systems.
+
+See ``virDomainFSFreeze`` in https://libvirt.org/html/libvirt-libvirt-domain.html. An agent that hangs
+(a hook of it does, or a file system) is given up after a time limit, yet it may freeze *later*, when
+whatever held it ends. Only a thaw that it has answered is certain, so one asks until it does.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.faults import translate
+
+CHANNEL = "org.qemu.guest_agent.0"
+"""The agent's virtio port: QEMU's ``docs/interop/qemu-ga.rst``."""
+
+
+FOREVER = -2
+"""``VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK``: what libvirt begins with."""
+
+
+def has_channel(domain: Domain) -> bool:
+    """Whether the domain has a channel for an agent."""
+    return _channel(domain) is not None
+
+
+def is_connected(domain: Domain) -> bool:
+    """Whether an agent in the guest has opened its channel: libvirt sees that without asking it."""
+    target = _channel(domain)
+    return target is not None and target.get("state") == "connected"
+
+
+def set_time_limit(domain: Domain, seconds: int) -> None:
+    """How long each later question may wait for the agent's answer; libvirt's default is forever.
+
+    It holds for the domain, whoever asks, until its QEMU ends.
+    """
+    with translate(f"cannot set a time limit for the guest agent of domain {domain.name}"):
+        domain.handle.agentSetResponseTimeout(seconds)
+
+
+def freeze(domain: Domain) -> int:
+    """Flush and freeze all file systems of the guest; how many it froze. Raises HypervisorError."""
+    with translate(f"cannot freeze the file systems of domain {domain.name}"):
+        return int(domain.handle.fsFreeze())
+
+
+def thaw(domain: Domain) -> int:
+    """Thaw them; how many were frozen until now. Raises HypervisorError."""
+    with translate(f"cannot thaw the file systems of domain {domain.name}"):
+        return int(domain.handle.fsThaw())
+
+
+def _channel(domain: Domain) -> ET.Element | None:
+    path = f"./devices/channel/target[@type='virtio'][@name='{CHANNEL}']"
+    return ET.fromstring(domain.xml()).find(path)

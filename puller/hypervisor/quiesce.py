@@ -1,0 +1,164 @@
+"""File systems of the guest that stand still for the instant in which the disks are frozen.
+
+A point taken so is like a disk after an orderly unmount; one taken without is like a disk after a power cut.
+The freeze is kept as short as can be, from just before the job begins until just after: the guest's
+writers wait meanwhile. Whatever happens, it is thawed: by this process, by a second one when this one is
+killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.errors import HypervisorError, NotQuiesced
+from puller.hypervisor import guestagent
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.lock import lock_directory
+from puller.hypervisor.thawing import ThawingProcess
+from puller.hypervisor.uri import is_embedded
+
+FREEZE_SECONDS = 10
+"""How long the agent may take to freeze, and to thaw. File systems flush first. Windows holds writes for 10 s
+at most by itself."""
+
+BEGIN_SECONDS = 20
+"""How long the guest may stand still for the begin of the job, which takes some 50 ms."""
+
+
+class Quiesce(Enum):
+    """Whether to freeze: ``AUTO`` goes on without where it cannot be had, ``ON`` refuses."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Quiesced:
+    """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
+
+    Once entered, ``consistency`` is ``filesystem`` or ``crash``, and ``freeze_seconds`` says how long the
+    guest stood still, None if it did not. Why it did not is told to ``tell`` where that is of interest.
+    Entering raises :class:`NotQuiesced` if it was wanted by all means; nothing has begun then.
+    """
+
+    def __init__(
+        self, domain: Domain, uri: str, disks: FrozenDisks, quiesce: Quiesce, tell: Callable[[str], None]
+    ) -> None:
+        self._domain = domain
+        self._uri = uri
+        self._disks = disks
+        self._quiesce = quiesce
+        self._tell = tell
+        self._mark = _mark(domain)
+        self.consistency = "crash"
+        self.freeze_seconds: float | None = None
+
+    @property
+    def exports(self) -> tuple[DiskExport, ...]:
+        """As of the disks."""
+        return self._disks.exports
+
+    def __enter__(self) -> Self:
+        hindrance = self._hindrance()
+        if self._quiesce is Quiesce.ON and hindrance is not None:
+            raise NotQuiesced(hindrance)
+        if self._quiesce is Quiesce.OFF or hindrance is not None:
+            self._disks.__enter__()
+        else:
+            self._enter_frozen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._disks.__exit__(kind, error, trace)
+
+    def _hindrance(self) -> str | None:
+        """Why it cannot freeze, before asking; an agent that should be there and is not gets told."""
+        name = self._domain.name
+        if not guestagent.has_channel(self._domain):
+            return f"domain {name} has no channel for a guest agent"
+        if not self._domain.is_running():
+            return f"domain {name} is paused, so its guest agent cannot answer"
+        if guestagent.is_connected(self._domain):
+            return None
+        hindrance = f"the guest agent of domain {name} is not connected"
+        if self._quiesce is Quiesce.AUTO:
+            self._tell(f"{hindrance}: the point is crash-consistent")
+        return hindrance
+
+    def _enter_frozen(self) -> None:
+        guestagent.set_time_limit(self._domain, FREEZE_SECONDS)
+        self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._mark.touch()
+        with ExitStack() as undo, self._thawing() as process:
+            began = time.monotonic()
+            try:
+                froze = self._freeze()
+                undo.enter_context(self._disks)
+            finally:
+                thawed = self._thaw(process)
+            undo.pop_all()
+        if froze and thawed:
+            self.consistency = "filesystem"
+            self.freeze_seconds = round(time.monotonic() - began, 3)
+
+    def _thawing(self) -> ThawingProcess | nullcontext[None]:
+        """No other process reaches an embedded driver; there the next run has to do."""
+        if is_embedded(self._uri):
+            return nullcontext()
+        return ThawingProcess(self._uri, self._domain.uuid, FREEZE_SECONDS + BEGIN_SECONDS)
+
+    def _freeze(self) -> bool:
+        try:
+            return guestagent.freeze(self._domain) > 0
+        except HypervisorError as error:
+            if self._quiesce is Quiesce.ON:
+                raise NotQuiesced(error.message) from error
+            self._tell(f"{error.message}: the point is crash-consistent")
+            return False
+
+    def _thaw(self, process: ThawingProcess | None) -> bool:
+        """Whether the guest stood still until now. If the agent does not answer, others go on asking."""
+        try:
+            thawed = guestagent.thaw(self._domain) > 0
+        except HypervisorError as error:
+            self._tell(f"{error.message}; it is tried on until the agent answers")
+            return False
+        if process is not None:
+            process.done()
+        guestagent.set_time_limit(self._domain, guestagent.FOREVER)
+        self._mark.unlink(missing_ok=True)
+        return thawed
+
+
+def thaw_left_over(domain: Domain) -> bool:
+    """Thaw what a dead run of this host may have left frozen; whether there was anything frozen.
+
+    Call it with the domain's lock held. An agent that gives no answer is asked by the next run again.
+    """
+    mark = _mark(domain)
+    if not mark.exists():
+        return False
+    if not guestagent.is_connected(domain):
+        return False
+    guestagent.set_time_limit(domain, FREEZE_SECONDS)
+    try:
+        thawed = guestagent.thaw(domain) > 0
+    except HypervisorError:
+        return False
+    guestagent.set_time_limit(domain, guestagent.FOREVER)
+    mark.unlink(missing_ok=True)
+    return thawed
+
+
+def _mark(domain: Domain) -> Path:
+    """A file that says: a run of this host has begun to freeze this domain. It goes with a reboot."""
+    return lock_directory() / f"{domain.uuid}.frozen"

@@ -1,0 +1,86 @@
+"""Freezing a real guest through its real agent."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.errors import NotQuiesced
+from puller.hypervisor import guestagent
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.openjob import open_job
+from tests.lab.guest import Agent, Guest, running_guest
+from tests.lab.machine import EmbeddedLibvirt
+
+PATIENCE = 120.0
+NAME = "quiet"
+
+
+@pytest.fixture(scope="module")
+def guest(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A guest that writes, with an agent that answers."""
+    with running_guest(libvirt_uri, NAME, tmp_path_factory.mktemp("quiet"), Agent.SOUND) as guest:
+        guest.console.wait_ready(PATIENCE)
+        guest.console.wait_generation(1, PATIENCE)
+        yield guest
+
+
+@pytest.fixture
+def domain(guest: Guest, embedded_libvirt: EmbeddedLibvirt) -> Domain:
+    return Host.connect(embedded_libvirt.uri).domain(NAME)
+
+
+def test_a_quiesced_point_is_like_an_unmounted_disk(guest: Guest, libvirt_uri: str, tmp_path: Path) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    for quiesce, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
+        point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=quiesce, disks=["vda"])
+        assert point.consistency == consistency
+        assert (point.freeze_seconds is not None) == (quiesce == "on")
+        image = tmp_path / quiesce
+        puller.restore(repository, point.point, output=str(image), disks=["vda"])
+        assert ("needs_recovery" in features(image)) is recovery
+    generation = guest.console.generation()
+    guest.console.wait_generation(generation + 1, PATIENCE)  # it writes on
+
+
+def features(image: Path) -> str:
+    """What the superblock of an ext4 says of itself."""
+    command = ["/sbin/dumpe2fs", "-h", str(image)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_dead_run_left_frozen_is_thawed_by_the_next(
+    guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(guestagent, "thaw", lambda domain: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+    assert open_job(domain) is None
+    notices: list[str] = []
+    point = puller.backup(
+        repository, NAME, connect=libvirt_uri, observer=lambda event: notices.append(str(event))
+    )
+    assert any("thawed file systems that an earlier run had left frozen" in text for text in notices)
+    assert point.consistency == "filesystem"
+    guest.console.wait_generation(guest.console.generation() + 1, PATIENCE)
+
+
+def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    before = len(domain.handle.listAllCheckpoints())
+    domain.handle.suspend()
+    try:
+        with pytest.raises(NotQuiesced, match="paused"):
+            puller.backup(repository, NAME, connect=libvirt_uri, quiesce="on", disks=["vdb"])
+        assert len(domain.handle.listAllCheckpoints()) == before
+        point = puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+    finally:
+        domain.handle.resume()
+    assert point.consistency == "crash"

@@ -1,0 +1,45 @@
+"""What befalls a run on a libvirtd of its own: see daemon_scenes.py, which plays it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab.daemon import in_own_namespace, is_root
+
+pytestmark = pytest.mark.skipif(not is_root(), reason="a private libvirtd needs root")
+
+EXACT = {"exact": True, "left": []}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="puller-scenes-") as folder:
+        command = in_own_namespace("tests.integration.daemon_scenes", [folder])
+        played = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert played.returncode == 0, played.stderr
+        yield json.loads(played.stdout)
+
+
+def test_an_agent_that_hangs(scenes: dict[str, Any]) -> None:
+    """The guest writes on afterwards: the scene has waited for that."""
+    outcome = scenes["hanging_agent"]
+    assert outcome.items() >= {**EXACT, "consistency": "crash"}.items()
+    assert "Guest agent not available for now: the point is crash-consistent" in outcome["notices"][0]
+
+
+def test_libvirtd_is_killed_and_started_again(scenes: dict[str, Any]) -> None:
+    outcome = scenes["killed_daemon"]
+    assert outcome["during"]["code"] == 15
+    assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
+
+
+def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
+    outcome = scenes["powered_off_guest"]
+    assert outcome["during"]["code"] == 15
+    assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
