@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
@@ -82,6 +83,24 @@ class Host:
         """Version of the QEMU that this libvirt starts by default."""
         with translate(f"cannot ask libvirt at {self.uri} for QEMU's version"):
             return _version(self._connection.getVersion())
+
+    def capabilities(self) -> str:
+        """The XML of what this host and its hypervisor are: https://libvirt.org/formatcaps.html."""
+        with translate(f"cannot ask libvirt at {self.uri} for its capabilities"):
+            return str(self._connection.getCapabilities())
+
+    def supports_backup(self, domain: Domain) -> bool:
+        """Whether libvirt can back up a domain with this emulator and machine, incrementally.
+
+        libvirt knows by its own version and QEMU's: https://libvirt.org/formatdomaincaps.html, ``backup``.
+        """
+        machine = ET.fromstring(domain.xml())
+        kind = machine.find("./os/type")
+        arch, model = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
+        emulator = machine.findtext("./devices/emulator")
+        with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
+            text = self._connection.getDomainCapabilities(emulator, arch, model, machine.get("type"))
+        return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
 
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
         """A name comes first: a domain may be called like another one's UUID."""
