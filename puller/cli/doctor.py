@@ -60,7 +60,8 @@ def _text(checks: Sequence[Check], whole: bool) -> str:
 
 
 def _lines(check: Check) -> str:
-    line = printable(f"{check.status.value:<4}  {check.name}  {check.subject}: {check.finding}")
+    about = printable(f"{check.name} {check.subject}: {check.finding}")
+    line = f"{check.status.value:<4}  {about}"
     return f"{line}\n      {printable(check.advice)}" if check.advice else line
 
 

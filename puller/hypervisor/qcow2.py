@@ -56,7 +56,7 @@ def read_header(path: Path) -> Header | None:
 
 def _parse(file: BinaryIO) -> Header | None:
     head = file.read(_HEADER_LIMIT)
-    if head[:4] != _MAGIC:
+    if head[:4] != _MAGIC or len(head) < _V2_LENGTH:
         return None
     version = int.from_bytes(head[4:8], "big")
     if version < 3:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from puller.errors import ObjectExists, ObjectNotFound, StoreError
+from puller.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError
 from puller.store.base import Store
 
 OPERATIONS = ("list", "delete", "put", "get")
@@ -102,12 +102,12 @@ def try_store(store: Store, key_prefix: str, now: Callable[[], float] = time.tim
 
 
 def latency(store: Store, key: str) -> float:
-    """The shortest of a few looks at ``key``, whether it is there or not, in seconds. Raises StoreError."""
+    """Seconds of the shortest of some looks at ``key``; absence and denial are answers. Raises StoreError."""
     return min(_look(store, key) for _ in range(_LOOKS))
 
 
 def _look(store: Store, key: str) -> float:
     began = time.monotonic()
-    with suppress(ObjectNotFound):
+    with suppress(ObjectNotFound, StoreDenied):
         store.stat(key)
     return time.monotonic() - began

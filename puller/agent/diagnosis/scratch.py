@@ -36,7 +36,7 @@ def examine(patient: Patient, folders: Folders) -> Iterator[Check]:
     name = patient.domain.name
     held = confinement(patient.domain.xml(), patient.host.capabilities())
     yield ask("scratch-access", name, partial(_access, folders.scratch, held))
-    yield ask("scratch-label", name, partial(_label, folders, held))
+    yield ask("scratch-label", name, partial(label, folders, held))
     yield ask("scratch-space", name, partial(_space, patient, folders))
     yield ask("scratch-leftovers", name, partial(_leftovers, patient, folders))
     if patient.domain.is_active():
@@ -58,7 +58,8 @@ def _access(folder: Path, held: Confinement) -> Answer:
     )
 
 
-def _label(folders: Folders, held: Confinement) -> Answer:
+def label(folders: Folders, held: Confinement) -> Answer:
+    """Whether AppArmor or SELinux keeps a QEMU that is ``held`` so out of the scratch's folder."""
     folder, kind = folders.scratch, kernel.selinux_type(folders.scratch)
     if (
         "apparmor" in held.models

@@ -72,7 +72,7 @@ def _right(trial: Trial, operation: str) -> Answer:
     error = trial.outcomes[operation]
     if error is None:
         return ok("allowed")
-    if operation == "delete":
+    if operation == "delete" and trial.outcomes["list"] is None:
         return warn(
             error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
         )
