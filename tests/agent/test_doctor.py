@@ -220,7 +220,7 @@ def test_a_bitmap_without_a_checkpoint(ward: Ward) -> None:
         assert ward.found("stranded") == shut_off("stranded", {"disk-bitmaps": "warn"})
 
 
-def test_bitmaps_that_a_crash_of_qemu_has_left_inconsistent(
+def test_bitmaps_that_a_crash_of_qemu_leaves_inconsistent_or_missing(
     ward: Ward, embedded_libvirt: EmbeddedLibvirt
 ) -> None:
     with embedded_libvirt.machine("crash", ward.folder, [DiskSpec("vda", 8 * MIB)]) as machine:
@@ -233,6 +233,10 @@ def test_bitmaps_that_a_crash_of_qemu_has_left_inconsistent(
         assert ward.found("crash") == {"state crash": "fail", "disk-bitmaps crash/vda": "warn"}
         machine.start()
         assert ward.found("crash") == {"disk-base crash/vda": "warn"}
+        puller.backup(ward.repository, "crash", connect=ward.uri)
+        assert ward.found("crash") == {}
+        machine.kill()
+        assert ward.found("crash") == {"state crash": "fail", "disk-bitmaps crash/vda": "warn"}
 
 
 def test_an_agent_that_is_not_there_and_a_snapshot(ward: Ward, embedded_libvirt: EmbeddedLibvirt) -> None:

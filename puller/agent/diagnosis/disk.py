@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from puller.agent.bases import choose
@@ -77,28 +77,31 @@ def _unread(disk: Disk) -> Answer:
 
 def _bitmaps(patient: Patient, disk: Disk) -> Answer:
     header = None if disk.path is None else read_header(disk.path)
-    known = {item.name for item in checkpoints.list_checkpoints(patient.domain)}
+    known = checkpoints.list_checkpoints(patient.domain)
     if header is None:
         return ok(f"checkpoints: {len(known)}")
-    stranded = [bitmap.name for bitmap in header.bitmaps if bitmap.name not in known]
+    names = {item.name for item in known}
+    stranded = [bitmap.name for bitmap in header.bitmaps if bitmap.name not in names]
     if stranded:
         return warn(
             f"{disk.path} has {len(stranded)} dirty bitmaps without a checkpoint, such as {stranded[0]}",
             f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {stranded[0]}', "
             "if nobody needs it: it slows the guest's writes.",
         )
-    return _after_a_crash(patient, disk, header)
-
-
-def _after_a_crash(patient: Patient, disk: Disk, header: Header) -> Answer:
-    """A running QEMU has all bitmaps in use; of a shut-off domain such a one was never written back."""
-    lost = [] if patient.domain.is_active() else [item.name for item in header.bitmaps if item.in_use]
+    tracking = [item.name for item in known if disk.target in item.disks]
+    lost = [] if patient.domain.is_active() else _lost(tracking, header)
     if lost:
         return warn(
-            f"dirty bitmaps in {disk.path} are inconsistent since QEMU died: {lost[0]}",
-            "Nothing need be done: the next point reads the disk in full and replaces them.",
+            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
+            "Nothing need be done: the next point reads the disk in full.",
         )
     return ok(f"stored bitmaps: {len(header.bitmaps)}")
+
+
+def _lost(tracking: Sequence[str], header: Header) -> list[str]:
+    """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
+    whole = {bitmap.name for bitmap in header.bitmaps if not bitmap.in_use}
+    return [name for name in tracking if name not in whole]
 
 
 def _job(patient: Patient, disk: Disk) -> Answer:

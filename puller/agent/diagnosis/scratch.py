@@ -11,15 +11,14 @@ from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.hypervisor import kernelsecurity as kernel
 from puller.hypervisor import openjob, scratch
+from puller.hypervisor.checkpoint import checkpoint_name
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.disk import Disk
+from puller.hypervisor.job import socket_path
 from puller.units import format_bytes
 
 SOCKET_PATH = 107
 """Bytes that the path of a Unix socket has at most (``sun_path``, unix(7), without the final zero)."""
-
-_SOCKET_NAME = 33
-"""Bytes of a slash and the name of our socket: ``puller-``, 12 and 8 digits, ``-`` and ``.sock``, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _leftovers(patient: Patient, folders: Folders) -> Answer:
 
 def _socket(patient: Patient, held: Confinement) -> Answer:
     folder = patient.domain.runtime_directory()
-    if len(bytes(folder)) + _SOCKET_NAME > SOCKET_PATH:
+    if len(bytes(socket_path(patient.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
         return fail(f"the path of {folder} is too long for a socket in it", "Give the domain a shorter name.")
     if held.user is None:
         return ok(f"{folder}; libvirt does not tell which user QEMU runs as")
