@@ -17,6 +17,8 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 
+_QEMU_CAPABILITIES = "./{http://libvirt.org/schemas/domain/qemu/1.0}capabilities/"
+
 Version = tuple[int, int, int]
 """Major, minor, release."""
 
@@ -92,20 +94,28 @@ class Host:
     def supports_backup(self, domain: Domain) -> bool:
         """Whether libvirt can back up a domain with this emulator and machine, incrementally.
 
-        libvirt knows by its own version and QEMU's: https://libvirt.org/formatdomaincaps.html, ``backup``.
+        libvirt knows by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``),
+        unless the domain's XML overrules it: before libvirt 7.6 that was the way to switch it on.
         """
         machine = ET.fromstring(domain.xml())
-        kind = machine.find("./os/type")
-        arch, model = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
-        emulator = machine.findtext("./devices/emulator")
+        overruled = machine.find(f"{_QEMU_CAPABILITIES}*[@capability='incremental-backup']")
+        if overruled is not None:
+            return overruled.tag.endswith("}add")
         with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
-            text = self._connection.getDomainCapabilities(emulator, arch, model, machine.get("type"))
+            text = self._connection.getDomainCapabilities(*_emulation(machine))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
 
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
         """A name comes first: a domain may be called like another one's UUID."""
         by_name, by_uuid = self._connection.lookupByName, self._connection.lookupByUUIDString
         return (by_name, by_uuid) if _is_uuid(name) else (by_name,)
+
+
+def _emulation(machine: ET.Element) -> tuple[str | None, str | None, str | None, str | None]:
+    """Emulator, architecture, machine type and kind of virtualisation of a domain's XML."""
+    kind = machine.find("./os/type")
+    arch, model = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
+    return machine.findtext("./devices/emulator"), arch, model, machine.get("type")
 
 
 def _found(lookup: Callable[[str], Any], name: str) -> Any:

@@ -30,6 +30,7 @@ from puller.units import MIB
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine
 
 NOBODY = 65534
+QEMU_NAMESPACE = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 Found = dict[str, str]
 """By ``name subject``: the status of what is not ok."""
@@ -161,6 +162,32 @@ def test_a_transient_domain(ward: Ward) -> None:
         assert "persistence ward" in ward.found()
     finally:
         ward.machine.handle.connect().defineXML(xml)
+
+
+@pytest.mark.parametrize("name", ["libvirt", "qemu"])
+def test_a_version_that_is_too_old(ward: Ward, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(f"puller.agent.diagnosis.host.LEAST_{name.upper()}", (99, 0, 0))
+    assert ward.found() == {f"{name} {ward.uri}": "fail"}
+
+
+def test_a_domain_whose_backups_are_switched_off(ward: Ward) -> None:
+    def without(root: ET.Element) -> None:
+        source(ward.image("without.img"))(root)
+        capabilities = ET.SubElement(root, f"{QEMU_NAMESPACE}capabilities")
+        ET.SubElement(capabilities, f"{QEMU_NAMESPACE}del", capability="incremental-backup")
+
+    with ward.defined("without", without):
+        assert ward.found("without") == shut_off("without", {"backup-support": "fail"})
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Host.connect(ward.uri) as host:
+        domain = host.domain("ward")
+        length = len(str(socket_path(domain, ward.point.checkpoint or "")))
+    monkeypatch.setattr("puller.agent.diagnosis.scratch.SOCKET_PATH", length)
+    assert ward.found() == {}
+    monkeypatch.setattr("puller.agent.diagnosis.scratch.SOCKET_PATH", length - 1)
+    assert ward.found() == {"socket ward": "fail"}
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ def test_a_sound_bucket_has_no_fault_and_nothing_is_left_in_it(client: S3Client,
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
+def test_a_store_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("puller.agent.diagnosis.store.SLOW", 0.0)
+    assert found(FolderStore(tmp_path)) == {"store": "warn"}
+
+
 def test_no_bucket(client: S3Client) -> None:
     assert found(S3Store(client, "there-is-none", PREFIX)) == {"store": "fail"}
 
