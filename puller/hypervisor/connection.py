@@ -17,7 +17,8 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 
-_QEMU_CAPABILITIES = "./{http://libvirt.org/schemas/domain/qemu/1.0}capabilities/"
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
 
 Version = tuple[int, int, int]
 """Major, minor, release."""
@@ -94,13 +95,13 @@ class Host:
     def supports_backup(self, domain: Domain) -> bool:
         """Whether libvirt can back up a domain with this emulator and machine, incrementally.
 
-        libvirt knows by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``),
-        unless the domain's XML overrules it: before libvirt 7.6 that was the way to switch it on.
+        libvirt knows by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``).
+        Before 7.6 it said no, and the domain's XML could switch it on; its opposite there has no effect (seen
+        with 9.0).
         """
         machine = ET.fromstring(domain.xml())
-        overruled = machine.find(f"{_QEMU_CAPABILITIES}*[@capability='incremental-backup']")
-        if overruled is not None:
-            return overruled.tag.endswith("}add")
+        if machine.find(_SWITCHED_ON) is not None:
+            return True
         with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
             text = self._connection.getDomainCapabilities(*_emulation(machine))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
