@@ -46,10 +46,16 @@ class _Attempt:
     def run(self) -> None:
         self._try("list", lambda: next(iter(self._store.list(self._key.rpartition("/")[0] + "/")), None))
         # An absent key first: where deletion is denied, a put would leave its object for ever.
-        if self._try("delete", self._delete) and self._try("put", self._put):
+        if self._try("delete", self._delete):
+            try:
+                self._run_on_object()
+            finally:
+                self._try("delete", self._delete)
+
+    def _run_on_object(self) -> None:
+        if self._try("put", self._put):
             self.conditional = self._refuses_second()
             self._try("get", self._get)
-            self._try("delete", self._delete)
 
     def _try(self, operation: str, act: Callable[[], object]) -> bool:
         try:

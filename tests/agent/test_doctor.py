@@ -314,7 +314,7 @@ def test_a_block_job(ward: Ward) -> None:
         handle.blockJobAbort("vda")
 
 
-def test_checkpoints_of_another_tool_and_of_a_run_that_did_notcommit(ward: Ward) -> None:
+def test_checkpoints_of_another_tool_and_of_a_run_that_did_not_commit(ward: Ward) -> None:
     orphan = checkpoint_name(ward.repository.id, "20261122T050000Z-00000009")
     for name in ("other-tool", orphan):
         made = ward.machine.handle.checkpointCreateXML(

@@ -17,6 +17,7 @@ from puller.agent.diagnosis.finding import Check, Status
 from puller.agent.diagnosis.store import examine
 from puller.agent.doctor import Examination, doctor
 from puller.errors import StoreDenied, WrongKey
+from puller.repository.descriptor import NAME
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
 from puller.store.s3 import S3Store
@@ -41,7 +42,14 @@ def client(seaweed: Seaweed) -> Iterator[S3Client]:
 def bucket(client: S3Client, request: pytest.FixtureRequest) -> str:
     name = f"doctor-{abs(hash(request.node.nodeid)):x}"
     client.create_bucket(Bucket=name, ObjectLockEnabledForBucket="lock" in request.node.name)
+    S3Store(client, name, PREFIX).put(NAME, b"the descriptor of a repository")
     return name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    FolderStore(tmp_path).put(NAME, b"the descriptor of a repository")
+    return tmp_path
 
 
 def found(store: Store, **choices: Any) -> dict[str, str]:
@@ -74,12 +82,18 @@ def test_a_sound_bucket_has_no_fault_and_nothing_is_left_in_it(client: S3Client,
         *("store", "list", "delete", "put", "get", "conditional-writes", "clock"),
         *("versioning", "object-lock", "lifecycle"),
     ]
-    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
 
 
-def test_a_store_that_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_put_where_there_is_no_repository(tmp_path: Path) -> None:
+    checks = list(examine(FolderStore(tmp_path / "slip")))
+    assert [check.name for check in checks] == ["store"]
+    assert not (tmp_path / "slip").exists()
+
+
+def test_a_store_that_is_slow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("puller.agent.diagnosis.store.SLOW", 0.0)
-    assert found(FolderStore(tmp_path)) == {"store": "warn"}
+    assert found(FolderStore(folder)) == {"store": "warn"}
 
 
 def test_no_bucket(client: S3Client) -> None:
@@ -115,15 +129,15 @@ def test_a_right_that_is_denied(client: S3Client, bucket: str, action: str, faul
     assert found(S3Store(client, bucket, PREFIX)) == faults
 
 
-def test_where_deletion_is_denied_nothing_is_put(tmp_path: Path) -> None:
+def test_where_deletion_is_denied_nothing_is_put(folder: Path) -> None:
     """SeaweedFS lets DeleteObjects through whatever the bucket's policy says, so a folder stands in."""
 
     class AppendOnly(FolderStore):
         def delete(self, keys: object) -> None:
             raise StoreDenied("deletion is denied")
 
-    assert found(AppendOnly(tmp_path)) == {"delete": "warn", "put": "warn", "get": "warn"}
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert found(AppendOnly(folder)) == {"delete": "warn", "put": "warn", "get": "warn"}
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == [NAME]
 
 
 def test_a_bucket_that_keeps_versions_for_ever(client: S3Client, bucket: str) -> None:
@@ -157,21 +171,21 @@ def test_a_lifecycle_rule_that_deletes_by_age(
 
 
 @pytest.mark.parametrize(("ahead", "faults"), [(-61, {"clock": "warn"}), (62, {"clock": "warn"}), (30, {})])
-def test_a_clock_that_is_wrong(tmp_path: Path, ahead: int, faults: dict[str, str]) -> None:
+def test_a_clock_that_is_wrong(folder: Path, ahead: int, faults: dict[str, str]) -> None:
     class Elsewhere(FolderStore):
         def stat(self, key: str) -> ObjectInfo:
             info = super().stat(key)
             return ObjectInfo(info.key, info.size, info.modified + ahead, info.etag)
 
-    assert found(Elsewhere(tmp_path)) == faults
+    assert found(Elsewhere(folder)) == faults
 
 
-def test_conditions_that_are_not_honoured(tmp_path: Path) -> None:
+def test_conditions_that_are_not_honoured(folder: Path) -> None:
     class Careless(FolderStore):
         def put_new(self, key: str, body: Body) -> None:
             self.put(key, body)
 
-    assert found(Careless(tmp_path)) == {"conditional-writes": "warn"}
+    assert found(Careless(folder)) == {"conditional-writes": "warn"}
 
 
 def examined(url: str, opener: Callable[[], puller.Repository]) -> list[Check]:

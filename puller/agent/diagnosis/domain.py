@@ -9,9 +9,9 @@ from functools import partial
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
+from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.guestagent import AgentState, agent_state
 from puller.hypervisor.lock import holder, lock_directory
 from puller.repository.repository import Repository
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from puller.agent.diagnosis.finding import Answer, Check, Status, ask, fail, ok, warn
-from puller.errors import StoreDenied, UnsupportedByStore
+from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.descriptor import NAME
 from puller.repository.lease import PREFIX
 from puller.store.base import Store
@@ -35,14 +35,29 @@ def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Chec
     yield reached
     if reached.status is Status.FAIL:
         return
-    trial = try_store(store, PREFIX, now)
-    for operation in OPERATIONS:
-        yield ask(operation, store.url, partial(_right, trial, operation))
-    yield ask("conditional-writes", store.url, partial(_conditional, trial))
-    yield ask("clock", store.url, partial(_clock, trial))
+    if _holds_repository(store):
+        yield from _examine_rights(store.url, try_store(store, PREFIX, now))
     bucket = _bucket(store)
     if bucket is not None:
         yield from _examine_bucket(store.url, bucket)
+
+
+def _holds_repository(store: Store) -> bool:
+    """Elsewhere nothing is tried: a slip of the pen must leave nothing in a place that is not puller's."""
+    try:
+        store.stat(NAME)
+    except ObjectNotFound:
+        return False
+    except StoreError:
+        return True  # denied: the trial tells more
+    return True
+
+
+def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
+    for operation in OPERATIONS:
+        yield ask(operation, url, partial(_right, trial, operation))
+    yield ask("conditional-writes", url, partial(_conditional, trial))
+    yield ask("clock", url, partial(_clock, trial))
 
 
 def _bucket(store: Store) -> Bucket | None:

@@ -1,4 +1,4 @@
-"""The channel to the QEMU guest agent, and whether somebody answers at its other end."""
+"""Whether a domain has a channel to the QEMU guest agent, and whether somebody answers at its other end."""
 
 from __future__ import annotations
 
