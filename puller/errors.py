@@ -67,6 +67,12 @@ class PartialFailure(PullerError):
     default_advice = "See the failed ones above; the others are safely stored."
 
 
+class ChecksFailed(PullerError):
+    """``doctor`` found what would make a backup fail."""
+
+    default_advice = "Do what each failed check advises."
+
+
 # --- repository -------------------------------------------------------------------------------
 
 

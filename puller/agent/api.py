@@ -30,6 +30,7 @@ from puller.store.location import open_store
 
 if TYPE_CHECKING:
     from puller.agent.backup import FrozenHook
+    from puller.agent.diagnosis.finding import Check
 
 DEFAULT_URI = "qemu:///system"
 
@@ -209,3 +210,22 @@ def remove_key(repository: Repository, key: str) -> None:
 def stats(repository: Repository) -> Stats:
     """What the repository holds."""
     return _stats(repository)
+
+
+def doctor(
+    url: str,
+    opener: Callable[[], Repository],
+    *,
+    connect: str = DEFAULT_URI,
+    domains: Sequence[str] = (),
+    scratch_dir: str | None = None,
+) -> list[Check]:
+    """Ask host, ``domains`` (all if none) and the store at ``url`` for what would break a backup.
+
+    ``opener`` opens the repository there; what it raises is a finding, like all else that fails. Raises
+    UsageError if ``url`` is none.
+    """
+    from puller.agent import doctor as examining
+
+    examination = examining.Examination(connect, tuple(domains), scratch_dir)
+    return list(examining.doctor(open_store(url), opener, examination))

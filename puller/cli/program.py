@@ -26,6 +26,7 @@ COMMANDS = (
     "delete",
     "repair",
     "stats",
+    "doctor",
     "key",
     "completion",
 )

@@ -27,9 +27,10 @@ import libvirt
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 
-_OWN = "puller-"
+OWN = "puller-"
+"""What the names of all checkpoints, sockets and scratch files of puller begin with."""
 
-PREFIX_LENGTH = len(_OWN) + 12 + 1
+PREFIX_LENGTH = len(OWN) + 12 + 1
 """Characters of :func:`owner_prefix`."""
 
 
@@ -49,7 +50,7 @@ class Checkpoint:
 
 def owner_prefix(repository_id: str) -> str:
     """What the names of all that puller makes for this repository begin with; the id is 32 hex digits."""
-    return f"{_OWN}{repository_id[:12]}-"
+    return f"{OWN}{repository_id[:12]}-"
 
 
 def checkpoint_name(repository_id: str, point_id: str) -> str:
@@ -98,7 +99,7 @@ def delete(domain: Domain, name: str) -> None:
 
     The domain must be active, or libvirt refuses. A checkpoint that has lost bitmaps is deleted too.
     """
-    if not name.startswith(_OWN):
+    if not name.startswith(OWN):
         raise ValueError(f"checkpoint {name} is not puller's to delete")
     handle = _find(domain, name)
     if handle is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
@@ -15,6 +16,9 @@ from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
+
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
 
 Version = tuple[int, int, int]
 """Major, minor, release."""
@@ -83,10 +87,36 @@ class Host:
         with translate(f"cannot ask libvirt at {self.uri} for QEMU's version"):
             return _version(self._connection.getVersion())
 
+    def capabilities(self) -> str:
+        """The XML of what this host and its hypervisor are: https://libvirt.org/formatcaps.html."""
+        with translate(f"cannot ask libvirt at {self.uri} for its capabilities"):
+            return str(self._connection.getCapabilities())
+
+    def supports_backup(self, domain: Domain) -> bool:
+        """Whether libvirt can back up a domain with this emulator and machine, incrementally.
+
+        libvirt knows by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``).
+        Before 7.6 it said no, and the domain's XML could switch it on; its opposite there has no effect (seen
+        with 9.0).
+        """
+        machine = ET.fromstring(domain.xml())
+        if machine.find(_SWITCHED_ON) is not None:
+            return True
+        with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
+            text = self._connection.getDomainCapabilities(*_emulation(machine))
+        return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
+
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
         """A name comes first: a domain may be called like another one's UUID."""
         by_name, by_uuid = self._connection.lookupByName, self._connection.lookupByUUIDString
         return (by_name, by_uuid) if _is_uuid(name) else (by_name,)
+
+
+def _emulation(machine: ET.Element) -> tuple[str | None, str | None, str | None, str | None]:
+    """Emulator, architecture, machine type and kind of virtualisation of a domain's XML."""
+    kind = machine.find("./os/type")
+    arch, model = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
+    return machine.findtext("./devices/emulator"), arch, model, machine.get("type")
 
 
 def _found(lookup: Callable[[str], Any], name: str) -> Any:

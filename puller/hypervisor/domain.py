@@ -35,6 +35,21 @@ class Domain:
             state, _ = self.handle.state()
         return bool(state == libvirt.VIR_DOMAIN_RUNNING)
 
+    def is_persistent(self) -> bool:
+        """Whether libvirt keeps the domain, and its checkpoints, when it is shut off."""
+        with translate(f"cannot ask whether domain {self.name} is persistent"):
+            return bool(self.handle.isPersistent())
+
+    def snapshots(self) -> tuple[str, ...]:
+        """Names of the snapshots that libvirt knows of the domain."""
+        with translate(f"cannot list the snapshots of domain {self.name}"):
+            return tuple(sorted(snapshot.getName() for snapshot in self.handle.listAllSnapshots()))
+
+    def has_block_job(self, target: str) -> bool:
+        """Whether a copy, commit, pull or backup of the disk ``target`` is going on."""
+        with translate(f"cannot ask for the block job of disk {target} of domain {self.name}"):
+            return bool(self.handle.blockJobInfo(target))
+
     def require_active(self) -> None:
         """Raise :class:`DomainNotRunning` unless the domain is active."""
         if not self.is_active():

@@ -56,6 +56,23 @@ def lock_directory() -> Path:
     return Path(runtime) / "puller" if runtime else Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
 
 
+def holder(uuid: str, directory: Path) -> int | None:
+    """The process that holds the lock of the domain ``uuid``, or None; without touching the lock.
+
+    A look by ``flock`` would for a moment keep a backup that begins just then from its lock.
+    """
+    try:
+        inode = (directory / f"{uuid}.lock").stat().st_ino
+        held = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    for line in held.splitlines():
+        fields = line.split()  # 1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return int(fields[4])
+    return None
+
+
 def _open(path: Path) -> int:
     """A descriptor of the lock file, which no child process inherits."""
     try:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from puller.errors import ScratchFull, UsageError
-from puller.hypervisor.checkpoint import owner_prefix
+from puller.hypervisor.checkpoint import OWN, owner_prefix
 from puller.hypervisor.disk import Disk
 from puller.units import MIB, format_bytes
 
@@ -51,21 +51,31 @@ def required_bytes(sizes: Iterable[int]) -> int:
     return max(64 * MIB, sum(sizes) // 20)
 
 
-def check_free(directory: Path, needed: int) -> None:
-    """Raise :class:`ScratchFull` if fewer than ``needed`` bytes are free in ``directory``.
-
-    Counted is what an ordinary user may still write, since QEMU is one. Raises :class:`UsageError` if
-    there is no such folder.
-    """
+def free_bytes(directory: Path) -> int:
+    """What an ordinary user may still write in ``directory``, since QEMU is one. Raises UsageError."""
     try:
         status = os.statvfs(directory)
     except OSError as error:
         raise UsageError(f"scratch folder {directory} cannot be used: {error.strerror}") from error
-    free = status.f_bavail * status.f_frsize
+    return status.f_bavail * status.f_frsize
+
+
+def check_free(directory: Path, needed: int) -> None:
+    """Raise :class:`ScratchFull` if fewer than ``needed`` bytes are free in ``directory``.
+
+    Raises :class:`UsageError` if there is no such folder.
+    """
+    free = free_bytes(directory)
     if free < needed:
         raise ScratchFull(
             f"scratch folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )
+
+
+def leftovers(directory: Path, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
+    """Scratch files of the domain ``uuid`` of any repository in ``directory`` but those ``in_use``."""
+    found = directory.glob(f"{OWN}*-{uuid}-*{_SUFFIX}")
+    return tuple(sorted(path for path in found if path not in in_use))
 
 
 def sweep(directory: Path, repository_id: str, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:

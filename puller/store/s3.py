@@ -23,6 +23,7 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.s3_body import upload_body
+from puller.store.s3_bucket import Bucket
 from puller.store.s3_errors import demands_checksum, is_beyond_end, translate_code, translated
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class S3Store:
     def url(self) -> str:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._root}".rstrip("/")
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket, to ask how it is set up."""
+        return Bucket(self._client, self._bucket, self._root, self._place)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import Locked, PullerError
-from puller.hypervisor.lock import DomainLock, lock_directory
+from puller.hypervisor.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
 
@@ -63,3 +63,10 @@ def test_where_locks_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("TMPDIR", "/nowhere")
     assert lock_directory().name == "puller-1000"
+
+
+def test_the_holder_is_told_without_touching_the_lock(tmp_path: Path) -> None:
+    assert holder("uuid", tmp_path) is None
+    with DomainLock("uuid", "web1", tmp_path):
+        assert holder("uuid", tmp_path) == os.getpid()
+    assert holder("uuid", tmp_path) is None

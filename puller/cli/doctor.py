@@ -1,0 +1,75 @@
+"""``puller doctor``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.access import open_repository, repository_url
+from puller.cli.console import printable
+from puller.cli.options import Command, Settings
+from puller.cli.outcome import Outcome
+from puller.errors import ChecksFailed
+
+if TYPE_CHECKING:
+    from puller.agent.diagnosis.finding import Check
+
+
+@click.command("doctor", cls=Command)
+@click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
+@click.option("--scratch-dir", metavar="DIR", help="Examine this scratch folder, as of 'puller backup'.")
+@click.pass_obj
+def command(settings: Settings, domains: tuple[str, ...], scratch_dir: str | None) -> Outcome:
+    """Check host, domains and store for what would break a backup; all domains, or each DOMAIN.
+
+    Nothing is changed: one object is put under the repository's locks/ and deleted again. Shows what is
+    not well, with -v all. Exits with 0 if no check failed.
+    """
+    url = repository_url(settings)
+    from puller.agent import api
+
+    checks = api.doctor(
+        url,
+        lambda: open_repository(settings),
+        connect=settings.connect or api.DEFAULT_URI,
+        domains=tuple(dict.fromkeys(domains)),
+        scratch_dir=scratch_dir,
+    )
+    document = {"checks": [_record(check) for check in checks]}
+    return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
+
+
+def _record(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "subject": check.subject,
+        "status": check.status.value,
+        "finding": check.finding,
+        "advice": check.advice,
+    }
+
+
+def _text(checks: Sequence[Check], whole: bool) -> str:
+    counts = Counter(check.status.value for check in checks)
+    shown = [check for check in checks if whole or check.status.value != "ok"]
+    summary = ", ".join(f"{counts[word]} {word}" for word in ("ok", "warn", "fail"))
+    return "\n".join([*map(_lines, shown), f"{len(checks)} checks: {summary}"])
+
+
+def _lines(check: Check) -> str:
+    about = printable(f"{check.name} {check.subject}: {check.finding}")
+    line = f"{check.status.value:<4}  {about}"
+    return f"{line}\n      {printable(check.advice)}" if check.advice else line
+
+
+def _failure(checks: Sequence[Check]) -> ChecksFailed | None:
+    failed = [check for check in checks if check.status.value == "fail"]
+    if not failed:
+        return None
+    return ChecksFailed(
+        f"{len(failed)} of {len(checks)} checks failed; {failed[0].subject}: {failed[0].finding}",
+        advice=failed[0].advice,
+    )

@@ -1,0 +1,109 @@
+"""What holds the QEMU of a domain in: the user it runs as, and the security models that libvirt applies.
+
+See https://libvirt.org/formatdomain.html#security-label and https://libvirt.org/formatcaps.html.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+_ACCESS = 'for folder do test "$0" "$folder" || { printf %s "$folder"; break; }; done'
+"""A loop for sh(1): prints the first folder that test(1) does not find usable."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user and group of this host, by number."""
+
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return f"user {self.uid}"
+
+    def groups(self) -> list[int]:
+        """All groups that a process of the user has."""
+        try:
+            return os.getgrouplist(pwd.getpwuid(self.uid).pw_name, self.gid)
+        except KeyError:
+            return [self.gid]
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """``user`` is None where libvirt does not tell; ``models`` are among ``apparmor`` and ``selinux``."""
+
+    user: User | None
+    models: frozenset[str]
+
+
+def confinement(domain_xml: str, capabilities_xml: str) -> Confinement:
+    """Of a domain as its XML and the host's capabilities tell; of a running one the XML has the labels."""
+    domain, host = ET.fromstring(domain_xml), ET.fromstring(capabilities_xml)
+    labels = {label.get("model"): label for label in domain.findall("seclabel")}
+    kind = domain.get("type", "")
+    dac = labels.get("dac")
+    text = None if dac is None else dac.findtext("label")
+    if text is None:
+        text = host.findtext(f"./host/secmodel[model='dac']/baselabel[@type='{kind}']")
+    models = {model for model in ("apparmor", "selinux") if _applies(host, labels.get(model), model)}
+    return Confinement(None if text is None else parse_user(text), frozenset(models))
+
+
+def parse_user(label: str) -> User | None:
+    """The user of a DAC label: ``+64055:+107``, or by names ``libvirt-qemu:kvm``; None if there is none."""
+    owner, _, group = label.partition(":")
+    try:
+        uid = int(owner) if owner.lstrip("+").isdigit() else pwd.getpwnam(owner).pw_uid
+        gid = int(group) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+    return User(uid, gid)
+
+
+def barred(folder: Path, user: User) -> Path | None:
+    """The first folder on the way to ``folder``, itself included, that ``user`` may not walk; or None.
+
+    The kernel is asked, as that user, so that access lists count. Raises PermissionError if this process
+    may not become that user.
+    """
+    folder = folder.absolute()
+    return _first_failing("-x", [*reversed(folder.parents), folder], user)
+
+
+def may_write(folder: Path, user: User) -> bool:
+    """Whether ``user`` may make files in ``folder``, once there. Asks as ``barred`` does."""
+    return _first_failing("-w", [folder.absolute()], user) is None
+
+
+def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
+    command = ["sh", "-c", _ACCESS, test, *map(str, folders)]
+    if user.uid == os.geteuid():
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/")
+    else:
+        done = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            user=user.uid,
+            group=user.gid,
+            extra_groups=user.groups(),
+        )
+    return Path(done.stdout) if done.stdout else None
+
+
+def _applies(host: ET.Element, label: ET.Element | None, model: str) -> bool:
+    """Whether libvirt's driver for ``model`` is on and the domain is not exempt from it."""
+    on = host.find(f"./host/secmodel[model='{model}']") is not None
+    return on and (label is None or label.get("type") != "none")

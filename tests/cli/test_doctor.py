@@ -1,0 +1,58 @@
+"""``doctor``: what it prints and how it exits. What it finds is tested in tests/agent/test_doctor*.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.units import MIB
+from tests.cli.conftest import CommandLine
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
+
+
+@pytest.fixture(autouse=True)
+def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
+
+
+def test_a_sound_host_and_then_one_with_faults(
+    cli: CommandLine,
+    repository: puller.Repository,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+) -> None:
+    machine = machine_factory(DiskSpec("vda", 4 * MIB))
+    puller.backup(repository, machine.name, connect=libvirt_uri)
+    arguments = ["doctor", machine.name, machine.name, "-c", libvirt_uri]
+    sound = cli(*arguments, "--json").document["checks"]
+    assert {check["status"] for check in sound} == {"ok"}
+    assert all(check.keys() == {"name", "subject", "status", "finding", "advice"} for check in sound)
+    assert len({(check["name"], check["subject"]) for check in sound}) == len(sound)
+    quiet, whole = cli(*arguments), cli(*arguments, "-v")
+    assert quiet.out == f"{len(sound)} checks: {len(sound)} ok, 0 warn, 0 fail\n"
+    assert len(whole.out.splitlines()) == len(sound) + 1
+    machine.forget_checkpoints()
+    warned = cli(*arguments)
+    assert warned.code == 0
+    assert f"warn  disk-base {machine.name}/vda: " in warned.out
+    failed = cli(*arguments, "nonsense", "--scratch-dir", str(tmp_path / "missing"), "--json")
+    assert (failed.error["code"], failed.error["name"]) == (1, "ChecksFailed")
+    faults = [check for check in failed.document["checks"] if check["status"] == "fail"]
+    assert {check["subject"] for check in faults} == {machine.name, "nonsense"}
+    assert failed.error["advice"] == faults[0]["advice"]
+
+
+def test_no_repository_and_no_libvirt_are_findings(cli: CommandLine) -> None:
+    answer = cli("doctor", "-c", "qemu+unix:///system?socket=/nonexistent", "--json")
+    assert answer.error["code"] == 1
+    failed = {check["name"] for check in answer.document["checks"] if check["status"] == "fail"}
+    assert failed >= {"repository", "connection"}
+
+
+def test_a_repository_has_to_be_named(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PULLER_REPOSITORY")
+    assert cli("doctor", "--json").error["code"] == 2
