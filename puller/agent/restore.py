@@ -16,8 +16,10 @@ from pathlib import Path
 
 from puller.agent import outputs
 from puller.agent.outputs import Output
+from puller.agent.stretch import STRETCH, Stretch
 from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer, ignore
+from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository.damage import Damage, merge_damage
 from puller.repository.image import DiskImage, PackJob
@@ -222,6 +224,7 @@ class _Copier:
         self._disk = disk
         self._image = image
         self._output = output
+        self._buffers: BufferPool
         self._observer = observer
         self._lock = threading.Lock()
         self._done = 0
@@ -232,6 +235,7 @@ class _Copier:
         """Copy everything. Damage is collected, any other error is raised."""
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
         with Flow() as flow:
+            self._buffers = flow.pool(FETCHERS, STRETCH)
             crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
             for window in self._image.windows():
                 self._lose(window.damage)
@@ -243,15 +247,20 @@ class _Copier:
             crew.finish()
 
     def _copy_job(self, job: PackJob) -> None:
+        buffer = self._buffers.acquire()
+        stretch = Stretch(buffer, self._output)
+        done = 0
         for item in self._image.read(job):
             if isinstance(item, Damage):
                 self._lose([item])
                 self._output.zero(item.offset, item.length)
                 self._progress(item.length, 0)
             else:
-                offset, content = item
-                self._output.write(offset, content)
-                self._progress(len(content), len(content))
+                stretch.add(*item)
+                done += len(item[1])
+        stretch.flush()
+        self._progress(done, done)
+        buffer.release()
 
     def _lose(self, damage: Sequence[Damage]) -> None:
         if not damage:

@@ -6,6 +6,7 @@ another gives one back. A fresh buffer per request would also leak on libnbd 1.1
 
 from __future__ import annotations
 
+import mmap
 import threading
 from dataclasses import dataclass
 
@@ -13,14 +14,16 @@ from puller.pipeline.lane import Closed
 
 
 class Buffer:
-    """``data`` and a writable ``view`` of all of it; content is whatever the last user left."""
+    """Memory that begins at a page, as a writable ``view``; content is whatever the last user left.
 
-    __slots__ = ("_pool", "data", "view")
+    What begins at a page can be written to a file past the page cache.
+    """
+
+    __slots__ = ("_pool", "view")
 
     def __init__(self, pool: BufferPool, size: int) -> None:
         self._pool = pool
-        self.data = bytearray(size)
-        self.view = memoryview(self.data)
+        self.view = memoryview(mmap.mmap(-1, size))
 
     def release(self) -> None:
         """Give the buffer back to its pool. Neither it nor a view of it may be used afterwards."""

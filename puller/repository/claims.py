@@ -69,10 +69,10 @@ class Claims:
                     self._held[pack] = self._held.get(pack, 0) | 1 << slot
         return admitted
 
-    def hold(self, pack: int, slot: int) -> None:
-        """Note a reference to a slot that this run has written."""
+    def hold(self, pack: int, first: int, count: int) -> None:
+        """Note references to ``count`` slots from ``first`` on, which this run has written."""
         with self._lock:
-            self._held[pack] = self._held.get(pack, 0) | 1 << slot
+            self._held[pack] = self._held.get(pack, 0) | ((1 << count) - 1) << first
 
     def require_young(self) -> None:
         """Raise Overtaken if the run has lasted longer than prune remembers what it removed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,13 +31,32 @@ TAIL_ROOM = 2 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A reserved slot: its number and where its bytes go in the buffer."""
+class Piece:
+    """What is to go into a slot: the id of a content, the bytes to seal, their flags."""
+
+    content_id: bytes
+    content: Content
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """``count`` slots of one pack from ``first`` on, whose bytes begin at ``start`` in its buffer."""
 
     pack: OpenPack
-    slot: int
+    first: int
+    count: int
     start: int
-    stop: int
+
+    def fill(self, pieces: Sequence[Piece]) -> int:
+        """Seal ``pieces`` into the slots; return how many bytes that took."""
+        cipher, view = self.pack.cipher, self.pack.buffer.view
+        at = self.start
+        for slot, piece in enumerate(pieces, self.first):
+            end = at + len(piece.content) + cipher.overhead
+            cipher.seal_into(slot, piece.content, view[at:end])
+            at = end
+        return at - self.start
 
 
 @dataclass
@@ -57,25 +76,27 @@ class OpenPack:
     _shut: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fits(self, length: int) -> bool:
-        """Whether a slot of ``length`` stored bytes still goes in."""
-        return len(self.flags) < MAX_SLOTS and self.end + length <= len(self.buffer.data) - TAIL_ROOM
-
-    def reserve(self, content_id: bytes, length: int, flags: int) -> Place:
-        """Take the next slot for ``length`` stored bytes. One thread at a time."""
-        place = Place(self, len(self.flags), self.end, self.end + length)
-        self.ids += content_id
-        self.lengths.append(length)
-        self.flags.append(flags)
-        self.end += length
+    def reserve(self, pieces: Sequence[Piece]) -> Places:
+        """Take the next slots for as many of ``pieces`` as still fit. One thread at a time."""
+        first, start = len(self.flags), self.end
+        room = len(self.buffer.view) - TAIL_ROOM
+        for piece in pieces:
+            length = len(piece.content) + self.cipher.overhead
+            if self.end + length > room or len(self.flags) == MAX_SLOTS:
+                break
+            self.ids += piece.content_id
+            self.lengths.append(length)
+            self.flags.append(piece.flags)
+            self.end += length
+        count = len(self.flags) - first
         with self._lock:
-            self._unfilled += 1
-        return place
+            self._unfilled += count
+        return Places(self, first, count, start)
 
-    def filled(self) -> bool:
-        """Say that a reserved slot has its bytes; True for the one call that completes the pack."""
+    def filled(self, count: int) -> bool:
+        """Say that reserved slots have their bytes; True for the one call that completes the pack."""
         with self._lock:
-            self._unfilled -= 1
+            self._unfilled -= count
             return self._shut and self._unfilled == 0
 
     def shut(self) -> bool:
@@ -104,31 +125,37 @@ class PackWriter:
         self, keys: KeyRing, kind: PackKind, pool: BufferPool, emit: Callable[[OpenPack], None]
     ) -> None:
         self._keys = keys
-        self._kind = kind
+        self.kind = kind
         self._pool = pool
         self._emit = emit
         self._open: OpenPack | None = None
         self._lock = threading.Lock()
 
-    def add(self, content_id: bytes, content: Content, flags: int) -> tuple[bytes, int, int]:
-        """Store one slot's compressed ``content``; return (pack id, slot, stored bytes).
+    def add(self, pieces: Sequence[Piece]) -> Iterator[tuple[Places, int]]:
+        """Store ``pieces``; yield, pack by pack, the slots that they went to and the bytes that those take.
 
-        Blocks while all pack buffers are on their way to the store.
+        Blocks while all pack buffers are on their way to the store. The pieces of one call become
+        neighbours: one short lock for all of them, where one for each cost the codecs their time.
         """
-        with self._lock:
-            place = self._reserve(content_id, len(content), flags)
-        place.pack.cipher.seal_into(place.slot, content, place.pack.buffer.view[place.start : place.stop])
-        if place.pack.filled():
-            self._emit(place.pack)
-        return place.pack.pack_id, place.slot, place.stop - place.start
+        while pieces:
+            with self._lock:
+                places = self._reserve(pieces)
+            stored = places.fill(pieces[: places.count])
+            # Before the next pack is asked for: it may be this one's buffer that it has to wait for.
+            if places.pack.filled(places.count):
+                self._emit(places.pack)
+            yield places, stored
+            pieces = pieces[places.count :]
 
-    def _reserve(self, content_id: bytes, length: int, flags: int) -> Place:
-        if self._open is not None and not self._open.fits(length + self._open.cipher.overhead):
+    def _reserve(self, pieces: Sequence[Piece]) -> Places:
+        if self._open is not None:
+            places = self._open.reserve(pieces)
+            if places.count:
+                return places
             self._close_open_pack()
-        if self._open is None:
-            # May wait for a buffer with the lock held: those who give buffers back never take it.
-            self._open = self._new_pack()
-        return self._open.reserve(content_id, length + self._open.cipher.overhead, flags)
+        # May wait for a buffer with the lock held: those who give buffers back never take it.
+        self._open = self._new_pack()
+        return self._open.reserve(pieces)
 
     def _close_open_pack(self) -> None:
         pack, self._open = self._open, None
@@ -137,12 +164,12 @@ class PackWriter:
 
     def _new_pack(self) -> OpenPack:
         pack_id = os.urandom(ID)
-        if self._kind is PackKind.MAP:
+        if self.kind is PackKind.MAP:
             pack_key, key_box = self._keys.map_key(pack_id), NO_KEY_BOX
         else:
             pack_key, key_box = self._keys.new_data_key(pack_id)
         cipher = SlotCipher(self._keys, pack_id, pack_key)
-        return OpenPack(self._kind, pack_id, cipher, key_box, self._pool.acquire())
+        return OpenPack(self.kind, pack_id, cipher, key_box, self._pool.acquire())
 
     def flush(self) -> None:
         """Emit the open pack, if any. Only when no other thread is adding."""

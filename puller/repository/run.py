@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,8 +32,8 @@ from puller.repository.claims import Claims
 from puller.repository.diskmap import DiskMap
 from puller.repository.footer import PackKind
 from puller.repository.index import IndexedPack
-from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter
-from puller.repository.pages import ZERO, Address
+from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece, Places
+from puller.repository.pages import ZERO, Address, Numbers, Slots
 from puller.repository.pending import commit
 from puller.repository.points import Point
 from puller.repository.presence import Presence
@@ -174,14 +174,15 @@ class Run:
     def _encode(self, item: tuple[DiskWriter, Batch]) -> None:
         disk, batch = item
         chunks, contents = [], []
-        data, view = batch.buffer.data, batch.buffer.view
+        view = batch.buffer.view
         for segment in batch.segments:
-            for step in range(0, segment.length, CHUNK):
-                start = segment.position + step
-                chunks.append((segment.offset + step) // CHUNK)
-                # bytearray.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
-                zero = data.startswith(_ZEROS, start)
-                contents.append(None if zero else view[start : start + CHUNK])
+            first = segment.offset // CHUNK
+            starts = range(segment.position, segment.position + segment.length, CHUNK)
+            for chunk, start in enumerate(starts, first):
+                content = view[start : start + CHUNK]
+                chunks.append(chunk)
+                # bytes.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
+                contents.append(None if _ZEROS.startswith(content) else content)
         self._place(disk, chunks, contents)
         done = sum(segment.length for segment in batch.segments)
         batch.release()
@@ -189,44 +190,59 @@ class Run:
 
     def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
         present = [position for position, content in enumerate(contents) if content is not None]
-        held = [content for content in contents if content is not None]
-        ids = [content_id(self._keys.id_key, content) for content in held]
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
-        found, slots[present] = self._index.find(b"".join(ids))
-        packs[present] = self._claims.admit(self._presence.of(PackKind.DATA, found), slots[present])
-        for position, key, content in zip(present, ids, held, strict=True):
-            if packs[position] == MISS:
-                packs[position], slots[position] = self._store_chunk(disk, key, content)
+        packs[present], slots[present] = self._locate(disk, [c for c in contents if c is not None])
         disk.map.place(np.array(chunks, np.int64), packs, slots)
 
-    def _store_chunk(self, disk: DiskWriter, key: bytes, content: Content) -> tuple[int, int]:
-        # The batch may hold it twice, or another thread may have been faster.
-        known = self._index.recall(key)
-        if known is not None:
-            return known
-        stored, flags = compress(content, self._tuning.level)
-        pack_id, slot, length = self._data.add(key, stored, flags)
-        disk.count(0, len(content), length)
-        return self._remember(PackKind.DATA, key, pack_id, slot)
+    def _locate(self, disk: DiskWriter, contents: Sequence[Content]) -> tuple[Numbers, Slots]:
+        """Where ``contents`` are stored; what is not stored yet is by then in an open pack."""
+        ids = [content_id(self._keys.id_key, content) for content in contents]
+        packs, slots = self._find(PackKind.DATA, ids)
+        missing = np.flatnonzero(packs == MISS).tolist()
+        if missing:
+            # A batch may hold a content twice. Threads that meet one at the same time store it twice.
+            fresh = {ids[at]: contents[at] for at in missing}
+            places = self._store_new(disk, self._data, fresh)
+            disk.count(0, sum(map(len, fresh.values())), 0)
+            for at in missing:
+                packs[at], slots[at] = places[ids[at]]
+        return packs, slots
 
-    def _remember(self, kind: PackKind, key: bytes, pack_id: bytes, slot: int) -> tuple[int, int]:
-        pack = self._table.number(pack_id)
+    def _find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        found, slots = self._index.find(b"".join(ids))
+        return self._claims.admit(self._presence.of(kind, found), slots), slots
+
+    def _store_new(
+        self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
+    ) -> dict[bytes, tuple[int, int]]:
+        """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
+        level = self._tuning.level
+        pieces = [Piece(key, *compress(content, level)) for key, content in fresh.items()]
+        found: dict[bytes, tuple[int, int]] = {}
+        total = 0
+        for places, stored in writer.add(pieces):
+            total += stored
+            pack = self._note_places(writer.kind, places)
+            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
+                found[piece.content_id] = pack, slot
+                self._index.add(piece.content_id, pack, slot)
+        disk.count(0, 0, total)
+        return found
+
+    def _note_places(self, kind: PackKind, places: Places) -> int:
+        """Take note of slots that this run has written; return the number of their pack."""
+        pack = self._table.number(places.pack.pack_id)
         self._presence.note(kind, pack)
-        self._claims.hold(pack, slot)
-        self._index.add(key, pack, slot)
-        return pack, slot
+        self._claims.hold(pack, places.first, places.count)
+        return pack
 
     def _store_map(self, disk: DiskWriter, content: bytes) -> tuple[int, int]:
         key = content_id(self._keys.id_key, content)
-        found, slots = self._index.find(key)
-        packs = self._claims.admit(self._presence.of(PackKind.MAP, found), slots)
+        packs, slots = self._find(PackKind.MAP, [key])
         if packs[0] != MISS:
             return int(packs[0]), int(slots[0])
-        stored, flags = compress(content, self._tuning.level)
-        pack_id, slot, length = self._maps.add(key, stored, flags)
-        disk.count(0, 0, length)
-        return self._remember(PackKind.MAP, key, pack_id, slot)
+        return self._store_new(disk, self._maps, {key: content})[key]
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()

@@ -8,6 +8,7 @@ there. What a crash leaves behind has ``.tmp-`` in its name, is foreign and is n
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -35,6 +36,15 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+
+_DIRECT = 1 << 20
+"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow.
+
+Packs of 32 MiB, written and synced on ext4, other work beside it: 0.06 CPU-s/GiB and 1.5 s/GiB so, 1.3 and 7
+through the cache, which on a full host first has to push out what guests are using."""
+
+_BLOCK = 4096
+"""What a direct write's length must be a multiple of; devices with larger blocks say EINVAL."""
 
 _ERRORS: dict[int | None, type[StoreError]] = {
     errno.ENOTDIR: NoBucket,
@@ -247,11 +257,32 @@ def _write(path: Path, body: Body) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         rest = memoryview(body)
+        if len(rest) >= _DIRECT:
+            rest = _write_direct(descriptor, rest)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_direct(descriptor: int, body: memoryview) -> memoryview:
+    """Write whole blocks past the page cache; return what is left, all of it where that cannot be done.
+
+    It takes a buffer that begins at a page, as those of packs do, and a file system that knows O_DIRECT.
+    """
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    whole, done = len(body) // _BLOCK * _BLOCK, 0
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < whole:
+            done += os.write(descriptor, body[done:whole])
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return body[done:]
 
 
 def _link(temporary: Path, target: Path) -> None:

@@ -109,12 +109,12 @@ class Copy:
             for segment in batch.segments:
                 assert segment.offset % CHUNK == segment.position % CHUNK == 0
                 end = segment.position + segment.length
-                padding = batch.buffer.data[end : segment.position + -(-segment.length // CHUNK) * CHUNK]
+                padding = batch.buffer.view[end : segment.position + -(-segment.length // CHUNK) * CHUNK]
                 assert not any(padding)
                 assert segment.offset + segment.length <= self._announced
                 target = slice(segment.offset, segment.offset + segment.length)
                 assert self.content[target] == b"\xee" * segment.length
-                self.content[target] = batch.buffer.data[segment.position : end]
+                self.content[target] = batch.buffer.view[segment.position : end]
             self.batches += 1
             batch.release()
 
@@ -130,7 +130,7 @@ def stale_pool(count: int = 4, size: int = MIB) -> BufferPool:
     """A pool whose buffers hold 0xff everywhere, as if they had been used before."""
     pool = BufferPool(count, size)
     for buffer in take_all(pool):
-        buffer.data[:] = b"\xff" * size
+        buffer.view[:] = b"\xff" * size
         buffer.release()
     return pool
 

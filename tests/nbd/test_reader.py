@@ -177,9 +177,9 @@ def test_stopping_early_gives_all_buffers_back(uri: str) -> None:
             next(batches).release()
         buffers = take_all(pool)
         assert len(buffers) == 8
-        before = [bytes(buffer.data) for buffer in buffers]
+        before = [bytes(buffer.view) for buffer in buffers]
         export.close()
-        assert [bytes(buffer.data) for buffer in buffers] == before
+        assert [bytes(buffer.view) for buffer in buffers] == before
 
 
 def test_a_closed_pool_ends_the_reading(uri: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,3 +193,14 @@ def test_a_full_disk(small_disk: Path) -> None:
             put("b", bytes(2_000_000))
     store.put("c", bytes(200_000))
     assert [info.key for info in store.list("")] == ["a", "c"]
+
+
+@pytest.mark.parametrize("shift", [0, 512, 1], ids=["a page", "half a block", "anything"])
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, (3 << 20) - 1])
+def test_a_large_body_is_stored_whole_wherever_it_begins(tmp_path: Path, shift: int, size: int) -> None:
+    memory = mmap.mmap(-1, (3 << 20) + shift)
+    memory.write(random.Random(size).randbytes(len(memory)))
+    body = memoryview(memory)[shift : shift + size]
+    store = FolderStore(tmp_path)
+    store.put("packs/aa", body)
+    assert store.get("packs/aa") == body
