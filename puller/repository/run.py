@@ -33,7 +33,7 @@ from puller.repository.diskmap import DiskMap
 from puller.repository.footer import PackKind
 from puller.repository.index import IndexedPack
 from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter
-from puller.repository.pages import ZERO, Address
+from puller.repository.pages import ZERO, Address, Numbers, Slots
 from puller.repository.pending import commit
 from puller.repository.points import Point
 from puller.repository.presence import Presence
@@ -151,8 +151,8 @@ class Run:
             self._bases.add(base)
         writer: DiskWriter
 
-        def store(content: bytes) -> tuple[int, int]:
-            return self._store_map(writer, content)
+        def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+            return self._store_maps(writer, contents)
 
         writer = DiskWriter(self, DiskMap(size, root, maps, store))
         return writer
@@ -217,12 +217,19 @@ class Run:
         self._index.add(key, pack, slot)
         return pack, slot
 
-    def _store_map(self, disk: DiskWriter, content: bytes) -> tuple[int, int]:
-        key = content_id(self._keys.id_key, content)
-        found, slots = self._index.find(key)
+    def _store_maps(self, disk: DiskWriter, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        ids = [content_id(self._keys.id_key, content) for content in contents]
+        found, slots = self._index.find(b"".join(ids))
         packs = self._claims.admit(self._presence.of(PackKind.MAP, found), slots)
-        if packs[0] != MISS:
-            return int(packs[0]), int(slots[0])
+        fresh: dict[bytes, tuple[int, int]] = {}
+        for position in (packs == MISS).nonzero()[0].tolist():
+            key = ids[position]
+            if key not in fresh:
+                fresh[key] = self._store_map(disk, key, contents[position])
+            packs[position], slots[position] = fresh[key]
+        return packs, slots
+
+    def _store_map(self, disk: DiskWriter, key: bytes, content: bytes) -> tuple[int, int]:
         stored, flags = compress(content, self._tuning.level)
         pack_id, slot, length = self._maps.add(key, stored, flags)
         disk.count(0, 0, length)
