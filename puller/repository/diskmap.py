@@ -107,6 +107,7 @@ class DiskMap:
         self._ready: list[tuple[int, _Pending]] = []
         self._ready_chunks = 0
         self._announced = 0
+        self._closed = 0
         self._lock = threading.Lock()
         self._reshape()
 
@@ -136,12 +137,11 @@ class DiskMap:
         if first < self._announced:
             raise RuntimeError(f"chunk {first} was announced after chunk {self._announced - 1}")
         with self._lock:
-            self._close_before(first // PAGE_CHUNKS)
             for page, start, stop in _by_page(first, last):
                 self._announce_in(page, start, stop, extent.kind)
             self._close_before((last - 1) // PAGE_CHUNKS)
             self._announced = last
-        self._write_ready(READY_PAGES)
+        self._write_many()
 
     def _announce_in(self, page: int, start: int, stop: int, kind: Kind) -> None:
         if kind is Kind.ZERO and stop - start == chunks_in_page(self._size, page):
@@ -156,8 +156,9 @@ class DiskMap:
             pending.missing += stop - start
 
     def _close_before(self, page: int) -> None:
-        if not self._open or min(self._open) >= page:
+        if page <= self._closed:
             return
+        self._closed = page
         passed = [number for number in self._open if number < page]
         self._open = [number for number in self._open if number >= page]
         for number in passed:
@@ -178,7 +179,7 @@ class DiskMap:
         with self._lock:
             for start, stop in pairwise([0, *borders.tolist(), len(chunks)]):
                 self._place_in(int(pages[start]), (chunks[start:stop], packs[start:stop], slots[start:stop]))
-        self._write_ready(READY_PAGES)
+        self._write_many()
 
     def _place_in(self, page: int, part: _Part) -> None:
         pending = self._pending[page]
@@ -187,10 +188,12 @@ class DiskMap:
         pending.placed += len(part[0])
         self._collect(page, pending)
 
-    def _write_ready(self, least: int) -> None:
+    def _write_many(self) -> None:
+        if len(self._ready) >= READY_PAGES or self._ready_chunks >= READY_CHUNKS:
+            self._write_ready()
+
+    def _write_ready(self) -> None:
         with self._lock:
-            if len(self._ready) < least and self._ready_chunks < READY_CHUNKS:
-                return
             ready, self._ready, self._ready_chunks = self._ready, [], 0
         base = self._parent_pages([page for page, pending in ready if pending.left])
         columns = {page: base.get(page) or self._blank(page) for page, _ in ready}
@@ -226,6 +229,6 @@ class DiskMap:
             self._close_before(page_count(self._size))
             if self._pending:
                 raise RuntimeError(f"{len(self._pending)} pages were announced and never completed")
-        self._write_ready(0)
+        self._write_ready()
         packs, slots = self._store([encode_root(Root(self._size, self._pages), self.table)])
         return int(packs[0]), int(slots[0])

@@ -87,21 +87,15 @@ class Refs:
         return bool((self.packs == ZERO).all())
 
 
-def _index_of(packs: Numbers, table: PackTable) -> tuple[bytes, NDArray[np.int64]]:
-    """The used pack ids in order of first use; for each entry its pack's place among them, from 1, or 0."""
+def _places(packs: Numbers) -> tuple[list[int], list[int], NDArray[np.intp]]:
+    """Numbers of packs in order of first use; for each run of equal entries its pack's place among them,
+    from 1; for each entry its run."""
     begins = np.ones(len(packs), np.bool_)
     np.not_equal(packs[1:], packs[:-1], out=begins[1:])
-    places = {ZERO: 0}
+    places: dict[int, int] = {}
     # Neighbours mostly share a pack, so there are few runs; np.unique sorts every entry, ten times as slow.
-    runs = [places.setdefault(number, len(places)) for number in packs[begins].tolist()]
-    used = [number for number in places if number != ZERO]
-    return b"".join(map(table.pack_id, used)), np.array(runs, np.int64)[np.cumsum(begins) - 1]
-
-
-def _by_pack(index: NDArray[Any]) -> NDArray[np.intp]:
-    """Positions of what is not zero, pack by pack, ascending within each."""
-    (present,) = index.nonzero()
-    return present[index[present].argsort(kind="stable")]
+    runs = [places.setdefault(number, len(places) + 1) for number in packs[begins].tolist()]
+    return list(places), runs, begins.cumsum() - 1
 
 
 def _planes(column: NDArray[Any]) -> bytes:
@@ -112,17 +106,24 @@ def _planes(column: NDArray[Any]) -> bytes:
 def _column(planes: bytes, width: int) -> NDArray[Any]:
     """The column of which these are the planes."""
     rows = np.frombuffer(planes, np.uint8).reshape(width, -1)
-    return np.ascontiguousarray(rows.T).view(f"<u{width}").ravel()
+    column = np.empty(rows.shape[1], f"<u{width}")
+    single = column.view(np.uint8)
+    for place in range(width):  # half the time of a transposed copy
+        single[place::width] = rows[place]
+    return column
 
 
 def _encode(refs: Refs, table: PackTable, width: int) -> tuple[int, bytes]:
     """Number of packs, and the references as stored: pack ids, index, steps (docs/format.md)."""
-    ids, index = _index_of(refs.packs, table)
-    column = index.astype(f"<u{width}")
-    slots = refs.slots[_by_pack(column)].astype("<u2")
+    (present,) = (refs.packs != ZERO).nonzero()
+    used, runs, run_of = _places(refs.packs[present])
+    places = np.array(runs, f"<u{width}")[run_of]
+    index = np.zeros(len(refs.packs), places.dtype)
+    index[present] = places
+    slots = refs.slots[present[places.argsort(kind="stable")]].astype("<u2")
     steps = slots.copy()
     steps[1:] -= slots[:-1]
-    return len(ids) // ID, ids + _planes(column) + _planes(steps)
+    return len(used), b"".join(map(table.pack_id, used)) + _planes(index) + _planes(steps)
 
 
 def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -> Refs:
@@ -131,15 +132,17 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     if len(body) < steps_at:
         raise DamagedData("a map is cut short")
     index = _column(body[ID * packs : steps_at], width)
-    order = _by_pack(index)
-    if len(body) != steps_at + 2 * len(order):
+    (present,) = index.nonzero()
+    places = index[present]
+    if len(body) != steps_at + 2 * len(present):
         raise DamagedData("a map does not have the length that its index asks for")
-    if len(order) and int(index[order[-1]]) > packs:
+    if len(present) and int(places.max()) > packs:
         raise DamagedData("a map names a pack that it does not list")
-    slots = np.zeros(count, np.uint16)
-    slots[order] = _column(body[steps_at:], 2).cumsum(dtype=np.uint16)
     numbers = [table.number(body[at : at + ID]) for at in range(0, ID * packs, ID)]
-    return Refs(np.array([ZERO, *numbers], np.int64)[index], slots)
+    refs = Refs.zeros(count)
+    refs.packs[present] = np.array([ZERO, *numbers], np.int64)[places]
+    refs.slots[present[places.argsort(kind="stable")]] = _column(body[steps_at:], 2).cumsum(dtype=np.uint16)
+    return refs
 
 
 def encode_page(refs: Refs, table: PackTable) -> bytes:
