@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ CHUNK, DATA, MAP = 65536, 1, 2
 
 def hkdf(ikm: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt, info).derive(ikm)
+
+
+def column(planes: bytes, n: int) -> list[int]:
+    return [int.from_bytes(planes[k::n], "little") for k in range(n)]
+
+
+def references(content: bytes, p: int, n: int, width: int) -> Iterator[tuple[int, bytes, int]]:
+    index, rest = column(content[16 * p : 16 * p + width * n], n), content[16 * p + width * n :]
+    steps, slot = iter(column(rest, len(rest) // 2)), 0
+    for pack, k in sorted((pack, k) for k, pack in enumerate(index) if pack):
+        slot = (slot + next(steps)) % 65536
+        yield k, content[16 * pack - 16 : 16 * pack], slot
 
 
 class Stranger:
@@ -119,24 +132,17 @@ class Stranger:
         root = self.slot(MAP, bytes.fromhex(record["root"]["pack"]), record["root"]["slot"])
         magic, p, size = struct.unpack_from("<4sIQ", root)
         assert magic == b"ROOT"
-        n = -(-size // (1024 * CHUNK))
-        index = struct.unpack_from(f"<{n}I", root, 16 + 16 * p)
-        slots = struct.unpack_from(f"<{n}H", root, 16 + 16 * p + 4 * n)
         with output.open("wb") as file:
-            for page, (pack, slot) in enumerate(zip(index, slots, strict=True)):
-                if pack != 0xFFFFFFFF:
-                    self._page(file, page, self.slot(MAP, root[16 + 16 * pack : 32 + 16 * pack], slot))
+            for page, pack, slot in references(root[16:], p, -(-size // (1024 * CHUNK)), 4):
+                self._page(file, page, self.slot(MAP, pack, slot))
             file.truncate(size)
 
     def _page(self, file: Any, number: int, page: bytes) -> None:
         magic, p, c = struct.unpack_from("<4sHH", page)
         assert magic == b"PAGE"
-        index = struct.unpack_from(f"<{c}H", page, 8 + 16 * p)
-        slots = struct.unpack_from(f"<{c}H", page, 8 + 16 * p + 2 * c)
-        for chunk, (pack, slot) in enumerate(zip(index, slots, strict=True)):
-            if pack != 0xFFFF:
-                file.seek((1024 * number + chunk) * CHUNK)
-                file.write(self.slot(DATA, page[8 + 16 * pack : 24 + 16 * pack], slot))
+        for chunk, pack, slot in references(page[8:], p, c, 2):
+            file.seek((1024 * number + chunk) * CHUNK)
+            file.write(self.slot(DATA, pack, slot))
 
 
 if __name__ == "__main__":

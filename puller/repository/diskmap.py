@@ -10,8 +10,9 @@ Extents are announced in disk order; chunks come back from the codec threads in 
     chunks       8 of 8  2 of 5  0 of 0   1 of …
                  ready           ready
 
-Ready pages are laid over the parent's and stored, some at a time, so the memory needed does not grow
-with the disk, and an incremental touches only the pages that changed.
+Ready pages are laid over the parent's and stored, many at a time, so that the parent's pages come with few
+requests, look-ups go in batches, and the memory needed does not grow with the disk. An incremental touches
+only the pages that changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,40 +39,45 @@ from puller.repository.pages import (
 )
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count, page_count
 
-UNTOUCHED = -2
-"""Pack number, in a pending page only, of a chunk that stays as it is in the parent."""
+READY_PAGES = 256
+"""Ready pages are written when there are so many: neighbours in the parent's map packs come in one range."""
 
-READY_BATCH = 64
-"""Ready pages are written together, so that the parent's pages are fetched with few requests."""
+READY_CHUNKS = 64 * PAGE_CHUNKS
+"""... or when so many chunks were placed in them, at some 40 bytes each."""
 
-StoreContent = Callable[[bytes], tuple[int, int]]
+StoreContents = Callable[[Sequence[bytes]], tuple[Numbers, Slots]]
+
+_Part = tuple[NDArray[np.int64], Numbers, Slots]
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A page that waits for chunks. ``zeros`` are (first, last + 1) chunk ranges within the page."""
+    """A page that waits for chunks. ``zeros`` are (first, last + 1) chunk ranges within the page.
 
-    expected: int = 0
-    done: int = 0
+    Extents do not overlap, so ``left``, the chunks that nothing was announced for, are the parent's.
+    """
+
+    left: int
+    missing: int = 0
+    placed: int = 0
     closed: bool = False
     zeros: list[tuple[int, int]] = field(default_factory=list)
-    refs: Refs | None = None
+    parts: list[_Part] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
-        return self.closed and self.done == self.expected
+        return self.closed and not self.missing
 
-    def overlay(self, count: int) -> Refs:
-        """What this run says of the page's ``count`` chunks; UNTOUCHED for the rest."""
-        refs = self.refs or _untouched(count)
+    def over(self, page: int, refs: Refs) -> None:
+        """Lay what this run says over ``refs``, the columns of page number ``page``."""
         for first, last in self.zeros:
             refs.packs[first:last] = ZERO
             refs.slots[first:last] = 0
-        return refs
-
-
-def _untouched(count: int) -> Refs:
-    return Refs(np.full(count, UNTOUCHED, np.int64), np.zeros(count, np.uint16))
+        if self.parts:
+            chunks, packs, slots = map(np.concatenate, zip(*self.parts, strict=True))
+            positions = chunks - page * PAGE_CHUNKS
+            refs.packs[positions] = packs
+            refs.slots[positions] = slots
 
 
 def _by_page(first: int, last: int) -> Iterator[tuple[int, int, int]]:
@@ -85,19 +92,22 @@ def _by_page(first: int, last: int) -> Iterator[tuple[int, int, int]]:
 class DiskMap:
     """Builds the root of one disk. ``announce`` has one caller; ``place`` may be called by many threads.
 
-    ``base`` is the parent's root, or None for a full. ``store`` puts a content into a map pack and
-    returns (pack number, slot).
+    ``base`` is the parent's root, or None for a full. ``store`` puts contents into map packs and
+    returns their pack numbers and slots.
     """
 
-    def __init__(self, size: int, base: Root | None, reader: MapReader, store: StoreContent) -> None:
+    def __init__(self, size: int, base: Root | None, reader: MapReader, store: StoreContents) -> None:
         self._size = size
         self._base = base
         self._reader = reader
         self._store = store
         self._pages = reader.rebase(base, size).pages if base else Refs.zeros(page_count(size))
         self._pending: dict[int, _Pending] = {}
+        self._open: list[int] = []
         self._ready: list[tuple[int, _Pending]] = []
-        self._reached = 0
+        self._ready_chunks = 0
+        self._announced = 0
+        self._closed = 0
         self._lock = threading.Lock()
         self._reshape()
 
@@ -112,87 +122,106 @@ class DiskMap:
             return
         page = (min(chunk_count(self._base.size), chunk_count(self._size)) - 1) // PAGE_CHUNKS
         if page >= 0 and chunks_in_page(self._base.size, page) != chunks_in_page(self._size, page):
-            self._pending[page] = _Pending()
+            self._pending_page(page)
+
+    def _pending_page(self, page: int) -> _Pending:
+        pending = self._pending.get(page)
+        if pending is None:
+            pending = self._pending[page] = _Pending(chunks_in_page(self._size, page))
+            self._open.append(page)
+        return pending
 
     def announce(self, extent: Extent) -> None:
-        """Say what the run will bring, in ascending order. DATA waits for ``place``."""
+        """Say what the run will bring, ascending and without overlap. DATA waits for ``place``."""
         first, last = extent.offset // CHUNK, chunk_count(extent.end)
+        if first < self._announced:
+            raise RuntimeError(f"chunk {first} was announced after chunk {self._announced - 1}")
         with self._lock:
-            self._close_before(first // PAGE_CHUNKS)
             for page, start, stop in _by_page(first, last):
                 self._announce_in(page, start, stop, extent.kind)
             self._close_before((last - 1) // PAGE_CHUNKS)
-        self._write_ready(READY_BATCH)
+            self._announced = last
+        self._write_many()
 
     def _announce_in(self, page: int, start: int, stop: int, kind: Kind) -> None:
         if kind is Kind.ZERO and stop - start == chunks_in_page(self._size, page):
             self._pages.packs[page], self._pages.slots[page] = ZERO, 0
             self._pending.pop(page, None)
             return
-        pending = self._pending.setdefault(page, _Pending())
+        pending = self._pending_page(page)
+        pending.left -= stop - start
         if kind is Kind.ZERO:
             pending.zeros.append((start, stop))
         else:
-            pending.expected += stop - start
+            pending.missing += stop - start
 
     def _close_before(self, page: int) -> None:
-        for number in range(self._reached, page):
+        if page <= self._closed:
+            return
+        self._closed = page
+        passed = [number for number in self._open if number < page]
+        self._open = [number for number in self._open if number >= page]
+        for number in passed:
             pending = self._pending.get(number)
             if pending is not None:
                 pending.closed = True
                 self._collect(number, pending)
-        self._reached = max(self._reached, page)
 
     def _collect(self, number: int, pending: _Pending) -> None:
         if pending.ready:
             self._ready.append((number, self._pending.pop(number)))
+            self._ready_chunks += pending.placed
 
     def place(self, chunks: NDArray[np.int64], packs: Numbers, slots: Slots) -> None:
         """Say where announced chunks are stored; three columns of equal length."""
         pages = chunks // PAGE_CHUNKS
+        borders = (pages[1:] != pages[:-1]).nonzero()[0] + 1
         with self._lock:
-            for page in np.unique(pages):
-                chosen = pages == page
-                self._place_in(int(page), chunks[chosen] % PAGE_CHUNKS, packs[chosen], slots[chosen])
-        self._write_ready(READY_BATCH)
+            for start, stop in pairwise([0, *borders.tolist(), len(chunks)]):
+                self._place_in(int(pages[start]), (chunks[start:stop], packs[start:stop], slots[start:stop]))
+        self._write_many()
 
-    def _place_in(self, page: int, positions: NDArray[np.int64], packs: Numbers, slots: Slots) -> None:
+    def _place_in(self, page: int, part: _Part) -> None:
         pending = self._pending[page]
-        if pending.refs is None:
-            pending.refs = _untouched(chunks_in_page(self._size, page))
-        pending.refs.packs[positions] = packs
-        pending.refs.slots[positions] = slots
-        pending.done += len(positions)
+        pending.parts.append(part)
+        pending.missing -= len(part[0])
+        pending.placed += len(part[0])
         self._collect(page, pending)
 
-    def _write_ready(self, least: int) -> None:
+    def _write_many(self) -> None:
+        if len(self._ready) >= READY_PAGES or self._ready_chunks >= READY_CHUNKS:
+            self._write_ready()
+
+    def _write_ready(self) -> None:
         with self._lock:
-            if len(self._ready) < least:
-                return
-            ready, self._ready = self._ready, []
-        overlays = {page: pending.overlay(chunks_in_page(self._size, page)) for page, pending in ready}
-        base = self._parent_pages(
-            [page for page, refs in overlays.items() if (refs.packs == UNTOUCHED).any()]
-        )
-        for page, refs in overlays.items():
-            self._write_page(page, refs, base.get(page))
+            ready, self._ready, self._ready_chunks = self._ready, [], 0
+        base = self._parent_pages([page for page, pending in ready if pending.left])
+        columns = {page: base.get(page) or self._blank(page) for page, _ in ready}
+        for page, pending in ready:
+            pending.over(page, columns[page])
+        self._write(columns)
+
+    def _blank(self, page: int) -> Refs:
+        return Refs.zeros(chunks_in_page(self._size, page))
 
     def _parent_pages(self, pages: Sequence[int]) -> dict[int, Refs]:
+        """What the parent has of these pages, where it has any, in columns of this disk's length."""
         if self._base is None:
             return {}
         count = len(self._base.pages.packs)
-        return self._reader.pages(self._base, [page for page in pages if page < count])
+        found = self._reader.pages(self._base, [page for page in pages if page < count])
+        for page, refs in found.items():
+            if len(refs.packs) != chunks_in_page(self._size, page):
+                found[page] = refs.resized(chunks_in_page(self._size, page))
+        return found
 
-    def _write_page(self, page: int, refs: Refs, parent: Refs | None) -> None:
-        kept = np.flatnonzero(refs.packs == UNTOUCHED)
-        refs.packs[kept] = ZERO
-        if parent is not None:
-            kept = kept[kept < len(parent.packs)]
-            refs.packs[kept], refs.slots[kept] = parent.packs[kept], parent.slots[kept]
-        if refs.is_zero:
-            self._pages.packs[page], self._pages.slots[page] = ZERO, 0
-        else:
-            self._pages.packs[page], self._pages.slots[page] = self._store(encode_page(refs, self.table))
+    def _write(self, columns: dict[int, Refs]) -> None:
+        """Store pages by number, none of them if all their chunks are zero."""
+        held = [page for page, refs in columns.items() if not refs.is_zero]
+        contents = [encode_page(columns[page], self.table) for page in held]
+        everything = list(columns)
+        self._pages.packs[everything], self._pages.slots[everything] = ZERO, 0
+        self._pages.packs[held], self._pages.slots[held] = self._store(contents)
 
     def finish(self) -> tuple[int, int]:
         """Write what is left and the root; return the root's (pack number, slot). All chunks have come."""
@@ -200,5 +229,6 @@ class DiskMap:
             self._close_before(page_count(self._size))
             if self._pending:
                 raise RuntimeError(f"{len(self._pending)} pages were announced and never completed")
-        self._write_ready(1)
-        return self._store(encode_root(Root(self._size, self._pages), self.table))
+        self._write_ready()
+        packs, slots = self._store([encode_root(Root(self._size, self._pages), self.table)])
+        return int(packs[0]), int(slots[0])

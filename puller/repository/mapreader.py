@@ -60,12 +60,7 @@ class MapReader:
 
         A page that thereby has another number of chunks cannot be shared; DiskMap writes it anew.
         """
-        count = page_count(size)
-        pages = Refs.zeros(count)
-        kept = min(count, len(root.pages.packs))
-        pages.packs[:kept] = root.pages.packs[:kept]
-        pages.slots[:kept] = root.pages.slots[:kept]
-        return Root(size, pages)
+        return Root(size, root.pages.resized(page_count(size)))
 
 
 def check_address(pack: str, slot: int) -> Address:

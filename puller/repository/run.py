@@ -151,8 +151,8 @@ class Run:
             self._bases.add(base)
         writer: DiskWriter
 
-        def store(content: bytes) -> tuple[int, int]:
-            return self._store_map(writer, content)
+        def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+            return self._store_maps(writer, contents)
 
         writer = DiskWriter(self, DiskMap(size, root, maps, store))
         return writer
@@ -192,19 +192,22 @@ class Run:
         present = [position for position, content in enumerate(contents) if content is not None]
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
-        packs[present], slots[present] = self._locate(disk, [c for c in contents if c is not None])
+        packs[present], slots[present] = self._locate(
+            disk, self._data, [c for c in contents if c is not None]
+        )
         disk.map.place(np.array(chunks, np.int64), packs, slots)
 
-    def _locate(self, disk: DiskWriter, contents: Sequence[Content]) -> tuple[Numbers, Slots]:
-        """Where ``contents`` are stored; what is not stored yet is by then in an open pack."""
+    def _locate(
+        self, disk: DiskWriter, writer: PackWriter, contents: Sequence[Content]
+    ) -> tuple[Numbers, Slots]:
+        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``."""
         ids = [content_id(self._keys.id_key, content) for content in contents]
-        packs, slots = self._find(PackKind.DATA, ids)
+        packs, slots = self._find(writer.kind, ids)
         missing = np.flatnonzero(packs == MISS).tolist()
         if missing:
             # A batch may hold a content twice. Threads that meet one at the same time store it twice.
             fresh = {ids[at]: contents[at] for at in missing}
-            places = self._store_new(disk, self._data, fresh)
-            disk.count(0, sum(map(len, fresh.values())), 0)
+            places = self._store_new(disk, writer, fresh)
             for at in missing:
                 packs[at], slots[at] = places[ids[at]]
         return packs, slots
@@ -227,7 +230,8 @@ class Run:
             for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
                 found[piece.content_id] = pack, slot
                 self._index.add(piece.content_id, pack, slot)
-        disk.count(0, 0, total)
+        new = sum(map(len, fresh.values())) if writer is self._data else 0
+        disk.count(0, new, total)
         return found
 
     def _note_places(self, kind: PackKind, places: Places) -> int:
@@ -237,12 +241,8 @@ class Run:
         self._claims.hold(pack, places.first, places.count)
         return pack
 
-    def _store_map(self, disk: DiskWriter, content: bytes) -> tuple[int, int]:
-        key = content_id(self._keys.id_key, content)
-        packs, slots = self._find(PackKind.MAP, [key])
-        if packs[0] != MISS:
-            return int(packs[0]), int(slots[0])
-        return self._store_new(disk, self._maps, {key: content})[key]
+    def _store_maps(self, disk: DiskWriter, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        return self._locate(disk, self._maps, contents)
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()

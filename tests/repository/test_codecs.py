@@ -61,6 +61,15 @@ def test_page_survives_and_does_not_depend_on_pack_numbers(data: st.DataObject, 
     assert encode_page(read, other) == content
 
 
+def test_page_is_stored_as_the_format_says() -> None:
+    table = PackTable()
+    one, two = table.number(b"1" * 16), table.number(b"2" * 16)
+    page = Refs(np.array([one, ZERO, one, two, one]), np.array([7, 0, 8, 3, 9], np.uint16))
+    assert encode_page(page, table) == (
+        b"PAGE\2\0\5\0" + b"1" * 16 + b"2" * 16 + b"\1\0\1\2\1" + bytes(5) + b"\7\1\1\xfa" + b"\0\0\0\xff"
+    )
+
+
 @given(st.data(), st.integers(0, 5 * PAGE_CHUNKS * CHUNK))
 def test_root_survives(data: st.DataObject, size: int) -> None:
     pages, table = data.draw(refs(page_count(size)))
