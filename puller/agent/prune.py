@@ -101,6 +101,7 @@ class _Prune:
         reclaim = Reclaim(self.repository, survey, self.lease.renew)
         reclaim.run(final)
         self._forget(records)
+        self._forget_damage(survey)
         return _report(decisions, len(fresh), reclaim)
 
     def _step(self, name: str) -> None:
@@ -135,6 +136,16 @@ class _Prune:
         """Drop final records that no run needs any more: the index is clean of what they name."""
         limit = self.lease.measure() - KEPT
         self.repository.condemned.delete([item for item in records if item.final and item.modified <= limit])
+
+    def _forget_damage(self, survey: Survey) -> None:
+        """Drop what checks have recorded of packs that are gone and that no point needs."""
+        self.repository.damaged.delete(
+            [
+                record
+                for record in self.repository.damaged.read()
+                if not any(map(survey.matters, record.packs))
+            ]
+        )
 
 
 def _news(survey: Survey, known: Sentences, limit: float) -> dict[bytes, Sentence]:
