@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from puller.agent import reconcile
+from puller.agent import clock, reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
 from puller.errors import DamagedData, PullerError
@@ -114,7 +114,7 @@ class _Transaction:
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Begin the job, copy, commit and end it."""
         self._step("begin")
-        moment = datetime.now(UTC)
+        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
         with self._undone_unless_committed(checkpoint) as commit, self._freeze(checkpoint, bases) as frozen:
@@ -122,6 +122,7 @@ class _Transaction:
             point = self._point(point_id, moment, checkpoint, records, attachments)
             self._step("commit")
             commit(run, point)
+            clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
         return point
 
