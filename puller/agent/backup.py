@@ -17,7 +17,7 @@ from pathlib import Path
 from puller.agent import clock, reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
-from puller.errors import DamagedData, PullerError
+from puller.errors import BaseDamaged, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -60,10 +60,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             try:
                 return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
-            except DamagedData as error:
-                if plan.full:
-                    raise
-                # Only an incremental reads what is stored: a page of the parent's map is damaged.
+            except BaseDamaged as error:
                 text = f"the last point is damaged, so all disks are read in full: {error.message}"
                 observer(Notice(domain.name, text))
             again = replace(plan, full=True)
@@ -106,10 +103,20 @@ class _Transaction:
         check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         with self._repository.run() as run:
-            point = self._take(run, bases)
+            point = self._take_upon(run, bases)
         self._step("retire")
         reconcile.retire(self._domain, self._repository, str(point.checkpoint))
         return point
+
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Take the point. Raises BaseDamaged where a full run would fare better."""
+        try:
+            return self._take(run, bases)
+        except DamagedData as error:
+            if not bases:
+                raise
+            # A run that is open reads nothing stored but the parents: their maps and their records.
+            raise BaseDamaged(error.message, advice=error.advice) from error
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Begin the job, copy, commit and end it."""

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.events import Event, Notice
+from puller.errors import DamagedData
+from puller.events import Event, Notice, Step
+from puller.repository.points import object_name
 from puller.units import CHUNK, MIB
 from tests.integration.conftest import Truth, restored
 from tests.lab.fixtures import MachineFactory
@@ -61,3 +63,30 @@ def test_what_the_live_disk_still_has_is_stored_anew(
     for generation, point in ((2, second), (3, third)):
         assert truth.equals(restored(again, point, tmp_path), "vda", generation)
     assert {error.point for error in puller.check(again, read_data=100).errors} == {first.point}
+
+
+def test_a_damaged_parent_is_told_apart_from_other_damage(
+    tmp_path: Path, machine_factory: MachineFactory, libvirt_uri: str
+) -> None:
+    machine = machine_factory(DiskSpec("vda", 20 * MIB))
+    machine.write("vda", 1, 0, MIB)
+    url = str(tmp_path / "repository")
+    repository = puller.create_repository(url)
+    first = puller.backup(repository, machine.name, connect=libvirt_uri)
+    told: list[Event] = []
+    strange = f"condemned/{'0' * 32}"
+    repository.store.put(strange, b"nobody can tell what this condemns")
+    with pytest.raises(DamagedData, match=strange):
+        puller.backup(repository, machine.name, connect=libvirt_uri, observer=told.append)
+    assert not [event for event in told if isinstance(event, Notice)], "a full would not help"
+    repository.store.delete([strange])
+
+    def spoil_the_record(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Step) and event.name == "commit":
+            repository.store.put(object_name(first.uuid, first.point), b"spoilt")
+
+    point = puller.backup(repository, machine.name, connect=libvirt_uri, observer=spoil_the_record)
+    assert point.kind == "full"
+    (notice,) = [event for event in told if isinstance(event, Notice)]
+    assert "all disks are read in full" in notice.text
