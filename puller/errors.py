@@ -139,6 +139,10 @@ class DamagedData(RepositoryError):
     default_advice = "Run 'puller check --read-data' to see which points and disks are hurt."
 
 
+class BaseDamaged(DamagedData):
+    """What an incremental run builds upon is damaged: a full one does not need it."""
+
+
 class MissingObject(DamagedData):
     """An object that another one refers to is not in the store."""
 

@@ -1,4 +1,7 @@
-"""Plays random histories in batches, each of one seed, and tells of each batch how to repeat it."""
+"""Plays random histories in batches, each of one seed, and tells of each batch how to repeat it.
+
+Instead it can look for the planted bugs, let real machines be backed up beside a prune, or mutate objects.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import puller
+from tests import fuzz
 from tests.agent.histories import Batch, found_by
 from tests.agent.planted import PLANTED
+from tests.lab.machine import DiskSpec, EmbeddedLibvirt
+from tests.lab.rivals import SIZE, Rivals
+from tests.lab.seaweed import Seaweed
 
 BATCH = 100
 """Histories of one seed."""
@@ -19,16 +27,23 @@ BATCH = 100
 TRIED = 50
 """Seeds that are tried for each planted bug."""
 
+ROUNDS = 20
+"""Backups of each machine between two comparisons of all points with what they should hold."""
+
 
 def main() -> int:
     """Play; the exit status is 0 if no invariant failed, or if each planted bug was found."""
     arguments = _arguments()
+    if arguments.fuzz:
+        return fuzz.main(["--mutations", str(arguments.fuzz), "--seed", str(arguments.seed)])
     memory = Path("/dev/shm")  # caches are synced to disk otherwise
     with tempfile.TemporaryDirectory(
         prefix="puller-soak-", dir=memory if memory.is_dir() else None
     ) as folder:
         if arguments.planted:
             return _find_planted(Path(folder), arguments.seed)
+        if arguments.prune:
+            return _prune_beside(Path(folder), arguments.seed, arguments.prune)
         return _soak(Path(folder), arguments.seed, arguments.histories)
 
 
@@ -37,6 +52,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--histories", type=int, default=10_000, metavar="N", help="default 10000")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the first one, default 1")
     parser.add_argument("--planted", action="store_true", help="look for the planted bugs instead")
+    parser.add_argument("--prune", type=int, metavar="N", help="instead, N backups beside a prune on S3")
+    parser.add_argument("--fuzz", type=int, metavar="N", help="instead, N mutated objects")
     return parser.parse_args()
 
 
@@ -67,6 +84,28 @@ def _find_planted(folder: Path, first: int) -> int:
         found = "NOT FOUND" if batch is None else f"seed {batch.seed}, history {batch.played}"
         print(f"{name:34} {found}", flush=True)
     return min(missed, 1)
+
+
+def _prune_beside(folder: Path, number: int, backups: int) -> int:
+    """Two real machines and a prune that never rests, on a real S3 server."""
+    with Seaweed(folder) as seaweed, pytest.MonkeyPatch.context() as patch:
+        seaweed.use(patch)
+        patch.setenv("PULLER_CACHE_DIR", str(folder / "caches"))
+        seaweed.make_bucket("soak")
+        puller.create_repository("s3://soak/kvm", password=None)
+        libvirt = EmbeddedLibvirt(folder / "l")
+        with (
+            libvirt.machine("one", folder, [DiskSpec("vda", SIZE)]) as one,
+            libvirt.machine("two", folder, [DiskSpec("vda", SIZE)]) as two,
+        ):
+            rivals = Rivals("s3://soak/kvm", libvirt.uri, folder, number)
+            while rivals.counts["committed"] < backups:
+                rivals.seed, number = number, number + 1
+                rivals.play([one, two], ROUNDS)
+                told = ", ".join(f"{name} {count}" for name, count in rivals.counts.items())
+                print(f"seed {rivals.seed}: {rivals.verify()} points are whole; {told}", flush=True)
+        libvirt.close()
+    return 0
 
 
 if __name__ == "__main__":

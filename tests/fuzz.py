@@ -54,7 +54,18 @@ _KEY_FILE, _PASSWORD = KeyFile(bytes(range(64))), Password("correct horse")
 _HISTORY = {"a": [1, 2, 0, 3], "b": [3, 0, 4]}
 _PACK_KINDS = {kind.prefix: kind for kind in PackKind}
 _NOW = datetime(2026, 11, 24, tzinfo=UTC)
-_FOLDERS = ("packs/", "maps/", "index/", "points/", "pending/", "condemned/", "locks/", "keys/", "")
+_FOLDERS = (
+    "packs/",
+    "maps/",
+    "index/",
+    "points/",
+    "pending/",
+    "condemned/",
+    "damaged/",
+    "locks/",
+    "keys/",
+    "",
+)
 
 
 class Hang(BaseException):
@@ -92,6 +103,7 @@ class Target:
         waiting = {bytes(range(16)): Sentence(PackKind.DATA, 5), bytes(16): Sentence(PackKind.MAP, -1)}
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
+        repository.damaged.put([bytes(range(16)), bytes(16)])
         lock = f"locks/prune/{'0' * 32}"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
@@ -255,6 +267,11 @@ def _read_condemned(case: Case, repository: Repository) -> None:
     Claims(repository.condemned, repository.maps.table).require_standing(time.time)
 
 
+def _read_damaged(case: Case, repository: Repository) -> None:
+    for record in repository.damaged.read():
+        assert all(len(pack) == 16 for pack in record.packs)
+
+
 def _lease(case: Case, repository: Repository) -> None:
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         pass
@@ -300,6 +317,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "index/": [_read_index, *_ALL],
     "pending/": [_read_pending, *_ALL],
     "condemned/": [_read_condemned, *_ALL],
+    "damaged/": [_read_damaged, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],
     "": [_open],

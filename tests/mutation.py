@@ -65,6 +65,7 @@ BOX_KINDS = {
     "index/": BoxKind.INDEX,
     "condemned/": BoxKind.CONDEMNED,
     "locks/": BoxKind.LOCK,
+    "damaged/": BoxKind.DAMAGED,
 }
 
 

@@ -207,9 +207,12 @@ def remove_key(repository: Repository, key: str) -> None:
     _remove_key(repository, key)
 
 
-def stats(repository: Repository) -> Stats:
-    """What the repository holds."""
-    return _stats(repository)
+def stats(repository: Repository, *, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
+    """What the repository holds.
+
+    A damaged point record raises DamagedData, or is told to ``damaged`` with its point id, where given.
+    """
+    return _stats(repository, damaged)
 
 
 def doctor(

@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from msgspec import structs
 
-from puller.agent import reconcile
+from puller.agent import clock, reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
-from puller.errors import DamagedData, PullerError
+from puller.errors import BaseDamaged, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -64,10 +64,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             try:
                 return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
-            except DamagedData as error:
-                if plan.full:
-                    raise
-                # Only an incremental reads what is stored: a page of the parent's map is damaged.
+            except BaseDamaged as error:
                 text = f"the last point is damaged, so all disks are read in full: {error.message}"
                 observer(Notice(domain.name, text))
             again = replace(plan, full=True)
@@ -110,15 +107,25 @@ class _Transaction:
         check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         with self._repository.run() as run:
-            point = self._take(run, bases)
+            point = self._take_upon(run, bases)
         self._step("retire")
         reconcile.retire(self._domain, self._repository, str(point.checkpoint))
         return point
 
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Take the point. Raises BaseDamaged where a full run would fare better."""
+        try:
+            return self._take(run, bases)
+        except DamagedData as error:
+            if not bases:
+                raise
+            # A run that is open reads nothing stored but the parents: their maps and their records.
+            raise BaseDamaged(error.message, advice=error.advice) from error
+
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Begin the job, copy, commit and end it."""
         self._step("begin")
-        moment = datetime.now(UTC)
+        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
         disks = self._quiesced(self._freeze(checkpoint, bases))
@@ -130,6 +137,7 @@ class _Transaction:
             )
             self._step("commit")
             commit(run, point)
+            clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
         return point
 

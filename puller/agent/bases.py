@@ -66,13 +66,16 @@ def stands(repository: Repository, export: Export, record: DiskRecord) -> bool:
 
     The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
-    another image in the disk's place it hardly ever is the same. An unreadable map does not stand.
+    another image in the disk's place it hardly ever is the same. An unreadable map does not stand, nor
+    does one that needs a pack known to be damaged: a full stores anew what the live disk still has.
     """
     same_size = record.size == export.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
     end = chunk_count(export.size) if same_size else min(record.size, export.size) // CHUNK
     try:
         image = DiskImage(repository.maps, repository.packs, record.root.address)
+        if repository.packs.damaged and image.needs(repository.packs.damaged):
+            return False
         for first, stored in image.stored_before(end):
             clean = _clean(export, first, stored)
             if clean:

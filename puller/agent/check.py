@@ -1,31 +1,27 @@
 """Check: whether every point could be restored, and if not, what exactly is hurt.
 
 First all maps are walked, each distinct page once; then the packs that they reach are looked at, each
-once; only if something is wrong are the maps walked again to say which points, disks and ranges it hurts.
+once; only if something is wrong are the maps walked again to say which points, disks and ranges it hurts,
+and are the packs at fault recorded, so that whoever backs up next does not refer to them.
 """
 
 from __future__ import annotations
 
-import random
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from puller.errors import DamagedData, KeyNotHeld, UsageError
-from puller.events import DiskPlanned, DiskProgress, Observer, Step
-from puller.pipeline.flow import Flow
+from puller.agent.packcheck import Faults, PackCheck
+from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
+from puller.events import Notice, Observer, Step
 from puller.repository.damage import Damage, merge_damage, read_pages
-from puller.repository.footer import DEAD, PackKind
-from puller.repository.packs import StoredPack, merge
+from puller.repository.damaged import DamageRecord, union
 from puller.repository.pages import ZERO, Root
 from puller.repository.points import Point
 from puller.repository.reach import Reach
 from puller.repository.repository import Repository
 from puller.units import CHUNK, PAGE_CHUNKS
-
-READERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +46,6 @@ class CheckReport:
     errors: tuple[CheckError, ...]
 
 
-@dataclass
-class _Faults:
-    """Faulty packs by number: why all of it, or why each slot."""
-
-    whole: dict[int, str] = field(default_factory=dict)
-    slots: dict[int, dict[int, str]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __bool__(self) -> bool:
-        return bool(self.whole or self.slots)
-
-    def add_slot(self, pack: int, slot: int, reason: str) -> None:
-        with self.lock:
-            self.slots.setdefault(pack, {})[slot] = reason
-
-
 def check(repository: Repository, points: Sequence[str], read_data: float, observer: Observer) -> CheckReport:
     """See ``puller.check``."""
     if not 0 <= read_data <= 100:
@@ -80,12 +60,42 @@ def check(repository: Repository, points: Sequence[str], read_data: float, obser
     for point, disk, root in roots:
         errors += (_located(point, disk, damage) for damage in merge_damage(reach.add(root)))
     observer(Step("repository", "packs"))
-    packs = _PackCheck(repository, reach, read_data, observer)
+    known = repository.damaged.read()
+    packs = PackCheck(repository, reach, read_data, union(known), observer)
     packs.run()
     if packs.faults:
         observer(Step("repository", "damage"))
         errors += _attribute(repository, roots, packs.faults)
+    errors = _of_standing_points(repository, errors)
+    _record(repository, known, packs, bool(errors), observer)
     return CheckReport(len(chosen), len(reach.packs) + len(reach.map_packs), packs.chunks_read, tuple(errors))
+
+
+def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:
+    """Without what is wrong with points that were deleted, and perhaps pruned, during the check."""
+    if not errors:
+        return errors
+    standing = {point for _, point in repository.points.names()}
+    return [error for error in errors if error.point is None or error.point in standing]
+
+
+def _record(
+    repository: Repository, known: list[DamageRecord], check: PackCheck, hurt: bool, observer: Observer
+) -> None:
+    """Tell later runs which packs are damaged, and which of the known ones are not any more."""
+    repository.packs.damaged -= check.sound
+    named = union(known)
+    faulty = {repository.maps.table.pack_id(number) for number in check.faults.packs}
+    found = (faulty | repository.packs.damaged) - named if hurt else set[bytes]()
+    try:
+        if check.sound:
+            repository.damaged.put(named - check.sound | found)
+            repository.damaged.delete(known)
+        else:
+            repository.damaged.put(found)
+    except StoreError as error:
+        text = f"the damage cannot be recorded, so later backups may refer to it: {error.message}"
+        observer(Notice("repository", text))
 
 
 def _points(repository: Repository, names: Sequence[str], errors: list[CheckError]) -> list[Point]:
@@ -115,70 +125,8 @@ def _located(point: Point, disk: str, damage: Damage) -> CheckError:
     return CheckError(damage.reason, point.point, point.domain, disk, damage.offset, damage.length)
 
 
-class _PackCheck:
-    """Looks at every reached data pack: its footer, its reached slots, and a share of the contents."""
-
-    def __init__(self, repository: Repository, reach: Reach, percent: float, observer: Observer) -> None:
-        self._packs = repository.packs
-        self._table = repository.maps.table
-        self._reach = reach
-        self._percent = percent
-        self._observer = observer
-        self._done = 0
-        self._lock = threading.Lock()
-        self.faults = _Faults()
-        self.chunks_read = 0
-
-    def run(self) -> None:
-        """Look at all packs, some at a time."""
-        self._observer(DiskPlanned("repository", "packs", len(self._reach.packs), len(self._reach.packs)))
-        with Flow() as flow:
-            crew = flow.crew("check", READERS, READERS, self._check)
-            for number in self._reach.packs:
-                crew.put(number)
-            crew.finish()
-
-    def _check(self, number: int) -> None:
-        try:
-            pack = self._packs.open(PackKind.DATA, self._table.pack_id(number))
-            reached = np.flatnonzero(self._reach.packs[number])
-            self._check_slots(
-                number, pack, reached[reached >= pack.footer.count].tolist(), "is not in the pack"
-            )
-            reached = reached[reached < pack.footer.count]
-            dead = (pack.footer.flags[reached] & DEAD).astype(bool)
-            self._check_slots(number, pack, reached[dead].tolist(), "was removed by prune")
-            self._read(number, pack, self._sample(reached[~dead].tolist()))
-        except DamagedData as error:
-            with self.faults.lock:
-                self.faults.whole[number] = error.message
-        self._progress()
-
-    def _check_slots(self, number: int, pack: StoredPack, slots: Sequence[int], reason: str) -> None:
-        for slot in slots:
-            self.faults.add_slot(number, slot, f"{pack.name}: slot {slot} {reason}")
-
-    def _sample(self, slots: list[int]) -> list[int]:
-        """Each slot has the same chance, however small its pack is."""
-        return [slot for slot in slots if random.random() * 100 < self._percent]
-
-    def _read(self, number: int, pack: StoredPack, slots: Sequence[int]) -> None:
-        for span in merge(pack.footer, slots):
-            for slot, content in self._packs.contents(pack, span, self._packs.fetch(pack, span)):
-                if isinstance(content, DamagedData):
-                    self.faults.add_slot(number, slot, content.message)
-            with self._lock:
-                self.chunks_read += len(span.slots)
-
-    def _progress(self) -> None:
-        with self._lock:
-            self._done += 1
-            event = DiskProgress("repository", "packs", self._done, 0)
-        self._observer(event)
-
-
 def _attribute(
-    repository: Repository, roots: Sequence[tuple[Point, str, Root]], faults: _Faults
+    repository: Repository, roots: Sequence[tuple[Point, str, Root]], faults: Faults
 ) -> Iterator[CheckError]:
     """Say which disks the faults hurt, and where."""
     for point, disk, root in roots:
@@ -187,13 +135,8 @@ def _attribute(
         for number, refs in read_pages(repository.maps, root, present, []):
             first = number * PAGE_CHUNKS
             for position in np.flatnonzero(refs.packs != ZERO).tolist():
-                reason = _reason(faults, int(refs.packs[position]), int(refs.slots[position]))
+                reason = faults.reason(int(refs.packs[position]), int(refs.slots[position]))
                 if reason is not None:
                     start = (first + position) * CHUNK
                     damage.append(Damage(start, min(CHUNK, root.size - start), reason))
         yield from (_located(point, disk, item) for item in merge_damage(damage))
-
-
-def _reason(faults: _Faults, pack: int, slot: int) -> str | None:
-    whole = faults.whole.get(pack)
-    return whole if whole is not None else faults.slots.get(pack, {}).get(slot)

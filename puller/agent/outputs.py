@@ -120,6 +120,16 @@ def is_uri(output: str) -> bool:
     return output.startswith(("nbd://", "nbd+unix://", "nbds://"))
 
 
+def refuse_impossible(name: str) -> None:
+    """Raise OutputRefused if no file can have this name: Python would raise ValueError on any use of it."""
+    try:
+        possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise OutputRefused(f"{name!r} cannot be the name of an output")
+
+
 def is_device(path: Path) -> bool:
     """Whether ``path`` is a block device."""
     return path.exists() and stat.S_ISBLK(path.stat().st_mode)
@@ -132,7 +142,7 @@ def translated(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputFailed(f"{name} cannot be written: {error.strerror or error}") from error
-    except (NbdError, ValueError) as error:
+    except NbdError as error:
         raise OutputFailed(f"{name} cannot be written: {error}") from error
 
 

@@ -7,21 +7,28 @@ makes that final, looks once more at what is reached, and removes it. docs/forma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import timedelta
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from puller.agent.mark import Mark
 from puller.agent.reclaim import Reclaim
 from puller.agent.retention import Decision, Policy, decide
 from puller.agent.survey import Survey
 from puller.errors import UsageError
-from puller.events import Observer, Step, ignore
+from puller.events import Notice, Observer, Step, ignore
 from puller.repository.condemned import ALL, KEPT, Record, Sentence, Sentences, bits_of, slots_in, union
 from puller.repository.lease import Lease
+from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.store.probe import UNCONDITIONAL
 
 GRACE = timedelta(days=1)
 """Default grace time. A run that takes five minutes less is never refused because of a prune."""
+
+AHEAD = timedelta(days=1)
+"""A point that is dated later than the store's clock by more than this was dated by a clock that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,24 @@ class PruneReport:
 
 
 def preview(repository: Repository, policy: Policy) -> PruneReport:
-    """What ``prune`` would do with the points, and why. Touches nothing. Raises DamagedData, StoreError."""
-    return _report(decide(repository.points.all(), policy))
+    """What ``prune`` would do with the points, and why. Touches nothing. Raises DamagedData, StoreError.
+
+    Nothing tells the store's time to who only reads, so the clock of this host stands in for it.
+    """
+    return _report(judge(repository.points.all(), policy, time.time()))
+
+
+def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision, ...]:
+    """A decision for each point. What is dated after ``now``, the store's time, by a day or more stays.
+
+    And it does not count: a point dated a year ahead would else make all others too old for a policy.
+    """
+    limit = datetime.fromtimestamp(now, UTC) + AHEAD
+    usual = {item.point: item for item in decide((point for point in points if point.time <= limit), policy)}
+    return tuple(
+        usual.get(item.point) or replace(item, keep=True, reasons=(f"dated after {limit:%Y-%m-%d}",))
+        for item in decide(points, policy)
+    )
 
 
 def prune(
@@ -86,6 +109,8 @@ class _Prune:
 
     def run(self, policy: Policy) -> PruneReport:
         """Do it all, in the order that docs/format.md proves right."""
+        if not self.repository.descriptor.conditional_writes:
+            self.observer(Notice("repository", UNCONDITIONAL))
         decisions = self._apply(policy)
         self._step("mark")
         self.mark.add_new(self.lease.measure())
@@ -101,6 +126,7 @@ class _Prune:
         reclaim = Reclaim(self.repository, survey, self.lease.renew)
         reclaim.run(final)
         self._forget(records)
+        self._forget_damage(survey)
         return _report(decisions, len(fresh), reclaim)
 
     def _step(self, name: str) -> None:
@@ -110,7 +136,7 @@ class _Prune:
         """Remove points, but only after it is known that what the others need can be told."""
         self._step("points")
         points = self.repository.points.all()
-        decisions = decide(points, policy)
+        decisions = judge(points, policy, self.lease.now)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
         self.repository.points.delete(
@@ -135,6 +161,16 @@ class _Prune:
         """Drop final records that no run needs any more: the index is clean of what they name."""
         limit = self.lease.measure() - KEPT
         self.repository.condemned.delete([item for item in records if item.final and item.modified <= limit])
+
+    def _forget_damage(self, survey: Survey) -> None:
+        """Drop what checks have recorded of packs that are gone and that no point needs."""
+        self.repository.damaged.delete(
+            [
+                record
+                for record in self.repository.damaged.read()
+                if not any(map(survey.matters, record.packs))
+            ]
+        )
 
 
 def _news(survey: Survey, known: Sentences, limit: float) -> dict[bytes, Sentence]:

@@ -120,6 +120,7 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
             f"{request.output} is no output that puller knows",
             advice="Give a folder, a file, a block device, or an nbd:// or nbd+unix:// URI.",
         )
+    outputs.refuse_impossible(request.output)
     if request.format not in outputs.FORMATS:
         raise UsageError(f"'{request.format}' is not a format; there are {', '.join(outputs.FORMATS)}")
     if _is_single(request):

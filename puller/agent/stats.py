@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from puller.errors import DamagedData
 from puller.repository.repository import Repository
 
 
@@ -20,9 +22,13 @@ class Stats:
     objects: int
 
 
-def stats(repository: Repository) -> Stats:
-    """Read all point records and list all objects. Raises DamagedData, StoreError."""
-    points = repository.points.all()
+def stats(repository: Repository, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
+    """Read all point records and list all objects.
+
+    A damaged record raises DamagedData, or is told to ``damaged`` with its point id, where that is given,
+    and does not count. Raises StoreError.
+    """
+    points = repository.points.all(damaged)
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for info in repository.objects():

@@ -52,6 +52,11 @@ class Survey:
         """The stored packs by id."""
         return self.inventory.packs
 
+    def matters(self, pack_id: bytes) -> bool:
+        """Whether a pack is stored, or a point needs it nevertheless."""
+        number = self._repository.maps.table.number(pack_id)
+        return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
+
     def live(self, pack_id: bytes) -> NDArray[np.bool_]:
         """By slot, up to the last one that something reaches."""
         number = self._repository.maps.table.number(pack_id)

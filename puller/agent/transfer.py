@@ -71,7 +71,7 @@ class Transfer:
 
     def _read(self, disk: _Disk) -> None:
         if disk.base is not None and not self._stands(disk.export, disk.base):
-            text = f"disk {disk.target} is not what its bitmap belongs to, or its last map is damaged"
+            text = f"disk {disk.target} is not what its bitmap belongs to, or what is stored of it is damaged"
             self._observer(Notice(self._subject, f"{text}: it is read in full"))
             disk.base = None
         with Export(disk.export.uri, disk.export.changed if disk.base else None) as export:

@@ -8,11 +8,7 @@ from puller.cli.access import create_repository
 from puller.cli.console import say
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
-
-_UNCONDITIONAL = (
-    "puller: this store does not honour conditional writes, so two inits or prunes at the same moment "
-    "are not kept apart"
-)
+from puller.store.probe import UNCONDITIONAL
 
 
 @click.command("init", cls=Command)
@@ -22,7 +18,7 @@ def command(settings: Settings, no_encryption: bool) -> Outcome:
     """Make a repository, encrypted under a password or a key file."""
     repository = create_repository(settings, encrypted=not no_encryption)
     if not repository.descriptor.conditional_writes and settings.verbosity >= 0:
-        say(_UNCONDITIONAL)
+        say(f"puller: {UNCONDITIONAL}")
     url = repository.store.url
     how = "not encrypted" if no_encryption else "encrypted"
     return Outcome(

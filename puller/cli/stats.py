@@ -10,6 +10,7 @@ from puller.cli.access import open_repository
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.tables import facts
+from puller.errors import DamagedData
 from puller.units import format_bytes
 
 
@@ -20,7 +21,8 @@ def command(settings: Settings) -> Outcome:
     repository = open_repository(settings)
     from puller.agent import api
 
-    found = api.stats(repository)
+    damaged: list[DamagedData] = []
+    found = api.stats(repository, damaged=lambda _, error: damaged.append(error))
     pairs = (
         ("domains", str(found.domains)),
         ("points", str(found.points)),
@@ -29,4 +31,4 @@ def command(settings: Settings) -> Outcome:
         ("packs", str(found.packs)),
         ("objects", str(found.objects)),
     )
-    return Outcome(asdict(found), facts(pairs))
+    return Outcome(asdict(found), facts(pairs), damaged[0] if damaged else None)

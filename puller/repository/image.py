@@ -13,7 +13,7 @@ the window once, so it costs about what a full costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,11 +105,27 @@ class DiskImage:
             raise DamagedData(f"a map names slot {slot} of a pack of {footer.count}")
         return footer.slot_id(slot)
 
+    def needs(self, packs: Collection[bytes]) -> bool:
+        """Whether a page or a chunk of the disk lies in one of ``packs``, by id. Raises DamagedData.
+
+        Reads all pages, however large the disk is.
+        """
+        wanted = [self._maps.table.number(pack) for pack in packs]
+        if np.isin(self._root.pages.packs, wanted).any():
+            return True
+        return any(
+            np.isin(refs.packs, wanted).any()
+            for first in range(0, len(self._root.pages.packs), WINDOW_PAGES)
+            for refs in self._maps.pages(self._root, self._window_pages(first)).values()
+        )
+
+    def _window_pages(self, first: int) -> range:
+        return range(first, min(first + WINDOW_PAGES, len(self._root.pages.packs)))
+
     def windows(self) -> Iterator[Window]:
         """The disk from its beginning to its end, a window at a time."""
-        count = len(self._root.pages.packs)
-        for first in range(0, count, WINDOW_PAGES):
-            yield self._window(range(first, min(first + WINDOW_PAGES, count)))
+        for first in range(0, len(self._root.pages.packs), WINDOW_PAGES):
+            yield self._window(self._window_pages(first))
 
     def _window(self, numbers: range) -> Window:
         damage: list[Damage] = []

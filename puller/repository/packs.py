@@ -80,7 +80,7 @@ class PackReader:
         self._cache: OrderedDict[bytes, StoredPack] = OrderedDict()
         self._lock = threading.Lock()
         self.damaged: set[bytes] = set()
-        """Ids of packs that were found missing or damaged: nothing new should refer to them."""
+        """Ids of packs known to be missing or damaged: nothing new should refer to them."""
 
     def open(self, kind: PackKind, pack_id: bytes) -> StoredPack:
         """The pack with its footer. Raises MissingObject, DamagedData, StoreError."""

@@ -85,8 +85,12 @@ def _name(uuid: str, point_id: str) -> str:
     return f"{PREFIX}{uuid}/{point_id}"
 
 
-def commit(points: Points, pending: PendingPoints, claims: Claims, bases: set[Address], point: Point) -> None:
+def commit(
+    points: Points, pending: PendingPoints, claims: Claims, bases: set[Address], point: Point
+) -> float:
     """Publish ``point``, all of whose packs and indexes are durable, unless prune may hurt it.
+
+    Returns when it was announced by the store's clock, in seconds since the epoch.
 
     ``bases`` are the roots that the run built upon. Raises Overtaken if a point that has one of them is
     gone, or if what the run refers to is being removed: then nothing is published and the run can be
@@ -103,9 +107,10 @@ def commit(points: Points, pending: PendingPoints, claims: Claims, bases: set[Ad
             pending.delete(names)
         raise
     points.commit(point)
-    _require_pending(points, pending, point)
+    announced = _require_pending(points, pending, point)
     with suppress(StoreError):
         pending.delete(names)
+    return announced
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
@@ -123,10 +128,10 @@ def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
         raise Overtaken("no parent of the point has the map that this run was built upon")
 
 
-def _require_pending(points: Points, pending: PendingPoints, point: Point) -> None:
+def _require_pending(points: Points, pending: PendingPoints, point: Point) -> float:
     """Prune drops a pending point only after a day, and lists the points only after that."""
     try:
-        pending.since(point)
+        return pending.since(point)
     except Overtaken:
         points.delete([(point.uuid, point.point)])
         raise

@@ -110,6 +110,14 @@ def new_id(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
+def time_of(point_id: str) -> datetime:
+    """The time that a point id begins with. A time that cannot be is the first of all."""
+    try:
+        return datetime.strptime(point_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
 def kind_of(disks: Sequence[DiskRecord]) -> str:
     """A point's kind: that of its disks, or ``mixed``."""
     kinds = {record.kind for record in disks}

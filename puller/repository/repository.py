@@ -16,6 +16,7 @@ from puller.repository import slots
 from puller.repository.chunkindex import open_index
 from puller.repository.claims import Claims
 from puller.repository.condemned import Condemned
+from puller.repository.damaged import DamagedPacks, union
 from puller.repository.descriptor import Descriptor
 from puller.repository.index import IndexedPack
 from puller.repository.indexfeed import INDEX_PREFIX, identity, read_index
@@ -42,6 +43,7 @@ class Repository:
         self.points = Points(store, keys.boxes())
         self.pending = PendingPoints(store, keys.boxes())
         self.condemned = Condemned(store, keys.boxes())
+        self.damaged = DamagedPacks(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -61,11 +63,12 @@ class Repository:
     def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
         """Begin a run that writes. Use as a context.
 
-        Contents of ``excluded`` packs, by id, and of condemned ones count as not held.
+        Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
         """
         # Before the index is listed: prune drops a record only once no index names what it condemns.
         claims = Claims(self.condemned, self.maps.table)
-        avoided = claims.excluded.union(excluded)
+        self.packs.damaged |= union(self.damaged.read())
+        avoided = claims.excluded.union(excluded, self.packs.damaged)
         listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
         known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
         return Run(self, known, claims, tuning or Tuning())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class Run:
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
+        self.clock_ahead = 0.0
+        """After ``commit``: by how many seconds this host's clock is ahead of the store's."""
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
@@ -289,4 +292,7 @@ class Run:
         Raises Overtaken if prune is removing some of that: nothing is published then, and another run
         can succeed. Raises StoreError; then it may not be known whether the point is there.
         """
-        commit(self.repository.points, self.repository.pending, self._claims, self._bases, point)
+        began = time.time()
+        repository = self.repository
+        announced = commit(repository.points, repository.pending, self._claims, self._bases, point)
+        self.clock_ahead = began - announced

@@ -41,6 +41,7 @@ class BoxKind(enum.IntEnum):
     INDEX = 2
     CONDEMNED = 3
     LOCK = 4
+    DAMAGED = 5
 
 
 class Seal(Protocol):

@@ -7,6 +7,12 @@ import secrets
 from puller.errors import ObjectExists, UnsupportedByStore
 from puller.store.base import Store
 
+UNCONDITIONAL = (
+    "this store does not honour conditional writes, so nothing refuses a second object of the same name: "
+    "never let two 'init' run there at once"
+)
+"""What to tell where ``honours_put_if_absent`` has said no."""
+
 _FIRST = b"This object tests whether the store honours a put that asks for absence.\n"
 _SECOND = b"The store does not honour it.\n"
 

@@ -14,7 +14,7 @@ from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NOON = datetime(2023, 11, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 REPORT = {"kept", "removed", "packs_condemned", "packs_deleted", "packs_compacted", "bytes_freed"}
 COUNTS = REPORT - {"kept", "removed"}

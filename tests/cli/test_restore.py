@@ -101,7 +101,7 @@ def test_a_folder_that_holds_one_of_the_files(cli: CommandLine, point: puller.Po
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "vdb.raw"]
 
 
-@pytest.mark.parametrize("output", ["file/below", "/proc/x", "/dev/null/x"])
+@pytest.mark.parametrize("output", ["file/below", "/proc/x", "/dev/null/x", "a\0b", "a\ud800b"])
 def test_an_output_that_cannot_be_written(
     cli: CommandLine, point: puller.Point, tmp_path: Path, output: str
 ) -> None:

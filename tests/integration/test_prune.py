@@ -16,6 +16,7 @@ from puller.units import MIB
 from tests.integration.conftest import Truth, checkpoints, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
+from tests.lab.rivals import SIZE, Rivals
 
 
 def test_prune_at_every_step_of_a_backup_does_no_harm(
@@ -67,3 +68,18 @@ def test_a_backup_that_prune_overtakes_fails_and_the_next_one_is_incremental(
     assert second.kind == "incremental"
     for generation, point in ((1, first), (3, second)):
         assert truth.equals(restored(repository, point, tmp_path), "vda", generation)
+
+
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_prune_and_compaction_beside_two_backups_do_no_harm(
+    url: str, machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path
+) -> None:
+    machines = [machine_factory(DiskSpec("vda", SIZE)) for _ in range(2)]
+    puller.create_repository(url, password=None)
+    rivals = Rivals(url, libvirt_uri, tmp_path, seed=1)
+    rivals.play(machines, rounds=3)
+    assert rivals.verify() >= 2
+    counts = rivals.counts
+    assert counts["committed"] == 6
+    assert counts["incremental"] >= 4
+    assert min(counts["removed"], counts["deleted"], counts["compacted"]) > 0, counts

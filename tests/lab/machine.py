@@ -148,6 +148,10 @@ class Machine:
         """Fill a range with the byte ``pattern``."""
         self._qemu_io(target, f"write -P {pattern} {offset} {length}")
 
+    def copy_in(self, target: str, source: Path, offset: int, length: int) -> None:
+        """Fill a range with what the file ``source`` begins with."""
+        self._qemu_io(target, f"write -s {source} {offset} {length}")
+
     def write_zeroes(self, target: str, offset: int, length: int) -> None:
         """Write zeroes by the command that needs no data; the blocks stay allocated."""
         self._qemu_io(target, f"write -z {offset} {length}")

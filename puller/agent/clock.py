@@ -1,0 +1,47 @@
+"""The time of a new point: the host's clock, and what is done where that cannot be right.
+
+Restore points are ordered, chosen and kept by their times. A point that is dated before an older one would
+be taken for old, and might be removed before its time; so it is never dated so.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from puller.errors import RepositoryError
+from puller.events import Notice, Observer
+from puller.repository.points import time_of
+from puller.repository.repository import Repository
+
+BEHIND = timedelta(days=1)
+"""A clock that is further behind the domain's newest point is refused: times would say nothing then."""
+
+APART = timedelta(minutes=15)
+"""From here on it is told that the clocks of host and store differ. AWS refuses requests then."""
+
+
+def next_moment(repository: Repository, uuid: str, name: str, observer: Observer) -> datetime:
+    """The time that a point of the domain is to be given now: never before that of one that is there.
+
+    Where the host's clock is behind these it is the second after the newest, and the user is told.
+    Raises RepositoryError if it is behind by more than a day, StoreError.
+    """
+    now = datetime.now(UTC)
+    newest = max((time_of(point_id) for _, point_id in repository.points.names(uuid)), default=now)
+    if now >= newest:
+        return now
+    said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
+    text = f"the clock of this host says {said}, but the newest point of {name} is dated {dated}"
+    if newest - now > BEHIND:
+        advice = "Set the clock; if the point's time is wrong, delete such points with 'puller delete'."
+        raise RepositoryError(text, advice=advice)
+    observer(Notice(name, f"{text}: the new one is dated a second later"))
+    return newest + timedelta(seconds=1)
+
+
+def compare(ahead: float, name: str, observer: Observer) -> None:
+    """Tell if the host's clock is ``ahead`` of the store's, or behind it, by much; in seconds."""
+    if abs(ahead) > APART.total_seconds():
+        how = "ahead of" if ahead > 0 else "behind"
+        text = f"the clock of this host is {timedelta(seconds=round(abs(ahead)))} {how} that of the store"
+        observer(Notice(name, f"{text}: points are dated by the host's"))
