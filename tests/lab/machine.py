@@ -109,6 +109,10 @@ class Machine:
         with _adopting():
             self.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
+    def define(self, xml: str) -> None:
+        """Replace the definition, which counts from the next start on."""
+        self.handle = self.handle.connect().defineXML(xml)
+
     def resume(self) -> None:
         """Let the processor run: the firmware looks for something to boot and finds nothing."""
         self.handle.resume()

@@ -1,0 +1,237 @@
+"""Hosts as they are: lost bitmaps, disks without any, domains that are not simply running.
+
+Whatever has happened, the next run needs no help, stores what has changed and restores exactly.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import puller
+from puller.errors import Locked, UnsupportedDisk
+from puller.events import Event, Notice
+from puller.units import KIB, MIB
+from tests.integration.conftest import Truth, checkpoints, restored
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine
+
+SIZE = 24 * MIB
+
+
+class Scene:
+    """A machine whose first point holds 16 MiB of noise on vda, which nothing can make smaller."""
+
+    def __init__(self, machine: Machine, uri: str, folder: Path, truth: Truth) -> None:
+        self.machine = machine
+        self.uri = uri
+        self.folder = folder
+        self.truth = truth
+        self.taken = 0
+        self.told: list[str] = []
+        self.repository = puller.create_repository(str(folder / "repository"), password="pw")
+
+    def fill(self, target: str) -> None:
+        """Give the disk noise while the machine is off, as a guest's data would be."""
+        noise = self.folder / "noise"
+        subprocess.run(["dd", "if=/dev/urandom", f"of={noise}", "bs=1M", "count=16", "status=none"], check=True)
+        self.machine.stop()
+        driver = "raw" if target == "vdr" else "qcow2"
+        io(self.machine.image(target), driver, f"write -s {noise} 0 16M")
+        self.machine.start()
+
+    def backup(self, **options: Any) -> puller.Point:
+        self.told = []
+        self.taken += 1
+        return puller.backup(
+            self.repository,
+            self.machine.name,
+            connect=self.uri,
+            on_frozen=self.truth,
+            observer=self._observe,
+            **options,
+        )
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.told.append(event.text)
+
+    def assert_exact(self, point: puller.Point) -> None:
+        folder = restored(self.repository, point, self.folder)
+        for disk in point.disks:
+            assert self.truth.equals(folder, disk.disk, self.taken), disk.disk
+
+    def redefine(self, edit: Callable[[ET.Element], None]) -> None:
+        """Change the definition of the machine, which is off."""
+        root = ET.fromstring(self.machine.handle.XMLDesc())
+        edit(root)
+        self.machine.define(ET.tostring(root, encoding="unicode"))
+
+
+def io(image: Path, driver: str, *commands: str) -> None:
+    words = [word for command in commands for word in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", driver, *words, str(image)], check=True, capture_output=True)
+
+
+def bitmap(image: Path, *words: str) -> None:
+    subprocess.run(["qemu-img", "bitmap", *words[:1], str(image), *words[1:]], check=True)
+
+
+@pytest.fixture
+def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Scene:
+    scene = Scene(machine_factory(DiskSpec("vda", SIZE)), libvirt_uri, tmp_path, truth)
+    scene.fill("vda")
+    assert scene.backup().kind == "full"
+    return scene
+
+
+def kill_qemu(scene: Scene) -> None:
+    """Bitmaps that were in the image stay flagged in-use. Only those of an earlier start are in it."""
+    scene.machine.stop()
+    scene.machine.start()
+    scene.machine.kill()
+    scene.machine.start()
+
+
+def remove_bitmap(scene: Scene) -> None:
+    scene.machine.stop()
+    (name,) = checkpoints(scene.machine)
+    bitmap(scene.machine.image("vda"), "--remove", name)
+    scene.machine.start()
+
+
+def clear_the_bitmaps_feature(scene: Scene) -> None:
+    """As a program that knows nothing of bitmaps does when it writes to the image (autoclear bit 0)."""
+    scene.machine.stop()
+    with scene.machine.image("vda").open("r+b") as image:
+        image.seek(88)
+        image.write(bytes(8))
+    scene.machine.start()
+
+
+def zero_the_bitmap_table(scene: Scene) -> None:
+    """The bitmap calls everything clean: what was written is found by the look at the last clean chunk."""
+    (name,) = checkpoints(scene.machine)
+    scene.machine.write("vda", 5, SIZE - MIB, MIB)
+    node = scene.machine.node("vda")
+    scene.machine.monitor("block-dirty-bitmap-clear", node=node, name=name)
+
+
+FAULTS: dict[str, tuple[Callable[[Scene], None], str]] = {
+    "QEMU killed": (kill_qemu, "its dirty bitmap of checkpoint {} is missing or inconsistent"),
+    "bitmap removed": (remove_bitmap, "its dirty bitmap of checkpoint {} is missing or inconsistent"),
+    "bitmaps outdated": (
+        clear_the_bitmaps_feature,
+        "its dirty bitmap of checkpoint {} is missing or inconsistent",
+    ),
+}
+
+
+def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
+    for number, (spoil, reason) in enumerate(FAULTS.values()):
+        (known,) = checkpoints(scene.machine)
+        spoil(scene)
+        scene.machine.write("vda", number + 1, number * MIB, 64 * KIB)
+        scene.machine.discard("vda", (number + 8) * MIB, 128 * KIB)
+        point = scene.backup()
+        (disk,) = point.disks
+        assert (point.kind, disk.kind) == ("rehash", "rehash")
+        assert disk.reason == reason.format(known)
+        assert f"disk vda is read as a whole and compared with point {disk.parent}: {disk.reason}" in scene.told
+        assert disk.read_bytes > 15 * MIB
+        assert disk.stored_bytes < 16 * MIB // 100
+        assert checkpoints(scene.machine) == {point.checkpoint}
+        scene.assert_exact(point)
+        scene.machine.write("vda", number + 1, 12 * MIB, 64 * KIB)
+        assert scene.backup().kind == "incremental"
+
+
+def test_a_rehash_of_what_has_not_changed_stores_nothing(scene: Scene) -> None:
+    scene.machine.lose_bitmap("vda", *checkpoints(scene.machine))
+    (disk,) = scene.backup().disks
+    assert (disk.kind, disk.new_bytes, disk.stored_bytes) == ("rehash", 0, 0)
+    assert scene.backup(full=True).kind == "full"
+
+
+def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> None:
+    (known,) = checkpoints(scene.machine)
+    scene.machine.forget_checkpoints()
+    scene.machine.write("vda", 3, 2 * MIB, 64 * KIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    assert f"checkpoint {known} was lost by libvirt and is known again" in scene.told
+    assert scene.machine.bitmaps("vda") == {point.checkpoint}
+    scene.assert_exact(point)
+    (known,) = checkpoints(scene.machine)
+    scene.machine.forget_checkpoints()
+    scene.machine.lose_bitmap("vda", known)
+    point = scene.backup()
+    assert point.disks[0].reason == f"libvirt has lost checkpoint {known}"
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
+def test_a_domain_that_is_shut_off(scene: Scene) -> None:
+    machine = scene.machine
+    (known,) = checkpoints(machine)
+    machine.write("vda", 4, 3 * MIB, 64 * KIB)
+    machine.stop()
+    off = scene.backup()
+    assert (off.kind, off.consistency, off.checkpoint) == ("incremental", "offline", known)
+    assert off.disks[0].dirty_bytes == 64 * KIB
+    scene.assert_exact(off)
+    puller.delete(scene.repository, [str(off.parent)])
+    machine.start()
+    machine.write("vda", 5, 4 * MIB, 64 * KIB)
+    on = scene.backup()
+    assert (on.kind, on.parent, on.disks[0].dirty_bytes) == ("incremental", off.point, 128 * KIB)
+    assert checkpoints(machine) == {on.checkpoint}
+    scene.assert_exact(on)
+
+    machine.stop()
+    io(machine.image("vda"), "qcow2", "write -P 6 5M 64k")
+    again = scene.backup()
+    assert (again.kind, again.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    scene.assert_exact(again)
+    bitmap(machine.image("vda"), "--remove", str(on.checkpoint))
+    lost = scene.backup()
+    assert lost.kind == "rehash"
+    assert lost.checkpoint is None
+    assert lost.disks[0].reason.endswith("is missing in the image or inconsistent")
+    assert lost.disks[0].stored_bytes == 0
+    scene.assert_exact(lost)
+    machine.start()
+    assert scene.backup().kind == "rehash"
+    assert scene.backup().kind == "incremental"
+
+
+def test_an_image_that_is_in_use(scene: Scene) -> None:
+    scene.machine.stop()
+    server = subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", str(scene.machine.image("vda"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout
+    assert server.stdin
+    server.stdin.write(b"length\n")
+    server.stdin.flush()
+    server.stdout.readline()
+    with pytest.raises(Locked, match="is in use by another process"):
+        scene.backup()
+    server.communicate()
+
+
+def test_a_domain_cannot_start_while_its_images_are_read(scene: Scene) -> None:
+    scene.machine.stop()
+
+    def start(_exports: object) -> None:
+        with pytest.raises(Exception, match='Failed to get "write" lock'):
+            scene.machine.start()
+
+    scene.truth = start  # type: ignore[assignment]
+    assert scene.backup().consistency == "offline"
+    scene.machine.start()
