@@ -5,16 +5,19 @@ Whatever has happened, the next run needs no help, stores what has changed and r
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 import puller
-from puller.errors import Locked, UnsupportedDisk
+from puller.errors import HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
 from puller.events import Event, Notice
 from puller.units import KIB, MIB
 from tests.integration.conftest import Truth, checkpoints, restored
@@ -39,7 +42,9 @@ class Scene:
     def fill(self, target: str) -> None:
         """Give the disk noise while the machine is off, as a guest's data would be."""
         noise = self.folder / "noise"
-        subprocess.run(["dd", "if=/dev/urandom", f"of={noise}", "bs=1M", "count=16", "status=none"], check=True)
+        subprocess.run(
+            ["dd", "if=/dev/urandom", f"of={noise}", "bs=1M", "count=16", "status=none"], check=True
+        )
         self.machine.stop()
         driver = "raw" if target == "vdr" else "qcow2"
         io(self.machine.image(target), driver, f"write -s {noise} 0 16M")
@@ -142,7 +147,9 @@ def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
         (disk,) = point.disks
         assert (point.kind, disk.kind) == ("rehash", "rehash")
         assert disk.reason == reason.format(known)
-        assert f"disk vda is read as a whole and compared with point {disk.parent}: {disk.reason}" in scene.told
+        assert (
+            f"disk vda is read as a whole and compared with point {disk.parent}: {disk.reason}" in scene.told
+        )
         assert disk.read_bytes > 15 * MIB
         assert disk.stored_bytes < 16 * MIB // 100
         assert checkpoints(scene.machine) == {point.checkpoint}
@@ -213,7 +220,9 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
 def test_an_image_that_is_in_use(scene: Scene) -> None:
     scene.machine.stop()
     server = subprocess.Popen(
-        ["qemu-io", "-f", "qcow2", str(scene.machine.image("vda"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["qemu-io", "-f", "qcow2", str(scene.machine.image("vda"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert server.stdout
     assert server.stdin
@@ -235,3 +244,216 @@ def test_a_domain_cannot_start_while_its_images_are_read(scene: Scene) -> None:
     scene.truth = start  # type: ignore[assignment]
     assert scene.backup().consistency == "offline"
     scene.machine.start()
+
+
+def test_disks_without_bitmaps_beside_one_that_has_one(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    disks = [DiskSpec("vda", SIZE), DiskSpec("vdb", SIZE, "qcow2-v2"), DiskSpec("vdr", SIZE, "raw")]
+    scene = Scene(machine_factory(*disks), libvirt_uri, tmp_path, truth)
+    scene.fill("vdr")
+    scene.machine.write("vdb", 1, 0, MIB)
+    assert scene.backup().kind == "full"
+    for target in ("vda", "vdb", "vdr"):
+        scene.machine.write(target, 2, 3 * MIB, 64 * KIB)
+    scene.machine.write_zeroes("vdr", 4 * MIB, MIB)
+    point = scene.backup()
+    assert {disk.disk: disk.kind for disk in point.disks} == {
+        "vda": "incremental",
+        "vdb": "rehash",
+        "vdr": "rehash",
+    }
+    assert point.kind == "mixed"
+    assert [disk.reason.partition(" (")[0] for disk in point.disks] == [
+        "",
+        "a qcow2 image of version 2 has no dirty bitmap",
+        "a raw image has no dirty bitmap",
+    ]
+    assert point.disks[2].stored_bytes < 16 * MIB // 100
+    scene.assert_exact(point)
+    only = scene.backup(disks=["vdr"])
+    assert (only.kind, only.checkpoint) == ("rehash", None)
+    scene.assert_exact(only)
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.machine.stop()
+    off = scene.backup()
+    assert [disk.kind for disk in off.disks] == ["incremental", "rehash", "rehash"]
+    scene.assert_exact(off)
+
+    def write(exports: object) -> None:
+        truth(exports)  # type: ignore[arg-type]
+        io(scene.machine.image("vdr"), "raw", "write -P 1 0 64k")
+
+    scene.truth = write  # type: ignore[assignment]
+    with pytest.raises(HypervisorError, match="was written while it was read"):
+        scene.backup()
+
+
+def test_a_network_disk_takes_part(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = Scene(
+        machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB)), libvirt_uri, tmp_path, truth
+    )
+    scene.machine.stop()
+    remote = tmp_path / "remote.raw"
+    remote.write_bytes(b"remote!\n" * (MIB // 2))
+    socket = tmp_path / "remote.sock"
+    serve = [
+        "qemu-nbd",
+        "--persistent",
+        "--shared=0",
+        "-f",
+        "raw",
+        "-k",
+        str(socket),
+        "-x",
+        "far",
+        str(remote),
+    ]
+    pid_file = tmp_path / "remote.pid"
+    subprocess.run([*serve, "--fork", f"--pid-file={pid_file}"], check=True)
+
+    def connect(root: ET.Element) -> None:
+        disk = root.findall("./devices/disk")[1]
+        disk.set("type", "network")
+        disk.remove(disk.find("source"))  # type: ignore[arg-type]
+        disk.find("driver").set("type", "raw")  # type: ignore[union-attr]
+        source = ET.SubElement(disk, "source", protocol="nbd", name="far")
+        ET.SubElement(source, "host", transport="unix", socket=str(socket))
+
+    scene.redefine(connect)
+    scene.machine.start()
+    assert scene.backup().kind == "full"
+    scene.machine.write("vdb", 7, MIB, 64 * KIB)
+    point = scene.backup()
+    assert [disk.kind for disk in point.disks] == ["incremental", "rehash"]
+    assert point.disks[1].new_bytes == 64 * KIB
+    scene.assert_exact(point)
+    scene.machine.stop()
+    with pytest.raises(
+        UnsupportedDisk, match=r"disk vdb of .* is network: it cannot be read while"
+    ) as refused:
+        scene.backup()
+    assert "--exclude-disk vdb" in refused.value.advice
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+
+
+def test_disks_that_come_go_and_change_their_image(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = Scene(
+        machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB)), libvirt_uri, tmp_path, truth
+    )
+    machine = scene.machine
+    machine.write("vda", 1, 0, 2 * MIB)
+    machine.write("vdb", 2, 0, 2 * MIB)
+    whole = ET.fromstring(machine.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    machine.stop()
+    scene.redefine(lambda root: root.find("devices").remove(root.findall("./devices/disk")[1]))  # type: ignore[union-attr]
+    machine.start()
+    assert [disk.disk for disk in scene.backup().disks] == ["vda"]
+    machine.stop()
+    machine.define(ET.tostring(whole, encoding="unicode"))
+    machine.start()
+    added = scene.backup()
+    assert [(disk.kind, disk.reason) for disk in added.disks] == [
+        ("incremental", ""),
+        ("full", "no earlier point has this disk"),
+    ]
+    scene.assert_exact(added)
+
+    machine.stop()
+    raw = tmp_path / "converted.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(machine.image("vdb")), str(raw)], check=True)
+
+    def convert(root: ET.Element) -> None:
+        disk = root.findall("./devices/disk")[1]
+        disk.find("driver").set("type", "raw")  # type: ignore[union-attr]
+        disk.find("source").set("file", str(raw))  # type: ignore[union-attr]
+
+    scene.redefine(convert)
+    machine.start()
+    changed = scene.backup()
+    assert [disk.kind for disk in changed.disks] == ["incremental", "rehash"]
+    assert changed.disks[1].reason == "a raw image has no dirty bitmap"
+    assert changed.disks[1].stored_bytes == 0
+    scene.assert_exact(changed)
+    machine.stop()
+    machine.define(ET.tostring(whole, encoding="unicode"))
+    machine.start()
+    back = scene.backup()
+    assert back.disks[1].parent == added.point  # its bitmap has recorded since
+    scene.assert_exact(back)
+
+
+def test_a_restored_disk_begins_with_a_comparison(scene: Scene) -> None:
+    scene.machine.write("vda", 9, 0, MIB)
+    later = scene.backup()
+    (first,) = (point for point in puller.list_points(scene.repository) if point.point == later.parent)
+    scene.machine.stop()
+    target = scene.machine.image("vda")
+    puller.restore(
+        scene.repository, first.point, output=str(target), disks=["vda"], format="qcow2", force=True
+    )
+    scene.machine.start()
+    point = scene.backup()
+    assert (point.kind, point.disks[0].new_bytes) == ("rehash", 0)
+    scene.assert_exact(point)
+
+
+def test_snapshots_in_the_chain(scene: Scene) -> None:
+    """libvirt 9.0 makes none where there are checkpoints; QEMU's tools do."""
+    machine = scene.machine
+    image, overlay = machine.image("vda"), scene.folder / "overlay.qcow2"
+    machine.stop()
+    subprocess.run(["qemu-img", "snapshot", "-c", "inside", str(image)], check=True)
+    machine.start()
+    machine.write("vda", 3, MIB, 64 * KIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    scene.assert_exact(point)
+
+    machine.stop()
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), str(overlay)]
+    subprocess.run(create, check=True)
+    scene.redefine(lambda root: root.find("./devices/disk/source").set("file", str(overlay)))  # type: ignore[union-attr]
+    io(overlay, "qcow2", "write -P 8 2M 64k")
+    off = scene.backup()
+    assert off.disks[0].reason == f"it is qcow2 {overlay} now and was qcow2 {image}"
+    scene.assert_exact(off)
+    machine.start()
+    point = scene.backup()
+    assert (point.kind, point.disks[0].stored_bytes) == ("rehash", 0)
+    scene.assert_exact(point)
+    machine.write("vda", 9, 3 * MIB, 64 * KIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    assert checkpoints(machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
+def test_a_transient_domain(scene: Scene) -> None:
+    machine = scene.machine
+    machine.stop()
+    text = machine.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    connection = machine.handle.connect()
+    machine.handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+
+    def start() -> None:
+        machine.handle = connection.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED)
+
+    start()
+    machine.write("vda", 3, MIB, 64 * KIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    scene.assert_exact(point)
+    machine.handle.destroy()
+    with pytest.raises(NoSuchDomain):
+        scene.backup()
+    start()
+    machine.write("vda", 4, 2 * MIB, 64 * KIB)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
+    assert machine.bitmaps("vda") == {point.checkpoint}
+    machine.define(text)
