@@ -17,6 +17,7 @@ from pathlib import Path
 from puller.agent import reconcile
 from puller.agent.bases import ASKED, Base, LiveBitmaps, Mark, checkpoints_of, choose, from_nothing, kept
 from puller.agent.history import History
+from puller.agent.metadata import gather
 from puller.agent.offline import StoredBitmaps, StoredDisks
 from puller.agent.transfer import Transfer
 from puller.errors import DamagedData, PullerError
@@ -189,18 +190,14 @@ class _Transaction:
                 frozen.require_off()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
-            attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)
+            attachments = self._attach(run)
             run.flush()
         return records, attachments
 
-    def _domain_xml(self) -> str:
-        """With the guest's passwords only where the repository encrypts them."""
+    def _attach(self, run: Run) -> tuple[Attachment, ...]:
         sealed = self._repository.keys.public is not None
-        return self._domain.secure_xml() if sealed else self._domain.inactive_xml()
-
-    @staticmethod
-    def _attach(run: Run, name: str, content: bytes) -> Attachment:
-        return Attachment(name, len(content), Ref.to(run.attach(content)))
+        found = gather(self._domain, self._disks, self._observer, sealed=sealed)
+        return tuple(Attachment(name, len(body), Ref.to(run.attach(body))) for name, body in found)
 
     def _mark(self, checkpoint: str, bases: dict[str, Base]) -> Mark:
         """The checkpoint that tells later runs what changed since this point."""

@@ -41,6 +41,7 @@ DISK = {
     "read_bytes",
     "zero_bytes",
     "new_bytes",
+    "reason",
     "stored_bytes",
 }
 

@@ -5,9 +5,11 @@ Whatever has happened, the next run needs no help, stores what has changed and r
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -457,3 +459,54 @@ def test_a_transient_domain(scene: Scene) -> None:
     assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
     assert machine.bitmaps("vda") == {point.checkpoint}
     machine.define(text)
+
+
+def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = Scene(machine_factory(DiskSpec("vda", MIB)), libvirt_uri, tmp_path, truth)
+    running = {item.name for item in scene.backup().attachments}
+    assert running == {"domain.xml", "live.xml", "images.json"}
+    scene.machine.stop()
+    (tmp_path / "code.fd").write_bytes(bytes(128 * KIB))
+    (tmp_path / "variables.fd").write_bytes(b"boot order" * 10_000)
+
+    def equip(root: ET.Element) -> None:
+        system = root.find("os")
+        assert system is not None
+        ET.SubElement(system, "loader", readonly="yes", type="pflash").text = str(tmp_path / "code.fd")
+        ET.SubElement(system, "nvram").text = str(tmp_path / "variables.fd")
+        ET.SubElement(ET.SubElement(root, "features"), "acpi")
+        tpm = ET.SubElement(root.find("devices"), "tpm", model="tpm-crb")  # type: ignore[arg-type]
+        ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+        ET.SubElement(root.find("devices"), "graphics", type="vnc", passwd="s3cret")  # type: ignore[arg-type]
+
+    scene.redefine(equip)
+    state = Path(libvirt_uri.partition("root=")[2]) / "lib" / "swtpm" / scene.machine.uuid / "tpm2"
+    state.mkdir(parents=True)
+    (state / "tpm2-00.permall").write_bytes(b"sealed keys")
+    point = scene.backup()
+    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "tpm.tar", "images.json"}
+    folder = restored(scene.repository, point, tmp_path)
+    assert (folder / "nvram.fd").read_bytes() == b"boot order" * 10_000
+    assert "s3cret" in (folder / "domain.xml").read_text()
+    with tarfile.open(folder / "tpm.tar") as tar:
+        content = tar.extractfile("tpm2/tpm2-00.permall")
+        assert content is not None
+        assert content.read() == b"sealed keys"
+    (chain,) = json.loads((folder / "images.json").read_text())["vda"]
+    assert chain["filename"] == str(scene.machine.image("vda"))
+
+    plain = puller.create_repository(str(tmp_path / "plain"), password=None)
+    point = puller.backup(plain, scene.machine.name, connect=libvirt_uri)
+    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "images.json"}
+    assert "s3cret" not in (restored(plain, point, tmp_path) / "domain.xml").read_text()
+
+    with (tmp_path / "variables.fd").open("wb") as variables:
+        variables.truncate(65 * MIB)
+    point = scene.backup()
+    assert "nvram.fd" not in {item.name for item in point.attachments}
+    assert scene.told == [
+        "the point has no nvram.fd: too large, over 64 MiB, to be taken: "
+        f"the firmware variables of domain {scene.machine.name}, {tmp_path / 'variables.fd'}"
+    ]

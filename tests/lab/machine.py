@@ -143,7 +143,9 @@ class Machine:
         """Take the machine away, with all that libvirt knows of it."""
         if self.handle.isActive():
             self.kill()
-        self.handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        self.handle.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        )
 
     def image(self, target: str) -> Path:
         return _image(self._directory, self.name, target)
