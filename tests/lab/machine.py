@@ -154,6 +154,10 @@ class Machine:
         """Fill a range with the byte ``pattern``."""
         self._qemu_io(target, f"write -P {pattern} {offset} {length}")
 
+    def write_file(self, target: str, path: Path, offset: int, length: int) -> None:
+        """Fill a range with what a file holds."""
+        self._qemu_io(target, f"write -s {path} {offset} {length}")
+
     def write_zeroes(self, target: str, offset: int, length: int) -> None:
         """Write zeroes by the command that needs no data; the blocks stay allocated."""
         self._qemu_io(target, f"write -z {offset} {length}")
