@@ -17,7 +17,10 @@ from pathlib import Path
 from msgspec import structs
 
 from puller.agent import clock, reconcile
-from puller.agent.bases import Base, choose
+from puller.agent.bases import ASKED, Base, LiveBitmaps, Mark, checkpoints_of, choose, from_nothing, kept
+from puller.agent.history import History
+from puller.agent.metadata import gather
+from puller.agent.offline import StoredBitmaps, StoredDisks
 from puller.agent.transfer import Transfer
 from puller.errors import BaseDamaged, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
@@ -26,6 +29,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.image import untracked
 from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
@@ -59,7 +63,6 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
     """See ``puller.backup``."""
     with Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
-        domain.require_active()
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             try:
@@ -87,6 +90,8 @@ class _Transaction:
         self._plan = plan
         self._domain = domain
         self._disks = disks
+        self._is_off = not domain.is_active()
+        self._untracked = frozenset(disk.target for disk in disks if untracked(disk) is not None)
         self._observer = observer
         self._on_frozen = on_frozen
         self._scratch = (
@@ -100,24 +105,36 @@ class _Transaction:
         """Take the point; whatever fails, leave nothing of this run behind."""
         self._step("reconcile")
         folders = {self._scratch, *(disk.path.parent for disk in self._disks if disk.path)}
-        reconcile.reconcile(self._domain, self._repository, folders, self._observer)
+        history = History(self._repository, self._domain.uuid)
+        reconcile.reconcile(self._domain, self._repository, history, folders, self._observer)
         self._step("choose")
-        bases = {} if self._plan.full else choose(self._domain, self._repository, self._disks)
+        bases = self._choose(history)
         self._step("preflight")
-        check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
+        if not self._is_off:
+            sizes = (self._domain.disk_size(disk.target) for disk in self._disks)
+            check_free(self._scratch, required_bytes(sizes))
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         with self._repository.run() as run:
             point = self._take_upon(run, bases)
-        self._step("retire")
-        reconcile.retire(self._domain, self._repository, str(point.checkpoint))
+        if point.checkpoint is not None and not self._is_off:
+            self._step("retire")
+            reconcile.retire(self._domain, self._repository, point.checkpoint)
         return point
+
+    def _choose(self, history: History) -> dict[str, Base]:
+        if self._plan.full:
+            return from_nothing(self._disks, ASKED)
+        if self._is_off:
+            stored = StoredBitmaps(self._domain, self._disks, self._repository.id)
+            return choose(history, self._disks, stored)
+        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository.id))
 
     def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
         """Take the point. Raises BaseDamaged where a full run would fare better."""
         try:
             return self._take(run, bases)
         except DamagedData as error:
-            if not bases:
+            if all(base.checkpoint is None for base in bases.values()):
                 raise
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
@@ -131,7 +148,8 @@ class _Transaction:
         disks = self._quiesced(self._freeze(checkpoint, bases))
         with self._undone_unless_committed(checkpoint) as commit, disks as frozen:
             records, attachments = self._copy(run, frozen, bases)
-            point = self._point(point_id, moment, checkpoint, records, attachments)
+            mark = self._mark(checkpoint, bases)
+            point = self._point(point_id, moment, mark, records, attachments)
             point = structs.replace(
                 point, consistency=frozen.consistency, freeze_seconds=frozen.freeze_seconds
             )
@@ -169,12 +187,12 @@ class _Transaction:
             self._observer(Notice(self._domain.name, text))
 
     def _freeze(self, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
-        taken_from = {
-            disk.target: bases[disk.target].checkpoint if disk.target in bases else None
-            for disk in self._disks
-        }
+        if self._is_off:
+            return StoredDisks(self._domain, self._disks, bases)
         socket = socket_path(self._domain, checkpoint)
-        return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
+        return PullJob(
+            self._domain, checkpoints_of(bases), checkpoint, self._scratch, socket, self._untracked
+        )
 
     def _quiesced(self, disks: FrozenDisks) -> Quiesced:
         return Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
@@ -190,26 +208,31 @@ class _Transaction:
         self._step("read")
         with Transfer(run, self._domain.name, self._observer) as transfer:
             transfer.read_all(frozen.exports, bases)
+            frozen.confirm()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
-            attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)
+            attachments = self._attach(run)
             run.flush()
         return records, attachments
 
-    def _domain_xml(self) -> str:
-        """With the guest's passwords only where the repository encrypts them."""
+    def _attach(self, run: Run) -> tuple[Attachment, ...]:
         sealed = self._repository.keys.public is not None
-        return self._domain.secure_xml() if sealed else self._domain.inactive_xml()
+        found = gather(self._domain, self._disks, self._observer, sealed=sealed)
+        return tuple(Attachment(name, len(body), Ref.to(run.attach(body))) for name, body in found)
 
-    @staticmethod
-    def _attach(run: Run, name: str, content: bytes) -> Attachment:
-        return Attachment(name, len(content), Ref.to(run.attach(content)))
+    def _mark(self, checkpoint: str, bases: dict[str, Base]) -> Mark:
+        """The checkpoint that tells later runs what changed since this point."""
+        if self._is_off:
+            return kept(bases)
+        if len(self._untracked) == len(self._disks):
+            return Mark(None, None)
+        return Mark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
     def _point(
         self,
         point_id: str,
         moment: datetime,
-        checkpoint: str,
+        mark: Mark,
         records: tuple[DiskRecord, ...],
         attachments: tuple[Attachment, ...],
     ) -> Point:
@@ -222,8 +245,8 @@ class _Transaction:
             kind=kind_of(records),
             disks=records,
             parent=max((record.parent for record in records if record.parent), default=None),
-            checkpoint=checkpoint,
-            checkpoint_xml=checkpoints.xml(self._domain, checkpoint),
+            checkpoint=mark.checkpoint,
+            checkpoint_xml=mark.xml,
             tags=self._plan.tags or {},
             host=platform.node(),
             seconds=round(time.monotonic() - self._began, 3),

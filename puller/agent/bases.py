@@ -1,14 +1,30 @@
-"""What each disk of a new point can be taken incrementally from."""
+"""What each disk of a new point is taken from, and why not from something cheaper.
+
+======================  ==============================================  ====================================
+the repository has      and the disk's dirty bitmap                     the disk is taken as
+======================  ==============================================  ====================================
+a point with the disk   of that point's checkpoint is whole             incremental: what the bitmap names
+a point with the disk   is lost, broken, of another image or never was  rehash: all is read, the rest is known
+none                                                                    full
+======================  ==============================================  ====================================
+
+A rehash needs nothing of its parent: its chunks are found by their ids in the index, and a page of
+the map that comes out the same has the same id too. So it reads like a full and stores like an
+incremental, even where the parent's map is damaged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from puller.errors import DamagedData, NoSuchPoint
+from puller.agent.history import History
+from puller.errors import DamagedData
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.image import untracked
 from puller.nbd.export import Export
 from puller.repository.image import DiskImage
 from puller.repository.points import DiskRecord, Point
@@ -16,44 +32,147 @@ from puller.repository.repository import Repository
 from puller.repository.slot import content_id
 from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
+ASKED = "all disks were to be read in full"
+FIRST = "no earlier point has this disk"
+
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """A disk's parent: the point, its record of the disk, and the checkpoint that has tracked it since."""
+class Parent:
+    """A point that has the disk, and its record of the disk."""
 
     point: Point
     record: DiskRecord
-    checkpoint: str
 
 
-def choose(domain: Domain, repository: Repository, disks: Sequence[Disk]) -> dict[str, Base]:
-    """By target: the newest point that has the disk and whose bitmap of it is whole. Others get a full.
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What one disk is taken from. ``checkpoint`` is the one whose bitmap tells what changed, if any does.
 
-    Raises StoreError, HypervisorError.
+    ``reason`` says why the disk is no incremental; it is empty for one.
     """
-    bases: dict[str, Base] = {}
-    for checkpoint, point in _committed(domain, repository):
-        missing = [disk for disk in disks if disk.target not in bases]
-        if not missing:
+
+    parent: Parent | None
+    checkpoint: str | None
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """``full``, ``rehash`` or ``incremental``."""
+        if self.parent is None:
+            return "full"
+        return "rehash" if self.checkpoint is None else "incremental"
+
+    def compared(self, reason: str) -> Base:
+        """The same parent without the bitmap: all of the disk is read."""
+        return replace(self, checkpoint=None, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The checkpoint whose bitmaps tell what changed since a point, and its XML."""
+
+    checkpoint: str | None
+    xml: str | None
+
+
+class Bitmaps(Protocol):
+    """The dirty bitmaps of a domain's disks, by the checkpoint that they belong to."""
+
+    oldest: str
+    """Id of the oldest point whose own checkpoint may be among them; behind all ids if there is none."""
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """Targets of the disks whose bitmap of ``checkpoint`` is there and whole."""
+        ...
+
+    def fault(self, checkpoint: str) -> str:
+        """Why a disk is not among the sound ones of ``checkpoint``."""
+        ...
+
+
+class LiveBitmaps:
+    """Those that libvirt and QEMU know of a domain that is active. Raises HypervisorError."""
+
+    def __init__(self, domain: Domain, repository_id: str) -> None:
+        self._domain = domain
+        self._known = {item.name for item in checkpoints.list_checkpoints(domain)}
+        self.oldest = oldest_of(self._known, repository_id)
+        self._sound: dict[str, frozenset[str]] = {}
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """See Bitmaps. Each checkpoint is asked about once."""
+        if checkpoint not in self._sound:
+            known = checkpoint in self._known
+            self._sound[checkpoint] = frozenset(
+                checkpoints.dirty_bytes(self._domain, checkpoint) if known else ()
+            )
+        return self._sound[checkpoint]
+
+    def fault(self, checkpoint: str) -> str:
+        """See Bitmaps."""
+        if checkpoint in self._known:
+            return f"its dirty bitmap of checkpoint {checkpoint} is missing or inconsistent"
+        return f"libvirt has lost checkpoint {checkpoint}"
+
+
+def oldest_of(names: Iterable[str], repository_id: str) -> str:
+    """The oldest point to which a checkpoint of these names belongs; behind all ids if none is ours."""
+    return min(filter(None, (checkpoints.point_of(name, repository_id) for name in names)), default="~")
+
+
+def choose(history: History, disks: Sequence[Disk], bitmaps: Bitmaps) -> dict[str, Base]:
+    """The base of each disk, by target. Raises StoreError, HypervisorError."""
+    return {disk.target: _choose(history, disk, bitmaps) for disk in disks}
+
+
+def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
+    """Bases for fulls of all disks."""
+    return {disk.target: Base(None, None, reason) for disk in disks}
+
+
+def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
+    """By target: the checkpoint that the disk is incremental from, or None."""
+    return {target: base.checkpoint for target, base in bases.items()}
+
+
+def kept(bases: Mapping[str, Base]) -> Mark:
+    """The newest checkpoint that the bases have: it stays where no new one can be made."""
+    marks = {
+        base.checkpoint: base.parent.point.checkpoint_xml
+        for base in bases.values()
+        if base.checkpoint is not None and base.parent is not None
+    }
+    newest = max(marks, default=None)
+    return Mark(newest, None if newest is None else marks[newest])
+
+
+def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
+    last: Parent | None = None
+    for point in history:
+        record = point.disk(disk.target)
+        if record is None:
+            continue
+        parent = Parent(point, record)
+        last = last or parent
+        if _fits(parent, disk, bitmaps):
+            return Base(parent, point.checkpoint, "")
+        if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
-        tracked = checkpoints.dirty_bytes(domain, checkpoint)
-        for disk in missing:
-            record = point.disk(disk.target)
-            if record is not None and disk.target in tracked and _is_same(disk, record):
-                bases[disk.target] = Base(point, record, checkpoint)
-    return bases
+    return Base(None, None, FIRST) if last is None else Base(last, None, _reason(last, disk, bitmaps))
 
 
-def _committed(domain: Domain, repository: Repository) -> Iterator[tuple[str, Point]]:
-    """Our checkpoints whose points are in the repository, newest first."""
-    for checkpoint in reversed(checkpoints.list_checkpoints(domain)):
-        point_id = checkpoints.point_of(checkpoint.name, repository.id)
-        if point_id is None:
-            continue
-        try:
-            yield checkpoint.name, repository.points.get(domain.uuid, point_id)
-        except (NoSuchPoint, DamagedData):
-            continue
+def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
+    """Whether a bitmap tells what changed since ``parent``.
+
+    A point of a domain that was shut off names the checkpoint that was there. Its bitmap, older than
+    the point, names all that changed since the point too; but only of disks that the point was taken
+    from that bitmap is it sure that it recorded at that time.
+    """
+    checkpoint = parent.point.checkpoint
+    if checkpoint is None or not _is_same(disk, parent.record) or untracked(disk) is not None:
+        return False
+    recorded = checkpoint.endswith(parent.point.point) or parent.record.kind == "incremental"
+    return recorded and disk.target in bitmaps.sound(checkpoint)
 
 
 def _is_same(disk: Disk, record: DiskRecord) -> bool:
@@ -61,13 +180,24 @@ def _is_same(disk: Disk, record: DiskRecord) -> bool:
     return (disk.format, disk.source) == (record.format, record.source)
 
 
-def stands(repository: Repository, export: Export, record: DiskRecord) -> bool:
-    """Whether the disk still holds what the base has, as far as one look tells.
+def _reason(last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
+    """Why the disk cannot be incremental from its newest point."""
+    if (why := untracked(disk)) is not None:
+        return why
+    record = last.record
+    if not _is_same(disk, record):
+        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+    checkpoint = last.point.checkpoint
+    return "the last point left no checkpoint" if checkpoint is None else bitmaps.fault(checkpoint)
+
+
+def mistrust(repository: Repository, export: Export, record: DiskRecord) -> str | None:
+    """Why the bitmap of ``export`` cannot belong to what the base has, as far as one look tells, or None.
 
     The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
-    another image in the disk's place it hardly ever is the same. An unreadable map does not stand, nor
-    does one that needs a pack known to be damaged: a full stores anew what the live disk still has.
+    another image in the disk's place it hardly ever is the same. A map that cannot be read is not built
+    upon, nor one that needs a pack known to be damaged: reading all stores anew what the live disk has.
     """
     same_size = record.size == export.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
@@ -75,15 +205,16 @@ def stands(repository: Repository, export: Export, record: DiskRecord) -> bool:
     try:
         image = DiskImage(repository.maps, repository.packs, record.root.address)
         if repository.packs.damaged and image.needs(repository.packs.damaged):
-            return False
+            return "stored data of its last point is damaged"
         for first, stored in image.stored_before(end):
             clean = _clean(export, first, stored)
             if clean:
                 chunk = clean[-1]
-                return image.content_id(chunk) == content_id(repository.keys.id_key, export.chunk(chunk))
-    except DamagedData:
-        return False
-    return True
+                same = image.content_id(chunk) == content_id(repository.keys.id_key, export.chunk(chunk))
+                return None if same else "what is on it is not what its dirty bitmap belongs to"
+    except DamagedData as error:
+        return f"its last map is damaged: {error.message}"
+    return None
 
 
 def _clean(export: Export, first: int, chunks: Sequence[int]) -> list[int]:

@@ -6,8 +6,11 @@ Only things that carry this repository's id in their names are touched.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+from puller.agent.history import History
+from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob, quiesce
@@ -15,8 +18,13 @@ from puller.hypervisor.checkpoint import Checkpoint
 from puller.hypervisor.domain import Domain
 from puller.repository.repository import Repository
 
+_LOOK_BACK = 8
+"""Points that are looked at for a checkpoint: those of raw disks have none."""
 
-def reconcile(domain: Domain, repository: Repository, scratch: Iterable[Path], observer: Observer) -> None:
+
+def reconcile(
+    domain: Domain, repository: Repository, history: History, scratch: Iterable[Path], observer: Observer
+) -> None:
     """End our stale job, sweep our files in the ``scratch`` folders, delete our checkpoints without a point.
 
     The caller holds the domain's lock, so no living run of this host owns what is found. Raises
@@ -29,18 +37,38 @@ def reconcile(domain: Domain, repository: Repository, scratch: Iterable[Path], o
     for folder in scratch:
         for path in openjob.sweep_scratch(domain, folder, repository.id):
             observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
-    _delete_orphans(domain, repository, observer)
+    if domain.is_active():  # libvirt deletes and redefines no checkpoint of a domain that is shut off
+        _delete_orphans(domain, repository, history, observer)
+        _redefine(domain, history, observer)
 
 
-def _delete_orphans(domain: Domain, repository: Repository, observer: Observer) -> None:
-    ours = _ours(domain, repository)
-    if not ours:
-        return
-    committed = {point_id for _, point_id in repository.points.names(domain.uuid)}
-    for checkpoint in ours:
-        if checkpoints.point_of(checkpoint.name, repository.id) not in committed:
+def _delete_orphans(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
+    for checkpoint in _ours(domain, repository):
+        own = str(checkpoints.point_of(checkpoint.name, repository.id))
+        if not history.holds(checkpoint.name, own):
             checkpoints.delete(domain, checkpoint.name)
             observer(Notice(domain.name, f"deleted checkpoint {checkpoint.name}: it has no restore point"))
+
+
+def _redefine(domain: Domain, history: History, observer: Observer) -> None:
+    """Give libvirt back its record of the newest point's checkpoint, if the bitmaps are still there.
+
+    Records are lost where bitmaps are not: when a domain has moved to another host, was undefined and
+    defined again, or is transient and was started anew.
+    """
+    newest = next((point for point in islice(history, _LOOK_BACK) if point.checkpoint is not None), None)
+    if newest is None or newest.checkpoint is None or newest.checkpoint_xml is None:
+        return
+    if any(item.name == newest.checkpoint for item in checkpoints.list_checkpoints(domain)):
+        return
+    try:
+        found = checkpoints.redefine(domain, newest.checkpoint, newest.checkpoint_xml)
+    except HypervisorError:
+        return  # then it is as lost as its bitmaps would be: the disks are compared instead
+    if found:
+        observer(
+            Notice(domain.name, f"checkpoint {newest.checkpoint} was lost by libvirt and is known again")
+        )
 
 
 def _ours(domain: Domain, repository: Repository) -> list[Checkpoint]:

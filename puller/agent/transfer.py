@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from puller.agent.bases import Base, stands
+from puller.agent.bases import Base, mistrust
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
@@ -26,7 +26,7 @@ WINDOW = 8 * MIB
 class _Disk:
     """One disk on its way."""
 
-    def __init__(self, export: DiskExport, base: Base | None) -> None:
+    def __init__(self, export: DiskExport, base: Base) -> None:
         self.target = export.target
         self.export = export
         self.base = base
@@ -62,7 +62,7 @@ class Transfer:
 
     def read_all(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> None:
         """Read every disk. Returns when all batches are encoded and every NBD connection is closed."""
-        self._disks = [_Disk(export, bases.get(export.target)) for export in exports]
+        self._disks = [_Disk(export, bases[export.target]) for export in exports]
         for disk in self._disks:
             self._readers.append(self._run.flow.spawn(f"read-{disk.target}", partial(self._read, disk)))
         for reader in self._readers:
@@ -70,27 +70,37 @@ class Transfer:
         self._run.drain()
 
     def _read(self, disk: _Disk) -> None:
-        if disk.base is not None and not self._stands(disk.export, disk.base):
-            text = f"disk {disk.target} is not what its bitmap belongs to, or what is stored of it is damaged"
-            self._observer(Notice(self._subject, f"{text}: it is read in full"))
-            disk.base = None
-        with Export(disk.export.uri, disk.export.changed if disk.base else None) as export:
+        if disk.base.checkpoint is not None and (why := self._mistrust(disk)) is not None:
+            disk.base = disk.base.compared(why)
+        self._explain(disk)
+        with Export(disk.export.uri, disk.export.changed if disk.base.checkpoint else None) as export:
             self._run.flow.on_failure(export.interrupt)
             self._copy(disk, export)
 
-    def _stands(self, export: DiskExport, base: Base) -> bool:
-        with Export(export.uri, export.changed) as opened:
+    def _mistrust(self, disk: _Disk) -> str | None:
+        if disk.base.parent is None:
+            return None
+        with Export(disk.export.uri, disk.export.changed) as opened:
             self._run.flow.on_failure(opened.interrupt)
-            return stands(self._run.repository, opened, base.record)
+            return mistrust(self._run.repository, opened, disk.base.parent.record)
+
+    def _explain(self, disk: _Disk) -> None:
+        """Tell the user why a disk that has been backed up before is read as a whole."""
+        if disk.base.parent is not None and disk.base.checkpoint is None:
+            point = disk.base.parent.point.point
+            text = (
+                f"disk {disk.target} is read as a whole and compared with point {point}: {disk.base.reason}"
+            )
+            self._observer(Notice(self._subject, text))
 
     def _copy(self, disk: _Disk, export: Export) -> None:
-        old_size = None if disk.base is None else disk.base.record.size
+        record = None if disk.base.checkpoint is None or disk.base.parent is None else disk.base.parent.record
+        old_size = None if record is None else record.size
         disk.size = export.size
         disk.dirty_bytes = export.dirty_bytes(old_size)
         self._observer(DiskPlanned(self._subject, disk.target, disk.size, disk.dirty_bytes))
-        root = None if disk.base is None else disk.base.record.root.address
-        disk.writer = self._run.disk(export.size, root)
-        extents = export.contents() if disk.base is None else export.changes(old_size)
+        disk.writer = self._run.disk(export.size, None if record is None else record.root.address)
+        extents = export.contents() if record is None else export.changes(old_size)
         batches = read(export, extents, self._run.batches, window=WINDOW, planned=disk.writer.announce)
         with closing(batches):
             for batch in batches:
@@ -113,12 +123,13 @@ class Transfer:
         self._observer(DiskDone(self._subject, disk.target))
         return DiskRecord(
             disk=disk.target,
-            kind="full" if base is None else "incremental",
+            kind=base.kind,
             size=disk.size,
             root=root,
             format=source.format,
             source=source.source,
-            parent=None if base is None else base.point.point,
+            parent=None if base.parent is None else base.parent.point.point,
+            reason=base.reason,
             dirty_bytes=disk.dirty_bytes,
             read_bytes=writer.read_bytes,
             zero_bytes=writer.zero_bytes,

@@ -42,6 +42,7 @@ def _disk(disk: DiskRecord) -> dict[str, Any]:
         "size": disk.size,
         "parent": disk.parent,
         "format": disk.format,
+        "reason": disk.reason,
         "dirty_bytes": disk.dirty_bytes,
         "read_bytes": disk.read_bytes,
         "zero_bytes": disk.zero_bytes,
@@ -91,6 +92,7 @@ def summary(point: Point) -> str:
 def description(point: Point, now: datetime) -> str:
     """Everything about one point, for a person."""
     parts = [facts(_facts(point, now)), _disks(point.disks)]
+    parts += [f"{disk.disk} ({disk.kind}): {printable(disk.reason)}" for disk in point.disks if disk.reason]
     if point.attachments:
         rows = [(item.name, format_bytes(item.size)) for item in point.attachments]
         parts.append(table(("ATTACHMENT", ">SIZE"), rows))

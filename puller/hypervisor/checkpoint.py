@@ -94,6 +94,24 @@ def xml(domain: Domain, name: str) -> str:
         return str(domain.handle.checkpointLookupByName(name).getXMLDesc(0))
 
 
+def redefine(domain: Domain, name: str, text: str) -> bool:
+    """Give libvirt back its record of our checkpoint ``name``, whose XML with the domain is ``text``.
+
+    Returns whether a bitmap of it is there to be used; if none is, the record is taken away again. The
+    domain must be active. Raises :class:`HypervisorError` if libvirt does not take the record.
+    """
+    record = ET.fromstring(text)
+    for parent in record.findall("parent"):
+        record.remove(parent)  # the checkpoint before it, deleted since
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+    with translate(f"cannot redefine checkpoint {name} of domain {domain.name}"):
+        handle = domain.handle.checkpointCreateXML(ET.tostring(record, encoding="unicode"), flags)
+        if _sizes(handle):
+            return True
+        handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    return False
+
+
 def delete(domain: Domain, name: str) -> None:
     """Delete our checkpoint ``name`` with its bitmaps; older checkpoints stay exact. Fine if it is gone.
 

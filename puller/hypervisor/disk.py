@@ -43,9 +43,9 @@ class Disk:
 
     @property
     def hindrance(self) -> str | None:
-        """Why the disk cannot have a checkpoint, as the end of "disk x is …", or None if it can.
+        """Why the disk cannot be backed up, as the end of "disk x is …", or None if it can.
 
-        Dirty bitmaps persist in qcow2 images only, and libvirt runs no block job on a transient disk.
+        libvirt runs no block job on a transient disk.
         """
         if self.device not in ("disk", "lun"):
             return f"a {self.device}"
@@ -53,9 +53,7 @@ class Disk:
             return "empty"
         if self.readonly:
             return "read-only"
-        if self.transient:
-            return "transient"
-        return None if self.format == "qcow2" else self.format
+        return "transient" if self.transient else None
 
 
 def parse_disks(xml: str) -> tuple[Disk, ...]:
@@ -69,7 +67,7 @@ def select(
     """The disks that a backup of ``domain`` takes: ``include``, or all candidates, without ``exclude``.
 
     Raises :class:`NoSuchDisk` for a target that the domain does not have and if nothing is left, and
-    :class:`UnsupportedDisk` for a disk that cannot have a checkpoint.
+    :class:`UnsupportedDisk` for a disk that cannot be backed up.
     """
     _refuse_unknown(domain, disks, [*include, *exclude])
     wanted = [disk for disk in disks if (disk.target in include if include else disk.is_candidate)]
@@ -79,7 +77,7 @@ def select(
     for disk in chosen:
         if disk.hindrance is not None:
             raise UnsupportedDisk(
-                f"disk {disk.target} of domain {domain} is {disk.hindrance}: it cannot have a checkpoint",
+                f"disk {disk.target} of domain {domain} is {disk.hindrance}: it cannot be backed up",
                 advice=f"Leave it out with --exclude-disk {disk.target}.",
             )
     return chosen

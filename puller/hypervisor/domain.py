@@ -12,7 +12,6 @@ import libvirt
 from puller.errors import DomainNotRunning, HypervisorError
 from puller.hypervisor.disk import Disk, parse_disks, select
 from puller.hypervisor.faults import translate
-from puller.hypervisor.image import refuse_old_images
 
 
 class Domain:
@@ -72,13 +71,8 @@ class Domain:
         return parse_disks(self.xml())
 
     def select_disks(self, include: Sequence[str], exclude: Sequence[str]) -> tuple[Disk, ...]:
-        """The disks that a backup takes: see :func:`~puller.hypervisor.disk.select`.
-
-        Images that cannot store a dirty bitmap are refused as well, with :class:`UnsupportedDisk`.
-        """
-        chosen = select(self.name, self.disks(), include, exclude)
-        refuse_old_images(self.name, chosen)
-        return chosen
+        """The disks that a backup takes: see :func:`~puller.hypervisor.disk.select`."""
+        return select(self.name, self.disks(), include, exclude)
 
     def disk_size(self, target: str) -> int:
         """Size in bytes that the guest sees of the disk ``target``."""

@@ -34,6 +34,17 @@ class FrozenDisks(Protocol):
     """
 
     @property
+    def consistency(self) -> str:
+        """What the disks are like: ``crash``, as after a power cut, ``filesystem``, as after an unmount, or
+        ``offline``, as the guest left them when it ended.
+        """
+        ...
+
+    def confirm(self) -> None:
+        """Raise PullerError if what was read may be of another moment. Called once all has been read."""
+        ...
+
+    @property
     def exports(self) -> tuple[DiskExport, ...]:
         """One for each disk of the backup."""
         ...

@@ -1,4 +1,4 @@
-"""What an image file on this host tells by its first bytes.
+"""What an image file on this host tells of itself.
 
 The header of qcow2 is described in QEMU's ``docs/interop/qcow2.txt``: bytes 0-3 are ``QFI\\xfb``,
 bytes 4-7 the version as a big-endian number.
@@ -6,13 +6,17 @@ bytes 4-7 the version as a big-endian number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
-from puller.errors import UnsupportedDisk
+from puller.errors import HypervisorError
 from puller.hypervisor.disk import Disk
 
 _MAGIC = b"QFI\xfb"
+
+_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 
 def qcow2_version(path: Path) -> int | None:
@@ -25,16 +29,46 @@ def qcow2_version(path: Path) -> int | None:
     return int.from_bytes(header[4:8], "big") if header[:4] == _MAGIC else None
 
 
-def refuse_old_images(domain: str, disks: Sequence[Disk]) -> None:
-    """Raise :class:`UnsupportedDisk` for a disk whose image is qcow2 version 2 (compat 0.10).
+def untracked(disk: Disk) -> str | None:
+    """Why the disk can have no dirty bitmap that lasts, hence no checkpoint; None if it can.
 
-    QEMU stores no dirty bitmap in such an image. Without this check libvirt's begin fails only after it
-    has made scratch files: "Cannot store dirty bitmaps in qcow2 v2 files".
+    QEMU stores bitmaps in qcow2 images from version 3 on (compat 1.1). Without this look libvirt's begin
+    fails only after it has made scratch files: "Cannot store dirty bitmaps in qcow2 v2 files".
     """
-    for disk in disks:
-        if disk.path is not None and qcow2_version(disk.path) == 2:
-            raise UnsupportedDisk(
-                f"disk {disk.target} of domain {domain} is qcow2 version 2: it cannot have a checkpoint",
-                advice=f"Stop the domain and run 'qemu-img amend -o compat=1.1 {disk.path}', "
-                f"or leave the disk out with --exclude-disk {disk.target}.",
-            )
+    if disk.format != "qcow2":
+        return f"a {disk.format} image has no dirty bitmap"
+    if disk.path is not None and qcow2_version(disk.path) == 2:
+        return "a qcow2 image of version 2 has no dirty bitmap (see 'qemu-img amend -o compat=1.1')"
+    return None
+
+
+def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
+    """What ``qemu-img info`` says of the image and of those behind it, the image itself first.
+
+    It waits for no lock, so of an image in use it tells what is stored: bitmaps that QEMU holds are
+    marked ``in-use``. Raises :class:`HypervisorError` if the image cannot be read.
+    """
+    options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
+    try:
+        done = subprocess.run(
+            ["qemu-img", "info", *options, "--", str(path.absolute())], capture_output=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise HypervisorError("qemu-img is not installed", advice=_INSTALL) from error
+    if done.returncode:
+        said = " ".join(done.stderr.decode(errors="replace").split()).removeprefix("qemu-img: ")
+        raise HypervisorError(
+            f"qemu-img cannot read {path}: {said}",
+            advice=f"See 'qemu-img check {path}', and who may read it.",
+        )
+    return list(json.loads(done.stdout))
+
+
+def stored_bitmaps(facts: dict[str, Any]) -> dict[str, frozenset[str]]:
+    """The dirty bitmaps in one image of :func:`describe`, each with its flags.
+
+    ``auto`` says that it records whenever the image is written; ``in-use`` that the last who wrote the
+    image has not closed it in order, so that the bitmap cannot be trusted.
+    """
+    found = facts.get("format-specific", {}).get("data", {}).get("bitmaps", [])
+    return {bitmap["name"]: frozenset(bitmap["flags"]) for bitmap in found}

@@ -8,7 +8,7 @@ https://libvirt.org/formatbackup.html.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,19 +37,21 @@ class PullJob:
     """An open pull job: :class:`~puller.hypervisor.frozen.FrozenDisks` while it lasts.
 
     ``bases`` names the disks of the job by target, each with the checkpoint that it is to be incremental
-    from, or None to read all of it. ``checkpoint`` is the new one, for exactly these disks.
+    from, or None to read all of it. ``checkpoint`` is the new one, for exactly these disks but the
+    ``untracked`` ones, which cannot have a dirty bitmap; if all are such, there is no checkpoint.
 
     Beginning raises :class:`DomainNotRunning`, :class:`JobRunning` if any backup job is open,
     :class:`CheckpointUnusable` if a base is gone or broken, else :class:`HypervisorError`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a job is made of
         self,
         domain: Domain,
         bases: Mapping[str, str | None],
         checkpoint: str,
         scratch_directory: Path,
         socket: Path,
+        untracked: Collection[str] = (),
     ) -> None:
         if not bases:
             raise ValueError("a pull job needs a disk: libvirt takes an empty list for all disks")
@@ -57,6 +59,7 @@ class PullJob:
         self._bases = dict(bases)
         self.checkpoint = checkpoint
         self._socket = socket
+        self._tracked = [target for target in self._bases if target not in untracked]
         self._scratch = {
             target: scratch_path(scratch_directory.absolute(), checkpoint, domain.uuid, target)
             for target in self._bases
@@ -91,6 +94,14 @@ class PullJob:
         """
         end(self._domain, self._as_opened())
 
+    @property
+    def consistency(self) -> str:
+        """As after a power cut."""
+        return "crash"
+
+    def confirm(self) -> None:
+        """QEMU's exports show the frozen moment as long as they show anything."""
+
     def scratch_usage(self) -> tuple[int, int]:
         """Bytes that the guest's writes have taken of the scratch so far, and the most that they can take.
 
@@ -105,8 +116,9 @@ class PullJob:
 
     def _begin(self) -> None:
         backup = backup_xml(self._bases, self._scratch, self._socket)
+        record = checkpoint_xml(self.checkpoint, self._tracked) if self._tracked else None
         with translate(f"cannot begin a backup of domain {self._domain.name}"):
-            self._domain.handle.backupBegin(backup, checkpoint_xml(self.checkpoint, self._bases), 0)
+            self._domain.handle.backupBegin(backup, record, 0)
         self.exports = parse_exports(job_xml(self._domain) or "<domainbackup/>", self._socket)
         if {export.target for export in self.exports} != self._bases.keys():
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")

@@ -43,8 +43,8 @@ class Quiesce(Enum):
 class Quiesced:
     """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
 
-    Once entered, ``consistency`` is ``filesystem`` or ``crash``, and ``freeze_seconds`` says how long the
-    guest stood still, None if it did not. Why it did not is told to ``tell`` where that is of interest.
+    Once entered, ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
+    is told to ``tell`` where that is of interest.
     Entering raises :class:`NotQuiesced` if it was wanted by all means; nothing has begun then.
     """
 
@@ -57,7 +57,7 @@ class Quiesced:
         self._quiesce = quiesce
         self._tell = tell
         self._mark = _mark(domain)
-        self.consistency = "crash"
+        self._froze = False
         self.freeze_seconds: float | None = None
 
     @property
@@ -65,7 +65,19 @@ class Quiesced:
         """As of the disks."""
         return self._disks.exports
 
+    @property
+    def consistency(self) -> str:
+        """``filesystem`` if they did, else as of the disks."""
+        return "filesystem" if self._froze else self._disks.consistency
+
+    def confirm(self) -> None:
+        """As of the disks."""
+        self._disks.confirm()
+
     def __enter__(self) -> Self:
+        if self._disks.consistency == "offline":
+            self._disks.__enter__()
+            return self
         hindrance = self._hindrance()
         if self._quiesce is Quiesce.ON and hindrance is not None:
             raise NotQuiesced(hindrance)
@@ -107,7 +119,7 @@ class Quiesced:
                 thawed = self._thaw(process)
             undo.pop_all()
         if froze and thawed:
-            self.consistency = "filesystem"
+            self._froze = True
             self.freeze_seconds = round(time.monotonic() - began, 3)
 
     def _thawing(self) -> ThawingProcess | nullcontext[None]:

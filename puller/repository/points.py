@@ -60,6 +60,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     format: str = ""
     source: str = ""
     parent: str | None = None
+    reason: str = ""
     dirty_bytes: int = 0
     read_bytes: int = 0
     zero_bytes: int = 0

@@ -42,6 +42,7 @@ DISK = {
     "read_bytes",
     "zero_bytes",
     "new_bytes",
+    "reason",
     "stored_bytes",
 }
 

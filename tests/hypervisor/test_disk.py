@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.disk import Disk, parse_disks, select
+from puller.hypervisor.image import untracked
 
 XML = """
 <domain type='kvm'><name>x</name><devices>
@@ -91,14 +92,10 @@ def test_candidates_are_taken_unless_told_otherwise() -> None:
     assert [each.target for each in select("x", disks, [], ["vda"])] == ["vdb"]
 
 
-def test_a_raw_disk_is_refused_until_it_is_left_out() -> None:
+def test_a_raw_disk_is_taken_without_a_bitmap() -> None:
     disks = [disk("vda"), disk("vdb", format="raw")]
-    with pytest.raises(UnsupportedDisk) as caught:
-        select("web", disks, [], [])
-    assert caught.value.message == "disk vdb of domain web is raw: it cannot have a checkpoint"
-    assert "--exclude-disk vdb" in caught.value.advice
-    assert [each.target for each in select("web", disks, [], ["vdb"])] == ["vda"]
-    assert [each.target for each in select("web", disks, ["vda"], [])] == ["vda"]
+    assert [each.target for each in select("web", disks, [], [])] == ["vda", "vdb"]
+    assert [untracked(each) for each in disks] == [None, "a raw image has no dirty bitmap"]
 
 
 @pytest.mark.parametrize(

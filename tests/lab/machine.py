@@ -109,6 +109,10 @@ class Machine:
         with _adopting():
             self.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
+    def define(self, xml: str) -> None:
+        """Replace the definition, which counts from the next start on."""
+        self.handle = self.handle.connect().defineXML(xml)
+
     def resume(self) -> None:
         """Let the processor run: the firmware looks for something to boot and finds nothing."""
         self.handle.resume()
@@ -139,7 +143,9 @@ class Machine:
         """Take the machine away, with all that libvirt knows of it."""
         if self.handle.isActive():
             self.kill()
-        self.handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        self.handle.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        )
 
     def image(self, target: str) -> Path:
         return _image(self._directory, self.name, target)

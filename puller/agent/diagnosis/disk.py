@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from puller.agent.bases import choose
+from puller.agent.bases import LiveBitmaps, choose
 from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.agent.history import History
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.disk import Disk
@@ -37,7 +38,10 @@ def _incremental(patient: Patient) -> frozenset[str] | None:
     """Targets of the disks that the next point can take incrementally; None where it cannot be told."""
     if patient.repository is None or not patient.domain.is_active():
         return None
-    return frozenset(choose(patient.domain, patient.repository, patient.domain.disks()))
+    history = History(patient.repository, patient.domain.uuid)
+    bitmaps = LiveBitmaps(patient.domain, patient.repository.id)
+    bases = choose(history, patient.domain.disks(), bitmaps)
+    return frozenset(target for target, base in bases.items() if base.checkpoint is not None)
 
 
 def _format(disk: Disk) -> Answer:

@@ -1,0 +1,135 @@
+"""The disks of a domain that is shut off: read from their images, by ``qemu-nbd``.
+
+A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
+newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
+run is incremental from this point by them::
+
+    checkpoint ──────── shut off: this point ────── started, written to ────── next point
+        └── the bitmap records ─────────────────────────────────────────────────►
+
+While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
+refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
+would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
+and writers not apart; so at the end it is made sure that nobody has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.agent.bases import Base, oldest_of
+from puller.errors import DomainNotRunning, HypervisorError, Locked, NbdError, UnsupportedDisk
+from puller.hypervisor.disk import Disk
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.image import describe, stored_bitmaps
+from puller.nbd.image import ImageServer
+
+_USABLE = frozenset({"auto"})
+
+
+def image_of(domain: Domain, disk: Disk) -> Path:
+    """The image file or device of the disk. Raises UnsupportedDisk if this host has none."""
+    if disk.path is None:
+        raise UnsupportedDisk(
+            f"disk {disk.target} of domain {domain.name} is {disk.type}: "
+            "it cannot be read while the domain is shut off",
+            advice=f"Start the domain, or leave the disk out with --exclude-disk {disk.target}.",
+        )
+    return disk.path
+
+
+class StoredBitmaps:
+    """The dirty bitmaps in the images of a domain that is shut off. Raises HypervisorError."""
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
+        self._flags = {
+            disk.target: stored_bitmaps(describe(image_of(domain, disk), disk.format)[0]) for disk in disks
+        }
+        known = {name for bitmaps in self._flags.values() for name in bitmaps}
+        self.oldest = oldest_of(known, repository_id)
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """See Bitmaps."""
+        return frozenset(
+            target for target, bitmaps in self._flags.items() if bitmaps.get(checkpoint) == _USABLE
+        )
+
+    def fault(self, checkpoint: str) -> str:
+        """See Bitmaps."""
+        return f"its dirty bitmap of checkpoint {checkpoint} is missing in the image or inconsistent"
+
+
+class StoredDisks:
+    """The images of a domain that is shut off: FrozenDisks while it lasts.
+
+    Entering raises Locked if an image is in use, NbdError if one cannot be served.
+    """
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], bases: Mapping[str, Base]) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._bases = bases
+        self._servers = ExitStack()
+        self._seen: dict[Path, tuple[int, ...]] = {}
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as servers:
+            self.exports = tuple(self._serve(servers, disk) for disk in self._disks)
+            self.confirm()
+            self._servers = servers.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._servers.__exit__(kind, error, trace)
+
+    def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
+        path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
+        self._seen[path] = _trace(path)
+        try:
+            server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap))
+        except NbdError as error:
+            if "lock" not in error.message:
+                raise
+            raise Locked(
+                f"image {path} of domain {self._domain.name} is in use by another process",
+                advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
+            ) from error
+        return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    @property
+    def consistency(self) -> str:
+        """The guest has ended."""
+        return "offline"
+
+    def confirm(self) -> None:
+        """Raise DomainNotRunning if the domain was started, HypervisorError if an image was written."""
+        if self._domain.is_active():
+            raise DomainNotRunning(
+                f"domain {self._domain.name} was started while its images were read",
+                advice="Run the backup again: the domain runs now.",
+            )
+        for path, seen in self._seen.items():
+            if _trace(path) != seen:
+                raise HypervisorError(
+                    f"image {path} of domain {self._domain.name} was written while it was read",
+                    advice="Find out what writes to images of a domain that is shut off, then run it again.",
+                )
+
+
+def _trace(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written. Of a device it tells only that it is the same."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise HypervisorError(
+            f"image {path} cannot be read: {error.strerror}", advice="Check that the disk's storage is there."
+        ) from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
