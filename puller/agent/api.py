@@ -63,6 +63,9 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     exclude: Sequence[str] = (),
     full: bool = False,
     scratch_dir: str | None = None,
+    mode: str = "pull",
+    staging_dir: str | None = None,
+    keep_staging: bool = False,
     tags: dict[str, str] | None = None,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
@@ -70,15 +73,23 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     """Take one restore point of a running domain and return its record.
 
     ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``on_frozen`` is called
-    with the exports once the point in time is frozen and before puller reads. Raises NoSuchDomain,
-    NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull, HypervisorError,
-    NbdError, StoreError. What fails before the commit leaves no job, scratch or new checkpoint behind;
-    what fails after it leaves a whole point, and the next run tidies up.
+    with the exports once the point in time is frozen and before puller reads.
+
+    ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
+    and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
+
+    Raises NoSuchDomain, NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull,
+    StagingFull, HypervisorError, NbdError, StoreError, UsageError. What fails before the commit leaves no
+    job, scratch, staging or new checkpoint behind; what fails after it leaves a whole point, and the next
+    run tidies up.
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.agent import backup as transaction
 
-    plan = transaction.Plan(domain, connect, tuple(disks), tuple(exclude), full, scratch_dir, tags or {})
+    if mode not in (transaction.PULL, transaction.PUSH):
+        raise UsageError(f"there is no mode {mode}: it is pull or push")
+    chosen = (tuple(disks), tuple(exclude), full, scratch_dir, tags or {}, mode, staging_dir, keep_staging)
+    plan = transaction.Plan(domain, connect, *chosen)
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
 
 

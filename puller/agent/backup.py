@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from puller.agent import reconcile
+from puller.agent import push, reconcile
 from puller.agent.bases import Base, choose
 from puller.agent.transfer import Transfer
-from puller.errors import DamagedData, PullerError
+from puller.errors import CheckpointUnusable, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -26,10 +26,15 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
+from puller.hypervisor.pushjob import PushJob
 from puller.hypervisor.scratch import check_free, default_directory, required_bytes
+from puller.hypervisor.staging import kept_path
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
 from puller.repository.run import Run
+
+PULL = "pull"
+PUSH = "push"
 
 FrozenHook = Callable[[Sequence[DiskExport]], None]
 
@@ -40,7 +45,10 @@ def ignore_frozen(exports: Sequence[DiskExport]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points."""
+    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points.
+
+    ``mode`` is ``pull`` or ``push``; the staging is where the images of a push wait until they are stored.
+    """
 
     domain: str
     connect: str
@@ -49,6 +57,9 @@ class Plan:
     full: bool = False
     scratch_dir: str | None = None
     tags: dict[str, str] | None = None
+    mode: str = PULL
+    staging_dir: str | None = None
+    keep_staging: bool = False
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -60,11 +71,12 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             try:
                 return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
-            except DamagedData as error:
+            except (DamagedData, CheckpointUnusable) as error:
                 if plan.full:
                     raise
-                # Only an incremental reads what is stored: a page of the parent's map is damaged.
-                text = f"the last point is damaged, so all disks are read in full: {error.message}"
+                # Only an incremental needs its base: a page of the parent's map is damaged, or the bitmap
+                # turned out to be gone or wrong when the job had begun.
+                text = f"the last point cannot be built on, so all disks are read in full: {error.message}"
                 observer(Notice(domain.name, text))
             again = replace(plan, full=True)
             return _Transaction(repository, again, domain, disks, observer, on_frozen).run()
@@ -93,23 +105,33 @@ class _Transaction:
             if plan.scratch_dir is None
             else Path(plan.scratch_dir)
         )
+        self._staging = self._scratch if plan.staging_dir is None else Path(plan.staging_dir)
         self._began = time.monotonic()
 
     def run(self) -> Point:
         """Take the point; whatever fails, leave nothing of this run behind."""
         self._step("reconcile")
-        folders = {self._scratch, *(disk.path.parent for disk in self._disks if disk.path)}
+        folders = {self._scratch, self._staging, *(disk.path.parent for disk in self._disks if disk.path)}
         reconcile.reconcile(self._domain, self._repository, folders, self._observer)
         self._step("choose")
         bases = {} if self._plan.full else choose(self._domain, self._repository, self._disks)
+        if self._plan.mode == PUSH:
+            bases = push.trackable(self._domain, self._disks, bases)
         self._step("preflight")
-        check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
+        self._check_free(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         with self._repository.run() as run:
             point = self._take(run, bases)
         self._step("retire")
         reconcile.retire(self._domain, self._repository, str(point.checkpoint))
         return point
+
+    def _check_free(self, bases: dict[str, Base]) -> None:
+        if self._plan.mode == PUSH:
+            push.check_free(self._staging, self._domain, self._disks, bases)
+        else:
+            sizes = (self._domain.disk_size(disk.target) for disk in self._disks)
+            check_free(self._scratch, required_bytes(sizes))
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Begin the job, copy, commit and end it."""
@@ -157,13 +179,27 @@ class _Transaction:
             disk.target: bases[disk.target].checkpoint if disk.target in bases else None
             for disk in self._disks
         }
+        if self._plan.mode == PUSH:
+            job = PushJob(self._domain, taken_from, checkpoint, self._staging)
+            return push.PushedDisks(job, self._disks, self._kept(checkpoint), self._observer)
         socket = socket_path(self._domain, checkpoint)
         return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
+
+    def _kept(self, checkpoint: str) -> dict[str, Path]:
+        """Where the images of a push stay, by target."""
+        if not self._plan.keep_staging:
+            return {}
+        point = checkpoints.point_of(checkpoint, self._repository.id) or checkpoint
+        return {
+            disk.target: kept_path(self._staging, self._domain.name, point, disk.target)
+            for disk in self._disks
+        }
 
     def _copy(
         self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
+        frozen.settle()
         self._on_frozen(frozen.exports)
         self._step("read")
         with Transfer(run, self._domain.name, self._observer) as transfer:
@@ -196,7 +232,7 @@ class _Transaction:
             domain=self._domain.name,
             uuid=self._domain.uuid,
             time=moment,
-            mode="pull",
+            mode=self._plan.mode,
             kind=kind_of(records),
             disks=records,
             parent=max((record.parent for record in records if record.parent), default=None),

@@ -21,7 +21,7 @@ from puller.hypervisor.checkpoint import owner_prefix
 from puller.hypervisor.disk import Disk
 from puller.units import MIB, format_bytes
 
-_SUFFIX = ".scratch"
+SUFFIX = ".scratch"
 
 
 def default_directory(disks: Sequence[Disk], state_directory: Path) -> Path:
@@ -38,7 +38,7 @@ def scratch_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Pa
     The checkpoint's name makes it unique and ours; the domain's UUID says whose it is, so that a sweep
     under the domain's lock cannot meet a file that another domain's job is about to use.
     """
-    return directory / f"{checkpoint}-{uuid}-{target}{_SUFFIX}"
+    return directory / f"{checkpoint}-{uuid}-{target}{SUFFIX}"
 
 
 def required_bytes(sizes: Iterable[int]) -> int:
@@ -57,23 +57,35 @@ def check_free(directory: Path, needed: int) -> None:
     Counted is what an ordinary user may still write, since QEMU is one. Raises :class:`UsageError` if
     there is no such folder.
     """
-    try:
-        status = os.statvfs(directory)
-    except OSError as error:
-        raise UsageError(f"scratch folder {directory} cannot be used: {error.strerror}") from error
-    free = status.f_bavail * status.f_frsize
+    free = free_bytes(directory, "scratch")
     if free < needed:
         raise ScratchFull(
             f"scratch folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )
 
 
-def sweep(directory: Path, repository_id: str, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
-    """Delete our scratch files of the domain ``uuid`` in ``directory`` but those ``in_use``; returns them.
+def free_bytes(directory: Path, purpose: str) -> int:
+    """Bytes that an ordinary user may still write in ``directory``, the ``purpose`` folder of the message.
+
+    Raises :class:`UsageError` if there is no such folder.
+    """
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise UsageError(f"{purpose} folder {directory} cannot be used: {error.strerror}") from error
+    return status.f_bavail * status.f_frsize
+
+
+def sweep(
+    directory: Path, repository_id: str, uuid: str, in_use: Collection[Path], suffix: str = SUFFIX
+) -> tuple[Path, ...]:
+    """Delete our files of the domain ``uuid`` in ``directory`` but those ``in_use``; returns them.
+
+    ``suffix`` says of which sort.
 
     Call it with the domain's lock held.
     """
-    found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{_SUFFIX}")
+    found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
     stale = tuple(sorted(path for path in found if path not in in_use))
     for path in stale:
         discard(path)

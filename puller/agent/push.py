@@ -1,0 +1,139 @@
+"""Disks that QEMU has pushed: a push job of libvirt, joined with servers that read its images back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.agent.bases import Base
+from puller.errors import PullerError
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
+from puller.hypervisor import checkpoint as checkpoints
+from puller.hypervisor import staging
+from puller.hypervisor.disk import Disk
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.pushjob import PushJob
+from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+
+_ALLOCATION_DEPTH = "qemu:allocation-depth"
+"""QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
+since the base is, also as zero clusters; ``base:allocation`` shows those like clusters that are not there."""
+
+
+def trackable(domain: Domain, disks: Iterable[Disk], bases: Mapping[str, Base]) -> dict[str, Base]:
+    """Those of ``bases`` that a pushed image can be incremental from.
+
+    It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
+    believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+    """
+    return {
+        disk.target: bases[disk.target]
+        for disk in disks
+        if disk.target in bases
+        and disk.path is not None
+        and disk.path.exists()
+        and domain.disk_size(disk.target) == bases[disk.target].record.size
+    }
+
+
+def check_free(directory: Path, domain: Domain, disks: Iterable[Disk], bases: Mapping[str, Base]) -> None:
+    """Raise StagingFull unless ``directory`` has room for what QEMU will copy; UsageError if it is none."""
+    copied = [_copied(domain, disk, bases.get(disk.target)) for disk in disks]
+    staging.check_free(directory, staging.required_bytes(copied))
+
+
+def _copied(domain: Domain, disk: Disk, base: Base | None) -> int:
+    size = domain.disk_size(disk.target)
+    if base is not None:
+        dirty = checkpoints.dirty_bytes(domain, base.checkpoint).get(disk.target, size)
+        return staging.copied_bytes(dirty, size, disk.path)
+    try:
+        return size if disk.path is None else copy_bytes(disk.path, disk.format)
+    except PullerError:  # not an image that can be opened from here: it may be as much as the disk
+        return size
+
+
+class PushedDisks:
+    """The disks of a push job: :class:`~puller.hypervisor.frozen.FrozenDisks`.
+
+    ``kept`` names the files that the images become when the context ends without an error, by target;
+    empty if they are to be removed.
+    """
+
+    def __init__(
+        self, job: PushJob, disks: Sequence[Disk], kept: Mapping[str, Path], observer: Observer
+    ) -> None:
+        self._name = job.domain_name
+        self._job = job
+        self._disks = disks
+        self._kept = kept
+        self._observer = observer
+        self._servers = ExitStack()
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def __enter__(self) -> Self:
+        self._job.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._servers.__exit__(kind, error, trace)
+            if kind is None:
+                self._keep()
+        finally:
+            self._job.__exit__(kind, error, trace)
+
+    def settle(self) -> None:
+        """Wait until QEMU has written all images, and serve them.
+
+        Raises what ``PushJob.wait`` does, and NbdError.
+        """
+        self._observer(Step(self._name, "push"))
+        progress = _Progress(self._name, [disk.target for disk in self._disks], self._observer)
+        self._job.wait(progress)
+        progress.finish()
+        self.exports = tuple(self._export(disk) for disk in self._disks)
+
+    def _export(self, disk: Disk) -> DiskExport:
+        pushed = self._servers.enter_context(ImageServer.pushed(self._job.images[disk.target]))
+        if disk.target not in self._job.incremental or disk.path is None:
+            return DiskExport(disk.target, pushed.uri, None)
+        running = self._servers.enter_context(ImageServer.in_use(disk.path, disk.format))
+        return DiskExport(disk.target, pushed.uri, _ALLOCATION_DEPTH, running.uri)
+
+    def _keep(self) -> None:
+        """Without a backing file: libvirt names the running disk, whose content is another one by now."""
+        for target, path in self._kept.items():
+            image = self._job.images[target]
+            detach_backing(image)
+            staging.keep(image, path)
+            self._observer(Kept(self._name, target, str(path)))
+            self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
+
+
+class _Progress:
+    """Tells how far QEMU is, of all disks together: libvirt's statistics know no single ones."""
+
+    def __init__(self, subject: str, targets: Sequence[str], observer: Observer) -> None:
+        self._subject = subject
+        self._disk = f"{','.join(targets)} pushed"
+        self._observer = observer
+        self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if total != self._total:
+            self._total = total
+            self._observer(DiskPlanned(self._subject, self._disk, total, total))
+        self._observer(DiskProgress(self._subject, self._disk, done, done))
+
+    def finish(self) -> None:
+        """A push that was over before the first look is told by the reading alone."""
+        if self._total:
+            self(self._total, self._total)
+            self._observer(DiskDone(self._subject, self._disk))
