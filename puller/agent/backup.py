@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from puller.agent import push, reconcile
+from puller.agent import reconcile
 from puller.agent.bases import Base, choose
+from puller.agent.push import Push
 from puller.agent.transfer import Transfer
 from puller.errors import CheckpointUnusable, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
@@ -26,9 +27,7 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
-from puller.hypervisor.pushjob import PushJob
 from puller.hypervisor.scratch import check_free, default_directory, required_bytes
-from puller.hypervisor.staging import kept_path
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
 from puller.repository.run import Run
@@ -106,6 +105,9 @@ class _Transaction:
             else Path(plan.scratch_dir)
         )
         self._staging = self._scratch if plan.staging_dir is None else Path(plan.staging_dir)
+        self._push = (
+            Push(domain, disks, self._staging, plan.keep_staging, observer) if plan.mode == PUSH else None
+        )
         self._began = time.monotonic()
 
     def run(self) -> Point:
@@ -115,8 +117,8 @@ class _Transaction:
         reconcile.reconcile(self._domain, self._repository, folders, self._observer)
         self._step("choose")
         bases = {} if self._plan.full else choose(self._domain, self._repository, self._disks)
-        if self._plan.mode == PUSH:
-            bases = push.trackable(self._domain, self._disks, bases)
+        if self._push is not None:
+            bases = self._push.trackable(bases)
         self._step("preflight")
         self._check_free(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
@@ -127,8 +129,8 @@ class _Transaction:
         return point
 
     def _check_free(self, bases: dict[str, Base]) -> None:
-        if self._plan.mode == PUSH:
-            push.check_free(self._staging, self._domain, self._disks, bases)
+        if self._push is not None:
+            self._push.check_free(bases)
         else:
             sizes = (self._domain.disk_size(disk.target) for disk in self._disks)
             check_free(self._scratch, required_bytes(sizes))
@@ -139,7 +141,8 @@ class _Transaction:
         moment = datetime.now(UTC)
         point_id = new_id(moment)
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
-        with self._undone_unless_committed(checkpoint) as commit, self._freeze(checkpoint, bases) as frozen:
+        disks = self._freeze(point_id, checkpoint, bases)
+        with self._undone_unless_committed(checkpoint) as commit, disks as frozen:
             records, attachments = self._copy(run, frozen, bases)
             point = self._point(point_id, moment, checkpoint, records, attachments)
             self._step("commit")
@@ -174,26 +177,15 @@ class _Transaction:
             text = f"checkpoint {checkpoint} could not be deleted now; the next run will: {error.message}"
             self._observer(Notice(self._domain.name, text))
 
-    def _freeze(self, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
+    def _freeze(self, point_id: str, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
         taken_from = {
             disk.target: bases[disk.target].checkpoint if disk.target in bases else None
             for disk in self._disks
         }
-        if self._plan.mode == PUSH:
-            job = PushJob(self._domain, taken_from, checkpoint, self._staging)
-            return push.PushedDisks(job, self._disks, self._kept(checkpoint), self._observer)
+        if self._push is not None:
+            return self._push.freeze(taken_from, checkpoint, point_id)
         socket = socket_path(self._domain, checkpoint)
         return PullJob(self._domain, taken_from, checkpoint, self._scratch, socket)
-
-    def _kept(self, checkpoint: str) -> dict[str, Path]:
-        """Where the images of a push stay, by target."""
-        if not self._plan.keep_staging:
-            return {}
-        point = checkpoints.point_of(checkpoint, self._repository.id) or checkpoint
-        return {
-            disk.target: kept_path(self._staging, self._domain.name, point, disk.target)
-            for disk in self._disks
-        }
 
     def _copy(
         self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base
-from puller.errors import PullerError
+from puller.errors import NbdError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import staging
@@ -24,37 +24,59 @@ _ALLOCATION_DEPTH = "qemu:allocation-depth"
 since the base is, also as zero clusters; ``base:allocation`` shows those like clusters that are not there."""
 
 
-def trackable(domain: Domain, disks: Iterable[Disk], bases: Mapping[str, Base]) -> dict[str, Base]:
-    """Those of ``bases`` that a pushed image can be incremental from.
+class Push:
+    """How one run pushes ``disks``: into which folder, and whether the images stay there."""
 
-    It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
-    believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
-    """
-    return {
-        disk.target: bases[disk.target]
-        for disk in disks
-        if disk.target in bases
-        and disk.path is not None
-        and disk.path.exists()
-        and domain.disk_size(disk.target) == bases[disk.target].record.size
-    }
+    def __init__(
+        self, domain: Domain, disks: Sequence[Disk], directory: Path, keep: bool, observer: Observer
+    ) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._directory = directory
+        self._keep = keep
+        self._observer = observer
+        self._room: dict[str, int] = {}
 
+    def trackable(self, bases: Mapping[str, Base]) -> dict[str, Base]:
+        """Those of ``bases`` that a pushed image can be incremental from.
 
-def check_free(directory: Path, domain: Domain, disks: Iterable[Disk], bases: Mapping[str, Base]) -> None:
-    """Raise StagingFull unless ``directory`` has room for what QEMU will copy; UsageError if it is none."""
-    copied = [_copied(domain, disk, bases.get(disk.target)) for disk in disks]
-    staging.check_free(directory, staging.required_bytes(copied))
+        It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
+        believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+        """
+        return {
+            disk.target: bases[disk.target]
+            for disk in self._disks
+            if disk.target in bases
+            and disk.path is not None
+            and disk.path.exists()
+            and self._domain.disk_size(disk.target) == bases[disk.target].record.size
+        }
 
+    def check_free(self, bases: Mapping[str, Base]) -> None:
+        """Raise StagingFull unless there is room for what QEMU will copy, UsageError without a folder."""
+        self._room = {
+            disk.target: staging.required_bytes(self._copied(disk, bases.get(disk.target)))
+            for disk in self._disks
+        }
+        staging.check_free(self._directory, sum(self._room.values()))
 
-def _copied(domain: Domain, disk: Disk, base: Base | None) -> int:
-    size = domain.disk_size(disk.target)
-    if base is not None:
-        dirty = checkpoints.dirty_bytes(domain, base.checkpoint).get(disk.target, size)
-        return staging.copied_bytes(dirty, size, disk.path)
-    try:
-        return size if disk.path is None else copy_bytes(disk.path, disk.format)
-    except PullerError:  # not an image that can be opened from here: it may be as much as the disk
-        return size
+    def _copied(self, disk: Disk, base: Base | None) -> int:
+        size = self._domain.disk_size(disk.target)
+        if base is not None:
+            dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
+            return staging.copied_bytes(dirty, size, disk.path)
+        try:
+            return size if disk.path is None else copy_bytes(disk.path, disk.format)
+        except NbdError:  # not an image that can be opened from here: it may be as much as the disk
+            return size
+
+    def freeze(self, bases: Mapping[str, str | None], checkpoint: str, point_id: str) -> PushedDisks:
+        """What the run is to read, once ``check_free`` has found room. See PushJob for the rest."""
+        job = PushJob(self._domain, bases, checkpoint, self._directory, self._room)
+        name = self._domain.name
+        targets = [disk.target for disk in self._disks] if self._keep else []
+        kept = {target: staging.kept_path(self._directory, name, point_id, target) for target in targets}
+        return PushedDisks(job, self._disks, kept, self._observer)
 
 
 class PushedDisks:

@@ -20,7 +20,7 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.events import JobEnd, JobEvents, parse_end
 from puller.hypervisor.faults import translate
 from puller.hypervisor.openjob import OpenJob, open_job
-from puller.hypervisor.staging import staging_path
+from puller.hypervisor.staging import reserve, staging_path
 
 _LOOK = 2.0
 """Seconds between two looks at the job while no event comes. Each is two calls, and before libvirt 10.8
@@ -39,17 +39,25 @@ class PushJob(BackupJob):
     They hold what they should once :meth:`wait` has returned, and until the context ends. In an image
     of a disk with a base, a cluster is allocated if it was written since the base, and only then:
     zeroes are allocated too, as zero clusters. The image names the running disk as its backing file;
-    open it without.
+    open it without. ``room`` is how many bytes to set aside for the image of each disk.
+
+    Beginning also raises :class:`StagingFull`.
     """
 
     def __init__(
-        self, domain: Domain, bases: Mapping[str, str | None], checkpoint: str, staging_directory: Path
+        self,
+        domain: Domain,
+        bases: Mapping[str, str | None],
+        checkpoint: str,
+        staging_directory: Path,
+        room: Mapping[str, int],
     ) -> None:
         super().__init__(domain, bases, checkpoint)
         self.images = {
             target: staging_path(staging_directory.absolute(), checkpoint, domain.uuid, target)
             for target in self._bases
         }
+        self._room = room
         self.domain_name = domain.name
         self.incremental = frozenset(target for target, base in bases.items() if base is not None)
         """Targets of the disks of which only what changed is copied."""
@@ -110,6 +118,11 @@ class PushJob(BackupJob):
             folder = next(iter(self.images.values())).parent
             raise StagingFull(f"staging folder {folder} is full: the push job of domain {name} failed")
         raise HypervisorError(f"the push job of domain {name} failed: {end.reason or 'it was cancelled'}")
+
+    def _begin(self) -> None:
+        super()._begin()
+        for target, length in self._room.items():
+            reserve(self.images[target], length)
 
     def _xml(self) -> str:
         return push_xml(self._bases, self.images)

@@ -6,7 +6,10 @@ libvirt makes the files, gives them to QEMU's user and labels them, as it does w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+import errno
+import os
+from functools import cache
 from pathlib import Path
 
 from puller.errors import HypervisorError, StagingFull
@@ -15,6 +18,9 @@ from puller.hypervisor.scratch import free_bytes
 from puller.units import CHUNK, MIB, format_bytes
 
 SUFFIX = ".staging"
+
+_KEEP_SIZE = 1
+"""``FALLOC_FL_KEEP_SIZE`` of fallocate(2): blocks behind the end of the file, which QEMU moves itself."""
 
 
 def staging_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Path:
@@ -28,8 +34,12 @@ def kept_path(directory: Path, name: str, point_id: str, target: str) -> Path:
 
 
 def keep(image: Path, path: Path) -> None:
-    """Give an image that libvirt is done with the name ``path``. Raises HypervisorError."""
+    """Give an image that libvirt is done with the name ``path``, and back what was reserved in vain.
+
+    Raises HypervisorError.
+    """
     try:
+        os.truncate(image, image.stat().st_size)
         image.rename(path)
     except OSError as error:
         raise HypervisorError(f"{image} cannot be kept as {path}: {error.strerror}") from error
@@ -45,14 +55,43 @@ def copied_bytes(dirty: int, size: int, path: Path | None) -> int:
     return min(size, dirty * max(1, (cluster or CHUNK) // CHUNK))
 
 
-def required_bytes(copied: Iterable[int]) -> int:
-    """Free bytes to ask for before a push job that copies so much of each disk.
+def required_bytes(copied: int) -> int:
+    """Bytes that the image of one disk may take, of which ``copied`` are to be copied as far as is known.
 
-    Besides: a twentieth for what the guest writes until the job begins and for tables of qcow2, and
-    64 MiB, since a bitmap of a young checkpoint grows fast. Nothing that is written later adds to it.
+    More is a twentieth for what the guest writes until the job begins and for the tables of qcow2, and
+    16 MiB, since the bitmap of a young checkpoint grows fast. Nothing that is written later adds to it.
     """
-    total = sum(copied)
-    return total + total // 20 + 64 * MIB
+    return copied + copied // 20 + 16 * MIB
+
+
+def reserve(image: Path, length: int) -> None:
+    """Set ``length`` bytes of the file system aside for ``image``, which QEMU is writing.
+
+    Before a guest's write reaches a block that is not copied yet, QEMU copies it into the image. If that
+    fails, the *guest's write* fails (``No space left on device``, seen with QEMU 7.2). So a folder that is
+    filled up by others meanwhile must not be able to make it fail. File systems that cannot do this
+    (``EOPNOTSUPP``) have only been looked at before. Raises :class:`StagingFull`.
+    """
+    try:
+        descriptor = os.open(image, os.O_WRONLY)
+    except OSError:  # not ours to write, or gone because the job has failed already
+        return
+    try:
+        # Not posix_fallocate: glibc imitates it by writing, where QEMU writes too.
+        failed = _libc().fallocate(descriptor, _KEEP_SIZE, 0, length)
+        if failed and ctypes.get_errno() == errno.ENOSPC:
+            raise StagingFull(
+                f"staging folder {image.parent} has not the {format_bytes(length)} that {image.name} may take"
+            )
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return library
 
 
 def check_free(directory: Path, needed: int) -> None:
