@@ -278,6 +278,12 @@ class ScratchFull(HypervisorError):
     default_advice = "Give more room with --scratch-dir."
 
 
+class StagingFull(HypervisorError):
+    """The staging folder cannot take the images of a push job."""
+
+    default_advice = "Give more room with --staging-dir."
+
+
 class NbdError(PullerError):
     """The NBD server failed, or sent what the protocol does not allow."""
 

@@ -59,6 +59,15 @@ class Notice(Event):
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kept(Event):
+    """The pushed image of ``disk`` stays, as the user wished, in the file ``path``."""
+
+    subject: str
+    disk: str
+    path: str
+
+
 Observer = Callable[[Event], None]
 
 

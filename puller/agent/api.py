@@ -64,7 +64,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     exclude: Sequence[str] = (),
     full: bool = False,
     scratch_dir: str | None = None,
+    mode: str = "pull",
     quiesce: str = "auto",
+    staging_dir: str | None = None,
+    keep_staging: bool = False,
     tags: dict[str, str] | None = None,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
@@ -73,16 +76,23 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
     ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the
-    freeze, where it can, by all means, or not at all. ``on_frozen`` is called
-    with the exports once the point in time is frozen and before puller reads. Raises NoSuchDomain,
-    NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull, HypervisorError,
-    NbdError, StoreError. What fails before the commit leaves no job, scratch or new checkpoint behind;
-    what fails after it leaves a whole point, and the next run tidies up.
+    freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports once the
+    point in time is frozen and before puller reads.
+
+    ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
+    and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
+
+    Raises NoSuchDomain, NoSuchDisk, UnsupportedDisk, DomainNotRunning, NotQuiesced, JobRunning, Locked,
+    ScratchFull, StagingFull, HypervisorError, NbdError, StoreError, UsageError. What fails before the
+    commit leaves no job, scratch, staging or new checkpoint behind; what fails after it leaves a whole
+    point, and the next run tidies up.
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.agent import backup as transaction
     from puller.hypervisor.quiesce import Quiesce
 
+    if mode not in (transaction.PULL, transaction.PUSH):
+        raise UsageError(f"there is no mode {mode}: it is pull or push")
     plan = transaction.Plan(
         domain=domain,
         connect=connect,
@@ -90,7 +100,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         exclude=tuple(exclude),
         full=full,
         scratch_dir=scratch_dir,
+        mode=mode,
         quiesce=Quiesce(quiesce),
+        staging_dir=staging_dir,
+        keep_staging=keep_staging,
         tags=tags or {},
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)

@@ -10,35 +10,38 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import structs
 
 from puller.agent import clock, reconcile
-from puller.agent.bases import ASKED, Base, LiveBitmaps, Mark, checkpoints_of, choose, from_nothing, kept
+from puller.agent.bases import ASKED, Base, from_nothing
 from puller.agent.history import History
 from puller.agent.metadata import gather
-from puller.agent.offline import StoredBitmaps, StoredDisks
+from puller.agent.offline import Offline
+from puller.agent.push import Push
+from puller.agent.source import Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, DamagedData, PullerError
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
-from puller.hypervisor.image import untracked
-from puller.hypervisor.job import PullJob, socket_path
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
-from puller.hypervisor.scratch import check_free, default_directory, required_bytes
+from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
 from puller.repository.run import Run
 
+PULL = Pull.mode
+PUSH = Push.mode
+
 FrozenHook = Callable[[Sequence[DiskExport]], None]
+Chooser = Callable[[History], dict[str, Base]]
 
 
 def ignore_frozen(exports: Sequence[DiskExport]) -> None:
@@ -47,7 +50,10 @@ def ignore_frozen(exports: Sequence[DiskExport]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points."""
+    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points.
+
+    ``mode`` is ``pull`` or ``push``; the staging is where the images of a push wait until they are stored.
+    """
 
     domain: str
     connect: str
@@ -55,7 +61,10 @@ class Plan:
     exclude: tuple[str, ...] = ()
     full: bool = False
     scratch_dir: str | None = None
+    mode: str = PULL
     quiesce: Quiesce = Quiesce.AUTO
+    staging_dir: str | None = None
+    keep_staging: bool = False
     tags: dict[str, str] | None = None
 
 
@@ -65,13 +74,34 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         domain = host.domain(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
+            source = _source(repository, plan, domain, disks, observer)
+            transaction = _Transaction(repository, plan, domain, disks, source, observer, on_frozen)
+            if plan.full:
+                return transaction.run(lambda history: from_nothing(disks, ASKED))
             try:
-                return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
-            except BaseDamaged as error:
-                text = f"the last point is damaged, so all disks are read in full: {error.message}"
-                observer(Notice(domain.name, text))
-            again = replace(plan, full=True)
-            return _Transaction(repository, again, domain, disks, observer, on_frozen).run()
+                return transaction.run(source.bases)
+            except (BaseDamaged, CheckpointUnusable) as error:
+                why = error.message
+                observer(Notice(domain.name, f"the last point cannot be built on: {why}; beginning anew"))
+            return transaction.run(lambda history: _compared(source.bases(history), why))
+
+
+def _source(
+    repository: Repository, plan: Plan, domain: Domain, disks: Sequence[Disk], observer: Observer
+) -> Source:
+    scratch = default_directory(disks, domain.state_directory)
+    if plan.scratch_dir is not None:
+        scratch = Path(plan.scratch_dir)
+    if not domain.is_active():
+        return Offline(domain, disks, repository.id, scratch)
+    if plan.mode == PULL:
+        return Pull(domain, disks, repository.id, scratch)
+    staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
+    return Push(domain, disks, repository.id, staging, plan.keep_staging, observer)
+
+
+def _compared(bases: dict[str, Base], why: str) -> dict[str, Base]:
+    return {target: base.compared(why) for target, base in bases.items()}
 
 
 class _Transaction:
@@ -83,6 +113,7 @@ class _Transaction:
         plan: Plan,
         domain: Domain,
         disks: Sequence[Disk],
+        source: Source,
         observer: Observer,
         on_frozen: FrozenHook,
     ) -> None:
@@ -90,47 +121,33 @@ class _Transaction:
         self._plan = plan
         self._domain = domain
         self._disks = disks
-        self._is_off = not domain.is_active()
-        self._untracked = frozenset(disk.target for disk in disks if untracked(disk) is not None)
+        self._source = source
         self._observer = observer
         self._on_frozen = on_frozen
-        self._scratch = (
-            default_directory(disks, domain.state_directory)
-            if plan.scratch_dir is None
-            else Path(plan.scratch_dir)
-        )
         self._began = time.monotonic()
 
-    def run(self) -> Point:
-        """Take the point; whatever fails, leave nothing of this run behind."""
+    def run(self, choose: Chooser) -> Point:
+        """Take the point; whatever fails, leave nothing of this run behind.
+
+        Raises BaseDamaged or CheckpointUnusable where reading all of the disks would fare better.
+        """
         self._step("reconcile")
-        folders = {self._scratch, *(disk.path.parent for disk in self._disks if disk.path)}
+        folders = {self._source.folder, *(disk.path.parent for disk in self._disks if disk.path)}
         history = History(self._repository, self._domain.uuid)
         reconcile.reconcile(self._domain, self._repository, history, folders, self._observer)
         self._step("choose")
-        bases = self._choose(history)
+        bases = choose(history)
         self._step("preflight")
-        if not self._is_off:
-            sizes = (self._domain.disk_size(disk.target) for disk in self._disks)
-            check_free(self._scratch, required_bytes(sizes))
+        self._source.check_room(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         with self._repository.run() as run:
-            point = self._take_upon(run, bases)
-        if point.checkpoint is not None and not self._is_off:
+            point, checkpoint = self._take_upon(run, bases)
+        if point.checkpoint == checkpoint:
             self._step("retire")
-            reconcile.retire(self._domain, self._repository, point.checkpoint)
+            reconcile.retire(self._domain, self._repository, checkpoint)
         return point
 
-    def _choose(self, history: History) -> dict[str, Base]:
-        if self._plan.full:
-            return from_nothing(self._disks, ASKED)
-        if self._is_off:
-            stored = StoredBitmaps(self._domain, self._disks, self._repository.id)
-            return choose(history, self._disks, stored)
-        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository.id))
-
-    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
-        """Take the point. Raises BaseDamaged where a full run would fare better."""
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
         try:
             return self._take(run, bases)
         except DamagedData as error:
@@ -139,28 +156,50 @@ class _Transaction:
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
 
-    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
-        """Begin the job, copy, commit and end it."""
+    def _take(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
+        """Freeze the disks, copy, commit and let them go; the point, and the checkpoint that was to be made."""
         self._step("begin")
         moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
-        point_id = new_id(moment)
-        checkpoint = checkpoints.checkpoint_name(self._repository.id, point_id)
-        disks = self._quiesced(self._freeze(checkpoint, bases))
-        with self._undone_unless_committed(checkpoint) as commit, disks as frozen:
+        draft = Point(
+            point=new_id(moment),
+            domain=self._domain.name,
+            uuid=self._domain.uuid,
+            time=moment,
+            mode=self._source.mode,
+            kind="",
+            disks=(),
+            tags=self._plan.tags or {},
+            host=platform.node(),
+        )
+        checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
+        disks = self._source.freeze(bases, checkpoint, draft.point)
+        quiesced = Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
+        with self._undone_unless_committed(checkpoint) as commit, quiesced as frozen:
             records, attachments = self._copy(run, frozen, bases)
-            mark = self._mark(checkpoint, bases)
-            point = self._point(point_id, moment, mark, records, attachments)
+            mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
-                point, consistency=frozen.consistency, freeze_seconds=frozen.freeze_seconds
+                draft,
+                kind=kind_of(records),
+                disks=records,
+                parent=max((record.parent for record in records if record.parent), default=None),
+                checkpoint=mark.checkpoint,
+                checkpoint_xml=mark.xml,
+                consistency=frozen.consistency,
+                freeze_seconds=frozen.freeze_seconds,
+                attachments=attachments,
+                seconds=round(time.monotonic() - self._began, 3),
             )
             self._step("commit")
             commit(run, point)
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
-        return point
+        return point, checkpoint
 
     def _step(self, name: str) -> None:
         self._observer(Step(self._domain.name, name))
+
+    def _notice(self, text: str) -> None:
+        self._observer(Notice(self._domain.name, text))
 
     @contextmanager
     def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
@@ -183,27 +222,15 @@ class _Transaction:
         try:
             checkpoints.delete(self._domain, checkpoint)
         except PullerError as error:
-            text = f"checkpoint {checkpoint} could not be deleted now; the next run will: {error.message}"
-            self._observer(Notice(self._domain.name, text))
-
-    def _freeze(self, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
-        if self._is_off:
-            return StoredDisks(self._domain, self._disks, bases)
-        socket = socket_path(self._domain, checkpoint)
-        return PullJob(
-            self._domain, checkpoints_of(bases), checkpoint, self._scratch, socket, self._untracked
-        )
-
-    def _quiesced(self, disks: FrozenDisks) -> Quiesced:
-        return Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
-
-    def _notice(self, text: str) -> None:
-        self._observer(Notice(self._domain.name, text))
+            self._notice(
+                f"checkpoint {checkpoint} could not be deleted now; the next run will: {error.message}"
+            )
 
     def _copy(
         self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
+        frozen.settle()
         self._on_frozen(frozen.exports)
         self._step("read")
         with Transfer(run, self._domain.name, self._observer) as transfer:
@@ -219,36 +246,3 @@ class _Transaction:
         sealed = self._repository.keys.public is not None
         found = gather(self._domain, self._disks, self._observer, sealed=sealed)
         return tuple(Attachment(name, len(body), Ref.to(run.attach(body))) for name, body in found)
-
-    def _mark(self, checkpoint: str, bases: dict[str, Base]) -> Mark:
-        """The checkpoint that tells later runs what changed since this point."""
-        if self._is_off:
-            return kept(bases)
-        if len(self._untracked) == len(self._disks):
-            return Mark(None, None)
-        return Mark(checkpoint, checkpoints.xml(self._domain, checkpoint))
-
-    def _point(
-        self,
-        point_id: str,
-        moment: datetime,
-        mark: Mark,
-        records: tuple[DiskRecord, ...],
-        attachments: tuple[Attachment, ...],
-    ) -> Point:
-        return Point(
-            point=point_id,
-            domain=self._domain.name,
-            uuid=self._domain.uuid,
-            time=moment,
-            mode="pull",
-            kind=kind_of(records),
-            disks=records,
-            parent=max((record.parent for record in records if record.parent), default=None),
-            checkpoint=mark.checkpoint,
-            checkpoint_xml=mark.xml,
-            tags=self._plan.tags or {},
-            host=platform.node(),
-            seconds=round(time.monotonic() - self._began, 3),
-            attachments=attachments,
-        )

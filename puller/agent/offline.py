@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.agent.bases import Base, oldest_of
+from puller.agent.bases import Base, Mark, choose, kept, oldest_of
+from puller.agent.history import History
 from puller.errors import DomainNotRunning, HypervisorError, Locked, NbdError, UnsupportedDisk
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
@@ -41,6 +42,33 @@ def image_of(domain: Domain, disk: Disk) -> Path:
             advice=f"Start the domain, or leave the disk out with --exclude-disk {disk.target}.",
         )
     return disk.path
+
+
+class Offline:
+    """The images of a domain that is shut off; a :class:`~puller.agent.source.Source`."""
+
+    mode = "pull"
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._repository_id = repository_id
+        self.folder = folder
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Nothing is written while a domain is shut off."""
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> StoredDisks:
+        """See Source."""
+        return StoredDisks(self._domain, self._disks, bases)
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source: the checkpoint that is there stays."""
+        return kept(bases)
 
 
 class StoredBitmaps:
@@ -103,6 +131,9 @@ class StoredDisks:
                 advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
 
     @property
     def consistency(self) -> str:

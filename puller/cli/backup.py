@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from puller.cli.progress import BACKUP, observing
 from puller.cli.records import record, summary
 from puller.cli.signals import Stopped
 from puller.errors import Interrupted, PartialFailure, PullerError
+from puller.events import Event, Kept, Observer
 
 if TYPE_CHECKING:
     from puller.repository.points import Point
@@ -42,11 +44,10 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
 @click.option("--full", is_flag=True, help="Read everything, whatever earlier points know.")
 @click.option(
     "--mode",
-    type=click.Choice(["pull"]),
+    type=click.Choice(["pull", "push"]),
     default="pull",
     show_default=True,
-    expose_value=False,
-    help="How libvirt hands over the data.",
+    help="Who copies the frozen disks: puller reads them, or QEMU writes images.",
 )
 @click.option(
     "--quiesce",
@@ -58,6 +59,8 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
 @click.option(
     "--scratch-dir", metavar="DIR", help="Where the guest's overwritten data waits while the backup runs."
 )
+@click.option("--staging-dir", metavar="DIR", help="Where the images of a push wait until they are stored.")
+@click.option("--keep-staging", is_flag=True, help="Leave the images of a push, and tell where.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Kept in the point.")
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
@@ -77,6 +80,7 @@ class Session:
     choices: dict[str, Any]
     points: list[Point] = field(default_factory=list)
     failed: list[tuple[str, PullerError]] = field(default_factory=list)
+    kept: list[dict[str, str]] = field(default_factory=list)
 
     def run(self, domains: Sequence[str]) -> None:
         """Back up one after the other, until one is interrupted."""
@@ -96,13 +100,20 @@ class Session:
 
         connect = self.settings.connect or api.DEFAULT_URI
         with observing(self.settings, BACKUP) as observer:
-            return api.backup(self.repository, domain, connect=connect, observer=observer, **self.choices)
+            listener = partial(self._hear, observer)
+            return api.backup(self.repository, domain, connect=connect, observer=listener, **self.choices)
+
+    def _hear(self, observer: Observer, event: Event) -> None:
+        if isinstance(event, Kept):
+            self.kept.append({"domain": event.subject, "disk": event.disk, "path": event.path})
+        observer(event)
 
     def outcome(self) -> Outcome:
         """What came of all of them."""
         failed = [{"domain": domain, "error": failures.document(error)} for domain, error in self.failed]
+        kept = {"kept": self.kept} if self.choices["keep_staging"] else {}
         return Outcome(
-            {"points": [record(point) for point in self.points], "failed": failed},
+            {"points": [record(point) for point in self.points], "failed": failed, **kept},
             "\n".join(summary(point) for point in self.points),
             self._failure(),
         )

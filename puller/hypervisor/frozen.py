@@ -18,20 +18,29 @@ class DiskExport:
     ``uri`` is an NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). ``changed`` is
     the metadata context whose flag 1 marks what changed since the disk's base, such as
     ``qemu:dirty-bitmap:backup-vda``; None where there is no base and all of the disk is to be read.
+
+    ``unchanged_at`` is None where ``uri`` shows all of the disk. Where it shows only what changed, this is a
+    second URI, of the disk as it is now: what did not change can be looked at there.
     """
 
     target: str
     uri: str
     changed: str | None
+    unchanged_at: str | None = None
 
 
 class FrozenDisks(Protocol):
     """Disks that stand still from entering the context until leaving it.
 
-    Entering freezes the disks and takes the new checkpoint in the same instant; ``exports`` are there from
-    then on. Close every NBD connection before leaving. If entering fails, nothing is left behind; once it
-    has succeeded, the new checkpoint is its caller's: to keep, or to delete after the context has ended.
+    Entering freezes the disks and takes the new checkpoint in the same instant; ``settle`` waits until they
+    can be read, and ``exports`` are there from then on. Close every NBD connection before leaving. If
+    entering fails, nothing is left behind; once it has succeeded, the new checkpoint is its caller's: to
+    keep, or to delete after the context has ended.
     """
+
+    def settle(self) -> None:
+        """Return once the disks can be read. Raises PullerError if they never can."""
+        ...
 
     @property
     def consistency(self) -> str:

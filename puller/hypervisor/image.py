@@ -1,7 +1,7 @@
 """What an image file on this host tells of itself.
 
 The header of qcow2 is described in QEMU's ``docs/interop/qcow2.txt``: bytes 0-3 are ``QFI\\xfb``,
-bytes 4-7 the version as a big-endian number.
+bytes 4-7 the version and bytes 20-23 the cluster size as a power of two, both big-endian numbers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qem
 
 def qcow2_version(path: Path) -> int | None:
     """Version of the qcow2 image at ``path``; None if it is none or cannot be read from here."""
+    header = _header(path)
+    return int.from_bytes(header[4:8], "big") if header[:4] == _MAGIC else None
+
+
+def _header(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            header = file.read(8)
+            return file.read(24)
     except OSError:
-        return None
-    return int.from_bytes(header[4:8], "big") if header[:4] == _MAGIC else None
+        return b""
+
+
+def cluster_size(path: Path) -> int | None:
+    """Bytes of a cluster of the qcow2 image at ``path``; None if it is none or cannot be read from here."""
+    header = _header(path)
+    return 1 << int.from_bytes(header[20:24], "big") if header[:4] == _MAGIC else None
 
 
 def untracked(disk: Disk) -> str | None:

@@ -1,8 +1,8 @@
 """The backup job that a domain has open, whoever began it.
 
 libvirt runs one backup job a domain, and it stays open when the client that began it is gone. So the
-next run has to tell its own dead job from another tool's living one. The names of the scratch files and
-of the socket tell: ours begin with ``puller-`` and the repository's id.
+next run has to tell its own dead job from another tool's living one. The names of its files and of the
+socket tell: ours begin with ``puller-`` and the repository's id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 
 from puller.errors import HypervisorError, JobRunning
-from puller.hypervisor import scratch
+from puller.hypervisor import scratch, staging
 from puller.hypervisor.checkpoint import owner_prefix
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
@@ -29,23 +29,29 @@ _LIMIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
-    """An open backup job: its NBD socket, if it is a pull job on one, and its scratch files."""
+    """An open backup job: its socket and scratch files if it is a pull job, its images if a push job."""
 
     socket: Path | None
     scratch: frozenset[Path]
+    staging: frozenset[Path] = frozenset()
 
     @property
     def files(self) -> frozenset[Path]:
         """All files that the job made for itself."""
-        return self.scratch if self.socket is None else self.scratch | {self.socket}
+        images = self.scratch | self.staging
+        return images if self.socket is None else images | {self.socket}
 
 
 def parse_job(xml: str) -> OpenJob:
     """The job in the XML of ``virDomainBackupGetXMLDesc``."""
     root = ET.fromstring(xml)
     socket = None if (server := root.find("server")) is None else server.get("socket")
-    files = [element.get("file") for element in root.findall("./disks/disk/scratch")]
-    return OpenJob(Path(socket) if socket else None, frozenset(Path(file) for file in files if file))
+    return OpenJob(Path(socket) if socket else None, _files(root, "scratch"), _files(root, "target"))
+
+
+def _files(root: ET.Element, name: str) -> frozenset[Path]:
+    files = [element.get("file") for element in root.findall(f"./disks/disk/{name}")]
+    return frozenset(Path(file) for file in files if file)
 
 
 def job_xml(domain: Domain) -> str | None:
@@ -107,12 +113,19 @@ def end(domain: Domain, job: OpenJob) -> None:
 
 
 def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[Path, ...]:
-    """Delete what dead runs of ours left of scratch files of ``domain`` in ``directory``; returns the files.
+    """Delete what dead runs of ours left of ``domain`` in ``directory``; returns the files.
+
+    That is scratch files and images of push jobs.
 
     Call it with the domain's lock held.
     """
     job = open_job(domain)
-    return scratch.sweep(directory, repository_id, domain.uuid, () if job is None else job.scratch)
+    in_use = frozenset[Path]() if job is None else job.files
+    return tuple(
+        path
+        for suffix in (scratch.SUFFIX, staging.SUFFIX)
+        for path in scratch.sweep(directory, repository_id, domain.uuid, in_use, suffix)
+    )
 
 
 def _cancel(domain: Domain) -> None:

@@ -70,6 +70,10 @@ class Quiesced:
         """``filesystem`` if they did, else as of the disks."""
         return "filesystem" if self._froze else self._disks.consistency
 
+    def settle(self) -> None:
+        """As of the disks."""
+        self._disks.settle()
+
     def confirm(self) -> None:
         """As of the disks."""
         self._disks.confirm()

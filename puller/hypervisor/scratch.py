@@ -21,7 +21,7 @@ from puller.hypervisor.checkpoint import OWN, owner_prefix
 from puller.hypervisor.disk import Disk
 from puller.units import MIB, format_bytes
 
-_SUFFIX = ".scratch"
+SUFFIX = ".scratch"
 
 
 def default_directory(disks: Sequence[Disk], state_directory: Path) -> Path:
@@ -38,7 +38,7 @@ def scratch_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Pa
     The checkpoint's name makes it unique and ours; the domain's UUID says whose it is, so that a sweep
     under the domain's lock cannot meet a file that another domain's job is about to use.
     """
-    return directory / f"{checkpoint}-{uuid}-{target}{_SUFFIX}"
+    return directory / f"{checkpoint}-{uuid}-{target}{SUFFIX}"
 
 
 def required_bytes(sizes: Iterable[int]) -> int:
@@ -51,39 +51,46 @@ def required_bytes(sizes: Iterable[int]) -> int:
     return max(64 * MIB, sum(sizes) // 20)
 
 
-def free_bytes(directory: Path) -> int:
-    """What an ordinary user may still write in ``directory``, since QEMU is one. Raises UsageError."""
-    try:
-        status = os.statvfs(directory)
-    except OSError as error:
-        raise UsageError(f"scratch folder {directory} cannot be used: {error.strerror}") from error
-    return status.f_bavail * status.f_frsize
-
-
 def check_free(directory: Path, needed: int) -> None:
     """Raise :class:`ScratchFull` if fewer than ``needed`` bytes are free in ``directory``.
 
     Raises :class:`UsageError` if there is no such folder.
     """
-    free = free_bytes(directory)
+    free = free_bytes(directory, "scratch")
     if free < needed:
         raise ScratchFull(
             f"scratch folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )
 
 
+def free_bytes(directory: Path, purpose: str) -> int:
+    """Bytes that an ordinary user may still write in ``directory``, the ``purpose`` folder of the message.
+
+    Counted is for an ordinary user, since QEMU is one. Raises :class:`UsageError` if there is no such folder.
+    """
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise UsageError(f"{purpose} folder {directory} cannot be used: {error.strerror}") from error
+    return status.f_bavail * status.f_frsize
+
+
 def leftovers(directory: Path, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
     """Scratch files of the domain ``uuid`` of any repository in ``directory`` but those ``in_use``."""
-    found = directory.glob(f"{OWN}*-{uuid}-*{_SUFFIX}")
+    found = directory.glob(f"{OWN}*-{uuid}-*{SUFFIX}")
     return tuple(sorted(path for path in found if path not in in_use))
 
 
-def sweep(directory: Path, repository_id: str, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
-    """Delete our scratch files of the domain ``uuid`` in ``directory`` but those ``in_use``; returns them.
+def sweep(
+    directory: Path, repository_id: str, uuid: str, in_use: Collection[Path], suffix: str = SUFFIX
+) -> tuple[Path, ...]:
+    """Delete our files of the domain ``uuid`` in ``directory`` but those ``in_use``; returns them.
+
+    ``suffix`` says of which sort.
 
     Call it with the domain's lock held.
     """
-    found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{_SUFFIX}")
+    found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
     stale = tuple(sorted(path for path in found if path not in in_use))
     for path in stale:
         discard(path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,13 +31,45 @@ def create_qcow2(path: Path, size: int) -> None:
 
     Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size)]
+    _qemu_img(f"cannot create {path}", "create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size))
+
+
+def detach_backing(path: Path) -> None:
+    """Make the qcow2 image at ``path`` forget its backing file, whose content is not looked at.
+
+    Raises NbdError if ``qemu-img`` is missing or fails.
+    """
+    doing = f"cannot take the backing file from {path}"
+    _qemu_img(doing, "rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute()))
+
+
+def copy_bytes(path: Path, image_format: str) -> int:
+    """Bytes that a full copy of the image at ``path``, chain included, takes as qcow2; it may be in use.
+
+    Raises NbdError if ``qemu-img`` is missing or fails.
+    """
+    command = [
+        "measure",
+        "-U",
+        "--output=json",
+        "-f",
+        image_format,
+        "-O",
+        "qcow2",
+        "--",
+        str(path.absolute()),
+    ]
+    return int(json.loads(_qemu_img(f"cannot measure {path}", *command))["required"])
+
+
+def _qemu_img(doing: str, *command: str) -> bytes:
     try:
-        result = subprocess.run(command, capture_output=True, check=False)
+        result = subprocess.run(["qemu-img", *command], capture_output=True, check=False)
     except FileNotFoundError as error:
         raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
     if result.returncode:
-        raise NbdError(f"cannot create {path}: {_complaint(result.stderr)}", advice=_SEE)
+        raise NbdError(f"{doing}: {_complaint(result.stderr)}", advice=_SEE)
+    return result.stdout
 
 
 def _complaint(output: bytes) -> str:
@@ -56,14 +89,25 @@ class ImageServer:
     Raises NbdError, with what ``qemu-nbd`` said, if it is missing, does not come up or ends badly.
     """
 
-    def __init__(self, path: Path, image_format: str, options: Sequence[str] = _WRITING) -> None:
+    def __init__(
+        self,
+        path: Path,
+        image_format: str,
+        options: Sequence[str] = _WRITING,
+        node: Mapping[str, object] | None = None,
+    ) -> None:
         self._path = path
+        # A driver in the description of a node and one in --format exclude each other.
+        self._image = [f"--format={image_format}", "--", str(path.absolute())]
+        if node is not None:
+            source = {"driver": image_format, "file": {"filename": str(path.absolute())}, **node}
+            self._image = ["--", f"json:{json.dumps(source)}"]
         self._folder = tempfile.TemporaryDirectory(prefix="puller-nbd-")
         home = Path(self._folder.name)
         self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
         self._ready, self._log = home / "pid", home / "log"
         try:
-            self._process = self._run(home / "socket", image_format, options)
+            self._process = self._run(home / "socket", options)
             self._await()
         except BaseException:
             self._folder.cleanup()
@@ -75,10 +119,24 @@ class ImageServer:
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
         return cls(path, image_format, ["--read-only", *offer])
 
-    def _run(self, socket: Path, image_format: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
+    @classmethod
+    def pushed(cls, path: Path) -> Self:
+        """A server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives it.
+
+        That is the running disk: not as it was, and locked. ``qemu:allocation-depth`` is offered and shows
+        as allocated what the image has itself.
+        """
+        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None})
+
+    @classmethod
+    def in_use(cls, path: Path, image_format: str) -> Self:
+        """A server of an image that QEMU is writing: only what has long stood still in it can be trusted."""
+        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True})
+
+    def _run(self, socket: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
-        fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}", f"--format={image_format}"]
-        command = ["qemu-nbd", *fixed, *options, "--", str(self._path.absolute())]
+        fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}"]
+        command = ["qemu-nbd", *fixed, *options, *self._image]
         try:
             with self._log.open("wb") as log:
                 # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.

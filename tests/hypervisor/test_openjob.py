@@ -41,7 +41,8 @@ TCP = "<domainbackup mode='pull'><server transport='tcp' name='::' port='10809'/
 def test_a_job_is_known_by_its_files() -> None:
     job = openjob.parse_job(PULL.format(name="x"))
     assert job == OpenJob(Path("/run/a/x.sock"), frozenset({Path("/images/x-vda.scratch")}))
-    assert openjob.parse_job(PUSH) == openjob.parse_job(TCP) == OpenJob(None, frozenset())
+    assert openjob.parse_job(PUSH) == OpenJob(None, frozenset(), frozenset({Path("/images/out")}))
+    assert openjob.parse_job(TCP) == OpenJob(None, frozenset())
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import filecmp
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return f"s3://{bucket}/kvm"
 
 
+@pytest.fixture(params=["pull", "push"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Who copies the frozen disks."""
+    return str(request.param)
+
+
 class Truth:
-    """Reads the exports of an open job independently of puller, and compares restores with that."""
+    """Reads the frozen disks independently of puller, and compares restores with that."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,8 +50,23 @@ class Truth:
         self._generation += 1
         for export in exports:
             reference(export.uri, self.image(export.target, self._generation))
-            if export.changed is not None:
-                self.dirty[export.target] = dirty_bytes(export.uri, export.changed)
+            self._count(export)
+
+    def of(self, machine: Machine) -> Callable[[Sequence[DiskExport]], None]:
+        """The hook where the exports are images that QEMU pushed: the disks of the still machine are read."""
+
+        def read(exports: Sequence[DiskExport]) -> None:
+            self._generation += 1
+            with machine.exported(self._folder / "truth.sock") as uris:
+                for export in exports:
+                    reference(uris[export.target], self.image(export.target, self._generation))
+                    self._count(export)
+
+        return read
+
+    def _count(self, export: DiskExport) -> None:
+        if export.changed is not None:
+            self.dirty[export.target] = dirty_bytes(export.uri, export.changed)
 
     def image(self, target: str, generation: int) -> Path:
         return self._folder / f"truth-{target}-{generation}"
@@ -63,6 +85,33 @@ def dirty_bytes(uri: str, context: str) -> int:
 @pytest.fixture
 def truth(tmp_path: Path) -> Iterator[Truth]:
     yield Truth(tmp_path)
+
+
+class Backup:
+    """``backup(repository, machine)`` takes a point in one mode, and the truth of it."""
+
+    def __init__(self, uri: str, mode: str, truth: Truth) -> None:
+        self._uri = uri
+        self.mode = mode
+        self._truth = truth
+
+    def __call__(self, repository: puller.Repository, machine: Machine, **options: Any) -> puller.Point:
+        mode = options.setdefault("mode", self.mode)
+        hook: Callable[[Sequence[DiskExport]], None] = self._truth
+        if mode == "push":
+            machine.flush()
+            hook = self._truth.of(machine)
+        return puller.backup(repository, machine.name, connect=self._uri, on_frozen=hook, **options)
+
+
+@pytest.fixture
+def backup(libvirt_uri: str, mode: str, truth: Truth) -> Backup:
+    return Backup(libvirt_uri, mode, truth)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Scratch files, and images of pushes, in ``folder``."""
+    return [*folder.glob("*.scratch"), *folder.glob("*.staging")]
 
 
 def restored(repository: puller.Repository, point: puller.Point, folder: Path) -> Path:

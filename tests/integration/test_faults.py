@@ -20,14 +20,16 @@ from puller.errors import (
 )
 from puller.events import Event, Step
 from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor.backupjob import BackupJob
 from puller.hypervisor.job import PullJob
+from puller.hypervisor.pushjob import PushJob
 from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.repository.points import Points
 from puller.repository.repository import Repository
 from puller.repository.run import Run
 from puller.units import MIB
-from tests.integration.conftest import Truth, checkpoints, restored
+from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
@@ -69,9 +71,11 @@ def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 class Scene:
     """A machine with one committed point and changes since."""
 
-    def __init__(self, machine: Machine, uri: str, folder: Path, truth: Truth) -> None:
+    def __init__(self, machine: Machine, take: Backup, folder: Path, truth: Truth) -> None:
         self.machine = machine
-        self.uri = uri
+        self._take = take
+        self.mode = take.mode
+        self.job: type[BackupJob] = PullJob if take.mode == "pull" else PushJob
         self.folder = folder
         self.truth = truth
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
@@ -81,14 +85,17 @@ class Scene:
         machine.discard("vda", 3 * MIB, MIB)
 
     def backup(self, **options: Any) -> puller.Point:
-        return puller.backup(
-            self.repository, self.machine.name, connect=self.uri, on_frozen=self.truth, **options
-        )
+        return self._take(self.repository, self.machine, **options)
+
+    @property
+    def kind_when_resized(self) -> str:
+        """A pushed incremental has nothing of what came to light behind the old end."""
+        return "incremental" if self.mode == "pull" else "full"
 
     def assert_clean(self) -> None:
         with pytest.raises(Exception, match="backup"):
             self.machine.handle.backupGetXMLDesc()
-        assert not list(self.folder.glob("*.scratch"))
+        assert not leftovers(self.folder)
         points = {point.checkpoint for point in puller.list_points(self.repository)}
         assert checkpoints(self.machine) <= points
         assert self.first.checkpoint in checkpoints(self.machine) or len(points) > 1
@@ -102,15 +109,17 @@ class Scene:
 
 
 @pytest.fixture
-def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Iterator[Scene]:
-    yield Scene(machine_factory(DiskSpec("vda", 20 * MIB)), libvirt_uri, tmp_path, truth)
+def scene(machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth: Truth) -> Iterator[Scene]:
+    yield Scene(machine_factory(DiskSpec("vda", 20 * MIB)), backup, tmp_path, truth)
 
 
-STEPS = ["reconcile", "choose", "preflight", "begin", "read", "store", "commit", "end", "retire"]
+STEPS = ["reconcile", "choose", "preflight", "begin", "push", "read", "store", "commit", "end", "retire"]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
+    if step == "push" and scene.mode == "pull":
+        return
     reached = STEPS.index(step) >= STEPS.index("read")
     with pytest.raises(Planned):
         scene.backup(observer=at_step(step))
@@ -118,27 +127,27 @@ def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
     scene.assert_next_is_exact(3 if reached else 2)
 
 
-FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "begin, before libvirt": lambda patch: before(patch, PullJob, "_begin"),
-    "begin, after libvirt": lambda patch: after(patch, PullJob, "_begin"),
-    "query": lambda patch: before(patch, Export, "dirty_bytes"),
-    "query, as NBD fails": lambda patch: before(patch, Export, "dirty_bytes", NbdError("gone")),
-    "read": lambda patch: before(patch, Run, "encode"),
-    "read, interrupted": lambda patch: after(patch, Transfer, "read_all"),
-    "store, packs": lambda patch: before(patch, Run, "_upload_pack", StoreUnavailable("gone")),
-    "store, index": lambda patch: before(patch, Run, "_put_index", StoreUnavailable("gone")),
-    "store, flushed": lambda patch: after(patch, Run, "flush"),
-    "commit, before": lambda patch: before(patch, Points, "commit", StoreUnavailable("gone")),
-    "commit, after": lambda patch: after(patch, Points, "commit"),
-    "interrupted": lambda patch: before(patch, Points, "commit", KeyboardInterrupt()),
-    "end, after": lambda patch: after(patch, PullJob, "end"),
+FAULTS: dict[str, Callable[[pytest.MonkeyPatch, type[BackupJob]], None]] = {
+    "begin, before libvirt": lambda patch, job: before(patch, job, "_begin"),
+    "begin, after libvirt": lambda patch, job: after(patch, job, "_begin"),
+    "query": lambda patch, _: before(patch, Export, "dirty_bytes"),
+    "query, as NBD fails": lambda patch, _: before(patch, Export, "dirty_bytes", NbdError("gone")),
+    "read": lambda patch, _: before(patch, Run, "encode"),
+    "read, interrupted": lambda patch, _: after(patch, Transfer, "read_all"),
+    "store, packs": lambda patch, _: before(patch, Run, "_upload_pack", StoreUnavailable("gone")),
+    "store, index": lambda patch, _: before(patch, Run, "_put_index", StoreUnavailable("gone")),
+    "store, flushed": lambda patch, _: after(patch, Run, "flush"),
+    "commit, before": lambda patch, _: before(patch, Points, "commit", StoreUnavailable("gone")),
+    "commit, after": lambda patch, _: after(patch, Points, "commit"),
+    "interrupted": lambda patch, _: before(patch, Points, "commit", KeyboardInterrupt()),
+    "end, after": lambda patch, job: after(patch, job, "end"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_that_fails_inside_a_step(scene: Scene, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        FAULTS[fault](patch)
+        FAULTS[fault](patch, scene.job)
         with pytest.raises((Planned, StoreUnavailable, NbdError, KeyboardInterrupt)):
             scene.backup()
     scene.assert_clean()
@@ -150,11 +159,11 @@ def test_a_run_that_cannot_clean_up_is_cleaned_up_by_the_next(
 ) -> None:
     """As after kill -9: job, scratch and checkpoint are all left behind."""
     with monkeypatch.context() as patch:
-        before(patch, PullJob, "end")
+        before(patch, scene.job, "end")
         before(patch, checkpoint_module, "delete", HypervisorError("gone"))
         with pytest.raises(Planned):
             scene.backup(observer=at_step("read"))
-    assert scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder)
     assert len(checkpoints(scene.machine)) == 2
     scene.assert_next_is_exact(3)
     scene.assert_clean()
@@ -237,25 +246,25 @@ def test_a_disk_that_grew_stays_incremental(scene: Scene) -> None:
     scene.machine.handle.blockResize("vda", 40 * MIB + 512 * 3, 1)
     scene.machine.write("vda", 8, 39 * MIB, MIB)
     point = scene.backup()
-    assert (point.kind, point.disks[0].size) == ("incremental", 40 * MIB + 512 * 3)
+    assert (point.kind, point.disks[0].size) == (scene.kind_when_resized, 40 * MIB + 512 * 3)
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
 
 
 def test_disks_that_change_places_are_compared(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+    machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth: Truth
 ) -> None:
     """Bitmaps of one checkpoint have one name on all disks, so the wrong one would seem to fit."""
     machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
     machine.write("vda", 1, 0, MIB)
     machine.write("vdb", 2, 0, 2 * MIB)
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
+    backup(repository, machine)
     machine.stop()
     machine.image("vda").rename(tmp_path / "swap")
     machine.image("vdb").rename(machine.image("vda"))
     (tmp_path / "swap").rename(machine.image("vdb"))
     machine.start()
-    point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
+    point = backup(repository, machine)
     folder = restored(repository, point, tmp_path)
     assert truth.equals(folder, "vda", 2)
     assert truth.equals(folder, "vdb", 2)
@@ -283,14 +292,14 @@ def test_a_disk_that_grows_after_a_point_with_an_odd_end(scene: Scene) -> None:
     scene.machine.handle.blockResize("vda", 20 * MIB, 1)
     point = scene.backup()
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 3)
-    assert point.kind == "incremental"
+    assert point.kind == scene.kind_when_resized
 
 
 def test_a_cut_disk_stays_incremental(scene: Scene) -> None:
     scene.machine.handle.blockResize("vda", 5 * MIB + 512, 1)
     point = scene.backup()
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
-    assert point.kind == "incremental"
+    assert point.kind == scene.kind_when_resized
 
 
 @pytest.mark.parametrize("lost", ["packs", "maps"])
@@ -310,7 +319,7 @@ def test_every_nbd_connection_is_closed_before_the_job_ends(
     """A client that stays connected while QEMU stops its server can crash QEMU (CVE-2024-7409)."""
     open_now: set[int] = set()
     left: list[int] = []
-    connect, close, end = Connection.__init__, Connection.drop, PullJob.end
+    connect, close, end = Connection.__init__, Connection.drop, scene.job.end
 
     def connecting(self: Connection, *args: Any) -> None:
         connect(self, *args)
@@ -320,13 +329,13 @@ def test_every_nbd_connection_is_closed_before_the_job_ends(
         close(self)
         open_now.discard(id(self))
 
-    def ending(self: PullJob) -> None:
+    def ending(self: BackupJob) -> None:
         left.append(len(open_now))
         end(self)
 
     monkeypatch.setattr(Connection, "__init__", connecting)
     monkeypatch.setattr(Connection, "drop", dropping)
-    monkeypatch.setattr(PullJob, "end", ending)
+    monkeypatch.setattr(scene.job, "end", ending)
     scene.backup()
     scene.machine.write("vda", 9, 0, MIB)
     with monkeypatch.context() as patch:

@@ -55,7 +55,10 @@ class MachineError(Exception):
 
 
 class DiskSpec(NamedTuple):
-    """A disk to make: ``size`` in bytes; ``format`` is ``qcow2``, ``qcow2-v2`` (compat 0.10) or ``raw``."""
+    """A disk to make: ``size`` in bytes; ``format`` is ``qcow2``, ``qcow2-v2`` (compat 0.10) or ``raw``.
+
+    ``qcow2-falloc`` is one whose clusters are all there, so that a full copy takes its time.
+    """
 
     target: str
     size: int
@@ -170,6 +173,40 @@ class Machine:
         """Trim a range, which reads as zeroes from then on."""
         self._qemu_io(target, f"discard {offset} {length}")
 
+    def flush(self) -> None:
+        """What a guest does every few seconds: the images on the host's file system are whole then."""
+        for disk in ET.fromstring(self.handle.XMLDesc()).findall("./devices/disk/target"):
+            self._tell_device(disk.attrib["dev"], "flush")
+
+    @contextmanager
+    def exported(self, socket: Path) -> Iterator[dict[str, str]]:
+        """The disks as they are now, each at an NBD URI, by target: a pull job without a checkpoint."""
+        xml = f"<domainbackup mode='pull'><server transport='unix' socket='{socket}'/></domainbackup>"
+        self.handle.backupBegin(xml, None, 0)
+        try:
+            disks = ET.fromstring(self.handle.backupGetXMLDesc()).findall("./disks/disk[@backup='yes']")
+            yield {
+                disk.attrib["name"]: f"nbd+unix:///{disk.attrib['name']}?socket={socket}" for disk in disks
+            }
+        finally:
+            self.handle.abortJob()
+            with suppress(libvirt.libvirtError):  # until there is none
+                while self.handle.backupGetXMLDesc():
+                    time.sleep(0.005)
+            socket.unlink(missing_ok=True)
+
+    def slow_push(self) -> None:
+        """Let the push job that runs copy next to nothing any more, until :meth:`resume_push`."""
+        self._push_at(1)
+
+    def resume_push(self) -> None:
+        """Let it copy as fast as it can."""
+        self._push_at(0)
+
+    def _push_at(self, speed: int) -> None:
+        for job in self.monitor("query-block-jobs"):
+            self.monitor("block-job-set-speed", device=job["device"], speed=speed)
+
     def bitmaps(self, target: str) -> set[str]:
         """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
         return {bitmap["name"] for bitmap in self._format_node(target).get("dirty-bitmaps", [])}
@@ -229,13 +266,15 @@ class Machine:
         """
         log = self._root / "log" / "qemu" / f"{self.name}.log"
         before = log.stat().st_size
-        device = f"/machine/peripheral/ua-{target}/virtio-backend"
-        answer = libvirt_qemu.qemuMonitorCommand(
-            self.handle, f'qemu-io -d {device} "{command}"', libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-        )
+        answer = self._tell_device(target, command)
         said = log.read_bytes()[before:].decode(errors="replace")
         if answer or not _DONE.search(said):
             raise MachineError(f"{self.name}: {command} on {target}: {answer} {said}".strip())
+
+    def _tell_device(self, target: str, command: str) -> str:
+        line = f'qemu-io -d /machine/peripheral/ua-{target}/virtio-backend "{command}"'
+        human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        return str(libvirt_qemu.qemuMonitorCommand(self.handle, line, human))
 
     def _pid(self) -> int:
         return int((self._root / "run" / "qemu" / f"{self.name}.pid").read_text())
@@ -272,9 +311,12 @@ def _image(directory: Path, name: str, target: str) -> Path:
     return directory / f"{name}-{target}.img"
 
 
+_OPTIONS = {"": (), "v2": ("-o", "compat=0.10"), "falloc": ("-o", "preallocation=falloc")}
+
+
 def _make_image(path: Path, spec: DiskSpec) -> None:
     kind, _, version = spec.format.partition("-")
-    options = ["-o", "compat=0.10"] if version == "v2" else []
+    options = _OPTIONS[version]
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, *options, str(path), str(spec.size)], check=True)
 
 

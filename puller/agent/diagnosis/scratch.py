@@ -82,7 +82,7 @@ def label(folders: Folders, held: Confinement) -> Answer:
 
 def _space(patient: Patient, folders: Folders) -> Answer:
     needed = scratch.required_bytes(patient.domain.disk_size(disk.target) for disk in folders.disks)
-    free = scratch.free_bytes(folders.scratch)
+    free = scratch.free_bytes(folders.scratch, "scratch")
     text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
     if free < needed:
         return fail(text, "Make room, or give another folder with --scratch-dir.")

@@ -1,0 +1,189 @@
+"""Disks that QEMU has pushed: a push job of libvirt, joined with servers that read its images back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.agent.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.agent.history import History
+from puller.agent.source import new_mark, untracked_targets
+from puller.errors import NbdError
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
+from puller.hypervisor import checkpoint as checkpoints
+from puller.hypervisor import staging
+from puller.hypervisor.disk import Disk
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.pushjob import PushJob
+from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+
+_ALLOCATION_DEPTH = "qemu:allocation-depth"
+"""QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
+since the base is, also as zero clusters; ``base:allocation`` shows those like clusters that are not there."""
+
+
+class Push:
+    """QEMU writes ``disks`` into images in the folder ``directory``; a :class:`~puller.agent.source.Source`.
+
+    With ``keep`` they stay there as plain files.
+    """
+
+    mode = "push"
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a push is made of
+        self,
+        domain: Domain,
+        disks: Sequence[Disk],
+        repository_id: str,
+        directory: Path,
+        keep: bool,
+        observer: Observer,
+    ) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._repository_id = repository_id
+        self.folder = directory
+        self._keep = keep
+        self._observer = observer
+        self._room: dict[str, int] = {}
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        found = choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+        return {disk.target: self._pushable(disk, found[disk.target]) for disk in self._disks}
+
+    def _pushable(self, disk: Disk, base: Base) -> Base:
+        """``base``, or the same without the bitmap if no pushed image can be incremental from it."""
+        if base.checkpoint is None or base.parent is None:
+            return base
+        if disk.path is None or not disk.path.exists():
+            return base.compared("its image cannot be read from here, so its dirty bitmap cannot be proved")
+        if self._domain.disk_size(disk.target) != base.parent.record.size:
+            return base.compared("it was resized: an incremental push has nothing from behind its old end")
+        return base
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """See Source. Raises StagingFull, UsageError."""
+        self._room = {
+            disk.target: staging.required_bytes(self._copied(disk, bases[disk.target]))
+            for disk in self._disks
+        }
+        staging.check_free(self.folder, sum(self._room.values()))
+
+    def _copied(self, disk: Disk, base: Base) -> int:
+        """The most bytes that QEMU will copy of the disk."""
+        size = self._domain.disk_size(disk.target)
+        if base.checkpoint is not None:
+            dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
+            return staging.copied_bytes(dirty, size, disk.path)
+        try:
+            return size if disk.path is None else copy_bytes(disk.path, disk.format)
+        except NbdError:  # not an image that can be opened from here: it may be as much as the disk
+            return size
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
+        """See Source. ``check_room`` comes before it."""
+        left_out = untracked_targets(self._disks)
+        job = PushJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, left_out)
+        name = self._domain.name
+        targets = [disk.target for disk in self._disks] if self._keep else []
+        kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
+        return PushedDisks(job, self._disks, kept, self._observer)
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return new_mark(self._domain, self._disks, checkpoint)
+
+
+class PushedDisks:
+    """The disks of a push job: :class:`~puller.hypervisor.frozen.FrozenDisks`.
+
+    ``kept`` names the files that the images become when the context ends without an error, by target;
+    empty if they are to be removed.
+    """
+
+    def __init__(
+        self, job: PushJob, disks: Sequence[Disk], kept: Mapping[str, Path], observer: Observer
+    ) -> None:
+        self._name = job.domain_name
+        self._job = job
+        self._disks = disks
+        self._kept = kept
+        self._observer = observer
+        self._servers = ExitStack()
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def __enter__(self) -> Self:
+        self._job.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._servers.__exit__(kind, error, trace)
+            if kind is None:
+                self._keep()
+        finally:
+            self._job.__exit__(kind, error, trace)
+
+    @property
+    def consistency(self) -> str:
+        """As of the job."""
+        return self._job.consistency
+
+    def confirm(self) -> None:
+        """The images are complete and nobody writes to them."""
+
+    def settle(self) -> None:
+        """Wait until QEMU has written all images, and serve them.
+
+        Raises what ``PushJob.wait`` does, and NbdError.
+        """
+        self._observer(Step(self._name, "push"))
+        progress = _Progress(self._name, [disk.target for disk in self._disks], self._observer)
+        self._job.wait(progress)
+        progress.finish()
+        self.exports = tuple(self._export(disk) for disk in self._disks)
+
+    def _export(self, disk: Disk) -> DiskExport:
+        pushed = self._servers.enter_context(ImageServer.pushed(self._job.images[disk.target]))
+        if disk.target not in self._job.incremental or disk.path is None:
+            return DiskExport(disk.target, pushed.uri, None)
+        running = self._servers.enter_context(ImageServer.in_use(disk.path, disk.format))
+        return DiskExport(disk.target, pushed.uri, _ALLOCATION_DEPTH, running.uri)
+
+    def _keep(self) -> None:
+        """Without a backing file: libvirt names the running disk, whose content is another one by now."""
+        for target, path in self._kept.items():
+            image = self._job.images[target]
+            detach_backing(image)
+            staging.keep(image, path)
+            self._observer(Kept(self._name, target, str(path)))
+            self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
+
+
+class _Progress:
+    """Tells how far QEMU is, of all disks together: libvirt's statistics know no single ones."""
+
+    def __init__(self, subject: str, targets: Sequence[str], observer: Observer) -> None:
+        self._subject = subject
+        self._disk = f"{','.join(targets)} pushed"
+        self._observer = observer
+        self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if total != self._total:
+            self._total = total
+            self._observer(DiskPlanned(self._subject, self._disk, total, total))
+        self._observer(DiskProgress(self._subject, self._disk, done, done))
+
+    def finish(self) -> None:
+        """A push that was over before the first look is told by the reading alone."""
+        if self._total:
+            self(self._total, self._total)
+            self._observer(DiskDone(self._subject, self._disk))

@@ -1,0 +1,77 @@
+"""libvirt's events of a domain's jobs, and how a job ended.
+
+Events come in the thread that runs libvirt's event loop (``puller.hypervisor.connection``), so the
+callback does no more than keep what it was told.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import libvirt
+
+from puller.hypervisor.domain import Domain
+from puller.hypervisor.faults import translate
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a backup job ended; ``reason`` is QEMU's, empty where it has none, as of a cancelled one."""
+
+    success: bool
+    reason: str
+
+
+def parse_end(statistics: Mapping[str, Any]) -> JobEnd | None:
+    """The end that the statistics of a finished job tell, or None if they are of no backup job.
+
+    The fields are those of ``virDomainGetJobStats`` and of ``VIR_DOMAIN_EVENT_ID_JOB_COMPLETED``.
+    """
+    operation = statistics.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
+    if operation != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+        return None
+    success = bool(statistics.get(libvirt.VIR_DOMAIN_JOB_SUCCESS, False))
+    return JobEnd(success, str(statistics.get(libvirt.VIR_DOMAIN_JOB_ERRMSG, "")))
+
+
+class JobEvents:
+    """Hears of the ends of one domain's backup jobs while its context lasts.
+
+    An event may be of a job that ended just before, so it only says that it is time to look.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._heard = threading.Event()
+        self.last: JobEnd | None = None
+        """What the newest event said."""
+
+    def __enter__(self) -> Self:
+        self._connection = self._domain.handle.connect()
+        with translate(f"cannot listen for events of domain {self._domain.name}"):
+            self._id = self._connection.domainEventRegisterAny(
+                self._domain.handle, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._hear, None
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(libvirt.libvirtError):  # the connection may be what was lost
+            self._connection.domainEventDeregisterAny(self._id)
+
+    def wait(self, seconds: float) -> None:
+        """Return when an event comes, or one has come since the last call, or after ``seconds``."""
+        if self._heard.wait(seconds):
+            self._heard.clear()
+
+    def _hear(self, connection: Any, domain: Any, statistics: Mapping[str, Any], opaque: object) -> None:
+        end = parse_end(statistics)
+        if end is not None:
+            self.last = end
+            self._heard.set()
