@@ -105,9 +105,9 @@ class _Transaction:
             else Path(plan.scratch_dir)
         )
         self._staging = self._scratch if plan.staging_dir is None else Path(plan.staging_dir)
-        self._push = (
-            Push(domain, disks, self._staging, plan.keep_staging, observer) if plan.mode == PUSH else None
-        )
+        self._push = None
+        if plan.mode == PUSH:
+            self._push = Push(repository, domain, disks, self._staging, plan.keep_staging, observer)
         self._began = time.monotonic()
 
     def run(self) -> Point:

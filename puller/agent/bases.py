@@ -61,13 +61,12 @@ def _is_same(disk: Disk, record: DiskRecord) -> bool:
     return (disk.format, disk.source) == (record.format, record.source)
 
 
-def stands(repository: Repository, export: Export, record: DiskRecord, content: Export | None = None) -> bool:
+def stands(repository: Repository, export: Export, record: DiskRecord) -> bool:
     """Whether the disk still holds what the base has, as far as one look tells.
 
     The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
     another image in the disk's place it hardly ever is the same. An unreadable map does not stand.
-    ``content`` is where to look at clean chunks, if ``export`` has none.
     """
     same_size = record.size == export.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
@@ -78,9 +77,7 @@ def stands(repository: Repository, export: Export, record: DiskRecord, content: 
             clean = _clean(export, first, stored)
             if clean:
                 chunk = clean[-1]
-                return image.content_id(chunk) == content_id(
-                    repository.keys.id_key, (content or export).chunk(chunk)
-                )
+                return image.content_id(chunk) == content_id(repository.keys.id_key, export.chunk(chunk))
     except DamagedData:
         return False
     return True

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base
-from puller.errors import NbdError
+from puller.agent.look import Look
+from puller.errors import DamagedData, NbdError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import staging
@@ -18,6 +19,7 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.pushjob import PushJob
 from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+from puller.repository.repository import Repository
 
 _ALLOCATION_DEPTH = "qemu:allocation-depth"
 """QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
@@ -27,15 +29,23 @@ since the base is, also as zero clusters; ``base:allocation`` shows those like c
 class Push:
     """How one run pushes ``disks``: into which folder, and whether the images stay there."""
 
-    def __init__(
-        self, domain: Domain, disks: Sequence[Disk], directory: Path, keep: bool, observer: Observer
+    def __init__(  # noqa: PLR0913, PLR0917 - what a push is made of
+        self,
+        repository: Repository,
+        domain: Domain,
+        disks: Sequence[Disk],
+        directory: Path,
+        keep: bool,
+        observer: Observer,
     ) -> None:
+        self._repository = repository
         self._domain = domain
         self._disks = disks
         self._directory = directory
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
+        self._looks: dict[str, Look] = {}
 
     def trackable(self, bases: Mapping[str, Base]) -> dict[str, Base]:
         """Those of ``bases`` that a pushed image can be incremental from.
@@ -43,14 +53,19 @@ class Push:
         It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
         believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
         """
-        return {
-            disk.target: bases[disk.target]
-            for disk in self._disks
-            if disk.target in bases
-            and disk.path is not None
-            and disk.path.exists()
-            and self._domain.disk_size(disk.target) == bases[disk.target].record.size
-        }
+        for disk in self._disks:
+            if disk.target in bases and disk.path is not None:
+                self._look(disk, bases[disk.target])
+        return {target: base for target, base in bases.items() if target in self._looks}
+
+    def _look(self, disk: Disk, base: Base) -> None:
+        if self._domain.disk_size(disk.target) != base.record.size:
+            return
+        try:
+            self._looks[disk.target] = Look(self._repository, disk, base.record)
+        except (NbdError, DamagedData) as error:
+            text = f"disk {disk.target} is pushed as a whole: {error.message}"
+            self._observer(Notice(self._domain.name, text))
 
     def check_free(self, bases: Mapping[str, Base]) -> None:
         """Raise StagingFull unless there is room for what QEMU will copy, UsageError without a folder."""
@@ -76,22 +91,23 @@ class Push:
         name = self._domain.name
         targets = [disk.target for disk in self._disks] if self._keep else []
         kept = {target: staging.kept_path(self._directory, name, point_id, target) for target in targets}
-        return PushedDisks(job, self._disks, kept, self._observer)
+        return PushedDisks(job, self._looks, kept, self._observer)
 
 
 class PushedDisks:
     """The disks of a push job: :class:`~puller.hypervisor.frozen.FrozenDisks`.
 
+    ``looks`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
     empty if they are to be removed.
     """
 
     def __init__(
-        self, job: PushJob, disks: Sequence[Disk], kept: Mapping[str, Path], observer: Observer
+        self, job: PushJob, looks: Mapping[str, Look], kept: Mapping[str, Path], observer: Observer
     ) -> None:
         self._name = job.domain_name
         self._job = job
-        self._disks = disks
+        self._looks = looks
         self._kept = kept
         self._observer = observer
         self._servers = ExitStack()
@@ -114,20 +130,21 @@ class PushedDisks:
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.
 
-        Raises what ``PushJob.wait`` does, and NbdError.
+        Raises what ``PushJob.wait`` does, CheckpointUnusable if a base turns out to be another's, NbdError.
         """
         self._observer(Step(self._name, "push"))
-        progress = _Progress(self._name, [disk.target for disk in self._disks], self._observer)
+        progress = _Progress(self._name, list(self._job.images), self._observer)
         self._job.wait(progress)
         progress.finish()
-        self.exports = tuple(self._export(disk) for disk in self._disks)
+        self.exports = tuple(self._export(target, image) for target, image in self._job.images.items())
 
-    def _export(self, disk: Disk) -> DiskExport:
-        pushed = self._servers.enter_context(ImageServer.pushed(self._job.images[disk.target]))
-        if disk.target not in self._job.incremental or disk.path is None:
-            return DiskExport(disk.target, pushed.uri, None)
-        running = self._servers.enter_context(ImageServer.in_use(disk.path, disk.format))
-        return DiskExport(disk.target, pushed.uri, _ALLOCATION_DEPTH, running.uri)
+    def _export(self, target: str, image: Path) -> DiskExport:
+        server = self._servers.enter_context(ImageServer.pushed(image))
+        look = self._looks.get(target)
+        if look is None:
+            return DiskExport(target, server.uri, None)
+        look.confirm(server.uri, _ALLOCATION_DEPTH)
+        return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
         """Without a backing file: libvirt names the running disk, whose content is another one by now."""

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base, stands
-from puller.errors import CheckpointUnusable
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
@@ -71,9 +70,7 @@ class Transfer:
         self._run.drain()
 
     def _read(self, disk: _Disk) -> None:
-        if disk.export.unchanged_at is not None:
-            self._require_changes_to_stand(disk, disk.export.unchanged_at)
-        elif disk.base is not None and not self._stands(disk.export, disk.base):
+        if disk.base is not None and not (disk.export.partial or self._stands(disk.export, disk.base)):
             text = f"disk {disk.target} is not what its bitmap belongs to, or its last map is damaged"
             self._observer(Notice(self._subject, f"{text}: it is read in full"))
             disk.base = None
@@ -85,19 +82,6 @@ class Transfer:
         with Export(export.uri, export.changed) as opened:
             self._run.flow.on_failure(opened.interrupt)
             return stands(self._run.repository, opened, base.record)
-
-    def _require_changes_to_stand(self, disk: _Disk, unchanged_at: str) -> None:
-        """Of a disk whose export holds only what changed, no other part can be read instead."""
-        with Export(disk.export.uri, disk.export.changed) as opened, Export(unchanged_at) as content:
-            self._run.flow.on_failure(opened.interrupt)
-            self._run.flow.on_failure(content.interrupt)
-            base = disk.base
-            if base is None or opened.size != base.record.size:
-                raise CheckpointUnusable(f"disk {disk.target} was resized as the backup began")
-            if not stands(self._run.repository, opened, base.record, content):
-                raise CheckpointUnusable(
-                    f"disk {disk.target} is not what its bitmap belongs to, or its last map is damaged"
-                )
 
     def _copy(self, disk: _Disk, export: Export) -> None:
         old_size = None if disk.base is None else disk.base.record.size
