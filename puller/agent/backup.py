@@ -97,7 +97,7 @@ def _source(
     if plan.mode == PULL:
         return Pull(domain, disks, repository.id, scratch)
     staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
-    return Push(domain, disks, repository.id, staging, plan.keep_staging, observer)
+    return Push(domain, disks, repository, staging, plan.keep_staging, observer)
 
 
 def _compared(bases: dict[str, Base], why: str) -> dict[str, Base]:

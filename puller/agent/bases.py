@@ -191,16 +191,13 @@ def _reason(last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
     return "the last point left no checkpoint" if checkpoint is None else bitmaps.fault(checkpoint)
 
 
-def mistrust(
-    repository: Repository, export: Export, record: DiskRecord, content: Export | None = None
-) -> str | None:
+def mistrust(repository: Repository, export: Export, record: DiskRecord) -> str | None:
     """Why the bitmap of ``export`` cannot belong to what the base has, as far as one look tells, or None.
 
     The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
     another image in the disk's place it hardly ever is the same. A map that cannot be read is not built
     upon, nor one that needs a pack known to be damaged: reading all stores anew what the live disk has.
-    ``content`` is where to look at clean chunks, if ``export`` has none.
     """
     same_size = record.size == export.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
@@ -213,7 +210,7 @@ def mistrust(
             clean = _clean(export, first, stored)
             if clean:
                 chunk = clean[-1]
-                found = (content or export).chunk(chunk)
+                found = export.chunk(chunk)
                 same = image.content_id(chunk) == content_id(repository.keys.id_key, found)
                 return None if same else "what is on it is not what its dirty bitmap belongs to"
     except DamagedData as error:

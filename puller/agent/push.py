@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Self
 
 from puller.agent.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
 from puller.agent.history import History
+from puller.agent.look import Look
 from puller.agent.source import new_mark, untracked_targets
-from puller.errors import NbdError
+from puller.errors import DamagedData, NbdError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import staging
@@ -20,10 +22,17 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.pushjob import PushJob
 from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+from puller.repository.repository import Repository
 
 _ALLOCATION_DEPTH = "qemu:allocation-depth"
 """QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
 since the base is, also as zero clusters; ``base:allocation`` shows those like clusters that are not there."""
+
+
+_LET_GO = 10.0
+"""Seconds that QEMU may take to close an image after the job has ended."""
+
+_STEP = 0.02
 
 
 class Push:
@@ -38,32 +47,42 @@ class Push:
         self,
         domain: Domain,
         disks: Sequence[Disk],
-        repository_id: str,
+        repository: Repository,
         directory: Path,
         keep: bool,
         observer: Observer,
     ) -> None:
+        self._repository = repository
         self._domain = domain
         self._disks = disks
-        self._repository_id = repository_id
         self.folder = directory
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
+        self._looks: dict[str, Look] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        found = choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+        found = choose(history, self._disks, LiveBitmaps(self._domain, self._repository.id))
         return {disk.target: self._pushable(disk, found[disk.target]) for disk in self._disks}
 
     def _pushable(self, disk: Disk, base: Base) -> Base:
-        """``base``, or the same without the bitmap if no pushed image can be incremental from it."""
+        """``base``, or the same without the bitmap if no pushed image can be incremental from it.
+
+        It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
+        believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+        """
         if base.checkpoint is None or base.parent is None:
             return base
-        if disk.path is None or not disk.path.exists():
-            return base.compared("its image cannot be read from here, so its dirty bitmap cannot be proved")
-        if self._domain.disk_size(disk.target) != base.parent.record.size:
+        record = base.parent.record
+        if self._domain.disk_size(disk.target) != record.size:
             return base.compared("it was resized: an incremental push has nothing from behind its old end")
+        if disk.path is None:
+            return base.compared("its image is not on this host, so its dirty bitmap cannot be proved")
+        try:
+            self._looks[disk.target] = Look(self._repository, disk, record)
+        except (NbdError, DamagedData) as error:
+            return base.compared(error.message)
         return base
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
@@ -92,7 +111,8 @@ class Push:
         name = self._domain.name
         targets = [disk.target for disk in self._disks] if self._keep else []
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
-        return PushedDisks(job, self._disks, kept, self._observer)
+        looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
+        return PushedDisks(job, looks, kept, self._observer)
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
         """See Source."""
@@ -102,16 +122,17 @@ class Push:
 class PushedDisks:
     """The disks of a push job: :class:`~puller.hypervisor.frozen.FrozenDisks`.
 
+    ``looks`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
     empty if they are to be removed.
     """
 
     def __init__(
-        self, job: PushJob, disks: Sequence[Disk], kept: Mapping[str, Path], observer: Observer
+        self, job: PushJob, looks: Mapping[str, Look], kept: Mapping[str, Path], observer: Observer
     ) -> None:
         self._name = job.domain_name
         self._job = job
-        self._disks = disks
+        self._looks = looks
         self._kept = kept
         self._observer = observer
         self._servers = ExitStack()
@@ -142,20 +163,21 @@ class PushedDisks:
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.
 
-        Raises what ``PushJob.wait`` does, and NbdError.
+        Raises what ``PushJob.wait`` does, CheckpointUnusable if a base turns out to be another's, NbdError.
         """
         self._observer(Step(self._name, "push"))
-        progress = _Progress(self._name, [disk.target for disk in self._disks], self._observer)
+        progress = _Progress(self._name, list(self._job.images), self._observer)
         self._job.wait(progress)
         progress.finish()
-        self.exports = tuple(self._export(disk) for disk in self._disks)
+        self.exports = tuple(self._export(target, image) for target, image in self._job.images.items())
 
-    def _export(self, disk: Disk) -> DiskExport:
-        pushed = self._servers.enter_context(ImageServer.pushed(self._job.images[disk.target]))
-        if disk.target not in self._job.incremental or disk.path is None:
-            return DiskExport(disk.target, pushed.uri, None)
-        running = self._servers.enter_context(ImageServer.in_use(disk.path, disk.format))
-        return DiskExport(disk.target, pushed.uri, _ALLOCATION_DEPTH, running.uri)
+    def _export(self, target: str, image: Path) -> DiskExport:
+        server = self._servers.enter_context(_served(image))
+        look = self._looks.get(target)
+        if look is None:
+            return DiskExport(target, server.uri, None)
+        look.confirm(server.uri, _ALLOCATION_DEPTH)
+        return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
         """Without a backing file: libvirt names the running disk, whose content is another one by now."""
@@ -165,6 +187,18 @@ class PushedDisks:
             staging.keep(image, path)
             self._observer(Kept(self._name, target, str(path)))
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
+
+
+def _served(image: Path) -> ImageServer:
+    """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
+    deadline = time.monotonic() + _LET_GO
+    while True:
+        try:
+            return ImageServer.pushed(image)
+        except NbdError as error:
+            if "lock" not in error.message or time.monotonic() > deadline:
+                raise
+        time.sleep(_STEP)
 
 
 class _Progress:

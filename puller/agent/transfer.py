@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base, mistrust
-from puller.errors import CheckpointUnusable
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
@@ -72,36 +71,18 @@ class Transfer:
 
     def _read(self, disk: _Disk) -> None:
         if disk.base.checkpoint is not None and (why := self._mistrust(disk)) is not None:
-            self._distrust(disk, why)
+            disk.base = disk.base.compared(why)
         self._explain(disk)
         with Export(disk.export.uri, disk.export.changed if disk.base.checkpoint else None) as export:
             self._run.flow.on_failure(export.interrupt)
             self._copy(disk, export)
 
     def _mistrust(self, disk: _Disk) -> str | None:
-        if disk.base.parent is None:
+        if disk.base.parent is None or disk.export.partial:
             return None
-        record = disk.base.parent.record
-        with ExitStack() as opened:
-            export = self._open(opened, disk.export.uri, disk.export.changed)
-            if disk.export.unchanged_at is None:
-                return mistrust(self._run.repository, export, record)
-            if export.size != record.size:
-                return "it was resized as the backup began"
-            content = self._open(opened, disk.export.unchanged_at, None)
-            return mistrust(self._run.repository, export, record, content)
-
-    def _open(self, opened: ExitStack, uri: str, changed: str | None) -> Export:
-        export = opened.enter_context(Export(uri, changed))
-        self._run.flow.on_failure(export.interrupt)
-        return export
-
-    @staticmethod
-    def _distrust(disk: _Disk, why: str) -> None:
-        """Read all of the disk. An export that holds only what changed has nothing else to read."""
-        if disk.export.unchanged_at is not None:
-            raise CheckpointUnusable(f"disk {disk.target} cannot be incremental: {why}")
-        disk.base = disk.base.compared(why)
+        with Export(disk.export.uri, disk.export.changed) as opened:
+            self._run.flow.on_failure(opened.interrupt)
+            return mistrust(self._run.repository, opened, disk.base.parent.record)
 
     def _explain(self, disk: _Disk) -> None:
         """Tell the user why a disk that has been backed up before is read as a whole."""

@@ -19,14 +19,14 @@ class DiskExport:
     the metadata context whose flag 1 marks what changed since the disk's base, such as
     ``qemu:dirty-bitmap:backup-vda``; None where there is no base and all of the disk is to be read.
 
-    ``unchanged_at`` is None where ``uri`` shows all of the disk. Where it shows only what changed, this is a
-    second URI, of the disk as it is now: what did not change can be looked at there.
+    ``partial`` says that ``uri`` shows no more than what changed, and that the changes have been found to
+    be those since the base: nothing else of the disk can be read there.
     """
 
     target: str
     uri: str
     changed: str | None
-    unchanged_at: str | None = None
+    partial: bool = False
 
 
 class FrozenDisks(Protocol):

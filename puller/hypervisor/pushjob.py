@@ -60,8 +60,6 @@ class PushJob(BackupJob):
         }
         self._room = room
         self.domain_name = domain.name
-        self.incremental = frozenset(target for target, base in bases.items() if base is not None)
-        """Targets of the disks of which only what changed is copied."""
         self._events = JobEvents(domain)
         self._listening = ExitStack()
 

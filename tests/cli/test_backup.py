@@ -60,6 +60,22 @@ def test_scratch_goes_where_it_is_told(cli: CommandLine, machine: Machine, tmp_p
     )
 
 
+def test_a_push_leaves_its_images_where_it_is_told(
+    cli: CommandLine, machine: Machine, tmp_path: Path
+) -> None:
+    document = cli("backup", machine.name, "--mode", "push", "--json").document
+    assert document.keys() == {"points", "failed"}
+    assert document["points"][0]["mode"] == "push"
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    choices = ("--mode", "push", "--staging-dir", str(staging), "--keep-staging")
+    answer = cli("backup", machine.name, *choices, "--disk", "vda", "--json")
+    (kept,) = answer.document["kept"]
+    assert (kept["domain"], kept["disk"]) == (machine.name, "vda")
+    assert list(staging.iterdir()) == [Path(kept["path"])]
+    assert f"{machine.name}: the pushed image of disk vda is kept as {kept['path']}\n" in answer.err
+
+
 def test_tells_each_disk_and_the_point(cli: CommandLine, machine: Machine) -> None:
     answer = cli("backup", machine.name)
     assert answer.out.startswith(f"{machine.name}: 20")

@@ -99,7 +99,7 @@ def test_an_option_wins_over_the_environment_on_either_side(
         (["--nonsense", "points"], "--nonsense"),
         (["points", "one", "two"], "two"),
         (["backup"], "DOMAIN"),
-        (["backup", "web1", "--mode", "push"], "push"),
+        (["backup", "web1", "--mode", "carry"], "carry"),
         (["backup", "web1", "--tag", "word"], "word"),
         (["backup", "web1", "--tag", "=word"], "=word"),
         (["backup", "web1", "--tag", "a=1", "--tag", "a=2"], "twice"),

@@ -13,6 +13,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob, socket_path
+from puller.hypervisor.pushjob import PushJob
 from tests.lab.machine import Machine
 
 REPOSITORY = "0123456789abcdef" * 2
@@ -37,6 +38,13 @@ class Bench:
         name = checkpoint(number)
         return PullJob(self.domain, names, name, self.scratch, socket_path(self.domain, name))
 
+    def push(self, number: int, bases: Mapping[str, int | None], room: int = 0) -> PushJob:
+        """A push job that makes checkpoint ``number`` and sets ``room`` bytes aside for each disk."""
+        names = {target: None if base is None else checkpoint(base) for target, base in bases.items()}
+        return PushJob(
+            self.domain, names, checkpoint(number), self.scratch, dict.fromkeys(bases, room) if room else {}
+        )
+
     def take(self, number: int, bases: Mapping[str, int | None]) -> dict[str, list[tuple[int, int]] | None]:
         """Begin and end a job: the dirty extents of each disk, None for one that is to be read in full."""
         with self.job(number, bases) as job:
@@ -46,7 +54,7 @@ class Bench:
         return [item.name for item in list_checkpoints(self.domain)]
 
     def leftovers(self) -> list[Path]:
-        """Scratch files and sockets that exist now."""
+        """Scratch files, images of pushes and sockets that exist now."""
         sockets = self.domain.state_directory.glob(f"domain-*-{self.machine.name}/puller-*")
         return [*self.scratch.iterdir(), *sockets]
 

@@ -1,6 +1,7 @@
 """A run that is killed while its job is open, and the next one: each a process with the same libvirt root.
 
-``python -m tests.hypervisor.killed_run begin ROOT`` ends by SIGKILL. ``… recover ROOT`` tells what it found.
+``python -m tests.hypervisor.killed_run pull ROOT`` and ``… push ROOT`` end by SIGKILL, ``… recover ROOT``
+tells what it found.
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ from puller.hypervisor import openjob
 from puller.hypervisor.checkpoint import list_checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.job import PullJob, socket_path
-from puller.units import MIB
+from puller.hypervisor.pushjob import PushJob
+from puller.units import GIB, MIB
 from tests.hypervisor.conftest import REPOSITORY, checkpoint
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine
 
 
-def begin(root: Path) -> None:
+def push(root: Path) -> None:
+    machine = EmbeddedLibvirt(root).machine("vm", root, [DiskSpec("vda", GIB, "qcow2-falloc")])
+    domain = Host.connect(f"qemu:///embed?root={root}").domain("vm")
+    with PushJob(domain, {"vda": None}, checkpoint(1), root, {}):
+        machine.slow_push()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pull(root: Path) -> None:
     machine = EmbeddedLibvirt(root).machine("vm", root, [DiskSpec("vda", 4 * MIB)])
     domain = Host.connect(f"qemu:///embed?root={root}").domain("vm")
     name = checkpoint(1)
@@ -49,4 +59,4 @@ def recover(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"begin": begin, "recover": recover}[sys.argv[1]](Path(sys.argv[2]))
+    {"pull": pull, "push": push, "recover": recover}[sys.argv[1]](Path(sys.argv[2]))

@@ -98,11 +98,12 @@ def test_no_job_is_nothing_to_end(machine_factory: MachineFactory, bench: BenchF
     assert openjob.open_job(work.domain) is None
 
 
-def test_a_killed_run_is_recognised_and_ended_by_the_next() -> None:
+@pytest.mark.parametrize("mode", ["pull", "push"])
+def test_a_killed_run_is_recognised_and_ended_by_the_next(mode: str) -> None:
     root = Path(tempfile.mkdtemp(prefix="puller-"))
     command = [sys.executable, "-m", "tests.hypervisor.killed_run"]
     try:
-        killed = subprocess.run([*command, "begin", str(root)], check=False)
+        killed = subprocess.run([*command, mode, str(root)], check=False)
         found = subprocess.run([*command, "recover", str(root)], check=False, capture_output=True, text=True)
         assert killed.returncode == -signal.SIGKILL
         assert json.loads(found.stdout) == {

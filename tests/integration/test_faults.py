@@ -113,13 +113,11 @@ def scene(machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth
     yield Scene(machine_factory(DiskSpec("vda", 20 * MIB)), backup, tmp_path, truth)
 
 
-STEPS = ["reconcile", "choose", "preflight", "begin", "push", "read", "store", "commit", "end", "retire"]
+STEPS = ["reconcile", "choose", "preflight", "begin", "read", "store", "commit", "end", "retire"]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
-    if step == "push" and scene.mode == "pull":
-        return
     reached = STEPS.index(step) >= STEPS.index("read")
     with pytest.raises(Planned):
         scene.backup(observer=at_step(step))

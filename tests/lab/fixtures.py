@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -44,3 +45,17 @@ def machine_factory(embedded_libvirt: EmbeddedLibvirt, tmp_path: Path) -> Iterat
             return stack.enter_context(embedded_libvirt.machine(f"vm{next(_numbers)}", tmp_path, disks))
 
         yield make
+
+
+@pytest.fixture
+def small_file_system(tmp_path: Path) -> Iterator[Path]:
+    """A folder that holds 32 MiB, in memory. Only root may mount, so for others the test is skipped."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32M", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if mounting.returncode:
+        pytest.skip("cannot mount a file system here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -196,16 +196,12 @@ class Machine:
             socket.unlink(missing_ok=True)
 
     def slow_push(self) -> None:
-        """Let the push job that runs copy next to nothing any more, until :meth:`resume_push`."""
-        self._push_at(1)
-
-    def resume_push(self) -> None:
-        """Let it copy as fast as it can."""
-        self._push_at(0)
-
-    def _push_at(self, speed: int) -> None:
-        for job in self.monitor("query-block-jobs"):
-            self.monitor("block-job-set-speed", device=job["device"], speed=speed)
+        """Let the push job that runs copy next to nothing any more."""
+        jobs = [job for job in self.monitor("query-block-jobs") if job["status"] == "running"]
+        if not jobs:
+            raise MachineError(f"{self.name} runs no block job")
+        for job in jobs:
+            self.monitor("block-job-set-speed", device=job["device"], speed=1)
 
     def bitmaps(self, target: str) -> set[str]:
         """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
