@@ -433,7 +433,7 @@ def test_selinux_keeps_qemu_out_of_home_folders(tmp_path: Path) -> None:
     assert label(folders, confined).status is Status.OK
 
 
-@pytest.mark.parametrize(("age", "status"), [(47, None), (49, "warn")])
+@pytest.mark.parametrize(("age", "status"), [(47, None), (49, "warn"), (-23, None), (-25, "fail")])
 def test_the_age_of_the_last_point(ward: Ward, age: int, status: str | None) -> None:
     with ward.defined("aged", source(ward.image("aged.img"))) as handle:
         commit(ward, timedelta(hours=200), handle.UUIDString())
