@@ -23,7 +23,6 @@ from puller.agent.diagnosis.scratch import Folders
 from puller.errors import PullerError
 from puller.hypervisor.connection import Host
 from puller.hypervisor.scratch import default_directory
-from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.store.base import Store
 
@@ -72,14 +71,11 @@ def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
 
 def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Check]:
     domain = patient.domain
-    yield domains.examine_state(patient, bool(examination.domains))
     yield from domains.examine(patient)
-    last: Point | None = None
     if patient.repository is not None and (domain.is_active() or examination.domains):
         newest = LastPoint(patient.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
-        last = newest.point
-    yield from disks.examine(patient, last)
+    yield from disks.examine(patient)
     yield from scratches.examine(patient, _folders(patient, examination))
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import enum
-import xml.etree.ElementTree as ET
 
 import libvirt
 
+from puller.hypervisor import guestagent
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
-
-_CHANNEL = "./devices/channel/target[@name='org.qemu.guest_agent.0']"
 
 
 class AgentState(enum.Enum):
@@ -27,10 +25,9 @@ def agent_state(domain: Domain) -> AgentState:
 
     libvirt first synchronises with the agent, which takes 5 s at most where it is silent.
     """
-    channel = ET.fromstring(domain.xml()).find(_CHANNEL)
-    if channel is None:
+    if not guestagent.has_channel(domain):
         return AgentState.NO_CHANNEL
-    if channel.get("state") != "connected":
+    if not guestagent.is_connected(domain):
         return AgentState.NOT_CONNECTED
     with translate(f"cannot ask the guest agent of domain {domain.name}"):
         try:

@@ -11,6 +11,7 @@ import pytest
 import puller
 from puller.errors import NotQuiesced
 from puller.hypervisor import guestagent
+from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.openjob import open_job
@@ -84,3 +85,7 @@ def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: 
     finally:
         domain.handle.resume()
     assert point.consistency == "crash"
+
+
+def test_doctor_sees_that_the_agent_answers(domain: Domain) -> None:
+    assert agent_state(domain) is AgentState.ANSWERS

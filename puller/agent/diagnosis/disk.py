@@ -1,56 +1,72 @@
-"""A disk: whether it can have a checkpoint, and whether the next point of it will be incremental."""
+"""A disk: whether it can be backed up, and whether the next point of it will be incremental."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from puller.agent.bases import LiveBitmaps, choose
+from puller.agent.bases import Base, LiveBitmaps, choose
 from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.agent.history import History
+from puller.agent.offline import StoredBitmaps
+from puller.errors import HypervisorError
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.disk import Disk
+from puller.hypervisor.image import untracked
 from puller.hypervisor.qcow2 import Header, read_header
-from puller.repository.points import Point
 
 
-def examine(patient: Patient, last: Point | None) -> Iterator[Check]:
-    """Ask about each disk that a backup takes; ``last`` is the domain's newest point."""
-    bases = _incremental(patient)
-    for disk in patient.domain.disks():
-        if not disk.is_candidate:
-            continue
+def examine(patient: Patient) -> Iterator[Check]:
+    """Ask about each disk that a backup takes."""
+    taken = [disk for disk in patient.domain.disks() if disk.is_candidate]
+    bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
+    for disk in taken:
         subject = f"{patient.domain.name}/{disk.target}"
-        yield ask("disk-format", subject, partial(_format, disk))
+        yield ask("disk-format", subject, partial(_format, patient, disk))
         if disk.hindrance is not None:
+            continue
+        if patient.domain.is_active():
+            yield ask("disk-job", subject, partial(_job, patient, disk))
+        if untracked(disk) is not None:
             continue
         yield ask("disk-image", subject, partial(_image, disk))
         yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk))
-        if patient.domain.is_active():
-            yield ask("disk-job", subject, partial(_job, patient, disk))
-        if last is not None and last.disk(disk.target) is not None:
-            yield ask("disk-base", subject, partial(_base, patient, disk, last, bases))
+        if disk.target in bases:
+            yield ask("disk-base", subject, partial(_base, bases[disk.target]))
 
 
-def _incremental(patient: Patient) -> frozenset[str] | None:
-    """Targets of the disks that the next point can take incrementally; None where it cannot be told."""
-    if patient.repository is None or not patient.domain.is_active():
-        return None
-    history = History(patient.repository, patient.domain.uuid)
-    bitmaps = LiveBitmaps(patient.domain, patient.repository.id)
-    bases = choose(history, patient.domain.disks(), bitmaps)
-    return frozenset(target for target, base in bases.items() if base.checkpoint is not None)
+def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
+    """What the next point would take each disk from; nothing where that cannot be told."""
+    repository, domain = patient.repository, patient.domain
+    if repository is None:
+        return {}
+    history = History(repository, domain.uuid)
+    try:
+        if domain.is_active():
+            return choose(history, disks, LiveBitmaps(domain, repository.id))
+        return choose(history, disks, StoredBitmaps(domain, disks, repository.id))
+    except HypervisorError:
+        return {}  # an image that cannot be read, of which other questions tell
 
 
-def _format(disk: Disk) -> Answer:
-    if disk.hindrance is None:
-        return ok(f"{disk.format} on {disk.type}")
-    return fail(
-        f"the disk is {disk.hindrance} ({disk.type}), so it cannot have a checkpoint",
-        f"Leave it out with --exclude-disk {disk.target}, or convert it to qcow2.",
-    )
+def _format(patient: Patient, disk: Disk) -> Answer:
+    leave_out = f"leave the disk out with --exclude-disk {disk.target}"
+    if disk.hindrance is not None:
+        return fail(f"the disk is {disk.hindrance}: it cannot be backed up", leave_out.capitalize() + ".")
+    if disk.path is None and not patient.domain.is_active():
+        return fail(
+            f"the disk is {disk.type}: it cannot be read while the domain is shut off",
+            f"Start the domain, or {leave_out}.",
+        )
+    why = untracked(disk)
+    if why is not None:
+        return warn(
+            f"each point reads all of the disk, and stores what has changed: {why}",
+            "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
+        )
+    return ok(f"{disk.format} on {disk.type}")
 
 
 def _image(disk: Disk) -> Answer:
@@ -59,11 +75,6 @@ def _image(disk: Disk) -> Answer:
     header = read_header(disk.path)
     if header is None:
         return _unread(disk)
-    if header.version == 2:
-        return fail(
-            f"{disk.path} is qcow2 version 2, which stores no dirty bitmap",
-            f"Stop the domain and run 'qemu-img amend -o compat=1.1 {disk.path}'.",
-        )
     if header.corrupt:
         return fail(
             f"QEMU has marked {disk.path} as corrupt",
@@ -97,7 +108,7 @@ def _bitmaps(patient: Patient, disk: Disk) -> Answer:
     if lost:
         return warn(
             f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
-            "Nothing need be done: the next point reads the disk in full.",
+            "Nothing need be done: the next point reads all of the disk.",
         )
     return ok(f"stored bitmaps: {len(header.bitmaps)}")
 
@@ -117,25 +128,14 @@ def _job(patient: Patient, disk: Disk) -> Answer:
     )
 
 
-def _base(patient: Patient, disk: Disk, last: Point, incremental: frozenset[str] | None) -> Answer:
-    if incremental is None or disk.target in incremental:
-        return ok(
-            "the next point is incremental" if incremental is not None else "not told of a shut-off domain"
-        )
+def _base(base: Base) -> Answer:
+    if base.kind == "incremental":
+        return ok("the next point is incremental")
+    text = f"the next point may have to read all of the disk: {base.reason}"
+    if base.parent is None or base.parent.point.checkpoint is None:
+        return ok(text)  # there was no bitmap that could have been lost
     return warn(
-        f"the next point reads the disk in full: {_reason(patient, disk, last)}",
+        text,
         "Nothing need be done, but if this comes again look for what removes checkpoints, "
         "kills QEMU or changes the image.",
     )
-
-
-def _reason(patient: Patient, disk: Disk, last: Point) -> str:
-    known = {item.name: item for item in checkpoints.list_checkpoints(patient.domain)}
-    name, record = last.checkpoint or "", last.disk(disk.target)
-    if name not in known:
-        return f"the checkpoint of point {last.point} is gone"
-    if disk.target not in checkpoints.dirty_bytes(patient.domain, name):
-        return f"the dirty bitmap of point {last.point} is missing or inconsistent"
-    if record is not None and (record.source, record.format) != (disk.source, disk.format):
-        return f"its image was {record.source} at point {last.point}"
-    return f"point {last.point} cannot be its base"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.agent.history import History
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.agentstate import AgentState, agent_state
@@ -40,6 +41,7 @@ class Patient:
 def examine(patient: Patient) -> Iterator[Check]:
     """Ask what concerns the domain as a whole. It may be shut off."""
     name = patient.domain.name
+    yield ask("state", name, partial(_state, patient))
     yield ask("backup-support", name, partial(_support, patient))
     yield ask("persistence", name, partial(_persistence, patient))
     yield ask("snapshots", name, partial(_snapshots, patient))
@@ -49,17 +51,10 @@ def examine(patient: Patient) -> Iterator[Check]:
         yield ask("guest-agent", name, partial(_guest_agent, patient))
 
 
-def examine_state(patient: Patient, named: bool) -> Check:
-    """Ask whether the domain can be backed up now; only one that the user ``named`` has to be."""
-
-    def state() -> Answer:
-        if patient.domain.is_active():
-            return ok("active")
-        if not named:
-            return ok("shut off: it is not backed up until it runs")
-        return fail("shut off: libvirt backs up running domains only", "Start the domain before its backup.")
-
-    return ask("state", patient.domain.name, state)
+def _state(patient: Patient) -> Answer:
+    if patient.domain.is_active():
+        return ok("active")
+    return ok("shut off: a backup reads its images")
 
 
 def _support(patient: Patient) -> Answer:
@@ -75,7 +70,7 @@ def _persistence(patient: Patient) -> Answer:
     if patient.domain.is_persistent():
         return ok("persistent")
     return warn(
-        "transient: libvirt forgets its checkpoints when it stops, and the next point is a full",
+        "transient: libvirt forgets its checkpoints when it stops, and the next point may read all",
         "Make it persistent with 'virsh define'.",
     )
 
@@ -85,7 +80,7 @@ def _snapshots(patient: Patient) -> Answer:
     if not found:
         return ok("no snapshots")
     return warn(
-        f"snapshots are there ({_some(found)}): to take, revert or merge one makes the next point a full",
+        f"snapshots are there ({_some(found)}): after one is taken, reverted to or merged a point reads all",
         "Delete with 'virsh snapshot-delete' those that are not needed any more.",
     )
 
@@ -113,9 +108,9 @@ def _orphans(patient: Patient, names: list[str]) -> list[str]:
     repository, uuid = patient.repository, patient.domain.uuid
     if repository is None or holder(uuid, lock_directory()) is not None:
         return []
-    committed = {point_id for _, point_id in repository.points.names(uuid)}
+    history = History(repository, uuid)
     points = {name: checkpoints.point_of(name, repository.id) for name in names}
-    return [name for name, point_id in points.items() if point_id is not None and point_id not in committed]
+    return [name for name, own in points.items() if own is not None and not history.holds(name, own)]
 
 
 def _open_job(patient: Patient) -> Answer:

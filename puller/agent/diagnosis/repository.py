@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from puller.agent.clock import BEHIND
 from puller.agent.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.points import Point
@@ -48,7 +49,13 @@ class LastPoint:
 
 
 def _aged(point: Point, age: timedelta) -> Answer:
-    text = f"the last point, {point.point}, is {age.total_seconds() / 3600:.0f} hours old"
+    hours = age.total_seconds() / 3600
+    if age < -BEHIND:
+        return fail(
+            f"the last point, {point.point}, is dated {-hours:.0f} hours ahead of this host's clock",
+            "Set the clock; if the point's time is wrong, delete it with 'puller delete'.",
+        )
+    text = f"the last point, {point.point}, is {hours:.0f} hours old"
     if age <= STALE:
         return ok(text)
     return warn(text, "Look why backups do not run, such as in the journal of the timer, and run one now.")

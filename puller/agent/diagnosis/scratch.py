@@ -81,7 +81,9 @@ def label(folders: Folders, held: Confinement) -> Answer:
 
 
 def _space(patient: Patient, folders: Folders) -> Answer:
-    needed = scratch.required_bytes(patient.domain.disk_size(disk.target) for disk in folders.disks)
+    # libvirt tells no size of a network disk of a domain that is shut off.
+    told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
+    needed = scratch.required_bytes(patient.domain.disk_size(disk.target) for disk in told)
     free = scratch.free_bytes(folders.scratch, "scratch")
     text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
     if free < needed:
