@@ -10,19 +10,29 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from msgspec import structs
 
 from puller.agent import clock, reconcile
-from puller.agent.bases import ASKED, Base, LiveBitmaps, Mark, checkpoints_of, choose, from_nothing, kept
+from puller.agent.bases import (
+    ASKED,
+    Base,
+    LiveBitmaps,
+    Mark,
+    checkpoints_of,
+    choose,
+    doubted,
+    from_nothing,
+    kept,
+)
 from puller.agent.history import History
 from puller.agent.metadata import gather
 from puller.agent.offline import StoredBitmaps, StoredDisks
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, DamagedData, PullerError
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, PullerError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -65,13 +75,15 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         domain = host.domain(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
+            transaction = _Transaction(repository, plan, domain, disks, observer, on_frozen)
             try:
-                return _Transaction(repository, plan, domain, disks, observer, on_frozen).run()
+                return transaction.run()
             except BaseDamaged as error:
-                text = f"the last point is damaged, so all disks are read in full: {error.message}"
-                observer(Notice(domain.name, text))
-            again = replace(plan, full=True)
-            return _Transaction(repository, again, domain, disks, observer, on_frozen).run()
+                doubt = f"the last point is damaged: {error.message}"
+            except CheckpointUnusable as error:
+                # What libvirt said of the bitmaps did not hold when the job was to begin.
+                doubt = error.message
+            return transaction.run(doubt)
 
 
 class _Transaction:
@@ -101,14 +113,17 @@ class _Transaction:
         )
         self._began = time.monotonic()
 
-    def run(self) -> Point:
-        """Take the point; whatever fails, leave nothing of this run behind."""
+    def run(self, doubt: str = "") -> Point:
+        """Take the point; whatever fails, leave nothing of this run behind.
+
+        ``doubt`` is why no bitmap and no map of an earlier point is to be built upon, if so.
+        """
         self._step("reconcile")
         folders = {self._scratch, *(disk.path.parent for disk in self._disks if disk.path)}
         history = History(self._repository, self._domain.uuid)
         reconcile.reconcile(self._domain, self._repository, history, folders, self._observer)
         self._step("choose")
-        bases = self._choose(history)
+        bases = doubted(self._choose(history), doubt) if doubt else self._choose(history)
         self._step("preflight")
         if not self._is_off:
             sizes = (self._domain.disk_size(disk.target) for disk in self._disks)

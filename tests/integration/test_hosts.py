@@ -20,8 +20,9 @@ import libvirt
 import pytest
 
 import puller
-from puller.errors import HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
+from puller.errors import CheckpointUnusable, HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
 from puller.events import Event, Notice
+from puller.hypervisor.job import PullJob
 from puller.units import KIB, MIB
 from tests.integration.conftest import Truth, checkpoints, restored
 from tests.lab.fixtures import MachineFactory
@@ -142,6 +143,24 @@ def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
         assert scene.backup().kind == "incremental"
 
 
+def test_a_checkpoint_that_libvirt_refuses_is_done_without(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the bitmaps before is not what counts when the job begins."""
+    real = PullJob._begin
+
+    def refuse(job: PullJob) -> None:
+        if any(job._bases.values()):
+            raise CheckpointUnusable("the bitmap is broken")
+        real(job)
+
+    monkeypatch.setattr(PullJob, "_begin", refuse)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].reason) == ("rehash", "the bitmap is broken")
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
 def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> None:
     (known,) = checkpoints(scene.machine)
     scene.machine.forget_checkpoints()
@@ -172,6 +191,11 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
     assert off.disks[0].dirty_bytes == 64 * KIB
     scene.assert_exact(off)
     puller.delete(scene.repository, [str(off.parent)])
+    machine.start()
+    machine.save()
+    assert scene.backup().consistency == "crash"
+    machine.handle.managedSaveRemove()
+    puller.delete(scene.repository, [puller.list_points(scene.repository)[-1].point])
     machine.start()
     machine.write("vda", 5, 4 * MIB, 64 * KIB)
     on = scene.backup()
