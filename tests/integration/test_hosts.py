@@ -143,6 +143,19 @@ def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
         assert scene.backup().kind == "incremental"
 
 
+def test_a_bitmap_that_nothing_needs_is_removed(scene: Scene) -> None:
+    machine = scene.machine
+    (known,) = checkpoints(machine)
+    machine.stop()
+    machine.forget_checkpoints()
+    machine.start()
+    puller.delete(scene.repository, [point.point for point in puller.list_points(scene.repository)])
+    point = scene.backup()
+    assert point.kind == "full"
+    assert scene.told == [f"removed dirty bitmap {known} from vda: no checkpoint has it any more"]
+    assert machine.bitmaps("vda") == {point.checkpoint}
+
+
 def test_a_checkpoint_that_libvirt_refuses_is_done_without(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,19 +355,25 @@ def test_disks_that_come_go_and_change_their_image(
     machine = scene.machine
     machine.write("vda", 1, 0, 2 * MIB)
     machine.write("vdb", 2, 0, 2 * MIB)
+    first = scene.backup()
     whole = ET.fromstring(machine.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     machine.stop()
     scene.redefine(lambda root: root.find("devices").remove(root.findall("./devices/disk")[1]))  # type: ignore[union-attr]
     machine.start()
-    assert [disk.disk for disk in scene.backup().disks] == ["vda"]
+    removed = scene.backup()
+    assert [(disk.disk, disk.kind) for disk in removed.disks] == [("vda", "incremental")]
+    assert checkpoints(machine) == {removed.checkpoint}
     machine.stop()
     machine.define(ET.tostring(whole, encoding="unicode"))
     machine.start()
+    assert machine.bitmaps("vdb") == {first.checkpoint}
     added = scene.backup()
-    assert [(disk.kind, disk.reason) for disk in added.disks] == [
-        ("incremental", ""),
-        ("full", "no earlier point has this disk"),
+    assert [(disk.kind, disk.parent) for disk in added.disks] == [
+        ("incremental", removed.point),
+        ("incremental", first.point),  # its bitmap has recorded all the time
     ]
+    assert scene.told == [f"checkpoint {first.checkpoint} was lost by libvirt and is known again"]
+    assert machine.bitmaps("vda") == machine.bitmaps("vdb") == {added.checkpoint}
     scene.assert_exact(added)
 
     machine.stop()
