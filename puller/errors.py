@@ -254,7 +254,7 @@ class CheckpointUnusable(HypervisorError):
     """A checkpoint is gone, or a dirty bitmap of it is missing or broken."""
 
     retryable = True
-    default_advice = "Run the backup again: the disks without a usable checkpoint are read in full."
+    default_advice = "Run the backup again: the disks without a usable checkpoint are read as a whole."
 
 
 class JobRunning(HypervisorError):

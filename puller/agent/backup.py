@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import structs
 
 from puller.agent import clock, reconcile
-from puller.agent.bases import ASKED, Base, from_nothing
+from puller.agent.bases import ASKED, Base, doubted, from_nothing
 from puller.agent.history import History
 from puller.agent.metadata import gather
 from puller.agent.offline import Offline
@@ -80,10 +80,12 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 return transaction.run(lambda history: from_nothing(disks, ASKED))
             try:
                 return transaction.run(source.bases)
-            except (BaseDamaged, CheckpointUnusable) as error:
-                why = error.message
-                observer(Notice(domain.name, f"the last point cannot be built on: {why}; beginning anew"))
-            return transaction.run(lambda history: _compared(source.bases(history), why))
+            except BaseDamaged as error:
+                doubt = f"the last point is damaged: {error.message}"
+            except CheckpointUnusable as error:
+                # What libvirt said of the bitmaps did not hold when the job was to begin.
+                doubt = error.message
+            return transaction.run(lambda history: doubted(source.bases(history), doubt))
 
 
 def _source(
@@ -98,10 +100,6 @@ def _source(
         return Pull(domain, disks, repository.id, scratch)
     staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
     return Push(domain, disks, repository, staging, plan.keep_staging, observer)
-
-
-def _compared(bases: dict[str, Base], why: str) -> dict[str, Base]:
-    return {target: base.compared(why) for target, base in bases.items()}
 
 
 class _Transaction:

@@ -130,6 +130,13 @@ def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
     return {disk.target: Base(None, None, reason) for disk in disks}
 
 
+def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
+    """The same bases, none of them incremental."""
+    return {
+        target: base if base.checkpoint is None else base.compared(reason) for target, base in bases.items()
+    }
+
+
 def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
     """By target: the checkpoint that the disk is incremental from, or None."""
     return {target: base.checkpoint for target, base in bases.items()}

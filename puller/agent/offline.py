@@ -137,8 +137,8 @@ class StoredDisks:
 
     @property
     def consistency(self) -> str:
-        """The guest has ended."""
-        return "offline"
+        """The guest has ended, unless it is to go on from a saved state."""
+        return "crash" if self._domain.is_saved() else "offline"
 
     def confirm(self) -> None:
         """Raise DomainNotRunning if the domain was started, HypervisorError if an image was written."""

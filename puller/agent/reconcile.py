@@ -16,6 +16,8 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob, quiesce
 from puller.hypervisor.checkpoint import Checkpoint
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.strays import find_strays, remove_stray
+from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 _LOOK_BACK = 8
@@ -39,7 +41,7 @@ def reconcile(
             observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
     if domain.is_active():  # libvirt deletes and redefines no checkpoint of a domain that is shut off
         _delete_orphans(domain, repository, history, observer)
-        _redefine(domain, history, observer)
+        _recover(domain, repository, history, observer)
 
 
 def _delete_orphans(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
@@ -50,24 +52,42 @@ def _delete_orphans(domain: Domain, repository: Repository, history: History, ob
             observer(Notice(domain.name, f"deleted checkpoint {checkpoint.name}: it has no restore point"))
 
 
-def _redefine(domain: Domain, history: History, observer: Observer) -> None:
-    """Give libvirt back its record of the newest point's checkpoint, if the bitmaps are still there.
+def _recover(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
+    """Give libvirt back its records of checkpoints whose bitmaps are still there; remove bitmaps without use.
 
     Records are lost where bitmaps are not: when a domain has moved to another host, was undefined and
     defined again, or is transient and was started anew.
     """
-    newest = next((point for point in islice(history, _LOOK_BACK) if point.checkpoint is not None), None)
-    if newest is None or newest.checkpoint is None or newest.checkpoint_xml is None:
-        return
-    if any(item.name == newest.checkpoint for item in checkpoints.list_checkpoints(domain)):
-        return
+    known = {item.name for item in checkpoints.list_checkpoints(domain)}
+    strays = find_strays(domain, repository.id)
+    latest = [point for point in islice(history, _LOOK_BACK) if point.checkpoint is not None]
+    for point in latest:
+        # The newest one's bitmaps may be in QEMU's memory only; those of others have to be in the images.
+        name = str(point.checkpoint)
+        if name not in known and (point is latest[0] or name in strays) and _redefine(domain, point):
+            known.add(name)
+            observer(Notice(domain.name, f"checkpoint {name} was lost by libvirt and is known again"))
+    for name in strays.keys() - known:
+        _remove_stray(domain, name, strays[name], observer)
+
+
+def _redefine(domain: Domain, point: Point) -> bool:
+    """Whether libvirt knows the point's checkpoint now, with a bitmap that can be used."""
     try:
-        found = checkpoints.redefine(domain, newest.checkpoint, newest.checkpoint_xml)
+        return checkpoints.redefine(domain, str(point.checkpoint), point.checkpoint_xml or "<none/>")
     except HypervisorError:
-        return  # then it is as lost as its bitmaps would be: the disks are compared instead
-    if found:
+        return False  # then it is as lost as its bitmaps would be: the disks are compared instead
+
+
+def _remove_stray(domain: Domain, name: str, targets: list[str], observer: Observer) -> None:
+    where = ", ".join(targets)
+    try:
+        remove_stray(domain, name, targets)
+    except HypervisorError as error:
+        observer(Notice(domain.name, f"a dirty bitmap without use stays in {where}: {error.message}"))
+    else:
         observer(
-            Notice(domain.name, f"checkpoint {newest.checkpoint} was lost by libvirt and is known again")
+            Notice(domain.name, f"removed dirty bitmap {name} from {where}: no checkpoint has it any more")
         )
 
 

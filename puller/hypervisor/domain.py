@@ -49,6 +49,11 @@ class Domain:
         with translate(f"cannot ask for the block job of disk {target} of domain {self.name}"):
             return bool(self.handle.blockJobInfo(target))
 
+    def is_saved(self) -> bool:
+        """Whether the domain, shut off now, will go on from a saved state, its disks in the midst of use."""
+        with translate(f"cannot ask for the saved state of domain {self.name}"):
+            return bool(self.handle.hasManagedSaveImage())
+
     def require_active(self) -> None:
         """Raise :class:`DomainNotRunning` unless the domain is active."""
         if not self.is_active():

@@ -20,8 +20,9 @@ import libvirt
 import pytest
 
 import puller
-from puller.errors import HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
+from puller.errors import CheckpointUnusable, HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
 from puller.events import Event, Notice
+from puller.hypervisor.job import PullJob
 from puller.units import KIB, MIB
 from tests.integration.conftest import Truth, checkpoints, restored
 from tests.lab.fixtures import MachineFactory
@@ -142,6 +143,37 @@ def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
         assert scene.backup().kind == "incremental"
 
 
+def test_a_bitmap_that_nothing_needs_is_removed(scene: Scene) -> None:
+    machine = scene.machine
+    (known,) = checkpoints(machine)
+    machine.stop()
+    machine.forget_checkpoints()
+    machine.start()
+    puller.delete(scene.repository, [point.point for point in puller.list_points(scene.repository)])
+    point = scene.backup()
+    assert point.kind == "full"
+    assert scene.told == [f"removed dirty bitmap {known} from vda: no checkpoint has it any more"]
+    assert machine.bitmaps("vda") == {point.checkpoint}
+
+
+def test_a_checkpoint_that_libvirt_refuses_is_done_without(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the bitmaps before is not what counts when the job begins."""
+    real = PullJob._begin
+
+    def refuse(job: PullJob) -> None:
+        if any(job._bases.values()):
+            raise CheckpointUnusable("the bitmap is broken")
+        real(job)
+
+    monkeypatch.setattr(PullJob, "_begin", refuse)
+    point = scene.backup()
+    assert (point.kind, point.disks[0].reason) == ("rehash", "the bitmap is broken")
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
 def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> None:
     (known,) = checkpoints(scene.machine)
     scene.machine.forget_checkpoints()
@@ -172,6 +204,11 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
     assert off.disks[0].dirty_bytes == 64 * KIB
     scene.assert_exact(off)
     puller.delete(scene.repository, [str(off.parent)])
+    machine.start()
+    machine.save()
+    assert scene.backup().consistency == "crash"
+    machine.handle.managedSaveRemove()
+    puller.delete(scene.repository, [puller.list_points(scene.repository)[-1].point])
     machine.start()
     machine.write("vda", 5, 4 * MIB, 64 * KIB)
     on = scene.backup()
@@ -318,19 +355,25 @@ def test_disks_that_come_go_and_change_their_image(
     machine = scene.machine
     machine.write("vda", 1, 0, 2 * MIB)
     machine.write("vdb", 2, 0, 2 * MIB)
+    first = scene.backup()
     whole = ET.fromstring(machine.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     machine.stop()
     scene.redefine(lambda root: root.find("devices").remove(root.findall("./devices/disk")[1]))  # type: ignore[union-attr]
     machine.start()
-    assert [disk.disk for disk in scene.backup().disks] == ["vda"]
+    removed = scene.backup()
+    assert [(disk.disk, disk.kind) for disk in removed.disks] == [("vda", "incremental")]
+    assert checkpoints(machine) == {removed.checkpoint}
     machine.stop()
     machine.define(ET.tostring(whole, encoding="unicode"))
     machine.start()
+    assert machine.bitmaps("vdb") == {first.checkpoint}
     added = scene.backup()
-    assert [(disk.kind, disk.reason) for disk in added.disks] == [
-        ("incremental", ""),
-        ("full", "no earlier point has this disk"),
+    assert [(disk.kind, disk.parent) for disk in added.disks] == [
+        ("incremental", removed.point),
+        ("incremental", first.point),  # its bitmap has recorded all the time
     ]
+    assert scene.told == [f"checkpoint {first.checkpoint} was lost by libvirt and is known again"]
+    assert machine.bitmaps("vda") == machine.bitmaps("vdb") == {added.checkpoint}
     scene.assert_exact(added)
 
     machine.stop()

@@ -122,10 +122,13 @@ class Machine:
 
     def stop(self) -> None:
         """End QEMU in order: it stores the dirty bitmaps in the images."""
-        reaper = Thread(target=_reap, args=(self._pid(),))
-        reaper.start()
-        self._power_off()
-        reaper.join()
+        with _reaping(self._pid()):
+            self._power_off()
+
+    def save(self) -> None:
+        """End QEMU with all its state saved, so that the next start goes on from it."""
+        with _reaping(self._pid()):
+            self.handle.managedSave()
 
     def kill(self) -> None:
         """End QEMU at once, as a crash does, and wait until libvirt has seen it by itself.
@@ -295,6 +298,15 @@ def _reap(pid: int) -> None:
     """Wait for the end of a QEMU; fine if it is not a child of this process."""
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+@contextmanager
+def _reaping(pid: int) -> Iterator[None]:
+    """Bury a QEMU that ends meanwhile, and wait for its end."""
+    reaper = Thread(target=_reap, args=(pid,))
+    reaper.start()
+    yield
+    reaper.join()
 
 
 def reference(uri: str, path: Path) -> Path:
