@@ -11,13 +11,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.scattered import Case, Cost, measure, prepare
-from puller.units import CHUNK, GIB, KIB, MIB, TIB
+from puller.repository.compression import frame
+from puller.repository.footer import ID
+from puller.repository.pages import PackTable, Refs, encode_page
+from puller.repository.sealing import TAG
+from puller.units import CHUNK, GIB, KIB, MIB, PAGE_CHUNKS, TIB
 
 SMALL, LARGE = 4 * GIB, 4 * TIB
 FULL = GIB
@@ -84,6 +91,39 @@ def compare(small: Cost, large: Cost) -> None:
     line("4 TiB, metadata KiB per touched page", f"{each:.3f}", f"< {PER_PAGE:.0f}", each < PER_PAGE)
 
 
+def aged(packs: int, seed: int = 1) -> Refs:
+    """A page that later generations have changed twice over, each in order and out of a pack of its own."""
+    rng = np.random.default_rng(seed)
+    refs = Refs(np.zeros(PAGE_CHUNKS, np.int64), np.arange(PAGE_CHUNKS, dtype=np.uint16))
+    for pack in range(1, packs):
+        changed = np.sort(rng.choice(PAGE_CHUNKS, 2 * PAGE_CHUNKS // packs, replace=False))
+        refs.packs[changed], refs.slots[changed] = pack, rng.integers(0, 1000) + np.arange(len(changed))
+    return refs
+
+
+def worst() -> Refs:
+    """A page of which each chunk is in a pack of its own, anywhere in it."""
+    slots = np.random.default_rng(1).integers(0, 65536, PAGE_CHUNKS).astype(np.uint16)
+    return Refs(np.arange(PAGE_CHUNKS), slots)
+
+
+def stored(refs: Refs) -> float:
+    """KiB that a page takes, with its seal and its rows in footer and index."""
+    table = PackTable()
+    for number in range(PAGE_CHUNKS):
+        table.number(random.Random(number).randbytes(ID))
+    return (len(frame(encode_page(refs, table))) + TAG + 2 * (ID + 5)) / KIB
+
+
+def old_pages() -> None:
+    """Pages of disks with many generations."""
+    for packs in (8, 50, 200):
+        size = stored(aged(packs))
+        line(f"page of {packs} packs, metadata KiB", f"{size:.2f}", f"< {PER_PAGE:.0f}", size < PER_PAGE)
+    size = stored(worst())
+    line("worst page, metadata KiB", f"{size:.2f}", f"< {PER_PAGE:.0f}", size < PER_PAGE)
+
+
 def bounded(name: str, cost: Cost) -> None:
     """Many changes: memory and the share of map and index."""
     line(f"{name}, peak MiB", f"{cost.peak / MIB:.0f}", f"< {MEMORY}", cost.peak < MEMORY * MIB)
@@ -109,6 +149,7 @@ def main() -> None:
         step(options.step, Case(Path(options.folder), int(size), int(count), kind))
         return
     compare(quickest(options.folder, SMALL, options.few), quickest(options.folder, LARGE, options.few))
+    old_pages()
     described = case(options.folder, FULL, FULL // CHUNK, "full")
     share = described.metadata / described.logical
     line("full, metadata of the logical bytes", f"{share:.4%}", f"< {OF_LOGICAL:.2%}", share < OF_LOGICAL)
