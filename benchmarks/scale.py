@@ -1,173 +1,139 @@
-"""Cost follows change, not size: the same changes on a small and on a huge disk, side by side.
+"""Cost follows change, not size: a table of what is measured, what is wanted, and whether it holds.
 
-    python benchmarks/scale.py                 # 100 changes on 4 GiB and 4 TiB; 300,000 on 4 TiB
-    python benchmarks/scale.py --many 30000    # fewer in the second part
+    python benchmarks/scale.py                 # 300,000 changes: some minutes and 30 GiB of room in --folder
+    python benchmarks/scale.py --many 30000
 
-Each case is a process of its own: a qcow2 image with a persistent bitmap, served by qemu-nbd, a base
-point of it, then the incremental that is measured. The second part needs some GiB of room in --folder.
+Times are of the backup alone; the processes that make it also take some 0.3 s to start.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
 import json
-import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import nbd
+import numpy as np
 
-from benchmarks.counting import CountingStore
-from puller.nbd.export import Export
-from puller.nbd.image import ImageServer, create_qcow2
-from puller.nbd.reader import read
-from puller.repository import chunkindex, diskmap
-from puller.repository import repository as repositories
-from puller.repository import run as runs
-from puller.repository.pages import Address
-from puller.repository.repository import Repository
-from puller.repository.slots import KeyFile
-from puller.store.folder import FolderStore
-from puller.units import CHUNK, GIB, KIB, MIB, TIB
+from benchmarks.scattered import Case, Cost, measure, prepare
+from puller.repository.compression import frame
+from puller.repository.footer import ID
+from puller.repository.pages import PackTable, Refs, encode_page
+from puller.repository.sealing import TAG
+from puller.units import CHUNK, GIB, KIB, MIB, PAGE_CHUNKS, TIB
 
-KEY = KeyFile(bytes(range(32)))
-IN_FLIGHT = 16
-
-
-def positions(size: int, count: int) -> list[int]:
-    """``count`` chunks spread over the disk, the same ones at each call."""
-    return sorted(random.Random(count).sample(range(size // CHUNK), count))
+SMALL, LARGE = 4 * GIB, 4 * TIB
+FULL = GIB
+GROWTH = 1.2
+MEMORY = 256
+SHARE = 0.10
+PER_PAGE = 20.0
+OF_LOGICAL = 0.0015
+REPEATS = 3
 
 
-def write(uri: str, chunks: list[int], make: Callable[[nbd.NBD, int], int]) -> None:
-    """Start a request for each chunk, some at a time."""
-    handle = nbd.NBD()
-    handle.connect_uri(uri)
-    for chunk in chunks:
-        while handle.aio_in_flight() >= IN_FLIGHT:
-            handle.poll(-1)
-            while cookie := handle.aio_peek_command_completed():
-                handle.aio_command_completed(cookie)
-        make(handle, chunk * CHUNK)
-    while handle.aio_in_flight():
-        handle.poll(-1)
-    handle.flush()
-    handle.shutdown()
-
-
-def data(length: int, seed: int) -> Callable[[nbd.NBD, int], int]:
-    """Writes the first ``length`` bytes of a chunk, each chunk with content of its own."""
-    noise = random.Random(seed).randbytes(length)
-
-    def make(handle: nbd.NBD, offset: int) -> int:
-        body = bytearray(noise)
-        body[:8] = offset.to_bytes(8, "little")
-        return int(handle.aio_pwrite(body, offset))
-
-    return make
-
-
-def zero(handle: nbd.NBD, offset: int) -> int:
-    return int(handle.aio_zero(CHUNK, offset))
-
-
-@contextlib.contextmanager
-def timed(cost: dict[str, float], owner: Any, name: str) -> Iterator[None]:
-    """Add up the CPU-seconds that the calling threads spend in ``owner.name``."""
-    real = getattr(owner, name)
-
-    def call(*args: Any, **options: Any) -> Any:
-        began = time.thread_time()
-        try:
-            return real(*args, **options)
-        finally:
-            cost[name] = cost.get(name, 0.0) + time.thread_time() - began
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        setattr(owner, name, real)
-
-
-def take(repository: Repository, image: Path, bitmap: str | None, base: Address | None) -> Address:
-    """Store the image as the agent does: one reader thread, codecs and uploads of the run."""
-    with (
-        ImageServer.read_only(image, "qcow2", bitmap=bitmap) as server,
-        repository.run() as run,
-        Export(server.uri, f"qemu:dirty-bitmap:{bitmap}" if bitmap else None) as export,
-    ):
-        writer = run.disk(export.size, base)
-        extents = export.changes() if bitmap else export.contents()
-
-        def reading() -> None:
-            for batch in read(export, extents, run.batches, window=8 * MIB, planned=writer.announce):
-                writer.submit(batch)
-
-        run.flow.spawn("read", reading).join()
-        run.drain()
-        root = writer.finish()
-        run.flush()
-    return root
-
-
-def case(folder: Path, size: int, count: int, kind: str) -> dict[str, float]:
-    """Measure one incremental; see the table's head for the fields."""
-    image, chunks = folder / "disk.qcow2", positions(size, count)
-    create_qcow2(image, size)
-    with ImageServer(image, "qcow2") as server:
-        write(server.uri, chunks, data(512, 1))
-    store = CountingStore(FolderStore(folder / "repository"))
-    base = take(repositories.create(store, KEY), image, None, None)
-    subprocess.run(["qemu-img", "bitmap", "--add", str(image), "changed"], check=True)
-    with ImageServer(image, "qcow2") as server:
-        write(server.uri, chunks, zero if kind == "zero" else data(CHUNK if count < 1000 else 4 * KIB, 2))
-    os.environ["PULLER_CACHE_DIR"] = str(folder / "other-host")  # a cold host: no cache of the index
-    repository = repositories.open_repository(store, KEY)
-    store.reset()
-    return measure(repository, store, image, base)
-
-
-def measure(repository: Repository, store: CountingStore, image: Path, base: Address) -> dict[str, float]:
-    cost: dict[str, float] = {}
-    maps = [(diskmap.DiskMap, "announce"), (diskmap.DiskMap, "place"), (diskmap.DiskMap, "finish")]
-    index = [(chunkindex.ChunkIndex, "find"), (chunkindex.ChunkIndex, "add"), (runs, "open_index")]
-    with contextlib.ExitStack() as stack:
-        for owner, name in [*maps, *(pair for pair in index if hasattr(*pair))]:
-            stack.enter_context(timed(cost, owner, name))
-        wall, cpu = time.monotonic(), time.process_time()
-        take(repository, image, "changed", base)
-        wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    return {
-        "seconds": wall,
-        "cpu": cpu,
-        "share": sum(cost.values()) / cpu,
-        "requests": store.requests,
-        "metadata": store.stored("maps/") + store.stored("index/"),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
-    }
-
-
-def in_process(folder: str, size: int, count: int, kind: str) -> dict[str, float]:
-    """``case`` in a fresh process, for an honest peak of memory."""
+def case(folder: str, size: int, count: int, kind: str) -> Cost:
+    """Prepare and measure, each in a fresh process."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "-m", "benchmarks.scale", "--case", scratch, str(size), str(count), kind]
-        answer: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    print(
-        f"{size / GIB:7.0f} GiB {count:8} {kind:5} {answer['seconds']:8.2f} {answer['cpu']:8.2f}"
-        f" {answer['share']:7.1%} {answer['requests']:9.0f} {answer['metadata'] / KIB:10.1f}"
-        f" {answer['peak'] / MIB:8.0f}",
-        flush=True,
+        for step in ("prepare", "measure"):
+            command = [sys.executable, "-m", "benchmarks.scale", "--step", step, "--folder", scratch]
+            command += ["--case", str(size), str(count), kind]
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    cost = Cost(**json.loads(answer))
+    print(f"{size} bytes, {count} chunks, {kind}: {dataclasses.asdict(cost)}", file=sys.stderr, flush=True)
+    return cost
+
+
+def step(name: str, case: Case) -> None:
+    """One half of a case, in this process."""
+    if name == "prepare":
+        prepare(case)
+    else:
+        print(json.dumps(dataclasses.asdict(measure(case))))
+
+
+def quickest(folder: str, size: int, count: int) -> Cost:
+    """Some times over, as what else the machine does can only add to the time; all else is the same."""
+    costs = [case(folder, size, count, "data") for _ in range(REPEATS)]
+    return dataclasses.replace(
+        costs[0], seconds=min(cost.seconds for cost in costs), cpu=min(cost.cpu for cost in costs)
     )
-    return answer
+
+
+def line(name: str, figure: str, target: str, holds: bool | None) -> None:
+    verdict = {True: "holds", False: "MISSED", None: ""}[holds]
+    print(f"{name:<58} {figure:>24}  {target:<14} {verdict}", flush=True)
+
+
+def compare(small: Cost, large: Cost) -> None:
+    """The same number of changes on a small and a large disk."""
+    rows = [
+        ("seconds", small.seconds, large.seconds, ".2f"),
+        ("CPU-seconds", small.cpu, large.cpu, ".2f"),
+        ("requests", small.requests, large.requests, "d"),
+        ("peak MiB", small.peak / MIB, large.peak / MIB, ".0f"),
+        ("metadata KiB", small.metadata / KIB, large.metadata / KIB, ".1f"),
+        (
+            "metadata KiB per touched page",
+            small.metadata / KIB / small.pages,
+            large.metadata / KIB / large.pages,
+            ".3f",
+        ),
+    ]
+    for name, one, other, form in rows:
+        figure = f"{one:{form}} -> {other:{form}}: {other / one:.2f}"
+        line(f"4 GiB -> 4 TiB, {name}", figure, f"<= {GROWTH}", other <= GROWTH * one)
+    each = large.metadata / KIB / large.pages
+    line("4 TiB, metadata KiB per touched page", f"{each:.3f}", f"< {PER_PAGE:.0f}", each < PER_PAGE)
+
+
+def aged(packs: int, seed: int = 1) -> Refs:
+    """A page that later generations have changed twice over, each in order and out of a pack of its own."""
+    rng = np.random.default_rng(seed)
+    refs = Refs(np.zeros(PAGE_CHUNKS, np.int64), np.arange(PAGE_CHUNKS, dtype=np.uint16))
+    for pack in range(1, packs):
+        changed = np.sort(rng.choice(PAGE_CHUNKS, 2 * PAGE_CHUNKS // packs, replace=False))
+        refs.packs[changed], refs.slots[changed] = pack, rng.integers(0, 1000) + np.arange(len(changed))
+    return refs
+
+
+def worst() -> Refs:
+    """A page of which each chunk is in a pack of its own, anywhere in it."""
+    slots = np.random.default_rng(1).integers(0, 65536, PAGE_CHUNKS).astype(np.uint16)
+    return Refs(np.arange(PAGE_CHUNKS), slots)
+
+
+def stored(refs: Refs) -> float:
+    """KiB that a page takes, with its seal and its rows in footer and index."""
+    table = PackTable()
+    for number in range(PAGE_CHUNKS):
+        table.number(random.Random(number).randbytes(ID))
+    return (len(frame(encode_page(refs, table))) + TAG + 2 * (ID + 5)) / KIB
+
+
+def old_pages() -> None:
+    """Pages of disks with many generations."""
+    for packs in (8, 50, 200):
+        size = stored(aged(packs))
+        line(f"page of {packs} packs, metadata KiB", f"{size:.2f}", f"< {PER_PAGE:.0f}", size < PER_PAGE)
+    size = stored(worst())
+    line("worst page, metadata KiB", f"{size:.2f}", f"< {PER_PAGE:.0f}", size < PER_PAGE)
+
+
+def bounded(name: str, cost: Cost) -> None:
+    """Many changes: memory and the share of map and index."""
+    line(f"{name}, peak MiB", f"{cost.peak / MIB:.0f}", f"< {MEMORY}", cost.peak < MEMORY * MIB)
+    line(f"{name}, map and index of the CPU", f"{cost.share:.1%}", f"< {SHARE:.0%}", cost.share < SHARE)
+    work = cost.share * cost.cpu / cost.pages * 1e6
+    line(f"{name}, map and index, us of CPU per touched page", f"{work:.0f}", "", None)
+    line(f"{name}, seconds, CPU-seconds", f"{cost.seconds:.1f}, {cost.cpu:.1f}", "", None)
+    line(f"{name}, metadata KiB per touched page", f"{cost.metadata / KIB / cost.pages:.3f}", "", None)
+    asked = cost.map_reads / cost.pages
+    line(f"{name}, map reads per touched page", f"{cost.map_reads} / {cost.pages}", "< 0.1", asked < 0.1)
 
 
 def main() -> None:
@@ -175,18 +141,21 @@ def main() -> None:
     parser.add_argument("--folder", default="/var/tmp")
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=300_000)
-    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["prepare", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        folder, size, count, kind = options.case
-        print(json.dumps(case(Path(folder), int(size), int(count), kind)))
+    if options.step:
+        size, count, kind = options.case
+        step(options.step, Case(Path(options.folder), int(size), int(count), kind))
         return
-    print("    disk      dirty kind   seconds    CPU-s  map+idx  requests  meta. KiB peak MiB")
-    small = in_process(options.folder, 4 * GIB, options.few, "data")
-    large = in_process(options.folder, 4 * TIB, options.few, "data")
-    print("4 TiB / 4 GiB: " + ", ".join(f"{name} {large[name] / small[name]:.2f}" for name in small))
+    compare(quickest(options.folder, SMALL, options.few), quickest(options.folder, LARGE, options.few))
+    old_pages()
+    described = case(options.folder, FULL, FULL // CHUNK, "full")
+    share = described.metadata / described.logical
+    line("full, metadata of the logical bytes", f"{share:.4%}", f"< {OF_LOGICAL:.2%}", share < OF_LOGICAL)
     for kind in ("zero", "data"):
-        in_process(options.folder, 4 * TIB, options.many, kind)
+        cost = case(options.folder, LARGE, options.many, kind)
+        bounded(f"{options.many:,} of 4 TiB as {kind}", cost)
 
 
 if __name__ == "__main__":

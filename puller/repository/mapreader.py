@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from puller.errors import DamagedData
 from puller.repository.footer import PackKind
@@ -19,6 +20,9 @@ from puller.repository.pages import (
     decode_root,
 )
 from puller.units import page_count
+
+READERS = 4
+"""Packs that are read at once: scattered pages of an old disk lie in as many packs, each a request away."""
 
 
 class MapReader:
@@ -43,9 +47,19 @@ class MapReader:
                 found[number] = Refs.zeros(chunks_in_page(root.size, number))
             else:
                 wanted[pack].append(number)
-        for pack, members in wanted.items():
-            found |= self._pages_of(root, pack, members)
+        for part in self._each(lambda pack: self._pages_of(root, pack, wanted[pack]), list(wanted)):
+            found |= part
         return found
+
+    def _each(
+        self, read: Callable[[int], dict[int, Refs]], packs: Sequence[int]
+    ) -> Iterator[dict[int, Refs]]:
+        """Read from each of some packs, several at a time."""
+        if len(packs) < 2:
+            yield from map(read, packs)
+            return
+        with ThreadPoolExecutor(min(READERS, len(packs)), "maps") as readers:
+            yield from readers.map(read, packs)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

@@ -23,8 +23,8 @@ MERGE_GAP = 64 * KIB
 RANGE_LIMIT = 4 * MIB
 """A range is not merged beyond this, so that readers' memory stays small."""
 
-CACHED_PACKS = 128
-"""Opened packs kept: about 30 KiB of footer and at most 64 KiB of tail each."""
+CACHED = 16 * MIB
+"""Bytes of opened packs kept: some 160 of 32 MiB, or thousands of the small map packs of incrementals."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class StoredPack:
     def name(self) -> str:
         """The object's name."""
         return self.kind.object_name(self.pack_id)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes in memory: the tail, 21 bytes a slot and 8 for its offset, and objects."""
+        return len(self.tail) + 29 * self.footer.count + 2 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class PackReader:
         self._store = store
         self._keys = keys
         self._cache: OrderedDict[bytes, StoredPack] = OrderedDict()
+        self._cached = 0
         self._lock = threading.Lock()
         self.damaged: set[bytes] = set()
         """Ids of packs known to be missing or damaged: nothing new should refer to them."""
@@ -94,16 +100,25 @@ class PackReader:
         except DamagedData:
             self.damaged.add(pack_id)
             raise
-        with self._lock:
-            self._cache[pack_id] = pack
-            if len(self._cache) > CACHED_PACKS:
-                self._cache.popitem(last=False)
+        self._keep(pack)
         return pack
+
+    def _keep(self, pack: StoredPack) -> None:
+        with self._lock:
+            self._drop(pack.pack_id)
+            self._cache[pack.pack_id] = pack
+            self._cached += pack.memory
+            while self._cached > CACHED:
+                self._drop(next(iter(self._cache)))
+
+    def _drop(self, pack_id: bytes) -> None:
+        pack = self._cache.pop(pack_id, None)
+        self._cached -= pack.memory if pack else 0
 
     def forget(self, pack_id: bytes) -> None:
         """Drop a cached footer that turned out to be outdated."""
         with self._lock:
-            self._cache.pop(pack_id, None)
+            self._drop(pack_id)
 
     def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
         name = kind.object_name(pack_id)

@@ -86,14 +86,14 @@ class Reach:
         return damage
 
     def _fresh(self, root: Root) -> list[int]:
-        """Numbers of the pages that no disk had before."""
+        """Numbers of the pages that no disk had before, pack by pack, so that each pack is read once."""
         fresh: list[int] = []
         packs, slots = root.pages.packs, root.pages.slots
         for pack in np.unique(packs[packs != ZERO]).tolist():
             numbers = np.flatnonzero(packs == pack)
             fresh += numbers[~self.maps.holds(pack, slots[numbers])].tolist()
             self.maps.add(pack, slots[numbers])
-        return sorted(fresh)
+        return fresh
 
     def _forget(self, root: Root, damage: list[Damage]) -> None:
         """A damaged page is reported for every disk that has it, so it does not count as seen."""
