@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from puller.agent.check import CheckReport
 from puller.agent.check import check as _check
@@ -23,8 +23,10 @@ from puller.agent.stats import stats as _stats
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
+from puller.repository.effort import HIGHEST, LOWEST
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.run import Tuning
 from puller.repository.slots import FULL, KeyFile, Password, Secret
 from puller.store.location import open_store
 
@@ -64,13 +66,18 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     full: bool = False,
     scratch_dir: str | None = None,
     tags: dict[str, str] | None = None,
+    compression: int | Literal["auto"] = 1,
+    limit_read: int | None = None,
+    limit_upload: int | None = None,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
     """Take one restore point of a running domain and return its record.
 
     ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``on_frozen`` is called
-    with the exports once the point in time is frozen and before puller reads. Raises NoSuchDomain,
+    with the exports once the point in time is frozen and before puller reads. ``compression`` is a level
+    of zstd, 1 to 19; ``auto`` raises it while the store is slower than compression. The limits are in
+    bytes a second, of all disks together; ``limit_upload`` rules packs only. Raises UsageError, NoSuchDomain,
     NoSuchDisk, UnsupportedDisk, DomainNotRunning, JobRunning, Locked, ScratchFull, HypervisorError,
     NbdError, StoreError. What fails before the commit leaves no job, scratch or new checkpoint behind;
     what fails after it leaves a whole point, and the next run tidies up.
@@ -78,8 +85,33 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     # A host where one restores need not have libvirt's Python module.
     from puller.agent import backup as transaction
 
-    plan = transaction.Plan(domain, connect, tuple(disks), tuple(exclude), full, scratch_dir, tags or {})
+    tuning = Tuning(level=_level(compression), upload_rate=_rate(limit_upload))
+    plan = transaction.Plan(
+        domain,
+        connect,
+        tuple(disks),
+        tuple(exclude),
+        full,
+        scratch_dir,
+        tags or {},
+        tuning,
+        _rate(limit_read),
+    )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
+
+
+def _level(compression: int | str) -> int | None:
+    if compression == "auto":
+        return None
+    if not isinstance(compression, int) or not LOWEST <= compression <= HIGHEST:
+        raise UsageError(f"'{compression}' is no compression: give a level of {LOWEST} to {HIGHEST}, or auto")
+    return compression
+
+
+def _rate(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} bytes a second lets nothing through")
+    return limit
 
 
 def list_points(

@@ -29,7 +29,7 @@ from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.scratch import check_free, default_directory, required_bytes
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
-from puller.repository.run import Run
+from puller.repository.run import Run, Tuning
 
 FrozenHook = Callable[[Sequence[DiskExport]], None]
 
@@ -40,7 +40,11 @@ def ignore_frozen(exports: Sequence[DiskExport]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points."""
+    """What is to be backed up, and how.
+
+    ``disks`` empty means all that hold data; ``full`` ignores earlier points. ``read_rate`` is in bytes a
+    second, of all disks together.
+    """
 
     domain: str
     connect: str
@@ -49,6 +53,8 @@ class Plan:
     full: bool = False
     scratch_dir: str | None = None
     tags: dict[str, str] | None = None
+    tuning: Tuning | None = None
+    read_rate: int | None = None
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -105,7 +111,7 @@ class _Transaction:
         self._step("preflight")
         check_free(self._scratch, required_bytes(self._domain.disk_size(disk.target) for disk in self._disks))
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
-        with self._repository.run() as run:
+        with self._repository.run(self._plan.tuning) as run:
             point = self._take(run, bases)
         self._step("retire")
         reconcile.retire(self._domain, self._repository, str(point.checkpoint))
@@ -166,13 +172,19 @@ class _Transaction:
         """Read all disks into the repository; return once everything is durable."""
         self._on_frozen(frozen.exports)
         self._step("read")
-        with Transfer(run, self._domain.name, self._observer) as transfer:
+        with Transfer(run, self._domain.name, self._observer, self._plan.read_rate) as transfer:
             transfer.read_all(frozen.exports, bases)
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = (self._attach(run, "domain.xml", self._domain_xml().encode()),)
             run.flush()
+        self._tell_effort(run)
         return records, attachments
+
+    def _tell_effort(self, run: Run) -> None:
+        summary = run.effort.summary()
+        if summary is not None:
+            self._observer(Notice(self._domain.name, summary))
 
     def _domain_xml(self) -> str:
         """With the guest's passwords only where the repository encrypts them."""
