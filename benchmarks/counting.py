@@ -28,6 +28,11 @@ class CountingStore:
         """All of them."""
         return self._reads.total() + self._others.total()
 
+    def more(self, count: int) -> None:
+        """Count ``count`` requests that nobody has made here."""
+        with self._lock:
+            self._others[""] += count
+
     def reads(self, prefix: str) -> int:
         """Requests for contents below ``prefix``, which is one part of a key and a slash."""
         return self._reads[prefix]

@@ -57,12 +57,12 @@ class Counting(CountingStore):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         found = list(super().list(prefix))
-        self.requests += len(found) // LISTED
+        self.more(len(found) // LISTED)
         return iter(found)
 
     def delete(self, keys: Iterable[str]) -> None:
         named = list(keys)
-        self.requests += max(0, -(-len(named) // LISTED) - 1)
+        self.more(max(0, -(-len(named) // LISTED) - 1))
         super().delete(named)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from puller.agent.check import CheckReport
 from puller.agent.check import check as _check
@@ -23,8 +23,10 @@ from puller.agent.stats import stats as _stats
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
+from puller.repository.effort import HIGHEST, LOWEST
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.run import Tuning
 from puller.repository.slots import FULL, KeyFile, Password, Secret
 from puller.store.location import open_store
 
@@ -69,6 +71,9 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     staging_dir: str | None = None,
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
+    compression: int | Literal["auto"] = 1,
+    limit_read: int | None = None,
+    limit_upload: int | None = None,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
@@ -81,6 +86,9 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
     and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
+
+    ``compression`` is a level of zstd, 1 to 19; ``auto`` raises it while the store is slower than
+    compression. The limits are in bytes a second, of all disks together; ``limit_upload`` rules packs only.
 
     Raises NoSuchDomain, NoSuchDisk, UnsupportedDisk, DomainNotRunning, NotQuiesced, JobRunning, Locked,
     ScratchFull, StagingFull, HypervisorError, NbdError, StoreError, UsageError. What fails before the
@@ -105,8 +113,24 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         staging_dir=staging_dir,
         keep_staging=keep_staging,
         tags=tags or {},
+        tuning=Tuning(level=_level(compression), upload_rate=_rate(limit_upload)),
+        read_rate=_rate(limit_read),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
+
+
+def _level(compression: int | str) -> int | None:
+    if compression == "auto":
+        return None
+    if not isinstance(compression, int) or not LOWEST <= compression <= HIGHEST:
+        raise UsageError(f"'{compression}' is no compression: give a level of {LOWEST} to {HIGHEST}, or auto")
+    return compression
+
+
+def _rate(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} bytes a second lets nothing through")
+    return limit
 
 
 def list_points(

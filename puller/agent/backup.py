@@ -35,7 +35,7 @@ from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
-from puller.repository.run import Run
+from puller.repository.run import Run, Tuning
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -50,9 +50,11 @@ def ignore_frozen(exports: Sequence[DiskExport]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be backed up. ``disks`` empty means all that hold data; ``full`` ignores earlier points.
+    """What is to be backed up, and how.
 
-    ``mode`` is ``pull`` or ``push``; the staging is where the images of a push wait until they are stored.
+    ``disks`` empty means all that hold data; ``full`` ignores earlier points. ``mode`` is ``pull`` or
+    ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
+    bytes a second, of all disks together.
     """
 
     domain: str
@@ -66,6 +68,8 @@ class Plan:
     staging_dir: str | None = None
     keep_staging: bool = False
     tags: dict[str, str] | None = None
+    tuning: Tuning | None = None
+    read_rate: int | None = None
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -138,7 +142,7 @@ class _Transaction:
         self._step("preflight")
         self._source.check_room(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
-        with self._repository.run() as run:
+        with self._repository.run(self._plan.tuning) as run:
             point, checkpoint = self._take_upon(run, bases)
         if point.checkpoint == checkpoint:
             self._step("retire")
@@ -231,14 +235,20 @@ class _Transaction:
         frozen.settle()
         self._on_frozen(frozen.exports)
         self._step("read")
-        with Transfer(run, self._domain.name, self._observer) as transfer:
+        with Transfer(run, self._domain.name, self._observer, self._plan.read_rate) as transfer:
             transfer.read_all(frozen.exports, bases)
             frozen.confirm()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = self._attach(run)
             run.flush()
+        self._tell_effort(run)
         return records, attachments
+
+    def _tell_effort(self, run: Run) -> None:
+        summary = run.effort.summary()
+        if summary is not None:
+            self._notice(summary)
 
     def _attach(self, run: Run) -> tuple[Attachment, ...]:
         sealed = self._repository.keys.public is not None

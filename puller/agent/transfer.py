@@ -17,10 +17,15 @@ from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.run import DiskWriter, Run
-from puller.units import MIB
+from puller.units import CHUNK, MIB
 
 WINDOW = 8 * MIB
 """Bytes in flight on a connection: 16 requests of 512 KiB; windows of 2 to 8 MiB ran alike."""
+
+
+def _window(read_rate: int | None) -> int:
+    """Bytes in flight: an eighth of a second's where a rate is set, so that reads stay even."""
+    return WINDOW if read_rate is None else min(WINDOW, max(CHUNK, read_rate // 8))
 
 
 class _Disk:
@@ -42,8 +47,10 @@ class Transfer:
     end. Uploads that hang are not waited for: the guest pays for an open job.
     """
 
-    def __init__(self, run: Run, subject: str, observer: Observer) -> None:
+    def __init__(self, run: Run, subject: str, observer: Observer, read_rate: int | None = None) -> None:
         self._run = run
+        self._pace = None if read_rate is None else run.flow.pace(read_rate)
+        self._window = _window(read_rate)
         self._subject = subject
         self._observer = observer
         self._disks: list[_Disk] = []
@@ -101,9 +108,11 @@ class Transfer:
         self._observer(DiskPlanned(self._subject, disk.target, disk.size, disk.dirty_bytes))
         disk.writer = self._run.disk(export.size, None if record is None else record.root.address)
         extents = export.contents() if record is None else export.changes(old_size)
-        batches = read(export, extents, self._run.batches, window=WINDOW, planned=disk.writer.announce)
+        batches = read(export, extents, self._run.batches, window=self._window, planned=disk.writer.announce)
         with closing(batches):
             for batch in batches:
+                if self._pace is not None:
+                    self._pace.take(batch.length)
                 disk.writer.submit(batch)
                 self._progress(disk)
 

@@ -14,6 +14,7 @@ from puller.cli.access import open_repository
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import BACKUP, observing
+from puller.cli.rates import Rate
 from puller.cli.records import record, summary
 from puller.cli.signals import Stopped
 from puller.errors import Interrupted, PartialFailure, PullerError
@@ -33,6 +34,12 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
     if len(tags) < len(pairs):
         raise click.BadParameter("a key is given twice")
     return tags
+
+
+def _compression(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
+    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
+        raise click.BadParameter(f"'{word}' is neither a level of 1 to 19 nor auto")
+    return word if word == "auto" else int(word)
 
 
 @click.command("backup", cls=Command)
@@ -62,6 +69,16 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
 @click.option("--staging-dir", metavar="DIR", help="Where the images of a push wait until they are stored.")
 @click.option("--keep-staging", is_flag=True, help="Leave the images of a push, and tell where.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Kept in the point.")
+@click.option(
+    "--compression",
+    default="1",
+    show_default=True,
+    metavar="LEVEL|auto",
+    callback=_compression,
+    help="zstd's level, 1 to 19; auto raises it while the store is the bottleneck.",
+)
+@click.option("--limit-read", type=Rate(), metavar="RATE", help="Read no faster; bytes/s, as 20M or 500K.")
+@click.option("--limit-upload", type=Rate(), metavar="RATE", help="Store no faster; bytes/s, as 20M or 500K.")
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
     """Take one restore point of each running DOMAIN (name or UUID), one after the other."""

@@ -92,6 +92,11 @@ class Batch:
     buffer: Buffer
     segments: tuple[Segment, ...]
 
+    @property
+    def length(self) -> int:
+        """Bytes of the disk that are in it."""
+        return sum(segment.length for segment in self.segments)
+
     def release(self) -> None:
         """Give the buffer back to its pool."""
         self.buffer.release()

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from puller.pipeline.buffers import BufferPool
 from puller.pipeline.lane import Closed, Lane
+from puller.pipeline.pace import Pace
 
 T = TypeVar("T")
 
@@ -42,6 +43,12 @@ class Flow:
         pool = BufferPool(count, size)
         self._adopt(pool)
         return pool
+
+    def pace(self, rate: float) -> Pace:
+        """A new pace of ``rate`` bytes a second that closes with this flow."""
+        pace = Pace(rate)
+        self._adopt(pace)
+        return pace
 
     def _adopt(self, closable: _Closable) -> None:
         with self._lock:

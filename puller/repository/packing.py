@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -119,15 +120,24 @@ class OpenPack:
 
 
 class PackWriter:
-    """Fills packs of one kind; calls ``emit`` with each full pack, in the thread that completed it."""
+    """Fills packs of one kind; calls ``emit`` with each full pack, in the thread that completed it.
+
+    ``began`` is called with each new pack's seconds of waiting for a buffer.
+    """
 
     def __init__(
-        self, keys: KeyRing, kind: PackKind, pool: BufferPool, emit: Callable[[OpenPack], None]
+        self,
+        keys: KeyRing,
+        kind: PackKind,
+        pool: BufferPool,
+        emit: Callable[[OpenPack], None],
+        began: Callable[[float], None],
     ) -> None:
         self._keys = keys
         self.kind = kind
         self._pool = pool
         self._emit = emit
+        self._began = began
         self._open: OpenPack | None = None
         self._lock = threading.Lock()
 
@@ -169,7 +179,10 @@ class PackWriter:
         else:
             pack_key, key_box = self._keys.new_data_key(pack_id)
         cipher = SlotCipher(self._keys, pack_id, pack_key)
-        return OpenPack(self.kind, pack_id, cipher, key_box, self._pool.acquire())
+        asked = time.monotonic()
+        buffer = self._pool.acquire()
+        self._began(time.monotonic() - asked)
+        return OpenPack(self.kind, pack_id, cipher, key_box, buffer)
 
     def flush(self) -> None:
         """Emit the open pack, if any. Only when no other thread is adding."""

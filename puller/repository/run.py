@@ -31,6 +31,7 @@ from puller.repository import index
 from puller.repository.chunkindex import MISS, ChunkIndex
 from puller.repository.claims import Claims
 from puller.repository.diskmap import DiskMap
+from puller.repository.effort import AutoLevel, Effort, FixedLevel
 from puller.repository.footer import PackKind
 from puller.repository.index import IndexedPack
 from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece, Places
@@ -40,6 +41,8 @@ from puller.repository.points import Point
 from puller.repository.presence import Presence
 from puller.repository.sealing import BoxKind
 from puller.repository.slot import Content, compress, content_id
+from puller.store.base import Store
+from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
 
 if TYPE_CHECKING:
@@ -52,14 +55,18 @@ _INDEX_EVERY = 64
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How much a run does at once. Resident memory is about 34 MiB a pack, 1 MiB a batch and 70 MiB."""
+    """How much a run does at once. Resident memory is about 34 MiB a pack, 1 MiB a batch and 70 MiB.
+
+    ``level`` is zstd's, or None to let it follow the store; ``upload_rate`` is in bytes a second.
+    """
 
     codecs: int = os.cpu_count() or 1
     uploads: int = 2
     packs: int = 3
     batches: int = 24
     batch_size: int = MIB
-    level: int = 1
+    level: int | None = 1
+    upload_rate: int | None = None
 
 
 class DiskWriter:
@@ -83,7 +90,7 @@ class DiskWriter:
 
     def submit(self, batch: Batch) -> None:
         """Hand over announced data; its buffer is released when done. Waits while the codecs are busy."""
-        self.read_bytes += sum(segment.length for segment in batch.segments)
+        self.read_bytes += batch.length
         self._run.encode(self, batch)
 
     def count(self, done: int, new: int, stored: int) -> None:
@@ -114,6 +121,7 @@ class Run:
         self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
+        self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
         self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
         self._fresh: list[IndexedPack] = []
@@ -123,12 +131,18 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
+        self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
         self._codec = self.flow.crew("codec", self._tuning.codecs, self._tuning.codecs, self._encode)
-        self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put)
-        self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put)
+        began = self.effort.pack_began
+        self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
+        self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
+
+    def _paced(self, rate: int | None) -> Store:
+        """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
+        return self._store if rate is None else PacedStore(self._store, self.flow.pace(rate).take)
 
     def _pool(self, count: int, size: int) -> BufferPool:
         return self.flow.pool(count, size + TAIL_ROOM)
@@ -187,7 +201,7 @@ class Run:
                 # bytes.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
                 contents.append(None if _ZEROS.startswith(content) else content)
         self._place(disk, chunks, contents)
-        done = sum(segment.length for segment in batch.segments)
+        done = batch.length
         batch.release()
         disk.count(done, 0, 0)
 
@@ -223,7 +237,7 @@ class Run:
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
     ) -> dict[bytes, tuple[int, int]]:
         """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
-        level = self._tuning.level
+        level = self.effort.level
         pieces = [Piece(key, *compress(content, level)) for key, content in fresh.items()]
         found: dict[bytes, tuple[int, int]] = {}
         total = 0
@@ -250,7 +264,7 @@ class Run:
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
         body = pack.body(self._keys, footer)
-        self._store.put(pack.kind.object_name(pack.pack_id), body)
+        self._uploads.put(pack.kind.object_name(pack.pack_id), body)
         size = len(body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))

@@ -52,6 +52,14 @@ def test_disks_are_chosen_and_fulls_asked_for(cli: CommandLine, machine: Machine
     assert kinds("--disk", "vda", "--disk", "vdb") == {"vda": "incremental", "vdb": "incremental"}
 
 
+def test_effort_and_limits(cli: CommandLine, machine: Machine) -> None:
+    limits = ("--limit-read", "1G", "--limit-upload", "1G")
+    for level in ("19", "auto"):
+        assert cli("backup", machine.name, "--full", "--compression", level, *limits, "--json").code == 0
+    for wrong in (("--compression", "0"), ("--compression", "best"), ("--limit-read", "fast")):
+        assert cli("backup", machine.name, *wrong, "--json").code == 2
+
+
 def test_scratch_goes_where_it_is_told(cli: CommandLine, machine: Machine, tmp_path: Path) -> None:
     assert cli("backup", machine.name, "--scratch-dir", str(tmp_path), "--json").code == 0
     assert cli("backup", machine.name, "--scratch-dir", str(tmp_path / "nothing"), "--json").code not in (

@@ -46,9 +46,10 @@ def store_disk(
     content: bytes,
     base: Address | None = None,
     extents: Iterable[Extent] | None = None,
+    tuning: Tuning = SMALL,
 ) -> tuple[Address, DiskWriter]:
     """Store one disk in a run of its own; return its root's address and the writer with its counters."""
-    with repository.run(SMALL) as run:
+    with repository.run(tuning) as run:
         writer = run.disk(len(content), base)
         feed(run, writer, content, whole(content) if extents is None else extents)
         run.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -141,6 +142,19 @@ def test_many_packs_and_a_small_pool_do_not_deadlock(
     root, _ = store_disk(repository, content)
     assert read_disk(repository, root) == content
     assert sum(info.key.startswith("packs/") for info in repository.objects()) >= 20
+
+
+@pytest.mark.parametrize("level", [1, 19, None])
+def test_whatever_the_level_and_the_pace(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, level: int | None
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("puller.pipeline.pace.Pace.take", lambda _, count: taken.append(count))
+    content = noise(1, 5 * CHUNK) + b"a text that compresses" * 20_000
+    root, _ = store_disk(repository, content, tuning=replace(SMALL, level=level, upload_rate=1))
+    assert read_disk(repository, root) == content
+    stored = [info.size for info in repository.objects() if info.key.startswith(("packs/", "maps/"))]
+    assert sorted(taken) == sorted(stored)
 
 
 def test_a_failing_store_fails_the_run(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

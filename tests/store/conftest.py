@@ -11,6 +11,7 @@ import pytest
 from puller.store.base import Store
 from puller.store.folder import FolderStore
 from puller.store.memory import MemoryStore
+from puller.store.paced import PacedStore
 from puller.store.s3 import S3Store
 from puller.store.s3_client import make_client
 from tests.lab.seaweed import Seaweed
@@ -28,11 +29,13 @@ def make_s3_store(seaweed: Seaweed) -> MakeS3Store:
     return lambda: S3Store(client, "contract", f"some/{uuid4().hex}")
 
 
-@pytest.fixture(params=["memory", "folder", "s3"])
+@pytest.fixture(params=["memory", "folder", "s3", "paced"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind in turn."""
     if request.param == "memory":
         return MemoryStore()
+    if request.param == "paced":
+        return PacedStore(MemoryStore(), lambda count: None)
     if request.param == "folder":
         return FolderStore(tmp_path / "repository")
     make: MakeS3Store = request.getfixturevalue("make_s3_store")
