@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -76,15 +76,24 @@ class _Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def build_initramfs(kernel: Kernel, path: Path, agent: Agent) -> None:
-    """Write the guest's initial file system to ``path``. Raises GuestError if a program is missing."""
+def build_initramfs(
+    kernel: Kernel,
+    path: Path,
+    agent: Agent = Agent.NONE,
+    init: Path = INIT,
+    programs: Mapping[str, Path] | None = None,
+) -> None:
+    """Write the guest's initial file system to ``path``: ``init`` and what it calls, by their names in it.
+
+    Raises GuestError if a program is missing.
+    """
     if not BUSYBOX.exists():
         raise GuestError(f"{BUSYBOX} is missing; install busybox-static")
     entries = [
-        *(_Entry(folder, stat.S_IFDIR | 0o755) for folder in ("bin", "dev", "modules")),
+        *(_Entry(folder, stat.S_IFDIR | 0o755) for folder in ("bin", "dev", "lib", "lib64", "modules")),
         _Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         _Entry("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes()),
-        _Entry("init", stat.S_IFREG | 0o755, INIT.read_bytes()),
+        _Entry("init", stat.S_IFREG | 0o755, init.read_bytes()),
     ]
     wanted: tuple[str, ...] = WANTED
     if agent is not Agent.NONE:
@@ -92,6 +101,8 @@ def build_initramfs(kernel: Kernel, path: Path, agent: Agent) -> None:
         wanted = WANTED + FOR_AGENT
     for order, (name, content) in enumerate(kernel.needed_modules(wanted).items()):
         entries.append(_Entry(f"modules/{order:02}-{name}.ko", stat.S_IFREG | 0o644, content))
+    for name, program in (programs or {}).items():
+        entries.append(_Entry(name, stat.S_IFREG | 0o755, program.read_bytes()))
     path.write_bytes(b"".join(_cpio(entries)))
 
 

@@ -55,6 +55,7 @@ _ROLES = ("master", "volume", "filer", "s3")
 class Seaweed:
     """One server process with its data; use it as a context manager, or ``start`` and ``stop`` it.
 
+    ``flags`` are further options of ``weed server``.
     ``stop`` and ``restart`` kill the process, as a power cut would: a clean end takes it 15 s. What it
     acknowledged is in the page cache by then, so a restart finds it.
     """
@@ -62,8 +63,9 @@ class Seaweed:
     access_key = "lab"
     secret_key = "lab-secret"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self._folder = folder
+        self._flags = (*_FLAGS, *flags)
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -93,7 +95,7 @@ class Seaweed:
         self._write_identities()
         # Someone else may take a port between the look and the start.
         for _ in range(5):
-            self._ports = dict(zip(_ROLES, _free_ports(), strict=False))
+            self._ports = dict(zip(_ROLES, free_ports(), strict=False))
             self._spawn()
             if self._wait_ready():
                 return
@@ -161,7 +163,7 @@ class Seaweed:
         folders = [f"-dir={self._folder / 'data'}", f"-s3.config={self._folder / 's3.json'}"]
         with (self._folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_weed(), "-logtostderr=true", "server", *_FLAGS, *folders, *ports],
+                [_weed(), "-logtostderr=true", "server", *self._flags, *folders, *ports],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -213,7 +215,7 @@ def _weed() -> str:
     return found
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
     """Yield ports that are free together with their gRPC twins."""
     while True:
         port = random.choice(_PORTS)

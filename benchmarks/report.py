@@ -1,0 +1,132 @@
+"""Results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+
+from benchmarks.cost import Cost
+from benchmarks.results import Results, Spread, spread
+from benchmarks.roofline import STEPS
+from benchmarks.targets import verdicts
+from benchmarks.works import PULLER, all_works
+from puller.units import GIB, MIB
+
+
+def markdown(results: Results) -> str:
+    """All tables."""
+    parts = [_head(results), _costs(results), _roofline(results), _impact(results), _targets(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(results: Results) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
+    layout = results.layout
+    disk = (
+        f"{layout.size / GIB:.0f} GiB qcow2 with {results.allocated / GIB:.2f} GiB allocated: files of"
+        f" {layout.files / GIB:.2f} GiB, {layout.random // MIB} MiB of noise, {layout.zeros // MIB} MiB of"
+        " zeros that were written"
+    )
+    return f"Rounds: {len(results.rounds)}. Disk: {disk}. Machine: {machine}."
+
+
+def _costs(results: Results) -> str:
+    heads = ["work", "by", "wall s", "to puller's", "CPU s", "QEMU", "store", "peak MiB", "requests", "MiB"]
+    rows = [
+        [work.name, contestant, *_cells(results, work.name, contestant, costs)]
+        for work in all_works(results.layout)
+        for contestant in work.contestants
+        if (costs := results.costs(work.name, contestant))
+    ]
+    return _table(heads, rows)
+
+
+def _cells(results: Results, work: str, contestant: str, costs: Sequence[Cost]) -> list[str]:
+    def middle(values: Iterable[float], digits: int = 0) -> str:
+        return f"{median(values):.{digits}f}"
+
+    return [
+        _shown(spread(cost.wall for cost in costs)),
+        "" if contestant == PULLER else _shown(spread(_ratios(results, work, contestant))),
+        middle((cost.cpu for cost in costs), 1),
+        middle((cost.qemu for cost in costs), 1),
+        middle((cost.store for cost in costs), 1),
+        middle(cost.peak / MIB for cost in costs),
+        middle(cost.requests for cost in costs),
+        middle(cost.stored / MIB for cost in costs),
+    ]
+
+
+def _ratios(results: Results, work: str, contestant: str) -> Iterator[float]:
+    for round_ in results.rounds:
+        costs = round_.costs.get(work, {})
+        if PULLER in costs and contestant in costs:
+            yield costs[contestant].wall / costs[PULLER].wall
+
+
+def _roofline(results: Results) -> str:
+    found = [round_.roofline for round_ in results.rounds if round_.roofline]
+    if not found:
+        return ""
+    rows = [[step, _shown(spread(each.steps[step] for each in found))] for step in STEPS]
+    rows.append(["write to a folder", _shown(spread(each.to_folder for each in found))])
+    rows.append(["or put to S3", _shown(spread(each.to_s3 for each in found))])
+    rows += [
+        [f"roofline of a full to {place}, wall s", _shown(spread(each.wall(place) for each in found))]
+        for place in ("folder", "s3")
+    ]
+    return _table(["step alone", "CPU s"], rows)
+
+
+def _impact(results: Results) -> str:
+    phases = list(dict.fromkeys(phase for round_ in results.rounds for phase in round_.impact))
+    rows = []
+    for phase in phases:
+        found = [round_.impact[phase] for round_ in results.rounds if phase in round_.impact]
+        rows.append(
+            [
+                phase,
+                str(sum(len(each.writes) for each in found)),
+                _shown(spread(each.wall for each in found)),
+                _shown(spread(median(each.writes) * 1e3 for each in found), 2),
+                _shown(spread(percentile(each.writes, 99) * 1e3 for each in found), 1),
+            ]
+        )
+    heads = ["4 KiB writes of the guest during", "writes", "wall s", "median ms", "99th percentile ms"]
+    return _table(heads, rows) if rows else ""
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of the values that so many per cent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def _targets(results: Results) -> str:
+    rows = []
+    for verdict in verdicts(results):
+        target = verdict.target
+        bound = f"{'at most' if target.at_most else 'at least'} {target.bound:g}{target.unit}"
+        found = _shown(verdict.spread, 2 if target.unit == " times" else 0)
+        rows.append([target.work, target.against, bound, found, "reached" if verdict.reached else "MISSED"])
+    return _table(["target", "against", "bound", "found", "verdict"], rows) if rows else ""
+
+
+def _shown(found: Spread | None, digits: int = 2) -> str:
+    """``median (low-high)``, or the median alone where there was one round."""
+    if found is None:
+        return ""
+    value = f"{found.median:.{digits}f}"
+    return value if found.low == found.high else f"{value} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned, so that it can be read as it stands too."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""What a run found, round by round, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.cost import Cost
+from benchmarks.disk import Layout
+from benchmarks.impact import Latencies
+from benchmarks.roofline import Roofline, cores
+
+
+class Spread(NamedTuple):
+    """Median and extremes of what the rounds found."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """None of nothing."""
+    found = list(values)
+    return Spread(median(found), min(found), max(found)) if found else None
+
+
+@dataclass(slots=True)
+class Round:
+    """``costs`` by work and contestant, ``impact`` by phase."""
+
+    costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    roofline: Roofline | None = None
+    impact: dict[str, Latencies] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Results:
+    """Of a whole run."""
+
+    layout: Layout
+    allocated: int
+    machine: dict[str, str]
+    rounds: list[Round] = field(default_factory=list)
+
+    def costs(self, work: str, contestant: str) -> list[Cost]:
+        """One for each round that has it."""
+        found = (round_.costs.get(work, {}).get(contestant) for round_ in self.rounds)
+        return [cost for cost in found if cost is not None]
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read what ``save`` has written."""
+        document = json.loads(path.read_text())
+        rounds = [_round(each) for each in document["rounds"]]
+        return cls(Layout(**document["layout"]), document["allocated"], document["machine"], rounds)
+
+
+def _round(document: dict[str, Any]) -> Round:
+    costs = {
+        work: {name: Cost(**cost) for name, cost in contestants.items()}
+        for work, contestants in document["costs"].items()
+    }
+    roofline = document["roofline"] and Roofline(**document["roofline"])
+    impact = {
+        name: Latencies(each["wall"], tuple(each["writes"])) for name, each in document["impact"].items()
+    }
+    return Round(costs, roofline, impact)
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on and with."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    tools = {"QEMU": "qemu-img", "nbdcopy": "nbdcopy", "zstd": "zstd", "rclone": "rclone", "restic": "restic"}
+    versions = {name: _version(tool) for name, tool in tools.items()}
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "processor": _processor(),
+        "cores": str(cores()),
+        "memory": f"{memory / (1 << 30):.0f} GiB",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "virtnbdbackup": _version("virtnbdbackup"),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def _version(tool: str) -> str:
+    flag = "version" if tool in ("restic", "rclone") else "--version"
+    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
+    return found[0] if found else "unknown"

@@ -1,0 +1,115 @@
+"""What puller has to reach, and whether it does: medians over the rounds of ratios within a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.results import Results, Round, Spread, spread
+from benchmarks.works import (
+    FULL_FOLDER,
+    FULL_S3,
+    GETS,
+    INCREMENTAL,
+    PULLER,
+    RCLONE,
+    RESTORE,
+    VIRTNBDBACKUP,
+    VIRTNBDRESTORE,
+    ZSTD,
+    ZSTD_RCAT,
+)
+from puller.units import MIB
+
+Found = Callable[[Round], float]
+RESTORE_FOLDER = RESTORE.format(place="a folder", format="raw")
+RESTORE_S3 = RESTORE.format(place="S3", format="raw")
+FEW = INCREMENTAL.format(change="100 scattered chunks")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``found`` raises KeyError where a round does not have what it needs. ``unit`` follows figures."""
+
+    work: str
+    against: str
+    bound: float
+    found: Found
+    unit: str = " times"
+    at_most: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A target and what came of it."""
+
+    target: Target
+    spread: Spread
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median is good enough."""
+        value, bound = self.spread.median, self.target.bound
+        return value <= bound if self.target.at_most else value >= bound
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """Of the targets that the run has figures for."""
+    for target in TARGETS:
+        if (found := spread(_found(target, results))) is not None:
+            yield Verdict(target, found)
+
+
+def _found(target: Target, results: Results) -> Iterator[float]:
+    for round_ in results.rounds:
+        try:
+            yield target.found(round_)
+        except KeyError:
+            continue
+
+
+def _wall(round_: Round, work: str, contestant: str) -> float:
+    return round_.costs[work][contestant].wall
+
+
+def _faster(work: str, contestant: str, round_: Round) -> float:
+    return _wall(round_, work, contestant) / _wall(round_, work, PULLER)
+
+
+def _through_rclone(round_: Round) -> float:
+    theirs = _wall(round_, FULL_FOLDER, VIRTNBDBACKUP) + _wall(round_, FULL_S3, RCLONE)
+    return theirs / _wall(round_, FULL_S3, PULLER)
+
+
+def _efficiency(work: str, place: str, round_: Round) -> float:
+    if round_.roofline is None:
+        raise KeyError("roofline")
+    return round_.roofline.wall(place) / _wall(round_, work, PULLER) * 100
+
+
+def _size(round_: Round) -> float:
+    costs = round_.costs[FULL_FOLDER]
+    return (costs[PULLER].stored / costs[ZSTD].stored - 1) * 100
+
+
+def _get_rate(round_: Round) -> float:
+    return _wall(round_, RESTORE_S3, GETS) / _wall(round_, RESTORE_S3, PULLER) * 100
+
+
+def _peak(round_: Round) -> float:
+    return max(costs[PULLER].peak for costs in round_.costs.values()) / MIB
+
+
+TARGETS = (
+    Target(FULL_FOLDER, VIRTNBDBACKUP, 2.8, partial(_faster, FULL_FOLDER, VIRTNBDBACKUP)),
+    Target(FULL_FOLDER, ZSTD, 1.7, partial(_faster, FULL_FOLDER, ZSTD)),
+    Target(FULL_FOLDER, "roofline", 85, partial(_efficiency, FULL_FOLDER, "folder"), " %"),
+    Target(FULL_S3, ZSTD_RCAT, 2, partial(_faster, FULL_S3, ZSTD_RCAT)),
+    Target(FULL_S3, "virtnbdbackup, then rclone copy", 3.5, _through_rclone),
+    Target("stored bytes of a full", "the stream of zstd -1", 10, _size, " % more", at_most=True),
+    Target(FEW, "virtnbdbackup, to a folder", 1, partial(_faster, FEW, VIRTNBDBACKUP)),
+    Target(RESTORE_FOLDER, VIRTNBDRESTORE, 3, partial(_faster, RESTORE_FOLDER, VIRTNBDRESTORE)),
+    Target(RESTORE_S3, "the server's own GET rate", 80, _get_rate, " %"),
+    Target("peak memory of any of these", "", 256, _peak, " MiB", at_most=True),
+)
