@@ -157,7 +157,7 @@ class _Transaction:
             raise BaseDamaged(error.message, advice=error.advice) from error
 
     def _take(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
-        """Freeze the disks, copy, commit and let them go; the point, and the checkpoint that was to be made."""
+        """Freeze the disks, copy, commit, let them go; the point, and the checkpoint that was to be made."""
         self._step("begin")
         moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         draft = Point(
