@@ -70,7 +70,7 @@ def writing_guest(stage: Stage) -> Iterator[Guest]:
     boot = Boot(*(stage.place(f"{name}.{part}") for part in ("kernel", "initramfs", "console")))
     kernel = Kernel.find()
     shutil.copyfile(kernel.image, boot.kernel)
-    build_initramfs(kernel, boot.initramfs, INIT, _programs())
+    build_initramfs(kernel, boot.initramfs, init=INIT, programs=_programs())
     domain = stage.start(name, boot)
     try:
         domain.resume()

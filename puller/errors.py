@@ -73,6 +73,12 @@ class ChecksFailed(PullerError):
     default_advice = "Do what each failed check advises."
 
 
+class CommandFailed(PullerError):
+    """A command that a job runs before or after its backups failed or took too long."""
+
+    default_advice = "Run the command by hand, or correct it in the configuration."
+
+
 # --- repository -------------------------------------------------------------------------------
 
 

@@ -18,13 +18,19 @@ from datetime import UTC, datetime, timedelta
 from puller.errors import UsageError
 from puller.repository.points import Point, in_order
 
+JOB_TAG = "job"
+"""Tag of a point that a job of the configuration took: its name."""
+
 _Label = Callable[[datetime], str]
 _Reasons = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to keep in each domain; None for a rule that is not given. Without any rule all is kept."""
+    """What to keep in each domain; None for a rule that is not given. Without any rule all is kept.
+
+    With ``job`` the rules are for the points that this job took: all others stay.
+    """
 
     last: int | None = None
     hourly: int | None = None
@@ -33,6 +39,7 @@ class Policy:
     monthly: int | None = None
     yearly: int | None = None
     within: timedelta | None = None
+    job: str | None = None
 
     def __post_init__(self) -> None:
         counts = self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly
@@ -58,7 +65,11 @@ class Policy:
     @property
     def is_empty(self) -> bool:
         """Whether no rule is given."""
-        return self == Policy()
+        return self == Policy(job=self.job)
+
+    def judges(self, point: Point) -> bool:
+        """Whether the rules are for this point."""
+        return self.job is None or point.tags.get(JOB_TAG) == self.job
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +95,25 @@ def decide(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
 
 
 def _decide(points: Iterable[Point], policy: Policy) -> Iterator[Decision]:
-    newest_first = in_order(points)[::-1]
+    ordered = in_order(points)
     reasons: _Reasons = defaultdict(list)
-    if policy.is_empty:
-        for point in newest_first:
-            reasons[point.point].append("no rule given")
+    for point in ordered:
+        if policy.is_empty or not policy.judges(point):
+            why_not = "no rule given" if policy.is_empty else f"not taken by job {policy.job}"
+            reasons[point.point].append(why_not)
+    _judge([point for point in reversed(ordered) if policy.judges(point)], policy, reasons)
+    for point in ordered:
+        why = tuple(reasons.get(point.point, ("no rule keeps it",)))
+        yield Decision(point.point, point.domain, point.point in reasons, why)
+
+
+def _judge(newest_first: Sequence[Point], policy: Policy, reasons: _Reasons) -> None:
+    if not newest_first:
+        return
     _keep_newest(newest_first, reasons)
     _keep_last(newest_first, policy, reasons)
     for count, label in policy.periods:
         _keep_periods(newest_first, count, label, reasons)
-    for point in reversed(newest_first):
-        why = tuple(reasons.get(point.point, ("no rule keeps it",)))
-        yield Decision(point.point, point.domain, point.point in reasons, why)
 
 
 def _keep_newest(points: Sequence[Point], reasons: _Reasons) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from puller.cli.console import say
 from puller.cli.options import Settings
-from puller.cli.secret import Secret, ask, can_ask, given_secret
+from puller.cli.secret import Secret, ask, can_ask, configured_secret, given_secret
 from puller.errors import UsageError, WrongKey
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def repository_url(settings: Settings) -> str:
     """The repository's URL. Raises UsageError if none is given."""
     if not settings.repository:
-        raise UsageError("no repository is given", advice="Name it with -r URL or PULLER_REPOSITORY.")
+        raise UsageError(
+            "no repository is given",
+            advice="Name it with -r URL or PULLER_REPOSITORY, or in the configuration.",
+        )
     return settings.repository
 
 
@@ -32,7 +35,7 @@ def open_repository(settings: Settings) -> Repository:
 
 def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
     """The same, and the secret that was used: what is done with keys needs it once more."""
-    url, secret = repository_url(settings), given_secret(settings.key_file, os.environ)
+    url, secret = repository_url(settings), _secret(settings)
     try:
         return _open(url, secret), secret
     except WrongKey as error:
@@ -47,6 +50,14 @@ def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
     return _open(url, secret), secret
 
 
+def _secret(settings: Settings) -> Secret:
+    """What an option or the environment gives, else what the configuration says of this repository."""
+    secret = given_secret(settings.key_file, os.environ)
+    if secret.is_given or settings.place is None:
+        return secret
+    return configured_secret(settings.place)
+
+
 def _open(url: str, secret: Secret) -> Repository:
     from puller.agent import api
 
@@ -55,7 +66,7 @@ def _open(url: str, secret: Secret) -> Repository:
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:
     """Make the repository. Raises UsageError and what ``puller.create_repository`` raises."""
-    url, secret = repository_url(settings), given_secret(settings.key_file, os.environ)
+    url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
         secret = _new_password()
     if not encrypted and secret.is_given:

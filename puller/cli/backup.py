@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from puller.cli import failures
+from puller.cli import taken
 from puller.cli.access import open_repository
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import BACKUP, observing
 from puller.cli.rates import Rate
-from puller.cli.records import record, summary
-from puller.cli.signals import Stopped
-from puller.errors import Interrupted, PartialFailure, PullerError
 from puller.events import Event, Kept, Observer
 
 if TYPE_CHECKING:
     from puller.repository.points import Point
-    from puller.repository.repository import Repository
 
 
 def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
@@ -83,70 +77,23 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
     """Take one restore point of each running DOMAIN (name or UUID), one after the other."""
     repository = open_repository(settings)
-    session = Session(repository, settings, choices)
-    session.run(list(dict.fromkeys(domains)))
-    return session.outcome()
+    from puller.agent import api
+    from puller.agent.batch import take_all
 
+    connect = settings.connect or api.DEFAULT_URI
 
-@dataclass
-class Session:
-    """The backups of one command: a domain that fails does not stop the others."""
+    def take(domain: str, observer: Observer) -> Point:
+        return api.backup(repository, domain, connect=connect, observer=observer, **choices)
 
-    repository: Repository
-    settings: Settings
-    choices: dict[str, Any]
-    points: list[Point] = field(default_factory=list)
-    failed: list[tuple[str, PullerError]] = field(default_factory=list)
-    kept: list[dict[str, str]] = field(default_factory=list)
+    names = list(dict.fromkeys(domains))
+    kept: list[dict[str, str]] = []
+    with observing(settings, BACKUP) as tell:
 
-    def run(self, domains: Sequence[str]) -> None:
-        """Back up one after the other, until one is interrupted."""
-        for domain in domains:
-            try:
-                self.points.append(self._backup(domain))
-            except (Exception, Stopped) as error:  # noqa: BLE001 - a bug met in one domain is not the others' loss
-                failure = failures.translate(error)
-                self.failed.append((domain, failure))
-                if len(domains) > 1:
-                    failures.complain(failure, self.settings, domain)
-                if isinstance(failure, Interrupted):
-                    return
+        def observe(event: Event) -> None:
+            if isinstance(event, Kept):
+                kept.append({"domain": event.subject, "disk": event.disk, "path": event.path})
+            tell(event)
 
-    def _backup(self, domain: str) -> Point:
-        from puller.agent import api
-
-        connect = self.settings.connect or api.DEFAULT_URI
-        with observing(self.settings, BACKUP) as observer:
-            listener = partial(self._hear, observer)
-            return api.backup(self.repository, domain, connect=connect, observer=listener, **self.choices)
-
-    def _hear(self, observer: Observer, event: Event) -> None:
-        if isinstance(event, Kept):
-            self.kept.append({"domain": event.subject, "disk": event.disk, "path": event.path})
-        observer(event)
-
-    def outcome(self) -> Outcome:
-        """What came of all of them."""
-        failed = [{"domain": domain, "error": failures.document(error)} for domain, error in self.failed]
-        kept = {"kept": self.kept} if self.choices["keep_staging"] else {}
-        return Outcome(
-            {"points": [record(point) for point in self.points], "failed": failed, **kept},
-            "\n".join(summary(point) for point in self.points),
-            self._failure(),
-        )
-
-    def _failure(self) -> PullerError | None:
-        """An interruption; else how many of the domains failed; if all did, the first one's error."""
-        if not self.failed:
-            return None
-        last, first = self.failed[-1][1], self.failed[0][1]
-        if isinstance(last, Interrupted):
-            return last
-        if self.points:
-            names = ", ".join(domain for domain, _ in self.failed)
-            total = len(self.points) + len(self.failed)
-            return PartialFailure(f"{len(self.failed)} of {total} domains were not backed up: {names}")
-        if len(self.failed) > 1:
-            text = f"none of {len(self.failed)} domains was backed up; {self.failed[0][0]}: {first.message}"
-            return type(first)(text, advice=first.advice)
-        return first
+        done = take_all(names, take, taken.audience(settings, observe, complaining=len(names) > 1))
+    extra = {"kept": kept} if choices["keep_staging"] else {}
+    return Outcome({**taken.document(done), **extra}, taken.text(done), taken.failure(done))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -68,11 +68,16 @@ def command(settings: Settings, points: tuple[str, ...], read_data: float) -> Ou
 
     with observing(settings, CHECK) as observer:
         report = api.check(repository, points, read_data=read_data, observer=observer)
-    errors = [asdict(error) for error in report.errors]
-    return Outcome({**asdict(report), "errors": errors}, _text(report), _failure(report))
+    return Outcome(document(report), text(report), failure(report))
 
 
-def _text(report: CheckReport) -> str:
+def document(report: CheckReport) -> dict[str, Any]:
+    """The report as docs/cli.md promises it."""
+    return {**asdict(report), "errors": [asdict(error) for error in report.errors]}
+
+
+def text(report: CheckReport) -> str:
+    """The report for people."""
     looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
     if not report.errors:
         return f"{looked}; all sound"
@@ -91,7 +96,8 @@ def _line(error: CheckError) -> str:
     return printable(f"{place}: {error.message}" if place else error.message)
 
 
-def _failure(report: CheckReport) -> DamagedData | None:
+def failure(report: CheckReport) -> DamagedData | None:
+    """The damage that was found, as an error."""
     if not report.errors:
         return None
     hurt = {error.point for error in report.errors if error.point is not None}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from puller.cli.options import Command
+from puller.cli.options import Bare
 from puller.cli.outcome import Outcome
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", cls=Command)
+@click.command("completion", cls=Bare)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def command(context: click.Context, shell: str) -> Outcome:

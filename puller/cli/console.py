@@ -1,10 +1,12 @@
-"""The two streams: results to stdout, everything else to stderr."""
+"""The two streams: results to stdout, everything else to stderr, or to the journal that reads stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import IO
 
 import click
@@ -25,12 +27,69 @@ def printable(text: str) -> str:
     )
 
 
-def say(line: str) -> None:
-    """Write a line to stderr. Called from many threads, and must not fail: nobody may be listening."""
+ERROR, NOTICE, INFO = 3, 5, 6
+"""Priorities, those of syslog."""
+
+
+Fact = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something to tell: ``text`` for people; for programs ``event`` says of what kind it is.
+
+    ``fields`` say by name what it is about: ``domain``, ``disk``, ``point``, ``step``, ``error`` ...
+    """
+
+    text: str
+    event: str = "message"
+    priority: int = INFO
+    fields: dict[str, Fact] = field(default_factory=dict)
+
+
+Voice = Callable[[Line], None]
+"""Tells lines in one form or another. Called from many threads; must not fail: nobody may be listening."""
+
+
+def plain(line: Line) -> None:
+    """The voice for people."""
     try:
-        click.echo(line, err=True)
+        click.echo(line.text, err=True)
     except OSError:
         silence(sys.stderr)
+
+
+_voice: Voice = plain
+
+
+def speak_as(voice: Voice) -> None:
+    """Tell everything from now on by ``voice``: a process has one stderr, and so one voice."""
+    global _voice  # noqa: PLW0603
+    _voice = voice
+
+
+def begin(voice: Voice) -> None:
+    """Begin a command: tell by ``voice``, of nothing in particular."""
+    speak_as(voice)
+    _context.clear()
+
+
+_context: dict[str, Fact] = {}
+
+
+def speak_about(**fields: Fact) -> None:
+    """Add ``fields``, such as the job's name, to every line from now on."""
+    _context.update(fields)
+
+
+def is_heard_by_programs() -> bool:
+    """Whether lines reach somebody with their fields: the journal, or who asked for JSON."""
+    return _voice is not plain
+
+
+def say(text: str, event: str = "message", priority: int = INFO, **fields: Fact) -> None:
+    """Tell a line to whoever reads stderr."""
+    _voice(Line(text, event, priority, {**_context, **fields}))
 
 
 def answer(text: str) -> None:

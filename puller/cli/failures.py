@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from puller.cli.console import printable, say
+from puller.cli.console import ERROR, printable, say
 from puller.cli.options import Settings
 from puller.cli.signals import Stopped
 from puller.errors import Interrupted, PullerError, UsageError
@@ -73,9 +73,11 @@ def document(failure: PullerError) -> dict[str, Any]:
 
 def complain(failure: PullerError, settings: Settings, subject: str = "") -> None:
     """Tell a person: one line, one line of advice, and with ``--debug`` where it came from."""
-    if settings.debug:
-        say("".join(traceback.format_exception(failure)).rstrip())
     about = f"{printable(subject)}: " if subject else ""
-    say(f"puller: {about}{printable(failure.message)}")
+    lines = [f"puller: {about}{printable(failure.message)}"]
+    if settings.debug:
+        lines.insert(0, "".join(traceback.format_exception(failure)).rstrip())
     if failure.advice:
-        say(f"  {printable(failure.advice)}")
+        lines.append(f"  {printable(failure.advice)}")
+    told = {"subject": subject} if subject else {}
+    say("\n".join(lines), "error", ERROR, **told, **document(failure))

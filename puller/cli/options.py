@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from puller import __version__
+from puller.cli import console
+from puller.cli.notify import Service
+from puller.cli.progressjson import as_json
+from puller.errors import UsageError
+
+if TYPE_CHECKING:
+    from puller.configuration.file import Configuration, Place
 
 _JSON = "--json"
+PROGRESS = ("auto", "lines", "json")
 
 
 @dataclass(slots=True)
 class Settings:
     """What the environment says, overwritten by the global options as they are parsed.
 
-    ``verbosity`` is -1 for ``-q``, 1 for ``-v``; of several the last one counts.
+    What neither says comes from the configuration before a command begins: then ``repository`` is a URL,
+    and ``place`` is what the configuration says of that repository. ``verbosity`` is -1 for ``-q``, 1 for
+    ``-v``; of several the last one counts, and None means that none was given.
     """
 
+    config: str | None = None
     repository: str | None = None
     key_file: str | None = None
     connect: str | None = None
     json: bool = False
-    verbosity: int = 0
+    progress: str | None = None
     debug: bool = False
+    said: int | None = None
+    place: Place | None = None
+    service: Service = field(default_factory=lambda: Service(None))
+
+    @property
+    def verbosity(self) -> int:
+        """-1, 0 or 1."""
+        return self.said or 0
 
     @classmethod
     def begin(cls, environment: Mapping[str, str], arguments: Sequence[str]) -> Settings:
@@ -34,11 +53,43 @@ class Settings:
         words = list(arguments)
         options = words[: words.index("--")] if "--" in words else words
         return cls(
+            config=environment.get("PULLER_CONFIG") or None,
+            progress=environment.get("PULLER_PROGRESS") or None,
             repository=environment.get("PULLER_REPOSITORY") or None,
             key_file=environment.get("PULLER_KEY_FILE"),
             connect=environment.get("LIBVIRT_DEFAULT_URI") or None,
+            service=Service.of(environment),
             json=_JSON in options,
         )
+
+    def configure(self) -> Configuration:
+        """Read the configuration. Raises ConfigurationError, UsageError."""
+        from puller.configuration.file import load
+
+        return load(self.config)
+
+    def complete(self, configuration: Configuration) -> None:
+        """Take from the configuration what was not said. Raises UsageError."""
+        defaults = configuration.defaults
+        if self.said is None and defaults.verbosity is not None:
+            self.said = _VERBOSITY[defaults.verbosity]
+        self.progress = self.progress or defaults.progress or PROGRESS[0]
+        if self.progress not in PROGRESS:
+            text = f"PULLER_PROGRESS is '{self.progress}'"
+            raise UsageError(text, advice=f"It may be {', '.join(PROGRESS)}.")
+        self.connect = self.connect or defaults.connect
+        if word := self.repository or configuration.repository:
+            self.place = configuration.place(word)
+            self.repository = self.place.url
+
+    def start(self) -> None:
+        """All is known that was to be said: tell from now on as it was asked for."""
+        if self.progress == "json":
+            console.speak_as(as_json)
+        self.service.ready()
+
+
+_VERBOSITY = {"quiet": -1, "normal": 0, "verbose": 1}
 
 
 def _settings(context: click.Context) -> Settings:
@@ -53,12 +104,12 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
 
 def _quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        _settings(context).verbosity = -1
+        _settings(context).said = -1
 
 
 def _verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        _settings(context).verbosity = 1
+        _settings(context).said = 1
 
 
 def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -74,10 +125,17 @@ def _option(*names: str, **attributes: Any) -> click.Option:
 
 GLOBAL_OPTIONS = (
     _option(
+        "--config",
+        metavar="FILE",
+        help="Read this configuration.  [env: PULLER_CONFIG; "
+        "default: /etc/puller/puller.toml, if it is there]",
+    ),
+    _option(
         "-r",
         "--repository",
         metavar="URL",
-        help="s3://bucket/prefix, or a folder (/path or file:///path).  [env: PULLER_REPOSITORY]",
+        help="s3://bucket/prefix, a folder (/path or file:///path), or a name in the configuration.  "
+        "[env: PULLER_REPOSITORY]",
     ),
     _option(
         "--key-file",
@@ -93,6 +151,12 @@ GLOBAL_OPTIONS = (
     _option(_JSON, is_flag=True, help="Write one JSON document to stdout, errors included."),
     _option("-q", "--quiet", is_flag=True, callback=_quiet, help="Tell errors only."),
     _option("-v", "--verbose", is_flag=True, callback=_verbose, help="Tell every step."),
+    _option(
+        "--progress",
+        type=click.Choice(PROGRESS),
+        help="Tell progress as bars or lines, whichever suits; as lines; or all of stderr as JSON lines.  "
+        "[env: PULLER_PROGRESS; default: auto]",
+    ),
     _option("--debug", is_flag=True, help="Show the traceback of an error."),
     _option("--version", is_flag=True, is_eager=True, callback=_version, help="Show the version."),
 )
@@ -120,8 +184,19 @@ class WithGlobalOptions(click.Command):
         return json.dumps({"help": text}) if _settings(ctx).json else text
 
 
+class Bare(WithGlobalOptions):
+    """A command that needs no configuration, or reads it itself."""
+
+
 class Command(WithGlobalOptions):
-    """One command of puller."""
+    """One command of puller. What its options and the environment leave open, the configuration says."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click."""
+        settings = _settings(ctx)
+        settings.complete(settings.configure())
+        settings.start()
+        return super().invoke(ctx)
 
 
 class Group(WithGlobalOptions, click.Group):

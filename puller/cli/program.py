@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO, cast
 
 import click
 
-from puller.cli import failures
+from puller.cli import console, failures, journal
 from puller.cli.options import Group, Settings
 from puller.cli.outcome import Outcome, present
 from puller.cli.signals import Stopped, stop_on_signals
@@ -18,6 +18,7 @@ from puller.cli.signals import Stopped, stop_on_signals
 COMMANDS = (
     "init",
     "backup",
+    "run",
     "points",
     "show",
     "restore",
@@ -28,6 +29,7 @@ COMMANDS = (
     "stats",
     "doctor",
     "key",
+    "config",
     "completion",
 )
 """Each is ``command`` in the module of its name, which is loaded when it is first needed."""
@@ -64,12 +66,21 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run the program, print what there is to say, return the exit code."""
     _tolerate_any_text()
+    console.begin(_voice())
     settings = Settings.begin(os.environ, arguments)
     try:
-        with stop_on_signals():
-            return present(_outcome(arguments, settings), settings)
+        with settings.service as service, stop_on_signals(service.stopping):
+            outcome = _outcome(arguments, settings)
+            service.stopping()
+            return present(outcome, settings)
     except Stopped as stop:
         return failures.translate(stop).exit_code
+
+
+def _voice() -> console.Voice:
+    if not journal.reads_stderr(os.environ):
+        return console.plain
+    return journal.Journal(journal.SOCKET)
 
 
 def _outcome(arguments: Sequence[str], settings: Settings) -> Outcome:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from puller.cli.console import printable, say
+from puller.cli.console import NOTICE, printable, say
 from puller.cli.options import Settings
+from puller.cli.progressjson import Documents
 from puller.cli.times import duration
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, Observer, Step, ignore
 from puller.units import format_bytes
@@ -38,16 +39,30 @@ PRUNE = Measure("", "")
 
 @contextmanager
 def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
-    """The observer that suits the terminal and the user's wish for words."""
+    """The observer that suits the terminal and the user's wish for words; it tells systemd as well."""
+    with _telling(settings, measure) as tell:
+
+        def observe(event: Event) -> None:
+            settings.service(event)
+            tell(event)
+
+        yield observe
+
+
+@contextmanager
+def _telling(settings: Settings, measure: Measure) -> Iterator[Observer]:
+    verbose = settings.verbosity > 0
     if settings.verbosity < 0:
         yield ignore
-    elif _is_live():
+    elif settings.progress == "json":
+        yield Documents()
+    elif settings.progress != "lines" and _is_live():
         from puller.cli.live import LiveProgress
 
-        with LiveProgress(measure, settings.verbosity > 0) as live:
+        with LiveProgress(measure, verbose) as live:
             yield live
     else:
-        yield Lines(measure, settings.verbosity > 0)
+        yield Lines(measure, verbose)
 
 
 def _is_live() -> bool:
@@ -71,13 +86,17 @@ class Lines:
             case DiskPlanned():
                 self._began[event.subject, event.disk] = time.monotonic()
                 if self._verbose:
-                    say(planned_line(event, self._measure))
+                    line = planned_line(event, self._measure)
+                    say(line, "plan", domain=event.subject, disk=event.disk, total=event.total)
             case DiskDone():
-                say(self._done_line(event.subject, event.disk))
+                line = self._done_line(event.subject, event.disk)
+                say(line, "done", domain=event.subject, disk=event.disk)
             case Notice():
-                say(notice_line(event))
+                say(notice_line(event), "notice", NOTICE, domain=event.subject)
             case Step() if self._verbose:
-                say(f"{printable(event.subject)}: {event.name}")
+                say(
+                    f"{printable(event.subject)}: {event.name}", "step", domain=event.subject, step=event.name
+                )
 
     def _done_line(self, subject: str, disk: str) -> str:
         latest = self._latest.get((subject, disk))

@@ -77,10 +77,11 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
         return _preview(api.preview_prune(repository, policy))
     with observing(settings, PRUNE) as observer:
         report = api.prune(repository, policy, grace=grace, observer=observer)
-    return Outcome(_document(report), _text(report))
+    return Outcome(document(report), text(report))
 
 
-def _document(report: PruneReport) -> dict[str, Any]:
+def document(report: PruneReport) -> dict[str, Any]:
+    """The report as docs/cli.md promises it."""
     return {
         "kept": list(report.kept),
         "removed": list(report.removed),
@@ -91,7 +92,8 @@ def _document(report: PruneReport) -> dict[str, Any]:
     }
 
 
-def _text(report: PruneReport) -> str:
+def text(report: PruneReport) -> str:
+    """The report for people."""
     return (
         f"points: {len(report.kept)} kept, {len(report.removed)} removed\n"
         f"packs: {report.packs_condemned} condemned, {report.packs_deleted} deleted, "
@@ -101,7 +103,7 @@ def _text(report: PruneReport) -> str:
 
 def _preview(report: PruneReport) -> Outcome:
     decisions = [asdict(decision) for decision in report.decisions]
-    return Outcome({**_document(report), "decisions": decisions}, _explanation(report.decisions))
+    return Outcome({**document(report), "decisions": decisions}, _explanation(report.decisions))
 
 
 def _explanation(decisions: Iterable[Decision]) -> str:

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from puller.errors import UsageError
 from puller.units import MIB
+
+if TYPE_CHECKING:
+    from puller.configuration.file import Place
 
 CREDENTIAL = "puller-password"
 """Name of the systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
@@ -43,6 +47,16 @@ def given_secret(key_file: str | None, environment: Mapping[str, str]) -> Secret
     if key_file is not None:
         return Secret(key_file=_key_file(key_file))
     return Secret(_given_password(environment))
+
+
+def configured_secret(place: Place) -> Secret:
+    """The secret in the file that the configuration names for this repository. Raises UsageError."""
+    if place.key_file is not None:
+        return Secret(key_file=_key_file(place.key_file))
+    if place.password_file is not None:
+        source = f"the password of repository {place.name}"
+        return Secret(_read_password(Path(place.password_file), source, _FILE_ADVICE))
+    return Secret()
 
 
 def new_secret(key_file: str | None, password_file: str | None) -> Secret:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -27,8 +27,8 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread on the first SIGINT, SIGTERM or SIGHUP.
+def stop_on_signals(stopping: Callable[[], None]) -> Iterator[None]:
+    """Raise Stopped in the main thread on the first SIGINT, SIGTERM or SIGHUP, after ``stopping`` was called.
 
     One that is ignored stays ignored: nohup and shells' background jobs count on it.
     """
@@ -37,7 +37,7 @@ def stop_on_signals() -> Iterator[None]:
         return
     numbers = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
     with _exit_on_second(numbers):
-        stopper = _Stopper()
+        stopper = _Stopper(stopping)
         before = {number: signal.signal(number, stopper) for number in numbers}
         try:
             yield
@@ -49,12 +49,14 @@ def stop_on_signals() -> Iterator[None]:
 class _Stopper:
     """Raises Stopped once: cleaning up must not be stopped half way."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopping: Callable[[], None]) -> None:
+        self._stopping = stopping
         self._raised = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self._raised:
             self._raised = True
+            self._stopping()
             raise Stopped(number)
 
 

@@ -75,6 +75,11 @@ class Host:
         with translate(f"cannot list the domains of {self.uri}"):
             return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
 
+    def uuids(self) -> dict[str, str]:
+        """The UUID of every domain, running or not, by its name."""
+        with translate(f"cannot list the domains of {self.uri}"):
+            return {handle.name(): handle.UUIDString() for handle in self._connection.listAllDomains()}
+
     @property
     def libvirt_version(self) -> Version:
         """Version of the libvirt that answers: the daemon's, not that of the library in this process."""

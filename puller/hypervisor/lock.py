@@ -1,4 +1,4 @@
-"""One puller a domain on this host."""
+"""One puller a domain, and one run a job, on this host."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Self
 from puller.errors import Locked, PullerError
 
 
-class DomainLock:
-    """Holds the domain ``uuid`` against other pullers on this host, as long as the context lasts.
+class HostLock:
+    """Holds the lock file ``path`` against other pullers on this host, as long as the context lasts.
 
     It is a ``flock`` on a small file, so the kernel lets go of it when the process dies, however it dies. The
     file stays: deleting it would let two processes hold locks on two files of one name. Entering raises
-    :class:`Locked` if another process holds it, at once.
+    :class:`Locked` if another process holds it, at once, saying that ``what`` is under way.
     """
 
-    def __init__(self, uuid: str, name: str, directory: Path) -> None:
-        self._path = directory / f"{uuid}.lock"
-        self._name = name
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        self._what = what
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -32,9 +32,7 @@ class DomainLock:
         except BlockingIOError as error:
             holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(self._descriptor)
-            raise Locked(
-                f"domain {self._name} is being backed up by process {holder or 'unknown'}"
-            ) from error
+            raise Locked(f"{self._what} by process {holder or 'unknown'}") from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
@@ -43,6 +41,20 @@ class DomainLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+
+
+class DomainLock(HostLock):
+    """Holds the domain ``uuid`` against other pullers on this host."""
+
+    def __init__(self, uuid: str, name: str, directory: Path) -> None:
+        super().__init__(directory / f"{uuid}.lock", f"domain {name} is being backed up")
+
+
+class JobLock(HostLock):
+    """Holds one ``step`` (such as ``backup``) of the job ``name`` against other pullers on this host."""
+
+    def __init__(self, name: str, step: str, directory: Path) -> None:
+        super().__init__(directory / f"job-{name}-{step}.lock", f"the {step} of job {name} is being run")
 
 
 def lock_directory() -> Path:

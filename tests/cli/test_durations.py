@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.cli.durations import parse
+from puller.configuration.quantities import duration as parse
 
 COUNTS = st.one_of(st.none(), st.integers(0, 999_999))
 

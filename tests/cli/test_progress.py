@@ -82,7 +82,7 @@ def test_a_terminal_that_goes_away_does_not_stop_the_work(monkeypatch: pytest.Mo
     with os.fdopen(side, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
         monkeypatch.setenv("TERM", term)
-        with observing(Settings(verbosity=1), BACKUP) as observer:
+        with observing(Settings(said=1), BACKUP) as observer:
             assert isinstance(observer, LiveProgress if term == "xterm" else Lines)
             os.close(main)
             for event in EVENTS:

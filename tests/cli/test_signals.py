@@ -100,7 +100,7 @@ import contextlib, ctypes
 from puller.cli.signals import Stopped, stop_on_signals
 lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
 libc.pthread_mutex_lock(lock)
-with stop_on_signals():
+with stop_on_signals(lambda: None):
     while True:
         with contextlib.suppress(Stopped):
             print("deaf", flush=True)

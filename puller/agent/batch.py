@@ -1,0 +1,104 @@
+"""Backups of many domains: so many at a time, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from puller.errors import Interrupted
+from puller.events import Event, Observer
+from puller.repository.points import Point
+
+Take = Callable[[str, Observer], Point]
+"""Backs up one domain, telling an observer."""
+
+Failed = Callable[[str, BaseException], None]
+"""Is told what failed and how, as soon as that is known; from the thread that it failed in."""
+
+Stored = Callable[[Point], None]
+"""Is told of a new point, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who is told what while a batch runs."""
+
+    observer: Observer
+    on_point: Stored
+    on_failure: Failed
+
+
+@dataclass
+class Taken:
+    """What came of a batch. An interruption of all is the failure of the domains that it struck."""
+
+    points: list[Point] = field(default_factory=list)
+    failed: list[tuple[str, BaseException]] = field(default_factory=list)
+    interruption: BaseException | None = None
+
+
+def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: int = 1) -> Taken:
+    """Call ``take`` for each of the ``domains``, ``parallel`` of them at a time.
+
+    Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
+    under way are stopped at their next event, and no other is begun.
+    """
+    batch = _Batch(take, audience)
+    if parallel == 1:
+        batch.one_by_one(domains)
+    else:
+        batch.at_once(domains, parallel)
+    return batch.taken
+
+
+class _Batch:
+    def __init__(self, take: Take, audience: Audience) -> None:
+        self.taken = Taken()
+        self._take = take
+        self._audience = audience
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def one_by_one(self, domains: Sequence[str]) -> None:
+        """In the calling thread, where signals arrive."""
+        for domain in domains:
+            self._back_up(domain)
+            if self.taken.interruption is not None:
+                return
+
+    def at_once(self, domains: Sequence[str], parallel: int) -> None:
+        """In threads. Signals arrive in the calling one, which waits."""
+        with ThreadPoolExecutor(parallel, thread_name_prefix="domain") as pool:
+            futures = [pool.submit(self._back_up, domain) for domain in domains]
+            try:
+                wait(futures)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
+                self.taken.interruption = error
+                self._stop(futures)
+
+    def _stop(self, futures: Sequence[Future[None]]) -> None:
+        self._stopped.set()
+        for future in futures:
+            future.cancel()
+
+    def _back_up(self, domain: str) -> None:
+        try:
+            point = self._take(domain, self._observe)
+        except BaseException as error:  # noqa: BLE001 - a bug met in one domain is not the others' loss
+            with self._lock:
+                self.taken.failed.append((domain, error))
+                if not isinstance(error, Exception):
+                    self.taken.interruption = error
+            self._audience.on_failure(domain, error)
+        else:
+            with self._lock:
+                self.taken.points.append(point)
+            self._audience.on_point(point)
+
+    def _observe(self, event: Event) -> None:
+        """An error of the observer ends a run, which then cleans up as after any other."""
+        if self._stopped.is_set():
+            raise Interrupted("stopped by a signal")
+        self._audience.observer(event)

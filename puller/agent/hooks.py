@@ -1,0 +1,45 @@
+"""The commands that a job runs before and after its backups."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from puller.errors import CommandFailed
+
+_NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_PASSWORD"}
+"""What the environment holds for this process only."""
+
+
+def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str]) -> None:
+    """Run a command for ``timeout`` seconds at most, with ``facts`` added to its environment.
+
+    What it prints goes to stderr: stdout is for results. When its time is over, or this process is asked
+    to stop, it is killed with all that it has started. Raises CommandFailed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    try:
+        child = subprocess.Popen(
+            words, env={**environment, **facts}, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot run {words[0]}: {error.strerror}") from error
+    try:
+        code = child.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(f"{words[0]} did not end within {timeout:g} seconds, and was killed") from error
+    finally:
+        _end(child)
+    if code:
+        what = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        raise CommandFailed(f"{words[0]} failed with {what}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill what still runs of the command's session."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

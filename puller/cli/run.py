@@ -1,0 +1,148 @@
+"""``puller run``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli import check, console, failures, prune, taken
+from puller.cli.access import open_repository
+from puller.cli.options import Bare, Settings
+from puller.cli.outcome import Outcome
+from puller.cli.progress import BACKUP, observing
+from puller.cli.signals import Stopped
+from puller.cli.times import duration
+from puller.errors import PartialFailure, PullerError
+
+if TYPE_CHECKING:
+    from puller.agent.job import JobReport
+    from puller.configuration.job import Job
+
+STEPS = ("backup", "prune", "check")
+
+
+@click.command("run", cls=Bare)
+@click.argument("job", metavar="JOB")
+@click.option(
+    "--only",
+    type=click.Choice(STEPS),
+    help="Do this step only, whether or not the job's 'then' has it; prune and check run no commands.",
+)
+@click.option("--metrics-file", metavar="FILE", help="Keep figures for Prometheus in this file.")
+@click.pass_obj
+def command(settings: Settings, job: str, only: str | None, metrics_file: str | None) -> Outcome:
+    """Do one job of the configuration: back up all domains that it matches, so many at a time.
+
+    What its 'then' asks for follows: prune by the job's rules, and a check. Two runs of one job at a time
+    are refused with 11.
+    """
+    configuration = settings.configure()
+    chosen = configuration.job(job)
+    settings.repository = settings.repository or chosen.repository
+    settings.connect = settings.connect or chosen.connect
+    settings.complete(configuration)
+    settings.start()
+    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
+
+
+def _steps(job: Job, only: str | None) -> tuple[str, ...]:
+    return (only,) if only else ("backup", *(step for step in STEPS if step in job.then))
+
+
+class _Command:
+    """One run of a job, and what is told of it."""
+
+    def __init__(self, settings: Settings, job: Job, metrics_file: str | None) -> None:
+        self._settings = settings
+        self._job = job
+        self._metrics_file = metrics_file
+        self._began = time.monotonic()
+
+    def run(self, steps: Sequence[str]) -> Outcome:
+        """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
+        console.speak_about(job=self._job.name)
+        try:
+            report = self._work(steps)
+        except (Exception, Stopped) as error:
+            self._export(None, failures.translate(error))
+            raise
+        failure = _failure(report)
+        try:
+            self._export(report, failure)
+        except PullerError as error:
+            failures.complain(error, self._settings, self._job.name)
+            failure = failure or error
+        text = self._text(report)
+        if console.is_heard_by_programs():
+            console.say(text.splitlines()[-1], "summary", exit_code=failure.exit_code if failure else 0)
+        return Outcome(document(report), text, failure)
+
+    def _work(self, steps: Sequence[str]) -> JobReport:
+        repository = open_repository(self._settings)
+        from puller.agent import api
+        from puller.agent.job import run_job
+
+        with observing(self._settings, BACKUP) as observer:
+            return run_job(
+                repository,
+                self._job,
+                steps=steps,
+                connect=self._settings.connect or api.DEFAULT_URI,
+                audience=taken.audience(self._settings, observer, complaining=True),
+                exit_code=lambda report: getattr(_failure(report), "exit_code", 0),
+            )
+
+    def _export(self, report: JobReport | None, failure: PullerError | None) -> None:
+        if self._metrics_file is None:
+            return
+        from puller.cli import metrics
+
+        run = metrics.Run(self._job.name, time.monotonic() - self._began, report, failure)
+        metrics.export(self._metrics_file, run)
+
+    def _text(self, report: JobReport) -> str:
+        lines = [taken.text(report.taken)] if report.taken.points else []
+        if report.prune is not None:
+            lines.append(prune.text(report.prune))
+        if report.check is not None:
+            lines.append(check.text(report.check))
+        return "\n".join([*lines, self._summary(report)])
+
+    def _summary(self, report: JobReport) -> str:
+        points, failed = len(report.taken.points), len(report.taken.failed)
+        parts = [f"{points} of {points + failed} domains backed up"] if points + failed else []
+        parts += [f"{step} failed" for step, _ in report.failures]
+        took = duration(time.monotonic() - self._began)
+        return f"job {report.job}: {', '.join(parts) or 'done'} in {took}"
+
+
+def document(report: JobReport) -> dict[str, Any]:
+    """What docs/cli.md promises: as ``backup``, with ``prune`` and ``check`` where they were done."""
+    return {
+        "job": report.job,
+        **taken.document(report.taken),
+        "prune": None if report.prune is None else prune.document(report.prune),
+        "check": None if report.check is None else check.document(report.check),
+        "failures": [
+            {"step": step, "error": failures.document(failures.translate(error))}
+            for step, error in report.failures
+        ],
+    }
+
+
+def _failure(report: JobReport) -> PullerError | None:
+    """An interruption; else the one thing that went wrong; of several, that it was done in part."""
+    if report.interruption is not None:
+        return failures.translate(report.interruption)
+    found = [(step, failures.translate(error)) for step, error in report.failures]
+    if (missed := taken.failure(report.taken)) is not None:
+        found.append(("backup", missed))
+    if report.check is not None and (damage := check.failure(report.check)) is not None:
+        found.append(("check", damage))
+    if len(found) < 2:
+        return found[0][1] if found else None
+    text = "; ".join(f"{step}: {error.message}" for step, error in found)
+    return PartialFailure(f"job {report.job}: {text}")

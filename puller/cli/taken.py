@@ -1,0 +1,78 @@
+"""What came of backups of several domains: the document, the text and the failure of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from puller.cli import console, failures
+from puller.cli.options import Settings
+from puller.cli.records import record, summary
+from puller.errors import Interrupted, PartialFailure, PullerError
+
+if TYPE_CHECKING:
+    from puller.agent.batch import Audience, Taken
+    from puller.events import Observer
+    from puller.repository.points import Point
+
+
+def audience(settings: Settings, observer: Observer, complaining: bool) -> Audience:
+    """Who is told while the backups run. ``complaining``: of each failure at once, as more is to come."""
+    from puller.agent.batch import Audience
+
+    def on_failure(subject: str, error: BaseException) -> None:
+        if complaining:
+            failures.complain(failures.translate(error), settings, subject)
+
+    return Audience(observer, tell_point, on_failure)
+
+
+def tell_point(point: Point) -> None:
+    """Tell programs of a point as soon as there is one; people see all of them at the end."""
+    if console.is_heard_by_programs():
+        facts: dict[str, console.Fact] = {name: getattr(point, name) for name in _FACTS}
+        for name in _SUMS:
+            facts[name] = sum(getattr(disk, name) for disk in point.disks)
+        console.say(summary(point), "point", console.INFO, **facts)
+
+
+_FACTS = ("domain", "uuid", "point", "kind", "seconds")
+_SUMS = ("dirty_bytes", "read_bytes", "new_bytes", "stored_bytes")
+
+
+def document(taken: Taken) -> dict[str, Any]:
+    """``points`` and ``failed``, as docs/cli.md promises them."""
+    failed = [
+        {"domain": domain, "error": failures.document(failures.translate(error))}
+        for domain, error in taken.failed
+    ]
+    return {"points": [record(point) for point in taken.points], "failed": failed}
+
+
+def text(taken: Taken) -> str:
+    """A line for each point."""
+    return "\n".join(summary(point) for point in taken.points)
+
+
+def failure(taken: Taken) -> PullerError | None:
+    """An interruption; else how many of the domains failed; if all did, the first one's error."""
+    if taken.interruption is not None:
+        return failures.translate(taken.interruption)
+    if not taken.failed:
+        return None
+    errors = [(domain, failures.translate(error)) for domain, error in taken.failed]
+    stopped = next((error for _, error in errors if isinstance(error, Interrupted)), None)
+    if stopped is not None:
+        return stopped
+    if taken.points:
+        return _partial(taken, [domain for domain, _ in errors])
+    domain, first = errors[0]
+    if len(errors) == 1:
+        return first
+    message = f"none of {len(errors)} domains was backed up; {domain}: {first.message}"
+    return type(first)(message, advice=first.advice)
+
+
+def _partial(taken: Taken, failed: Sequence[str]) -> PartialFailure:
+    total = len(taken.points) + len(failed)
+    return PartialFailure(f"{len(failed)} of {total} domains were not backed up: {', '.join(failed)}")

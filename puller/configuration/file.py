@@ -1,0 +1,218 @@
+"""The configuration file: reading it, and checking what the types of its keys cannot tell."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from puller.configuration.job import Job
+from puller.configuration.lines import key_lines
+from puller.configuration.mistakes import ConfigurationError, Findings, Mistake, dotted, meant
+from puller.configuration.schema import Defaults, Document, JobTable, Name, RepositoryTable, keys
+from puller.errors import UsageError
+from puller.store.location import parse
+
+DEFAULT_PATH = Path("/etc/puller/puller.toml")
+
+_NAME_ADVICE = "A name has letters, digits, '_', '.' and '-' and is at most 64 long: units are called by it."
+_PATHS = ("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir")
+_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository: its name in the file, its URL, and the file with the secret that opens it."""
+
+    name: str
+    url: str
+    key_file: str | None = None
+    password_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the file says. ``file`` is None if there is none."""
+
+    file: str | None = None
+    repositories: Mapping[str, Place] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+
+    @property
+    def repository(self) -> str | None:
+        """The name or URL of the repository where nothing else is said; the only one needs no saying."""
+        if self.defaults.repository is None and len(self.repositories) == 1:
+            return next(iter(self.repositories))
+        return self.defaults.repository
+
+    def place(self, word: str) -> Place:
+        """The repository that ``word`` names, or whose URL it is; any other word is a URL as it stands."""
+        if word in self.repositories:
+            return self.repositories[word]
+        by_url = (place for place in self.repositories.values() if place.url == word)
+        return next(by_url, Place("", word))
+
+    def job(self, name: str) -> Job:
+        """The job of this name. Raises UsageError."""
+        if name in self.jobs:
+            return self.jobs[name]
+        if self.file is None:
+            raise UsageError(
+                f"there is no configuration that could have a job {name}",
+                advice=f"Write {DEFAULT_PATH}, or name another file with --config.",
+            )
+        listed = f"Its jobs are {', '.join(self.jobs)}." if self.jobs else "It has none."
+        raise UsageError(f"{self.file} has no job {name}", advice=meant(name, self.jobs) or listed)
+
+
+def load(named: str | None) -> Configuration:
+    """Read the file that is ``named``; if none is, the one at ``DEFAULT_PATH`` if it can be read.
+
+    Raises ConfigurationError with everything that is wrong, UsageError if a named file cannot be read.
+    """
+    path = DEFAULT_PATH if named is None else Path(named)
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        if named is None:
+            return Configuration()  # there is none, or it is none of this user's business
+        raise UsageError(
+            f"the configuration {path} cannot be read: {error.strerror}",
+            advice="Name a file that can be read with --config or PULLER_CONFIG.",
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise _unreadable(path, line, "it is not UTF-8", "Save the file as UTF-8.") from error
+    return decode(text, path)
+
+
+def decode(text: str, path: Path) -> Configuration:
+    """Read the text of a file. ``path`` is for messages. Raises ConfigurationError."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _PLACE.search(str(error))
+        line = int(match["line"]) if match and match["line"] else text.count("\n") + 1
+        what = _PLACE.sub("", str(error))
+        advice = 'It has to be TOML: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
+        raise _unreadable(path, line, f"this is no TOML: {what[:1].lower()}{what[1:]}", advice) from error
+    findings = Findings(str(path), key_lines(text))
+    configuration = _Reading(findings).read(content)
+    if findings.mistakes:
+        raise ConfigurationError(findings.mistakes)
+    return configuration
+
+
+def _unreadable(path: Path, line: int, what: str, advice: str) -> ConfigurationError:
+    return ConfigurationError([Mistake(str(path), line, "", what, advice)])
+
+
+class _Reading:
+    """Turns tables into values. After a mistake it goes on with what is right, to find them all."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+
+    def read(self, content: dict[str, Any]) -> Configuration:
+        """Read the whole document."""
+        findings = self._findings
+        findings.table((), {name: {} for name in content}, Document)
+        places = {name: self._place(name, table) for name, table in self._named(content, "repositories")}
+        self._defaults = findings.table(("defaults",), content.get("defaults", {}), Defaults)
+        self._check_paths(("defaults",), self._defaults)
+        self._check_repository(("defaults",), self._defaults, places)
+        jobs = {name: self._job(name, table, places) for name, table in self._named(content, "jobs")}
+        defaults = msgspec.convert(self._defaults, Defaults)
+        return Configuration(findings.file, places, defaults, {n: job for n, job in jobs.items() if job})
+
+    def _named(self, content: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
+        tables = content.get(kind, {})
+        if not isinstance(tables, dict):
+            self._findings.table((kind,), tables, Document)
+            return []
+        right = []
+        for name, table in tables.items():
+            try:
+                right.append((msgspec.convert(name, Name), table))
+            except msgspec.ValidationError:
+                self._findings.add((kind, name), f"{kind}.{name} cannot be called so", _NAME_ADVICE)
+        return right
+
+    def _place(self, name: str, content: Any) -> Place:
+        path = ("repositories", name)
+        right = self._findings.table(path, content, RepositoryTable)
+        self._check_paths(path, right)
+        if {"key-file", "password-file"} <= right.keys():
+            text = f"{dotted(path)}.password-file stands beside a key-file"
+            self._findings.add((*path, "password-file"), text, "Leave out one of the two.")
+        try:
+            url = parse(right["url"]).url if "url" in right else ""
+        except UsageError as error:
+            self._findings.add((*path, "url"), f"{dotted(path)}.url: {error.message}", error.advice)
+            url = ""
+        return Place(name, url, right.get("key-file"), right.get("password-file"))
+
+    def _check_paths(self, path: tuple[str, ...], content: Mapping[str, Any]) -> None:
+        """A service starts in another folder than the user who tried it out."""
+        for name in _PATHS:
+            if name in content and not Path(content[name]).is_absolute():
+                text = f"{dotted((*path, name))} cannot be {content[name]}: a path has to be absolute"
+                self._findings.add((*path, name), text, "Begin it with a slash.")
+
+    def _check_repository(
+        self, path: tuple[str, ...], content: Mapping[str, Any], places: Mapping[str, Place]
+    ) -> None:
+        word = content.get("repository")
+        if word is None or word in places:
+            return
+        try:
+            parse(word)
+        except UsageError:
+            names = ", ".join(places) or "none"
+            advice = meant(word, places) or f"Write a URL or one of the names in [repositories]: {names}."
+            text = f"{dotted(path)}.repository cannot be {word}: there is no [repositories.{word}]"
+            self._findings.add((*path, "repository"), text, advice)
+
+    def _job(self, name: str, content: Any, places: Mapping[str, Place]) -> Job | None:
+        path = ("jobs", name)
+        before = len(self._findings.mistakes)
+        own = self._findings.table(path, content, JobTable)
+        self._check_paths(path, own)
+        self._check_repository(path, own, places)
+        inherited = {key: value for key, value in self._defaults.items() if key in keys(JobTable)}
+        merged = inherited | own
+        self._check_whole(path, merged)
+        if len(self._findings.mistakes) > before:
+            return None
+        return _made(name, msgspec.convert(merged, JobTable))
+
+    def _check_whole(self, path: tuple[str, ...], merged: Mapping[str, Any]) -> None:
+        name = dotted(path)
+        if "prune" in merged.get("then", ()) and not merged.get("keep"):
+            text = f"{name}.then asks for prune, but no rule says what to keep"
+            self._findings.add((*path, "then"), text, f"Write [{name}.keep] with rules such as: daily = 7")
+        both = set(merged.get("disks", ())) & set(merged.get("exclude-disks", ()))
+        if both:
+            text = f"{name}.exclude-disks leaves out {', '.join(sorted(both))}, which 'disks' takes"
+            self._findings.add((*path, "exclude-disks"), text, "Name a disk in one of the two lists.")
+        if "job" in merged.get("tags", {}):
+            text = f"{name}.tags cannot have a tag called job: it is the job's own"
+            self._findings.add((*path, "tags", "job"), text, "Give the tag another name.")
+
+
+def _made(name: str, table: JobTable) -> Job:
+    """The job as a value: texts read, lists frozen, and what is not said left to the job's own defaults."""
+    described = keys(JobTable)
+    content: dict[str, Any] = {"name": name}
+    for info in msgspec.structs.fields(JobTable):
+        value: Any = getattr(table, info.name)
+        if value is not None:
+            read = described[info.encode_name][1].read
+            content[info.name] = read(value) if read else tuple(value) if isinstance(value, list) else value
+    return Job(**content)

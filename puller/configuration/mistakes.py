@@ -1,0 +1,137 @@
+"""What is wrong with a configuration: where, what, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from puller.configuration.lines import Path
+from puller.configuration.schema import Key, Table, keys
+from puller.errors import UsageError
+
+_LONGEST = 40
+"""Characters of a wrong value that are shown: enough to find it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake; ``line`` is None where the file has no line that is to blame."""
+
+    file: str
+    line: int | None
+    key: str
+    message: str
+    advice: str
+
+    @property
+    def text(self) -> str:
+        """``/etc/puller/puller.toml:12: jobs.nightly.parallel cannot be 99``."""
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.message}"
+
+
+class ConfigurationError(UsageError):
+    """The configuration cannot be used. ``mistakes`` are all that were found, in the file's order."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+        first, more = self.mistakes[0], len(self.mistakes) - 1
+        rest = f" (and {more} more: see 'puller config check')" if more else ""
+        super().__init__(f"{first.text}{rest}", advice=first.advice)
+
+
+@dataclass
+class Findings:
+    """Collects the mistakes of one file. ``lines`` tells where its keys stand."""
+
+    file: str
+    lines: dict[Path, int]
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def add(self, path: Path, message: str, advice: str) -> None:
+        """Note a mistake at ``path``, or at the nearest table above it that the file names."""
+        near = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
+        line = None if near is None else self.lines[near]
+        self.mistakes.append(Mistake(self.file, line, dotted(path), message, advice))
+
+    def wrong(self, path: Path, value: Any, key: Key, why: str = "") -> None:
+        """Note that ``path`` cannot have this value."""
+        reason = f": {why}" if why else ""
+        self.add(path, f"{dotted(path)} cannot be {_shown(value)}{reason}", remedy(path[-1], key))
+
+    def table(self, path: Path, value: Any, table: type[Table]) -> dict[str, Any]:
+        """The keys of ``value`` that are right, decoded. What is wrong with the others is noted."""
+        if not isinstance(value, dict):
+            self.add(path, f"{dotted(path)} is no table", f"Write [{dotted(path)}] and its keys below it.")
+            return {}
+        known, right = keys(table), {}
+        for name, content in value.items():
+            if name not in known:
+                self._unknown((*path, name), known)
+            elif self._fits((*path, name), content, *known[name]):
+                right[name] = content
+        for info in msgspec.structs.fields(table):
+            if info.required and info.encode_name not in value:
+                self._missing(path, info.encode_name, known[info.encode_name][1])
+        return right
+
+    def _unknown(self, path: Path, known: Iterable[str]) -> None:
+        advice = meant(path[-1], known) or f"The keys here are {', '.join(known)}."
+        self.add(path, f"{dotted(path)} is not known", advice)
+
+    def _missing(self, path: Path, name: str, key: Key) -> None:
+        self.add(path, f"{dotted((*path, name))} is missing", remedy(name, key))
+
+    def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:
+        nested = _nested(kind)
+        if nested is not None:
+            before = len(self.mistakes)
+            self.table(path, content, nested)
+            return len(self.mistakes) == before
+        try:
+            msgspec.convert(content, kind)
+            if key.read is not None:
+                key.read(content)
+        except msgspec.ValidationError:
+            self.wrong(path, content, key)
+        except ValueError as error:
+            self.add(path, f"{dotted(path)}: {error}", remedy(path[-1], key))
+        else:
+            return True
+        return False
+
+
+def _nested(kind: Any) -> type[Table] | None:
+    """The table that a key's type is, if it is one."""
+    for part in (kind, *getattr(kind, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, Table):
+            return part
+        if part is not kind and (inner := _nested(part)) is not None:
+            return inner
+    return None
+
+
+def dotted(path: Path) -> str:
+    """``jobs.nightly.parallel``."""
+    return ".".join(path)
+
+
+def remedy(name: str, key: Key) -> str:
+    """What to write for the key ``name``."""
+    example = f", such as: {name} = {key.example}" if key.example else ""
+    return f"'{name}' is {key.meaning}{example}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The question whether a like word was meant; empty if there is none."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -1,0 +1,160 @@
+"""The file for Prometheus: what a run changes in it, and what it lets stand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import puller
+from puller.agent.batch import Taken
+from puller.agent.job import JobReport
+from puller.cli.metrics import Run, export
+from puller.errors import NoSuchDomain, PullerError, ScratchFull
+from puller.units import MIB
+from tests.cli.conftest import CommandLine
+from tests.lab.archive import make_point
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine
+
+
+def figures(path: Path) -> dict[tuple[str, str, str], float]:
+    """Values by name, job and domain (of errors: domain and class)."""
+    return {
+        (
+            sample.name.removeprefix("puller_"),
+            sample.labels["job"],
+            " ".join(sample.labels[label] for label in ("domain", "error") if label in sample.labels),
+        ): sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def points(repository: puller.Repository) -> dict[str, puller.Point]:
+    return {name: make_point(repository, {"vda": name.encode()}, domain=name) for name in ("web1", "db1")}
+
+
+def ran(job: str, points: list[puller.Point], failed: dict[str, PullerError]) -> Run:
+    report = JobReport(job, Taken(points, list(failed.items())))
+    return Run(job, 12.5, report, next(iter(failed.values()), None))
+
+
+def test_each_job_keeps_its_own_figures(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
+    export(str(path), ran("hourly", [points["db1"]], {}))
+    found = figures(path)
+    for job, domain in (("nightly", "web1"), ("nightly", "db1"), ("hourly", "db1")):
+        assert found["backup_last_success_timestamp_seconds", job, domain] == points[domain].time.timestamp()
+        assert found["backup_duration_seconds", job, domain] == 1.5
+    assert (found["job_exit_code", "nightly", ""], found["job_duration_seconds", "nightly", ""]) == (0, 12.5)
+
+
+def test_a_failure_does_not_touch_the_last_success(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
+    for _ in range(2):
+        export(str(path), ran("nightly", [points["db1"]], {"web1": ScratchFull("full")}))
+    found = figures(path)
+    assert found["backup_last_success_timestamp_seconds", "nightly", "web1"] > 0
+    assert found["backup_success", "nightly", "web1"] == 0
+    assert found["backup_success", "nightly", "db1"] == 1
+    assert found["errors_total", "nightly", "web1 ScratchFull"] == 2
+
+
+def test_domains_that_a_job_has_no_more_are_dropped(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
+    export(str(path), ran("nightly", [points["db1"]], {}))
+    assert not any("web1" in key[2] for key in figures(path))
+    # A run that did not come to know its domains says nothing of them.
+    export(str(path), Run("nightly", 1.0, None, NoSuchDomain("none")))
+    found = figures(path)
+    assert found["backup_success", "nightly", "db1"] == 1
+    assert found["errors_total", "nightly", " NoSuchDomain"] == 1
+    assert found["job_exit_code", "nightly", ""] == 16
+
+
+def test_how_long_the_guest_stood_still(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    quiesced = msgspec.structs.replace(points["web1"], freeze_seconds=0.25)
+    export(str(path), ran("nightly", [quiesced, points["db1"]], {}))
+    assert figures(path)["backup_freeze_seconds", "nightly", "web1"] == 0.25
+    assert ("backup_freeze_seconds", "nightly", "db1") not in figures(path)
+
+
+def test_others_can_read_it_and_it_is_never_half_written(
+    points: dict[str, puller.Point], tmp_path: Path
+) -> None:
+    path = tmp_path / "puller.prom"
+    jobs = [f"job{number}" for number in range(6)]
+    threads = [
+        threading.Thread(target=export, args=(str(path), ran(job, [points["web1"]], {}))) for job in jobs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {job for _, job, _ in figures(path)} == set(jobs)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [child.name for child in tmp_path.iterdir() if "prom" in child.name] == ["puller.prom"]
+
+
+@pytest.mark.parametrize("content", [None, "no metrics {"])
+def test_a_file_that_cannot_be_kept(
+    points: dict[str, puller.Point], tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "puller.prom" if content else tmp_path / "nothing" / "puller.prom"
+    if content:
+        path.write_text(content)
+    with pytest.raises(PullerError, match="metrics file"):
+        export(str(path), ran("nightly", [points["web1"]], {}))
+
+
+@pytest.fixture
+def machine(machine_factory: MachineFactory) -> Iterator[Machine]:
+    made = machine_factory(DiskSpec("vda", 4 * MIB))
+    made.write("vda", 7, 0, MIB)
+    yield made
+
+
+def test_a_real_run(
+    cli: CommandLine,
+    machine: Machine,
+    libvirt_uri: str,
+    repository: puller.Repository,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "puller.prom"
+    (tmp_path / "puller.toml").write_text(
+        f'[defaults]\nrepository = "{folder}"\nconnect = "{libvirt_uri}"\nmetrics-file = "{path}"\n'
+        f'[jobs.nightly]\ndomains = ["{machine.name}", "gone"]\n'
+        'then = ["prune", "check"]\nkeep = { last = 1 }\n'
+    )
+    words = ("--config", str(tmp_path / "puller.toml"), "--json")
+    (point,) = cli("run", "nightly", *words).document["points"]
+    found = figures(path)
+    (disk,) = point["disks"]
+    for name in ("dirty_bytes", "read_bytes", "stored_bytes"):
+        assert found[f"backup_{name}", "nightly", machine.name] == disk[name] > 0
+    assert (
+        found["backup_deduplicated_bytes", "nightly", machine.name] == disk["read_bytes"] - disk["new_bytes"]
+    )
+    assert found["errors_total", "nightly", "gone NoSuchDomain"] == 1
+    assert found["check_errors", "nightly", ""] == 0
+    assert found["prune_freed_bytes", "nightly", ""] == 0
+    assert found["job_exit_code", "nightly", ""] == 3
+    # An option wins over the file.
+    other = tmp_path / "other.prom"
+    cli("run", "nightly", "--metrics-file", str(other), "--only", "check", *words)
+    assert ("check_errors", "nightly", "") in figures(other)
+    # A run that cannot even open the repository is counted.
+    assert cli("run", "nightly", "-r", str(tmp_path / "nothing"), *words).code == 10
+    assert figures(path)["errors_total", "nightly", " NoRepository"] == 1

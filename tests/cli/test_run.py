@@ -1,0 +1,225 @@
+"""``run``: jobs of the configuration on real QEMU, with what comes before, after and beside the backups."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.agent.job import choices, policy_of
+from puller.configuration.file import load
+from puller.hypervisor.lock import JobLock, lock_directory
+from puller.units import MIB
+from tests.cli.conftest import CommandLine
+from tests.lab.archive import make_point
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine
+
+
+class Setting:
+    """A configuration with one job, ``nightly``, to which a test adds lines."""
+
+    def __init__(self, path: Path, folder: Path, uri: str) -> None:
+        self.path = path
+        self._head = f'[repositories.main]\nurl = "{folder}"\n[defaults]\nconnect = "{uri}"\n'
+
+    def job(self, lines: str, defaults: str = "") -> None:
+        self.path.write_text(f"{self._head}{defaults}\n[jobs.nightly]\n{lines}\n")
+
+
+@pytest.fixture
+def setting(
+    tmp_path: Path,
+    folder: Path,
+    repository: puller.Repository,
+    libvirt_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Setting:
+    path = tmp_path / "puller.toml"
+    monkeypatch.setenv("PULLER_CONFIG", str(path))
+    return Setting(path, folder, libvirt_uri)
+
+
+@pytest.fixture
+def machine(machine_factory: MachineFactory) -> Iterator[Machine]:
+    made = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", MIB))
+    made.write("vda", 7, 0, MIB)
+    yield made
+
+
+def test_all_matching_domains_several_at_a_time(
+    cli: CommandLine, setting: Setting, machine_factory: MachineFactory, repository: puller.Repository
+) -> None:
+    machines = [machine_factory(DiskSpec("vda", MIB)) for _ in range(4)]
+    left_out = machines[3].name
+    setting.job(f'domains = ["{machines[0].uuid}", "vm*"]\nexclude = ["{left_out}"]\nparallel = 2')
+    document = cli("run", "nightly", "--json").document
+    names = {machine.name for machine in machines[:3]}
+    # The first is named by its UUID too, yet taken once.
+    assert sorted(record["domain"] for record in document["points"]) == sorted(names)
+    assert document["job"] == "nightly"
+    assert (document["failed"], document["failures"]) == ([], [])
+    assert (document["prune"], document["check"]) == (None, None)
+    assert {point.tags["job"] for point in puller.list_points(repository)} == {"nightly"}
+
+
+def test_what_the_job_says_reaches_the_backup(
+    cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
+) -> None:
+    setting.job(
+        f'domains = ["{machine.name}"]\nexclude-disks = ["vda"]\ntags = {{ site = "north" }}',
+        defaults=f'scratch-dir = "{tmp_path}"',
+    )
+    (record,) = cli("run", "nightly", "--json").document["points"]
+    assert [disk["disk"] for disk in record["disks"]] == ["vdb"]
+    assert record["tags"] == {"site": "north", "job": "nightly"}
+    setting.job(f'domains = ["{machine.name}"]\ndisks = ["vda"]\nscratch-dir = "/nonexistent"')
+    assert "/nonexistent" in cli("run", "nightly", "--json").error["message"]
+
+
+def test_one_that_fails_does_not_stop_the_rest(cli: CommandLine, setting: Setting, machine: Machine) -> None:
+    setting.job(f'domains = ["gone", "{machine.name}"]\nparallel = 2\nthen = ["check"]')
+    answer = cli("run", "nightly", "--json")
+    assert (answer.code, answer.error["name"]) == (3, "PartialFailure")
+    assert [failed["domain"] for failed in answer.document["failed"]] == ["gone"]
+    assert answer.document["check"]["points"] == 1
+    assert "puller: gone: " in answer.err
+
+
+def test_no_domain_matches(cli: CommandLine, setting: Setting) -> None:
+    setting.job('domains = ["nosuch-*"]')
+    error = cli("run", "nightly", "--json").error
+    assert error["code"] == 16
+    assert "nightly" in error["message"]
+
+
+def test_a_second_run_is_refused(cli: CommandLine, setting: Setting, machine: Machine) -> None:
+    setting.job(f'domains = ["{machine.name}"]')
+    with JobLock("nightly", "backup", lock_directory()):
+        error = cli("run", "nightly", "--json").error
+        assert (error["code"], error["retryable"]) == (11, True)
+        assert "job nightly is being run by process" in error["message"]
+        # A check of the job may run beside its backups.
+        assert cli("run", "nightly", "--only", "check").code == 0
+    assert cli("run", "nightly").code == 0
+
+
+def test_prune_and_check_follow(
+    cli: CommandLine, setting: Setting, machine: Machine, repository: puller.Repository
+) -> None:
+    other = make_point(repository, {"vda": b"by hand"}, domain=machine.name)
+    setting.job(
+        f'domains = ["{machine.name}"]\nthen = ["check", "prune"]\ncheck = 100\ngrace = "0"\n'
+        "[jobs.nightly.keep]\nlast = 1"
+    )
+    first = cli("run", "nightly", "--json").document
+    assert first["prune"]["removed"] == []
+    assert first["check"]["chunks_read"] > 0
+    second = cli("run", "nightly", "--json").document
+    assert second["prune"]["removed"] == [first["points"][0]["point"]]
+    # What the job has not taken is neither pruned nor checked by it.
+    assert other.point in {point.point for point in puller.list_points(repository)}
+    assert second["check"]["points"] == 1
+
+
+def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:
+    setting.job(f'domains = ["{machine.name}"]\nthen = ["prune"]\n[jobs.nightly.keep]\nlast = 1')
+    assert cli("run", "nightly", "--only", "backup", "--json").document["prune"] is None
+    document = cli("run", "nightly", "--only", "prune", "--json").document
+    assert (document["points"], len(document["prune"]["kept"])) == ([], 1)
+
+
+def test_damage_found_by_the_check_gives_13(
+    cli: CommandLine, setting: Setting, machine: Machine, folder: Path
+) -> None:
+    setting.job(f'domains = ["{machine.name}"]\nthen = ["check"]\ncheck = 100.0')
+    assert cli("run", "nightly").code == 0
+    for pack in (path for path in (folder / "packs").rglob("*") if path.is_file()):
+        pack.write_bytes(bytes(100) + pack.read_bytes()[100:])
+    answer = cli("run", "nightly", "--only", "check", "--json")
+    assert answer.code == 13
+    assert answer.document["check"]["errors"]
+
+
+class TestCommands:
+    """Before and after the backups."""
+
+    def test_both_run_and_are_told(
+        self, cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "log"
+        shell = f'["sh", "-c", "echo $PULLER_JOB $PULLER_EXIT_CODE >> {log}; echo chatter"]'
+        both = "\n".join(f"{when} = {{ command = {shell} }}" for when in ("before", "after"))
+        setting.job(f'domains = ["{machine.name}", "gone"]\n{both}')
+        assert len(cli("run", "nightly", "--json").document["points"]) == 1
+        assert log.read_text() == "nightly\nnightly 3\n"
+
+    def test_one_before_that_fails_keeps_the_backups_from_running(
+        self, cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
+    ) -> None:
+        after = f'after = {{ command = ["touch", "{tmp_path}/after"] }}'
+        setting.job(f'domains = ["{machine.name}"]\nbefore = {{ command = ["false"] }}\n{after}')
+        answer = cli("run", "nightly", "--json")
+        assert (answer.error["code"], answer.error["name"]) == (1, "CommandFailed")
+        assert "false failed with exit code 1" in answer.error["message"]
+        assert answer.document["points"] == []
+        assert [failure["step"] for failure in answer.document["failures"]] == ["before"]
+        assert (tmp_path / "after").exists()
+
+    def test_one_that_takes_too_long_is_killed_with_its_children(
+        self, cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
+    ) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        script = f"exec 3>{pipe}; sleep 1000 & sleep 1000"
+        setting.job(
+            f'domains = ["{machine.name}"]\nbefore = {{ command = ["sh", "-c", "{script}"], timeout = 1 }}'
+        )
+        with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+            assert "within 1 seconds" in cli("run", "nightly", "--json").error["message"]
+            os.set_blocking(reader.fileno(), True)
+            assert reader.read() == b""  # nobody holds the other end any more
+
+    def test_one_that_is_not_there(self, cli: CommandLine, setting: Setting, machine: Machine) -> None:
+        setting.job(f'domains = ["{machine.name}"]\nafter = {{ command = ["/nonexistent"] }}')
+        answer = cli("run", "nightly", "--json")
+        assert answer.error["message"] == "cannot run /nonexistent: No such file or directory"
+        assert len(answer.document["points"]) == 1
+
+
+def test_a_job_that_is_not_there(cli: CommandLine, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting.job('domains = ["x"]')
+    error = cli("run", "nigthly", "--json").error
+    assert (error["code"], error["advice"]) == (2, "Did you mean 'nightly'?")
+    monkeypatch.setenv("PULLER_CONFIG", "/nonexistent")
+    assert cli("run", "nightly", "--json").error["code"] == 2
+
+
+def test_an_option_wins_over_the_environment_and_that_over_the_file(
+    cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.job(f'domains = ["{machine.name}"]\nrepository = "/in-the-file"\nconnect = "test:///in-the-file"')
+    assert "/in-the-file" in cli("run", "nightly", "--json").error["message"]
+    monkeypatch.setenv("PULLER_REPOSITORY", "/in-the-environment")
+    assert "/in-the-environment" in cli("run", "nightly", "--json").error["message"]
+    assert "test:///in-the-file" in cli("run", "nightly", "-r", "main", "--json").error["message"]
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///in-the-environment")
+    assert "test:///in-the-environment" in cli("run", "nightly", "-r", "main", "--json").error["message"]
+    answer = cli("run", "nightly", "-r", "main", "-c", "test:///option", "--json")
+    assert "test:///option" in answer.error["message"]
+
+
+def test_every_key_of_a_job_reaches_it(setting: Setting) -> None:
+    setting.job(
+        'domains = ["x"]\nkeep = { last=1, hourly=2, daily=3, weekly=4, monthly=5, yearly=6, within="2d" }'
+    )
+    job = load(str(setting.path)).job("nightly")
+    policy = policy_of(job)
+    assert (policy.last, policy.hourly, policy.daily) == (1, 2, 3)
+    assert (policy.weekly, policy.monthly, policy.yearly, policy.job) == (4, 5, 6, "nightly")
+    assert policy.within is not None
+    assert policy.within.days == 2
+    assert choices(job)["tags"] == {"job": "nightly"}
