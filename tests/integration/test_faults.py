@@ -215,11 +215,12 @@ def test_alternating_disks_stay_incremental(
 ) -> None:
     machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    kinds = []
+    taken = []
     for target in ("vda", "vdb", "vda", "vdb"):
         point = puller.backup(repository, machine.name, connect=libvirt_uri, disks=[target])
-        kinds.append(point.kind)
-    assert kinds == ["full", "full", "incremental", "incremental"]
+        taken.append((point.kind, point.disks[0].reason))
+    first = ("full", "no earlier point has this disk")
+    assert taken == [first, first, ("incremental", ""), ("incremental", "")]
     assert len(checkpoints(machine)) == 2
 
 

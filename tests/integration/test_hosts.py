@@ -20,7 +20,14 @@ import libvirt
 import pytest
 
 import puller
-from puller.errors import CheckpointUnusable, HypervisorError, Locked, NoSuchDomain, UnsupportedDisk
+from puller.errors import (
+    CheckpointUnusable,
+    DomainNotRunning,
+    HypervisorError,
+    Locked,
+    NoSuchDomain,
+    UnsupportedDisk,
+)
 from puller.events import Event, Notice
 from puller.hypervisor.job import PullJob
 from puller.units import KIB, MIB
@@ -294,6 +301,10 @@ def test_disks_without_bitmaps_beside_one_that_has_one(
     scene.truth = write  # type: ignore[assignment]
     with pytest.raises(HypervisorError, match="was written while it was read"):
         scene.backup()
+    scene.truth = lambda _: scene.machine.start()  # type: ignore[assignment]
+    with pytest.raises(DomainNotRunning, match="was started while its images were read"):
+        scene.backup(disks=["vdr"])
+    assert len(puller.list_points(scene.repository)) == 4
 
 
 def test_a_network_disk_takes_part(
