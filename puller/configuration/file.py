@@ -202,7 +202,7 @@ class _Reading:
             text = f"{name}.exclude-disks leaves out {', '.join(sorted(both))}, which 'disks' takes"
             self._findings.add((*path, "exclude-disks"), text, "Name a disk in one of the two lists.")
         if "job" in merged.get("tags", {}):
-            text = f"{name}.tags cannot have a tag called job: it is the job's own"
+            text = f"{name}.tags.job cannot be set: the name of the job is that tag"
             self._findings.add((*path, "tags", "job"), text, "Give the tag another name.")
 
 

@@ -192,3 +192,17 @@ def test_the_order_in_which_points_come_does_not_matter(
     shuffled = list(points)
     random.shuffle(shuffled)
     assert set(decide(points, policy)) == set(decide(shuffled, policy))
+
+
+def test_a_job_judges_only_what_it_took() -> None:
+    moments = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 7)]
+    points = [
+        structs.replace(point(moment), tags={"job": job} if job else {})
+        for moment, job in zip(moments, ["nightly", "nightly", "", "hourly", "nightly", ""], strict=True)
+    ]
+    assert kept(points, Policy(last=1, job="nightly")) == points[2:]
+    assert kept(points, Policy(last=1, job="weekly")) == points
+    assert kept(points, Policy(job="nightly")) == points
+    reasons = {item.point: item.reasons for item in decide(points, Policy(last=1, job="nightly"))}
+    assert reasons[points[3].point] == ("not taken by job nightly",)
+    assert "last 1" in reasons[points[4].point]

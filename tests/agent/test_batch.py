@@ -1,0 +1,91 @@
+"""Many domains at a time: order, failures, and what a signal does."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from puller.agent.batch import Audience, take_all
+from puller.errors import Interrupted, NoSuchDomain
+from puller.events import Observer, Step, ignore
+from puller.repository.points import Point
+
+TIME = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+class Signal(BaseException):
+    """What a signal's handler raises."""
+
+
+def point(domain: str) -> Point:
+    return Point(f"of {domain}", domain, "", TIME, "pull", "full", ())
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.audience = Audience(ignore, self._on_point, self._on_failure)
+
+    def _on_point(self, made: Point) -> None:
+        self.heard.append(made.domain)
+
+    def _on_failure(self, domain: str, error: BaseException) -> None:
+        self.heard.append(f"{domain}: {type(error).__name__}")
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_one_that_fails_does_not_stop_the_others(parallel: int) -> None:
+    def take(domain: str, observer: Observer) -> Point:
+        if domain == "b":
+            raise NoSuchDomain("no b")
+        return point(domain)
+
+    listener = Listener()
+    taken = take_all(["a", "b", "c"], take, listener.audience, parallel)
+    assert sorted(made.domain for made in taken.points) == ["a", "c"]
+    assert [domain for domain, _ in taken.failed] == ["b"]
+    assert sorted(listener.heard) == ["a", "b: NoSuchDomain", "c"]
+    assert taken.interruption is None
+
+
+def test_so_many_at_a_time() -> None:
+    together = threading.Barrier(3)
+
+    def take(domain: str, observer: Observer) -> Point:
+        together.wait(60)  # passes only if three are under way
+        return point(domain)
+
+    assert len(take_all(list("abcdef"), take, Listener().audience, 3).points) == 6
+
+
+def test_a_signal_ends_one_by_one() -> None:
+    def take(domain: str, observer: Observer) -> Point:
+        if domain == "b":
+            raise Signal
+        return point(domain)
+
+    taken = take_all(["a", "b", "c"], take, Listener().audience)
+    assert [made.domain for made in taken.points] == ["a"]
+    assert isinstance(taken.interruption, Signal)
+
+
+def test_a_signal_stops_those_under_way_at_their_next_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Barrier(3)
+
+    def take(domain: str, observer: Observer) -> Point:
+        begun.wait(60)
+        while True:  # goes on, and tells of it, until it is stopped
+            observer(Step(domain, "read"))
+
+    def wait(futures: object) -> None:
+        begun.wait(60)
+        raise Signal
+
+    monkeypatch.setattr("puller.agent.batch.wait", wait)
+    taken = take_all(["a", "b", "c"], take, Listener().audience, 2)
+    assert isinstance(taken.interruption, Signal)
+    assert taken.points == []
+    assert sorted(domain for domain, _ in taken.failed) == ["a", "b"]
+    assert {type(error) for _, error in taken.failed} == {Interrupted}
