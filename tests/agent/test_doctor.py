@@ -258,11 +258,16 @@ def test_an_image_that_is_not_what_the_domain_says(ward: Ward) -> None:
     assert found["disk-image other/vda"] == "fail"
 
 
-def test_a_bitmap_without_a_checkpoint(ward: Ward) -> None:
-    image = ward.image("stranded.img")
-    subprocess.run(["qemu-img", "bitmap", "--add", str(image), "lonely"], check=True)
+@pytest.mark.parametrize(
+    ("bitmap", "remedy"), [("lonely", "qemu-img bitmap --remove"), ("puller-lonely", "Run a backup")]
+)
+def test_a_bitmap_without_a_checkpoint(ward: Ward, bitmap: str, remedy: str) -> None:
+    image = ward.image(f"{bitmap}.img")
+    subprocess.run(["qemu-img", "bitmap", "--add", str(image), bitmap], check=True)
     with ward.defined("stranded", source(image)):
         assert ward.found("stranded") == shut_off("stranded", {"disk-bitmaps": "warn"})
+        (check,) = [item for item in ward.checks("stranded") if item.name == "disk-bitmaps"]
+    assert remedy in check.advice
 
 
 def test_bitmaps_that_a_crash_of_qemu_leaves_inconsistent_or_missing(

@@ -100,8 +100,7 @@ def _bitmaps(patient: Patient, disk: Disk) -> Answer:
     if stranded:
         return warn(
             f"{disk.path} has {len(stranded)} dirty bitmaps without a checkpoint, such as {stranded[0]}",
-            f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {stranded[0]}', "
-            "if nobody needs it: it slows the guest's writes.",
+            _remedy(disk, stranded[0]),
         )
     tracking = [item.name for item in known if disk.target in item.disks]
     lost = [] if patient.domain.is_active() else _lost(tracking, header)
@@ -111,6 +110,15 @@ def _bitmaps(patient: Patient, disk: Disk) -> Answer:
             "Nothing need be done: the next point reads all of the disk.",
         )
     return ok(f"stored bitmaps: {len(header.bitmaps)}")
+
+
+def _remedy(disk: Disk, bitmap: str) -> str:
+    if bitmap.startswith(checkpoints.OWN):
+        return "Run a backup of the domain while it runs: it puts the bitmap to use again or removes it."
+    return (
+        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}', if nobody needs it: "
+        "it slows the guest's writes."
+    )
 
 
 def _lost(tracking: Sequence[str], header: Header) -> list[str]:
