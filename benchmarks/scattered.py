@@ -113,11 +113,15 @@ def programs() -> Write:
 
 
 class Stopwatch:
-    """Adds up the CPU-seconds that threads spend in some functions, once where one calls another."""
+    """Adds up the CPU-seconds that threads spend in some functions, once where one calls another.
+
+    Less what the watch itself takes, about as much as the shortest of these functions.
+    """
 
     def __init__(self) -> None:
         self._spent: list[float] = []
         self._here = threading.local()
+        self._own = min(-time.thread_time() + time.thread_time() for _ in range(1000))
 
     @property
     def seconds(self) -> float:
@@ -135,7 +139,7 @@ class Stopwatch:
             try:
                 return real(*args, **options)
             finally:
-                self._spent.append(time.thread_time() - began)
+                self._spent.append(time.thread_time() - began - self._own)
                 self._here.inside = False
 
         setattr(owner, name, call)

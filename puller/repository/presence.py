@@ -33,7 +33,7 @@ class Presence:
 
     def of(self, kind: PackKind, packs: Numbers) -> Numbers:
         """``packs`` with MISS in place of those that are not stored as packs of ``kind``."""
-        gone = [pack for pack in np.unique(packs).tolist() if pack != MISS and not self._has(kind, pack)]
+        gone = [pack for pack in set(packs.tolist()) if pack != MISS and not self._has(kind, pack)]
         return np.where(np.isin(packs, gone), MISS, packs) if gone else packs
 
     def _has(self, kind: PackKind, pack: int) -> bool:
