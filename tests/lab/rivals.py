@@ -1,7 +1,8 @@
-"""Backups of several running machines and a prune that never rests, all at once in one repository.
+"""Backups of several running machines, and a prune and a check that never rest, at once in one repository.
 
 Each machine is written to and backed up by a thread of its own; a further one prunes all the while, with
-hardly any grace time and few points to keep, so that packs go and are compacted under everybody's hands.
+hardly any grace time and few points to keep, so that packs go and are compacted under everybody's hands;
+and another one reads and verifies what there is.
 What a point should hold is copied from its open job by a reader that is not puller's.
 """
 
@@ -63,11 +64,12 @@ class Rivals:
     def play(self, machines: Sequence[Machine], rounds: int) -> None:
         """Back up each machine this many times, and prune until all is done. Raises what any of them does."""
         done = threading.Event()
-        with ThreadPoolExecutor(len(machines) + 1) as pool:
-            pruning = pool.submit(self._prune_until, done)
+        with ThreadPoolExecutor(len(machines) + 2) as pool:
+            others = [pool.submit(self._prune_until, done), pool.submit(self._check_until, done)]
             runs = [pool.submit(self._back_up, machine, rounds) for machine in machines]
             _wait(runs, done)
-            pruning.result()
+            for other in others:
+                other.result()
 
     def verify(self) -> int:
         """Prune once more and compare each point that stands; return how many. Raises AssertionError."""
@@ -127,7 +129,7 @@ class Rivals:
             return
         raise AssertionError(f"{machine.name}: prune overtook {TRIES} runs in a row")
 
-    # --- the prune ----------------------------------------------------------------------------
+    # --- the prune and the check ---------------------------------------------------------------
 
     def _prune_until(self, done: threading.Event) -> None:
         rng = random.Random(f"{self.seed} prune")
@@ -147,6 +149,12 @@ class Rivals:
             )
             for point in report.removed:
                 self.expected.pop(point).unlink()
+
+    def _check_until(self, done: threading.Event) -> None:
+        while not done.is_set():
+            report = puller.check(puller.open_repository(self.url), read_data=100)
+            assert report.errors == (), "a check beside a prune tells of damage"
+            self._count(checks=1, chunks_checked=report.chunks_read)
 
     def _count(self, **numbers: int) -> None:
         with self._lock:
