@@ -35,6 +35,12 @@ SIZE = 16 * MIB
 REGION = 6 * MIB
 """Bytes at its beginning that the writes go to: packs soon have more dead slots than live ones."""
 
+EXPECTED = ("removed", "deleted", "compacted", "checks")
+"""What has to have happened beside the backups: points and packs gone, packs compacted, checks made."""
+
+PATIENCE = 6
+"""Times as many backups as wanted are made at most for that."""
+
 TRIES = 20
 """Times that a backup which prune overtakes is begun again."""
 
@@ -62,7 +68,10 @@ class Rivals:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def play(self, machines: Sequence[Machine], rounds: int) -> None:
-        """Back up each machine this many times, and prune until all is done. Raises what any of them does."""
+        """Back up each machine this many times, and prune and check until all is done.
+
+        Backups go on beyond that, as long as the others have not done all they should. Raises what any does.
+        """
         done = threading.Event()
         with ThreadPoolExecutor(len(machines) + 2) as pool:
             others = [pool.submit(self._prune_until, done), pool.submit(self._check_until, done)]
@@ -90,7 +99,9 @@ class Rivals:
     def _back_up(self, machine: Machine, rounds: int) -> None:
         rng = random.Random(f"{self.seed} {machine.name}")
         repository = puller.open_repository(self.url)
-        for _ in range(rounds):
+        for number in range(rounds * PATIENCE):
+            if number >= rounds and all(self.counts[name] for name in EXPECTED):
+                break
             self._write(machine, rng)
             self._commit(machine, repository)
 
@@ -135,7 +146,7 @@ class Rivals:
         rng = random.Random(f"{self.seed} prune")
         while not done.is_set():
             repository = puller.open_repository(self.url)
-            grace = timedelta(seconds=rng.choice([0, 0, 1, 2]))
+            grace = timedelta(seconds=rng.choice([0, 0, 0, 1]))
             try:
                 report = prune(repository, Policy(last=rng.choice([1, 1, 2])), grace)
             except Locked:
