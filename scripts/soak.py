@@ -87,7 +87,7 @@ def _find_planted(folder: Path, first: int) -> int:
 
 
 def _prune_beside(folder: Path, number: int, backups: int) -> int:
-    """Two real machines and a prune that never rests, on a real S3 server."""
+    """Two real machines, and a prune and a check that never rest, on a real S3 server."""
     with Seaweed(folder) as seaweed, pytest.MonkeyPatch.context() as patch:
         seaweed.use(patch)
         patch.setenv("PULLER_CACHE_DIR", str(folder / "caches"))

@@ -346,6 +346,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutation of this seed")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()), help="folder for findings")
     given = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -356,7 +357,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="puller-fuzz-") as cache:
         os.environ["PULLER_CACHE_DIR"] = cache
         targets = make_targets()
-        for number in range(given.mutations):
+        for number in range(given.first, given.first + given.mutations):
             case = draw(targets, f"{given.seed}:{number}")
             kinds[f"{case.folder or 'repository.json'} {'behind the seal' if case.sealed else 'raw'}"] += 1
             signal.alarm(CASE_SECONDS)

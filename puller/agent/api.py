@@ -176,7 +176,8 @@ def check(
 ) -> CheckReport:
     """Verify ``points`` (all if none): structure, and ``read_data`` percent of the stored chunks.
 
-    Damage is reported, not raised. Raises NoSuchPoint, AmbiguousPoint, StoreError.
+    Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
+    StoreError.
     """
     return _check(repository, points, read_data, observer)
 

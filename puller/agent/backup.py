@@ -86,6 +86,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 return transaction.run(source.bases)
             except BaseDamaged as error:
                 doubt = f"the last point is damaged: {error.message}"
+                observer(Notice(domain.name, f"{doubt}: the run begins anew and reads all of the disks"))
             except CheckpointUnusable as error:
                 # What libvirt said of the bitmaps did not hold when the job was to begin.
                 doubt = error.message

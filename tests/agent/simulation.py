@@ -54,7 +54,7 @@ class Step:
     during: tuple[int, tuple[Step, ...]] | None = None
 
 
-TURNS = {"backup": 15, "commit": 5, "begin": 9, "delete": 3, "prune": 41}
+TURNS = {"backup": 14, "commit": 5, "begin": 8, "delete": 3, "prune": 40}
 """By action: about how many turns it has. What fails and pauses is taken modulo this."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def test_points_go_in_any_order(scene: Scene) -> None:
     assert scene.world.names("packs/") == []
 
 
-def test_policy_removes_points_and_says_why(scene: Scene) -> None:
+def test_policy_removes_points_and_says_why(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: scene.world.now)
     points = [scene.back_up("a", [day, 99], moment=MOMENT + day * DAY) for day in range(1, 5)]
     names = [point.point for point in points]
     policy = Policy(last=2)

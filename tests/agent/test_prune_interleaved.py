@@ -317,7 +317,10 @@ _SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], bo
     "the run does not look at the records again": (_ignoring(Claims, "require_standing"), _duels_notice),
     "the run refers to condemned data": (_refer_to_condemned, _late_index_is_used),
     "the run does not look for its parents": (_ignoring(pending, "_require_bases"), _parents_notice),
-    "the run commits however long it takes": (_ignoring(pending, "_require_pending"), _slow_commit_is_broken),
+    "the run commits however long it takes": (
+        _ignoring(pending, "_require_pending", 0.0),
+        _slow_commit_is_broken,
+    ),
     "prune does not look for pending points": (_ignoring(PendingPoints, "listed", ()), _duels_notice),
     "prune does not look for new points": (_ignoring(Mark, "add_new"), _duels_notice),
     "prune removes without a final record": (_ignoring(Condemned, "put"), _duels_notice),

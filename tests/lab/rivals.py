@@ -1,7 +1,8 @@
-"""Backups of several running machines and a prune that never rests, all at once in one repository.
+"""Backups of several running machines, and a prune and a check that never rest, at once in one repository.
 
 Each machine is written to and backed up by a thread of its own; a further one prunes all the while, with
-hardly any grace time and few points to keep, so that packs go and are compacted under everybody's hands.
+hardly any grace time and few points to keep, so that packs go and are compacted under everybody's hands;
+and another one reads and verifies what there is.
 What a point should hold is copied from its open job by a reader that is not puller's.
 """
 
@@ -34,6 +35,12 @@ SIZE = 16 * MIB
 REGION = 6 * MIB
 """Bytes at its beginning that the writes go to: packs soon have more dead slots than live ones."""
 
+EXPECTED = ("removed", "deleted", "compacted", "checks")
+"""What has to have happened beside the backups: points and packs gone, packs compacted, checks made."""
+
+PATIENCE = 6
+"""Times as many backups as wanted are made at most for that."""
+
 TRIES = 20
 """Times that a backup which prune overtakes is begun again."""
 
@@ -61,13 +68,17 @@ class Rivals:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def play(self, machines: Sequence[Machine], rounds: int) -> None:
-        """Back up each machine this many times, and prune until all is done. Raises what any of them does."""
+        """Back up each machine this many times, and prune and check until all is done.
+
+        Backups go on beyond that, as long as the others have not done all they should. Raises what any does.
+        """
         done = threading.Event()
-        with ThreadPoolExecutor(len(machines) + 1) as pool:
-            pruning = pool.submit(self._prune_until, done)
+        with ThreadPoolExecutor(len(machines) + 2) as pool:
+            others = [pool.submit(self._prune_until, done), pool.submit(self._check_until, done)]
             runs = [pool.submit(self._back_up, machine, rounds) for machine in machines]
             _wait(runs, done)
-            pruning.result()
+            for other in others:
+                other.result()
 
     def verify(self) -> int:
         """Prune once more and compare each point that stands; return how many. Raises AssertionError."""
@@ -88,7 +99,9 @@ class Rivals:
     def _back_up(self, machine: Machine, rounds: int) -> None:
         rng = random.Random(f"{self.seed} {machine.name}")
         repository = puller.open_repository(self.url)
-        for _ in range(rounds):
+        for number in range(rounds * PATIENCE):
+            if number >= rounds and all(self.counts[name] for name in EXPECTED):
+                break
             self._write(machine, rng)
             self._commit(machine, repository)
 
@@ -127,13 +140,13 @@ class Rivals:
             return
         raise AssertionError(f"{machine.name}: prune overtook {TRIES} runs in a row")
 
-    # --- the prune ----------------------------------------------------------------------------
+    # --- the prune and the check ---------------------------------------------------------------
 
     def _prune_until(self, done: threading.Event) -> None:
         rng = random.Random(f"{self.seed} prune")
         while not done.is_set():
             repository = puller.open_repository(self.url)
-            grace = timedelta(seconds=rng.choice([0, 0, 1, 2]))
+            grace = timedelta(seconds=rng.choice([0, 0, 0, 1]))
             try:
                 report = prune(repository, Policy(last=rng.choice([1, 1, 2])), grace)
             except Locked:
@@ -147,6 +160,12 @@ class Rivals:
             )
             for point in report.removed:
                 self.expected.pop(point).unlink()
+
+    def _check_until(self, done: threading.Event) -> None:
+        while not done.is_set():
+            report = puller.check(puller.open_repository(self.url), read_data=100)
+            assert report.errors == (), "a check beside a prune tells of damage"
+            self._count(checks=1, chunks_checked=report.chunks_read)
 
     def _count(self, **numbers: int) -> None:
         with self._lock:
