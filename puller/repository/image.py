@@ -13,6 +13,7 @@ the window once, so it costs about what a full costs.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -162,11 +163,12 @@ class DiskImage:
     def _read(self, pack: StoredPack, job: PackJob, skip: int) -> Iterator[tuple[int, bytes] | Damage]:
         chunks, slots = job.chunks[skip:], job.slots[skip:]
         inside = int(np.searchsorted(slots, pack.footer.count))
+        # A list, because numpy would convert all of a column for each slot that is looked for.
+        held = slots.tolist()
         for span in merge(pack.footer, np.unique(slots[:inside]).tolist()):
             stored = self._packs.fetch(pack, span)
             for slot, content in self._packs.contents(pack, span, stored):
-                holders = chunks[np.searchsorted(slots, slot) : np.searchsorted(slots, slot, "right")]
-                for chunk in holders.tolist():
+                for chunk in chunks[bisect_left(held, slot) : bisect_right(held, slot)].tolist():
                     yield self._chunk(chunk, content)
         for chunk in chunks[inside:].tolist():
             yield self._damage(chunk, f"{pack.name} has {pack.footer.count} slots, a map names more")

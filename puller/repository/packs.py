@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectNotFound
 from puller.repository.footer import TRAILER, Footer, PackKind, decode_footer, decode_trailer
 from puller.repository.keys import KeyRing
@@ -60,11 +62,11 @@ class Span:
 
 def merge(footer: Footer, slots: Sequence[int]) -> Iterator[Span]:
     """Cut ascending ``slots`` into spans whose gaps are at most MERGE_GAP and lengths RANGE_LIMIT."""
-    offsets = footer.offsets
+    offsets = footer.offsets.tolist()
     span: list[int] = []
     start = end = 0
     for slot in slots:
-        first, last = int(offsets[slot]), int(offsets[slot + 1])
+        first, last = offsets[slot], offsets[slot + 1]
         if span and (first - end > MERGE_GAP or last - start > RANGE_LIMIT):
             yield Span(tuple(span), start, end - start)
             span = []
@@ -157,11 +159,12 @@ class PackReader:
     ) -> Iterator[tuple[int, bytes | DamagedData]]:
         """Each slot of ``span`` with its verified content, or with what is wrong with it."""
         reader = SlotReader(self._keys, pack.kind, pack.pack_id, pack.footer)
-        for slot in span.slots:
-            start = int(pack.footer.offsets[slot]) - span.offset
-            piece = stored[start : start + int(pack.footer.lengths[slot])]
+        slots = np.array(span.slots)
+        starts = (pack.footer.offsets[slots] - span.offset).tolist()
+        lengths = pack.footer.lengths[slots].tolist()
+        for slot, start, length in zip(span.slots, starts, lengths, strict=True):
             try:
-                yield slot, reader.content(slot, piece)
+                yield slot, reader.content(slot, stored[start : start + length])
             except DamagedData as error:
                 self.damaged.add(pack.pack_id)
                 yield slot, DamagedData(f"{pack.name}: {error.message}")
