@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from puller.errors import DamagedData
+from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a domain, by its newest name, costs.
+
+    ``added_bytes`` is what its points that are still there added to the store when they were taken. What
+    several domains have in common counts for the one that was first.
+    """
+
+    domain: str
+    uuid: str
+    points: int
+    oldest: datetime
+    newest: datetime
+    logical_bytes: int
+    added_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts, and bytes: ``logical_bytes`` is what all points would take restored, sparse parts included."""
+    """Counts, and bytes: ``logical_bytes`` is what all points would take restored, sparse parts included.
+
+    ``costs`` has the most expensive domain first.
+    """
 
     domains: int
     points: int
@@ -20,6 +42,7 @@ class Stats:
     stored_bytes: int
     packs: int
     objects: int
+    costs: tuple[Cost, ...]
 
 
 def stats(repository: Repository, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
@@ -42,4 +65,27 @@ def stats(repository: Repository, damaged: Callable[[str, DamagedData], None] | 
         stored_bytes=sizes.total(),
         packs=counts["packs"] + counts["maps"],
         objects=counts.total(),
+        costs=_costs(points),
+    )
+
+
+def _costs(points: Sequence[Point]) -> tuple[Cost, ...]:
+    domains: defaultdict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        domains[point.uuid].append(point)
+    costs = [_cost(of_one) for of_one in domains.values()]
+    return tuple(sorted(costs, key=lambda cost: (-cost.added_bytes, cost.domain, cost.uuid)))
+
+
+def _cost(points: Sequence[Point]) -> Cost:
+    """``points`` are those of one domain, oldest first."""
+    disks = [disk for point in points for disk in point.disks]
+    return Cost(
+        domain=points[-1].domain,
+        uuid=points[-1].uuid,
+        points=len(points),
+        oldest=points[0].time,
+        newest=points[-1].time,
+        logical_bytes=sum(disk.size for disk in disks),
+        added_bytes=sum(disk.stored_bytes for disk in disks),
     )

@@ -120,9 +120,9 @@ class LiveProgress:
                     self._print(self._bars.step)
 
     def _plan(self, event: DiskPlanned) -> None:
-        key = event.subject, event.disk
+        key, name = (event.subject, event.disk), f"{event.subject} {event.disk}"
         if key not in self._bars.tasks_of:
-            self._bars.tasks_of[key] = self._bars.add_task(printable(event.disk), total=event.total, stored=0)
+            self._bars.tasks_of[key] = self._bars.add_task(printable(name), total=event.total, stored=0)
         else:
             self._bars.update(self._bars.tasks_of[key], total=event.total)
         if self._verbose:

@@ -39,8 +39,8 @@ PRUNE = Measure("", "")
 
 @contextmanager
 def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
-    """The observer that suits the terminal and the user's wish for words; it tells systemd as well."""
-    with _telling(settings, measure) as tell:
+    """An observer that tells the user and the service manager."""
+    with telling(settings, measure) as tell:
 
         def observe(event: Event) -> None:
             settings.service(event)
@@ -50,7 +50,8 @@ def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
 
 
 @contextmanager
-def _telling(settings: Settings, measure: Measure) -> Iterator[Observer]:
+def telling(settings: Settings, measure: Measure) -> Iterator[Observer]:
+    """The observer that suits the terminal and the user's wish for words."""
     verbose = settings.verbosity > 0
     if settings.verbosity < 0:
         yield ignore

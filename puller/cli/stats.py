@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from puller.cli.access import open_repository
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
-from puller.cli.tables import facts
+from puller.cli.tables import facts, table
+from puller.cli.times import local, rfc3339
 from puller.errors import DamagedData
 from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.agent.stats import Cost, Stats
 
 
 @click.command("stats", cls=Command)
 @click.pass_obj
 def command(settings: Settings) -> Outcome:
-    """Tell what the repository holds."""
+    """Tell what the repository holds, and what each domain costs."""
     repository = open_repository(settings)
     from puller.agent import api
 
@@ -31,4 +37,29 @@ def command(settings: Settings) -> Outcome:
         ("packs", str(found.packs)),
         ("objects", str(found.objects)),
     )
-    return Outcome(asdict(found), facts(pairs), damaged[0] if damaged else None)
+    text = "\n\n".join([facts(pairs), *([_listing(found.costs)] if found.costs else [])])
+    return Outcome(_document(found), text, damaged[0] if damaged else None)
+
+
+def _document(found: Stats) -> dict[str, Any]:
+    times = ("oldest", "newest")
+    costs = [
+        {**asdict(cost), **{name: rfc3339(getattr(cost, name)) for name in times}} for cost in found.costs
+    ]
+    return {**asdict(found), "costs": costs}
+
+
+def _listing(costs: Sequence[Cost]) -> str:
+    heads = ("DOMAIN", ">POINTS", "OLDEST", "NEWEST", ">LOGICAL", ">ADDED")
+    rows = [
+        (
+            cost.domain,
+            str(cost.points),
+            local(cost.oldest),
+            local(cost.newest),
+            format_bytes(cost.logical_bytes),
+            format_bytes(cost.added_bytes),
+        )
+        for cost in costs
+    ]
+    return table(heads, rows)

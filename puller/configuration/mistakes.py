@@ -84,7 +84,7 @@ class Findings:
         self.add(path, f"{dotted(path)} is not known", advice)
 
     def _missing(self, path: Path, name: str, key: Key) -> None:
-        self.add(path, f"{dotted((*path, name))} is missing", remedy(name, key))
+        self.add((*path, name), f"{dotted((*path, name))} is missing", remedy(name, key))
 
     def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:
         nested = _nested(kind)

@@ -32,5 +32,5 @@ def rate(word: str) -> int:
     match = _RATE.fullmatch(word)
     number = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
     if number < 1:
-        raise ValueError(f"'{word}' is no rate such as 512K, 50M or 1.5G (bytes a second)")
+        raise ValueError(f"'{word}' is no rate such as 500K, 20M or 1.5G (bytes a second)")
     return number

@@ -17,7 +17,7 @@ import puller
 from puller.cli.console import printable
 from puller.cli.live import LiveProgress
 from puller.cli.options import Settings
-from puller.cli.progress import BACKUP, Lines, observing
+from puller.cli.progress import BACKUP, Lines, telling
 from puller.cli.tables import facts, table
 from puller.cli.times import age, duration, rfc3339
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Step
@@ -82,7 +82,7 @@ def test_a_terminal_that_goes_away_does_not_stop_the_work(monkeypatch: pytest.Mo
     with os.fdopen(side, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
         monkeypatch.setenv("TERM", term)
-        with observing(Settings(said=1), BACKUP) as observer:
+        with telling(Settings(said=1), BACKUP) as observer:
             assert isinstance(observer, LiveProgress if term == "xterm" else Lines)
             os.close(main)
             for event in EVENTS:

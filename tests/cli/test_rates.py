@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from puller.cli.rates import parse
+from puller.configuration.quantities import rate as parse
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import puller
+from puller.cli.times import rfc3339
 from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, make_point
@@ -154,7 +155,9 @@ def test_names_that_fit_no_point_or_several(
 
 def test_stats(cli: CommandLine, points: list[puller.Point], folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert cli("stats", "--json").document == {
+    document = cli("stats", "--json").document
+    costs = document.pop("costs")
+    assert document == {
         "domains": 2,
         "points": 3,
         "logical_bytes": 2 * 2 * CHUNK + MIB + 512,
@@ -162,7 +165,17 @@ def test_stats(cli: CommandLine, points: list[puller.Point], folder: Path) -> No
         "packs": sum(path.relative_to(folder).parts[0] in ("packs", "maps") for path in files),
         "objects": len(files),
     }
-    assert "points   3\n" in cli("stats").out
+    assert sorted((cost["domain"], cost["points"]) for cost in costs) == [("db1", 1), ("web1", 2)]
+    for cost in costs:
+        mine = [point for point in points if point.uuid == cost["uuid"]]
+        disks = [disk for point in mine for disk in point.disks]
+        assert cost["added_bytes"] == sum(disk.stored_bytes for disk in disks)
+        assert cost["logical_bytes"] == sum(disk.size for disk in disks)
+        assert (cost["oldest"], cost["newest"]) == (rfc3339(mine[0].time), rfc3339(mine[-1].time))
+    assert costs[0]["added_bytes"] >= costs[1]["added_bytes"]
+    shown = cli("stats").out
+    assert "points   3\n" in shown
+    assert "\nweb1 " in shown
 
 
 def test_nothing_is_stored_yet(cli: CommandLine, repository: puller.Repository) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import puller
-from puller.agent.job import choices, policy_of
+from puller.agent.job import policy_of
+from puller.agent.retention import Policy
 from puller.configuration.file import load
 from puller.hypervisor.lock import JobLock, lock_directory
 from puller.units import MIB
@@ -212,14 +215,50 @@ def test_an_option_wins_over_the_environment_and_that_over_the_file(
     assert "test:///option" in answer.error["message"]
 
 
-def test_every_key_of_a_job_reaches_it(setting: Setting) -> None:
+def test_every_key_of_a_job_reaches_what_it_is_for(
+    cli: CommandLine,
+    setting: Setting,
+    machine_factory: MachineFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from puller.agent import api
+
+    machine = machine_factory(*(DiskSpec(target, MIB) for target in ("vda", "vdb", "vdc")))
+    given: dict[str, object] = {}
+    real = api.backup
+
+    def backup(repository: puller.Repository, domain: str, **choices: Any) -> puller.Point:
+        given.update(choices)
+        return real(repository, domain, **choices)
+
+    monkeypatch.setattr(api, "backup", backup)
+    setting.job(
+        f'domains = ["{machine.name}"]\nparallel = 3\ntags = {{ site = "north" }}\n'
+        'disks = ["vda", "vdb"]\nexclude-disks = ["vdc"]\n'
+        'mode = "push"\nquiesce = "off"\ncompression = 3\nlimit-read = "1G"\nlimit-upload = "500M"\n'
+        f'scratch-dir = "{tmp_path}"\nstaging-dir = "{tmp_path}"\n'
+    )
+    (record,) = cli("run", "nightly", "--json").document["points"]
+    assert record["mode"] == "push"
+    wanted = {
+        "disks": ("vda", "vdb"),
+        "exclude": ("vdc",),
+        "mode": "push",
+        "quiesce": "off",
+        "compression": 3,
+        "limit_read": 1 << 30,
+        "limit_upload": 500 << 20,
+        "scratch_dir": str(tmp_path),
+        "staging_dir": str(tmp_path),
+        "tags": {"site": "north", "job": "nightly"},
+    }
+    assert {name: given[name] for name in wanted} == wanted
+
+
+def test_every_rule_of_a_job_reaches_its_policy(setting: Setting) -> None:
     setting.job(
         'domains = ["x"]\nkeep = { last=1, hourly=2, daily=3, weekly=4, monthly=5, yearly=6, within="2d" }'
     )
-    job = load(str(setting.path)).job("nightly")
-    policy = policy_of(job)
-    assert (policy.last, policy.hourly, policy.daily) == (1, 2, 3)
-    assert (policy.weekly, policy.monthly, policy.yearly, policy.job) == (4, 5, 6, "nightly")
-    assert policy.within is not None
-    assert policy.within.days == 2
-    assert choices(job)["tags"] == {"job": "nightly"}
+    policy = policy_of(load(str(setting.path)).job("nightly"))
+    assert policy == Policy(1, 2, 3, 4, 5, 6, timedelta(days=2), "nightly")

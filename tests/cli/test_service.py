@@ -22,6 +22,7 @@ from puller.units import MIB
 from tests.cli.conftest import CommandLine, process
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
+from tests.lab.seaweed import Seaweed
 
 _END = b"the end of the test"
 
@@ -117,6 +118,36 @@ def test_a_night_as_a_service(
     assert f"{machine.name}: read" in states
     (committing,) = [state for state in states if ": commit" in state]
     assert committing.startswith(f"{machine.name}: commit; 1.0 MiB of 1.0 MiB, ")
+
+
+def test_the_keys_of_s3_are_a_credential_too(
+    cli: CommandLine,
+    machine: Machine,
+    seaweed: Seaweed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the units have it: a file of the AWS kind among the credentials, the endpoint in the environment."""
+    seaweed.use(monkeypatch)
+    seaweed.make_bucket("nightly")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "puller-password").write_text("correct horse\n")
+    names = ("aws_access_key_id", "aws_secret_access_key")
+    lines = [f"{name} = {os.environ[name.upper()]}" for name in names]
+    (credentials / "puller-aws-credentials").write_text("\n".join(["[default]", *lines]))
+    for name in names:
+        monkeypatch.delenv(name.upper())
+    words = ("run", "nightly", "--config", str(tmp_path / "c.toml"), "--json")
+    (tmp_path / "c.toml").write_text(
+        f'[jobs.nightly]\nrepository = "s3://nightly/kvm"\ndomains = ["{machine.name}"]\n'
+    )
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "nothing"))
+    assert cli(*words).error["code"] == 14
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials / "puller-aws-credentials"))
+    assert cli("init", "-r", "s3://nightly/kvm").code == 0
+    assert len(cli(*words).document["points"]) == 1
 
 
 def test_what_cannot_begin_is_never_ready(cli: CommandLine, manager: Listener) -> None:
