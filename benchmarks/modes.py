@@ -71,7 +71,7 @@ class Monitor:
 
 
 def write_for_ever(path: Path, size: int, rate: float) -> None:
-    """Write 64 KiB at random places, ``rate`` times a second; a line for each: when it began, how long it took."""
+    """Write 64 KiB at random places, ``rate`` times a second; tell of each when it began and what it took."""
     monitor, chance = Monitor(path), random.Random(1)
     due = time.monotonic()
     while True:
@@ -205,14 +205,10 @@ def prepared(embedded: EmbeddedLibvirt, folder: Path, size: int) -> tuple[Machin
 
 def main() -> None:
     """Measure both modes, full and incremental, on one machine."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks/modes.py")
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="data on the disk")
     parser.add_argument("--rate", type=float, default=100.0, help="writes a second")
-    parser.add_argument(
-        "--store-rate", type=float, default=0.0, metavar="MIB", help="MiB/s of an upload thread"
-    )
+    parser.add_argument("--store-rate", type=float, default=0.0, metavar="MIB", help="a second and upload")
     parser.add_argument("--write", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write:
