@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,40 @@ import puller
 from puller.hypervisor.frozen import DiskExport
 from tests.lab.machine import Machine, reference
 from tests.lab.seaweed import Seaweed
+
+_PUSHED = (
+    "three_generations_of_two_disks[folder-push-plain]",
+    "a_point_stands_without_its_ancestors[folder-push]",
+    "nothing_dirty_makes_a_valid_point_that_costs_next_to_nothing[folder-push]",
+    "a_run_stopped_at_a_step[push-read]",
+    "a_run_stopped_at_a_step[push-commit]",
+    "a_run_stopped_at_a_step[push-end]",
+    "a_run_that_fails_inside_a_step[push-begin, after libvirt]",
+    "a_run_that_fails_inside_a_step[push-store, packs]",
+    "a_run_that_fails_inside_a_step[push-commit, after]",
+    "a_run_that_fails_inside_a_step[push-interrupted]",
+    "a_run_that_cannot_clean_up_is_cleaned_up_by_the_next[push]",
+    "a_disk_that_grew_stays_incremental[push]",
+    "disks_that_change_places_are_read_in_full[push]",
+    "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
+)
+"""Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is in both modes and not in ``_PUSHED``, unless ``PULLER_TEST_LONG`` is set."""
+    if os.environ.get("PULLER_TEST_LONG"):
+        return
+    chosen = [item for item in items if not _is_pushed(item) or item.name.removeprefix("test_") in _PUSHED]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def _is_pushed(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function) or item.path.parent != Path(__file__).parent:
+        return False
+    call = getattr(item, "callspec", None)
+    return call is not None and call.params.get("mode") == "push"
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -17,11 +17,11 @@ import libvirt
 
 import puller
 from puller.errors import PullerError
-from puller.events import Event, Notice
+from puller.events import Event, Notice, Step
 from puller.hypervisor import quiesce
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.frozen import DiskExport
-from tests.integration.conftest import Truth, restored
+from tests.integration.conftest import Truth, leftovers, restored
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.guest import Agent, Guest, running_guest
 
@@ -40,7 +40,7 @@ class Stage:
         self.runs = 0
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
 
-    def back_up(self, during: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def back_up(self, during: Callable[[], None] = lambda: None, mode: str = "pull") -> dict[str, Any]:
         """One run; ``during`` is called while the job is open. What came of it, as JSON."""
         notices: list[str] = []
 
@@ -52,10 +52,18 @@ class Stage:
         def tell(event: Event) -> None:
             if isinstance(event, Notice):
                 notices.append(event.text)
+            if isinstance(event, Step) and event.name == "push":
+                during()
 
         try:
             point = puller.backup(
-                self.repository, DOMAIN, connect=URI, observer=tell, on_frozen=frozen, disks=["vdb"]
+                self.repository,
+                DOMAIN,
+                connect=URI,
+                mode=mode,
+                observer=tell,
+                on_frozen=frozen,
+                disks=["vdb"],
             )
         except PullerError as error:
             return {"error": type(error).__name__, "message": error.message, "code": error.exit_code}
@@ -74,7 +82,7 @@ class Stage:
         with closing(libvirt.open(URI)) as connection:
             domain = connection.lookupByName(DOMAIN)
             names = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints()}
-        files = [*self.folder.rglob("*.scratch"), *Path("/var/lib/libvirt/qemu").glob("domain-*/puller-*")]
+        files = [*leftovers(self.folder / "guest"), *Path("/var/lib/libvirt/qemu").glob("domain-*/puller-*")]
         return [str(path) for path in files] + sorted(names - points) + sorted(names)[1:]
 
 
@@ -96,6 +104,16 @@ def killed_daemon(stage: Stage) -> dict[str, Any]:
     return {"during": stage.back_up(restart), "next": stage.back_up()}
 
 
+def killed_daemon_of_a_push(stage: Stage) -> dict[str, Any]:
+    """libvirtd is killed and started again while QEMU pushes: the event of its end never comes."""
+
+    def restart() -> None:
+        stage.daemon.kill()
+        stage.daemon.start()
+
+    return {"during": stage.back_up(restart, "push"), "next": stage.back_up()}
+
+
 def powered_off_guest(stage: Stage) -> dict[str, Any]:
     """The guest is powered off while the job is open, and is up again for the next run."""
 
@@ -109,7 +127,7 @@ def powered_off_guest(stage: Stage) -> dict[str, Any]:
     return {**outcome, "next": stage.back_up()}
 
 
-SCENES = (hanging_agent, killed_daemon, powered_off_guest)
+SCENES = (hanging_agent, killed_daemon, killed_daemon_of_a_push, powered_off_guest)
 
 
 def main() -> int:

@@ -39,6 +39,12 @@ def test_libvirtd_is_killed_and_started_again(scenes: dict[str, Any]) -> None:
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 
+def test_libvirtd_is_killed_and_started_again_while_qemu_pushes(scenes: dict[str, Any]) -> None:
+    outcome = scenes["killed_daemon_of_a_push"]
+    assert outcome["during"]["code"] == 15
+    assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
+
+
 def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
     outcome = scenes["powered_off_guest"]
     assert outcome["during"]["code"] == 15
