@@ -61,7 +61,7 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Kept in the point.")
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
-    """Take one restore point of each running DOMAIN (name or UUID), one after the other."""
+    """Take one restore point of each DOMAIN (name or UUID), running or not, one after the other."""
     repository = open_repository(settings)
     session = Session(repository, settings, choices)
     session.run(list(dict.fromkeys(domains)))
