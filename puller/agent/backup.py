@@ -203,6 +203,7 @@ class _Transaction:
 
     def _freeze(self, checkpoint: str, bases: dict[str, Base]) -> FrozenDisks:
         if self._is_off:
+            self._notice("shut off: its images are read, and it cannot be started before that is done")
             return StoredDisks(self._domain, self._disks, bases)
         socket = socket_path(self._domain, checkpoint)
         return PullJob(
