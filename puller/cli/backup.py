@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +37,16 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
     if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
         raise click.BadParameter(f"'{word}' is neither a level of 1 to 19 nor auto")
     return word if word == "auto" else int(word)
+
+
+def _load_meanwhile() -> None:
+    """Import what a backup needs, 0.3 s, while the key is derived: 0.2 s that leave the interpreter free."""
+
+    def load() -> None:
+        with suppress(ImportError):  # told where it is needed
+            import_module("puller.agent.backup")
+
+    Thread(target=load, name="imports", daemon=True).start()
 
 
 @click.command("backup", cls=Command)
@@ -76,6 +89,7 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
     """Take one restore point of each DOMAIN (name or UUID), running or not, one after the other."""
+    _load_meanwhile()
     repository = open_repository(settings)
     from puller.agent import api
     from puller.agent.batch import take_all
