@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import structs
 
 from puller.agent import clock, reconcile
-from puller.agent.bases import ASKED, Base, doubted, from_nothing
+from puller.agent.bases import ASKED, Base, doubted, from_nothing, unhurt
 from puller.agent.history import History
 from puller.agent.metadata import gather
 from puller.agent.offline import Offline
@@ -141,7 +141,7 @@ class _Transaction:
         history = History(self._repository, self._domain.uuid)
         reconcile.reconcile(self._domain, self._repository, history, folders, self._observer)
         self._step("choose")
-        bases = choose(history)
+        bases = unhurt(self._repository, choose(history))
         self._step("preflight")
         self._source.check_room(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.

@@ -15,7 +15,7 @@ incremental, even where the parent's map is damaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -198,21 +198,46 @@ def _reason(last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
     return "the last point left no checkpoint" if checkpoint is None else bitmaps.fault(checkpoint)
 
 
+def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
+    """The same bases, but none incremental upon a map that needs a pack known to be damaged.
+
+    Reading all of the disk stores anew what it still has. To be called before a job is open: where
+    anything is known to be damaged, the whole map is walked. Raises StoreError.
+    """
+    repository.learn_damage()
+    damaged = repository.packs.damaged
+    return {
+        target: base.compared("stored data of its last point is damaged")
+        if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
+        else base
+        for target, base in bases.items()
+    }
+
+
+def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bool:
+    """Whether the map of ``base`` needs one of these packs, or cannot be read."""
+    if base.parent is None:
+        return False
+    try:
+        root = base.parent.record.root.address
+        return DiskImage(repository.maps, repository.packs, root).needs(damaged)
+    except DamagedData:
+        return True
+
+
 def mistrust(repository: Repository, export: Export, record: DiskRecord) -> str | None:
     """Why the bitmap of ``export`` cannot belong to what the base has, as far as one look tells, or None.
 
     The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
     cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
     another image in the disk's place it hardly ever is the same. A map that cannot be read is not built
-    upon, nor one that needs a pack known to be damaged: reading all stores anew what the live disk has.
+    upon.
     """
     same_size = record.size == export.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
     end = chunk_count(export.size) if same_size else min(record.size, export.size) // CHUNK
     try:
         image = DiskImage(repository.maps, repository.packs, record.root.address)
-        if repository.packs.damaged and image.needs(repository.packs.damaged):
-            return "stored data of its last point is damaged"
         for first, stored in image.stored_before(end):
             clean = _clean(export, first, stored)
             if clean:

@@ -60,6 +60,10 @@ class Repository:
     def _read_index(self, key: str) -> list[IndexedPack] | None:
         return read_index(self.store, self.keys.boxes(), key)
 
+    def learn_damage(self) -> None:
+        """Take in what checks have recorded: ``packs.damaged`` then names those packs too."""
+        self.packs.damaged |= union(self.damaged.read())
+
     def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
         """Begin a run that writes. Use as a context.
 
@@ -67,7 +71,7 @@ class Repository:
         """
         # Before the index is listed: prune drops a record only once no index names what it condemns.
         claims = Claims(self.condemned, self.maps.table)
-        self.packs.damaged |= union(self.damaged.read())
+        self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
         listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
         known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
