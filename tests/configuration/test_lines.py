@@ -26,7 +26,7 @@ arr = [
   "a", # ]
   {q = 1, r.s = [2,
  3]}, ]
-in = {a = {b = "}"}, c = 'd'}
+in = {a = {b = "}", f = 1.5, g = 2}, c = 'd'}
 e = []
 [ jobs . "web 1" . keep ]
 within = 2026-11-23 05:00:00
@@ -45,6 +45,7 @@ def test_every_kind_of_key() -> None:
     assert (lines["t.arr.q"], lines["t.arr.r.s"]) == (13, 13)
     assert (lines["t.in.a.b"], lines["t.in.c"], lines["t.e"]) == (15, 15, 16)
     assert (lines["jobs.web 1.keep"], lines["jobs.web 1.keep.within"]) == (17, 18)
+    assert {"t.in.a.f", "t.in.a.g"} <= lines.keys()
     assert (lines["aot"], lines["aot.n"]) == (19, 20)
     assert "k" not in lines
     assert "t.k" not in lines
