@@ -77,7 +77,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
-    """Take one restore point of a running domain and return its record.
+    """Take one restore point of a domain, running or shut off, and return its record.
 
     ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
     ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the

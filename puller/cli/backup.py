@@ -75,7 +75,7 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 @click.option("--limit-upload", type=Rate(), metavar="RATE", help="Store no faster; bytes/s, as 20M or 500K.")
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
-    """Take one restore point of each running DOMAIN (name or UUID), one after the other."""
+    """Take one restore point of each DOMAIN (name or UUID), running or not, one after the other."""
     repository = open_repository(settings)
     from puller.agent import api
     from puller.agent.batch import take_all

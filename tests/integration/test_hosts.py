@@ -238,6 +238,13 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
     machine.start()
     assert scene.backup().kind == "rehash"
     assert scene.backup().kind == "incremental"
+    machine.stop()
+    machine.start()
+    machine.write("vda", 7, 6 * MIB, 64 * KIB)
+    machine.kill()
+    crashed = scene.backup()
+    assert (crashed.kind, crashed.checkpoint) == ("rehash", None)
+    scene.assert_exact(crashed)
 
 
 def test_an_image_in_use_is_not_read_and_one_that_is_read_is_not_used(scene: Scene) -> None:
