@@ -100,6 +100,8 @@ def _source(
     if plan.scratch_dir is not None:
         scratch = Path(plan.scratch_dir)
     if not domain.is_active():
+        text = "shut off: its images are read, and it cannot be started before that is done"
+        observer(Notice(domain.name, text))
         return Offline(domain, disks, repository.id, scratch)
     if plan.mode == PULL:
         return Pull(domain, disks, repository.id, scratch)

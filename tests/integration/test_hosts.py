@@ -536,6 +536,7 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
     point = scene.backup()
     assert "nvram.fd" not in {item.name for item in point.attachments}
     assert scene.told == [
+        "shut off: its images are read, and it cannot be started before that is done",
         "the point has no nvram.fd: too large, over 64 MiB, to be taken: "
-        f"the firmware variables of domain {scene.machine.name}, {tmp_path / 'variables.fd'}"
+        f"the firmware variables of domain {scene.machine.name}, {tmp_path / 'variables.fd'}",
     ]
