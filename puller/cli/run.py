@@ -75,9 +75,14 @@ class _Command:
         except PullerError as error:
             failures.complain(error, self._settings, self._job.name)
             failure = failure or error
-        text = self._text(report)
+        parts = self._parts(report)
         if console.is_heard_by_programs():
-            console.say(text.splitlines()[-1], "summary", exit_code=failure.exit_code if failure else 0)
+            for event, text in parts.items():
+                console.say(text, event)
+            code = failure.exit_code if failure else 0
+            console.say(self._summary(report), "summary", exit_code=code)
+        points = [taken.text(report.taken)] if report.taken.points else []
+        text = "\n".join([*points, *parts.values(), self._summary(report)])
         return Outcome(document(report), text, failure)
 
     def _work(self, steps: Sequence[str]) -> JobReport:
@@ -103,13 +108,15 @@ class _Command:
         run = metrics.Run(self._job.name, time.monotonic() - self._began, report, failure)
         metrics.export(self._metrics_file, run)
 
-    def _text(self, report: JobReport) -> str:
-        lines = [taken.text(report.taken)] if report.taken.points else []
+    @staticmethod
+    def _parts(report: JobReport) -> dict[str, str]:
+        """What prune and check found, for people."""
+        parts = {}
         if report.prune is not None:
-            lines.append(prune.text(report.prune))
+            parts["prune"] = prune.text(report.prune)
         if report.check is not None:
-            lines.append(check.text(report.check))
-        return "\n".join([*lines, self._summary(report)])
+            parts["check"] = check.text(report.check)
+        return parts
 
     def _summary(self, report: JobReport) -> str:
         points, failed = len(report.taken.points), len(report.taken.failed)

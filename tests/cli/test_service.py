@@ -89,7 +89,8 @@ def machine(
 
 
 def job(path: Path, machine: Machine, url: Path) -> Path:
-    path.write_text(f'[jobs.nightly]\nrepository = "{url}"\ndomains = ["{machine.name}"]\n')
+    lines = ("[jobs.nightly]", f'repository = "{url}"', f'domains = ["{machine.name}"]', 'then = ["check"]')
+    path.write_text("\n".join(lines))
     return path
 
 
@@ -264,6 +265,7 @@ def test_the_journal_gets_fields(
     assert by_event["point"]["PULLER_POINT"] == point["point"]
     assert by_event["point"]["PULLER_UUID"] == machine.uuid
     assert by_event["point"]["PULLER_READ_BYTES"] == str(MIB)
+    assert by_event["check"]["MESSAGE"].endswith("all sound")
     assert by_event["summary"]["PULLER_EXIT_CODE"] == "0"
     assert by_event["summary"]["MESSAGE"].startswith("job nightly: 1 of 1 domains backed up in ")
 
