@@ -46,10 +46,17 @@ class SlowStore(FolderStore):
 
     rate = 0.0
 
+    def put(self, key: str, body: Body) -> None:
+        self._wait(body)
+        super().put(key, body)
+
     def put_new(self, key: str, body: Body) -> None:
+        self._wait(body)
+        super().put_new(key, body)
+
+    def _wait(self, body: Body) -> None:
         if self.rate:
             time.sleep(len(body) / self.rate)
-        super().put_new(key, body)
 
 
 class Monitor:
@@ -82,7 +89,7 @@ def write_for_ever(path: Path, size: int, rate: float) -> None:
         monitor.ask("human-monitor-command", **{"command-line": f'qemu-io -d {device} "{line}"'})
         print(began, time.monotonic() - began, flush=True)
         due = max(due + 1 / rate, time.monotonic())
-        time.sleep(due - time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 @dataclass
