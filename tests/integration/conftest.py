@@ -30,7 +30,7 @@ _PUSHED = (
     "a_run_that_fails_inside_a_step[push-interrupted]",
     "a_run_that_cannot_clean_up_is_cleaned_up_by_the_next[push]",
     "a_disk_that_grew_stays_incremental[push]",
-    "disks_that_change_places_are_read_in_full[push]",
+    "disks_that_change_places_are_compared[push]",
     "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""

@@ -90,7 +90,7 @@ class Scene:
     @property
     def kind_when_resized(self) -> str:
         """A pushed incremental has nothing of what came to light behind the old end."""
-        return "incremental" if self.mode == "pull" else "full"
+        return "incremental" if self.mode == "pull" else "rehash"
 
     def assert_clean(self) -> None:
         with pytest.raises(Exception, match="backup"):
@@ -268,7 +268,7 @@ def test_disks_that_change_places_are_compared(
     assert truth.equals(folder, "vda", 2)
     assert truth.equals(folder, "vdb", 2)
     assert point.kind == "rehash"
-    assert point.disks[0].reason.startswith("what is on it is not what its dirty bitmap belongs to")
+    assert "what is on it is not what its dirty bitmap belongs to" in point.disks[0].reason
 
 
 @pytest.mark.parametrize(("cut", "grown"), [(10 * MIB, 20 * MIB), (10 * MIB + 512, 30 * MIB)])
@@ -281,7 +281,7 @@ def test_a_disk_that_was_cut_and_grew_again(scene: Scene, cut: int, grown: int) 
     point = scene.backup()
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 3)
     assert point.kind == "rehash"
-    assert point.disks[0].reason == "what is on it is not what its dirty bitmap belongs to"
+    assert point.disks[0].reason.endswith("what is on it is not what its dirty bitmap belongs to")
 
 
 def test_a_disk_that_grows_after_a_point_with_an_odd_end(scene: Scene) -> None:
