@@ -37,6 +37,7 @@ from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
 from puller.repository.run import Run, Tuning
+from puller.store.patience import holding, long
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -75,7 +76,11 @@ class Plan:
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
     """See ``puller.backup``."""
-    with Host.connect(plan.connect) as host:
+
+    def tell(text: str) -> None:
+        observer(Notice(plan.domain, text))
+
+    with holding(long(tell)), Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
