@@ -232,6 +232,13 @@ class HypervisorError(PullerError):
     default_advice = "Check with virsh on the same URI that libvirt answers and allows this."
 
 
+class ConnectionLost(HypervisorError):
+    """libvirt went away in the midst of a run; what it left open has been ended if libvirt came back."""
+
+    retryable = True
+    default_advice = "Run the backup again; the log of libvirt's daemon tells why it ended."
+
+
 class NoSuchDomain(HypervisorError):
     """libvirt knows no domain of this name."""
 

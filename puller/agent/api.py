@@ -21,7 +21,7 @@ from puller.agent.retention import Policy
 from puller.agent.stats import Stats
 from puller.agent.stats import stats as _stats
 from puller.errors import DamagedData, UsageError
-from puller.events import Observer, ignore
+from puller.events import Notice, Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.effort import HIGHEST, LOWEST
 from puller.repository.points import Point
@@ -29,6 +29,8 @@ from puller.repository.repository import Repository
 from puller.repository.run import Tuning
 from puller.repository.slots import FULL, KeyFile, Password, Secret
 from puller.store.location import open_store
+from puller.store.patience import Patience, holding, long
+from puller.store.retrying import RetryingStore
 
 if TYPE_CHECKING:
     from puller.agent.backup import FrozenHook
@@ -43,12 +45,12 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     It is encrypted, and opened by ``password`` or by the content of a key file (32 random bytes or
     more); with neither it is not encrypted. Raises RepositoryExists, NoBucket, StoreError, UsageError.
     """
-    return repositories.create(open_store(url), _secret(password, key_file))
+    return repositories.create(RetryingStore(open_store(url)), _secret(password, key_file))
 
 
 def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
     """Open the repository at ``url``. Raises NoRepository, WrongKey, UnsupportedFormat, StoreError."""
-    return repositories.open_repository(open_store(url), _secret(password, key_file))
+    return repositories.open_repository(RetryingStore(open_store(url)), _secret(password, key_file))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -164,7 +166,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     AmbiguousPoint, NoSuchDisk, OutputRefused, OutputFailed, DamagedData, StoreError.
     """
     request = Request(output, tuple(disks), format, force, salvage)
-    return _restore(repository, repository.points.select(point), request, observer)
+    with holding(_patience(point, observer)):
+        return _restore(repository, repository.points.select(point), request, observer)
 
 
 def check(
@@ -179,7 +182,8 @@ def check(
     Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
     StoreError.
     """
-    return _check(repository, points, read_data, observer)
+    with holding(_patience("repository", observer)):
+        return _check(repository, points, read_data, observer)
 
 
 def prune(
@@ -190,7 +194,13 @@ def prune(
     A policy without rules keeps all points. With a grace time of nothing, what is unreachable is removed
     at once, and runs that have begun before may fail. Raises UsageError, Locked, DamagedData, StoreError.
     """
-    return _prune(repository, policy, grace, observer)
+    with holding(_patience("repository", observer)):
+        return _prune(repository, policy, grace, observer)
+
+
+def _patience(subject: str, observer: Observer) -> Patience:
+    """With a store that gives no answer; ``observer`` is told."""
+    return long(lambda text: observer(Notice(subject, text)))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import structs
 
 from puller.agent import clock, reconcile
+from puller.agent.aftermath import Aftermath
 from puller.agent.bases import ASKED, Base, doubted, from_nothing, unhurt
 from puller.agent.history import History
 from puller.agent.metadata import gather
@@ -23,7 +24,7 @@ from puller.agent.offline import Offline
 from puller.agent.push import Push
 from puller.agent.source import Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, PullerError
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -36,6 +37,7 @@ from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
 from puller.repository.run import Run, Tuning
+from puller.store.patience import holding, long
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -74,23 +76,38 @@ class Plan:
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
     """See ``puller.backup``."""
-    with Host.connect(plan.connect) as host:
+
+    def tell(text: str) -> None:
+        observer(Notice(plan.domain, text))
+
+    with holding(long(tell)), Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             source = _source(repository, plan, domain, disks, observer)
-            transaction = _Transaction(repository, plan, domain, disks, source, observer, on_frozen)
-            if plan.full:
-                return transaction.run(lambda history: from_nothing(disks, ASKED))
-            try:
-                return transaction.run(source.bases)
-            except BaseDamaged as error:
-                doubt = f"the last point is damaged: {error.message}"
-                observer(Notice(domain.name, f"{doubt}: the run begins anew and reads all of the disks"))
-            except CheckpointUnusable as error:
-                # What libvirt said of the bitmaps did not hold when the job was to begin.
-                doubt = error.message
-            return transaction.run(lambda history: doubted(source.bases(history), doubt))
+            folders = {source.folder, *(disk.path.parent for disk in disks if disk.path)}
+            with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
+                transaction = _Transaction(
+                    repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
+                )
+                return _attempt(transaction, plan, disks, source, observer)
+
+
+def _attempt(
+    transaction: _Transaction, plan: Plan, disks: Sequence[Disk], source: Source, observer: Observer
+) -> Point:
+    """Read all of what builds upon something that turns out to be unusable."""
+    if plan.full:
+        return transaction.run(lambda history: from_nothing(disks, ASKED))
+    try:
+        return transaction.run(source.bases)
+    except BaseDamaged as error:
+        doubt = f"the last point is damaged: {error.message}"
+        observer(Notice(plan.domain, f"{doubt}: the run begins anew and reads all of the disks"))
+    except CheckpointUnusable as error:
+        # What libvirt said of the bitmaps did not hold when the job was to begin.
+        doubt = error.message
+    return transaction.run(lambda history: doubted(source.bases(history), doubt))
 
 
 def _source(
@@ -119,6 +136,8 @@ class _Transaction:
         domain: Domain,
         disks: Sequence[Disk],
         source: Source,
+        aftermath: Aftermath,
+        folders: Iterable[Path],
         observer: Observer,
         on_frozen: FrozenHook,
     ) -> None:
@@ -127,6 +146,8 @@ class _Transaction:
         self._domain = domain
         self._disks = disks
         self._source = source
+        self._aftermath = aftermath
+        self._folders = folders
         self._observer = observer
         self._on_frozen = on_frozen
         self._began = time.monotonic()
@@ -137,9 +158,8 @@ class _Transaction:
         Raises BaseDamaged or CheckpointUnusable where reading all of the disks would fare better.
         """
         self._step("reconcile")
-        folders = {self._source.folder, *(disk.path.parent for disk in self._disks if disk.path)}
         history = History(self._repository, self._domain.uuid)
-        reconcile.reconcile(self._domain, self._repository, history, folders, self._observer)
+        reconcile.reconcile(self._domain, self._repository, history, self._folders, self._observer)
         self._step("choose")
         bases = unhurt(self._repository, choose(history))
         self._step("preflight")
@@ -149,8 +169,15 @@ class _Transaction:
             point, checkpoint = self._take_upon(run, bases)
         if point.checkpoint == checkpoint:
             self._step("retire")
-            reconcile.retire(self._domain, self._repository, checkpoint)
+            self._retire(checkpoint)
         return point
+
+    def _retire(self, checkpoint: str) -> None:
+        """The point stands whatever happens to the domain or to libvirt now."""
+        try:
+            reconcile.retire(self._domain, self._repository, checkpoint)
+        except HypervisorError as error:
+            self._notice(f"older checkpoints are left for the next run to delete: {error.message}")
 
     def _take_upon(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
         try:
@@ -209,27 +236,17 @@ class _Transaction:
     @contextmanager
     def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
         """Delete the new checkpoint on failure: its changes count in the older one all along."""
-        committed = False
 
         def commit(run: Run, point: Point) -> None:
-            nonlocal committed
             run.commit(point)
-            committed = True
+            self._aftermath.checkpoint = None
 
+        self._aftermath.checkpoint = checkpoint
         try:
             yield commit
         except BaseException:
-            if not committed:
-                self._delete(checkpoint)
+            self._aftermath.delete()
             raise
-
-    def _delete(self, checkpoint: str) -> None:
-        try:
-            checkpoints.delete(self._domain, checkpoint)
-        except PullerError as error:
-            self._notice(
-                f"checkpoint {checkpoint} could not be deleted now; the next run will: {error.message}"
-            )
 
     def _copy(
         self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]

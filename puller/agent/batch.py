@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from puller.errors import Interrupted
 from puller.events import Event, Observer
 from puller.repository.points import Point
+from puller.store.patience import carried, holding, long
 
 Take = Callable[[str, Observer], Point]
 """Backs up one domain, telling an observer."""
@@ -43,7 +44,7 @@ def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: i
     """Call ``take`` for each of the ``domains``, ``parallel`` of them at a time.
 
     Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
-    under way are stopped at their next event, and no other is begun.
+    under way are stopped at their next event or wait for the store, and no other is begun.
     """
     batch = _Batch(take, audience)
     if parallel == 1:
@@ -70,13 +71,17 @@ class _Batch:
 
     def at_once(self, domains: Sequence[str], parallel: int) -> None:
         """In threads. Signals arrive in the calling one, which waits."""
+        waiting = long()
         with ThreadPoolExecutor(parallel, thread_name_prefix="domain") as pool:
-            futures = [pool.submit(self._back_up, domain) for domain in domains]
+            with holding(waiting):
+                work = carried(self._back_up)
+            futures = [pool.submit(work, domain) for domain in domains]
             try:
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
                 self.taken.interruption = error
                 self._stop(futures)
+                waiting.end()
 
     def _stop(self, futures: Sequence[Future[None]]) -> None:
         self._stopped.set()

@@ -28,6 +28,7 @@ from puller.repository.lease import Lease
 from puller.repository.packs import PackReader, StoredPack
 from puller.repository.reindex import write
 from puller.repository.repository import Repository
+from puller.store.patience import carried
 
 _READERS = 8
 _BATCH = 64
@@ -96,7 +97,7 @@ class _Repair:
     def _read(
         self, pool: ThreadPoolExecutor, packs: Sequence[tuple[PackKind, bytes]]
     ) -> Iterator[IndexedPack]:
-        for opened in pool.map(self._open, *zip(*packs, strict=True)):
+        for opened in pool.map(carried(self._open), *zip(*packs, strict=True)):
             said = None if opened is None else self._spared(opened)
             if said is not None:
                 self._written += 1

@@ -62,6 +62,13 @@ class Host:
         with translate(f"cannot close the connection to libvirt at {self.uri}"):
             self._connection.close()
 
+    def is_alive(self) -> bool:
+        """Whether the connection is still there, as far as libvirt's library has noticed."""
+        try:
+            return bool(self._connection.isAlive())
+        except libvirt.libvirtError:
+            return False
+
     def domain(self, name: str) -> Domain:
         """The domain of this name or UUID. Raises :class:`NoSuchDomain`."""
         with translate(f"cannot look up domain {name}"):

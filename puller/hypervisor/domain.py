@@ -28,6 +28,10 @@ class Domain:
         with translate(f"cannot ask for the state of domain {self.name}"):
             return bool(self.handle.isActive())
 
+    def start_id(self) -> str | None:
+        """What libvirt calls this run of the domain, another after each start; None if it is shut off."""
+        return ET.fromstring(self.xml()).get("id")  # the handle's own is that of the start it was made in
+
     def is_running(self) -> bool:
         """Whether the guest's processors run: not paused, not shut off."""
         with translate(f"cannot ask for the state of domain {self.name}"):
@@ -92,8 +96,7 @@ class Domain:
         ``/var/lib/libvirt/qemu/domain-<id>-<name>/* rw``. Few other places have all three, which is why
         the socket of a pull job goes here.
         """
-        number = ET.fromstring(self.xml()).get("id")  # the handle's own is that of the start it was made in
-        for path in self.state_directory.glob(f"domain-{number}-*"):
+        for path in self.state_directory.glob(f"domain-{self.start_id()}-*"):
             return path
         raise HypervisorError(
             f"libvirt's folder of domain {self.name} is not found in {self.state_directory}",

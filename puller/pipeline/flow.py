@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -68,7 +69,8 @@ class Flow:
             except BaseException as error:  # noqa: BLE001 - it is raised again by check()
                 self.fail(error)
 
-        thread = threading.Thread(target=body, name=name, daemon=True)
+        # What is in force here, such as the patience with a store, is there too.
+        thread = threading.Thread(target=copy_context().run, args=(body,), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
         return thread
@@ -121,8 +123,8 @@ class Flow:
         self._close()
         for thread in self._threads:
             thread.join()
-        # A Closed in the body is only the echo of the error that closed the lane.
-        if error is None or isinstance(error, Closed):
+        # What the body met after a thread had failed is only the echo of that; a signal is none.
+        if error is None or (isinstance(error, Exception) and error is not self._error):
             self.check()
 
 

@@ -22,6 +22,7 @@ from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
 from puller.repository.footer import ID, PackKind
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
+from puller.store.patience import carried
 
 PREFIX = "condemned/"
 VERSION = 1
@@ -154,7 +155,7 @@ class Condemned:
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return [record for record in pool.map(self._read, infos) if record is not None]
+            return [record for record in pool.map(carried(self._read), infos) if record is not None]
 
     def _read(self, info: ObjectInfo) -> Record | None:
         try:

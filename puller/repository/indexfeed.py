@@ -27,6 +27,7 @@ from puller.repository.rows import Rows
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.segment import Segment
 from puller.store.base import ObjectInfo, Store
+from puller.store.patience import carried
 
 INDEX_PREFIX = "index/"
 
@@ -93,7 +94,7 @@ def _read_all(
     pool = ThreadPoolExecutor(FETCHERS, "index")
     try:
         for source, key in keys.items():
-            ahead.append((source, pool.submit(read, key)))
+            ahead.append((source, pool.submit(carried(read), key)))
             if len(ahead) > FETCHERS:
                 yield from _readable(*ahead.popleft())
         while ahead:

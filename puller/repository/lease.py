@@ -21,6 +21,7 @@ import msgspec
 from puller.errors import DamagedData, Locked, ObjectNotFound, StoreError
 from puller.repository.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
+from puller.store.patience import brief, holding
 from puller.units import KIB
 
 PREFIX = "locks/"
@@ -65,7 +66,7 @@ class Lease:
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
-            with suppress(StoreError):
+            with suppress(StoreError), holding(brief()):
                 store.delete([lease._name])
 
     def renew(self) -> None:

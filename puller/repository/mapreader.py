@@ -19,6 +19,7 @@ from puller.repository.pages import (
     decode_page,
     decode_root,
 )
+from puller.store.patience import carried
 from puller.units import page_count
 
 READERS = 4
@@ -59,7 +60,7 @@ class MapReader:
             yield from map(read, packs)
             return
         with ThreadPoolExecutor(min(READERS, len(packs)), "maps") as readers:
-            yield from readers.map(read, packs)
+            yield from readers.map(carried(read), packs)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

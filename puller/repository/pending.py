@@ -11,7 +11,7 @@ pending point, and the writer sees that. No clock is involved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from puller.repository.pages import Address
 from puller.repository.points import Point, Points
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
+from puller.store.patience import brief, holding
 
 PREFIX = "pending/"
 
@@ -103,14 +104,18 @@ def commit(
         _require_bases(points, bases, point)
         claims.require_standing(lambda: pending.since(point))
     except BaseException:
-        with suppress(StoreError):
-            pending.delete(names)
+        _forget(pending, names)
         raise
     points.commit(point)
     announced = _require_pending(points, pending, point)
-    with suppress(StoreError):
-        pending.delete(names)
+    _forget(pending, names)
     return announced
+
+
+def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
+    """Without waiting long: prune forgets it too."""
+    with suppress(StoreError), holding(brief()):
+        pending.delete(names)
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:

@@ -23,6 +23,7 @@ from puller.repository.mapreader import check_address
 from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
+from puller.store.patience import carried
 
 PREFIX = "points/"
 VERSION = 1
@@ -212,7 +213,7 @@ class Points:
                 return None
 
         with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            loaded = [point for point in pool.map(load, self.names()) if point is not None]
+            loaded = [point for point in pool.map(carried(load), self.names()) if point is not None]
         return in_order(loaded)
 
     def commit(self, point: Point) -> None:

@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,8 +41,10 @@ from puller.repository.points import Point
 from puller.repository.presence import Presence
 from puller.repository.sealing import BoxKind
 from puller.repository.slot import Content, compress, content_id
+from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
+from puller.store.patience import Patience
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
 
 if TYPE_CHECKING:
@@ -124,6 +126,8 @@ class Run:
         self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
         self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
+        self._patience = (patience.current() or Patience(patience.SHORT)).renewed()
+        self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
         self.clock_ahead = 0.0
@@ -131,6 +135,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
+        self._waiting.enter_context(patience.holding(self._patience))
+        self.flow.on_failure(self._patience.end)
         self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
@@ -151,8 +157,10 @@ class Run:
         try:
             self.flow.__exit__(*failure)  # type: ignore[arg-type]
         finally:
+            self._waiting.close()
             self._index.close()
-            self._save_index()
+            with patience.holding(patience.brief()):
+                self._save_index()
 
     def _save_index(self) -> None:
         """After a failure: tell the next run what is stored. As far as the store still answers."""

@@ -23,7 +23,8 @@ _CONFIG = Config(
     # 0.3 CPU seconds per GiB; what puller stores is authenticated by itself.
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
-    retries={"mode": "standard", "total_max_attempts": 5},
+    # One try more, for a connection that the server has closed meanwhile; RetryingStore does the rest.
+    retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=16,
     connect_timeout=10,
     read_timeout=60,

@@ -66,7 +66,13 @@ class Stage:
                 disks=["vdb"],
             )
         except PullerError as error:
-            return {"error": type(error).__name__, "message": error.message, "code": error.exit_code}
+            return {
+                "error": type(error).__name__,
+                "message": error.message,
+                "code": error.exit_code,
+                "notices": notices,
+                "left": self.left(),
+            }
         folder = restored(self.repository, point, self.folder)
         return {
             "kind": point.kind,
@@ -82,8 +88,20 @@ class Stage:
         with closing(libvirt.open(URI)) as connection:
             domain = connection.lookupByName(DOMAIN)
             names = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints()}
+            jobs = ["a job"] if has_job(domain) else []
         files = [*leftovers(self.folder / "guest"), *Path("/var/lib/libvirt/qemu").glob("domain-*/puller-*")]
-        return [str(path) for path in files] + sorted(names - points) + sorted(names)[1:]
+        return jobs + [str(path) for path in files] + sorted(names - points) + sorted(names)[1:]
+
+
+def has_job(domain: Any) -> bool:
+    """Whether a backup job is open."""
+    try:
+        domain.backupGetXMLDesc()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
+            return False
+        raise
+    return True
 
 
 def hanging_agent(stage: Stage) -> dict[str, Any]:

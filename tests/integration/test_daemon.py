@@ -34,18 +34,29 @@ def test_an_agent_that_hangs(scenes: dict[str, Any]) -> None:
 
 
 def test_libvirtd_is_killed_and_started_again(scenes: dict[str, Any]) -> None:
+    """The run ends its job over a new connection, and does not leave it to the next."""
     outcome = scenes["killed_daemon"]
-    assert outcome["during"]["code"] == 15
+    during = outcome["during"]
+    assert (
+        during["message"]
+        == "the connection to libvirt at qemu:///system was lost during the backup of domain scenes"
+    )
+    assert (during["error"], during["code"], during["left"]) == ("ConnectionLost", 15, [])
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 
 def test_libvirtd_is_killed_and_started_again_while_qemu_pushes(scenes: dict[str, Any]) -> None:
     outcome = scenes["killed_daemon_of_a_push"]
-    assert outcome["during"]["code"] == 15
+    assert (outcome["during"]["error"], outcome["during"]["left"]) == ("ConnectionLost", [])
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 
 def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
+    """The checkpoint of the failed run can be deleted only when the guest is up again."""
     outcome = scenes["powered_off_guest"]
-    assert outcome["during"]["code"] == 15
+    during = outcome["during"]
+    assert during["message"] == "domain scenes was shut off during the backup"
+    assert (during["error"], during["code"]) == ("DomainNotRunning", 15)
+    (checkpoint,) = set(during["left"])
+    assert during["notices"][-1] == f"checkpoint {checkpoint} could not be deleted now; the next run will"
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()

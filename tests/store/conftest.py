@@ -12,6 +12,7 @@ from puller.store.base import Store
 from puller.store.folder import FolderStore
 from puller.store.memory import MemoryStore
 from puller.store.paced import PacedStore
+from puller.store.retrying import RetryingStore
 from puller.store.s3 import S3Store
 from puller.store.s3_client import make_client
 from tests.lab.seaweed import Seaweed
@@ -29,13 +30,15 @@ def make_s3_store(seaweed: Seaweed) -> MakeS3Store:
     return lambda: S3Store(client, "contract", f"some/{uuid4().hex}")
 
 
-@pytest.fixture(params=["memory", "folder", "s3", "paced"])
+@pytest.fixture(params=["memory", "folder", "s3", "paced", "retrying"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind in turn."""
     if request.param == "memory":
         return MemoryStore()
     if request.param == "paced":
         return PacedStore(MemoryStore(), lambda count: None)
+    if request.param == "retrying":
+        return RetryingStore(MemoryStore())
     if request.param == "folder":
         return FolderStore(tmp_path / "repository")
     make: MakeS3Store = request.getfixturevalue("make_s3_store")

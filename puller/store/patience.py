@@ -1,0 +1,190 @@
+"""How long a store that gives no answer is asked again, who is told, and who may end the waiting.
+
+The patience in force goes with the context (``contextvars``): a thread of a flow has that of the thread that
+started it. So parallel runs on one store each have their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from puller.errors import StoreUnavailable
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+SHORT = 5.0
+"""Seconds for a command that has not begun yet: a wrong endpoint should not keep its user waiting."""
+
+LONG = 150.0
+"""Seconds for work that would be lost. A restart of a server takes less; a scratch has to last as long."""
+
+BRIEF = 3.0
+"""Seconds for tidying up after a failure, however long an answer takes."""
+
+Tell = Callable[[str], None]
+
+
+def _say_nothing(text: str) -> None:
+    """Nobody is told."""
+
+
+class Patience:
+    """``seconds`` count from the first failure of a call. ``limit`` bounds each request, if one is given.
+
+    Once ``end`` is called, by any thread, whatever waits with this patience fails, and so does all that is
+    asked later. What its ``parent`` is told counts for it too.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        tell: Tell = _say_nothing,
+        *,
+        parent: Patience | None = None,
+        limit: float | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self._tell = tell
+        self._parent = parent
+        self._limit = limit
+        self._ended = False
+        self._told = False
+        self._waiting: set[threading.Event] = set()
+        self._lock = threading.Lock()
+
+    def renewed(self) -> Patience:
+        """The same again, to be ended apart from this one but by it too."""
+        return Patience(self.seconds, self._tell, parent=self, limit=self._limit)
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        with self._lock:
+            self._ended = True
+            waiting = tuple(self._waiting)
+        for event in waiting:
+            event.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody may wait any more."""
+        return self._ended or (self._parent is not None and self._parent.ended)
+
+    def note_failure(self, error: StoreUnavailable) -> None:
+        """Tell of an outage, once until there is an answer again."""
+        with self._lock:
+            told, self._told = self._told, True
+        if not told:
+            self._tell(f"the store does not answer; trying again for {self.seconds:.0f} s: {error.message}")
+
+    def note_answer(self) -> None:
+        """There is an answer: the outage is over, if there was one."""
+        if self._told:
+            with self._lock:
+                told, self._told = self._told, False
+            if told:
+                self._tell("the store answers again")
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until the patience ends."""
+        with self._listening() as event:
+            event.wait(seconds)
+
+    def request(self, ask: Callable[[], T]) -> T:
+        """What ``ask`` returns or raises. Raises StoreUnavailable if patience ends before it does.
+
+        A request that hangs cannot be stopped, so it is made in a thread of its own, which may be left.
+        """
+        answers: list[Callable[[], T]] = []
+        with self._listening() as event:
+
+            def work() -> None:
+                try:
+                    answer = ask()
+                except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
+                    answers.append(_raiser(error))
+                else:
+                    answers.append(lambda: answer)
+                event.set()
+
+            threading.Thread(target=work, name="request", daemon=True).start()
+            event.wait(self._limit)
+        if not answers:
+            raise StoreUnavailable("a request to the store was given up before it was answered")
+        return answers[0]()
+
+    @contextmanager
+    def _listening(self) -> Iterator[threading.Event]:
+        """An event that is set when the patience ends."""
+        event = threading.Event()
+        self._listen(event)
+        try:
+            if self.ended:
+                event.set()
+            yield event
+        finally:
+            self._forget(event)
+
+    def _listen(self, event: threading.Event) -> None:
+        with self._lock:
+            self._waiting.add(event)
+        if self._parent is not None:
+            self._parent._listen(event)
+
+    def _forget(self, event: threading.Event) -> None:
+        with self._lock:
+            self._waiting.discard(event)
+        if self._parent is not None:
+            self._parent._forget(event)
+
+
+def _raiser(error: BaseException) -> Callable[[], Any]:
+    def again() -> Any:
+        raise error
+
+    return again
+
+
+_CURRENT: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+def current() -> Patience | None:
+    """The patience in force; None where nobody has said."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def holding(patience: Patience) -> Iterator[Patience]:
+    """Let ``patience`` be in force while the context lasts."""
+    token = _CURRENT.set(patience)
+    try:
+        yield patience
+    finally:
+        _CURRENT.reset(token)
+
+
+def long(tell: Tell = _say_nothing) -> Patience:
+    """For the work itself; within what is in force already, if anything is."""
+    return Patience(LONG, tell, parent=current())
+
+
+def brief() -> Patience:
+    """For tidying up: it outlives the end of all others, and does not wait long for anything."""
+    return Patience(BRIEF, limit=BRIEF)
+
+
+def carried(work: Callable[P, T]) -> Callable[P, T]:
+    """``work`` for the threads of a pool, with the patience that is in force where the pool is made."""
+    patience = current()
+    if patience is None:
+        return work
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with holding(patience):
+            return work(*args, **kwargs)
+
+    return run

@@ -1,0 +1,211 @@
+"""A store that does not answer is asked again within a budget, and nothing is done twice that must not be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
+from puller.store import patience as patiences
+from puller.store.memory import MemoryStore
+from puller.store.patience import Patience, carried, holding
+from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore
+
+
+class Clock:
+    """Seconds that pass only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+class Faulty(MemoryStore):
+    """Each of its calls first takes the next of ``faults``: raised before it, or after it if ``late``."""
+
+    def __init__(self, *faults: StoreError | None, late: bool = False) -> None:
+        super().__init__()
+        self.faults: Iterator[StoreError | None] = iter(faults)
+        self.late = late
+        self.calls = 0
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        self.calls += 1
+        fault = next(self.faults, None)
+        if fault is not None and not self.late:
+            raise fault
+        done = work()
+        if fault is not None:
+            raise fault
+        return done
+
+    def put(self, key: str, body: Any) -> None:
+        self._do(lambda: MemoryStore.put(self, key, body))
+
+    def put_new(self, key: str, body: Any) -> None:
+        self._do(lambda: MemoryStore.put_new(self, key, body))
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        return bytes(self._do(lambda: MemoryStore.get(self, key, max_size=max_size)))
+
+
+GONE = StoreUnavailable("connection refused")
+
+
+def retrying(store: MemoryStore, chance: float = 0.5) -> tuple[RetryingStore, Clock]:
+    clock = Clock()
+    return RetryingStore(store, clock, clock.wait, lambda: chance), clock
+
+
+@given(st.floats(0, 1), st.floats(0, 1000))
+def test_the_budget_is_used_and_never_exceeded(chance: float, seconds: float) -> None:
+    """Pauses double up to the longest, at random between half and all of it; the last error is raised."""
+    faulty = Faulty(*[GONE] * 10_000)
+    store, clock = retrying(faulty, chance)
+    with holding(Patience(seconds)), pytest.raises(StoreUnavailable, match="connection refused"):
+        store.get("a")
+    assert sum(clock.pauses) <= seconds
+    assert sum(clock.pauses) + LONGEST_PAUSE > seconds
+    assert faulty.calls == len(clock.pauses) + 1
+    for number, pause in enumerate(clock.pauses):
+        whole = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 99))
+        assert whole / 2 <= pause <= whole
+
+
+@given(st.integers(0, 12))
+def test_an_outage_within_the_budget_is_told_once_and_survived(failures: int) -> None:
+    told: list[str] = []
+    store, _ = retrying(Faulty(*[GONE] * failures))
+    with holding(Patience(patiences.LONG, told.append)):
+        store.put("a", b"1")
+        store.put("b", b"2")
+    assert [info.key for info in store.list("")] == ["a", "b"]
+    outage = ["the store does not answer; trying again for 150 s: connection refused"]
+    assert told == ([*outage, "the store answers again"] if failures > 1 else [])
+
+
+@pytest.mark.parametrize("error", [StoreDenied("expired"), StoreFull("full"), StoreError("odd")])
+def test_what_a_store_says_for_good_is_raised_at_once(error: StoreError) -> None:
+    faulty = Faulty(error)
+    store, clock = retrying(faulty)
+    with pytest.raises(type(error), match=error.message):
+        store.put("a", b"1")
+    assert (faulty.calls, clock.pauses) == (1, [])
+
+
+def test_a_conditional_put_whose_answer_was_lost_is_done() -> None:
+    faulty = Faulty(GONE, late=True)
+    store, _ = retrying(faulty)
+    store.put_new("a", b"1")
+    assert store.get("a") == b"1"
+
+
+@pytest.mark.parametrize("content", [b"2", b"longer"])
+def test_a_conditional_put_that_lost_against_another_is_refused(content: bytes) -> None:
+    """The first try did not arrive; meanwhile somebody took the key."""
+    faulty = Faulty(GONE)
+    MemoryStore.put(faulty, "a", content)
+    store, _ = retrying(faulty)
+    with pytest.raises(ObjectExists):
+        store.put_new("a", b"1")
+
+
+def test_a_conditional_put_of_the_same_content_is_refused_at_the_first_try() -> None:
+    store, _ = retrying(MemoryStore())
+    store.put_new("a", b"1")
+    with pytest.raises(ObjectExists):
+        store.put_new("a", b"1")
+
+
+class Torn(MemoryStore):
+    """Its listings break off after ``after`` objects, so many ``times``."""
+
+    def __init__(self, after: int, times: int) -> None:
+        super().__init__()
+        self.after, self.times = after, times
+
+    def list(self, prefix: str) -> Iterator[Any]:
+        for number, info in enumerate(MemoryStore.list(self, prefix)):
+            if self.times and number == self.after:
+                self.times -= 1
+                raise GONE
+            yield info
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2500), st.integers(0, 3))
+def test_a_listing_that_breaks_off_goes_on_without_gap_or_repetition(after: int, times: int) -> None:
+    torn = Torn(after, times)
+    names = [f"x/{number:04}" for number in range(2300)]
+    for name in names:
+        MemoryStore.put(torn, name, b"")
+    store, _ = retrying(torn)
+    assert [info.key for info in store.list("")] == names
+
+
+class Hanging(MemoryStore):
+    """Its reads hang until ``released``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.released = threading.Event(), threading.Event()
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        self.asked.set()
+        self.released.wait(60)
+        return b""
+
+
+@pytest.mark.parametrize("whose", ["own", "parent's"])
+def test_who_waits_for_a_store_that_hangs_is_let_go_when_patience_ends(whose: str) -> None:
+    hanging = Hanging()
+    store = RetryingStore(hanging)
+    parent = Patience(patiences.LONG)
+    own = parent.renewed()
+    raised: list[StoreError] = []
+
+    def ask() -> None:
+        try:
+            store.get("a")
+        except StoreError as error:
+            raised.append(error)
+
+    with holding(own):
+        asking = threading.Thread(target=carried(ask))
+    asking.start()
+    assert hanging.asked.wait(60)
+    (own if whose == "own" else parent).end()
+    asking.join(60)
+    assert [error.message for error in raised] == [
+        "a request to the store was given up before it was answered"
+    ]
+    with holding(own), pytest.raises(StoreUnavailable):
+        store.get("a")
+    hanging.released.set()
+
+
+def test_tidying_up_outlives_the_end_and_does_not_wait_for_a_store_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patiences, "BRIEF", 0.01)
+    ended = Patience(patiences.LONG)
+    ended.end()
+    sound, hanging = RetryingStore(MemoryStore()), Hanging()
+    with holding(ended), holding(patiences.brief()), pytest.raises(StoreUnavailable):
+        RetryingStore(hanging).get("a")
+    monkeypatch.setattr(patiences, "BRIEF", 60.0)
+    with holding(ended), holding(patiences.brief()):
+        sound.put("a", b"1")
+    hanging.released.set()
