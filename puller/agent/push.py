@@ -81,8 +81,10 @@ class Push:
             return base.compared("its image is not on this host, so its dirty bitmap cannot be proved")
         try:
             self._looks[disk.target] = Look(self._repository, disk, record)
-        except (NbdError, DamagedData) as error:
-            return base.compared(error.message)
+        except DamagedData as error:
+            return base.compared(f"its last map is damaged: {error.message}")
+        except NbdError as error:
+            return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
         return base
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
