@@ -2,7 +2,8 @@
 
 A service is started with the environment, credentials, folders and notify socket that its file asks for and
 with nothing else of the caller's; ``journalctl -u`` shows what it sends to the journal's socket. What
-confines it (capabilities, system calls and so on) is left out: scripts/soak-systemd boots a real systemd for that.
+confines it (capabilities, system calls and so on) is left out: scripts/soak-systemd boots a real systemd
+for that.
 """
 
 from __future__ import annotations
