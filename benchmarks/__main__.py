@@ -14,12 +14,13 @@ from pathlib import Path
 
 from benchmarks import impact, ours, plot, report, roofline
 from benchmarks.cost import CommandFailed
-from benchmarks.disk import FULL, QUICK
+from benchmarks.disk import FULL, QUICK, Layout
 from benchmarks.results import Results, Round, machine
 from benchmarks.stage import Stage
 from benchmarks.works import Work, all_works
 
 ROOFLINE, IMPACT, VERIFY = "roofline", "impact", "verify"
+RESULTS = "results.json"
 
 
 def main() -> int:
@@ -33,9 +34,12 @@ def main() -> int:
         with _folders(options.work_dir) as (folder, kept), Stage(folder, kept, layout) as stage:
             allocated = stage.disk.stat().st_blocks * 512
             results = Results(layout, allocated, machine())
+            if options.add:
+                results.rounds = _rounds_before(options.output, layout)
+            begun = len(results.rounds)
             for number in range(options.rounds):
                 _say(f"round {number + 1} of {options.rounds}")
-                results.rounds.append(_round(stage, number, works, extras))
+                results.add(_round(stage, begun + number, works, extras))
                 _save(results, options.output)
     except CommandFailed as error:
         print(f"benchmark: {error}", file=sys.stderr)
@@ -54,6 +58,9 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=f"only works whose names contain one of these; also {ROOFLINE}, {IMPACT}, {VERIFY}",
     )
+    parser.add_argument(
+        "--add", action="store_true", help="add to the results that are in --output, made on the same disk"
+    )
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="keep the disk there for the next run")
     parser.add_argument(
         "--output", type=Path, default=Path("build/benchmarks"), metavar="DIR", help="for results and plot"
@@ -65,6 +72,17 @@ def _options() -> argparse.Namespace:
 
 def _chosen(only: list[str] | None, name: str) -> bool:
     return only is None or any(word in name for word in only)
+
+
+def _rounds_before(output: Path, layout: Layout) -> list[Round]:
+    """What earlier runs have found, of a disk of the same layout."""
+    path = output / RESULTS
+    if not path.exists():
+        return []
+    before = Results.load(path)
+    if before.layout != layout:
+        raise CommandFailed(f"{path} has results of another disk")
+    return before.rounds
 
 
 @contextmanager
@@ -93,7 +111,7 @@ def _round(stage: Stage, number: int, works: list[Work], extras: list[str]) -> R
             for name, play in work.order(number):
                 costs[name] = play(stage)
                 _say(f"  {work.name}: {name} {costs[name].wall:.1f} s")
-        if VERIFY in extras and number == 0:
+        if VERIFY in extras:
             _verify(stage)
         if ROOFLINE in extras:
             found.roofline = roofline.measure(stage)
@@ -122,7 +140,7 @@ def _impact(stage: Stage, number: int) -> dict[str, impact.Latencies]:
 
 
 def _save(results: Results, output: Path) -> None:
-    results.save(output / "results.json")
+    results.save(output / RESULTS)
     (output / "results.md").write_text(report.markdown(results))
     plot.save(results, output / "results.svg")
 

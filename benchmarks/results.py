@@ -42,6 +42,17 @@ class Round:
     roofline: Roofline | None = None
     impact: dict[str, Latencies] = field(default_factory=dict)
 
+    def meets(self, other: Round) -> bool:
+        """Whether both have figures of the same thing."""
+        same = self.costs.keys() & other.costs.keys()
+        return bool(same or (self.roofline and other.roofline) or (self.impact and other.impact))
+
+    def add(self, other: Round) -> None:
+        """Take in a round that has other things."""
+        self.costs |= other.costs
+        self.roofline = self.roofline or other.roofline
+        self.impact = self.impact or other.impact
+
 
 @dataclass(slots=True)
 class Results:
@@ -56,6 +67,14 @@ class Results:
         """One for each round that has it."""
         found = (round_.costs.get(work, {}).get(contestant) for round_ in self.rounds)
         return [cost for cost in found if cost is not None]
+
+    def add(self, round_: Round) -> None:
+        """Join it with the first round that has none of its figures; without such a one it is a new round."""
+        for known in self.rounds:
+            if not known.meets(round_):
+                known.add(round_)
+                return
+        self.rounds.append(round_)
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
