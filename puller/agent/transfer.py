@@ -80,15 +80,14 @@ class Transfer:
         if disk.base.checkpoint is not None and (why := self._mistrust(disk)) is not None:
             disk.base = disk.base.compared(why)
         self._explain(disk)
-        with Export(disk.export.uri, disk.export.changed if disk.base.checkpoint else None) as export:
-            self._run.flow.on_failure(export.interrupt)
+        changed = disk.export.changed if disk.base.checkpoint else None
+        with Export(disk.export.uri, changed, self._run.flow.on_failure) as export:
             self._copy(disk, export)
 
     def _mistrust(self, disk: _Disk) -> str | None:
         if disk.base.parent is None or disk.export.partial:
             return None
-        with Export(disk.export.uri, disk.export.changed) as opened:
-            self._run.flow.on_failure(opened.interrupt)
+        with Export(disk.export.uri, disk.export.changed, self._run.flow.on_failure) as opened:
             return mistrust(self._run.repository, opened, disk.base.parent.record)
 
     def _explain(self, disk: _Disk) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import nbd
@@ -39,6 +39,16 @@ def _reason(error: nbd.Error) -> str:
 _PATIENCE = 300
 """Seconds without any reply while one is due, after which the server counts as hung."""
 
+_GREETING = 60
+"""The same for each step of the opening."""
+
+Watch = Callable[[Callable[[], None]], None]
+"""Is given what interrupts a connection, as soon as there is one to be interrupted."""
+
+
+def unwatched(interrupt: Callable[[], None]) -> None:
+    """Nobody interrupts."""
+
 
 class Connection:
     """A connection to the export at ``uri``, with at most one metadata context.
@@ -47,28 +57,43 @@ class Connection:
     "Metadata querying"). To ask a bitmap of 4 TiB on a connection that has ``base:allocation`` too
     took 15 s in place of 0.2 s, hence one context a connection.
 
-    Raises NbdError if the server cannot be reached, or does not grant the context.
+    ``watch`` gets ``interrupt`` while the connection is still being opened. Raises NbdError if the server
+    cannot be reached, says nothing for a minute, or does not grant the context.
     """
 
-    def __init__(self, uri: str, context: str | None = None) -> None:
+    def __init__(self, uri: str, context: str | None = None, watch: Watch = unwatched) -> None:
         self.uri = uri
         self.context = context
         self.status_requests = 0
         self._handle: nbd.NBD | None = nbd.NBD()
-        self._connect(self._handle)
+        self._begin(self._handle)
         # A second descriptor of the socket, because the handle's own lock is held while it waits.
         self._socket = socket.socket(fileno=os.dup(self._handle.aio_get_fd()))
+        watch(self.interrupt)
+        self._greet(self._handle)
         if context is not None:
             self._demand(context)
 
-    def _connect(self, handle: nbd.NBD) -> None:
+    def _begin(self, handle: nbd.NBD) -> None:
         try:
             # Spares a memset of every buffer. Nothing reads a buffer whose read did not succeed.
             handle.set_pread_initialize(False)
             if self.context is not None:
                 handle.add_meta_context(self.context)
-            handle.connect_uri(self.uri)
+            handle.aio_connect_uri(self.uri)
         except nbd.Error as error:
+            raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
+
+    def _greet(self, handle: nbd.NBD) -> None:
+        """Wait until the server has granted the export."""
+        try:
+            while handle.aio_is_connecting():
+                if not handle.poll(int(_GREETING * 1000)):
+                    raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
+        except (nbd.Error, NbdError) as error:
+            self.drop()
+            if isinstance(error, NbdError):
+                raise
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
     def _demand(self, context: str) -> None:
@@ -132,7 +157,7 @@ class Connection:
 
         self.status_requests += 1
         try:
-            self.handle.block_status(length, offset, collect)
+            self._finish(self.handle.aio_block_status(length, offset, collect))
         except nbd.Error as error:
             raise self._failure(f"block status at {offset}", error) from error
         numbers = iter(entries)
@@ -140,10 +165,22 @@ class Connection:
 
     def read(self, length: int, offset: int) -> bytes:
         """Read ``length`` bytes and wait for them."""
+        content = bytearray(length)
         try:
-            return bytes(self.handle.pread(length, offset))
+            self._finish(self.handle.aio_pread(content, offset))
         except nbd.Error as error:
             raise self._failure(f"read of {length} bytes at {offset}", error) from error
+        return bytes(content)
+
+    def _finish(self, cookie: int) -> None:
+        """Wait for one pending request, and take its result."""
+        while not self.handle.aio_command_completed(cookie):
+            self._poll()
+
+    def _poll(self) -> None:
+        """Let libnbd work until something has come. Raises NbdError if the server counts as hung."""
+        if not self.handle.poll(int(_PATIENCE * 1000)):
+            raise NbdError(f"the server of {self.uri} has been silent for {_PATIENCE} s")
 
     def begin_read(self, into: memoryview, offset: int) -> int:
         """Ask for ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
@@ -161,8 +198,7 @@ class Connection:
         handle = self.handle
         try:
             while not (cookie := handle.aio_peek_command_completed()):
-                if not handle.poll(_PATIENCE * 1000):
-                    raise NbdError(f"the server of {self.uri} has been silent for {_PATIENCE} s")
+                self._poll()
         except nbd.Error as error:
             raise self._failure(f"waiting for what is at {offset}", error) from error
         return int(cookie)

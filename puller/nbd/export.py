@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from puller.nbd.connection import Connection
+from puller.nbd.connection import Connection, Watch, unwatched
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
 from puller.units import CHUNK, GIB, MIB, Extent, Kind
 
@@ -32,24 +32,26 @@ _SPAN = GIB
 class Export:
     """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` tells what changed.
 
+    ``watch`` gets what interrupts each of its connections, while they are still being opened.
+
     It holds one connection for data and allocation, and a second one for ``changed`` (Connection
     tells why). One thread owns an export; only ``interrupt`` may be called from others. Every method
     raises NbdError when the server fails. Close it before the backup job ends: a client that is
     connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
     """
 
-    def __init__(self, uri: str, changed: str | None = None) -> None:
-        self.data = Connection(uri, "base:allocation")
+    def __init__(self, uri: str, changed: str | None = None, watch: Watch = unwatched) -> None:
+        self.data = Connection(uri, "base:allocation", watch)
         self._connections = [self.data]
         if changed is not None:
-            self._connections.append(self._open_second(uri, changed))
+            self._connections.append(self._open_second(uri, changed, watch))
         self.size = self.data.size
         self.bytes_read = 0
         self.read_requests = 0
 
-    def _open_second(self, uri: str, context: str) -> Connection:
+    def _open_second(self, uri: str, context: str, watch: Watch) -> Connection:
         try:
-            return Connection(uri, context)
+            return Connection(uri, context, watch)
         except BaseException:
             self.data.close()
             raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from puller.errors import NbdError
+from puller.nbd import connection
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer
 from puller.units import CHUNK, GIB, KIB, MIB, TIB, Extent, Kind
@@ -174,6 +177,47 @@ def test_a_reply_without_progress_is_an_error(tmp_path: Path, descriptors: Descr
         pytest.raises(NbdError, match="tells nothing about base:allocation at 0"),
     ):
         list(export.contents())
+
+
+@pytest.fixture
+def mute(tmp_path: Path) -> Iterator[str]:
+    """The URI of a server that takes connections and says nothing."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "mute"))
+        listener.listen()
+        yield f"nbd+unix:///?socket={tmp_path / 'mute'}"
+
+
+def test_a_server_that_says_nothing_is_given_up(mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_GREETING", 0.01)
+    with pytest.raises(NbdError, match=r"cannot connect to .*: the server is silent for 0.01 s"):
+        Export(mute)
+
+
+def test_an_opening_that_waits_can_be_interrupted(mute: str) -> None:
+    def at_once(interrupt: Callable[[], None]) -> None:
+        threading.Thread(target=interrupt).start()
+
+    with pytest.raises(NbdError, match="cannot connect to"):
+        Export(mute, watch=at_once)
+
+
+def test_a_block_status_without_an_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silence = threading.Event()
+
+    def silent(_offset: int, _length: int) -> Descriptors:
+        silence.wait(WAIT_SECONDS)
+        return [(CHUNK, 0)]
+
+    with RogueServer(tmp_path, MIB, silent) as server:
+        export = Export(server.uri)
+        monkeypatch.setattr(connection, "_PATIENCE", 0.01)
+        with pytest.raises(NbdError, match=r"has been silent for 0.01 s"):
+            list(export.contents())
+        export.drop()
+        silence.set()
 
 
 def test_interrupt_ends_a_call_that_waits(tmp_path: Path) -> None:
