@@ -206,7 +206,11 @@ class _Transaction:
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         quiesced = Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
-        with self._undone_unless_committed(checkpoint) as commit, quiesced as frozen:
+        with (
+            self._undone_unless_committed(checkpoint) as commit,
+            quiesced as frozen,
+            frozen.guarded(run.flow.fail),
+        ):
             records, attachments = self._copy(run, frozen, bases)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
@@ -218,6 +222,7 @@ class _Transaction:
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
                 freeze_seconds=frozen.freeze_seconds,
+                scratch_peak=frozen.scratch_used(),
                 attachments=attachments,
                 seconds=round(time.monotonic() - self._began, 3),
             )

@@ -15,15 +15,22 @@ and writers not apart; so at the end it is made sure that nobody has written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base, Mark, choose, kept, oldest_of
 from puller.agent.history import History
-from puller.errors import DomainNotRunning, HypervisorError, Locked, NbdError, UnsupportedDisk
+from puller.errors import (
+    DomainNotRunning,
+    HypervisorError,
+    Locked,
+    NbdError,
+    PullerError,
+    UnsupportedDisk,
+)
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
@@ -134,6 +141,13 @@ class StoredDisks:
 
     def settle(self) -> None:
         """Nothing to wait for."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """There is no guest."""
+        return nullcontext()
+
+    def scratch_used(self) -> None:
+        """There is no scratch."""
 
     @property
     def consistency(self) -> str:

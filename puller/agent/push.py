@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from puller.agent.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
 from puller.agent.history import History
 from puller.agent.look import Look
 from puller.agent.source import new_mark, untracked_targets
-from puller.errors import DamagedData, NbdError
+from puller.errors import DamagedData, NbdError, PullerError
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import staging
@@ -161,6 +161,13 @@ class PushedDisks:
 
     def confirm(self) -> None:
         """The images are complete and nobody writes to them."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """Room for the images was set aside, and QEMU needs no more of it once they are there."""
+        return nullcontext()
+
+    def scratch_used(self) -> None:
+        """There is no scratch."""
 
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.

@@ -28,6 +28,7 @@ def record(point: Point) -> dict[str, Any]:
         "checkpoint": point.checkpoint,
         "consistency": point.consistency,
         "freeze_seconds": point.freeze_seconds,
+        "scratch_peak": point.scratch_peak,
         "host": point.host,
         "tags": point.tags,
         "disks": [_disk(disk) for disk in point.disks],
@@ -86,6 +87,8 @@ def summary(point: Point) -> str:
     about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
     text = f"{about}: read {read}, stored {stored} in {took}"
     frozen = point.freeze_seconds
+    if point.scratch_peak:
+        text += f", scratch {format_bytes(point.scratch_peak)}"
     return text if frozen is None else f"{text}, guest frozen for {frozen:.3f} s"
 
 
@@ -111,6 +114,8 @@ def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
         ("host", point.host),
         ("took", duration(point.seconds)),
     ]
+    if point.scratch_peak is not None:
+        found.append(("scratch", format_bytes(point.scratch_peak)))
     return found + [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
 
 

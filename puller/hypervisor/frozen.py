@@ -6,9 +6,13 @@ such source; QEMU's pushed images, or the images of a domain that is shut off, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+
+from puller.errors import PullerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,20 @@ class FrozenDisks(Protocol):
 
     def confirm(self) -> None:
         """Raise PullerError if what was read may be of another moment. Called once all has been read."""
+        ...
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """A context in which ``alarm`` is called, from any thread, once the guest would be hurt by going on.
+
+        Enter it after these disks, leave it before them.
+        """
+        ...
+
+    def scratch_used(self) -> int | None:
+        """Bytes of scratch that the guest's writes have taken so far; None where there is no scratch.
+
+        Raises PullerError if the job is no more.
+        """
         ...
 
     @property

@@ -6,10 +6,10 @@ See https://libvirt.org/kbase/live_full_disk_backup.html and https://libvirt.org
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from puller.errors import HypervisorError
+from puller.errors import HypervisorError, PullerError
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.backupjob import BackupJob, add_disks
 from puller.hypervisor.domain import Domain
@@ -18,6 +18,7 @@ from puller.hypervisor.faults import translate
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.openjob import OpenJob, job_xml
 from puller.hypervisor.scratch import scratch_path
+from puller.hypervisor.scratchwatch import ScratchWatch
 
 
 def socket_path(domain: Domain, checkpoint: str) -> Path:
@@ -43,9 +44,9 @@ class PullJob(BackupJob):
     ) -> None:
         super().__init__(domain, bases, checkpoint, untracked)
         self._socket = socket
+        self._folder = scratch_directory.absolute()
         self._scratch = {
-            target: scratch_path(scratch_directory.absolute(), checkpoint, domain.uuid, target)
-            for target in self._bases
+            target: scratch_path(self._folder, checkpoint, domain.uuid, target) for target in self._bases
         }
         self.exports: tuple[DiskExport, ...] = ()
 
@@ -55,17 +56,20 @@ class PullJob(BackupJob):
     def confirm(self) -> None:
         """QEMU's exports show the frozen moment as long as they show anything."""
 
-    def scratch_usage(self) -> tuple[int, int]:
-        """Bytes that the guest's writes have taken of the scratch so far, and the most that they can take.
+    def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
+        """See FrozenDisks: a guest is hurt by a scratch that is full."""
+        return ScratchWatch(self._folder, alarm)
 
-        Poll it every few seconds at most: before libvirt 10.8 frequent questions during a backup could
-        crash the daemon. Raises :class:`HypervisorError` if the job is no more.
+    def scratch_used(self) -> int:
+        """See FrozenDisks. Raises :class:`HypervisorError` if the job is no more.
+
+        Ask it seldom: before libvirt 10.8 frequent questions during a backup could crash the daemon.
         """
         with translate(f"cannot ask for the statistics of domain {self._domain.name}"):
             statistics = self._domain.handle.jobStats()
         if "disk_temp_used" not in statistics:
             raise HypervisorError(f"the backup job of domain {self._domain.name} has ended before its time")
-        return int(statistics["disk_temp_used"]), int(statistics["disk_temp_total"])
+        return int(statistics["disk_temp_used"])
 
     def _begin(self) -> None:
         super()._begin()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.errors import HypervisorError, NotQuiesced
+from puller.errors import HypervisorError, NotQuiesced, PullerError
 from puller.hypervisor import guestagent
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
@@ -77,6 +77,14 @@ class Quiesced:
     def confirm(self) -> None:
         """As of the disks."""
         self._disks.confirm()
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """As of the disks."""
+        return self._disks.guarded(alarm)
+
+    def scratch_used(self) -> int | None:
+        """As of the disks."""
+        return self._disks.scratch_used()
 
     def __enter__(self) -> Self:
         if self._disks.consistency == "offline":

@@ -92,6 +92,7 @@ class Point(msgspec.Struct, frozen=True):
     checkpoint_xml: str | None = None
     consistency: str = "crash"
     freeze_seconds: float | None = None
+    scratch_peak: int | None = None
     tags: dict[str, str] = {}
     host: str = ""
     seconds: float = 0.0

@@ -28,7 +28,7 @@ def test_exports_show_the_moment_of_the_checkpoint(
         machine.write("vda", 2, 0, 128 * KIB)
         (export,) = job.exports
         frozen = reference(export.uri, tmp_path / "frozen").read_bytes()
-        assert job.scratch_usage()[0] >= 128 * KIB
+        assert job.scratch_used() >= 128 * KIB
     assert frozen == b"\x01" * MIB + bytes(3 * MIB)
     assert work.take(2, {"vda": 1}) == {"vda": [(0, 128 * KIB)]}
 
@@ -63,7 +63,7 @@ def test_nothing_is_left_after_the_end(machine_factory: MachineFactory, bench: B
     assert work.checkpoints() == [checkpoint(1)]
     job.end()
     with pytest.raises(HypervisorError, match="has ended before its time"):
-        job.scratch_usage()
+        job.scratch_used()
 
 
 def test_an_error_in_the_body_ends_the_job_and_leaves_the_checkpoint_to_the_caller(
@@ -99,7 +99,7 @@ def test_a_second_job_is_refused_and_the_first_goes_on(
         with pytest.raises(JobRunning, match=expected), work.job(2, {"vda": None}):
             pass
         assert work.checkpoints() == [checkpoint(1)]
-        assert job.scratch_usage() == (0, 4 * MIB)
+        assert job.scratch_used() == 0
 
 
 def test_a_guest_that_powers_off_ends_the_job(machine_factory: MachineFactory, bench: BenchFactory) -> None:
@@ -108,7 +108,7 @@ def test_a_guest_that_powers_off_ends_the_job(machine_factory: MachineFactory, b
     with work.job(1, {"vda": None}) as job:
         machine.stop()
         with pytest.raises(HypervisorError):
-            job.scratch_usage()
+            job.scratch_used()
     assert work.leftovers() == []
     machine.start()
     assert work.leftovers() == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from puller.errors import ScratchFull, UsageError
 from puller.hypervisor import scratch
+from puller.hypervisor.scratchwatch import FLOOR, HORIZON, LOOK, Forecast
 from puller.units import GIB, MIB, TIB
 from tests.hypervisor.test_disk import disk
 
@@ -42,3 +43,29 @@ def test_a_folder_without_room_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be used: No such file or directory"):
         scratch.check_free(tmp_path / "none", 1)
+
+
+@given(st.integers(0, 2 * GIB), st.integers(0, 100 * GIB), st.floats(0.5, 30))
+def test_a_steady_writer_is_let_pass_only_while_there_is_room_for_two_seconds(
+    rate: int, free: int, late: float
+) -> None:
+    """Looks may come late on a busy host. The first one knows no rate."""
+    forecast, now, step = Forecast(), 0.0, LOOK * late
+    forecast.reserve(now, free)
+    for _ in range(100):
+        now, free = now + step, free - int(rate * step)
+        if free < forecast.reserve(now, free):
+            return
+        assert free >= max(FLOOR, rate * HORIZON - 10)
+
+
+def test_a_folder_that_stands_still_is_let_alone_down_to_the_floor() -> None:
+    forecast = Forecast()
+    assert [forecast.reserve(now / 10, FLOOR) for now in range(50)] == [FLOOR] * 50
+
+
+def test_a_burst_that_is_over_is_forgotten_after_a_second() -> None:
+    forecast = Forecast()
+    forecast.reserve(0.0, 2 * GIB)
+    assert forecast.reserve(0.1, GIB) > 10 * GIB
+    assert [forecast.reserve(now / 10, GIB) for now in range(2, 25)][-1] == FLOOR
