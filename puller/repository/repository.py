@@ -31,6 +31,7 @@ from puller.repository.sealing import Cipher
 from puller.repository.slots import Secret
 from puller.store.base import ObjectInfo, Store
 from puller.store.probe import honours_put_if_absent
+from puller.store.unconditional import UnconditionalStore
 
 
 class Repository:
@@ -90,12 +91,17 @@ def create(store: Store, secret: Secret | None) -> Repository:
     _refuse_existing(store)
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
     descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
+    store = _as_found(store, descriptor)
     keys = _first_keys(store, descriptor, secret)
     try:
         descriptors.save(store, descriptor)
     except ObjectExists as error:
         raise RepositoryExists(f"a repository has just been made at {store.url}") from error
     return Repository(store, descriptor, keys)
+
+
+def _as_found(store: Store, descriptor: Descriptor) -> Store:
+    return store if descriptor.conditional_writes else UnconditionalStore(store)
 
 
 def _refuse_existing(store: Store) -> None:
@@ -117,6 +123,7 @@ def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> 
 def open_repository(store: Store, secret: Secret | None) -> Repository:
     """Open the repository in ``store``. Raises NoRepository, WrongKey, UnsupportedFormat."""
     descriptor = descriptors.load(store)
+    store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
         if any(True for _ in slots.list_slots(store)):
             # Else whoever can write the store could make hosts store plain data in it.

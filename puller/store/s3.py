@@ -12,7 +12,14 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
-from puller.errors import NoBucket, ObjectChanged, ObjectNotFound, StoreError, UnsupportedByStore
+from puller.errors import (
+    NoBucket,
+    ObjectChanged,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    UnsupportedByStore,
+)
 from puller.store.base import (
     Body,
     ObjectInfo,
@@ -191,10 +198,16 @@ class S3Store:
         self._client.put_object(**request)
 
     def _require_bucket(self) -> None:
-        """Raise ``NoBucket`` if it is not there: a HEAD of an object answers 404 for both."""
+        """Raise ``NoBucket`` if it is not there: a HEAD of an object answers 404 for both.
+
+        Who may list a prefix only is denied the HEAD of the bucket, and would be denied that of the object
+        too if there were no bucket.
+        """
         try:
             with translated(f"cannot look up {self._place}"):
                 self._client.head_bucket(Bucket=self._bucket)
+        except StoreDenied:
+            return
         except ObjectNotFound as error:
             raise NoBucket(f"there is no {self._place}") from error
 

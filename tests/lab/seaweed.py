@@ -62,6 +62,8 @@ class Seaweed:
 
     access_key = "lab"
     secret_key = "lab-secret"
+    users = ("backup", "prune", "restore")
+    """Access keys, with the same secret, that may do what a bucket's policy allows them and nothing else."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder = folder
@@ -186,7 +188,11 @@ class Seaweed:
     def _write_identities(self) -> None:
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "lab", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
-        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        users = [
+            {"name": name, "credentials": [{"accessKey": name, "secretKey": self.secret_key}], "actions": []}
+            for name in self.users
+        ]
+        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity, *users]}))
 
     def _log_tail(self) -> str:
         return (self._folder / "weed.log").read_text(errors="replace")[-4000:]

@@ -15,6 +15,7 @@ from puller.store.paced import PacedStore
 from puller.store.retrying import RetryingStore
 from puller.store.s3 import S3Store
 from puller.store.s3_client import make_client
+from puller.store.unconditional import UnconditionalStore
 from tests.lab.seaweed import Seaweed
 
 MakeS3Store = Callable[[], S3Store]
@@ -30,7 +31,7 @@ def make_s3_store(seaweed: Seaweed) -> MakeS3Store:
     return lambda: S3Store(client, "contract", f"some/{uuid4().hex}")
 
 
-@pytest.fixture(params=["memory", "folder", "s3", "paced", "retrying"])
+@pytest.fixture(params=["memory", "folder", "s3", "paced", "retrying", "unconditional"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind in turn."""
     if request.param == "memory":
@@ -39,6 +40,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return PacedStore(MemoryStore(), lambda count: None)
     if request.param == "retrying":
         return RetryingStore(MemoryStore())
+    if request.param == "unconditional":
+        return UnconditionalStore(MemoryStore())
     if request.param == "folder":
         return FolderStore(tmp_path / "repository")
     make: MakeS3Store = request.getfixturevalue("make_s3_store")

@@ -1,0 +1,34 @@
+"""What the pages name is there: metrics in the alerts, files that the README leads to, units and options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from puller.cli.metrics import _ERRORS, _GAUGES
+
+ROOT = Path(__file__).parents[2]
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+
+def test_alerts_name_metrics_that_there_are() -> None:
+    rules = OPERATIONS.read_text().partition("```yaml\n")[2].partition("```")[0]
+    named = set(re.findall(r"\bpuller_\w+", rules))
+    assert named
+    assert named <= {_ERRORS, *_GAUGES}
+
+
+def test_every_metric_is_in_the_table_of_the_command_line() -> None:
+    table = (ROOT / "docs" / "cli.md").read_text().partition("\n## Metrics\n")[2]
+    told = set(re.findall(r"`(puller_\w+|_\w+)`", table))
+    for name in {_ERRORS, *_GAUGES}:
+        assert name in told or f"_{name.removeprefix('puller_backup_')}" in told, name
+
+
+def test_the_readme_leads_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = {target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target}
+    targets |= set(re.findall(r"`((?:docs|scripts|systemd|benchmarks)/[\w./-]+)`", text))
+    targets |= set(re.findall(r"^\./(scripts/\w+)", text, re.MULTILINE))
+    assert targets
+    assert [target for target in targets if not (ROOT / target.partition("#")[0]).exists()] == []

@@ -1,0 +1,141 @@
+"""The policies of docs/operations.md: each suffices for its role's commands, and allows nothing beyond."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import puller
+from puller.errors import ObjectNotFound, StoreDenied, StoreError
+from puller.store.base import Store
+from puller.store.location import open_store
+from tests.cli.conftest import CommandLine
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine
+from tests.lab.seaweed import Seaweed
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+BUCKET = "policies"
+URL = f"s3://{BUCKET}/kvm"
+KEY = bytes(range(32))  # no password, whose derivation takes half a second a command
+MIB = 1 << 20
+NO_RIGHT = 14
+KINDS = ("keys", "packs", "maps", "index", "points", "pending", "condemned", "damaged", "locks")
+MAY_PUT = {
+    "backup": {"packs", "maps", "index", "pending", "points"},
+    "prune": {"packs", "maps", "index", "condemned", "damaged", "locks"},
+    "restore": set[str](),
+}
+MAY_DELETE = {
+    "backup": {"pending"},
+    "prune": set(KINDS) - {"keys"},
+    "restore": set[str](),
+}
+
+
+def statements(role: str) -> list[dict[str, Any]]:
+    """What the page shows below the role's heading, for the bucket of this test and its user."""
+    section = PAGE.read_text().partition(f"\n### {role.capitalize()}\n")[2]
+    policy = re.search(r"^```json\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert policy is not None
+    document = json.loads(policy[1].replace(":::backups", f":::{BUCKET}"))
+    user = {"AWS": [f"arn:aws:iam::000000000000:user/{role}"]}
+    return [{**statement, "Principal": user} for statement in document["Statement"]]
+
+
+@pytest.fixture(scope="module")
+def bucket(seaweed: Seaweed) -> Iterator[None]:
+    """A bucket whose policy is all three of the page."""
+    seaweed.make_bucket(BUCKET)
+    policy = {"Version": "2012-10-17", "Statement": [each for role in MAY_PUT for each in statements(role)]}
+    seaweed.client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+    yield
+
+
+@pytest.fixture
+def be(bucket: None, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes S3 clients of this process, and so puller, use a role's access key."""
+    seaweed.use(monkeypatch)
+    monkeypatch.setenv("PULLER_CONFIG", "/dev/null")
+    monkeypatch.setenv("PULLER_REPOSITORY", URL)
+    (tmp_path / "key").write_bytes(KEY)
+    monkeypatch.setenv("PULLER_KEY_FILE", str(tmp_path / "key"))
+    yield lambda role: monkeypatch.setenv("AWS_ACCESS_KEY_ID", role)
+
+
+@pytest.fixture
+def machine(machine_factory: MachineFactory, libvirt_uri: str, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = machine_factory(DiskSpec("vda", 8 * MIB))
+    made.write("vda", 7, 0, MIB)
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", libvirt_uri)
+    return made
+
+
+def is_allowed(store: Store, act: str, key: str) -> bool:
+    try:
+        if act == "put":
+            store.put(key, b"")
+        else:
+            store.delete([key])
+    except StoreDenied:
+        return False
+    return True
+
+
+def test_each_role_does_its_work(
+    be: Any, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = CommandLine(capsys)
+    puller.create_repository(URL, key_file=KEY)  # by the bucket's owner
+    key = tmp_path / "key"
+
+    def codes(*lines: str) -> list[int]:
+        return [cli(*line.split()).code for line in lines]
+
+    latest = f"{machine.name}@latest"
+    be("backup")
+    assert codes(f"backup {machine.name}") == [0]
+    machine.write("vda", 9, 0, MIB)
+    assert codes(f"backup {machine.name}", "points", f"doctor {machine.name}") == [0, 0, 0]
+    assert codes("prune --keep-last 1", f"delete {latest}") == [NO_RIGHT] * 2
+
+    be("prune")
+    assert codes("prune --keep-last 1 --grace 0", "repair index", "check") == [0, 0, 0]
+    assert len(puller.list_points(puller.open_repository(URL, key_file=KEY))) == 1
+    assert codes(f"key add --new-key-file {key}") == [NO_RIGHT]
+
+    be("restore")
+    assert codes(f"restore {latest} --output {tmp_path / 'out'}", "check --read-data") == [0, 0]
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == b"\x09" * MIB + bytes(7 * MIB)
+    assert codes(f"backup {machine.name}") == [NO_RIGHT]
+
+
+@pytest.mark.parametrize("role", MAY_PUT)
+def test_nothing_beyond_is_allowed(be: Any, role: str) -> None:
+    be(role)
+    store = open_store(URL)
+    assert {kind for kind in KINDS if is_allowed(store, "put", f"{kind}/x")} == MAY_PUT[role]
+    assert {kind for kind in KINDS if is_allowed(store, "delete", f"{kind}/x")} == MAY_DELETE[role]
+    assert not is_allowed(store, "put", "repository.json")
+    assert not is_allowed(store, "delete", "repository.json")
+    elsewhere = open_store(f"s3://{BUCKET}/other")
+    for act in (
+        lambda: list(elsewhere.list("")),
+        lambda: elsewhere.get("a"),
+        lambda: elsewhere.put("a", b""),
+    ):
+        with pytest.raises(StoreError, match="AccessDenied"):
+            act()
+
+
+@pytest.mark.parametrize("role", MAY_PUT)
+def test_what_is_absent_is_told_from_what_is_denied(be: Any, role: str) -> None:
+    """Though who may list a prefix only may not ask for the bucket."""
+    be(role)
+    with pytest.raises(ObjectNotFound):
+        open_store(URL).stat("packs/00/absent")
