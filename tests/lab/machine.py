@@ -199,12 +199,19 @@ class Machine:
             socket.unlink(missing_ok=True)
 
     def slow_push(self) -> None:
-        """Let the push job that runs copy next to nothing any more."""
-        jobs = [job for job in self.monitor("query-block-jobs") if job["status"] == "running"]
-        if not jobs:
+        """Let the push job that runs copy next to nothing any more; disks that it is done with stay so."""
+        jobs = [job["device"] for job in self.monitor("query-block-jobs") if job["status"] == "running"]
+        if not [job for job in jobs if self._slow_down(job)]:
             raise MachineError(f"{self.name} runs no block job")
-        for job in jobs:
-            self.monitor("block-job-set-speed", device=job["device"], speed=1)
+
+    def _slow_down(self, job: str) -> bool:
+        try:
+            self.monitor("block-job-set-speed", device=job, speed=1)
+        except MachineError as error:
+            if "DeviceNotActive" in str(error):  # it has ended just now
+                return False
+            raise
+        return True
 
     def bitmaps(self, target: str) -> set[str]:
         """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
