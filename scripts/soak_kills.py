@@ -35,6 +35,8 @@ from tests.lab.one_backup import PASSWORD, digest
 from tests.lab.seaweed import Seaweed
 
 DOMAIN = "soak"
+STOPPED = 130
+"""Exit code of a run that was asked to stop."""
 PATIENCE = 120.0
 """Seconds for anything that takes a few."""
 KEPT = 6
@@ -47,19 +49,20 @@ class Scene:
 
     url: str
     folder: Path
+    server: Seaweed
     guest: Guest
     repository: puller.Repository
     truths: dict[str, dict[str, str]] = field(default_factory=dict)
     runs: int = 0
     typical: dict[bool, float] = field(default_factory=lambda: {True: 4.0, False: 3.0})
 
-    def start(self, full: bool) -> tuple[subprocess.Popen[str], Path]:
+    def start(self, *options: str) -> tuple[subprocess.Popen[str], Path]:
         """Begin a backup in a process of its own."""
         self.runs += 1
         truth = self.folder / f"truth-{self.runs}.json"
         command = [sys.executable, "-m", "tests.lab.one_backup", self.url, DOMAIN, URI, str(truth)]
         process = subprocess.Popen(
-            [*command, *(["--full"] if full else [])],
+            [*command, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -67,23 +70,26 @@ class Scene:
         return process, truth
 
     def kill_one(self, chance: random.Random) -> str:
-        """Kill a run at a random moment; say where it was."""
-        full = chance.random() < 0.4
-        process, truth = self.start(full)
+        """Kill a run at a random moment, or ask it to stop; say where it was."""
+        full, push, asked = chance.random() < 0.4, chance.random() < 0.1, chance.random() < 0.1
+        process, truth = self.start(*["--full"] * full, *["--push"] * push)
         said = process.stdout
         assert said is not None
         first = said.readline()
         time.sleep(chance.uniform(0, self.typical[full] * 1.1))
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGTERM if asked else signal.SIGKILL)
         steps = re.findall(r"step (\w+)", first + said.read())
         code = process.wait()
-        self._learn(truth)
-        state = "done" if code == 0 else f"killed in {steps[-1] if steps else 'start'}"
-        return f"{'full' if full else 'incremental'} {state}"
+        self.learn(truth)
+        if code == STOPPED:
+            see_no_remains(self)
+        how = "asked to stop" if asked else "killed"
+        state = "done" if code == 0 else f"{how} in {steps[-1] if steps else 'start'}"
+        return f"{'full' if full else 'incremental'}{' push' if push else ''} {state}"
 
     def finish_one(self) -> puller.Point:
         """A run that must succeed unaided."""
-        process, truth = self.start(full=False)
+        process, truth = self.start()
         assert process.stdout is not None
         output = process.stdout.readline()
         began = time.monotonic()
@@ -91,13 +97,13 @@ class Scene:
         seconds = time.monotonic() - began
         if process.returncode:
             raise SystemExit(f"the next run failed with exit code {process.returncode}:\n{output}")
-        point = self._learn(truth)
+        point = self.learn(truth)
         if point is None:
             raise SystemExit(f"the next run made no point:\n{output}")
         self.typical[point.kind == "full"] = seconds
         return point
 
-    def _learn(self, truth: Path) -> puller.Point | None:
+    def learn(self, truth: Path) -> puller.Point | None:
         """The point that a run has committed, if it has; its truth is remembered."""
         for point in reversed(puller.list_points(self.repository)):
             if point.point not in self.truths:
@@ -113,7 +119,7 @@ class Scene:
         puller.restore(self.repository, point.point, output=str(output))
         found = {path.stem: digest(path) for path in output.glob("*.raw")}
         shutil.rmtree(output)
-        if found != self.truths[point.point]:
+        if self.truths[point.point] and found != self.truths[point.point]:
             raise SystemExit(f"point {point.point} differs: {found} instead of {self.truths[point.point]}")
 
 
@@ -121,15 +127,15 @@ def main() -> int:
     """Play; the exit status is 0 if nothing was wrong."""
     arguments = _arguments()
     chance = random.Random(arguments.seed)
-    with _scene() as scene:
+    with scene_of_a_writing_guest() as scene:
         scene.finish_one()
         began = time.monotonic()
         for number in range(1, arguments.kills + 1):
             generation = scene.guest.console.generation()
             killed = scene.kill_one(chance)
             point = scene.finish_one()
-            _see_clean(scene)
-            _see_guest(scene, generation)
+            see_clean(scene)
+            see_guest(scene, generation)
             if number % 10 == 0:
                 puller.prune(scene.repository, Policy(last=KEPT))
                 _see_points(scene)
@@ -147,7 +153,8 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def _scene() -> Iterator[Scene]:
+def scene_of_a_writing_guest() -> Iterator[Scene]:
+    """A guest on a private libvirt, and a repository on an S3 server."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="puller-kills-")))
         os.environ["PULLER_CACHE_DIR"] = str(folder / "cache")
@@ -161,16 +168,22 @@ def _scene() -> Iterator[Scene]:
         guest = stack.enter_context(running_guest(URI, DOMAIN, home, Agent.SOUND))
         guest.console.wait_ready(PATIENCE)
         url = "s3://backups/kills"
-        yield Scene(url, folder, guest, puller.create_repository(url, password=PASSWORD))
+        yield Scene(url, folder, server, guest, puller.create_repository(url, password=PASSWORD))
 
 
-def _see_clean(scene: Scene) -> None:
-    """No checkpoint without a point, no job, scratch, socket or held lock."""
+def see_clean(scene: Scene) -> None:
+    """Nothing is left, and there is one checkpoint."""
+    if (count := see_no_remains(scene)) != 1:
+        raise SystemExit(f"{count} checkpoints are left")
+
+
+def see_no_remains(scene: Scene) -> int:
+    """No checkpoint without a point, no job, scratch, socket or held lock; how many checkpoints there are."""
     with closing(libvirt.open(URI)) as connection:
         domain = connection.lookupByName(DOMAIN)
         points = {point.checkpoint for point in puller.list_points(scene.repository)}
         found = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints()}
-        if not found <= points or len(found) != 1:
+        if not found <= points:
             raise SystemExit(f"checkpoints {found} are left")
         if _has_job(domain):
             raise SystemExit("a job is left")
@@ -181,7 +194,7 @@ def _see_clean(scene: Scene) -> None:
         if left:
             raise SystemExit(f"{left} are left")
         with DomainLock(domain.UUIDString(), DOMAIN, lock_directory()):
-            pass
+            return len(found)
 
 
 def _has_job(domain: Any) -> bool:
@@ -194,7 +207,7 @@ def _has_job(domain: Any) -> bool:
     return True
 
 
-def _see_guest(scene: Scene, generation: int) -> None:
+def see_guest(scene: Scene, generation: int) -> None:
     """The guest writes on and has seen no error."""
     console = scene.guest.console
     console.wait_generation(max(generation, console.generation()) + 1, PATIENCE)

@@ -1,7 +1,8 @@
 """One backup as a process of its own, to be killed at any moment.
 
-``python -m tests.lab.one_backup URL DOMAIN CONNECT TRUTH [--full]`` says each step on stdout as it begins,
-and writes to the file TRUTH the SHA-256 of every frozen disk, read by nbdcopy.
+``python -m tests.lab.one_backup URL DOMAIN CONNECT TRUTH [--full] [--push]`` says each step on stdout as it
+begins, and writes to the file TRUTH the SHA-256 of every frozen disk, read by nbdcopy; of none in a push,
+since what QEMU pushes is not the whole disk. Signals are heard as by the command line.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import puller
+from puller.cli.signals import Stopped, stop_on_signals
 from puller.errors import PullerError
 from puller.events import Event, Notice, Step
 from puller.hypervisor.frozen import DiskExport
@@ -31,7 +33,12 @@ def digest(path: Path) -> str:
 def main() -> int:
     url, domain, connect, truth = sys.argv[1:5]
 
+    mode = "push" if "--push" in sys.argv else "pull"
+
     def copy(exports: Sequence[DiskExport]) -> None:
+        if mode == "push":
+            Path(truth).write_text("{}")
+            return
         with tempfile.TemporaryDirectory(dir=Path(truth).parent) as folder:
             disks = {export.target: _copy(export, Path(folder)) for export in exports}
         Path(truth).write_text(json.dumps(disks))
@@ -39,7 +46,12 @@ def main() -> int:
     try:
         repository = puller.open_repository(url, password=PASSWORD)
         full = "--full" in sys.argv
-        puller.backup(repository, domain, connect=connect, full=full, observer=_tell, on_frozen=copy)
+        with stop_on_signals(lambda: None):
+            puller.backup(
+                repository, domain, connect=connect, full=full, mode=mode, observer=_tell, on_frozen=copy
+            )
+    except Stopped:
+        return 130
     except PullerError as error:
         _say(f"failed: {error.message}")
         return error.exit_code
