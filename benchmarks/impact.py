@@ -26,6 +26,9 @@ from tests.lab.kernel import Kernel
 INIT = Path(__file__).parent / "guest-init"
 BOOT_SECONDS = 120.0
 IDLE_SECONDS = 6.0
+LIMIT = "200M"
+"""Bytes a second: about a third of what puller reads on two cores."""
+
 _LATENCY = re.compile(r"request=\d+ time=([\d.]+) (ns|us|ms|s)\b")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -96,6 +99,10 @@ def _nothing(stage: Stage, domain: Domain) -> None:
     stage.meter().run(["sleep", str(IDLE_SECONDS)])
 
 
+def _limited(stage: Stage, domain: Domain) -> None:
+    ours.full_of(stage, domain, "--limit-read", LIMIT)
+
+
 def _virtnbdbackup(stage: Stage, domain: Domain) -> None:
     folder = stage.place("impact")
     stage.meter().run(peers.virtnbdbackup_command(stage, domain.name, folder, "copy"))
@@ -112,6 +119,7 @@ def _convert(stage: Stage, domain: Domain) -> None:
 PHASES: dict[str, Callable[[Stage, Domain], object]] = {
     "no backup": _nothing,
     "puller": ours.full_of,
+    f"puller --limit-read {LIMIT}": _limited,
     "virtnbdbackup": _virtnbdbackup,
     "qemu-img convert -c": _convert,
 }

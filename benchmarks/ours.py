@@ -22,17 +22,17 @@ def full_to_folder(stage: Stage) -> Cost:
     return _full(stage, stage.place("puller"), stage.ours)
 
 
-def full_of(stage: Stage, domain: Domain) -> Cost:
+def full_of(stage: Stage, domain: Domain, *options: str) -> Cost:
     """A full of another domain, of which nothing stays."""
-    cost = _full(stage, stage.place("puller-other"), domain)
+    cost = _full(stage, stage.place("puller-other"), domain, *options)
     shutil.rmtree(stage.place("puller-other"))
     return cost
 
 
-def _full(stage: Stage, repository: Path, domain: Domain) -> Cost:
+def _full(stage: Stage, repository: Path, domain: Domain, *options: str) -> Cost:
     shutil.rmtree(repository, ignore_errors=True)
     _init(stage, str(repository))
-    cost = _backup(stage, domain, str(repository), "--full")
+    cost = _backup(stage, domain, str(repository), "--full", *options)
     return replace(cost, stored=folder_size(repository))
 
 

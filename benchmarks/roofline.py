@@ -22,6 +22,7 @@ import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from benchmarks import crowding as crowded
 from benchmarks import wire
 from benchmarks.cost import Cost
 from benchmarks.stage import Stage
@@ -39,15 +40,20 @@ _ZEROS = bytes(CHUNK)
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """CPU-seconds of each step, and the full GETs of what was put, as a roofline of restores."""
+    """CPU-seconds of each step; ``crowding`` is what ``compress`` takes on all cores at once, over alone."""
 
     steps: dict[str, float]
     to_folder: float
     to_s3: float
+    crowding: float = 1.0
 
     def wall(self, target: str) -> float:
         """Seconds that all cores need for the steps of a full to ``folder`` or ``s3``."""
         return (sum(self.steps.values()) + (self.to_folder if target == "folder" else self.to_s3)) / cores()
+
+    def crowded_wall(self, target: str) -> float:
+        """The same with the compression as slow as it is while all cores compress."""
+        return self.wall(target) + self.steps["compress"] * (self.crowding - 1) / cores()
 
 
 def cores() -> int:
@@ -67,7 +73,8 @@ def measure(stage: Stage) -> Roofline:
     put = put_alone(stage, packs)
     shutil.rmtree(packs)
     written = steps.pop("write")
-    return Roofline({"read": read_alone.total_cpu} | steps, written, put.total_cpu)
+    crowding = crowded.measure(stage, cores())
+    return Roofline({"read": read_alone.total_cpu} | steps, written, put.total_cpu, crowding)
 
 
 def put_alone(stage: Stage, packs: Path) -> Cost:
