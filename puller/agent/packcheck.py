@@ -16,6 +16,7 @@ from puller.repository.footer import DEAD, PackKind
 from puller.repository.packs import StoredPack, merge
 from puller.repository.reach import Reach
 from puller.repository.repository import Repository
+from puller.store.patience import tied
 
 READERS = 4
 
@@ -85,7 +86,7 @@ class PackCheck:
     def run(self) -> None:
         """Look at all packs, some at a time."""
         self._observer(DiskPlanned("repository", "packs", len(self._reach.packs), len(self._reach.packs)))
-        with Flow() as flow:
+        with Flow() as flow, tied(flow.on_failure):
             crew = flow.crew("check", READERS, READERS, self._check)
             for number in self._reach.packs:
                 crew.put(number)

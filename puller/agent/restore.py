@@ -25,6 +25,7 @@ from puller.repository.damage import Damage, merge_damage
 from puller.repository.image import DiskImage, PackJob
 from puller.repository.points import Attachment, DiskRecord, Point
 from puller.repository.repository import Repository
+from puller.store.patience import tied
 
 FETCHERS = 4
 """Threads that fetch, open and write. Each holds a range of at most 4 MiB."""
@@ -235,7 +236,7 @@ class _Copier:
     def copy(self) -> None:
         """Copy everything. Damage is collected, any other error is raised."""
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
-        with Flow() as flow:
+        with Flow() as flow, tied(flow.on_failure):
             self._buffers = flow.pool(FETCHERS, STRETCH)
             crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
             for window in self._image.windows():

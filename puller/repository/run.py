@@ -44,7 +44,6 @@ from puller.repository.slot import Content, compress, content_id
 from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
-from puller.store.patience import Patience
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
 
 if TYPE_CHECKING:
@@ -126,7 +125,6 @@ class Run:
         self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
         self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
-        self._patience = (patience.current() or Patience(patience.SHORT)).renewed()
         self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
@@ -135,8 +133,7 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
-        self._waiting.enter_context(patience.holding(self._patience))
-        self.flow.on_failure(self._patience.end)
+        self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)

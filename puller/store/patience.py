@@ -167,6 +167,15 @@ def holding(patience: Patience) -> Iterator[Patience]:
         _CURRENT.reset(token)
 
 
+@contextmanager
+def tied(on_failure: Callable[[Callable[[], None]], None]) -> Iterator[Patience]:
+    """The patience in force, but ended by a failure: ``on_failure`` takes what is to be called then."""
+    own = (current() or Patience(SHORT)).renewed()
+    on_failure(own.end)
+    with holding(own):
+        yield own
+
+
 def long(tell: Tell = _say_nothing) -> Patience:
     """For the work itself; within what is in force already, if anything is."""
     return Patience(LONG, tell, parent=current())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -11,7 +12,7 @@ from threading import Thread
 import pytest
 
 import puller
-from puller.errors import StoreUnavailable
+from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
 from puller.store import patience
 from puller.units import MIB
@@ -147,3 +148,23 @@ def test_a_signal_while_the_server_hangs(scene: Scene, step: str) -> None:
     point = scene.back_up()
     assert point.kind == "incremental"
     scene.assert_exact(point)
+
+
+def test_a_repository_whose_disk_is_full(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, small_file_system: Path
+) -> None:
+    machine = machine_factory(DiskSpec("vda", SIZE))
+    repository = puller.create_repository(str(small_file_system / "repository"), password=None)
+    first = puller.backup(repository, machine.name, connect=libvirt_uri)
+    content = tmp_path / "content"
+    content.write_bytes(os.urandom(SIZE))
+    machine.copy_in("vda", content, 0, SIZE)
+    with pytest.raises(StoreFull, match=r"cannot store .* in .*: No space left on device") as caught:
+        puller.backup(repository, machine.name, connect=libvirt_uri)
+    assert caught.value.exit_code == 14
+    assert not leftovers(tmp_path)
+    assert checkpoints(machine) == {first.checkpoint}
+    subprocess.run(["mount", "-o", "remount,size=128M", str(small_file_system)], check=True)
+    point = puller.backup(repository, machine.name, connect=libvirt_uri)
+    assert point.kind == "incremental"
+    assert (restored(repository, point, tmp_path) / "vda.raw").read_bytes() == content.read_bytes()
