@@ -112,19 +112,3 @@ def test_the_point_says_how_much_scratch_was_used(
     point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=overwrite)
     assert point.scratch_peak is not None
     assert 3 * MIB <= point.scratch_peak < 4 * MIB
-
-
-def test_a_domain_that_is_reset_meanwhile(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
-) -> None:
-    """A reset is none of the job's business: QEMU goes on."""
-    machine = machine_factory(DiskSpec("vda", 8 * MIB))
-    machine.write("vda", 1, 0, 8 * MIB)
-    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
-
-    def reset(exports: object) -> None:
-        truth(exports)  # type: ignore[arg-type]
-        machine.handle.reset()
-
-    point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=reset)
-    assert truth.equals(restored(repository, point, tmp_path), "vda", 1)

@@ -122,12 +122,12 @@ class Machine:
 
     def stop(self) -> None:
         """End QEMU in order: it stores the dirty bitmaps in the images."""
-        with _reaping(self._pid()):
+        with _reaping(self.pid()):
             self._power_off()
 
     def save(self) -> None:
         """End QEMU with all its state saved, so that the next start goes on from it."""
-        with _reaping(self._pid()):
+        with _reaping(self.pid()):
             self.handle.managedSave()
 
     def kill(self) -> None:
@@ -136,7 +136,7 @@ class Machine:
         A ``destroy`` here would race with that: libvirt 9.0 may come to the end of the old QEMU only after
         the next one has started, and then ends that.
         """
-        pid = self._pid()
+        pid = self.pid()
         os.kill(pid, signal.SIGKILL)
         _reap(pid)
         deadline = time.monotonic() + _NOTICE_SECONDS
@@ -282,7 +282,8 @@ class Machine:
         human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         return str(libvirt_qemu.qemuMonitorCommand(self.handle, line, human))
 
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """Of QEMU."""
         return int((self._root / "run" / "qemu" / f"{self.name}.pid").read_text())
 
 

@@ -1,0 +1,56 @@
+"""A guest that is reset, or whose QEMU crashes, in the midst of a pull."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.errors import DomainNotRunning
+from puller.hypervisor.frozen import DiskExport
+from puller.units import MIB
+from tests.integration.conftest import Truth, checkpoints, leftovers, restored
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
+
+
+def test_a_guest_that_is_reset(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """That is none of the job's business: QEMU goes on."""
+    machine = machine_factory(DiskSpec("vda", 8 * MIB))
+    machine.write("vda", 1, 0, 8 * MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+
+    def reset(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        machine.handle.reset()
+
+    point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=reset)
+    assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
+
+
+def test_a_qemu_that_crashes(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """puller may see it before libvirt does. The bitmaps in the image are flagged as in use then."""
+    machine = machine_factory(DiskSpec("vda", 8 * MIB))
+    machine.write("vda", 1, 0, 8 * MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    puller.backup(repository, machine.name, connect=libvirt_uri)
+
+    def crash(exports: Sequence[DiskExport]) -> None:
+        os.kill(machine.pid(), signal.SIGKILL)
+
+    with pytest.raises(DomainNotRunning, match=f"^domain {machine.name} was shut off during the backup$"):
+        puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=crash)
+    assert not leftovers(tmp_path)
+    machine.start()
+    point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
+    assert point.kind == "rehash"
+    assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
+    assert checkpoints(machine) == {point.checkpoint}
