@@ -49,7 +49,9 @@ class Scene:
         self.content.write_bytes(os.urandom(SIZE))
         machine.copy_in("vda", self.content, 0, SIZE)
 
-    def back_up(self, at: str = "", do: Callable[[], None] = lambda: None) -> puller.Point:
+    def back_up(
+        self, at: str = "", do: Callable[[], None] = lambda: None, mode: str = "pull"
+    ) -> puller.Point:
         """One run; ``do`` is done as it comes to the step ``at``."""
 
         def observe(event: Event) -> None:
@@ -59,7 +61,9 @@ class Scene:
             if isinstance(event, Step) and event.name == at:
                 do()
 
-        return puller.backup(self.repository, self.machine.name, connect=self._uri, observer=observe)
+        return puller.backup(
+            self.repository, self.machine.name, connect=self._uri, mode=mode, observer=observe
+        )
 
     def assert_exact(self, point: puller.Point) -> None:
         found = restored(self.repository, point, self._folder) / "vda.raw"
@@ -126,8 +130,8 @@ class Asked(BaseException):
     """What a signal raises."""
 
 
-@pytest.mark.parametrize("step", ["read", "store"])
-def test_a_signal_while_the_server_hangs(scene: Scene, step: str) -> None:
+@pytest.mark.parametrize(("mode", "step"), [("pull", "read"), ("pull", "store"), ("push", "store")])
+def test_a_signal_while_the_server_hangs(scene: Scene, mode: str, step: str) -> None:
     """It takes connections and answers nothing: only the socket's time limit, a minute, would end that."""
 
     def hang() -> None:
@@ -140,7 +144,7 @@ def test_a_signal_while_the_server_hangs(scene: Scene, step: str) -> None:
     before = signal.signal(signal.SIGALRM, stop)
     try:
         with pytest.raises(Asked):
-            scene.back_up(step, hang)
+            scene.back_up(step, hang, mode)
     finally:
         os.kill(scene.server.pid, signal.SIGCONT)
         signal.signal(signal.SIGALRM, before)
