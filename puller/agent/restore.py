@@ -27,7 +27,7 @@ from puller.repository.points import Attachment, DiskRecord, Point
 from puller.repository.repository import Repository
 
 FETCHERS = 4
-"""Threads that fetch, open and write. Each holds a range of at most 4 MiB."""
+"""Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
