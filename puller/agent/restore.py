@@ -28,7 +28,7 @@ from puller.repository.repository import Repository
 from puller.store.patience import tied
 
 FETCHERS = 4
-"""Threads that fetch, open and write. Each holds a range of at most 4 MiB."""
+"""Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ extents; a slice covers 32 MiB at the default cluster size. A shorter gap hardly
 more slice, and spares a request of about 50 µs. With 300,000 dirty extents on 4 TiB: 298,662 requests
 and 26 s with no gap, 32,805 and 12.9 s with 32 MiB, 8,022 and 12.6 s with 1 GiB."""
 
+_KEPT = 32768
+"""Most dirty extents that are remembered from one pass over the bitmap to the next: some 4 MiB.
+
+A bitmap of 4 TiB takes 2048 requests one after the other, 0.2 s, however few extents it has."""
+
 _SPAN = GIB
 """Most bytes of disk whose dirty ranges are gathered for one allocation request: at most 8192 ranges."""
 
@@ -46,6 +51,7 @@ class Export:
         if changed is not None:
             self._connections.append(self._open_second(uri, changed, watch))
         self.size = self.data.size
+        self._kept: tuple[int | None, list[Extent]] | None = None
         self.bytes_read = 0
         self.read_requests = 0
 
@@ -119,7 +125,11 @@ class Export:
         Chunks come as ZERO if they read as zero, else as DATA. The dirty ranges are widened to chunks
         before anything is asked about them, so that a fine-grained bitmap gathers few ranges.
         """
-        return rounded(self.allocation(widened(self._changed(old_size), self.size)), self.size)
+        if self._kept is not None and self._kept[0] == old_size:
+            changed: Iterable[Extent] = self._kept[1]
+        else:
+            changed = self._changed(old_size)
+        return rounded(self.allocation(widened(changed, self.size)), self.size)
 
     def contents(self) -> Iterator[Extent]:
         """The plan of a full: all of the disk in whole chunks, ascending, as DATA or ZERO."""
@@ -131,12 +141,20 @@ class Export:
     def dirty_bytes(self, old_size: int | None = None) -> int:
         """Bytes that changed, for an export with a record of changes; else bytes that may be other than zero.
 
-        One pass over the bitmap or over the allocation of the whole disk.
+        One pass over the bitmap or over the allocation of the whole disk; ``changes`` then spares its own,
+        unless there is too much to remember.
         """
         if len(self._connections) == 1:
             data = self.allocation(self._whole())
             return sum(extent.length for extent in data if extent.kind is Kind.DATA)
-        return sum(extent.length for extent in self._changed(old_size))
+        total = 0
+        found: list[Extent] = []
+        for extent in self._changed(old_size):
+            total += extent.length
+            if len(found) <= _KEPT:
+                found.append(extent)
+        self._kept = (old_size, found) if len(found) <= _KEPT else None
+        return total
 
     def chunk(self, number: int) -> bytes:
         """The content of one chunk, zeros behind the disk's end. Nothing may be in flight."""

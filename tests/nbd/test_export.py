@@ -101,6 +101,24 @@ def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
         assert export.status_requests == 3 * TIB // (2 * GIB) + 3
 
 
+def test_a_bitmap_is_asked_once_unless_there_is_too_much_to_remember(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", 64 * GIB, bitmap="b0")
+    qemu_io(image, "write -P 1 6G 64k", "write -P 1 9G 64k", "write -z 40G 64k")
+    wanted = [Extent(6 * GIB, CHUNK, DATA), Extent(9 * GIB, CHUNK, DATA), Extent(40 * GIB, CHUNK, ZERO)]
+    for kept, passes in ((3, 1), (2, 2)):
+        monkeypatch.setattr("puller.nbd.export._KEPT", kept)
+        with (
+            ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
+            Export(server.uri, "qemu:dirty-bitmap:b0") as export,
+        ):
+            assert export.dirty_bytes() == 3 * CHUNK
+            assert list(export.changes()) == wanted
+            assert export.status_requests == passes * 32 + 3
+            assert list(export.changes(32 * GIB))[-1].end == 64 * GIB  # asked anew for another old size
+
+
 def test_a_hole_that_may_hold_anything_is_data(tmp_path: Path) -> None:
     def holes(_offset: int, length: int) -> Descriptors:
         return [(CHUNK, 1), (CHUNK, 3), (CHUNK, 2), (length - 3 * CHUNK, 0)]
