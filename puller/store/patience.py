@@ -34,7 +34,7 @@ def _say_nothing(text: str) -> None:
 
 
 class Patience:
-    """``seconds`` count from the first failure of a call. ``limit`` bounds each request, if one is given.
+    """``seconds`` count from the first failure of a call; where a ``limit`` bounds each request, from its begin.
 
     Once ``end`` is called, by any thread, whatever waits with this patience fails, and so does all that is
     asked later. What its ``parent`` is told counts for it too.
@@ -51,7 +51,7 @@ class Patience:
         self.seconds = seconds
         self._tell = tell
         self._parent = parent
-        self._limit = limit
+        self.limit = limit
         self._ended = False
         self._told = False
         self._waiting: set[threading.Event] = set()
@@ -59,7 +59,7 @@ class Patience:
 
     def renewed(self) -> Patience:
         """The same again, to be ended apart from this one but by it too."""
-        return Patience(self.seconds, self._tell, parent=self, limit=self._limit)
+        return Patience(self.seconds, self._tell, parent=self, limit=self.limit)
 
     def end(self) -> None:
         """Let nobody wait any more."""
@@ -112,7 +112,7 @@ class Patience:
                 event.set()
 
             threading.Thread(target=work, name="request", daemon=True).start()
-            event.wait(self._limit)
+            event.wait(self.limit)
         if not answers:
             raise StoreUnavailable("a request to the store was given up before it was answered")
         return answers[0]()

@@ -141,7 +141,7 @@ class RetryingStore:
         return self._persist(ask, lambda: patience.request(ask), patience)
 
     def _persist(self, ask: Callable[[], T], request: Callable[[], T], patience: Patience) -> T:
-        began: float | None = None
+        began = None if patience.limit is None else self._clock()
         for pause in pauses(self._chance):
             try:
                 answer = request()

@@ -32,6 +32,7 @@ _PUSHED = (
     "a_disk_that_grew_stays_incremental[push]",
     "disks_that_change_places_are_compared[push]",
     "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
+    "a_signal_while_the_server_hangs[push-store]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
 

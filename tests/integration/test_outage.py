@@ -130,7 +130,9 @@ class Asked(BaseException):
     """What a signal raises."""
 
 
-@pytest.mark.parametrize(("mode", "step"), [("pull", "read"), ("pull", "store"), ("push", "store")])
+@pytest.mark.parametrize(
+    ("mode", "step"), [("pull", "read"), ("pull", "store"), ("pull", "commit"), ("push", "store")]
+)
 def test_a_signal_while_the_server_hangs(scene: Scene, mode: str, step: str) -> None:
     """It takes connections and answers nothing: only the socket's time limit, a minute, would end that."""
 
