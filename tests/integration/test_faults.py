@@ -103,7 +103,7 @@ class Scene:
     def assert_next_is_exact(self, generation: int) -> None:
         self.machine.write("vda", 4, 5 * MIB, 2 * MIB)
         point = self.backup()
-        assert point.kind == "incremental"
+        assert point.kind == "incremental", point.disks[0].reason
         assert checkpoints(self.machine) == {point.checkpoint}
         assert self.truth.equals(restored(self.repository, point, self.folder), "vda", generation)
 
