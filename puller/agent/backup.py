@@ -90,7 +90,9 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 transaction = _Transaction(
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
                 )
-                return _attempt(transaction, plan, disks, source, observer)
+                point = _attempt(transaction, plan, disks, source, observer)
+                transaction.retire(point)
+                return point
 
 
 def _attempt(
@@ -165,31 +167,32 @@ class _Transaction:
         self._step("preflight")
         self._source.check_room(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
-        with self._repository.run(self._plan.tuning) as run:
-            point, checkpoint = self._take_upon(run, bases)
-        if point.checkpoint == checkpoint:
-            self._step("retire")
-            self._retire(checkpoint)
-        return point
+        return self._take_upon(self._repository.run(self._plan.tuning), bases)
 
-    def _retire(self, checkpoint: str) -> None:
-        """The point stands whatever happens to the domain or to libvirt now."""
+    def retire(self, point: Point) -> None:
+        """Delete what the committed ``point`` makes superfluous; it stands, whatever happens now."""
+        checkpoint = checkpoints.checkpoint_name(self._repository.id, point.point)
+        if point.checkpoint != checkpoint:
+            return
         try:
+            self._step("retire")
             reconcile.retire(self._domain, self._repository, checkpoint)
         except HypervisorError as error:
             self._notice(f"older checkpoints are left for the next run to delete: {error.message}")
 
-    def _take_upon(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
         try:
-            return self._take(run, bases)
+            # Inside: what a thread of the run met is raised only when the run is left.
+            with run:
+                return self._take(run, bases)
         except DamagedData as error:
             if all(base.checkpoint is None for base in bases.values()):
                 raise
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
 
-    def _take(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
-        """Freeze, copy, commit and let go; the point, and the name for its own checkpoint."""
+    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Freeze, copy, commit and let go."""
         self._step("begin")
         moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         draft = Point(
@@ -230,7 +233,7 @@ class _Transaction:
             commit(run, point)
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
-        return point, checkpoint
+        return point
 
     def _step(self, name: str) -> None:
         self._observer(Step(self._domain.name, name))
