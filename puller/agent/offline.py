@@ -2,10 +2,10 @@
 
 A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
 newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
-run is incremental from this point by them::
+run is incremental by them from the point that they were made with (``puller.agent.bases``)::
 
-    checkpoint ──────── shut off: this point ────── started, written to ────── next point
-        └── the bitmap records ─────────────────────────────────────────────────►
+    checkpoint's own point ──────── shut off: this point ────── started, written to ────── next point
+        └── the bitmap records ─────────────────────────────────────────────────────────────►
 
 While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
 refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
