@@ -31,6 +31,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.scratch import default_directory
@@ -82,7 +83,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     with holding(long(tell)), Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
-        disks = domain.select_disks(plan.disks, plan.exclude)
+        disks = _disks(domain, plan)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             source = _source(repository, plan, domain, disks, observer)
             folders = {source.folder, *(disk.path.parent for disk in disks if disk.path)}
@@ -93,6 +94,12 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
+
+
+def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
+    """Those that are to be taken, with the images behind them."""
+    chosen = domain.select_disks(plan.disks, plan.exclude)
+    return chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
 
 
 def _attempt(

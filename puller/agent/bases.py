@@ -193,8 +193,12 @@ def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
 
 
 def _is_same(disk: Disk, record: DiskRecord) -> bool:
-    """All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit."""
-    return (disk.format, disk.source) == (record.format, record.source)
+    """Whether it is the image that it was, upon the images that it lay upon.
+
+    All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit. And no
+    bitmap tells what changes with the images behind (``qemu-img rebase -u``).
+    """
+    return (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
 
 
 def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
@@ -203,7 +207,7 @@ def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str
         return why
     record = last.record
     if not _is_same(disk, record):
-        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+        return _difference(disk, record)
     checkpoint = last.point.checkpoint
     if checkpoint is None:
         return "the last point left no checkpoint"
@@ -211,6 +215,13 @@ def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str
         owner = checkpoints.owner_of(checkpoint)
         return f"point {owner}, since which its dirty bitmap records, is gone, damaged or of another image"
     return bitmaps.fault(checkpoint)
+
+
+def _difference(disk: Disk, record: DiskRecord) -> str:
+    if (disk.format, disk.source) != (record.format, record.source):
+        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+    now, then = (", ".join(chain) or "nothing" for chain in (disk.backing, record.backing))
+    return f"it lies upon {now} now and lay upon {then}"
 
 
 def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:

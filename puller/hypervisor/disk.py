@@ -6,8 +6,9 @@ See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
@@ -23,7 +24,8 @@ class Disk:
     ``file``, ``block``, ``network``, ``volume`` and so on. ``source`` names that source for people,
     empty where there is none; ``path`` is it as a file or device node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
-    ``lun``, ``cdrom``, ``floppy``).
+    ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
+    and source; libvirt knows them while the domain is active.
     """
 
     target: str
@@ -35,6 +37,7 @@ class Disk:
     transient: bool
     shareable: bool
     path: Path | None
+    backing: tuple[str, ...] = ()
 
     @property
     def is_candidate(self) -> bool:
@@ -109,7 +112,21 @@ def _parse(element: ET.Element) -> Disk:
         transient=element.find("transient") is not None,
         shareable=element.find("shareable") is not None,
         path=_path(kind, source),
+        backing=tuple(_chain(element)),
     )
+
+
+def image_name(image_format: str, source: str) -> str:
+    """One image of a chain, as text: the same whether libvirt or the image before it names it."""
+    return f"{image_format} {normpath(source) if source.startswith('/') else source}"
+
+
+def _chain(element: ET.Element) -> Iterator[str]:
+    """The images behind a ``<disk>`` or ``<backingStore>``; an empty element ends the chain."""
+    behind = element.find("backingStore")
+    if behind is not None and (kind := behind.get("type")) is not None:
+        yield image_name(_attribute(behind.find("format"), "type"), _describe(kind, behind.find("source")))
+        yield from _chain(behind)
 
 
 def _describe(kind: str, source: ET.Element | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import puller
 from puller.units import KIB, MIB
-from tests.integration.conftest import Scene, Truth, bitmap, checkpoints, io
+from tests.integration.conftest import SIZE, Scene, Truth, bitmap, checkpoints, io
 from tests.lab.machine import Machine
 
 
@@ -133,3 +133,56 @@ def test_a_point_shut_off_outlives_the_one_before(scene: Scene) -> None:
     assert f"deleted checkpoint {first.checkpoint}: it has no restore point" in scene.told
     assert checkpoints(machine) == {point.checkpoint}
     assert scene.backup().kind == "incremental"
+
+
+def test_an_image_that_is_laid_upon_another(scene: Scene) -> None:
+    """``qemu-img rebase -u`` changes what the guest sees, and no bitmap."""
+    machine, image = scene.machine, scene.machine.image("vda")
+    machine.stop()
+    for number, name in enumerate(("one", "two"), 1):
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", str(scene.folder / name), str(SIZE)], check=True
+        )
+        io(scene.folder / name, "qcow2", f"write -P {number} 0 2M")
+    upon = ["-F", "qcow2", "-b"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *upon, "one", str(image)], check=True)
+    machine.start()
+    machine.write("vda", 7, 6 * MIB, 64 * KIB)
+    first = scene.backup()
+    machine.stop()
+    off = scene.backup()
+    assert (off.kind, off.parent) == ("incremental", first.point), "the same by libvirt and by the image"
+    machine.start()
+    assert scene.backup().kind == "incremental"
+    machine.stop()
+    for other, running in (("two", True), ("one", False)):
+        rebase = ["qemu-img", "rebase", "-u", *upon, other, str(image)]
+        subprocess.run(rebase, check=True)
+        if running:
+            machine.start()
+        point = scene.backup()
+        assert point.kind == "rehash"
+        assert point.disks[0].reason.startswith(f"it lies upon qcow2 {scene.folder / other} now and lay upon")
+        scene.assert_exact(point)
+        if running:
+            assert scene.backup().kind == "incremental"
+            machine.stop()
+
+
+def test_an_overlay_that_is_committed(scene: Scene) -> None:
+    """QEMU's commit writes to the image, whose bitmap records that."""
+    machine, image = scene.machine, scene.machine.image("vda")
+    (first,) = puller.list_points(scene.repository)
+    overlay = scene.folder / "overlay.qcow2"
+    machine.stop()
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), str(overlay)]
+    subprocess.run(create, check=True)
+    scene.redefine(lambda root: root.find("./devices/disk/source").set("file", str(overlay)))  # type: ignore[union-attr]
+    io(overlay, "qcow2", "write -P 8 2M 64k")
+    assert scene.backup().disks[0].backing == (f"qcow2 {image}",)
+    subprocess.run(["qemu-img", "commit", "-q", str(overlay)], check=True)
+    scene.redefine(lambda root: root.find("./devices/disk/source").set("file", str(image)))  # type: ignore[union-attr]
+    machine.start()
+    point = scene.backup()
+    assert (point.kind, point.parent, point.disks[0].dirty_bytes) == ("incremental", first.point, 64 * KIB)
+    scene.assert_exact(point)
