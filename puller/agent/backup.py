@@ -86,7 +86,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         disks = _disks(domain, plan)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             source = _source(repository, plan, domain, disks, observer)
-            folders = {source.folder, *(disk.path.parent for disk in disks if disk.path)}
+            folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
                 transaction = _Transaction(
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
@@ -100,6 +100,12 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude)
     return chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+
+
+def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
+    """Where earlier runs may have left files: those that are named, too, whatever this run needs them for."""
+    named = {Path(folder) for folder in (plan.scratch_dir, plan.staging_dir) if folder is not None}
+    return named | {disk.path.parent for disk in disks if disk.path}
 
 
 def _attempt(

@@ -21,8 +21,9 @@ class Disk:
     """One ``<disk>`` of a domain.
 
     ``target`` is its name in the domain, such as ``vda``. ``type`` says what kind of source it has:
-    ``file``, ``block``, ``network``, ``volume`` and so on. ``source`` names that source for people,
-    empty where there is none; ``path`` is it as a file or device node of this host, or None.
+    ``file``, ``block``, ``network``, ``volume`` and so on, or ``a slice`` if it is only a part of one.
+    ``source`` names that source for people, empty where there is none; ``path`` is it as a file or device
+    node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
     and source; libvirt knows them while the domain is active.
@@ -99,21 +100,26 @@ def _known(disks: Sequence[Disk]) -> str:
 
 
 def _parse(element: ET.Element) -> Disk:
-    kind = element.get("type", "file")
     source = element.find("source")
+    kind = element.get("type", "file")
+    slices = () if source is None else tuple(map(_slice, source.findall("./slices/slice")))
     driver = element.find("driver")
     return Disk(
         target=_attribute(element.find("target"), "dev"),
-        source=_describe(kind, source),
-        type=kind,
+        source=" ".join((_describe(kind, source), *slices)),
+        type="a slice" if slices else kind,
         format=_attribute(driver, "type") or "raw",
         device=element.get("device", "disk"),
         readonly=element.find("readonly") is not None,
         transient=element.find("transient") is not None,
         shareable=element.find("shareable") is not None,
-        path=_path(kind, source),
+        path=None if slices else _path(kind, source),
         backing=tuple(_chain(element)),
     )
+
+
+def _slice(element: ET.Element) -> str:
+    return f"({element.get('size')} bytes from {element.get('offset')})"
 
 
 def image_name(image_format: str, source: str) -> str:
