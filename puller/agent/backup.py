@@ -31,6 +31,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.scratch import default_directory
@@ -82,15 +83,29 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     with holding(long(tell)), Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
-        disks = domain.select_disks(plan.disks, plan.exclude)
+        disks = _disks(domain, plan)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             source = _source(repository, plan, domain, disks, observer)
-            folders = {source.folder, *(disk.path.parent for disk in disks if disk.path)}
+            folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
                 transaction = _Transaction(
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
                 )
-                return _attempt(transaction, plan, disks, source, observer)
+                point = _attempt(transaction, plan, disks, source, observer)
+                transaction.retire(point)
+                return point
+
+
+def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
+    """Those that are to be taken, with the images behind them."""
+    chosen = domain.select_disks(plan.disks, plan.exclude)
+    return chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+
+
+def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
+    """Where earlier runs may have left files: those that are named, too, whatever this run needs them for."""
+    named = {Path(folder) for folder in (plan.scratch_dir, plan.staging_dir) if folder is not None}
+    return named | {disk.path.parent for disk in disks if disk.path}
 
 
 def _attempt(
@@ -165,31 +180,32 @@ class _Transaction:
         self._step("preflight")
         self._source.check_room(bases)
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
-        with self._repository.run(self._plan.tuning) as run:
-            point, checkpoint = self._take_upon(run, bases)
-        if point.checkpoint == checkpoint:
-            self._step("retire")
-            self._retire(checkpoint)
-        return point
+        return self._take_upon(self._repository.run(self._plan.tuning), bases)
 
-    def _retire(self, checkpoint: str) -> None:
-        """The point stands whatever happens to the domain or to libvirt now."""
+    def retire(self, point: Point) -> None:
+        """Delete what the committed ``point`` makes superfluous; it stands, whatever happens now."""
+        checkpoint = checkpoints.checkpoint_name(self._repository.id, point.point)
+        if point.checkpoint != checkpoint:
+            return
         try:
+            self._step("retire")
             reconcile.retire(self._domain, self._repository, checkpoint)
         except HypervisorError as error:
             self._notice(f"older checkpoints are left for the next run to delete: {error.message}")
 
-    def _take_upon(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
         try:
-            return self._take(run, bases)
+            # Inside: what a thread of the run met is raised only when the run is left.
+            with run:
+                return self._take(run, bases)
         except DamagedData as error:
             if all(base.checkpoint is None for base in bases.values()):
                 raise
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
 
-    def _take(self, run: Run, bases: dict[str, Base]) -> tuple[Point, str]:
-        """Freeze, copy, commit and let go; the point, and the name for its own checkpoint."""
+    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Freeze, copy, commit and let go."""
         self._step("begin")
         moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         draft = Point(
@@ -230,7 +246,7 @@ class _Transaction:
             commit(run, point)
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
-        return point, checkpoint
+        return point
 
     def _step(self, name: str) -> None:
         self._observer(Step(self._domain.name, name))

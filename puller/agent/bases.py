@@ -3,10 +3,15 @@
 ======================  ==============================================  ====================================
 the repository has      and the disk's dirty bitmap                     the disk is taken as
 ======================  ==============================================  ====================================
-a point with the disk   of that point's checkpoint is whole             incremental: what the bitmap names
+a point with the disk   of that point's own checkpoint is whole         incremental: what the bitmap names
 a point with the disk   is lost, broken, of another image or never was  rehash: all is read, the rest is known
 none                                                                    full
 ======================  ==============================================  ====================================
+
+A bitmap is believed only upon the point that it was made with, its *owner*. Its image may be put back to an
+earlier state, and the bitmap in it goes back too, so it always tells what the image differs in from the
+owner. Of a later point it knows nothing: one that was taken while the domain was shut off names the bitmap
+that was there, and a copy of the image from before that point has that bitmap as well.
 
 A rehash needs nothing of its parent: its chunks are found by their ids in the index, and a page of
 the map that comes out the same has the same id too. So it reads like a full and stores like an
@@ -19,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from puller.agent.history import History
+from puller.agent.history import MOMENT, History
 from puller.errors import DamagedData
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
@@ -69,7 +74,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The checkpoint whose bitmaps tell what changed since a point, and its XML."""
+    """The newest checkpoint that records when a point is taken, and its XML."""
 
     checkpoint: str | None
     xml: str | None
@@ -79,7 +84,10 @@ class Bitmaps(Protocol):
     """The dirty bitmaps of a domain's disks, by the checkpoint that they belong to."""
 
     oldest: str
-    """Id of the oldest point whose own checkpoint may be among them; behind all ids if there is none."""
+    """What the id of the oldest point whose own checkpoint may be among them begins with: its second.
+
+    Behind all ids if there is none.
+    """
 
     def sound(self, checkpoint: str) -> frozenset[str]:
         """Targets of the disks whose bitmap of ``checkpoint`` is there and whole."""
@@ -116,8 +124,9 @@ class LiveBitmaps:
 
 
 def oldest_of(names: Iterable[str], repository_id: str) -> str:
-    """The oldest point to which a checkpoint of these names belongs; behind all ids if none is ours."""
-    return min(filter(None, (checkpoints.point_of(name, repository_id) for name in names)), default="~")
+    """See Bitmaps.oldest, of checkpoints of these names."""
+    points = filter(None, (checkpoints.point_of(name, repository_id) for name in names))
+    return min(points, default="~")[:MOMENT]
 
 
 def choose(history: History, disks: Sequence[Disk], bitmaps: Bitmaps) -> dict[str, Base]:
@@ -143,7 +152,10 @@ def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
 
 
 def kept(bases: Mapping[str, Base]) -> Mark:
-    """The newest checkpoint that the bases have: it stays where no new one can be made."""
+    """The newest checkpoint that the bases have: it stays where no new one can be made.
+
+    Its own point stays the base of later runs; what was read since is read again, and known.
+    """
     marks = {
         base.checkpoint: base.parent.point.checkpoint_xml
         for base in bases.values()
@@ -165,37 +177,51 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
             return Base(parent, point.checkpoint, "")
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
-    return Base(None, None, FIRST) if last is None else Base(last, None, _reason(last, disk, bitmaps))
+    return (
+        Base(None, None, FIRST) if last is None else Base(last, None, _reason(history, last, disk, bitmaps))
+    )
 
 
 def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
-    """Whether a bitmap tells what changed since ``parent``.
-
-    A point of a domain that was shut off names the checkpoint that was there. Its bitmap, older than
-    the point, names all that changed since the point too; but only of disks that the point was taken
-    from that bitmap is it sure that it recorded at that time.
-    """
+    """Whether a bitmap tells what changed since ``parent``: one that was made with it."""
     checkpoint = parent.point.checkpoint
-    if checkpoint is None or not _is_same(disk, parent.record) or untracked(disk) is not None:
+    if checkpoint is None or checkpoints.owner_of(checkpoint) != parent.point.point:
         return False
-    recorded = checkpoint.endswith(parent.point.point) or parent.record.kind == "incremental"
-    return recorded and disk.target in bitmaps.sound(checkpoint)
+    return (
+        _is_same(disk, parent.record) and untracked(disk) is None and disk.target in bitmaps.sound(checkpoint)
+    )
 
 
 def _is_same(disk: Disk, record: DiskRecord) -> bool:
-    """All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit."""
-    return (disk.format, disk.source) == (record.format, record.source)
+    """Whether it is the image that it was, upon the images that it lay upon.
+
+    All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit. And no
+    bitmap tells what changes with the images behind (``qemu-img rebase -u``).
+    """
+    return (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
 
 
-def _reason(last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
-    """Why the disk cannot be incremental from its newest point."""
+def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
+    """Why the disk cannot be incremental, as far as its newest point tells."""
     if (why := untracked(disk)) is not None:
         return why
     record = last.record
     if not _is_same(disk, record):
-        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+        return _difference(disk, record)
     checkpoint = last.point.checkpoint
-    return "the last point left no checkpoint" if checkpoint is None else bitmaps.fault(checkpoint)
+    if checkpoint is None:
+        return "the last point left no checkpoint"
+    if not history.holds(checkpoint) or disk.target in bitmaps.sound(checkpoint):
+        owner = checkpoints.owner_of(checkpoint)
+        return f"point {owner}, since which its dirty bitmap records, is gone, damaged or of another image"
+    return bitmaps.fault(checkpoint)
+
+
+def _difference(disk: Disk, record: DiskRecord) -> str:
+    if (disk.format, disk.source) != (record.format, record.source):
+        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+    now, then = (", ".join(chain) or "nothing" for chain in (disk.backing, record.backing))
+    return f"it lies upon {now} now and lay upon {then}"
 
 
 def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from puller.errors import DamagedData, NoSuchPoint
+from puller.hypervisor.checkpoint import owner_of
 from puller.repository.points import Point, in_order
 from puller.repository.repository import Repository
 
-_MOMENT = len("20261123T050000Z")
+MOMENT = len("20261123T050000Z")
+"""Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
 
 
 class History:
@@ -36,7 +38,7 @@ class History:
 
     def _load(self) -> Iterator[Point]:
         """Ids order by the second; within one, a point comes after those that it was taken from."""
-        for _, group in groupby(self.ids, key=lambda point_id: point_id[:_MOMENT]):
+        for _, group in groupby(self.ids, key=lambda point_id: point_id[:MOMENT]):
             yield from reversed(in_order(filter(None, map(self._get, group))))
 
     def _get(self, point_id: str) -> Point | None:
@@ -45,16 +47,6 @@ class History:
         except (NoSuchPoint, DamagedData):
             return None
 
-    def holds(self, checkpoint: str, own: str) -> bool:
-        """Whether a point needs ``checkpoint``, which was made for the point ``own``.
-
-        That may be a later one as well, if the domain was shut off then.
-        """
-        if own in self.ids:
-            return True
-        for point in self:
-            if point.checkpoint == checkpoint:
-                return True
-            if point.point[:_MOMENT] < own[:_MOMENT]:
-                break
-        return False
+    def holds(self, checkpoint: str) -> bool:
+        """Whether the point that our ``checkpoint`` was made with is there: only upon that it can be used."""
+        return owner_of(checkpoint) in self.ids

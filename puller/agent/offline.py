@@ -2,15 +2,16 @@
 
 A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
 newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
-run is incremental from this point by them::
+run is incremental by them from the point that they were made with (``puller.agent.bases``)::
 
-    checkpoint ──────── shut off: this point ────── started, written to ────── next point
-        └── the bitmap records ─────────────────────────────────────────────────►
+    checkpoint's own point ──────── shut off: this point ────── started, written to ────── next point
+        └── the bitmap records ─────────────────────────────────────────────────────────────►
 
 While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
 refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
 would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
-and writers not apart; so at the end it is made sure that nobody has written.
+and writers not apart; so at the end it is made sure that nobody has written. A block device tells nothing of
+writes (QEMU has a node of its own for it, in its mount namespace); so starts of the domain are listened for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from puller.errors import (
 )
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.events import Starts
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import describe, stored_bitmaps
 from puller.nbd.image import ImageServer
@@ -109,12 +111,14 @@ class StoredDisks:
         self._domain = domain
         self._disks = disks
         self._bases = bases
+        self._starts = Starts(domain)
         self._servers = ExitStack()
         self._seen: dict[Path, tuple[int, ...]] = {}
         self.exports: tuple[DiskExport, ...] = ()
 
     def __enter__(self) -> Self:
         with ExitStack() as servers:
+            servers.enter_context(self._starts)
             self.exports = tuple(self._serve(servers, disk) for disk in self._disks)
             self.confirm()
             self._servers = servers.pop_all()
@@ -156,7 +160,7 @@ class StoredDisks:
 
     def confirm(self) -> None:
         """Raise DomainNotRunning if the domain was started, HypervisorError if an image was written."""
-        if self._domain.is_active():
+        if self._starts.any():
             raise DomainNotRunning(
                 f"domain {self._domain.name} was started while its images were read",
                 advice="Run the backup again: the domain runs now.",

@@ -78,7 +78,7 @@ class Push:
         if self._domain.disk_size(disk.target) != record.size:
             return base.compared("it was resized: an incremental push has nothing from behind its old end")
         if disk.path is None:
-            return base.compared("its image is not on this host, so its dirty bitmap cannot be proved")
+            return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
             self._looks[disk.target] = Look(self._repository, disk, record)
         except DamagedData as error:

@@ -46,8 +46,7 @@ def reconcile(
 
 def _delete_orphans(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
     for checkpoint in _ours(domain, repository):
-        own = str(checkpoints.point_of(checkpoint.name, repository.id))
-        if not history.holds(checkpoint.name, own):
+        if not history.holds(checkpoint.name):
             checkpoints.delete(domain, checkpoint.name)
             observer(Notice(domain.name, f"deleted checkpoint {checkpoint.name}: it has no restore point"))
 
@@ -60,7 +59,7 @@ def _recover(domain: Domain, repository: Repository, history: History, observer:
     """
     known = {item.name for item in checkpoints.list_checkpoints(domain)}
     strays = find_strays(domain, repository.id)
-    latest = [point for point in islice(history, _LOOK_BACK) if point.checkpoint is not None]
+    latest = [point for point in islice(history, _LOOK_BACK) if _is_of_use(point, history)]
     for point in latest:
         # The newest one's bitmaps may be in QEMU's memory only; those of others have to be in the images.
         name = str(point.checkpoint)
@@ -69,6 +68,10 @@ def _recover(domain: Domain, repository: Repository, history: History, observer:
             observer(Notice(domain.name, f"checkpoint {name} was lost by libvirt and is known again"))
     for name in strays.keys() - known:
         _remove_stray(domain, name, strays[name], observer)
+
+
+def _is_of_use(point: Point, history: History) -> bool:
+    return point.checkpoint is not None and history.holds(point.checkpoint)
 
 
 def _redefine(domain: Domain, point: Point) -> bool:

@@ -136,6 +136,7 @@ class Transfer:
             root=root,
             format=source.format,
             source=source.source,
+            backing=source.backing,
             parent=None if base.parent is None else base.parent.point.point,
             reason=base.reason,
             dirty_bytes=disk.dirty_bytes,

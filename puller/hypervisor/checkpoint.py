@@ -64,6 +64,11 @@ def point_of(name: str, repository_id: str) -> str | None:
     return name[len(prefix) :] if name.startswith(prefix) and name != prefix else None
 
 
+def owner_of(name: str) -> str:
+    """The point that our checkpoint ``name`` was made with."""
+    return name[PREFIX_LENGTH:]
+
+
 def list_checkpoints(domain: Domain) -> tuple[Checkpoint, ...]:
     """All checkpoints of ``domain``, anyone's, oldest first; a parent always comes before its children."""
     with translate(f"cannot list the checkpoints of domain {domain.name}"):

@@ -6,8 +6,9 @@ See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
@@ -20,10 +21,12 @@ class Disk:
     """One ``<disk>`` of a domain.
 
     ``target`` is its name in the domain, such as ``vda``. ``type`` says what kind of source it has:
-    ``file``, ``block``, ``network``, ``volume`` and so on. ``source`` names that source for people,
-    empty where there is none; ``path`` is it as a file or device node of this host, or None.
+    ``file``, ``block``, ``network``, ``volume`` and so on, or ``a slice`` if it is only a part of one.
+    ``source`` names that source for people, empty where there is none; ``path`` is it as a file or device
+    node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
-    ``lun``, ``cdrom``, ``floppy``).
+    ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
+    and source; libvirt knows them while the domain is active.
     """
 
     target: str
@@ -35,6 +38,7 @@ class Disk:
     transient: bool
     shareable: bool
     path: Path | None
+    backing: tuple[str, ...] = ()
 
     @property
     def is_candidate(self) -> bool:
@@ -96,20 +100,39 @@ def _known(disks: Sequence[Disk]) -> str:
 
 
 def _parse(element: ET.Element) -> Disk:
-    kind = element.get("type", "file")
     source = element.find("source")
+    kind = element.get("type", "file")
+    slices = () if source is None else tuple(map(_slice, source.findall("./slices/slice")))
     driver = element.find("driver")
     return Disk(
         target=_attribute(element.find("target"), "dev"),
-        source=_describe(kind, source),
-        type=kind,
+        source=" ".join((_describe(kind, source), *slices)),
+        type="a slice" if slices else kind,
         format=_attribute(driver, "type") or "raw",
         device=element.get("device", "disk"),
         readonly=element.find("readonly") is not None,
         transient=element.find("transient") is not None,
         shareable=element.find("shareable") is not None,
-        path=_path(kind, source),
+        path=None if slices else _path(kind, source),
+        backing=tuple(_chain(element)),
     )
+
+
+def _slice(element: ET.Element) -> str:
+    return f"({element.get('size')} bytes from {element.get('offset')})"
+
+
+def image_name(image_format: str, source: str) -> str:
+    """One image of a chain, as text: the same whether libvirt or the image before it names it."""
+    return f"{image_format} {normpath(source) if source.startswith('/') else source}"
+
+
+def _chain(element: ET.Element) -> Iterator[str]:
+    """The images behind a ``<disk>`` or ``<backingStore>``; an empty element ends the chain."""
+    behind = element.find("backingStore")
+    if behind is not None and (kind := behind.get("type")) is not None:
+        yield image_name(_attribute(behind.find("format"), "type"), _describe(kind, behind.find("source")))
+        yield from _chain(behind)
 
 
 def _describe(kind: str, source: ET.Element | None) -> str:

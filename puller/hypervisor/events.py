@@ -1,4 +1,4 @@
-"""libvirt's events of a domain's jobs, and how a job ended.
+"""libvirt's events of a domain: of its jobs, and how they ended, and of its starts.
 
 Events come in the thread that runs libvirt's event loop (``puller.hypervisor.connection``), so the
 callback does no more than keep what it was told.
@@ -75,3 +75,55 @@ class JobEvents:
         if end is not None:
             self.last = end
             self._heard.set()
+
+
+_DELIVERY = 10.0
+"""Seconds to wait for the thread of libvirt's event loop, which calls nothing that takes long."""
+
+
+class Starts:
+    """Hears whether one domain is started while its context lasts, even if it has ended again since.
+
+    Starts on another host are not heard.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._started = False
+
+    def __enter__(self) -> Self:
+        self._connection = self._domain.handle.connect()
+        with translate(f"cannot listen for events of domain {self._domain.name}"):
+            self._id = self._connection.domainEventRegisterAny(
+                self._domain.handle, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._hear, None
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(libvirt.libvirtError):  # the connection may be what was lost
+            self._connection.domainEventDeregisterAny(self._id)
+
+    def any(self) -> bool:
+        """Whether it was started since. Raises HypervisorError."""
+        active = self._domain.is_active()  # its answer comes behind the events that were sent before
+        _deliver()
+        return active or self._started
+
+    def _hear(self, connection: Any, domain: Any, event: int, detail: int, opaque: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            self._started = True
+
+
+def _deliver() -> None:
+    """Return when the events that the library has received have been told.
+
+    It tells them from a timer, and the loop serves timers in the order in which they were made.
+    """
+    told = threading.Event()
+    timer = libvirt.virEventAddTimeout(0, lambda *_: told.set(), None)
+    try:
+        told.wait(_DELIVERY)
+    finally:
+        libvirt.virEventRemoveTimeout(timer)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from puller.errors import HypervisorError
-from puller.hypervisor.disk import Disk
+from puller.hypervisor.disk import Disk, image_name
 
 _MAGIC = b"QFI\xfb"
 
@@ -72,6 +73,17 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
             advice=f"See 'qemu-img check {path}', and who may read it.",
         )
     return list(json.loads(done.stdout))
+
+
+def with_stored_chain(disk: Disk) -> Disk:
+    """The disk of a domain that is shut off, with the images that its own one says are behind it.
+
+    Of a disk that cannot be incremental nothing is looked at. Raises :class:`HypervisorError`.
+    """
+    if disk.path is None or untracked(disk) is not None:
+        return disk
+    behind = describe(disk.path, disk.format)[1:]
+    return replace(disk, backing=tuple(image_name(image["format"], image["filename"]) for image in behind))
 
 
 def stored_bitmaps(facts: dict[str, Any]) -> dict[str, frozenset[str]]:

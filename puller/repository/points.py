@@ -60,6 +60,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     root: Ref
     format: str = ""
     source: str = ""
+    backing: tuple[str, ...] = ()
     parent: str | None = None
     reason: str = ""
     dirty_bytes: int = 0

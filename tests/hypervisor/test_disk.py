@@ -60,6 +60,22 @@ def disk(target: str, **changes: object) -> Disk:
     return Disk(**(values | changes))  # type: ignore[arg-type]
 
 
+CHAIN = """<domain><devices><disk type='file'>
+  <driver type='qcow2'/><source file='/top'/><target dev='vda'/>
+  <backingStore type='file'>
+    <format type='qcow2'/><source file='/vm/../middle'/>
+    <backingStore type='network'>
+      <format type='raw'/><source protocol='nbd' name='base'/><backingStore/>
+    </backingStore>
+  </backingStore>
+</disk></devices></domain>"""
+
+
+def test_the_images_behind_a_disk() -> None:
+    (disk,) = parse_disks(CHAIN)
+    assert disk.backing == ("qcow2 /middle", "raw nbd:base")
+
+
 def test_all_kinds_of_sources_are_told_apart() -> None:
     disks = {each.target: each for each in parse_disks(XML)}
     assert [(each.target, each.type, each.source, each.path) for each in disks.values()] == [

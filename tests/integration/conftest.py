@@ -5,7 +5,9 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import random
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 
 import puller
+from puller.events import Event, Notice
 from puller.hypervisor.frozen import DiskExport
-from tests.lab.machine import Machine, reference
+from puller.units import MIB
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec, Machine, reference
 from tests.lab.seaweed import Seaweed
 
 _PUSHED = (
@@ -160,3 +165,72 @@ def restored(repository: puller.Repository, point: puller.Point, folder: Path) -
 def checkpoints(machine: Machine) -> set[str]:
     """Names of all checkpoints that libvirt knows of the machine."""
     return {checkpoint.getName() for checkpoint in machine.handle.listAllCheckpoints()}
+
+
+SIZE = 24 * MIB
+"""Of the disk of a scene."""
+
+
+class Scene:
+    """A machine whose first point holds 16 MiB of noise on vda, which nothing can make smaller."""
+
+    def __init__(
+        self, machine: Machine, uri: str, folder: Path, truth: Truth, password: str | None = None
+    ) -> None:
+        self.machine = machine
+        self.uri = uri
+        self.folder = folder
+        self.truth: Callable[[Sequence[DiskExport]], None] = truth
+        self._images = truth
+        self.taken = 0
+        self.told: list[str] = []
+        self.repository = puller.create_repository(str(folder / "repository"), password=password)
+
+    def fill(self, target: str) -> None:
+        noise = self.folder / "noise"
+        noise.write_bytes(random.Random(target).randbytes(16 * MIB))
+        self.machine.copy_in(target, noise, 0, 16 * MIB)
+
+    def backup(self, **options: Any) -> puller.Point:
+        self.told = []
+        self.taken += 1
+        return puller.backup(
+            self.repository,
+            self.machine.name,
+            connect=self.uri,
+            on_frozen=self.truth,
+            observer=self._observe,
+            **options,
+        )
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.told.append(event.text)
+
+    def assert_exact(self, point: puller.Point) -> None:
+        folder = restored(self.repository, point, self.folder)
+        for disk in point.disks:
+            assert self._images.equals(folder, disk.disk, self.taken), disk.disk
+
+    def redefine(self, edit: Callable[[ET.Element], None]) -> None:
+        """Change the definition of the machine, which is off."""
+        root = ET.fromstring(self.machine.handle.XMLDesc())
+        edit(root)
+        self.machine.define(ET.tostring(root, encoding="unicode"))
+
+
+def io(image: Path, driver: str, *commands: str) -> None:
+    words = [word for command in commands for word in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", driver, *words, str(image)], check=True, capture_output=True)
+
+
+def bitmap(image: Path, *words: str) -> None:
+    subprocess.run(["qemu-img", "bitmap", *words[:1], str(image), *words[1:]], check=True)
+
+
+@pytest.fixture
+def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Scene:
+    scene = Scene(machine_factory(DiskSpec("vda", SIZE)), libvirt_uri, tmp_path, truth)
+    scene.fill("vda")
+    assert scene.backup().kind == "full"
+    return scene

@@ -1,4 +1,4 @@
-"""A guest that is reset, or whose QEMU crashes, in the midst of a pull."""
+"""A guest that is reset or whose QEMU crashes in the midst of a pull, and checkpoints that go after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import DomainNotRunning
+from puller.errors import CheckpointUnusable, DomainNotRunning
+from puller.events import Event, Notice, Step
+from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.units import MIB
 from tests.integration.conftest import Truth, checkpoints, leftovers, restored
@@ -54,3 +57,27 @@ def test_a_qemu_that_crashes(
     assert point.kind == "rehash"
     assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
     assert checkpoints(machine) == {point.checkpoint}
+
+
+def test_a_checkpoint_that_goes_while_it_is_retired(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The point stands by then: nothing is read a second time."""
+    machine = machine_factory(DiskSpec("vda", 4 * MIB))
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    puller.backup(repository, machine.name, connect=libvirt_uri)
+    told: list[Event] = []
+
+    def lose(domain: Domain, name: str) -> None:
+        raise CheckpointUnusable(f"checkpoint {name} went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "delete", lose)
+        second = puller.backup(repository, machine.name, connect=libvirt_uri, observer=told.append)
+    assert [event.name for event in told if isinstance(event, Step)].count("begin") == 1
+    assert any(
+        isinstance(event, Notice) and "left for the next run to delete" in event.text for event in told
+    )
+    assert puller.list_points(repository)[-1] == second
+    third = puller.backup(repository, machine.name, connect=libvirt_uri)
+    assert (third.parent, checkpoints(machine)) == (second.point, {third.checkpoint})

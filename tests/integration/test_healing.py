@@ -12,7 +12,7 @@ from puller.errors import DamagedData
 from puller.events import Event, Notice, Step
 from puller.repository.points import object_name
 from puller.units import CHUNK, MIB
-from tests.integration.conftest import Truth, restored
+from tests.integration.conftest import Truth, checkpoints, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
@@ -96,3 +96,34 @@ def test_a_damaged_parent_is_told_apart_from_other_damage(
     point = puller.backup(repository, machine.name, connect=libvirt_uri, observer=spoil_the_record)
     assert point.kind == "full", "nothing can be told of the only point"
     assert any(isinstance(event, Notice) and "last point is damaged" in event.text for event in told)
+
+
+def test_a_page_of_the_last_map_that_is_found_lost_in_mid_run(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """A thread of the run reads it, after the bitmap was believed by another page; the run begins anew."""
+    machine = machine_factory(DiskSpec("vda", 192 * MIB))
+    for page in range(3):
+        machine.write("vda", page + 1, page * 64 * MIB, MIB)
+    url = str(tmp_path / "repository")
+    repository = puller.create_repository(url)
+    puller.backup(repository, machine.name, connect=libvirt_uri)
+    lost = [info.key for info in repository.store.list("maps/")]
+    machine.write("vda", 9, 128 * MIB, CHUNK)
+    second = puller.backup(repository, machine.name, connect=libvirt_uri)
+    repository.store.delete(lost)
+    machine.write("vda", 8, 0, CHUNK)
+    told: list[Event] = []
+    point = puller.backup(
+        puller.open_repository(url),
+        machine.name,
+        connect=libvirt_uri,
+        on_frozen=truth,
+        observer=told.append,
+    )
+    notices = [event.text for event in told if isinstance(event, Notice)]
+    assert point.kind == "rehash"
+    assert any("the run begins anew and reads all of the disks" in text for text in notices)
+    assert len(checkpoints(machine)) == 1
+    assert second.checkpoint not in checkpoints(machine)
+    assert truth.equals(restored(repository, point, tmp_path), "vda", 2)  # 1 is of the try that failed

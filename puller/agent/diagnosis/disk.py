@@ -14,7 +14,7 @@ from puller.errors import HypervisorError
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.disk import Disk
-from puller.hypervisor.image import untracked
+from puller.hypervisor.image import untracked, with_stored_chain
 from puller.hypervisor.qcow2 import Header, read_header
 
 
@@ -46,7 +46,8 @@ def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
     try:
         if domain.is_active():
             return choose(history, disks, LiveBitmaps(domain, repository.id))
-        return choose(history, disks, StoredBitmaps(domain, disks, repository.id))
+        stored = [with_stored_chain(disk) for disk in disks]
+        return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
     except HypervisorError:
         return {}  # an image that cannot be read, of which other questions tell
 

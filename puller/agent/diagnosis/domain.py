@@ -104,13 +104,13 @@ def _checkpoints(patient: Patient) -> Answer:
 
 
 def _orphans(patient: Patient, names: list[str]) -> list[str]:
-    """Checkpoints that a run left which could neither commit nor delete them."""
+    """Checkpoints that a run left which could neither commit nor delete them, or whose point is gone."""
     repository, uuid = patient.repository, patient.domain.uuid
     if repository is None or holder(uuid, lock_directory()) is not None:
         return []
     history = History(repository, uuid)
-    points = {name: checkpoints.point_of(name, repository.id) for name in names}
-    return [name for name, own in points.items() if own is not None and not history.holds(name, own)]
+    ours = [name for name in names if checkpoints.point_of(name, repository.id) is not None]
+    return [name for name in ours if not history.holds(name)]
 
 
 def _open_job(patient: Patient) -> Answer:

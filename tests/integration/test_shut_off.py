@@ -1,0 +1,82 @@
+"""Domains that are shut off: what their images cannot tell, and what earlier runs left beside them."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.errors import DomainNotRunning, UnsupportedDisk
+from puller.hypervisor.checkpoint import checkpoint_name
+from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.staging import staging_path
+from puller.units import KIB, MIB
+from tests.integration.conftest import Scene, Truth
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
+
+
+@pytest.fixture
+def raw(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Scene:
+    return Scene(machine_factory(DiskSpec("vda", 8 * MIB, "raw")), libvirt_uri, tmp_path, truth)
+
+
+def test_a_domain_that_ran_while_its_block_device_was_read(raw: Scene) -> None:
+    """A file whose time stands still, as that of a device node does that another one is written by."""
+    machine, image = raw.machine, raw.machine.image("vda")
+    machine.stop()
+
+    def run(_exports: Sequence[DiskExport]) -> None:
+        before = image.stat()
+        machine.start()
+        machine.write("vda", 2, MIB, 64 * KIB)
+        machine.stop()
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    raw.truth = run
+    with pytest.raises(DomainNotRunning, match="was started while its images were read"):
+        raw.backup()
+    assert puller.list_points(raw.repository) == []
+
+
+def test_a_disk_that_is_a_slice_of_a_file(raw: Scene) -> None:
+    """libvirt exports the slice; the file is another disk."""
+    raw.machine.stop()
+
+    def cut(root: ET.Element) -> None:
+        source = root.find("./devices/disk/source")
+        assert source is not None
+        slices = ET.SubElement(source, "slices")
+        ET.SubElement(slices, "slice", type="storage", offset=str(MIB), size=str(4 * MIB))
+
+    raw.redefine(cut)
+    raw.machine.start()
+    raw.machine.write("vda", 3, 0, 64 * KIB)
+    point = raw.backup()
+    assert (point.disks[0].size, point.disks[0].source) == (
+        4 * MIB,
+        f"{raw.machine.image('vda')} ({4 * MIB} bytes from {MIB})",
+    )
+    raw.assert_exact(point)
+    raw.machine.stop()
+    with pytest.raises(UnsupportedDisk, match=r"disk vda of .* is a slice: it cannot be read while"):
+        raw.backup()
+
+
+def test_what_a_dead_push_left_in_a_folder_that_is_named(raw: Scene, tmp_path: Path) -> None:
+    """It was killed while it read the images: their job is over."""
+    machine, folder = raw.machine, tmp_path / "staging"
+    folder.mkdir()
+    dead = checkpoint_name(raw.repository.id, "20261123T050000Z-00000000")
+    for running in (True, False):
+        left = staging_path(folder, dead, machine.uuid, "vda")
+        left.write_bytes(b"what QEMU pushed")
+        if not running:
+            machine.stop()
+        raw.backup(mode="pull" if running else "push", staging_dir=str(folder))
+        assert not left.exists()
+        assert f"deleted scratch file {left} of an earlier run" in raw.told
