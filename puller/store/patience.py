@@ -34,7 +34,7 @@ def _say_nothing(text: str) -> None:
 
 
 class Patience:
-    """``seconds`` count from the first failure of a call; where ``limit`` bounds each request, from its begin.
+    """``seconds`` count from the first failure of a call; where ``limit`` bounds a request, from its begin.
 
     Once ``end`` is called, by any thread, whatever waits with this patience fails, and so does all that is
     asked later. What its ``parent`` is told counts for it too.

@@ -24,6 +24,7 @@ from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine
 
 def push(root: Path) -> None:
     machine = EmbeddedLibvirt(root).machine("vm", root, [DiskSpec("vda", GIB, "qcow2-falloc")])
+    machine.brake("vda")
     domain = Host.connect(f"qemu:///embed?root={root}").domain("vm")
     with PushJob(domain, {"vda": None}, checkpoint(1), root, {}):
         machine.slow_push()

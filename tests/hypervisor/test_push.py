@@ -17,8 +17,12 @@ from tests.hypervisor.conftest import BenchFactory, checkpoint
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
-LARGE = DiskSpec("vda", GIB, "qcow2-falloc")
-"""Takes a second or so to copy, unless it is slowed down."""
+
+def slow_machine(make: MachineFactory) -> Machine:
+    """One whose disk takes eight seconds to push, unless that is slowed down further."""
+    machine = make(DiskSpec("vda", GIB, "qcow2-falloc"))
+    machine.brake("vda")
+    return machine
 
 
 def unheeded(done: int, total: int) -> None:
@@ -57,7 +61,7 @@ def test_an_incremental_holds_what_changed_and_only_that(
 def test_the_event_ends_the_waiting(
     machine_factory: MachineFactory, bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = machine_factory(LARGE)
+    machine = slow_machine(machine_factory)
     work = bench(machine)
     monkeypatch.setattr(PushJob, "_completed", lambda job: None)  # so that only the event can tell
     with work.push(1, {"vda": None}) as job:
@@ -73,7 +77,7 @@ def test_the_event_ends_the_waiting(
 def test_a_missed_event_is_noticed(
     machine_factory: MachineFactory, bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = machine_factory(LARGE)
+    machine = slow_machine(machine_factory)
     monkeypatch.setattr(JobEvents, "_hear", lambda *_: None)
     monkeypatch.setattr(pushjob, "_LOOK", 0.02)
     seen: list[tuple[int, int]] = []
@@ -106,7 +110,7 @@ def test_an_end_that_nobody_can_tell_of_is_a_failure(
 
 
 def test_leaving_early_ends_the_job(machine_factory: MachineFactory, bench: BenchFactory) -> None:
-    machine = machine_factory(LARGE)
+    machine = slow_machine(machine_factory)
     work = bench(machine)
     with work.push(1, {"vda": None}):
         machine.slow_push()
@@ -117,7 +121,7 @@ def test_leaving_early_ends_the_job(machine_factory: MachineFactory, bench: Benc
 
 
 def test_a_guest_that_powers_off(machine_factory: MachineFactory, bench: BenchFactory) -> None:
-    machine = machine_factory(LARGE)
+    machine = slow_machine(machine_factory)
     work = bench(machine)
     with work.push(1, {"vda": None}) as job:
         machine.slow_push()

@@ -54,6 +54,7 @@ class Scene:
 @pytest.fixture
 def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path) -> Scene:
     machine = machine_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", GIB, "qcow2-falloc"))
+    machine.brake("vdb")
     return Scene(machine, libvirt_uri, tmp_path)
 
 

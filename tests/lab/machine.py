@@ -198,6 +198,20 @@ class Machine:
                     time.sleep(0.005)
             socket.unlink(missing_ok=True)
 
+    def brake(self, target: str) -> None:
+        """Let QEMU read no more than 128 MiB/s of a qcow2 disk, so that a push of 1 GiB is not over at once.
+
+        What :meth:`slow_push` asks for can only be asked of a job that runs.
+        """
+        node = self._format_node(target)["node-name"]
+        group, limits = f"brake-{target}", {"bps-read": 128 << 20}
+        self.monitor("object-add", **{"qom-type": "throttle-group", "id": group, "limits": limits})
+        storage = node.replace("-format", "-storage")
+        throttle = {"driver": "throttle", "node-name": group, "throttle-group": group, "file": storage}
+        self.monitor("blockdev-add", **throttle)
+        reopened = {"driver": "qcow2", "node-name": node, "discard": "unmap", "file": group}
+        self.monitor("blockdev-reopen", options=[reopened])
+
     def slow_push(self) -> None:
         """Let the push job that runs copy next to nothing any more; disks that it is done with stay so."""
         jobs = [job["device"] for job in self.monitor("query-block-jobs") if job["status"] == "running"]
