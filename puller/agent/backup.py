@@ -34,6 +34,7 @@ from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
+from puller.hypervisor.runlock import RunLock
 from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
@@ -223,7 +224,11 @@ class _Transaction:
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
         quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
-        with self._undone_unless_committed(checkpoint) as commit, quiesced as frozen:
+        with (
+            self._undone_unless_committed(checkpoint) as commit,
+            RunLock(self._source.folder, checkpoint, self._domain),
+            quiesced as frozen,
+        ):
             records, attachments = self._copy(run, frozen, bases)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
