@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, Locked, NbdError
+from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, Locked, NbdError, PullerError
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob, quiesce
@@ -67,6 +67,13 @@ class Aftermath:
         """Delete the new checkpoint if it can be done now: its changes count in the older one all along."""
         with suppress(HypervisorError):
             self._delete(self._domain)
+
+    def let_be(self, error: Exception) -> None:
+        """Tell what failed after the commit: the point stands, and the next run clears up what is left."""
+        if not self._host.is_alive():
+            self._come_back(RETURN)
+        text = error.message if isinstance(error, PullerError) else str(error)
+        self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
 
     def _loss(self, error: BaseException) -> HypervisorError | None:
         """What went away, if that is why the run failed."""

@@ -24,7 +24,7 @@ from puller.agent.offline import Offline
 from puller.agent.push import Push
 from puller.agent.source import Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, NbdError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -167,6 +167,7 @@ class _Transaction:
         self._observer = observer
         self._on_frozen = on_frozen
         self._began = time.monotonic()
+        self._committed: Point | None = None
 
     def run(self, choose: Chooser) -> Point:
         """Take the point; whatever fails, leave nothing of this run behind.
@@ -204,6 +205,11 @@ class _Transaction:
                 raise
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
+        except (HypervisorError, NbdError, OSError) as error:
+            if self._committed is None:
+                raise
+            self._aftermath.let_be(error)
+            return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Freeze, copy, commit and let go."""
@@ -263,6 +269,7 @@ class _Transaction:
         def commit(run: Run, point: Point) -> None:
             run.commit(point)
             self._aftermath.checkpoint = None
+            self._committed = point
 
         self._aftermath.checkpoint = checkpoint
         try:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import CheckpointUnusable, DomainNotRunning
+from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError
 from puller.events import Event, Notice, Step
 from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob
@@ -101,3 +102,21 @@ def test_a_signal_as_the_job_begins(scene: Scene, monkeypatch: pytest.MonkeyPatc
         scene.machine.handle.backupGetXMLDesc()
     assert leftovers(scene.folder) == []
     assert checkpoints(scene.machine) == known
+
+
+def test_a_connection_that_is_lost_after_the_commit(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is ended over a new one, and the point counts."""
+
+    def lost(job: PullJob) -> None:
+        raise HypervisorError("client socket is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PullJob, "end", lost)
+        patch.setattr(Host, "is_alive", lambda host: False)
+        point = scene.backup()
+    assert puller.list_points(scene.repository)[-1].point == point.point
+    assert any("the point is stored" in text and "client socket is closed" in text for text in scene.told)
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+    assert scene.backup().parent == point.point

@@ -12,7 +12,7 @@ import pytest
 
 import puller
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull, UsageError
-from puller.events import Event, Kept, Step
+from puller.events import Event, Kept, Notice, Step
 from puller.hypervisor.pushjob import PushJob
 from puller.units import GIB, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
@@ -233,3 +233,24 @@ def test_a_base_that_the_guest_flushes_late_is_believed(
         point = puller.backup(repository, machine.name, connect=libvirt_uri, mode="push", observer=observe)
     assert point.kind == "incremental"
     assert steps.count("push") == 2
+
+
+def test_an_image_that_cannot_be_kept_costs_no_point(scene: Scene, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    told: list[str] = []
+
+    def lose(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append(event.text)
+        if isinstance(event, Step) and event.name == "end":
+            for image in leftovers(folder):
+                image.unlink()
+
+    options = {"disks": ["vda"], "staging_dir": str(folder), "keep_staging": True, "observer": lose}
+    point = scene.backup(**options)
+    assert point.kind == "incremental"
+    assert any(text.startswith("the point is stored; what is left after it") for text in told)
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    assert list(folder.iterdir()) == []
+    assert scene.backup(disks=["vda"]).parent == point.point
