@@ -172,12 +172,13 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
 
 def check(
     repository: Repository,
-    points: Sequence[str] = (),
+    points: Sequence[str | Point] = (),
     *,
     read_data: float = 0.0,
     observer: Observer = ignore,
 ) -> CheckReport:
-    """Verify ``points`` (all if none): structure, and ``read_data`` percent of the stored chunks.
+    """Verify ``points``, named as for ``restore`` or as records (all if none): structure, and ``read_data``
+    percent of the stored chunks.
 
     Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
     StoreError.

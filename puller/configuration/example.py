@@ -31,7 +31,7 @@ def example() -> str:
         ("# A job. 'puller run nightly' does it. All keys that a job has may stand in [defaults] too,",),
         ("# but for 'domains' and 'exclude'.",),
         ("[jobs.nightly]", *_lines(JobTable, {"domains", "then", "check"}, {"repository", "connect"})),
-        ("# Only points that this job took are pruned by its rules.",),
+        ("# Only points that this job took on this host, of its domains, are pruned by its rules.",),
         ("[jobs.nightly.keep]", *_lines(Keep, {"daily", "weekly", "monthly"})),
         ("# Commands get PULLER_JOB, and the one after the backups PULLER_EXIT_CODE too.",),
         ("#[jobs.nightly.before]", *_lines(Command, ())),

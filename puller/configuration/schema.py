@@ -112,6 +112,13 @@ class Shared(Table):
     tags: Annotated[
         dict[Text, str] | None, Key("kept in every point: texts by name", '{ site = "north" }')
     ] = None
+    hosts: Annotated[
+        Texts | None,
+        Key(
+            "the hosts whose points of the job are pruned and checked, names or patterns; else this one",
+            '["kvm1", "kvm2"]',
+        ),
+    ] = None
     then: Annotated[
         list[Literal["prune", "check"]] | None,
         Key('what "puller run" does after the backups: "prune", "check" or both', '["prune", "check"]'),
