@@ -21,9 +21,9 @@ from puller.hypervisor.lock import JobLock
 from puller.repository.lease import Lease
 from puller.store.base import ObjectInfo
 from puller.store.folder import FolderStore
-from puller.units import MIB
+from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
-from tests.lab.archive import make_point
+from tests.lab.archive import data_packs, make_point
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
@@ -210,6 +210,21 @@ class TestOwnPoints:
         assert [error["point"] for error in answer.document["check"]["errors"]] == [hurt.point]
         assert answer.document["check"]["points"] == 1
         assert "all sound" not in cli("run", "nightly", "--only", "check").out
+
+    def test_damage_beside_a_failure_without_a_point_is_told_as_damage(
+        self, cli: CommandLine, setting: Setting, repository: puller.Repository, folder: Path
+    ) -> None:
+        point = make_point(repository, {"vda": b"x" * CHUNK}, domain="gone", tags={"job": "nightly"})
+        for pack in data_packs(folder):
+            pack.unlink()
+        setting.job('domains = ["gone"]\nthen = ["check"]\nafter = { command = ["false"] }')
+        answer = cli("run", "nightly", "--json")
+        assert (answer.error["code"], answer.error["name"]) == (13, "DamagedData")
+        assert {error["point"] for error in answer.document["check"]["errors"]} == {point.point}
+        setting.job('domains = ["gone"]\nafter = { command = ["false"] }')
+        answer = cli("run", "nightly", "--json")
+        assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDomain")
+        assert "; after: false failed with exit code 1" in answer.error["message"]
 
     def test_what_does_nothing_says_so(
         self, cli: CommandLine, setting: Setting, repository: puller.Repository
