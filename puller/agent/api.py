@@ -165,7 +165,7 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. Raises NoSuchPoint,
     AmbiguousPoint, NoSuchDisk, OutputRefused, OutputFailed, DamagedData, StoreError.
     """
-    request = Request(output, tuple(disks), format, force, salvage)
+    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage)
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point), request, observer)
 

@@ -121,13 +121,14 @@ def is_uri(output: str) -> bool:
 
 
 def refuse_impossible(name: str) -> None:
-    """Raise OutputRefused if no file can have this name: Python would raise ValueError on any use of it."""
+    """Raise OutputRefused if no file can have this name, so that any use of it would raise."""
     try:
-        possible = b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise OutputRefused(f"{name!r} cannot be the name of an output")
+        Path(name or "\0").stat()  # an empty one would be this folder
+    except ValueError as error:  # UnicodeEncodeError too
+        raise OutputRefused(f"{name!r} cannot be the name of an output") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and not is_uri(name):
+            raise OutputRefused(f"{name!r} is too long for the name of an output") from error
 
 
 def is_device(path: Path) -> bool:

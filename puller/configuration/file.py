@@ -106,6 +106,11 @@ def decode(text: str, path: Path) -> Configuration:
         what = _PLACE.sub("", str(error))
         advice = 'It has to be TOML: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
         raise _unreadable(path, line, f"this is no TOML: {what[:1].lower()}{what[1:]}", advice) from error
+    except RecursionError as error:
+        raise _unreadable(path, None, "this is nested too deep", "No key of puller's needs that.") from error
+    except ValueError as error:  # of int(), which takes 4300 digits
+        text = "a number has more digits than can be read"
+        raise _unreadable(path, None, text, "No key of puller's needs that many.") from error
     findings = Findings(str(path), key_lines(text))
     configuration = _Reading(findings).read(content)
     if findings.mistakes:
@@ -113,7 +118,7 @@ def decode(text: str, path: Path) -> Configuration:
     return configuration
 
 
-def _unreadable(path: Path, line: int, what: str, advice: str) -> ConfigurationError:
+def _unreadable(path: Path, line: int | None, what: str, advice: str) -> ConfigurationError:
     return ConfigurationError([Mistake(str(path), line, "", what, advice)])
 
 

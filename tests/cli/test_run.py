@@ -321,6 +321,11 @@ class TestCommands:
             ended, _, _ = select.select([reader], [], [], 60)
             assert ended  # nobody holds the other end any more
 
+    def test_one_that_is_ended_by_a_signal_without_a_name(self, cli: CommandLine, setting: Setting) -> None:
+        for number, name in ((9, "SIGKILL"), (35, "signal 35")):
+            setting.job(f'domains = ["x"]\nbefore = {{ command = ["sh", "-c", "kill -{number} $$"] }}')
+            assert cli("run", "nightly", "--json").error["message"] == f"sh failed with {name}"
+
     def test_one_that_is_not_there(self, cli: CommandLine, setting: Setting, machine: Machine) -> None:
         setting.job(f'domains = ["{machine.name}"]\nafter = {{ command = ["/nonexistent"] }}')
         answer = cli("run", "nightly", "--json")
