@@ -40,12 +40,7 @@ def command(settings: Settings, job: str, only: str | None, metrics_file: str | 
     What its 'then' asks for follows: prune by the job's rules, and a check. Two runs of one job at a time
     are refused with 11.
     """
-    configuration = settings.configure()
-    chosen = configuration.job(job)
-    settings.repository = settings.repository or chosen.repository
-    settings.connect = settings.connect or chosen.connect
-    settings.complete(configuration)
-    settings.start()
+    chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
 
 

@@ -26,7 +26,8 @@ def example() -> str:
     parts = [
         (_HEAD,),
         ("[repositories.main]", *_lines(RepositoryTable, {"url", "password-file"})),
-        ("# What holds for all jobs, and for other commands, unless they say something else.",),
+        ("# What holds unless a job or an option says something else: repository, connect, progress and",),
+        ("# verbosity for all commands, the rest for jobs.",),
         ("[defaults]", *_lines(Defaults, {"repository"}, set(keys(Shared)) - {"repository", "connect"})),
         ("# A job. 'puller run nightly' does it. All keys that a job has may stand in [defaults] too,",),
         ("# but for 'domains' and 'exclude'.",),
