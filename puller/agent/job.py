@@ -13,7 +13,7 @@ from puller.agent.batch import Audience, Taken, take_all
 from puller.agent.check import CheckError, CheckReport
 from puller.agent.hooks import run_command
 from puller.agent.prune import GRACE, PruneReport
-from puller.agent.retention import Policy
+from puller.agent.retention import NOT_OWN, Policy
 from puller.agent.selection import JOB_TAG, Scope, select
 from puller.configuration.job import Job
 from puller.configuration.quantities import duration
@@ -147,6 +147,12 @@ class _Run:
                     raise
                 self._tell(f"{error.message}; waiting for its end")
                 self._await_lease(deadline)
+        if all(NOT_OWN in decision.reasons for decision in self.report.prune.decisions):
+            self._tell(f"{self._none()}: none was judged")
+
+    def _none(self) -> str:
+        scope = scope_of(self._job)
+        return f"job {scope.job} has no points of its domains taken on {', '.join(scope.hosts)}"
 
     def _await_lease(self, deadline: float) -> None:
         while lease.is_taken(self._repository.store, PRUNE) and time.monotonic() < deadline:
@@ -165,7 +171,7 @@ class _Run:
         points = api.list_points(self._repository, damaged=add)
         mine = list(filter(scope_of(self._job).has, points))
         if not mine and not damaged:
-            self._tell(f"job {self._job.name} has no points yet: nothing is checked")
+            self._tell(f"{self._none()}: nothing is checked")
             return
         report = CheckReport(0, 0, 0, ())
         if mine:

@@ -19,6 +19,9 @@ from puller.agent.selection import Scope
 from puller.errors import UsageError
 from puller.repository.points import Point, in_order
 
+NOT_OWN = "not of this job"
+"""Why a point stays that the rules are not for."""
+
 _Label = Callable[[datetime], str]
 _Reasons = dict[str, list[str]]
 
@@ -97,7 +100,7 @@ def _decide(points: Iterable[Point], policy: Policy) -> Iterator[Decision]:
     reasons: _Reasons = defaultdict(list)
     for point in ordered:
         if policy.is_empty or not policy.judges(point):
-            reasons[point.point].append("no rule given" if policy.is_empty else "not of this job")
+            reasons[point.point].append("no rule given" if policy.is_empty else NOT_OWN)
     _judge([point for point in reversed(ordered) if policy.judges(point)], policy, reasons)
     for point in ordered:
         why = tuple(reasons.get(point.point, ("no rule keeps it",)))
