@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from puller.errors import HypervisorError
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import translate
 
@@ -44,6 +45,17 @@ def freeze(domain: Domain) -> int:
     """Flush and freeze all file systems of the guest; how many it froze. Raises HypervisorError."""
     with translate(f"cannot freeze the file systems of domain {domain.name}"):
         return int(domain.handle.fsFreeze())
+
+
+def is_refusal(error: HypervisorError) -> bool:
+    """Whether a freeze failed because the agent did not even begin it.
+
+    It refuses the command where that is switched off, and also while file systems are frozen already. libvirt
+    has no code for that; the words are the agent's own, which it says in English only: ``Command
+    guest-fsfreeze-freeze has been disabled: the agent is in frozen state`` (7.2), before
+    ``The command guest-fsfreeze-freeze has been disabled for this instance``.
+    """
+    return "guest-fsfreeze-freeze has been disabled" in error.message
 
 
 def thaw(domain: Domain) -> int:

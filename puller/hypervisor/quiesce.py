@@ -3,7 +3,8 @@
 A point taken so is like a disk after an orderly unmount; one taken without is like a disk after a power cut.
 The freeze is kept as short as can be, from just before the job begins until just after: the guest's
 writers wait meanwhile. Whatever happens, it is thawed: by this process, by a second one when this one is
-killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark.
+killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark. Only what
+another program has frozen is left to it: the agent refuses a second freeze then.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Quiesced:
         self._tell = tell
         self._mark = _mark(domain)
         self._froze = False
+        self._refused = False
         self.freeze_seconds: float | None = None
 
     @property
@@ -121,6 +123,7 @@ class Quiesced:
     def _enter_frozen(self) -> None:
         guestagent.set_time_limit(self._domain, FREEZE_SECONDS)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owed = self._mark.exists()  # an earlier freeze of ours: what the agent refuses may be because of that
         self._mark.touch()
         with ExitStack() as undo, self._thawing() as process:
             began = time.monotonic()
@@ -128,7 +131,7 @@ class Quiesced:
                 froze = self._freeze()
                 undo.enter_context(self._disks)
             finally:
-                thawed = self._thaw(process)
+                thawed = self._thaw(process, owed)
             undo.pop_all()
         if froze and thawed:
             self._froze = True
@@ -144,23 +147,31 @@ class Quiesced:
         try:
             return guestagent.freeze(self._domain) > 0
         except HypervisorError as error:
+            self._refused = guestagent.is_refusal(error)
             if self._quiesce is Quiesce.ON:
                 raise NotQuiesced(error.message) from error
             self._tell(f"{error.message}: the point is crash-consistent")
             return False
 
-    def _thaw(self, process: ThawingProcess | None) -> bool:
-        """Whether the guest stood still until now. If the agent does not answer, others go on asking."""
+    def _thaw(self, process: ThawingProcess | None, owed: bool) -> bool:
+        """Whether the guest stood still until now. If the agent does not answer, others go on asking.
+
+        Where the freeze was refused and no earlier one is ``owed`` a thaw, there is nothing of ours to thaw.
+        """
         try:
-            thawed = guestagent.thaw(self._domain) > 0
+            thawed = (owed or not self._refused) and guestagent.thaw(self._domain) > 0
         except HypervisorError as error:
             self._tell(f"{error.message}; it is tried on until the agent answers")
             return False
+        self._release(process)
+        return thawed
+
+    def _release(self, process: ThawingProcess | None) -> None:
+        """Nothing of ours is frozen, nor will be."""
         if process is not None:
             process.done()
         guestagent.set_time_limit(self._domain, guestagent.FOREVER)
         self._mark.unlink(missing_ok=True)
-        return thawed
 
 
 def thaw_left_over(domain: Domain) -> bool:

@@ -10,10 +10,11 @@ import pytest
 
 import puller
 from puller.errors import NotQuiesced
-from puller.hypervisor import guestagent
+from puller.hypervisor import guestagent, quiesce
 from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.lock import lock_directory
 from puller.hypervisor.openjob import open_job
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.machine import EmbeddedLibvirt
@@ -38,11 +39,11 @@ def domain(guest: Guest, embedded_libvirt: EmbeddedLibvirt) -> Domain:
 
 def test_a_quiesced_point_is_like_an_unmounted_disk(guest: Guest, libvirt_uri: str, tmp_path: Path) -> None:
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    for quiesce, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
-        point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=quiesce, disks=["vda"])
+    for choice, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
+        point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=choice, disks=["vda"])
         assert point.consistency == consistency
-        assert (point.freeze_seconds is not None) == (quiesce == "on")
-        image = tmp_path / quiesce
+        assert (point.freeze_seconds is not None) == (choice == "on")
+        image = tmp_path / choice
         puller.restore(repository, point.point, output=str(image), disks=["vda"])
         assert ("needs_recovery" in features(image)) is recovery
     generation = guest.console.generation()
@@ -71,6 +72,35 @@ def test_what_a_dead_run_left_frozen_is_thawed_by_the_next(
     assert any("thawed file systems that an earlier run had left frozen" in text for text in notices)
     assert point.consistency == "filesystem"
     guest.console.wait_generation(guest.console.generation() + 1, PATIENCE)
+
+
+def test_what_another_program_has_frozen_stays_frozen(
+    domain: Domain, libvirt_uri: str, tmp_path: Path
+) -> None:
+    """Its snapshot may be under way just now."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    domain.handle.fsFreeze()
+    try:
+        point = puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+        with pytest.raises(NotQuiesced, match="guest-fsfreeze-freeze has been disabled"):
+            puller.backup(repository, NAME, connect=libvirt_uri, quiesce="on", disks=["vdb"])
+    finally:
+        assert domain.handle.fsThaw() > 0
+    assert point.consistency == "crash"
+    assert not (lock_directory() / f"{domain.uuid}.frozen").exists()
+    assert puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"]).consistency == "filesystem"
+
+
+def test_what_an_earlier_run_may_have_frozen_is_thawed(
+    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent did not answer when the run began; the refusal of the freeze may be due to the old one."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    (lock_directory() / f"{domain.uuid}.frozen").touch()
+    domain.handle.fsFreeze()
+    monkeypatch.setattr(quiesce, "thaw_left_over", lambda domain: False)
+    puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+    assert domain.handle.fsThaw() == 0
 
 
 def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:
