@@ -55,7 +55,11 @@ class Configuration:
         """The repository that ``word`` names, or whose URL it is; any other word is a URL as it stands."""
         if word in self.repositories:
             return self.repositories[word]
-        by_url = (place for place in self.repositories.values() if place.url == word)
+        try:
+            url = parse(word).url
+        except UsageError:
+            return Place("", word)  # who opens it says what is wrong with it
+        by_url = (place for place in self.repositories.values() if place.url == url)
         return next(by_url, Place("", word))
 
     def job(self, name: str) -> Job:
