@@ -226,7 +226,7 @@ class Machine:
         try:
             self.monitor("block-job-set-speed", device=job, speed=1)
         except MachineError as error:
-            if "DeviceNotActive" in str(error):  # it has ended just now
+            if "DeviceNotActive" in str(error) or "'concluded'" in str(error):  # it has ended just now
                 return False
             raise
         return True
