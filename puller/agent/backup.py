@@ -30,7 +30,7 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
@@ -221,12 +221,9 @@ class _Transaction:
         )
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
-        quiesced = Quiesced(self._domain, self._plan.connect, disks, self._plan.quiesce, self._notice)
-        with (
-            self._undone_unless_committed(checkpoint) as commit,
-            quiesced as frozen,
-            frozen.guarded(run.flow.fail),
-        ):
+        plan = self._plan
+        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
+        with self._undone_unless_committed(checkpoint) as commit, quiesced as frozen:
             records, attachments = self._copy(run, frozen, bases)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
@@ -270,7 +267,7 @@ class _Transaction:
             raise
 
     def _copy(
-        self, run: Run, frozen: FrozenDisks, bases: dict[str, Base]
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base]
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         frozen.settle()

@@ -7,8 +7,10 @@ whatever held it ends. Only a thaw that it has answered is certain, so one asks 
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
+from puller.errors import HypervisorError
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import translate
 
@@ -18,6 +20,9 @@ CHANNEL = "org.qemu.guest_agent.0"
 
 FOREVER = -2
 """``VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK``: what libvirt begins with."""
+
+
+_REFUSAL = re.compile(r"guest-fsfreeze-(?:freeze|thaw) has (?:been disabled|not been found)")
 
 
 def has_channel(domain: Domain) -> bool:
@@ -34,7 +39,8 @@ def is_connected(domain: Domain) -> bool:
 def set_time_limit(domain: Domain, seconds: int) -> None:
     """How long each later question may wait for the agent's answer; libvirt's default is forever.
 
-    It holds for the domain, whoever asks, until its QEMU ends.
+    It holds for the domain, whoever asks, until its QEMU ends. libvirt does not tell what it is, so one that
+    an administrator has set (``virsh guest-agent-timeout``) is lost by a freeze of ours.
     """
     with translate(f"cannot set a time limit for the guest agent of domain {domain.name}"):
         domain.handle.agentSetResponseTimeout(seconds)
@@ -44,6 +50,19 @@ def freeze(domain: Domain) -> int:
     """Flush and freeze all file systems of the guest; how many it froze. Raises HypervisorError."""
     with translate(f"cannot freeze the file systems of domain {domain.name}"):
         return int(domain.handle.fsFreeze())
+
+
+def is_refusal(error: HypervisorError) -> bool:
+    """Whether a freeze or a thaw failed because the agent does not carry out the command: it has answered,
+    and done nothing.
+
+    It refuses a command that is switched off or that it does not know, and a freeze also while file systems
+    are frozen already. libvirt has no code for that; the words are the agent's own, which it says in English
+    only: ``Command guest-fsfreeze-freeze has been disabled: the agent is in frozen state`` (7.2), before
+    ``The command guest-fsfreeze-freeze has been disabled for this instance``; ``The command
+    guest-fsfreeze-freeze has not been found``.
+    """
+    return _REFUSAL.search(error.message) is not None
 
 
 def thaw(domain: Domain) -> int:

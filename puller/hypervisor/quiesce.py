@@ -3,18 +3,21 @@
 A point taken so is like a disk after an orderly unmount; one taken without is like a disk after a power cut.
 The freeze is kept as short as can be, from just before the job begins until just after: the guest's
 writers wait meanwhile. Whatever happens, it is thawed: by this process, by a second one when this one is
-killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark.
+killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark. Only what
+another program has frozen is left to it: the agent refuses a second freeze then.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, nullcontext
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
 from puller.hypervisor import guestagent
@@ -44,20 +47,32 @@ class Quiesced:
     """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
 
     Once entered, ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
-    is told to ``tell`` where that is of interest.
-    Entering raises :class:`NotQuiesced` if it was wanted by all means; nothing has begun then.
+    is told to ``tell`` where that is of interest. As long as the disks are frozen, ``alarm`` is called once
+    the guest would be hurt by going on, see ``FrozenDisks.guarded``.
+    Entering raises :class:`NotQuiesced` if it was wanted by all means, and nothing has begun then; and what
+    ``alarm`` was called with.
     """
 
-    def __init__(
-        self, domain: Domain, uri: str, disks: FrozenDisks, quiesce: Quiesce, tell: Callable[[str], None]
+    def __init__(  # noqa: PLR0913, PLR0917 - what a freeze is made of
+        self,
+        domain: Domain,
+        uri: str,
+        disks: FrozenDisks,
+        quiesce: Quiesce,
+        tell: Callable[[str], None],
+        alarm: Callable[[PullerError], None],
     ) -> None:
         self._domain = domain
         self._uri = uri
         self._disks = disks
         self._quiesce = quiesce
         self._tell = tell
+        self._alarm = alarm
+        self._alarmed: Future[None] = Future()
+        self._entered = ExitStack()
         self._mark = _mark(domain)
         self._froze = False
+        self._refused = False
         self.freeze_seconds: float | None = None
 
     @property
@@ -78,31 +93,40 @@ class Quiesced:
         """As of the disks."""
         self._disks.confirm()
 
-    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
-        """As of the disks."""
-        return self._disks.guarded(alarm)
-
     def scratch_used(self) -> int | None:
         """As of the disks."""
         return self._disks.scratch_used()
 
     def __enter__(self) -> Self:
-        if self._disks.consistency == "offline":
-            self._disks.__enter__()
-            return self
-        hindrance = self._hindrance()
-        if self._quiesce is Quiesce.ON and hindrance is not None:
-            raise NotQuiesced(hindrance)
-        if self._quiesce is Quiesce.OFF or hindrance is not None:
-            self._disks.__enter__()
-        else:
-            self._enter_frozen()
+        with ExitStack() as entered:
+            if self._may_freeze():
+                self._enter_frozen(entered)
+            else:
+                self._open(entered)
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._disks.__exit__(kind, error, trace)
+        self._entered.__exit__(kind, error, trace)
+
+    def _open(self, entered: ExitStack) -> None:
+        """The guest pays for the disks from their begin, however long a thaw takes then."""
+        entered.enter_context(self._disks)
+        entered.enter_context(self._disks.guarded(self._heed))
+
+    def _heed(self, error: PullerError) -> None:
+        self._alarmed.set_exception(error)
+        self._alarm(error)
+
+    def _may_freeze(self) -> bool:
+        if self._disks.consistency == "offline":
+            return False
+        hindrance = self._hindrance()
+        if self._quiesce is Quiesce.ON and hindrance is not None:
+            raise NotQuiesced(hindrance)
+        return self._quiesce is not Quiesce.OFF and hindrance is None
 
     def _hindrance(self) -> str | None:
         """Why it cannot freeze, before asking; an agent that should be there and is not gets told."""
@@ -118,18 +142,18 @@ class Quiesced:
             self._tell(f"{hindrance}: the point is crash-consistent")
         return hindrance
 
-    def _enter_frozen(self) -> None:
+    def _enter_frozen(self, entered: ExitStack) -> None:
         guestagent.set_time_limit(self._domain, FREEZE_SECONDS)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owed = self._mark.exists()  # an earlier freeze of ours: what the agent refuses may be because of that
         self._mark.touch()
-        with ExitStack() as undo, self._thawing() as process:
+        with self._thawing() as process:
             began = time.monotonic()
             try:
                 froze = self._freeze()
-                undo.enter_context(self._disks)
+                self._open(entered)
             finally:
-                thawed = self._thaw(process)
-            undo.pop_all()
+                thawed = self._thaw(process, owed)
         if froze and thawed:
             self._froze = True
             self.freeze_seconds = round(time.monotonic() - began, 3)
@@ -144,23 +168,57 @@ class Quiesced:
         try:
             return guestagent.freeze(self._domain) > 0
         except HypervisorError as error:
+            self._refused = guestagent.is_refusal(error)
             if self._quiesce is Quiesce.ON:
                 raise NotQuiesced(error.message) from error
             self._tell(f"{error.message}: the point is crash-consistent")
             return False
 
-    def _thaw(self, process: ThawingProcess | None) -> bool:
-        """Whether the guest stood still until now. If the agent does not answer, others go on asking."""
-        try:
-            thawed = guestagent.thaw(self._domain) > 0
-        except HypervisorError as error:
-            self._tell(f"{error.message}; it is tried on until the agent answers")
+    def _thaw(self, process: ThawingProcess | None, owed: bool) -> bool:
+        """Whether the guest stood still until now. If the agent does not answer, others go on asking.
+
+        Where the freeze was refused and no earlier one is ``owed`` a thaw, there is nothing of ours to thaw.
+        """
+        if self._refused and not owed:
+            self._release(process)
             return False
+        answer = self._answer_to_thaw()
+        try:
+            thawed = answer.result() > 0
+        except HypervisorError as error:
+            if not guestagent.is_refusal(error):
+                self._tell(f"{error.message}; it is tried on until the agent answers")
+                return False
+            self._tell(error.message)
+            thawed = False
+        self._release(process)
+        return thawed
+
+    def _answer_to_thaw(self) -> Future[int]:
+        """The agent's answer. An alarm that comes first is raised: with a job open, an agent that hangs
+        must not keep its end from it. So it is asked in a thread, which may be left.
+        """
+        answer: Future[int] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(guestagent.thaw(self._domain))
+            except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
+                answer.set_exception(error)
+
+        Thread(target=ask, name="thaw", daemon=True).start()
+        waited: list[Future[Any]] = [answer, self._alarmed]
+        wait(waited, return_when=FIRST_COMPLETED)
+        if not answer.done():
+            self._alarmed.result()
+        return answer
+
+    def _release(self, process: ThawingProcess | None) -> None:
+        """Nothing of ours is frozen, nor will be."""
         if process is not None:
             process.done()
         guestagent.set_time_limit(self._domain, guestagent.FOREVER)
         self._mark.unlink(missing_ok=True)
-        return thawed
 
 
 def thaw_left_over(domain: Domain) -> bool:
@@ -176,8 +234,10 @@ def thaw_left_over(domain: Domain) -> bool:
     guestagent.set_time_limit(domain, FREEZE_SECONDS)
     try:
         thawed = guestagent.thaw(domain) > 0
-    except HypervisorError:
-        return False
+    except HypervisorError as error:
+        if not guestagent.is_refusal(error):
+            return False
+        thawed = False
     guestagent.set_time_limit(domain, guestagent.FOREVER)
     mark.unlink(missing_ok=True)
     return thawed

@@ -35,7 +35,8 @@ class ThawingProcess:
     """
 
     def __init__(self, uri: str, uuid: str, seconds: float) -> None:
-        command = [sys.executable, "-m", "puller.hypervisor.thawing", uri, uuid, str(seconds)]
+        # -P: nothing in the current folder may pass for a module.
+        command = [sys.executable, "-P", "-m", "puller.hypervisor.thawing", uri, uuid, str(seconds)]
         # A session of its own: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -63,8 +64,11 @@ def thaw_until_answered(uri: str, uuid: str) -> bool:
     """Whether the agent has answered a thaw, or the domain is gone, before patience ended."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        with suppress(HypervisorError):
+        try:
             return _thaw(uri, uuid)
+        except HypervisorError as error:
+            if guestagent.is_refusal(error):
+                return True
         time.sleep(_PAUSE)
     return False
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import puller
-from puller.errors import NotQuiesced
-from puller.hypervisor import guestagent
+from puller.errors import HypervisorError, NotQuiesced
+from puller.hypervisor import guestagent, quiesce
 from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.lock import lock_directory
 from puller.hypervisor.openjob import open_job
+from puller.hypervisor.thawing import ThawingProcess, thaw_until_answered
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.machine import EmbeddedLibvirt
 
@@ -38,11 +40,11 @@ def domain(guest: Guest, embedded_libvirt: EmbeddedLibvirt) -> Domain:
 
 def test_a_quiesced_point_is_like_an_unmounted_disk(guest: Guest, libvirt_uri: str, tmp_path: Path) -> None:
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    for quiesce, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
-        point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=quiesce, disks=["vda"])
+    for choice, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
+        point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=choice, disks=["vda"])
         assert point.consistency == consistency
-        assert (point.freeze_seconds is not None) == (quiesce == "on")
-        image = tmp_path / quiesce
+        assert (point.freeze_seconds is not None) == (choice == "on")
+        image = tmp_path / choice
         puller.restore(repository, point.point, output=str(image), disks=["vda"])
         assert ("needs_recovery" in features(image)) is recovery
     generation = guest.console.generation()
@@ -73,6 +75,68 @@ def test_what_a_dead_run_left_frozen_is_thawed_by_the_next(
     guest.console.wait_generation(guest.console.generation() + 1, PATIENCE)
 
 
+def test_what_another_program_has_frozen_stays_frozen(
+    domain: Domain, libvirt_uri: str, tmp_path: Path
+) -> None:
+    """Its snapshot may be under way just now."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    domain.handle.fsFreeze()
+    try:
+        point = puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+        with pytest.raises(NotQuiesced, match="guest-fsfreeze-freeze has been disabled"):
+            puller.backup(repository, NAME, connect=libvirt_uri, quiesce="on", disks=["vdb"])
+    finally:
+        assert domain.handle.fsThaw() > 0
+    assert point.consistency == "crash"
+    assert not (lock_directory() / f"{domain.uuid}.frozen").exists()
+    assert puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"]).consistency == "filesystem"
+
+
+def test_what_an_earlier_run_may_have_frozen_is_thawed(
+    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent did not answer when the run began; the refusal of the freeze may be due to the old one."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    (lock_directory() / f"{domain.uuid}.frozen").touch()
+    domain.handle.fsFreeze()
+    monkeypatch.setattr(quiesce, "thaw_left_over", lambda domain: False)
+    puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+    assert domain.handle.fsThaw() == 0
+
+
+@pytest.mark.parametrize("words", ["has been disabled: by its configuration", "has not been found"])
+def test_an_agent_that_knows_no_freeze_is_not_asked_on(
+    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """Its answer is one, so nothing is or will be frozen."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+
+    def refuse(command: str) -> Callable[[Domain], int]:
+        def answer(domain: Domain) -> int:
+            raise HypervisorError(f"unable to execute QEMU agent command '{command}': {command} {words}")
+
+        return answer
+
+    mark = lock_directory() / f"{domain.uuid}.frozen"
+    notices: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(guestagent, "freeze", refuse("guest-fsfreeze-freeze"))
+        patch.setattr(guestagent, "thaw", refuse("guest-fsfreeze-thaw"))
+        puller.backup(
+            repository,
+            NAME,
+            connect=libvirt_uri,
+            disks=["vdb"],
+            observer=lambda event: notices.append(str(event)),
+        )
+        assert not mark.exists()
+        assert "it is tried on" not in str(notices)
+        assert thaw_until_answered(libvirt_uri, domain.uuid)
+        mark.touch()  # of a run that died
+        puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
+        assert not mark.exists()
+
+
 def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     before = len(domain.handle.listAllCheckpoints())
@@ -89,3 +153,14 @@ def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: 
 
 def test_doctor_sees_that_the_agent_answers(domain: Domain) -> None:
     assert agent_state(domain) is AgentState.ANSWERS
+
+
+def test_the_second_process_takes_no_module_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "libvirt.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    with ThawingProcess("test:///default", "0" * 32, 1) as process:
+        process.done()
+    assert not ran.exists()

@@ -194,3 +194,20 @@ def test_kept_images_are_whole_files_of_their_own(scene: Scene, tmp_path: Path) 
     subprocess.run(["qemu-img", "rebase", "-u", "-b", first, "-F", "qcow2", kept["vda"]], check=True)
     subprocess.run(["qemu-img", "convert", "-O", "raw", kept["vda"], str(raw)], check=True)
     assert filecmp.cmp(raw, scene.truth.image("vda", 3), shallow=False)
+
+
+def test_room_for_what_the_guest_has_not_flushed(
+    machine_factory: MachineFactory, libvirt_uri: str, small_file_system: Path, tmp_path: Path
+) -> None:
+    """QEMU has not written the tables of the image, so that its own tools see next to nothing in it."""
+    machine = machine_factory(DiskSpec("vda", 64 * MIB))
+    machine.write("vda", 1, 0, 48 * MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    with pytest.raises(StagingFull, match=r"has 32.0 MiB free, 66\.\d MiB are needed"):
+        puller.backup(
+            repository,
+            machine.name,
+            connect=libvirt_uri,
+            mode="push",
+            staging_dir=str(small_file_system),
+        )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import ScratchFull
+from puller.errors import HypervisorError, ScratchFull
+from puller.hypervisor import guestagent
 from puller.units import MIB
 from tests.integration.conftest import Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -97,6 +98,45 @@ def test_the_backup_ends_before_the_scratch_is_full(
     point = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=truth)
     assert point.kind == "incremental"
     assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
+
+
+def test_an_agent_that_hangs_keeps_no_watch_from_ending_the_job(
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked to thaw while the job is open, and takes until its time limit."""
+    machine = machine_factory(DiskSpec("vda", SIZE))
+    machine.write("vda", 1, 0, SIZE)
+    machine.resume()
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    over = threading.Event()
+
+    def freeze(domain: object) -> int:
+        raise HypervisorError("Guest agent not available for now")
+
+    def thaw(domain: object) -> int:
+        writer.start()
+        over.wait(60)
+        raise HypervisorError("Guest agent not available for now")
+
+    for name, answer in {
+        "has_channel": lambda domain: True,
+        "is_connected": lambda domain: True,
+        "set_time_limit": lambda domain, seconds: None,
+        "freeze": freeze,
+        "thaw": thaw,
+    }.items():
+        monkeypatch.setattr(guestagent, name, answer)
+    with Writer(machine) as writer, pytest.raises(ScratchFull):
+        puller.backup(repository, machine.name, connect=libvirt_uri, scratch_dir=str(room))
+    over.set()
+    with pytest.raises(Exception, match="backup"):
+        machine.handle.backupGetXMLDesc()
+    assert not leftovers(room)
+    assert checkpoints(machine) == set()
 
 
 def test_the_point_says_how_much_scratch_was_used(
