@@ -8,6 +8,7 @@ in which root's files belong to user 1000. Nothing of the machine's own libvirt 
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import subprocess
@@ -124,6 +125,7 @@ class Domain:
         self._handle = handle
         self._state = state
         self.image = image
+        self._kept = _kept_in_memory(image)
         self.name: str = handle.name()
 
     @property
@@ -139,6 +141,7 @@ class Domain:
         """End it and forget all that libvirt knows of it."""
         if self._handle.isActive():
             self._handle.destroy()
+        self._kept.close()
         self._handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
 
     def write(self, source: Path, offset: int, length: int) -> None:
@@ -165,6 +168,16 @@ class Domain:
         finally:
             with suppress(libvirt.libvirtError):
                 self._handle.abortJob()
+
+
+def _kept_in_memory(image: Path) -> mmap.mmap:
+    """Map all of the image, so that its pages stay in the page cache for everybody who reads it.
+
+    A host that reclaims cold pages had a fresh copy of 5.6 GiB out of its cache within a minute, and then
+    measured its disk: QEMU took 12.4 CPU-s to serve what takes it 3.5 from memory.
+    """
+    with image.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
 
 
 def _libvirtd() -> str:

@@ -165,19 +165,20 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. Raises NoSuchPoint,
     AmbiguousPoint, NoSuchDisk, OutputRefused, OutputFailed, DamagedData, StoreError.
     """
-    request = Request(output, tuple(disks), format, force, salvage)
+    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage)
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point), request, observer)
 
 
 def check(
     repository: Repository,
-    points: Sequence[str] = (),
+    points: Sequence[str | Point] = (),
     *,
     read_data: float = 0.0,
     observer: Observer = ignore,
 ) -> CheckReport:
-    """Verify ``points`` (all if none): structure, and ``read_data`` percent of the stored chunks.
+    """Verify ``points``, named as for ``restore`` or as records (all if none): structure, and ``read_data``
+    percent of the stored chunks.
 
     Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
     StoreError.
@@ -263,20 +264,36 @@ def stats(repository: Repository, *, damaged: Callable[[str, DamagedData], None]
     return _stats(repository, damaged)
 
 
-def doctor(
+def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
     url: str,
     opener: Callable[[], Repository],
     *,
     connect: str = DEFAULT_URI,
     domains: Sequence[str] = (),
+    excluded: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    exclude_disks: Sequence[str] = (),
+    mode: str = "pull",
     scratch_dir: str | None = None,
+    staging_dir: str | None = None,
 ) -> list[Check]:
     """Ask host, ``domains`` (all if none) and the store at ``url`` for what would break a backup.
+
+    Domains may be patterns; ``excluded`` are left out. The rest says how ``backup`` would take them.
 
     ``opener`` opens the repository there; what it raises is a finding, like all else that fails. Raises
     UsageError if ``url`` is none.
     """
     from puller.agent import doctor as examining
 
-    examination = examining.Examination(connect, tuple(domains), scratch_dir)
+    examination = examining.Examination(
+        connect,
+        tuple(domains),
+        tuple(excluded),
+        tuple(disks),
+        tuple(exclude_disks),
+        mode,
+        scratch_dir,
+        staging_dir,
+    )
     return list(examining.doctor(open_store(url), opener, examination))

@@ -46,7 +46,9 @@ class CheckReport:
     errors: tuple[CheckError, ...]
 
 
-def check(repository: Repository, points: Sequence[str], read_data: float, observer: Observer) -> CheckReport:
+def check(
+    repository: Repository, points: Sequence[str | Point], read_data: float, observer: Observer
+) -> CheckReport:
     """See ``puller.check``."""
     if not 0 <= read_data <= 100:
         raise UsageError(f"{read_data} is not a percentage between 0 and 100")
@@ -98,9 +100,9 @@ def _record(
         observer(Notice("repository", text))
 
 
-def _points(repository: Repository, names: Sequence[str], errors: list[CheckError]) -> list[Point]:
-    if names:
-        return [repository.points.select(name) for name in names]
+def _points(repository: Repository, wanted: Sequence[str | Point], errors: list[CheckError]) -> list[Point]:
+    if wanted:
+        return [item if isinstance(item, Point) else repository.points.select(item) for item in wanted]
     return repository.points.all(lambda point, error: errors.append(CheckError(error.message, point)))
 
 

@@ -20,6 +20,7 @@ from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Check, Status, ask, attempt
 from puller.agent.diagnosis.repository import LastPoint, opened
 from puller.agent.diagnosis.scratch import Folders
+from puller.agent.selection import select
 from puller.errors import PullerError
 from puller.hypervisor.connection import Host
 from puller.hypervisor.scratch import default_directory
@@ -29,11 +30,20 @@ from puller.store.base import Store
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What to examine: the ``domains``, all if none are named. ``root`` is where the kernel's /sys is."""
+    """What to examine, as a backup with these choices would take it.
+
+    ``domains`` are names, UUIDs or patterns; if none are named, all are meant but for those that ``excluded``
+    means. ``root`` is where the kernel's /sys is.
+    """
 
     connect: str
     domains: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    exclude_disks: tuple[str, ...] = ()
+    mode: str = "pull"
     scratch_dir: str | None = None
+    staging_dir: str | None = None
     root: Path = Path("/")
 
 
@@ -52,13 +62,18 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
 
 
 def _examine_domains(host: Host, repository: Repository | None, examination: Examination) -> Iterator[Check]:
-    listing = attempt("domains", host.uri, host.domains, lambda names: f"domains: {len(names)}")
+    listing = attempt("domains", host.uri, host.uuids, lambda known: f"domains: {len(known)}")
     yield listing.check
-    for name in examination.domains or listing.outcome or ():
+    chosen = select(listing.outcome or {}, examination.domains or ("*",), examination.excluded)
+    if examination.domains and not chosen:
+        text = f"none is meant by {', '.join(examination.domains)}"
+        yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
+    for name in chosen:
         looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
         yield looking.check
         if looking.outcome is not None:
-            yield from _guarded(Patient(host, looking.outcome, repository), examination)
+            chosen_disks = examination.disks, examination.exclude_disks
+            yield from _guarded(Patient(host, looking.outcome, repository, *chosen_disks), examination)
 
 
 def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
@@ -80,7 +95,9 @@ def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Chec
 
 
 def _folders(patient: Patient, examination: Examination) -> Folders:
-    taken = tuple(disk for disk in patient.domain.disks() if disk.is_candidate and disk.hindrance is None)
+    taken = tuple(disk for disk in patient.taken() if disk.hindrance is None)
     given = examination.scratch_dir
+    if examination.mode == "push" and examination.staging_dir is not None:
+        given = examination.staging_dir
     folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
-    return Folders(folder, taken, examination.root)
+    return Folders(folder, taken, examination.root, examination.mode)

@@ -18,7 +18,8 @@ def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str]) 
     """Run a command for ``timeout`` seconds at most, with ``facts`` added to its environment.
 
     What it prints goes to stderr: stdout is for results. When its time is over, or this process is asked
-    to stop, it is killed with all that it has started. Raises CommandFailed.
+    to stop, it is killed, and so is what it has started and left running, but for what has made a session or
+    process group of its own. Raises CommandFailed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     try:
@@ -34,12 +35,18 @@ def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str]) 
     finally:
         _end(child)
     if code:
-        what = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-        raise CommandFailed(f"{words[0]} failed with {what}")
+        raise CommandFailed(f"{words[0]} failed with {_outcome(code)}")
+
+
+def _outcome(code: int) -> str:
+    if code > 0:
+        return f"exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return known.get(-code, f"signal {-code}")  # most real-time signals have no name
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill what still runs of the command's session."""
+    """Kill what still runs of the command's process group."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

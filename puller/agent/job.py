@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puller.agent import api
 from puller.agent.batch import Audience, Taken, take_all
-from puller.agent.check import CheckReport
+from puller.agent.check import CheckError, CheckReport
 from puller.agent.hooks import run_command
 from puller.agent.prune import GRACE, PruneReport
-from puller.agent.retention import JOB_TAG, Policy
-from puller.agent.selection import select
+from puller.agent.retention import NOT_OWN, Policy
+from puller.agent.selection import JOB_TAG, Scope, select
 from puller.configuration.job import Job
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
-from puller.errors import NoSuchDomain, PullerError
-from puller.events import Observer
+from puller.errors import DamagedData, Locked, NoSuchDomain
+from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.lock import JobLock, lock_directory
+from puller.repository import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 BACKUP, PRUNE, CHECK = "backup", "prune", "check"
+
+PRUNE_PATIENCE = lease.EXPIRY + lease.RENEWAL
+"""Seconds that a prune waits for the end of another host's. By then one that died has lost its lease."""
+
+_PAUSE = 10.0
+"""Seconds between two looks for that end."""
 
 
 @dataclass
@@ -125,19 +134,54 @@ class _Run:
     def _prune(self) -> None:
         policy = policy_of(self._job)
         grace = self._job.grace if self._job.grace is not None else GRACE
-        self.report.prune = api.prune(self._repository, policy, grace=grace, observer=self._audience.observer)
+        if policy.is_empty:
+            self._tell(f"job {self._job.name} has no rules to keep points by: none is removed")
+        deadline = time.monotonic() + PRUNE_PATIENCE
+        while self.report.prune is None:
+            try:
+                self.report.prune = api.prune(
+                    self._repository, policy, grace=grace, observer=self._audience.observer
+                )
+            except Locked as error:
+                if time.monotonic() > deadline:
+                    raise
+                self._tell(f"{error.message}; waiting for its end")
+                self._await_lease(deadline)
+        if all(NOT_OWN in decision.reasons for decision in self.report.prune.decisions):
+            self._tell(f"{self._none()}: none was judged")
+
+    def _none(self) -> str:
+        scope = scope_of(self._job)
+        return f"job {scope.job} has no points of its domains taken on {', '.join(scope.hosts)}"
+
+    def _await_lease(self, deadline: float) -> None:
+        while lease.is_taken(self._repository.store, PRUNE) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
 
     def _check(self) -> None:
-        """Only what this job took: a repository may hold a thousand machines of others."""
-        damaged: list[tuple[str, PullerError]] = []
-        points = api.list_points(self._repository, damaged=lambda name, error: damaged.append((name, error)))
-        mine = [point.point for point in points if point.tags.get(JOB_TAG) == self._job.name]
+        """Only what is the job's own: a repository may hold a thousand machines of others.
+
+        Whose a damaged record is cannot be told, so every one is an error.
+        """
+        damaged: list[CheckError] = []
+
+        def add(name: str, error: DamagedData) -> None:
+            damaged.append(CheckError(error.message, name))
+
+        points = api.list_points(self._repository, damaged=add)
+        mine = list(filter(scope_of(self._job).has, points))
+        if not mine and not damaged:
+            self._tell(f"{self._none()}: nothing is checked")
+            return
+        report = CheckReport(0, 0, 0, ())
         if mine:
-            self.report.check = api.check(
+            report = api.check(
                 self._repository, mine, read_data=self._job.check, observer=self._audience.observer
             )
-        if damaged:
-            raise damaged[0][1]
+        self.report.check = replace(report, errors=(*damaged, *report.errors))
+
+    def _tell(self, text: str) -> None:
+        self._audience.observer(Notice("repository", text))
 
 
 def choices(job: Job) -> dict[str, Any]:
@@ -174,5 +218,10 @@ def policy_of(job: Job) -> Policy:
         monthly=keep.monthly,
         yearly=keep.yearly,
         within=None if keep.within is None else duration(keep.within),
-        job=job.name,
+        scope=scope_of(job),
     )
+
+
+def scope_of(job: Job) -> Scope:
+    """The points that are the job's own: if it does not say of which hosts, those of this one."""
+    return Scope(job.name, job.domains, job.exclude, job.hosts or (platform.node(),))

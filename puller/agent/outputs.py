@@ -7,6 +7,7 @@ be written too, because it may hold anything.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -28,6 +29,8 @@ FORMATS = ("raw", "qcow2")
 _BLKZEROOUT = 0x127F
 """ioctl of linux/fs.h: write zeroes to (start, length) of a block device."""
 
+_KEEP_SIZE = 1
+"""Flag of fallocate (linux/falloc.h)."""
 
 _SECTOR = 4096
 
@@ -37,6 +40,9 @@ Content = bytes | memoryview
 
 class Output(Protocol):
     """A disk being written. Ranges of one output never overlap; calls come from many threads."""
+
+    def expect(self, offset: int, length: int) -> None:
+        """Get ready for the range to be written, which it may be or not."""
 
     def write(self, offset: int, content: Content) -> None:
         """Put ``content`` at ``offset``. It is free for other use when this returns."""
@@ -55,6 +61,14 @@ class RawFile:
     def __init__(self, descriptor: int, direct: int | None) -> None:
         self._descriptor = descriptor
         self._direct = direct
+
+    def expect(self, offset: int, length: int) -> None:
+        """See Output: allocated at once, where the file system can.
+
+        ext4 lets one thread at a time write past the page cache into a hole, but many into what is allocated:
+        1 MiB at a time took 0.5 to 0.7 s/GiB in place of 0.8 to 1.1, and a third of a restore was waiting.
+        """
+        allocate(self._descriptor, offset, length)
 
     def write(self, offset: int, content: Content) -> None:
         """See Output."""
@@ -99,6 +113,9 @@ class NewImage:
     def __init__(self, target: Target) -> None:
         self._target = target
 
+    def expect(self, offset: int, length: int) -> None:
+        """See Output: the server's own business."""
+
     def write(self, offset: int, content: Content) -> None:
         """See Output."""
         self._target.write(offset, memoryview(content))
@@ -115,19 +132,35 @@ class OldImage(NewImage):
         self._target.zero(offset, length)
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def allocate(descriptor: int, offset: int, length: int) -> None:
+    """Make room for the range of a file, within its size. Raises OSError if there is none.
+
+    Not ``os.posix_fallocate``, which writes to every block where the file system knows of no such thing.
+    """
+    if _libc.fallocate(descriptor, _KEEP_SIZE, offset, length):
+        number = ctypes.get_errno()
+        if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV}:
+            raise OSError(number, os.strerror(number))
+
+
 def is_uri(output: str) -> bool:
     """Whether ``output`` names an NBD export rather than a path."""
     return output.startswith(("nbd://", "nbd+unix://", "nbds://"))
 
 
 def refuse_impossible(name: str) -> None:
-    """Raise OutputRefused if no file can have this name: Python would raise ValueError on any use of it."""
+    """Raise OutputRefused if no file can have this name, so that any use of it would raise."""
     try:
-        possible = b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise OutputRefused(f"{name!r} cannot be the name of an output")
+        Path(name or "\0").stat()  # an empty one would be this folder
+    except ValueError as error:  # UnicodeEncodeError too
+        raise OutputRefused(f"{name!r} cannot be the name of an output") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and not is_uri(name):
+            raise OutputRefused(f"{name!r} is too long for the name of an output") from error
 
 
 def is_device(path: Path) -> bool:

@@ -244,6 +244,8 @@ class _Copier:
                 for offset, length in window.gaps():
                     self._output.zero(offset, length)
                     self._progress(length, 0)
+                for offset, length in window.filled():
+                    self._output.expect(offset, length)
                 for job in window.jobs:
                     crew.put(job)
             crew.finish()

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from puller.agent.selection import Scope
 from puller.errors import UsageError
 from puller.repository.points import Point, in_order
 
-JOB_TAG = "job"
-"""Tag of a point that a job of the configuration took: its name."""
+NOT_OWN = "not of this job"
+"""Why a point stays that the rules are not for."""
 
 _Label = Callable[[datetime], str]
 _Reasons = dict[str, list[str]]
@@ -29,7 +30,7 @@ _Reasons = dict[str, list[str]]
 class Policy:
     """What to keep in each domain; None for a rule that is not given. Without any rule all is kept.
 
-    With ``job`` the rules are for the points that this job took: all others stay.
+    With a ``scope`` the rules are for the points of one job: all others stay.
     """
 
     last: int | None = None
@@ -39,7 +40,7 @@ class Policy:
     monthly: int | None = None
     yearly: int | None = None
     within: timedelta | None = None
-    job: str | None = None
+    scope: Scope | None = None
 
     def __post_init__(self) -> None:
         counts = self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly
@@ -65,11 +66,11 @@ class Policy:
     @property
     def is_empty(self) -> bool:
         """Whether no rule is given."""
-        return self == Policy(job=self.job)
+        return self == Policy(scope=self.scope)
 
     def judges(self, point: Point) -> bool:
         """Whether the rules are for this point."""
-        return self.job is None or point.tags.get(JOB_TAG) == self.job
+        return self.scope is None or self.scope.has(point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,7 @@ def _decide(points: Iterable[Point], policy: Policy) -> Iterator[Decision]:
     reasons: _Reasons = defaultdict(list)
     for point in ordered:
         if policy.is_empty or not policy.judges(point):
-            why_not = "no rule given" if policy.is_empty else f"not taken by job {policy.job}"
-            reasons[point.point].append(why_not)
+            reasons[point.point].append("no rule given" if policy.is_empty else NOT_OWN)
     _judge([point for point in reversed(ordered) if policy.judges(point)], policy, reasons)
     for point in ordered:
         why = tuple(reasons.get(point.point, ("no rule keeps it",)))

@@ -1,12 +1,40 @@
-"""Which domains a job means. Pure."""
+"""Which domains a job means, and which points are its own. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from puller.repository.points import Point
+
+JOB_TAG = "job"
+"""Tag of a point that a job of the configuration took: its name."""
+
 _PATTERN = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The points that are a job's own: it took them, on one of ``hosts``, of a domain that it still means.
+
+    Hosts that share a repository may have jobs of one name, each with domains and rules of its own: what
+    another host has taken, its own job judges.
+    """
+
+    job: str
+    domains: tuple[str, ...]
+    exclude: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+    def has(self, point: Point) -> bool:
+        """Whether the point is the job's own."""
+        return (
+            point.tags.get(JOB_TAG) == self.job
+            and any(point.host == host or fnmatchcase(point.host, host) for host in self.hosts)
+            and point.domain in select({point.domain: point.uuid}, self.domains, self.exclude)
+        )
 
 
 def select(known: Mapping[str, str], wanted: Sequence[str], excluded: Sequence[str]) -> list[str]:
@@ -26,7 +54,8 @@ def _meant(word: str, known: Mapping[str, str]) -> list[str]:
         return [word]
     if _PATTERN.search(word):
         return sorted(name for name in known if fnmatchcase(name, word))
-    return [name for name, uuid in known.items() if uuid == word.lower()]
+    bare = word.lower().replace("-", "")  # libvirt takes a UUID without hyphens too
+    return [name for name, uuid in known.items() if uuid.replace("-", "") == bare]
 
 
 def _unless_pattern(word: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from puller.cli.console import say
 from puller.cli.options import Settings
-from puller.cli.secret import Secret, ask, can_ask, configured_secret, given_secret
+from puller.cli.secret import Secret, ask, can_ask, given_secret
 from puller.errors import UsageError, WrongKey
 
 if TYPE_CHECKING:
@@ -39,23 +39,25 @@ def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
     try:
         return _open(url, secret), secret
     except WrongKey as error:
-        if secret.key_file is not None:
-            advice = (
-                "Name another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
-            )
-            raise WrongKey(error.message, advice=advice) from error
-        if secret.is_given or not can_ask():
+        if secret.is_given:
+            raise _wrong(error, secret) from error
+        if not can_ask():
             raise
     secret = ask("Password of the repository", twice=False)
     return _open(url, secret), secret
 
 
 def _secret(settings: Settings) -> Secret:
-    """What an option or the environment gives, else what the configuration says of this repository."""
-    secret = given_secret(settings.key_file, os.environ)
-    if secret.is_given or settings.place is None:
-        return secret
-    return configured_secret(settings.place)
+    """What an option, the environment or the configuration gives for this repository."""
+    return given_secret(settings.key_file, os.environ, settings.place)
+
+
+def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
+    """The error, which says where the secret is from: there are many places."""
+    advice = error.advice
+    if secret.key_file is not None:
+        advice = "Name another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
+    return WrongKey(f"{error.message} (it is from {secret.source})", advice=advice)
 
 
 def _open(url: str, secret: Secret) -> Repository:

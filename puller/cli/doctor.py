@@ -10,24 +10,38 @@ import click
 
 from puller.cli.access import open_repository, repository_url
 from puller.cli.console import printable
-from puller.cli.options import Command, Settings
+from puller.cli.options import Bare, Settings
 from puller.cli.outcome import Outcome
 from puller.errors import ChecksFailed
 
 if TYPE_CHECKING:
     from puller.agent.diagnosis.finding import Check
+    from puller.configuration.job import Job
 
 
-@click.command("doctor", cls=Command)
+@click.command("doctor", cls=Bare)
 @click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
 @click.option("--scratch-dir", metavar="DIR", help="Examine this scratch folder, as of 'puller backup'.")
+@click.option(
+    "--job", metavar="JOB", help="Examine what this job would do; of its domains each DOMAIN, or all."
+)
 @click.pass_obj
-def command(settings: Settings, domains: tuple[str, ...], scratch_dir: str | None) -> Outcome:
+def command(
+    settings: Settings, domains: tuple[str, ...], scratch_dir: str | None, job: str | None
+) -> Outcome:
     """Check host, domains and store for what would break a backup; all domains, or each DOMAIN.
 
     Nothing is changed: one object is put under the repository's locks/ and deleted again. Shows what is
     not well, with -v all. Exits with 0 if no check failed.
     """
+    choices: dict[str, Any] = {"domains": tuple(dict.fromkeys(domains))}
+    if job is None:
+        settings.complete(settings.configure())
+        settings.start()
+    else:
+        choices = _choices(settings.begin_job(job)) | ({} if not domains else choices)
+    if scratch_dir is not None:
+        choices["scratch_dir"] = scratch_dir
     url = repository_url(settings)
     from puller.agent import api
 
@@ -35,11 +49,23 @@ def command(settings: Settings, domains: tuple[str, ...], scratch_dir: str | Non
         url,
         lambda: open_repository(settings),
         connect=settings.connect or api.DEFAULT_URI,
-        domains=tuple(dict.fromkeys(domains)),
-        scratch_dir=scratch_dir,
+        **choices,
     )
     document = {"checks": [_record(check) for check in checks]}
     return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
+
+
+def _choices(job: Job) -> dict[str, Any]:
+    """What the job says of what is backed up, and where to."""
+    return {
+        "domains": job.domains,
+        "excluded": job.exclude,
+        "disks": job.disks,
+        "exclude_disks": job.exclude_disks,
+        "mode": job.mode or "pull",
+        "scratch_dir": job.scratch_dir,
+        "staging_dir": job.staging_dir,
+    }
 
 
 def _record(check: Check) -> dict[str, Any]:

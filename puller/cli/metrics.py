@@ -1,7 +1,8 @@
 """Figures for Prometheus, in a text file that node_exporter's textfile collector reads.
 
 The file may hold the figures of many jobs: a run replaces those of its own job and lets the others stand.
-What a failed run cannot know, such as the time of the last success, stays as it was.
+What a failed run cannot know, such as the time of the last success, stays as it was. A run that was refused
+because another one of its job is under way leaves the job's figures to that one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from puller.agent.batch import Taken
 from puller.cli import failures
-from puller.errors import PullerError
+from puller.errors import DamagedData, Locked, PullerError
 
 if TYPE_CHECKING:
     from puller.agent.job import JobReport
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _DOMAIN, _JOB = ("job", "domain"), ("job",)
 _ERRORS = "puller_errors_total"
+_SUCCESS = "puller_backup_success"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "When the newest point was taken."),
     "puller_backup_success": (_DOMAIN, "Whether the last run took a point of the domain."),
@@ -38,11 +41,14 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_stored_bytes": (_DOMAIN, "Added to the store, newest point."),
     "puller_backup_deduplicated_bytes": (_DOMAIN, "Read, but zero or in the repository already."),
     "puller_backup_freeze_seconds": (_DOMAIN, "How long the guest's file systems stood frozen."),
-    "puller_job_last_run_timestamp_seconds": (_JOB, "When the job last ended, however it did."),
-    "puller_job_duration_seconds": (_JOB, "How long its last run took."),
-    "puller_job_exit_code": (_JOB, "The exit code of its last run; 0 is success."),
+    "puller_backup_scratch_peak_bytes": (_DOMAIN, "Scratch that the guest's writes took."),
+    "puller_job_last_run_timestamp_seconds": (_JOB, "When its backups last ended, however they did."),
+    "puller_job_duration_seconds": (_JOB, "How long that run took."),
+    "puller_job_exit_code": (_JOB, "The exit code of that run; 0 is success."),
+    "puller_prune_exit_code": (_JOB, "The exit code of its last prune; 0 is success."),
     "puller_prune_last_success_timestamp_seconds": (_JOB, "When its points were last pruned."),
     "puller_prune_freed_bytes": (_JOB, "Freed by its last prune."),
+    "puller_check_exit_code": (_JOB, "The exit code of its last check; 0 is success."),
     "puller_check_last_success_timestamp_seconds": (_JOB, "When its points were last found sound."),
     "puller_check_errors": (_JOB, "Errors that its last check found."),
 }
@@ -55,12 +61,23 @@ Samples = dict[tuple[str, Labels], float]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is known of a run: without a ``report`` it failed before its first step."""
+    """What is known of a run of ``steps``: without a ``report`` it failed before its first step."""
 
     job: str
     seconds: float
     report: JobReport | None
     failure: PullerError | None
+    steps: Sequence[str] = ("backup",)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether nothing was begun, because another run of the job is under way."""
+        return self.report is None and isinstance(self.failure, Locked)
+
+    @property
+    def taken(self) -> Taken:
+        """What came of the backups."""
+        return Taken() if self.report is None else self.report.taken
 
 
 def export(path: str, run: Run) -> None:
@@ -110,25 +127,48 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def merge(old: Samples, run: Run, now: float) -> Samples:
-    """The old figures with those of this run. Domains that its job does not match any more are dropped."""
-    report = run.report
-    seen = set() if report is None else {point.domain for point in report.taken.points}
-    seen |= set() if report is None else {domain for domain, _ in report.taken.failed}
-
-    def stays(labels: Labels) -> bool:
-        words = dict(labels)
-        return not seen or words.get("job") != run.job or words.get("domain", "") in {"", *seen}
-
-    merged = {key: value for key, value in old.items() if stays(key[1])}
-    merged |= dict(_of_job(run, now))
-    if report is not None:
-        for point in report.taken.points:
-            merged |= dict(_of_point(run.job, point))
-        for domain, _ in report.taken.failed:
-            merged[_sample("puller_backup_success", run.job, domain)] = 0.0
+    """The old figures with those of this run."""
+    merged = dict(old)
+    if not run.was_refused:
+        if "backup" in run.steps:
+            merged = _with_backups(merged, run)
+            merged |= dict(_of_job(run, now))
+        for step in ("prune", "check"):
+            merged |= dict(_of_step(run, step))
+        merged |= dict(_of_report(run, now))
     for key in _errors(run):
         merged[key] = merged.get(key, 0.0) + 1
     return merged
+
+
+def _with_backups(old: Samples, run: Run) -> Samples:
+    """The figures of the job's domains. One that was not come to keeps what it had, but had no success.
+
+    Once all were come to, domains that the job does not match any more are dropped.
+    """
+    points = {point.domain: point for point in run.taken.points}
+    begun = {*points, *(domain for domain, _ in run.taken.failed)}
+    is_whole = bool(begun) and run.taken.interruption is None
+
+    def stays(name: str, words: Mapping[str, str]) -> bool:
+        domain = words.get("domain")
+        if words["job"] != run.job or not domain:
+            return True
+        if domain in points:
+            return name == _ERRORS
+        return domain in begun or not is_whole
+
+    merged = {key: value for key, value in old.items() if stays(key[0], dict(key[1]))}
+    for point in points.values():
+        merged |= dict(_of_point(run.job, point))
+    missed = begun.union(_domains(merged, run.job)) - set(points)
+    return merged | {_sample(_SUCCESS, run.job, domain): 0.0 for domain in missed}
+
+
+def _domains(samples: Samples, job: str) -> set[str]:
+    """Those of which it is known whether they were backed up."""
+    labels = [dict(labels) for name, labels in samples if name == _SUCCESS]
+    return {words["domain"] for words in labels if words["job"] == job}
 
 
 def _sample(name: str, job: str, domain: str | None = None) -> tuple[str, Labels]:
@@ -140,6 +180,23 @@ def _of_job(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
     yield _sample("puller_job_last_run_timestamp_seconds", run.job), now
     yield _sample("puller_job_duration_seconds", run.job), run.seconds
     yield _sample("puller_job_exit_code", run.job), run.failure.exit_code if run.failure else 0
+
+
+def _of_step(run: Run, step: str) -> Iterator[tuple[tuple[str, Labels], float]]:
+    """The exit code of a prune or check, by itself or after the backups, as far as it was begun."""
+    name = _sample(f"puller_{step}_exit_code", run.job)
+    if run.steps == (step,):
+        yield name, run.failure.exit_code if run.failure else 0
+    elif run.report is not None:
+        failed = [failures.translate(error) for at, error in run.report.failures if at == step]
+        damage = step == "check" and run.report.check is not None and run.report.check.errors
+        if failed or damage:
+            yield name, failed[0].exit_code if failed else DamagedData.exit_code
+        elif getattr(run.report, step) is not None:
+            yield name, 0
+
+
+def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
     if run.report is not None and run.report.prune is not None:
         yield _sample("puller_prune_last_success_timestamp_seconds", run.job), now
         yield _sample("puller_prune_freed_bytes", run.job), run.report.prune.bytes_freed
@@ -151,24 +208,25 @@ def _of_job(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
 
 
 def _of_point(job: str, point: Point) -> Iterator[tuple[tuple[str, Labels], float]]:
-    read = sum(disk.read_bytes for disk in point.disks)
     figures = {
         "last_success_timestamp_seconds": point.time.timestamp(),
         "success": 1.0,
         "duration_seconds": point.seconds,
         "dirty_bytes": sum(disk.dirty_bytes for disk in point.disks),
-        "read_bytes": read,
+        "read_bytes": sum(disk.read_bytes for disk in point.disks),
         "stored_bytes": sum(disk.stored_bytes for disk in point.disks),
-        "deduplicated_bytes": read - sum(disk.new_bytes for disk in point.disks),
+        # The last chunk of a disk counts as a whole one where it is new, so this could be below 0.
+        "deduplicated_bytes": sum(max(0, disk.read_bytes - disk.new_bytes) for disk in point.disks),
+        "freeze_seconds": point.freeze_seconds,
+        "scratch_peak_bytes": point.scratch_peak,
     }
     for name, value in figures.items():
-        yield _sample(f"puller_backup_{name}", job, point.domain), value
-    if point.freeze_seconds is not None:
-        yield _sample("puller_backup_freeze_seconds", job, point.domain), point.freeze_seconds
+        if value is not None:
+            yield _sample(f"puller_backup_{name}", job, point.domain), value
 
 
 def _errors(run: Run) -> Iterator[tuple[str, Labels]]:
-    domains = [] if run.report is None else run.report.taken.failed
+    domains = run.taken.failed
     steps = [] if run.report is None else run.report.failures
     told = [*domains, *(("", error) for _, error in steps)]
     if run.failure is not None and not told:

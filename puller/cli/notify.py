@@ -88,6 +88,11 @@ class Service:
         if due:
             self.status(self._text())
 
+    def forget(self, subject: str) -> None:
+        """It has ended, done or failed: what it did last is no reason to doubt, nor of interest, any more."""
+        with self._lock:
+            self._steps.pop(subject, None)
+
     def _take(self, event: Event) -> None:
         match event:
             case Step():
@@ -116,12 +121,13 @@ class Service:
     def _beat(self) -> None:
         """Tell the watchdog that all is well twice in its time, until a disk says nothing for too long."""
         assert self._watchdog is not None
-        while self._is_well():
+        while self.is_well():
             self._send("WATCHDOG=1")
             if self._over.wait(self._watchdog / 2):
                 return
 
-    def _is_well(self) -> bool:
+    def is_well(self) -> bool:
+        """Whether nothing that is being read has been silent for too long."""
         with self._lock:
             return "read" not in self._steps.values() or time.monotonic() - self._heard < STALL
 

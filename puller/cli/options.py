@@ -17,6 +17,7 @@ from puller.errors import UsageError
 
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration, Place
+    from puller.configuration.job import Job
 
 _JSON = "--json"
 PROGRESS = ("auto", "lines", "json")
@@ -81,6 +82,16 @@ class Settings:
         if word := self.repository or configuration.repository:
             self.place = configuration.place(word)
             self.repository = self.place.url
+
+    def begin_job(self, name: str) -> Job:
+        """The job of this name; what it says wins over what holds for all. Raises UsageError."""
+        configuration = self.configure()
+        job = configuration.job(name)
+        self.repository = self.repository or job.repository
+        self.connect = self.connect or job.connect
+        self.complete(configuration)
+        self.start()
+        return job
 
     def start(self) -> None:
         """All is known that was to be said: tell from now on as it was asked for."""

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn, TextIO, cast
+from typing import TextIO, cast
 
 import click
 
@@ -56,11 +56,6 @@ program = Program(
     "or the systemd credential 'puller-password'; on a terminal it is asked for.",
     no_args_is_help=False,
 )
-
-
-def main() -> NoReturn:
-    """Run the program with the process's arguments and exit."""
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:

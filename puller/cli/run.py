@@ -15,13 +15,14 @@ from puller.cli.outcome import Outcome
 from puller.cli.progress import BACKUP, observing
 from puller.cli.signals import Stopped
 from puller.cli.times import duration
-from puller.errors import PartialFailure, PullerError
+from puller.errors import DamagedData, PartialFailure, PullerError
 
 if TYPE_CHECKING:
     from puller.agent.job import JobReport
     from puller.configuration.job import Job
 
 STEPS = ("backup", "prune", "check")
+_ORDER = ("before", *STEPS, "after")
 
 
 @click.command("run", cls=Bare)
@@ -39,12 +40,7 @@ def command(settings: Settings, job: str, only: str | None, metrics_file: str | 
     What its 'then' asks for follows: prune by the job's rules, and a check. Two runs of one job at a time
     are refused with 11.
     """
-    configuration = settings.configure()
-    chosen = configuration.job(job)
-    settings.repository = settings.repository or chosen.repository
-    settings.connect = settings.connect or chosen.connect
-    settings.complete(configuration)
-    settings.start()
+    chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
 
 
@@ -67,14 +63,11 @@ class _Command:
         try:
             report = self._work(steps)
         except (Exception, Stopped) as error:
-            self._export(None, failures.translate(error))
+            self._export(steps, None, failures.translate(error))
             raise
         failure = _failure(report)
-        try:
-            self._export(report, failure)
-        except PullerError as error:
-            failures.complain(error, self._settings, self._job.name)
-            failure = failure or error
+        unkept = self._export(steps, report, failure)
+        failure = failure or unkept
         parts = self._parts(report)
         if console.is_heard_by_programs():
             for event, text in parts.items():
@@ -100,13 +93,23 @@ class _Command:
                 exit_code=lambda report: getattr(_failure(report), "exit_code", 0),
             )
 
-    def _export(self, report: JobReport | None, failure: PullerError | None) -> None:
+    def _export(
+        self, steps: Sequence[str], report: JobReport | None, failure: PullerError | None
+    ) -> PullerError | None:
+        """Keep the figures. That they cannot be kept is told and returned: it must hide no other failure."""
         if self._metrics_file is None:
-            return
+            return None
         from puller.cli import metrics
 
-        run = metrics.Run(self._job.name, time.monotonic() - self._began, report, failure)
-        metrics.export(self._metrics_file, run)
+        took = time.monotonic() - self._began
+        try:
+            metrics.export(
+                self._metrics_file, metrics.Run(self._job.name, took, report, failure, tuple(steps))
+            )
+        except PullerError as error:
+            failures.complain(error, self._settings, self._job.name)
+            return error
+        return None
 
     @staticmethod
     def _parts(report: JobReport) -> dict[str, str]:
@@ -141,7 +144,10 @@ def document(report: JobReport) -> dict[str, Any]:
 
 
 def _failure(report: JobReport) -> PullerError | None:
-    """An interruption; else the one thing that went wrong; of several, that it was done in part."""
+    """An interruption; else the one thing that went wrong; of several, that the job was done in part.
+
+    That is said if points are stored. Else it is the first error's failure, or that of damage that was found.
+    """
     if report.interruption is not None:
         return failures.translate(report.interruption)
     found = [(step, failures.translate(error)) for step, error in report.failures]
@@ -149,7 +155,12 @@ def _failure(report: JobReport) -> PullerError | None:
         found.append(("backup", missed))
     if report.check is not None and (damage := check.failure(report.check)) is not None:
         found.append(("check", damage))
+    found.sort(key=lambda item: _ORDER.index(item[0]))
     if len(found) < 2:
         return found[0][1] if found else None
-    text = "; ".join(f"{step}: {error.message}" for step, error in found)
-    return PartialFailure(f"job {report.job}: {text}")
+    text = f"job {report.job}: " + "; ".join(f"{step}: {error.message}" for step, error in found)
+    if stored := len(report.taken.points):
+        return PartialFailure(text, advice=f"See each failure above; domains backed up: {stored}.")
+    errors = [error for _, error in found]
+    first = next((error for error in errors if isinstance(error, DamagedData)), errors[0])
+    return type(first)(text, advice=first.advice)

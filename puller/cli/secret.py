@@ -28,10 +28,11 @@ _FILE_ADVICE = "Name a file that can be read and holds what is meant."
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A password, or the content of a key file, or neither: none was given."""
+    """A password, or the content of a key file, or neither if none was given; and where it is from."""
 
     password: str | None = field(default=None, repr=False)
     key_file: bytes | None = field(default=None, repr=False)
+    source: str = ""
 
     @property
     def is_given(self) -> bool:
@@ -39,32 +40,43 @@ class Secret:
         return self.password is not None or self.key_file is not None
 
 
-def given_secret(key_file: str | None, environment: Mapping[str, str]) -> Secret:
-    """The key file if one is named, else the password that the environment gives, else none.
+def given_secret(key_file: str | None, environment: Mapping[str, str], place: Place | None) -> Secret:
+    """The first that is there: the key file that is named, a password in the environment, what the
+    configuration says of this repository, systemd's credential, which is for whatever the service opens.
 
     Raises UsageError if a source is there that gives nothing useful.
     """
     if key_file is not None:
-        return Secret(key_file=_key_file(key_file))
-    return Secret(_given_password(environment))
+        return _from_key_file(key_file)
+    if "PULLER_PASSWORD" in environment:
+        source = "PULLER_PASSWORD"
+        return Secret(_checked(environment[source], source, _ADVICE), source=source)
+    if "PULLER_PASSWORD_FILE" in environment:
+        return _from_file(Path(environment["PULLER_PASSWORD_FILE"]), "PULLER_PASSWORD_FILE", _ADVICE)
+    configured = Secret() if place is None else _configured(place)
+    if configured.is_given:
+        return configured
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    return _credential(Path(folder, CREDENTIAL)) if folder else Secret()
 
 
-def configured_secret(place: Place) -> Secret:
-    """The secret in the file that the configuration names for this repository. Raises UsageError."""
+def _configured(place: Place) -> Secret:
+    """The secret in the file that the configuration names for this repository."""
     if place.key_file is not None:
-        return Secret(key_file=_key_file(place.key_file))
+        return _from_key_file(place.key_file)
     if place.password_file is not None:
-        source = f"the password of repository {place.name}"
-        return Secret(_read_password(Path(place.password_file), source, _FILE_ADVICE))
+        return _from_file(
+            Path(place.password_file), f"the password-file of repository {place.name}", _FILE_ADVICE
+        )
     return Secret()
 
 
 def new_secret(key_file: str | None, password_file: str | None) -> Secret:
     """The secret of a new key; with neither file, a password that is asked for. Raises UsageError."""
     if key_file is not None:
-        return Secret(key_file=_key_file(key_file))
+        return _from_key_file(key_file)
     if password_file is not None:
-        return Secret(_read_password(Path(password_file), "the new password", _FILE_ADVICE))
+        return _from_file(Path(password_file), "the new password", _FILE_ADVICE)
     if not can_ask():
         raise UsageError(
             "the new key needs a password or a key file",
@@ -97,25 +109,23 @@ def _key_file(path: str) -> bytes:
     return content
 
 
-def _given_password(environment: Mapping[str, str]) -> str | None:
-    if "PULLER_PASSWORD" in environment:
-        return _checked(environment["PULLER_PASSWORD"], "PULLER_PASSWORD", _ADVICE)
-    if "PULLER_PASSWORD_FILE" in environment:
-        return _read_password(Path(environment["PULLER_PASSWORD_FILE"]), "PULLER_PASSWORD_FILE", _ADVICE)
-    if folder := environment.get("CREDENTIALS_DIRECTORY"):
-        return _credential(Path(folder, CREDENTIAL))
-    return None
+def _from_key_file(path: str) -> Secret:
+    return Secret(key_file=_key_file(path), source=f"the key file {path}")
 
 
-def _credential(path: Path) -> str | None:
-    """The credential, or None: a service may have credentials that are not for puller."""
+def _from_file(path: Path, source: str, advice: str) -> Secret:
+    return Secret(_read_password(path, source, advice), source=source)
+
+
+def _credential(path: Path) -> Secret:
+    """The credential, or none: a service may have credentials that are not for puller."""
     try:
         path.stat()
     except FileNotFoundError:
-        return None
+        return Secret()
     except OSError:
         pass  # reading it tells what is wrong
-    return _read_password(path, "the credential", _ADVICE)
+    return _from_file(path, f"the credential {CREDENTIAL}", _ADVICE)
 
 
 def _read_password(path: Path, source: str, advice: str) -> str:

@@ -1,15 +1,20 @@
-"""Signals: the first asks the command to stop and clean up, the second ends the process at once."""
+"""Signals: the first asks the command to stop and clean up, one that comes later ends the process at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_CODE = 130
+
+TOGETHER = 1.0
+"""Seconds within which signals are one request. Whoever closes a session sends SIGTERM and SIGHUP at once,
+and GNU timeout sends its signal to the command and then to the command's group, microseconds apart."""
 
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -77,10 +82,14 @@ def _exit_on_second(numbers: list[signal.Signals]) -> Iterator[None]:
 
 
 def _watch(reader: int, numbers: list[signal.Signals]) -> None:
-    seen = 0
+    first: float | None = None
     while byte := os.read(reader, 1):
-        seen += byte[0] in numbers
-        if seen > 1:
+        if byte[0] not in numbers:
+            continue
+        now = time.monotonic()
+        if first is None:
+            first = now
+        elif now - first > TOGETHER:
             _show_cursor()
             os._exit(EXIT_CODE)
     os.close(reader)

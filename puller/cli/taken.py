@@ -20,11 +20,16 @@ def audience(settings: Settings, observer: Observer, complaining: bool) -> Audie
     """Who is told while the backups run. ``complaining``: of each failure at once, as more is to come."""
     from puller.agent.batch import Audience
 
+    def on_point(point: Point) -> None:
+        settings.service.forget(point.domain)
+        tell_point(point)
+
     def on_failure(subject: str, error: BaseException) -> None:
+        settings.service.forget(subject)
         if complaining:
             failures.complain(failures.translate(error), settings, subject)
 
-    return Audience(observer, tell_point, on_failure)
+    return Audience(observer, on_point, on_failure)
 
 
 def tell_point(point: Point) -> None:

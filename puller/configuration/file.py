@@ -55,7 +55,11 @@ class Configuration:
         """The repository that ``word`` names, or whose URL it is; any other word is a URL as it stands."""
         if word in self.repositories:
             return self.repositories[word]
-        by_url = (place for place in self.repositories.values() if place.url == word)
+        try:
+            url = parse(word).url
+        except UsageError:
+            return Place("", word)  # who opens it says what is wrong with it
+        by_url = (place for place in self.repositories.values() if place.url == url)
         return next(by_url, Place("", word))
 
     def job(self, name: str) -> Job:
@@ -102,6 +106,11 @@ def decode(text: str, path: Path) -> Configuration:
         what = _PLACE.sub("", str(error))
         advice = 'It has to be TOML: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
         raise _unreadable(path, line, f"this is no TOML: {what[:1].lower()}{what[1:]}", advice) from error
+    except RecursionError as error:
+        raise _unreadable(path, None, "this is nested too deep", "No key of puller's needs that.") from error
+    except ValueError as error:  # of int(), which takes 4300 digits
+        text = "a number has more digits than can be read"
+        raise _unreadable(path, None, text, "No key of puller's needs that many.") from error
     findings = Findings(str(path), key_lines(text))
     configuration = _Reading(findings).read(content)
     if findings.mistakes:
@@ -109,7 +118,7 @@ def decode(text: str, path: Path) -> Configuration:
     return configuration
 
 
-def _unreadable(path: Path, line: int, what: str, advice: str) -> ConfigurationError:
+def _unreadable(path: Path, line: int | None, what: str, advice: str) -> ConfigurationError:
     return ConfigurationError([Mistake(str(path), line, "", what, advice)])
 
 

@@ -31,6 +31,7 @@ class Job:
     staging_dir: str | None = None
     parallel: int = 1
     tags: dict[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
     then: tuple[str, ...] = ()
     keep: Keep = field(default_factory=Keep)
     grace: timedelta | None = None

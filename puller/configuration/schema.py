@@ -24,8 +24,8 @@ class Key:
     read: Callable[[str], Any] | None = None
 
 
-Text = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\\x00-\\x1f]*$")]
-Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+Text = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\\x00-\\x1f]*\\Z")]
+Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Texts = Annotated[list[Text], msgspec.Meta(min_length=1)]
 
@@ -111,6 +111,13 @@ class Shared(Table):
     ] = None
     tags: Annotated[
         dict[Text, str] | None, Key("kept in every point: texts by name", '{ site = "north" }')
+    ] = None
+    hosts: Annotated[
+        Texts | None,
+        Key(
+            "the hosts whose points of the job are pruned and checked, names or patterns; else this one",
+            '["kvm1", "kvm2"]',
+        ),
     ] = None
     then: Annotated[
         list[Literal["prune", "check"]] | None,

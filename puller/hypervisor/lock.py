@@ -11,6 +11,9 @@ from typing import Self
 
 from puller.errors import Locked, PullerError
 
+RUNTIME = Path("/run/user")
+"""Where systemd makes the runtime folders of users, each by its number; see pam_systemd(8)."""
+
 
 class HostLock:
     """Holds the lock file ``path`` against other pullers on this host, as long as the context lasts.
@@ -60,12 +63,15 @@ class JobLock(HostLock):
 def lock_directory() -> Path:
     """Where the locks of this user are: ``/run/puller`` for root, else below the user's runtime folder.
 
-    Without one (``XDG_RUNTIME_DIR``) it is a folder of this user's own among the temporary files.
+    ``XDG_RUNTIME_DIR`` names that; cron and su do not set it, so the usual place is looked at. Where there is
+    none it is a folder of this user's own among the temporary files.
     """
     if os.geteuid() == 0:
         return Path("/run/puller")
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "puller" if runtime else Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or RUNTIME / str(os.geteuid()))
+    if runtime.is_dir():
+        return runtime / "puller"
+    return Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
 
 
 def holder(uuid: str, directory: Path) -> int | None:

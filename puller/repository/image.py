@@ -58,6 +58,14 @@ class Window:
         wide = lengths > 0
         yield from zip(starts[wide].tolist(), lengths[wide].tolist(), strict=True)
 
+    def filled(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of what the jobs bring: all that is between the gaps."""
+        begin = self.offset
+        for start, length in (*self.gaps(), (self.end, 0)):
+            if begin < start:
+                yield begin, start - begin
+            begin = start + length
+
 
 def _jobs(first_chunk: int, refs: Refs, table: PackTable) -> Iterator[PackJob]:
     present = np.flatnonzero(refs.packs != ZERO)

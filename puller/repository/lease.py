@@ -38,6 +38,14 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def is_taken(store: Store, purpose: str) -> bool:
+    """Whether somebody holds this lease, or has left it behind. Raises StoreError.
+
+    A look only: to put an object, as taking it does, may let the holder give way.
+    """
+    return any(True for _ in store.list(f"{PREFIX}{purpose}/"))
+
+
 class _Holder(msgspec.Struct, frozen=True):
     host: str
     process: int

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from puller.repository.repository import Repository
 
 _ZEROS = bytes(CHUNK)
+_QUEUED = 10
+"""Batches that wait for a codec at most. A reader that waits for room leaves its socket full and the server
+idle: with 2 the codecs of a full on two cores had nothing to do for a tenth of the time."""
+
 _INDEX_EVERY = 64
 """Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
 
@@ -140,7 +144,7 @@ class Run:
         self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
-        self._codec = self.flow.crew("codec", self._tuning.codecs, self._tuning.codecs, self._encode)
+        self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)

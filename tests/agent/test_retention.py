@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from puller.agent.retention import Decision, Policy, decide
+from puller.agent.selection import Scope
 from puller.repository.points import DiskRecord, Point, Ref
 from tests.lab.history import uuid_of
 
@@ -194,15 +195,19 @@ def test_the_order_in_which_points_come_does_not_matter(
     assert set(decide(points, policy)) == set(decide(shuffled, policy))
 
 
-def test_a_job_judges_only_what_it_took() -> None:
+def of(job: str) -> Scope:
+    return Scope(job, ("*",), (), ("*",))
+
+
+def test_a_job_judges_only_what_is_its_own() -> None:
     moments = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 7)]
     points = [
         structs.replace(point(moment), tags={"job": job} if job else {})
         for moment, job in zip(moments, ["nightly", "nightly", "", "hourly", "nightly", ""], strict=True)
     ]
-    assert kept(points, Policy(last=1, job="nightly")) == points[2:]
-    assert kept(points, Policy(last=1, job="weekly")) == points
-    assert kept(points, Policy(job="nightly")) == points
-    reasons = {item.point: item.reasons for item in decide(points, Policy(last=1, job="nightly"))}
-    assert reasons[points[3].point] == ("not taken by job nightly",)
+    assert kept(points, Policy(last=1, scope=of("nightly"))) == points[2:]
+    assert kept(points, Policy(last=1, scope=of("weekly"))) == points
+    assert kept(points, Policy(scope=of("nightly"))) == points
+    reasons = {item.point: item.reasons for item in decide(points, Policy(last=1, scope=of("nightly")))}
+    assert reasons[points[3].point] == ("not of this job",)
     assert "last 1" in reasons[points[4].point]

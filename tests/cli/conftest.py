@@ -139,6 +139,13 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("puller.configuration.file.DEFAULT_PATH", Path("/nonexistent/puller.toml"))
 
 
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where jobs are locked: tests that run beside this one have jobs of the same name."""
+    monkeypatch.setattr("puller.agent.job.lock_directory", lambda: tmp_path / "locks")
+    return tmp_path / "locks"
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(capsys)

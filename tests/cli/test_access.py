@@ -118,6 +118,8 @@ def test_a_wrong_password(
     _set(monkeypatch, tmp_path, source, b"night \n")
     answer = cli("points", "-r", encrypted.store.url, "--json")
     assert (answer.error["code"], answer.error["name"]) == (12, "WrongKey")
+    named = {"variable": "PULLER_PASSWORD", "file": "PULLER_PASSWORD_FILE", "credential": "puller-password"}
+    assert f"{named[source]})" in answer.error["message"]
 
 
 def test_no_password(cli: CommandLine, encrypted: puller.Repository, tmp_path: Path) -> None:

@@ -89,8 +89,16 @@ def test_the_secret_of_a_repository(
     assert cli("points").code == 0
     # It belongs to the repository, however that is named.
     assert cli("points", "-r", str(folder)).code == 0
+    # Nor however its URL is written.
+    assert cli("points", "-r", f"{folder}/").code == 0
+    assert cli("points", "-r", f"file://{folder}").code == 0
+    # The credential of a service is for all repositories that have none of their own.
+    (tmp_path / "puller-password").write_text("another")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert cli("points").code == 0
     monkeypatch.setenv("PULLER_PASSWORD", "another")
-    assert cli("points", "--json").error["code"] == 12
+    error = cli("points", "--json").error
+    assert (error["code"], "from PULLER_PASSWORD" in error["message"]) == (12, True)
     monkeypatch.delenv("PULLER_PASSWORD")
     secret.unlink()
     assert str(secret) in cli("points", "--json").error["message"]

@@ -46,6 +46,45 @@ def test_a_sound_host_and_then_one_with_faults(
     assert failed.error["advice"] == faults[0]["advice"]
 
 
+def test_a_job_is_examined_as_it_would_run(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "raw"))
+    monkeypatch.delenv("PULLER_REPOSITORY")
+    monkeypatch.setenv("PULLER_CONFIG", str(tmp_path / "puller.toml"))
+
+    def found(lines: str, *domains: str, defaults: str = "") -> dict[str, str]:
+        """What is not well with the machine, by the question."""
+        places = f'repository = "{folder}"\nconnect = "{libvirt_uri}"'
+        (tmp_path / "puller.toml").write_text(f"[defaults]\n{defaults}\n[jobs.nightly]\n{places}\n{lines}")
+        checks = cli("doctor", "--job", "nightly", *domains, "--json").document["checks"]
+        assert {check["status"] for check in checks if check["name"] == "repository"} == {"ok"}
+        faults = [check for check in checks if check["status"] != "ok" and check["name"] != "last-point"]
+        return {
+            f"{check['name']} {check['subject'].removeprefix(machine.name)}": check["status"]
+            for check in faults
+        }
+
+    mine = f'domains = ["{machine.name[:-1]}*", "{machine.uuid}"]\n'
+    assert found(mine) == {"disk-format /vdb": "warn"}
+    assert found(f'{mine}exclude-disks = ["vdb"]') == {}
+    assert found(f'{mine}disks = ["vda", "vdz"]') == {"disks ": "fail"}
+    assert found(f'{mine}disks = ["vda"]\nexclude-disks = ["vdz"]') == {"disks ": "fail"}
+    only = f'{mine}disks = ["vda"]\n'
+    assert "scratch-space " in found(only, defaults='scratch-dir = "/nonexistent"')
+    assert found(f'{only}staging-dir = "/nonexistent"') == {}
+    assert "scratch-space " in found(f'{only}staging-dir = "/nonexistent"\nmode = "push"')
+    assert found(f'{only}exclude = ["{machine.name}"]').keys() == {f"domains {libvirt_uri}"}
+    assert found('domains = ["gone"]\n') == {"domain gone": "fail"}
+    assert found('domains = ["gone"]\nexclude-disks = ["vdb"]', machine.name) == {}
+
+
 def test_no_repository_and_no_libvirt_are_findings(cli: CommandLine) -> None:
     answer = cli("doctor", "-c", "qemu+unix:///system?socket=/nonexistent", "--json")
     assert answer.error["code"] == 1

@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import puller
 from puller.agent.batch import Taken
+from puller.agent.check import CheckError, CheckReport
 from puller.agent.job import JobReport
 from puller.cli.metrics import Run, export
-from puller.errors import NoSuchDomain, PullerError, ScratchFull
-from puller.units import MIB
+from puller.errors import Interrupted, Locked, NoRepository, NoSuchDomain, PullerError, ScratchFull
+from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
 from tests.lab.fixtures import MachineFactory
@@ -73,12 +74,81 @@ def test_domains_that_a_job_has_no_more_are_dropped(points: dict[str, puller.Poi
     export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
     export(str(path), ran("nightly", [points["db1"]], {}))
     assert not any("web1" in key[2] for key in figures(path))
-    # A run that did not come to know its domains says nothing of them.
+    # A run that did not come to know its domains drops none, but backed up none either.
     export(str(path), Run("nightly", 1.0, None, NoSuchDomain("none")))
     found = figures(path)
-    assert found["backup_success", "nightly", "db1"] == 1
+    assert found["backup_success", "nightly", "db1"] == 0
+    assert found["backup_last_success_timestamp_seconds", "nightly", "db1"] > 0
     assert found["errors_total", "nightly", " NoSuchDomain"] == 1
     assert found["job_exit_code", "nightly", ""] == 16
+
+
+def test_an_interrupted_run_drops_no_domain(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
+    stopped = Interrupted("stopped by SIGTERM")
+    report = JobReport("nightly", Taken([points["web1"]], [], stopped), interruption=stopped)
+    export(str(path), Run("nightly", 1.0, report, stopped))
+    found = figures(path)
+    assert found["backup_stored_bytes", "nightly", "db1"] > 0
+    assert (found["backup_success", "nightly", "web1"], found["backup_success", "nightly", "db1"]) == (1, 0)
+
+
+def test_one_step_alone_says_nothing_of_the_backups(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"]], {"db1": ScratchFull("full")}))
+    before = figures(path)
+    export(str(path), Run("nightly", 1.0, JobReport("nightly"), None, ("prune",)))
+    export(str(path), Run("nightly", 1.0, None, NoRepository("none"), ("check",)))
+    found = figures(path)
+    assert {key: found[key] for key in before} == before
+    assert found["prune_exit_code", "nightly", ""] == 0
+    assert found["check_exit_code", "nightly", ""] == 10
+
+
+def test_a_step_after_the_backups_has_its_exit_code_too(tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    steps = ("backup", "prune", "check")
+    found = CheckReport(1, 1, 0, (CheckError("torn"),))
+    report = JobReport("nightly", check=found, failures=[("prune", Locked("another"))])
+    export(str(path), Run("nightly", 1.0, report, Locked("another"), steps))
+    codes = [figures(path)[f"{step}_exit_code", "nightly", ""] for step in ("job", "prune", "check")]
+    assert codes == [11, 11, 13]
+    # A run that does not come so far says nothing of it.
+    export(str(path), Run("nightly", 1.0, None, NoRepository("none"), steps))
+    codes = [figures(path)[f"{step}_exit_code", "nightly", ""] for step in ("job", "prune", "check")]
+    assert codes == [10, 11, 13]
+
+
+def test_a_run_that_is_refused_leaves_the_figures_to_the_other(
+    points: dict[str, puller.Point], tmp_path: Path
+) -> None:
+    path = tmp_path / "puller.prom"
+    export(str(path), ran("nightly", [points["web1"]], {}))
+    before = figures(path)
+    export(str(path), Run("nightly", 1.0, None, Locked("the backup of job nightly is being run")))
+    found = figures(path)
+    assert found.pop(("errors_total", "nightly", " Locked")) == 1
+    assert found == before
+
+
+def test_what_is_new_in_the_last_chunk_is_not_saved_by_deduplication(
+    repository: puller.Repository, tmp_path: Path
+) -> None:
+    """A chunk that ends with the disk counts as a whole one where it is new."""
+    path = tmp_path / "puller.prom"
+    (disk,) = (point := make_point(repository, {"vda": b"x" * 512})).disks
+    torn = msgspec.structs.replace(disk, read_bytes=512, new_bytes=CHUNK)
+    export(str(path), ran("nightly", [msgspec.structs.replace(point, disks=(torn,))], {}))
+    assert figures(path)["backup_deduplicated_bytes", "nightly", "web1"] == 0
+
+
+def test_the_scratch_that_was_used(points: dict[str, puller.Point], tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    used = msgspec.structs.replace(points["web1"], scratch_peak=5 * MIB)
+    export(str(path), ran("nightly", [used, points["db1"]], {}))
+    assert figures(path)["backup_scratch_peak_bytes", "nightly", "web1"] == 5 * MIB
+    assert ("backup_scratch_peak_bytes", "nightly", "db1") not in figures(path)
 
 
 def test_how_long_the_guest_stood_still(points: dict[str, puller.Point], tmp_path: Path) -> None:
@@ -87,6 +157,9 @@ def test_how_long_the_guest_stood_still(points: dict[str, puller.Point], tmp_pat
     export(str(path), ran("nightly", [quiesced, points["db1"]], {}))
     assert figures(path)["backup_freeze_seconds", "nightly", "web1"] == 0.25
     assert ("backup_freeze_seconds", "nightly", "db1") not in figures(path)
+    # It is the newest point's: a later one may have been taken without a freeze.
+    export(str(path), ran("nightly", [points["web1"], points["db1"]], {}))
+    assert ("backup_freeze_seconds", "nightly", "web1") not in figures(path)
 
 
 def test_others_can_read_it_and_it_is_never_half_written(
@@ -158,3 +231,13 @@ def test_a_real_run(
     # A run that cannot even open the repository is counted.
     assert cli("run", "nightly", "-r", str(tmp_path / "nothing"), *words).code == 10
     assert figures(path)["errors_total", "nightly", " NoRepository"] == 1
+    assert figures(path)["backup_success", "nightly", machine.name] == 0
+
+
+def test_figures_that_cannot_be_kept_hide_no_failure(cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "puller.toml"
+    path.write_text(f'[jobs.nightly]\nrepository = "{tmp_path}/nothing"\ndomains = ["x"]')
+    words = ("run", "nightly", "--config", str(path), "--metrics-file", "/nonexistent/puller.prom", "--json")
+    answer = cli(*words)
+    assert answer.error["code"] == 10
+    assert "the metrics file /nonexistent/puller.prom cannot be kept" in answer.err

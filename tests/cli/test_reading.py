@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "consistency": "crash",
         "freeze_seconds": None,
         "scratch_peak": None,
-        "host": "lab",
+        "host": platform.node(),
         "tags": {"why": "upgrade"},
         "seconds": 1.5,
     }

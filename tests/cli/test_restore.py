@@ -101,7 +101,7 @@ def test_a_folder_that_holds_one_of_the_files(cli: CommandLine, point: puller.Po
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "vdb.raw"]
 
 
-@pytest.mark.parametrize("output", ["file/below", "/proc/x", "/dev/null/x", "a\0b", "a\ud800b"])
+@pytest.mark.parametrize("output", ["file/below", "/proc/x", "/dev/null/x", "a\0b", "a\ud800b", "a" * 300])
 def test_an_output_that_cannot_be_written(
     cli: CommandLine, point: puller.Point, tmp_path: Path, output: str
 ) -> None:
@@ -109,6 +109,22 @@ def test_an_output_that_cannot_be_written(
     error = cli("restore", point.point, "-o", str(tmp_path / output), "--json").error
     assert error["code"] in (1, 2)
     assert error["name"] in ("OutputRefused", "OutputFailed")
+
+
+def test_an_output_without_a_name(
+    cli: CommandLine, point: puller.Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script gives it whose variable is not set: this folder is not what is meant."""
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert cli("restore", point.point, "-o", "", "--json").error["name"] == "OutputRefused"
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_is_named_twice(cli: CommandLine, point: puller.Point, tmp_path: Path) -> None:
+    words = ("restore", point.point, "--disk", "vda", "--disk", "vda", "-o", str(tmp_path / "out.raw"))
+    (disk,) = cli(*words, "--json").document["disks"]
+    assert disk["output"] == str(tmp_path / "out.raw")
 
 
 class Export:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import platform
 import select
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import puller
-from puller.agent.job import policy_of
+from puller.agent import api
+from puller.agent.job import policy_of, scope_of
 from puller.agent.retention import Policy
 from puller.configuration.file import load
-from puller.hypervisor.lock import JobLock, lock_directory
-from puller.units import MIB
+from puller.hypervisor.lock import JobLock
+from puller.repository.lease import Lease
+from puller.store.base import ObjectInfo
+from puller.store.folder import FolderStore
+from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
-from tests.lab.archive import make_point
+from tests.lab.archive import data_packs, make_point
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
@@ -100,9 +106,9 @@ def test_no_domain_matches(cli: CommandLine, setting: Setting) -> None:
     assert "nightly" in error["message"]
 
 
-def test_a_second_run_is_refused(cli: CommandLine, setting: Setting, machine: Machine) -> None:
+def test_a_second_run_is_refused(cli: CommandLine, setting: Setting, machine: Machine, locks: Path) -> None:
     setting.job(f'domains = ["{machine.name}"]')
-    with JobLock("nightly", "backup", lock_directory()):
+    with JobLock("nightly", "backup", locks):
         error = cli("run", "nightly", "--json").error
         assert (error["code"], error["retryable"]) == (11, True)
         assert "job nightly is being run by process" in error["message"]
@@ -127,6 +133,139 @@ def test_prune_and_check_follow(
     # What the job has not taken is neither pruned nor checked by it.
     assert other.point in {point.point for point in puller.list_points(repository)}
     assert second["check"]["points"] == 1
+
+
+class TestOwnPoints:
+    """Which points the job prunes and checks. None of this needs a machine."""
+
+    def test_those_of_other_hosts_and_domains_stay(
+        self, cli: CommandLine, setting: Setting, repository: puller.Repository
+    ) -> None:
+        def point(day: int, domain: str, host: str | None = None) -> puller.Point:
+            moment = datetime(2026, 11, day, tzinfo=UTC)
+            return make_point(repository, {"vda": b"x"}, domain, moment, {"job": "nightly"}, host)
+
+        own = [point(day, "web1") for day in (1, 2)]
+        elsewhere = [point(day, "web1", "kvm2") for day in (3, 4)]
+        others = [point(day, domain) for domain in ("db1", "web9") for day in (5, 6)]
+        rules = 'exclude = ["web9"]\nkeep = { last = 1 }'
+        setting.job(f'domains = ["web*"]\n{rules}')
+        document = cli("run", "nightly", "--only", "prune", "--json").document
+        assert document["prune"]["removed"] == [own[0].point]
+        assert cli("run", "nightly", "--only", "check", "--json").document["check"]["points"] == 1
+        # The machine on which the hosts' points are pruned has jobs of theirs.
+        setting.job(f'domains = ["web*"]\n{rules}\nhosts = ["{own[0].host}", "kvm*"]')
+        document = cli("run", "nightly", "--only", "prune", "--json").document
+        assert document["prune"]["removed"] == [own[1].point, elsewhere[0].point]
+        left = {item.point for item in puller.list_points(repository)}
+        assert left == {elsewhere[1].point, *(item.point for item in others)}
+
+    def test_one_that_is_deleted_during_the_check_is_no_error(
+        self,
+        cli: CommandLine,
+        setting: Setting,
+        repository: puller.Repository,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        points = [make_point(repository, {"vda": b"x"}, tags={"job": "nightly"}) for _ in range(3)]
+        setting.job('domains = ["web1"]')
+        real = api.list_points
+
+        def delete_one(*words: Any, **choices: Any) -> list[puller.Point]:
+            listed = real(*words, **choices)
+            puller.delete(repository, [points[0].point])  # the prune of another host
+            return listed
+
+        monkeypatch.setattr(api, "list_points", delete_one)
+        assert cli("run", "nightly", "--only", "check").code == 0
+
+    def test_the_check_lists_the_points_once(
+        self,
+        cli: CommandLine,
+        setting: Setting,
+        repository: puller.Repository,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for _ in range(5):
+            make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+        listed: list[str] = []
+        real = FolderStore.list
+
+        def listing(self: FolderStore, prefix: str) -> Iterator[ObjectInfo]:
+            listed.append(prefix)
+            return real(self, prefix)
+
+        monkeypatch.setattr(FolderStore, "list", listing)
+        setting.job('domains = ["web1"]')
+        assert cli("run", "nightly", "--only", "check").code == 0
+        assert listed.count("points/") == 1
+
+    def test_a_damaged_record_is_an_error_of_the_check(
+        self, cli: CommandLine, setting: Setting, repository: puller.Repository, folder: Path
+    ) -> None:
+        _, hurt = (make_point(repository, {"vda": b"x"}, tags={"job": "nightly"}) for _ in range(2))
+        (folder / "points" / hurt.uuid / hurt.point).write_bytes(b"no record")
+        setting.job('domains = ["web1"]')
+        answer = cli("run", "nightly", "--only", "check", "--json")
+        assert answer.code == 13
+        assert [error["point"] for error in answer.document["check"]["errors"]] == [hurt.point]
+        assert answer.document["check"]["points"] == 1
+        assert "all sound" not in cli("run", "nightly", "--only", "check").out
+
+    def test_damage_beside_a_failure_without_a_point_is_told_as_damage(
+        self, cli: CommandLine, setting: Setting, repository: puller.Repository, folder: Path
+    ) -> None:
+        point = make_point(repository, {"vda": b"x" * CHUNK}, domain="gone", tags={"job": "nightly"})
+        for pack in data_packs(folder):
+            pack.unlink()
+        setting.job('domains = ["gone"]\nthen = ["check"]\nafter = { command = ["false"] }')
+        answer = cli("run", "nightly", "--json")
+        assert (answer.error["code"], answer.error["name"]) == (13, "DamagedData")
+        assert {error["point"] for error in answer.document["check"]["errors"]} == {point.point}
+        setting.job('domains = ["gone"]\nafter = { command = ["false"] }')
+        answer = cli("run", "nightly", "--json")
+        assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDomain")
+        assert "; after: false failed with exit code 1" in answer.error["message"]
+
+    def test_what_does_nothing_says_so(
+        self, cli: CommandLine, setting: Setting, repository: puller.Repository
+    ) -> None:
+        setting.job('domains = ["web1"]')
+        none = f"job nightly has no points of its domains taken on {platform.node()}: "
+        checked = cli("run", "nightly", "--only", "check")
+        assert (checked.code, f"{none}nothing is checked" in checked.err) == (0, True)
+        pruned = cli("run", "nightly", "--only", "prune")
+        assert (pruned.code, "no rules to keep points by: none is removed" in pruned.err) == (0, True)
+        make_point(repository, {"vda": b"x"}, tags={"job": "nightly"}, host="kvm2")
+        setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+        assert f"{none}none was judged" in cli("run", "nightly", "--only", "prune").err
+
+
+def test_a_prune_waits_for_the_end_of_another_hosts(
+    cli: CommandLine,
+    setting: Setting,
+    repository: puller.Repository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    with ExitStack() as elsewhere:
+        elsewhere.enter_context(Lease.take(repository.store, repository.keys.boxes(), "prune"))
+        waited: list[float] = []
+
+        def end(seconds: float) -> None:
+            waited.append(seconds)
+            elsewhere.close()
+
+        monkeypatch.setattr("puller.agent.job.time.sleep", end)
+        answer = cli("run", "nightly", "--only", "prune", "--json")
+    assert answer.document["prune"]["kept"] == [point.point]
+    assert len(waited) == 1
+    assert "another prune is at work" in answer.err
+    # But not for ever.
+    with Lease.take(repository.store, repository.keys.boxes(), "prune"):
+        monkeypatch.setattr("puller.agent.job.PRUNE_PATIENCE", -1.0)
+        assert cli("run", "nightly", "--only", "prune", "--json").error["code"] == 11
 
 
 def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:
@@ -187,6 +326,11 @@ class TestCommands:
             ended, _, _ = select.select([reader], [], [], 60)
             assert ended  # nobody holds the other end any more
 
+    def test_one_that_is_ended_by_a_signal_without_a_name(self, cli: CommandLine, setting: Setting) -> None:
+        for number, name in ((9, "SIGKILL"), (35, "signal 35")):
+            setting.job(f'domains = ["x"]\nbefore = {{ command = ["sh", "-c", "kill -{number} $$"] }}')
+            assert cli("run", "nightly", "--json").error["message"] == f"sh failed with {name}"
+
     def test_one_that_is_not_there(self, cli: CommandLine, setting: Setting, machine: Machine) -> None:
         setting.job(f'domains = ["{machine.name}"]\nafter = {{ command = ["/nonexistent"] }}')
         answer = cli("run", "nightly", "--json")
@@ -223,8 +367,6 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from puller.agent import api
-
     machine = machine_factory(*(DiskSpec(target, MIB) for target in ("vda", "vdb", "vdc")))
     given: dict[str, object] = {}
     real = api.backup
@@ -261,5 +403,6 @@ def test_every_rule_of_a_job_reaches_its_policy(setting: Setting) -> None:
     setting.job(
         'domains = ["x"]\nkeep = { last=1, hourly=2, daily=3, weekly=4, monthly=5, yearly=6, within="2d" }'
     )
-    policy = policy_of(load(str(setting.path)).job("nightly"))
-    assert policy == Policy(1, 2, 3, 4, 5, 6, timedelta(days=2), "nightly")
+    job = load(str(setting.path)).job("nightly")
+    policy = policy_of(job)
+    assert policy == Policy(1, 2, 3, 4, 5, 6, timedelta(days=2), scope_of(job))

@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ import puller
 from puller.cli import journal, notify
 from puller.cli.console import Line
 from puller.cli.notify import Service
-from puller.events import DiskPlanned, DiskProgress, Step
+from puller.errors import PullerError
+from puller.events import DiskPlanned, DiskProgress, Event, Step
 from puller.units import MIB
 from tests.cli.conftest import CommandLine, process
 from tests.lab.fixtures import MachineFactory
@@ -202,6 +203,42 @@ def test_the_watchdog_is_not_told_that_all_is_well_when_a_disk_is_stuck(
         (beating,) = (thread for thread in threading.enumerate() if thread.name == "watchdog")
         beating.join(60)
         assert not beating.is_alive()
+
+
+def test_a_domain_that_has_ended_cannot_be_stuck(
+    cli: CommandLine,
+    machine: Machine,
+    manager: Listener,
+    folder: Path,
+    repository: puller.Repository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It failed while its disks were read; then the watchdog bit during the job's last command."""
+    services: list[Service] = []
+    real = Service.of
+
+    def of(environment: Mapping[str, str]) -> Service:
+        services.append(real(environment))
+        return services[-1]
+
+    monkeypatch.setattr(Service, "of", of)
+    _fail_at("read", monkeypatch)
+    assert cli("backup", machine.name, "-r", str(folder)).code == 1
+    monkeypatch.setattr(notify, "STALL", 0.0)
+    assert any(b": read" in message for message in manager.all())
+    assert services[0].is_well()
+
+
+def _fail_at(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when a step is told of, once the service manager was told."""
+    real = Service.__call__
+
+    def told(self: Service, event: Event) -> None:
+        real(self, event)
+        if isinstance(event, Step) and event.name == step:
+            raise PullerError("failed")
+
+    monkeypatch.setattr(Service, "__call__", told)
 
 
 def test_a_watchdog_for_another_process_is_none() -> None:

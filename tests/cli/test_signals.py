@@ -97,7 +97,9 @@ def test_a_second_signal_ends_even_a_call_that_hears_none() -> None:
     """A call of C that waits on after a signal, as libvirt's and libnbd's do: here, a mutex locked twice."""
     script = """
 import contextlib, ctypes
+from puller.cli import signals
 from puller.cli.signals import Stopped, stop_on_signals
+signals.TOGETHER = 0.0
 lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
 libc.pthread_mutex_lock(lock)
 with stop_on_signals(lambda: None):
@@ -113,6 +115,48 @@ with stop_on_signals(lambda: None):
         running.send_signal(signal.SIGINT)
         _end(running)
     assert running.returncode == 130
+
+
+def test_signals_at_the_same_instant_are_one_request() -> None:
+    """As a closing session sends them. Blocked until both have come, they are told to the process at once."""
+    script = """
+import os, signal, threading
+from puller.cli.signals import Stopped, stop_on_signals
+both = (signal.SIGTERM, signal.SIGHUP)
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+try:
+    with stop_on_signals(lambda: None):
+        watching = [thread for thread in threading.enumerate() if thread.name == "signals"]
+        for number in both:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except Stopped:
+    watching[0].join()  # it has seen both
+    print("cleaned up")
+"""
+    with _start([*DEFAULT, sys.executable, "-c", script]) as running:
+        out, err = _end(running)
+    assert (out, err, running.returncode) == ("cleaned up\n", "", 0)
+
+
+def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
+    """Loading takes 0.1 s: here, as long as it takes until a module of it reads a pipe."""
+    (tmp_path / "click.py").write_text("import sys; print('loading', flush=True); sys.stdin.read()\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(puller.__file__).parents[1]}"}
+    words = [*DEFAULT, *command("points")]
+    with subprocess.Popen(
+        words,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "loading\n"
+        running.send_signal(signal.SIGINT)
+        _, err = _end(running)
+    assert (err, running.returncode) == ("", -signal.SIGINT)
 
 
 def _stop_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch, command: str, name: str = "") -> None:

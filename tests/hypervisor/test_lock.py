@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import Locked, PullerError
+from puller.hypervisor import lock
 from puller.hypervisor.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
@@ -54,15 +55,18 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_where_locks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lock, "RUNTIME", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert lock_directory() == Path("/run/puller")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert lock_directory() == Path("/run/user/1000/puller")
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setenv("TMPDIR", "/nowhere")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     assert lock_directory().name == "puller-1000"
+    # Whether or not the environment names it: cron's does not, a login's does.
+    (tmp_path / "1000").mkdir()
+    assert lock_directory() == tmp_path / "1000" / "puller"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "1000"))
+    assert lock_directory() == tmp_path / "1000" / "puller"
 
 
 def test_the_holder_is_told_without_touching_the_lock(tmp_path: Path) -> None:

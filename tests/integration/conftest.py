@@ -39,6 +39,7 @@ _PUSHED = (
     "clones_that_change_places_are_compared[push]",
     "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
     "a_signal_while_the_server_hangs[push-store]",
+    "an_image_from_before_a_point_of_the_domain_shut_off[push]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +47,7 @@ def test_a_qemu_that_crashes(
     puller.backup(repository, machine.name, connect=libvirt_uri)
 
     def crash(exports: Sequence[DiskExport]) -> None:
-        os.kill(machine.pid(), signal.SIGKILL)
+        machine.crash()
 
     with pytest.raises(DomainNotRunning, match=f"^domain {machine.name} was shut off during the backup$"):
         puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=crash)

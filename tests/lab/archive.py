@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ def make_point(
     domain: str = "web1",
     moment: datetime = _MOMENT,
     tags: Mapping[str, str] | None = None,
+    host: str | None = None,
 ) -> Point:
     """Store ``content`` (disk target to bytes) and commit a full point of ``domain`` that has it.
 
@@ -45,7 +47,7 @@ def make_point(
         disks=disks,
         checkpoint_xml="<domaincheckpoint/>",
         tags=dict(tags or {}),
-        host="lab",
+        host=host or platform.node(),
         seconds=1.5,
         attachments=(attachment,),
     )

@@ -136,14 +136,18 @@ class Machine:
         A ``destroy`` here would race with that: libvirt 9.0 may come to the end of the old QEMU only after
         the next one has started, and then ends that.
         """
-        pid = self.pid()
-        os.kill(pid, signal.SIGKILL)
-        _reap(pid)
+        self.crash()
         deadline = time.monotonic() + _NOTICE_SECONDS
         while self.handle.isActive():
             if time.monotonic() > deadline:
                 raise MachineError(f"{self.name}: libvirt has not noticed that QEMU was killed")
             time.sleep(0.005)
+
+    def crash(self) -> None:
+        """End QEMU at once; libvirt may have to notice it still."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGKILL)
+        _reap(pid)
 
     def destroy(self) -> None:
         """Take the machine away, with all that libvirt knows of it."""

@@ -57,11 +57,14 @@ def test_what_the_services_rely_on(name: str) -> None:
     step = name.removeprefix("puller-").removesuffix("@.service")
     only = "" if step == "backup" else f"--only {step} "
     assert f"ExecStart=/opt/puller/bin/puller run {only}%i" in lines
+    # After a signal, the job's last command has 600 s of its own.
+    assert f"TimeoutStopSec={15 if step == 'backup' else 5}min" in lines
+    # A backup reads the images of a domain that is shut off, which may be block devices.
+    assert ("DeviceAllow=block-* r" if step == "backup" else "PrivateDevices=yes") in lines
     for line in (
         "Type=notify",
         "OnFailure=puller-failure@%n.service",
         "KillMode=mixed",
-        "TimeoutStopSec=5min",
         "WatchdogSignal=SIGTERM",
         "LoadCredential=puller-password",
         "LoadCredential=puller-aws-credentials",

@@ -20,7 +20,9 @@ from puller.hypervisor.qcow2 import Header, read_header
 
 def examine(patient: Patient) -> Iterator[Check]:
     """Ask about each disk that a backup takes."""
-    taken = [disk for disk in patient.domain.disks() if disk.is_candidate]
+    taken = patient.taken()
+    if patient.disks or patient.left_out:
+        yield ask("disks", patient.domain.name, partial(_named, patient))
     bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
     for disk in taken:
         subject = f"{patient.domain.name}/{disk.target}"
@@ -35,6 +37,17 @@ def examine(patient: Patient) -> Iterator[Check]:
         yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk))
         if disk.target in bases:
             yield ask("disk-base", subject, partial(_base, bases[disk.target]))
+
+
+def _named(patient: Patient) -> Answer:
+    known = {disk.target for disk in patient.domain.disks()}
+    unknown = [target for target in (*patient.disks, *patient.left_out) if target not in known]
+    if unknown:
+        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known))}"
+        return fail(text, "Correct the job's 'disks' and 'exclude-disks'.")
+    if not patient.taken():
+        return fail("no disk is left to back up", "Correct the job's 'disks' and 'exclude-disks'.")
+    return ok(f"taken: {', '.join(disk.target for disk in patient.taken())}")
 
 
 def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:

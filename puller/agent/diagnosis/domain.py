@@ -12,6 +12,7 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
+from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.lock import holder, lock_directory
 from puller.repository.repository import Repository
@@ -31,11 +32,25 @@ _AGENT = {
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A domain that is examined; ``repository`` is None where none could be opened."""
+    """A domain that is examined; ``repository`` is None where none could be opened.
+
+    ``disks`` and ``left_out`` are the targets that a backup is told to take and to leave out.
+    """
 
     host: Host
     domain: Domain
     repository: Repository | None
+    disks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def taken(self) -> list[Disk]:
+        """The disks that a backup takes, as far as they are there; also those on which it fails."""
+        wanted = [
+            disk
+            for disk in self.domain.disks()
+            if (disk.target in self.disks if self.disks else disk.is_candidate)
+        ]
+        return [disk for disk in wanted if disk.target not in self.left_out]
 
 
 def examine(patient: Patient) -> Iterator[Check]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.hypervisor import kernelsecurity as kernel
-from puller.hypervisor import openjob, scratch
+from puller.hypervisor import openjob, scratch, staging
 from puller.hypervisor.checkpoint import checkpoint_name
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.disk import Disk
@@ -23,18 +23,26 @@ SOCKET_PATH = 107
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """``scratch`` is where the scratch of ``disks`` goes; ``root`` is where the kernel's /sys is."""
+    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging; ``root`` is
+    where the kernel's /sys is.
+    """
 
     scratch: Path
     disks: tuple[Disk, ...]
     root: Path = Path("/")
+    mode: str = "pull"
+
+    @property
+    def option(self) -> str:
+        """What names another folder."""
+        return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
 def examine(patient: Patient, folders: Folders) -> Iterator[Check]:
     """Ask about the folder of the scratch and, of a running domain, that of the socket."""
     name = patient.domain.name
     held = confinement(patient.domain.xml(), patient.host.capabilities())
-    yield ask("scratch-access", name, partial(_access, folders.scratch, held))
+    yield ask("scratch-access", name, partial(_access, folders, held))
     yield ask("scratch-label", name, partial(label, folders, held))
     yield ask("scratch-space", name, partial(_space, patient, folders))
     yield ask("scratch-leftovers", name, partial(_leftovers, patient, folders))
@@ -42,7 +50,8 @@ def examine(patient: Patient, folders: Folders) -> Iterator[Check]:
         yield ask("socket", name, partial(_socket, patient, held))
 
 
-def _access(folder: Path, held: Confinement) -> Answer:
+def _access(folders: Folders, held: Confinement) -> Answer:
+    folder = folders.scratch
     if held.user is None:
         return ok("libvirt does not tell which user QEMU runs as")
     try:
@@ -53,7 +62,7 @@ def _access(folder: Path, held: Confinement) -> Answer:
         return ok(f"{held.user} reaches {folder}")
     return fail(
         f"QEMU runs as {held.user}, who may not walk {closed} on the way to {folder}",
-        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another folder with --scratch-dir.",
+        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another folder with {folders.option}.",
     )
 
 
@@ -67,7 +76,7 @@ def label(folders: Folders, held: Confinement) -> Answer:
     ):
         return fail(
             f"AppArmor confines QEMU, and libvirt's virt-aa-helper gives it no file in {folder}",
-            "Give a folder with --scratch-dir that is below none of the system's own, such as "
+            f"Give a folder with {folders.option} that is below none of the system's own, such as "
             "/var/lib/libvirt/images.",
         )
     confined = "selinux" in held.models and kernel.selinux_enforces(folders.root)
@@ -83,11 +92,25 @@ def label(folders: Folders, held: Confinement) -> Answer:
 def _space(patient: Patient, folders: Folders) -> Answer:
     # libvirt tells no size of a network disk of a domain that is shut off.
     told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
-    needed = scratch.required_bytes(patient.domain.disk_size(disk.target) for disk in told)
+    sizes = [patient.domain.disk_size(disk.target) for disk in told]
+    if folders.mode == "push" and patient.domain.is_active():
+        return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)))
+    needed = scratch.required_bytes(sizes)
     free = scratch.free_bytes(folders.scratch, "scratch")
     text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
     if free < needed:
         return fail(text, "Make room, or give another folder with --scratch-dir.")
+    return ok(text)
+
+
+def _staging_space(folder: Path, needed: int) -> Answer:
+    """How much a push has to copy is known when it begins, and it is refused then if there is no room."""
+    free = scratch.free_bytes(folder, "staging")
+    text = (
+        f"{folder} has {format_bytes(free)} free; a push of disks full of data takes {format_bytes(needed)}"
+    )
+    if free < needed:
+        return warn(text, "Make room, or give another folder with --staging-dir, if the disks are that full.")
     return ok(text)
 
 
