@@ -34,13 +34,14 @@ def room(tmp_path: Path) -> Iterator[Path]:
 
 
 class Writer:
-    """Rewrites the disk from its end to its begin, as fast as it can, once and again; a context.
+    """Rewrites the disk from its end to its begin, with a ``pause`` in seconds after 4 MiB; a context.
 
     A write that fails ends it with MachineError, which leaves the context.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, pause: float = 0.0) -> None:
         self._machine = machine
+        self._pause = pause
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._write)
         self._error: Exception | None = None
@@ -53,6 +54,7 @@ class Writer:
                 for offset in reversed(range(0, SIZE, 4 * MIB)):
                     self._machine.write("vda", self.rounds % 255 + 1, offset, 4 * MIB)
                     self.begun.set()
+                    self._over.wait(self._pause)
                 self.rounds += 1
         except Exception as error:  # noqa: BLE001 - raised in the test's own thread
             self._error = error
@@ -130,7 +132,8 @@ def test_an_agent_that_hangs_keeps_no_watch_from_ending_the_job(
         "thaw": thaw,
     }.items():
         monkeypatch.setattr(guestagent, name, answer)
-    with Writer(machine) as writer, pytest.raises(ScratchFull):
+    # At full speed all of the room is gone in 0.2 s, before the watch has had two looks.
+    with Writer(machine, pause=0.1) as writer, pytest.raises(ScratchFull):
         puller.backup(repository, machine.name, connect=libvirt_uri, scratch_dir=str(room))
     over.set()
     with pytest.raises(Exception, match="backup"):
