@@ -76,12 +76,13 @@ class ScratchWatch:
 
     def _watch(self) -> None:
         forecast = Forecast()
-        while not self._over.wait(LOOK):
+        while not self._over.is_set():  # the first look at once: a rate takes two
             with suppress(UsageError):  # a look that fails says nothing of the room
                 free = free_bytes(self._folder, "scratch")
                 if free < forecast.reserve(time.monotonic(), free):
                     self._alarm(_full(self._folder, free))
                     return
+            self._over.wait(LOOK)
 
 
 def _full(folder: Path, free: int) -> ScratchFull:
