@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, NbdError
+from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, Locked, NbdError, PullerError
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob, quiesce
@@ -53,6 +53,11 @@ class Aftermath:
         if error is None:
             return
         loss = self._loss(error)
+        if loss is None and not isinstance(error, Exception):
+            # A signal between the begin of the job and the context that would have ended it.
+            with suppress(HypervisorError, Locked):
+                openjob.end_stale(self._domain, self._repository_id)
+                self._delete(self._domain)
         if self.checkpoint is not None:
             self._notice(f"checkpoint {self.checkpoint} could not be deleted now; the next run will")
         if loss is not None and isinstance(error, HypervisorError | NbdError):
@@ -62,6 +67,13 @@ class Aftermath:
         """Delete the new checkpoint if it can be done now: its changes count in the older one all along."""
         with suppress(HypervisorError):
             self._delete(self._domain)
+
+    def let_be(self, error: Exception) -> None:
+        """Tell what failed after the commit: the point stands, and the next run clears up what is left."""
+        if not self._host.is_alive():
+            self._come_back(RETURN)
+        text = error.message if isinstance(error, PullerError) else str(error)
+        self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
 
     def _loss(self, error: BaseException) -> HypervisorError | None:
         """What went away, if that is why the run failed."""
@@ -90,7 +102,7 @@ class Aftermath:
                 with Host.connect(self._host.uri) as host:
                     self._clean_up(host.domain(self._domain.uuid))
                 return
-            except HypervisorError as error:
+            except (HypervisorError, Locked) as error:
                 if time.monotonic() > deadline:
                     self._notice(f"the backup job is left for the next run to end: {error.message}")
                     return

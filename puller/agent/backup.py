@@ -24,7 +24,7 @@ from puller.agent.offline import Offline
 from puller.agent.push import Push
 from puller.agent.source import Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, NbdError
 from puller.events import Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
@@ -34,6 +34,7 @@ from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
+from puller.hypervisor.runlock import RunLock
 from puller.hypervisor.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
 from puller.repository.repository import Repository
@@ -166,6 +167,7 @@ class _Transaction:
         self._observer = observer
         self._on_frozen = on_frozen
         self._began = time.monotonic()
+        self._committed: Point | None = None
 
     def run(self, choose: Chooser) -> Point:
         """Take the point; whatever fails, leave nothing of this run behind.
@@ -203,6 +205,11 @@ class _Transaction:
                 raise
             # A run that is open reads nothing stored but the parents: their maps and their records.
             raise BaseDamaged(error.message, advice=error.advice) from error
+        except (HypervisorError, NbdError, OSError) as error:
+            if self._committed is None:
+                raise
+            self._aftermath.let_be(error)
+            return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Freeze, copy, commit and let go."""
@@ -223,7 +230,11 @@ class _Transaction:
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
         quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
-        with self._undone_unless_committed(checkpoint) as commit, quiesced as frozen:
+        with (
+            self._undone_unless_committed(checkpoint) as commit,
+            RunLock(self._source.folder, checkpoint, self._domain),
+            quiesced as frozen,
+        ):
             records, attachments = self._copy(run, frozen, bases)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
@@ -258,6 +269,7 @@ class _Transaction:
         def commit(run: Run, point: Point) -> None:
             run.commit(point)
             self._aftermath.checkpoint = None
+            self._committed = point
 
         self._aftermath.checkpoint = checkpoint
         try:

@@ -20,8 +20,9 @@ incremental, even where the parent's map is damaged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from puller.agent.history import MOMENT, History
@@ -30,15 +31,17 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.image import untracked
-from puller.nbd.export import Export
 from puller.repository.image import DiskImage
 from puller.repository.points import DiskRecord, Point
 from puller.repository.repository import Repository
 from puller.repository.slot import content_id
-from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
+from puller.units import CHUNK, PAGE_CHUNKS, Extent, chunk_count
 
 ASKED = "all disks were to be read in full"
 FIRST = "no earlier point has this disk"
+
+_STRETCHES = 4
+"""Clones of one disk are the same in most places; each look costs a page of the map and a pack's footer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,34 +254,64 @@ def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bo
         return True
 
 
-def mistrust(repository: Repository, export: Export, record: DiskRecord) -> str | None:
-    """Why the bitmap of ``export`` cannot belong to what the base has, as far as one look tells, or None.
+class Compared(Protocol):
+    """A disk that is compared with what the base has."""
 
-    The look is at the last chunk that the base stores and the bitmap calls clean. Of a disk that was
-    cut and has grown again that chunk is gone, yet clean: QEMU keeps no bits of what it cuts. Of
-    another image in the disk's place it hardly ever is the same. A map that cannot be read is not built
-    upon.
+    size: int
+
+    def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """See Export."""
+        ...
+
+    def chunk(self, number: int) -> bytes | None:
+        """What the disk held at the frozen moment; None where that cannot be told, which is no fault."""
+        ...
+
+
+def mistrust(repository: Repository, disk: Compared, record: DiskRecord) -> str | None:
+    """Why the bitmap of ``disk`` cannot belong to what the base has, as far as a few looks tell, or None.
+
+    They are at the last chunk of each stretch of the disk that the base stores and the bitmap calls clean.
+    Of a disk that was cut and has grown again the very last one is gone, yet clean: QEMU keeps no bits of
+    what it cuts. Of another image in the disk's place they hardly ever are all the same. A map that cannot
+    be read is not built upon.
     """
-    same_size = record.size == export.size
+    same_size = record.size == disk.size
     # Where the sizes differ, what is behind the smaller one is read anyway.
-    end = chunk_count(export.size) if same_size else min(record.size, export.size) // CHUNK
+    end = chunk_count(disk.size) if same_size else min(record.size, disk.size) // CHUNK
     try:
         image = DiskImage(repository.maps, repository.packs, record.root.address)
-        for first, stored in image.stored_before(end):
-            clean = _clean(export, first, stored)
-            if clean:
-                chunk = clean[-1]
-                found = export.chunk(chunk)
-                same = image.content_id(chunk) == content_id(repository.keys.id_key, found)
-                return None if same else "what is on it is not what its dirty bitmap belongs to"
+        for start, stop in stretches(image, end):
+            chunk = _last_clean(image, disk, start, stop)
+            if chunk is None or (found := disk.chunk(chunk)) is None:
+                continue
+            if image.content_id(chunk) != content_id(repository.keys.id_key, found):
+                return "what is on it is not what its dirty bitmap belongs to"
     except DamagedData as error:
         return f"its last map is damaged: {error.message}"
     return None
 
 
-def _clean(export: Export, first: int, chunks: Sequence[int]) -> list[int]:
+def stretches(image: DiskImage, end: int) -> list[tuple[int, int]]:
+    """The parts of a disk that are looked at apart: (first chunk, chunk behind it), backwards from the last
+    chunk before ``end`` that is stored. Raises DamagedData.
+    """
+    behind = next((stored[-1] + 1 for _, stored in image.stored_between(0, end) if stored), 0)
+    borders = [behind * part // _STRETCHES for part in range(_STRETCHES + 1)]
+    return [(start, stop) for start, stop in reversed(list(pairwise(borders))) if start < stop]
+
+
+def _last_clean(image: DiskImage, disk: Compared, start: int, stop: int) -> int | None:
+    for first, stored in image.stored_between(start, stop):
+        clean = _clean(disk, first, stored)
+        if clean:
+            return clean[-1]
+    return None
+
+
+def _clean(disk: Compared, first: int, chunks: Sequence[int]) -> list[int]:
     """Those of ``chunks``, of the page that begins with chunk ``first``, that the bitmap calls clean."""
     dirty: set[int] = set()
-    for extent in export.dirty(first * CHUNK, (first + PAGE_CHUNKS) * CHUNK):
+    for extent in disk.dirty(first * CHUNK, (first + PAGE_CHUNKS) * CHUNK):
         dirty.update(range(extent.offset // CHUNK, chunk_count(extent.end)))
     return [chunk for chunk in chunks if chunk not in dirty]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from puller.errors import Interrupted
+from puller.errors import Interrupted, StoreUnavailable
 from puller.events import Event, Observer
 from puller.repository.points import Point
 from puller.store.patience import carried, holding, long
@@ -44,7 +44,7 @@ def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: i
     """Call ``take`` for each of the ``domains``, ``parallel`` of them at a time.
 
     Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
-    under way are stopped at their next event or wait for the store, and no other is begun.
+    under way are stopped at their next event, or where they read, store or wait, and no other is begun.
     """
     batch = _Batch(take, audience)
     if parallel == 1:
@@ -92,18 +92,31 @@ class _Batch:
         try:
             point = self._take(domain, self._observe)
         except BaseException as error:  # noqa: BLE001 - a bug met in one domain is not the others' loss
-            with self._lock:
-                self.taken.failed.append((domain, error))
-                if not isinstance(error, Exception):
-                    self.taken.interruption = error
-            self._audience.on_failure(domain, error)
+            self._fail(domain, self._cause(error))
         else:
             with self._lock:
                 self.taken.points.append(point)
             self._audience.on_point(point)
 
+    def _cause(self, error: BaseException) -> BaseException:
+        """A wait for the store that was given up is told as the stop that it is due to."""
+        if self._stopped.is_set() and isinstance(error, StoreUnavailable):
+            return _stop()
+        return error
+
+    def _fail(self, domain: str, error: BaseException) -> None:
+        with self._lock:
+            self.taken.failed.append((domain, error))
+            if not isinstance(error, Exception):
+                self.taken.interruption = error
+        self._audience.on_failure(domain, error)
+
     def _observe(self, event: Event) -> None:
         """An error of the observer ends a run, which then cleans up as after any other."""
         if self._stopped.is_set():
-            raise Interrupted("stopped by a signal")
+            raise _stop()
         self._audience.observer(event)
+
+
+def _stop() -> Interrupted:
+    return Interrupted("stopped by a signal")

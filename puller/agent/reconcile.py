@@ -30,7 +30,8 @@ def reconcile(
     """End our stale job, sweep our files in the ``scratch`` folders, delete our checkpoints without a point.
 
     The caller holds the domain's lock, so no living run of this host owns what is found. Raises
-    JobRunning if the open job is somebody else's, StoreError, HypervisorError.
+    JobRunning if the open job is somebody else's, Locked if a run lives whose locks are elsewhere,
+    StoreError, HypervisorError.
     """
     if quiesce.thaw_left_over(domain):
         observer(Notice(domain.name, "thawed file systems that an earlier run had left frozen"))

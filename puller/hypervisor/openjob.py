@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 
 from puller.errors import HypervisorError, JobRunning
-from puller.hypervisor import scratch, staging
+from puller.hypervisor import runlock, scratch, staging
 from puller.hypervisor.checkpoint import owner_prefix
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
@@ -82,7 +82,8 @@ def end_stale(domain: Domain, repository_id: str) -> bool:
     """End the job that a dead run of ours left open; whether there was one.
 
     Call it with the domain's lock held, else the job may be that of a living run. Raises
-    :class:`JobRunning` if a job is open that is not ours.
+    :class:`JobRunning` if a job is open that is not ours, :class:`Locked` if it is that of a run that lives
+    and has its locks elsewhere.
     """
     job = open_job(domain)
     if job is None:
@@ -91,6 +92,8 @@ def end_stale(domain: Domain, repository_id: str) -> bool:
         raise JobRunning(
             f"domain {domain.name} has a backup job open that this repository's runs did not begin"
         )
+    for folder in {path.parent for path in job.scratch | job.staging}:
+        runlock.require_dead(domain, repository_id, folder)
     end(domain, job)
     return True
 
@@ -115,15 +118,16 @@ def end(domain: Domain, job: OpenJob) -> None:
 def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[Path, ...]:
     """Delete what dead runs of ours left of ``domain`` in ``directory``; returns the files.
 
-    That is scratch files and images of push jobs.
+    That is scratch files, images of push jobs, and what told that the runs lived.
 
-    Call it with the domain's lock held.
+    Call it with the domain's lock held. Raises :class:`Locked` if a run that lives has its files there.
     """
+    runlock.require_dead(domain, repository_id, directory)
     job = open_job(domain)
     in_use = frozenset[Path]() if job is None else job.files
     return tuple(
         path
-        for suffix in (scratch.SUFFIX, staging.SUFFIX)
+        for suffix in (scratch.SUFFIX, staging.SUFFIX, runlock.SUFFIX)
         for path in scratch.sweep(directory, repository_id, domain.uuid, in_use, suffix)
     )
 

@@ -91,17 +91,17 @@ class DiskImage:
         """Bytes of the disk."""
         return self._root.size
 
-    def stored_before(self, end: int) -> Iterator[tuple[int, list[int]]]:
-        """Backwards from chunk ``end``, page by page: its first chunk, and its stored chunks before ``end``.
-
-        Raises DamagedData.
+    def stored_between(self, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Backwards from chunk ``end`` to ``start``, page by page: its first chunk, and the stored chunks
+        of it that lie between the two. Raises DamagedData.
         """
         pages = self._root.pages.packs[: -(-end // PAGE_CHUNKS)]
-        for page in np.flatnonzero(pages != ZERO)[::-1].tolist():
+        numbers = np.flatnonzero(pages != ZERO)[::-1]
+        for page in numbers[numbers >= start // PAGE_CHUNKS].tolist():
             refs = self._maps.pages(self._root, [page])[page]
             first = page * PAGE_CHUNKS
             stored = np.flatnonzero(refs.packs != ZERO) + first
-            yield first, stored[stored < end].tolist()
+            yield first, stored[(stored >= start) & (stored < end)].tolist()
 
     def content_id(self, chunk: int) -> bytes:
         """Id of a stored chunk's content, out of its pack's footer. Raises DamagedData."""

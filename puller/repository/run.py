@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from puller.errors import PullerError, StoreError
+from puller.errors import Interrupted, PullerError, StoreError
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository import index
@@ -137,6 +137,9 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
+        # Not the store alone is waited for: also a rate's turn, or an NBD server.
+        if (above := patience.current()) is not None:
+            self._waiting.enter_context(above.calling(self._stop))
         self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
@@ -146,6 +149,9 @@ class Run:
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
+
+    def _stop(self) -> None:
+        self.flow.fail(Interrupted("stopped by a signal"))
 
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""

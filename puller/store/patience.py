@@ -54,7 +54,7 @@ class Patience:
         self.limit = limit
         self._ended = False
         self._told = False
-        self._waiting: set[threading.Event] = set()
+        self._calls: dict[Callable[[], object], None] = {}
         self._lock = threading.Lock()
 
     def renewed(self) -> Patience:
@@ -65,9 +65,9 @@ class Patience:
         """Let nobody wait any more."""
         with self._lock:
             self._ended = True
-            waiting = tuple(self._waiting)
-        for event in waiting:
-            event.set()
+            calls = tuple(self._calls)
+        for call in calls:
+            call()
 
     @property
     def ended(self) -> bool:
@@ -121,25 +121,34 @@ class Patience:
     def _listening(self) -> Iterator[threading.Event]:
         """An event that is set when the patience ends."""
         event = threading.Event()
-        self._listen(event)
+        with self.calling(event.set):
+            yield event
+
+    @contextmanager
+    def calling(self, call: Callable[[], object]) -> Iterator[None]:
+        """Within this context ``call`` is called when the patience ends, before those of later contexts.
+
+        It may be called twice, and from any thread.
+        """
+        self._listen(call)
         try:
             if self.ended:
-                event.set()
-            yield event
+                call()
+            yield
         finally:
-            self._forget(event)
+            self._forget(call)
 
-    def _listen(self, event: threading.Event) -> None:
+    def _listen(self, call: Callable[[], object]) -> None:
         with self._lock:
-            self._waiting.add(event)
+            self._calls[call] = None
         if self._parent is not None:
-            self._parent._listen(event)
+            self._parent._listen(call)
 
-    def _forget(self, event: threading.Event) -> None:
+    def _forget(self, call: Callable[[], object]) -> None:
         with self._lock:
-            self._waiting.discard(event)
+            self._calls.pop(call, None)
         if self._parent is not None:
-            self._parent._forget(event)
+            self._parent._forget(call)
 
 
 def _raiser(error: BaseException) -> Callable[[], Any]:

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from puller.agent.batch import Audience, take_all
-from puller.errors import Interrupted, NoSuchDomain
+from puller.errors import Interrupted, NoSuchDomain, StoreUnavailable
 from puller.events import Observer, Step, ignore
 from puller.repository.points import Point
+from puller.store.patience import current
 
 TIME = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -89,4 +90,26 @@ def test_a_signal_stops_those_under_way_at_their_next_event(monkeypatch: pytest.
     assert isinstance(taken.interruption, Signal)
     assert taken.points == []
     assert sorted(domain for domain, _ in taken.failed) == ["a", "b"]
+    assert {type(error) for _, error in taken.failed} == {Interrupted}
+
+
+def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = threading.Barrier(3)
+
+    def take(domain: str, observer: Observer) -> Point:
+        patience = current()
+        assert patience is not None
+        begun.wait(60)
+        patience.pause(60)
+        raise StoreUnavailable("given up")
+
+    def wait(futures: object) -> None:
+        begun.wait(60)
+        raise Signal
+
+    monkeypatch.setattr("puller.agent.batch.wait", wait)
+    taken = take_all(["a", "b"], take, Listener().audience, 2)
+    assert [str(error) for _, error in taken.failed] == ["stopped by a signal"] * 2
     assert {type(error) for _, error in taken.failed} == {Interrupted}

@@ -36,6 +36,7 @@ _PUSHED = (
     "a_run_that_cannot_clean_up_is_cleaned_up_by_the_next[push]",
     "a_disk_that_grew_stays_incremental[push]",
     "disks_that_change_places_are_compared[push]",
+    "clones_that_change_places_are_compared[push]",
     "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
     "a_signal_while_the_server_hangs[push-store]",
     "an_image_from_before_a_point_of_the_domain_shut_off[push]",

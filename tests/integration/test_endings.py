@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import CheckpointUnusable, DomainNotRunning
+from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError
 from puller.events import Event, Notice, Step
 from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.job import PullJob
 from puller.units import MIB
-from tests.integration.conftest import Truth, checkpoints, leftovers, restored
+from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
@@ -79,3 +81,40 @@ def test_a_checkpoint_that_goes_while_it_is_retired(
     assert puller.list_points(repository)[-1] == second
     third = puller.backup(repository, machine.name, connect=libvirt_uri)
     assert (third.parent, checkpoints(machine)) == (second.point, {third.checkpoint})
+
+
+def test_a_signal_as_the_job_begins(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the job is open, and before anything has taken charge of its end."""
+    known = checkpoints(scene.machine)
+    enter = PullJob.__enter__
+
+    def interrupted(job: PullJob) -> PullJob:
+        enter(job)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PullJob, "__enter__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scene.backup()
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+    assert checkpoints(scene.machine) == known
+
+
+def test_a_connection_that_is_lost_after_the_commit(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is ended over a new one, and the point counts."""
+
+    def lost(job: PullJob) -> None:
+        raise HypervisorError("client socket is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PullJob, "end", lost)
+        patch.setattr(Host, "is_alive", lambda host: False)
+        point = scene.backup()
+    assert puller.list_points(scene.repository)[-1].point == point.point
+    assert any("the point is stored" in text and "client socket is closed" in text for text in scene.told)
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+    assert scene.backup().parent == point.point

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import puller
+from puller.agent import look
 from puller.agent.transfer import Transfer
 from puller.errors import (
     HypervisorError,
@@ -250,9 +251,14 @@ def test_a_disk_that_grew_stays_incremental(scene: Scene) -> None:
 
 
 def test_disks_that_change_places_are_compared(
-    machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth: Truth
+    machine_factory: MachineFactory,
+    backup: Backup,
+    tmp_path: Path,
+    truth: Truth,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bitmaps of one checkpoint have one name on all disks, so the wrong one would seem to fit."""
+    monkeypatch.setattr(look, "_FLUSH", 0.0)
     machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
     machine.write("vda", 1, 0, MIB)
     machine.write("vdb", 2, 0, 2 * MIB)
@@ -271,9 +277,34 @@ def test_disks_that_change_places_are_compared(
     assert "what is on it is not what its dirty bitmap belongs to" in point.disks[0].reason
 
 
+def test_clones_that_change_places_are_compared(
+    machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth: Truth
+) -> None:
+    """They are alike where the disk ends."""
+    machine = machine_factory(DiskSpec("vda", 8 * MIB), DiskSpec("vdb", 8 * MIB))
+    for target, pattern in (("vda", 1), ("vdb", 2)):
+        machine.write(target, 9, 0, 8 * MIB)
+        machine.write(target, pattern, 3 * MIB, MIB)
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    backup(repository, machine)
+    machine.stop()
+    machine.image("vda").rename(tmp_path / "swap")
+    machine.image("vdb").rename(machine.image("vda"))
+    (tmp_path / "swap").rename(machine.image("vdb"))
+    machine.start()
+    point = backup(repository, machine)
+    folder = restored(repository, point, tmp_path)
+    assert truth.equals(folder, "vda", 2)
+    assert truth.equals(folder, "vdb", 2)
+    assert point.kind == "rehash"
+
+
 @pytest.mark.parametrize(("cut", "grown"), [(10 * MIB, 20 * MIB), (10 * MIB + 512, 30 * MIB)])
-def test_a_disk_that_was_cut_and_grew_again(scene: Scene, cut: int, grown: int) -> None:
+def test_a_disk_that_was_cut_and_grew_again(
+    scene: Scene, cut: int, grown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """QEMU keeps no dirty bits of what it cuts, and continues the bitmap with clean ones."""
+    monkeypatch.setattr(look, "_FLUSH", 0.0)
     scene.machine.write("vda", 6, 8 * MIB, 12 * MIB)
     scene.backup()
     for size in (cut, grown):

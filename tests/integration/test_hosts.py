@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tarfile
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
@@ -25,6 +26,7 @@ from puller.errors import (
     NoSuchDomain,
     UnsupportedDisk,
 )
+from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob
 from puller.units import KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, bitmap, checkpoints, io, restored
@@ -174,6 +176,28 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
     crashed = scene.backup()
     assert (crashed.kind, crashed.checkpoint) == ("rehash", None)
     scene.assert_exact(crashed)
+
+
+def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another user, or in a container: its job is not taken for a dead run's."""
+    truth, refused = scene.truth, []
+
+    def meanwhile(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        with monkeypatch.context() as patch:
+            patch.setattr("puller.agent.backup.lock_directory", lambda: scene.folder / "other")
+            for mode in ("pull", "push"):
+                with pytest.raises(Locked, match="another user or container") as caught:
+                    puller.backup(scene.repository, scene.machine.name, connect=scene.uri, mode=mode)
+                refused.append(caught.value.exit_code)
+
+    scene.truth = meanwhile
+    for mode in ("pull", "push"):
+        point = scene.backup(mode=mode)
+        scene.machine.flush()
+    assert refused == [11] * 4
+    assert list(scene.folder.glob("*.lock")) == []
+    assert checkpoints(scene.machine) == {point.checkpoint}
 
 
 def test_an_image_in_use_is_not_read_and_one_that_is_read_is_not_used(scene: Scene) -> None:

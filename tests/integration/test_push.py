@@ -12,7 +12,7 @@ import pytest
 
 import puller
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull, UsageError
-from puller.events import Event, Kept, Step
+from puller.events import Event, Kept, Notice, Step
 from puller.hypervisor.pushjob import PushJob
 from puller.units import GIB, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
@@ -145,6 +145,7 @@ def test_a_dead_run_s_push_is_ended_by_the_next(scene: Scene, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(PushJob, "end", lambda job: None)
         patch.setattr("puller.hypervisor.checkpoint.delete", lambda *_: None)
+        patch.setattr("puller.agent.aftermath.Aftermath.__exit__", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             scene.backup(observer=while_pushing(scene.machine, die))
     assert scene.machine.handle.backupGetXMLDesc()
@@ -211,3 +212,45 @@ def test_room_for_what_the_guest_has_not_flushed(
             mode="push",
             staging_dir=str(small_file_system),
         )
+
+
+def test_a_base_that_the_guest_flushes_late_is_believed(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path
+) -> None:
+    """Its last chunk is in no table of the image when that is looked at, and pushed but once."""
+    machine = machine_factory(DiskSpec("vda", 16 * MIB))
+    machine.write("vda", 1, 0, 8 * MIB)
+    steps: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Step):
+            steps.append(event.name)
+            if steps.count("push") == 2:
+                machine.flush()
+
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    for _ in range(2):
+        point = puller.backup(repository, machine.name, connect=libvirt_uri, mode="push", observer=observe)
+    assert point.kind == "incremental"
+    assert steps.count("push") == 2
+
+
+def test_an_image_that_cannot_be_kept_costs_no_point(scene: Scene, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    told: list[str] = []
+
+    def lose(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append(event.text)
+        if isinstance(event, Step) and event.name == "end":
+            for image in leftovers(folder):
+                image.unlink()
+
+    options = {"disks": ["vda"], "staging_dir": str(folder), "keep_staging": True, "observer": lose}
+    point = scene.backup(**options)
+    assert point.kind == "incremental"
+    assert any(text.startswith("the point is stored; what is left after it") for text in told)
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    assert list(folder.iterdir()) == []
+    assert scene.backup(disks=["vda"]).parent == point.point

@@ -11,14 +11,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from puller.errors import DamagedData, MissingObject, RepositoryExists, StoreUnavailable, WrongKey
+from puller.errors import (
+    DamagedData,
+    Interrupted,
+    MissingObject,
+    RepositoryExists,
+    StoreUnavailable,
+    WrongKey,
+)
 from puller.repository import repository as repositories
 from puller.repository.damage import Damage
 from puller.repository.footer import PackKind
 from puller.repository.image import DiskImage
 from puller.repository.repository import Repository
 from puller.repository.slots import KeyFile, Password
+from puller.store.base import Body
 from puller.store.memory import MemoryStore
+from puller.store.patience import LONG, Patience, holding
 from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
@@ -284,3 +293,18 @@ def test_latest_never_silently_means_an_older_point(repository: Repository) -> N
     assert first.point in refused.value.advice
     earlier = first.time + timedelta(minutes=5)
     assert repository.points.select(f"{first.domain}@{earlier.isoformat()}") == first
+
+
+def test_the_end_of_patience_stops_a_run_that_waits_for_its_rate() -> None:
+    """As after a signal, where several domains are backed up at once: it arrives in another thread."""
+    waiting = Patience(LONG)
+
+    class Stopping(MemoryStore):
+        def put(self, key: str, body: Body) -> None:
+            super().put(key, body)
+            waiting.end()
+
+    store = Stopping()
+    slow = replace(SMALL, upload_rate=16 * KIB)  # the second pack has to wait for 16 s
+    with pytest.raises(Interrupted), holding(waiting):
+        store_disk(repositories.create(store, None), noise(1, 4 * CHUNK), tuning=slow)
