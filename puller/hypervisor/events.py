@@ -65,6 +65,12 @@ class JobEvents:
         with suppress(libvirt.libvirtError):  # the connection may be what was lost
             self._connection.domainEventDeregisterAny(self._id)
 
+    def forget(self) -> None:
+        """Drop what was told of jobs until now, those included that are on their way in the library."""
+        _deliver()
+        self.last = None
+        self._heard.clear()
+
     def wait(self, seconds: float) -> None:
         """Return when an event comes, or one has come since the last call, or after ``seconds``."""
         if self._heard.wait(seconds):

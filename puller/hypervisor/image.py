@@ -17,6 +17,9 @@ from puller.hypervisor.disk import Disk, image_name
 
 _MAGIC = b"QFI\xfb"
 
+_INFO_SECONDS = 60.0
+"""How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
+
 _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 
@@ -62,10 +65,18 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
     try:
         done = subprocess.run(
-            ["qemu-img", "info", *options, "--", str(path.absolute())], capture_output=True, check=False
+            ["qemu-img", "info", *options, "--", str(path.absolute())],
+            capture_output=True,
+            check=False,
+            timeout=_INFO_SECONDS,
         )
     except FileNotFoundError as error:
         raise HypervisorError("qemu-img is not installed", advice=_INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise HypervisorError(
+            f"qemu-img cannot read {path}: no answer in {_INFO_SECONDS:.0f} s",
+            advice="See whether the storage of the image answers.",
+        ) from error
     if done.returncode:
         said = " ".join(done.stderr.decode(errors="replace").split()).removeprefix("qemu-img: ")
         raise HypervisorError(

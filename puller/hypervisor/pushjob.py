@@ -87,7 +87,7 @@ class PushJob(BackupJob):
         while open_job(self._domain) == self._as_opened():
             self._events.wait(_LOOK)
             self._tell(watch)
-        end = self._events.last or self._completed()
+        end = self._completed() or self._events.last
         if end is None or not end.success:
             self._fail(end)
 
@@ -99,7 +99,10 @@ class PushJob(BackupJob):
             watch(int(statistics[libvirt.VIR_DOMAIN_JOB_DISK_PROCESSED]), total)
 
     def _completed(self) -> JobEnd | None:
-        """What libvirt kept of the last job for whoever asks first; None if it has nothing."""
+        """What libvirt kept of the last job for whoever asks first; None if it has nothing.
+
+        It is of this job, as an event that was heard need not be.
+        """
         try:
             return parse_end(self._domain.handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED))
         except libvirt.libvirtError:  # the domain is shut off or gone, which _fail finds out
@@ -119,6 +122,7 @@ class PushJob(BackupJob):
         raise HypervisorError(f"the push job of domain {name} failed: {end.reason or 'it was cancelled'}")
 
     def _begin(self) -> None:
+        self._events.forget()  # the end of a job before this one
         super()._begin()
         for target, length in self._room.items():
             reserve(self.images[target], length)

@@ -19,6 +19,10 @@ from puller.nbd.connection import Connection
 _START_SECONDS = 30.0
 """How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
 
+_CLOSE_SECONDS = 120.0
+"""How long it may take to close one. What was written to it is flushed by then, so that takes milliseconds,
+unless the storage hangs."""
+
 _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 _SEE = "The message is QEMU's own; correct what it names and run again."
@@ -167,9 +171,14 @@ class ImageServer:
         """End the server and wait until the image is closed, which may have to write caches back first."""
         if self._process.returncode is not None:
             return
-        self._lifeline.close()
+        self._lifeline.drop()  # a server that hangs would not hear a farewell
         self._process.terminate()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()  # not waited for: a process that hangs in its storage does not die either
+            self._folder.cleanup()
+            raise NbdError(f"qemu-nbd of {self._path} did not end in {_CLOSE_SECONDS:.0f} s") from error
         said = self._said()
         self._folder.cleanup()
         if code:

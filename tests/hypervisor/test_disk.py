@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.errors import NoSuchDisk, UnsupportedDisk
+from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.disk import Disk, parse_disks, select
-from puller.hypervisor.image import untracked
+from puller.hypervisor.image import describe, untracked
 
 XML = """
 <domain type='kvm'><name>x</name><devices>
@@ -160,3 +161,13 @@ def test_selection_is_what_was_asked_for_less_what_was_excluded(
     else:
         with pytest.raises(NoSuchDisk):
             select("x", disks, included, excluded)
+
+
+def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "qemu-img"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.hypervisor.image._INFO_SECONDS", 0.1)
+    with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer in 0 s"):
+        describe(Path("/hangs"), "qcow2")

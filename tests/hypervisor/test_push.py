@@ -10,7 +10,7 @@ import pytest
 
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning, StagingFull
 from puller.hypervisor import openjob, pushjob, staging
-from puller.hypervisor.events import JobEvents
+from puller.hypervisor.events import JobEnd, JobEvents
 from puller.hypervisor.pushjob import PushJob
 from puller.units import GIB, KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint
@@ -107,6 +107,28 @@ def test_an_end_that_nobody_can_tell_of_is_a_failure(
         with pytest.raises(HypervisorError, match="does not tell how it ended"):
             job.wait(unheeded)
     assert work.leftovers() == []
+
+
+def test_the_end_of_a_job_before_is_not_taken_for_this_one_s(
+    machine_factory: MachineFactory, bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event may come late."""
+    machine = slow_machine(machine_factory)
+    enter = JobEvents.__enter__
+
+    def hear_of_another(events: JobEvents) -> JobEvents:
+        enter(events)
+        events.last = JobEnd(success=True, reason="")
+        return events
+
+    monkeypatch.setattr(JobEvents, "__enter__", hear_of_another)
+    monkeypatch.setattr(JobEvents, "_hear", lambda *_: None)
+    monkeypatch.setattr(PushJob, "_completed", lambda job: None)
+    with bench(machine).push(1, {"vda": None}) as job:
+        machine.slow_push()
+        machine.handle.abortJob()
+        with pytest.raises(HypervisorError, match="does not tell how it ended"):
+            job.wait(unheeded)
 
 
 def test_leaving_early_ends_the_job(machine_factory: MachineFactory, bench: BenchFactory) -> None:
