@@ -12,6 +12,8 @@ def main() -> NoReturn:
     # Loading takes 0.1 s, in which Ctrl-C is to end the process without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from puller.cli import libraries
     from puller.cli.program import run
 
+    libraries.restrain()
     sys.exit(run(sys.argv[1:]))

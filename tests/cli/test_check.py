@@ -47,7 +47,7 @@ def test_a_sound_repository(cli: CommandLine, points: list[puller.Point]) -> Non
         (["--read-data"], 2, 5),
         (["--read-data", "100"], 2, 5),
         (["--read-data=100"], 2, 5),
-        (["--read-data", "50%"], 2, None),
+        (["--read-data", "99%"], 2, None),
         (["--read-data", "db1@latest"], 1, None),
         (["db1@latest", "--read-data"], 1, None),
         (["--read-data", "-q", "db1@latest"], 1, None),
