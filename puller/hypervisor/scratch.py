@@ -42,13 +42,14 @@ def scratch_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Pa
 
 
 def required_bytes(sizes: Iterable[int]) -> int:
-    """Free bytes to ask for before a job on disks of these sizes: a twentieth of them, 64 MiB at least.
+    """Free bytes to ask for before a job on disks of these sizes: a twentieth of them, 256 MiB at least.
 
     The worst case, a guest that rewrites all of its disks meanwhile, would take as much as the disks
     are large. Asking for that would refuse most hosts; a guest that changes 5 % during one backup is
-    already a busy one. Who knows better gives another folder.
+    already a busy one. Who knows better gives another folder. The least gives the watch over the room
+    (``puller.hypervisor.scratchwatch``) half a second with a guest that writes 500 MiB/s.
     """
-    return max(64 * MIB, sum(sizes) // 20)
+    return max(256 * MIB, sum(sizes) // 20)
 
 
 def check_free(directory: Path, needed: int) -> None:

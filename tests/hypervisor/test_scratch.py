@@ -24,10 +24,10 @@ def test_the_default_folder_is_that_of_the_first_image() -> None:
 
 
 @given(st.lists(st.integers(0, 100 * TIB), max_size=5))
-def test_a_twentieth_of_the_disks_is_asked_for_and_never_less_than_64_mib(sizes: list[int]) -> None:
+def test_a_twentieth_of_the_disks_is_asked_for_and_never_less_than_256_mib(sizes: list[int]) -> None:
     required = scratch.required_bytes(sizes)
-    assert required >= 64 * MIB
-    assert required == max(64 * MIB, sum(sizes) // 20)
+    assert required >= 256 * MIB
+    assert required == max(256 * MIB, sum(sizes) // 20)
     assert scratch.required_bytes([*sizes, GIB]) >= required
 
 

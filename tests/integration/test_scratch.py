@@ -17,9 +17,9 @@ from tests.integration.conftest import Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
-SIZE = 160 * MIB
-ROOM = 80 * MIB
-"""Of the scratch's file system: enough for the check before the job, which asks for 64 MiB."""
+SIZE = 400 * MIB
+ROOM = 272 * MIB
+"""Of the scratch's file system: enough for the check before the job, which asks for 256 MiB."""
 
 
 @pytest.fixture
