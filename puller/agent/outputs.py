@@ -96,6 +96,11 @@ class RawFile:
 class BlockDevice(RawFile):
     """A block device, with whatever it held before."""
 
+    def expect(self, offset: int, length: int) -> None:
+        """See Output: all of it has its room. The kernel allocates nothing on a device, and answers EINVAL
+        where it is asked for a part of a sector, such as at the end of a disk on a device with 4096 a sector.
+        """
+
     def zero(self, offset: int, length: int) -> None:
         """See Output. The ioctl takes whole sectors; of 4096 bytes at most."""
         first, last = -(-offset // _SECTOR) * _SECTOR, (offset + length) // _SECTOR * _SECTOR

@@ -96,12 +96,12 @@ def test_an_export_that_is_too_small(archive: Archive, tmp_path: Path) -> None:
     assert image.read_bytes() == b"\xff" * MIB
 
 
-def test_a_block_device_that_holds_other_data(archive: Archive, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_a_block_device_that_holds_other_data(archive: Archive, tmp_path: Path, sector: int) -> None:
     image = tmp_path / "device.img"
     image.write_bytes(b"\xff" * (SIZE // 4096 * 4096 + 4096))
-    made = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False
-    )
+    command = ["losetup", "--find", "--show", f"--sector-size={sector}", str(image)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"no loop devices here: {made.stderr.strip()}")
     device = made.stdout.strip()
