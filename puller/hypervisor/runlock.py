@@ -35,10 +35,11 @@ class RunLock:
     def __enter__(self) -> Self:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with suppress(OSError):
-            # For all to read: other users are to find it locked.
-            self._descriptor = os.open(self._path, flags, 0o644)
+            self._descriptor = os.open(self._path, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            # For all to read, whatever the umask: other users are to find it locked.
+            os.fchmod(self._descriptor, 0o644)
         return self
 
     def __exit__(

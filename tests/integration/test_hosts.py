@@ -184,6 +184,8 @@ def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: py
 
     def meanwhile(exports: Sequence[DiskExport]) -> None:
         truth(exports)
+        (held,) = scene.folder.glob("*-run.lock")
+        assert held.stat().st_mode & 0o777 == 0o644, "no other user could look whether it is held"
         with monkeypatch.context() as patch:
             patch.setattr("puller.agent.backup.lock_directory", lambda: scene.folder / "other")
             for mode in ("pull", "push"):
@@ -192,9 +194,13 @@ def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: py
                 refused.append(caught.value.exit_code)
 
     scene.truth = meanwhile
-    for mode in ("pull", "push"):
-        point = scene.backup(mode=mode)
-        scene.machine.flush()
+    usual = os.umask(0o077)  # as in the unit
+    try:
+        for mode in ("pull", "push"):
+            point = scene.backup(mode=mode)
+            scene.machine.flush()
+    finally:
+        os.umask(usual)
     assert refused == [11] * 4
     assert list(scene.folder.glob("*.lock")) == []
     assert checkpoints(scene.machine) == {point.checkpoint}
