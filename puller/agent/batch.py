@@ -75,8 +75,9 @@ class _Batch:
         with ThreadPoolExecutor(parallel, thread_name_prefix="domain") as pool:
             with holding(waiting):
                 work = carried(self._back_up)
-            futures = [pool.submit(work, domain) for domain in domains]
+            futures: list[Future[None]] = []
             try:
+                futures.extend(pool.submit(work, domain) for domain in domains)
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
                 self.taken.interruption = error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,27 @@ def test_a_signal_stops_those_under_way_at_their_next_event(monkeypatch: pytest.
     assert taken.points == []
     assert sorted(domain for domain, _ in taken.failed) == ["a", "b"]
     assert {type(error) for _, error in taken.failed} == {Interrupted}
+
+
+def test_a_signal_as_they_are_begun_stops_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, submit = threading.Event(), ThreadPoolExecutor.submit
+
+    def take(domain: str, observer: Observer) -> Point:
+        begun.set()
+        for _ in range(1_000_000):
+            observer(Step(domain, "read"))
+        return point(domain)
+
+    def interrupted(pool: ThreadPoolExecutor, *work: Any) -> Future[None]:
+        if work[-1] == "b":
+            begun.wait(60)
+            raise Signal
+        return submit(pool, *work)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    taken = take_all(["a", "b"], take, Listener().audience, 2)
+    assert isinstance(taken.interruption, Signal)
+    assert [(domain, type(error)) for domain, error in taken.failed] == [("a", Interrupted)]
 
 
 def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
