@@ -18,6 +18,7 @@ from puller.nbd.image import ImageServer
 from puller.repository.image import DiskImage
 from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
+from puller.store.patience import current, long
 from puller.units import Extent, chunk_count
 
 _CHUNKS = 16
@@ -73,9 +74,10 @@ class Look:
         To wait is cheap: no job is open, and to doubt the base is to push all of the disk. But it has to be
         seen: the last chunk of a disk that was cut and has grown again seems to be empty too.
         """
+        waiting = current() or long()  # a signal ends it, in whatever thread this is
         deadline = time.monotonic() + _FLUSH
-        while not any(content := self.now(number)) and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
+        while not any(content := self.now(number)) and not waiting.ended and time.monotonic() < deadline:
+            waiting.pause(_PAUSE)
         return content
 
     def confirm(self, uri: str, changed: str) -> None:
