@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from puller.errors import HypervisorError
+from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import translate
 
@@ -63,6 +63,15 @@ def is_refusal(error: HypervisorError) -> bool:
     guest-fsfreeze-freeze has not been found``.
     """
     return _REFUSAL.search(error.message) is not None
+
+
+def froze_nothing(error: HypervisorError) -> bool:
+    """Whether a freeze that failed so has frozen nothing, and never will: it was refused, or never sent.
+
+    libvirt asks the agent one thing at a time. A question that has waited 30 s for the answer to another
+    program's is given up unsent, with ``VIR_ERR_OPERATION_TIMEOUT``. One that was sent fails with others.
+    """
+    return is_refusal(error) or isinstance(error, JobRunning)
 
 
 def thaw(domain: Domain) -> int:

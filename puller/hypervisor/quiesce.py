@@ -31,8 +31,9 @@ FREEZE_SECONDS = 10
 """How long the agent may take to freeze, and to thaw. File systems flush first. Windows holds writes for 10 s
 at most by itself."""
 
-BEGIN_SECONDS = 20
-"""How long the guest may stand still for the begin of the job, which takes some 50 ms."""
+BEGIN_SECONDS = 25
+"""How long the guest may stand still for the begin of the job, which takes some 50 ms. Both together are more
+than the 30 s after which libvirt gives up a freeze that could not be sent: until then nothing is thawed."""
 
 
 class Quiesce(Enum):
@@ -72,7 +73,7 @@ class Quiesced:
         self._entered = ExitStack()
         self._mark = _mark(domain)
         self._froze = False
-        self._refused = False
+        self._to_thaw = True
         self.freeze_seconds: float | None = None
 
     @property
@@ -150,10 +151,10 @@ class Quiesced:
         with self._thawing() as process:
             began = time.monotonic()
             try:
-                froze = self._freeze()
+                froze = self._freeze(process, owed)
                 self._open(entered)
             finally:
-                thawed = self._thaw(process, owed)
+                thawed = self._to_thaw and self._thaw(process)
         if froze and thawed:
             self._froze = True
             self.freeze_seconds = round(time.monotonic() - began, 3)
@@ -164,24 +165,23 @@ class Quiesced:
             return nullcontext()
         return ThawingProcess(self._uri, self._domain.uuid, FREEZE_SECONDS + BEGIN_SECONDS)
 
-    def _freeze(self) -> bool:
+    def _freeze(self, process: ThawingProcess | None, owed: bool) -> bool:
+        """Whether the guest stands still. Where it does not, and no earlier freeze is ``owed`` a thaw, nobody
+        is to thaw from here on: what is frozen, or will be in a moment, is another program's.
+        """
         try:
             return guestagent.freeze(self._domain) > 0
         except HypervisorError as error:
-            self._refused = guestagent.is_refusal(error)
+            if guestagent.froze_nothing(error) and not owed:
+                self._to_thaw = False
+                self._release(process)
             if self._quiesce is Quiesce.ON:
                 raise NotQuiesced(error.message) from error
             self._tell(f"{error.message}: the point is crash-consistent")
             return False
 
-    def _thaw(self, process: ThawingProcess | None, owed: bool) -> bool:
-        """Whether the guest stood still until now. If the agent does not answer, others go on asking.
-
-        Where the freeze was refused and no earlier one is ``owed`` a thaw, there is nothing of ours to thaw.
-        """
-        if self._refused and not owed:
-            self._release(process)
-            return False
+    def _thaw(self, process: ThawingProcess | None) -> bool:
+        """Whether the guest stood still until now. If the agent does not answer, others go on asking."""
         answer = self._answer_to_thaw()
         try:
             thawed = answer.result() > 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import puller
-from puller.errors import HypervisorError, NotQuiesced
+from puller.errors import HypervisorError, JobRunning, NotQuiesced
 from puller.hypervisor import guestagent, quiesce
 from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
@@ -90,6 +91,25 @@ def test_what_another_program_has_frozen_stays_frozen(
     assert point.consistency == "crash"
     assert not (lock_directory() / f"{domain.uuid}.frozen").exists()
     assert puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"]).consistency == "filesystem"
+
+
+@pytest.mark.parametrize("choice", ["auto", "on"])
+def test_what_another_program_freezes_meanwhile_stays_frozen(
+    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """A freeze that takes its time keeps ours waiting for 30 s: libvirt gives it up and has not sent it."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+
+    def unsent(domain: Domain) -> int:
+        domain.handle.fsFreeze()  # the other program's, which ends just now
+        raise JobRunning("Timed out during operation: cannot acquire state change lock")
+
+    refused = pytest.raises(NotQuiesced, match="state change lock") if choice == "on" else nullcontext()
+    with monkeypatch.context() as patch, refused:
+        patch.setattr(guestagent, "freeze", unsent)
+        puller.backup(repository, NAME, connect=libvirt_uri, quiesce=choice, disks=["vdb"])
+    assert domain.handle.fsThaw() > 0
+    assert not (lock_directory() / f"{domain.uuid}.frozen").exists()
 
 
 def test_what_an_earlier_run_may_have_frozen_is_thawed(
