@@ -47,10 +47,15 @@ def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: i
     under way are stopped at their next event, or where they read, store or wait, and no other is begun.
     """
     batch = _Batch(take, audience)
-    if parallel == 1:
-        batch.one_by_one(domains)
-    else:
-        batch.at_once(domains, parallel)
+    try:
+        if parallel == 1:
+            batch.one_by_one(domains)
+        else:
+            batch.at_once(domains, parallel)
+    except Exception:
+        raise
+    except BaseException as error:  # noqa: BLE001 - between two backups: what is stored is to be told
+        batch.taken.interruption = error
     return batch.taken
 
 

@@ -26,6 +26,10 @@ def point(domain: str) -> Point:
     return Point(f"of {domain}", domain, "", TIME, "pull", "full", ())
 
 
+def ignored(domain: str, error: BaseException) -> None:
+    """Nobody is told."""
+
+
 class Listener:
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -71,6 +75,16 @@ def test_a_signal_ends_one_by_one() -> None:
 
     taken = take_all(["a", "b", "c"], take, Listener().audience)
     assert [made.domain for made in taken.points] == ["a"]
+    assert isinstance(taken.interruption, Signal)
+
+
+def test_a_signal_between_two_backups_hides_none_that_is_stored() -> None:
+    def told(made: Point) -> None:
+        raise Signal
+
+    taken = take_all(["a", "b"], lambda domain, observer: point(domain), Audience(ignore, told, ignored))
+    assert [made.domain for made in taken.points] == ["a"]
+    assert taken.failed == []
     assert isinstance(taken.interruption, Signal)
 
 
