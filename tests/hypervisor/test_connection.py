@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import libvirt
 import pytest
@@ -109,3 +111,28 @@ def test_what_defines_a_domain_again_has_its_passwords() -> None:
         assert "s3cret" not in domain.inactive_xml() + domain.xml()
         assert "<domain type='test' id=" in domain.xml()
         assert "<domain type='test'>" in domain.inactive_xml()
+
+
+def test_a_signal_in_the_midst_of_an_error_of_libvirts_is_what_is_raised(host: Host) -> None:
+    """Else the run would go on: it came out as a SystemError for every third signal."""
+
+    class Signal(BaseException):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Signal
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for _ in range(200):
+            with pytest.raises(Signal):
+                _ask_on(host)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def _ask_on(host: Host) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    while True:
+        with suppress(NoSuchDomain):
+            host.domain("nobody")
