@@ -122,7 +122,8 @@ class Flow:
             self.fail(error)
         self._close()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # a signal may have come before it was started
+                thread.join()
         # What the body met after a thread had failed is only the echo of that; a signal is none.
         if error is None or (isinstance(error, Exception) and error is not self._error):
             self.check()

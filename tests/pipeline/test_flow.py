@@ -52,6 +52,19 @@ def test_error_of_the_body_stops_the_threads() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("t-")]
 
 
+def test_a_signal_as_a_thread_is_started_is_what_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Signal(BaseException):
+        pass
+
+    def interrupted(thread: threading.Thread) -> None:
+        raise Signal
+
+    with pytest.raises(Signal), Flow() as flow:
+        flow.spawn("early", lambda: None)
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        flow.spawn("late", lambda: None)
+
+
 def test_leaving_without_finish_does_not_hang() -> None:
     with Flow() as flow:
         flow.crew("t", 2, 1, print)
