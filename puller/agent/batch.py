@@ -52,11 +52,26 @@ def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: i
             batch.one_by_one(domains)
         else:
             batch.at_once(domains, parallel)
-    except Exception:
-        raise
-    except BaseException as error:  # noqa: BLE001 - between two backups: what is stored is to be told
-        batch.taken.interruption = error
+    except BaseException as error:
+        if (stop := stop_behind(error)) is None:
+            raise
+        batch.taken.interruption = stop  # between two backups: what is stored is to be told
     return batch.taken
+
+
+def stop_behind(error: BaseException) -> BaseException | None:
+    """What is no Exception, such as a signal's, and led to ``error``; None if nothing is.
+
+    A failure to clean up after a signal takes the place of what the signal raised, and it may be met within
+    a lock of Python's own, which fails then. The run is to stop all the same. That a generator was closed
+    leads to nothing, and errors may name each other as their cause.
+    """
+    met: list[BaseException] = []
+    found: BaseException | None = error
+    while isinstance(found, Exception | GeneratorExit) and found not in met:
+        met.append(found)
+        found = found.__cause__ or found.__context__
+    return None if found in met else found
 
 
 class _Batch:
@@ -85,7 +100,7 @@ class _Batch:
                 futures.extend(pool.submit(work, domain) for domain in domains)
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
-                self.taken.interruption = error
+                self.taken.interruption = stop_behind(error) or error
                 self._stop(futures)
                 waiting.end()
 
@@ -113,8 +128,7 @@ class _Batch:
     def _fail(self, domain: str, error: BaseException) -> None:
         with self._lock:
             self.taken.failed.append((domain, error))
-            if not isinstance(error, Exception):
-                self.taken.interruption = error
+            self.taken.interruption = self.taken.interruption or stop_behind(error)
         self._audience.on_failure(domain, error)
 
     def _observe(self, event: Event) -> None:

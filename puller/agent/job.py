@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puller.agent import api
-from puller.agent.batch import Audience, Taken, take_all
+from puller.agent.batch import Audience, Taken, stop_behind, take_all
 from puller.agent.check import CheckError, CheckReport
 from puller.agent.hooks import run_command
 from puller.agent.prune import GRACE, PruneReport
@@ -100,8 +100,7 @@ class _Run:
             work()
         except BaseException as error:  # noqa: BLE001 - what is done is to be told, whatever happens next
             self.report.failures.append((step, error))
-            if not isinstance(error, Exception):
-                self.report.interruption = error
+            self.report.interruption = self.report.interruption or stop_behind(error)
             self._audience.on_failure(step, error)
             return False
         return True

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from puller.agent.batch import Audience, take_all
-from puller.errors import Interrupted, NoSuchDomain, StoreUnavailable
+from puller.agent.batch import Audience, stop_behind, take_all
+from puller.errors import HypervisorError, Interrupted, NoSuchDomain, StoreUnavailable
 from puller.events import Observer, Step, ignore
 from puller.repository.points import Point
 from puller.store.patience import current
@@ -76,6 +77,42 @@ def test_a_signal_ends_one_by_one() -> None:
     taken = take_all(["a", "b", "c"], take, Listener().audience)
     assert [made.domain for made in taken.points] == ["a"]
     assert isinstance(taken.interruption, Signal)
+
+
+def test_a_signal_after_which_cleaning_up_fails_ends_all_the_same() -> None:
+    def take(domain: str, observer: Observer) -> Point:
+        try:
+            raise Signal
+        finally:
+            _fail_to_end_the_job()
+
+    taken = take_all(["a", "b"], take, Listener().audience)
+    assert [(domain, str(error)) for domain, error in taken.failed] == [("a", "the job did not end")]
+    assert isinstance(taken.interruption, Signal)
+
+
+def test_what_is_no_stop() -> None:
+    def read() -> Generator[int, None, None]:
+        try:
+            yield 1
+        finally:
+            raise KeyError
+
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    with pytest.raises(KeyError) as closed:
+        reading = read()
+        next(reading)
+        reading.close()
+    assert isinstance(closed.value.__context__, GeneratorExit)
+    assert [stop_behind(error) for error in (ValueError(), first, closed.value)] == [None] * 3
+
+
+def _fail_to_end_the_job() -> None:
+    try:
+        raise KeyError
+    except KeyError as error:
+        raise HypervisorError("the job did not end") from error
 
 
 def test_a_signal_between_two_backups_hides_none_that_is_stored() -> None:
