@@ -240,7 +240,7 @@ def _new_slot(rng: random.Random, keys: KeyRing, trailer: Trailer, footer: Foote
     except PullerError:  # a dead slot
         return _new_footer(rng, keys, trailer, footer, slots)
     changed = mutate(rng, content)
-    packed, flag = compress(changed, 1)
+    [(packed, flag)] = compress([changed], 1)
     if rng.random() < 0.1:
         packed, flag = mutate(rng, bytes(packed)), 1
     key = (

@@ -7,12 +7,19 @@ gains 3 % of size for 22 % of speed (figures of docs/decisions.md).
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import zstandard
 
 from puller.errors import DamagedData
 
 LEVEL = 1
+
+Content = bytes | bytearray | memoryview
+
+_MANY = "multi_compress_to_buffer" in zstandard.backend_features
+"""Whether the library compresses many contents in a call: its wheels do, builds on a system's zstd do not."""
 
 
 class _PerThread(threading.local):
@@ -26,12 +33,28 @@ class _PerThread(threading.local):
 _per_thread = _PerThread()
 
 
-def frame(content: bytes | bytearray | memoryview, level: int = LEVEL) -> bytes:
-    """One zstd frame of ``content`` with the content size in its header."""
+def _compressor(level: int) -> zstandard.ZstdCompressor:
     compressors = _per_thread.compressors
     if level not in compressors:
         compressors[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
-    return compressors[level].compress(content)
+    return compressors[level]
+
+
+def frame(content: Content, level: int = LEVEL) -> bytes:
+    """One zstd frame of ``content`` with the content size in its header."""
+    return _compressor(level).compress(content)
+
+
+def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
+    """The ``frame`` of each of ``contents``.
+
+    In one call where the library can, which refuses to do nothing: to take the interpreter's lock again
+    after each content, from other threads that hold it, was 4 % of a full.
+    """
+    if not (_MANY and contents and all(map(len, contents))):
+        return [frame(content, level) for content in contents]
+    several: Any = _compressor(level).multi_compress_to_buffer(list(contents), threads=1)
+    return [memoryview(one) for one in several]
 
 
 def unframe(stored: bytes | memoryview, limit: int) -> bytes:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from puller.pipeline.buffers import Buffer, BufferPool
+from puller.repository.compression import Content
 from puller.repository.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
 from puller.repository.keys import NO_KEY_BOX, KeyRing
-from puller.repository.slot import Content, SlotCipher
+from puller.repository.slot import SlotCipher
 from puller.units import MIB
 
 DATA_PACK = 32 * MIB

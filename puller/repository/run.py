@@ -30,6 +30,7 @@ from puller.pipeline.flow import Flow
 from puller.repository import index
 from puller.repository.chunkindex import MISS, ChunkIndex
 from puller.repository.claims import Claims
+from puller.repository.compression import Content
 from puller.repository.diskmap import DiskMap
 from puller.repository.effort import AutoLevel, Effort, FixedLevel
 from puller.repository.footer import PackKind
@@ -40,7 +41,7 @@ from puller.repository.pending import commit
 from puller.repository.points import Point
 from puller.repository.presence import Presence
 from puller.repository.sealing import BoxKind
-from puller.repository.slot import Content, compress, content_id
+from puller.repository.slot import compress, content_id
 from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
     from puller.repository.repository import Repository
 
 _ZEROS = bytes(CHUNK)
-_QUEUED = 10
+_CORES = os.cpu_count() or 1
+
+_QUEUED = 5
 """Batches that wait for a codec at most. A reader that waits for room leaves its socket full and the server
-idle: with 2 the codecs of a full on two cores had nothing to do for a tenth of the time."""
+idle: with 2 of 1 MiB the codecs of a full on two cores had nothing to do for a tenth of the time."""
 
 _INDEX_EVERY = 64
 """Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
@@ -60,16 +63,17 @@ _INDEX_EVERY = 64
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How much a run does at once. Resident memory is about 34 MiB a pack, 1 MiB a batch and 70 MiB.
+    """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
 
-    ``level`` is zstd's, or None to let it follow the store; ``upload_rate`` is in bytes a second.
+    ``batches`` suffice for 8 MiB being read, the queue, and one in the hands of each codec. ``level`` is
+    zstd's, or None to let it follow the store; ``upload_rate`` is in bytes a second.
     """
 
-    codecs: int = os.cpu_count() or 1
+    codecs: int = _CORES
     uploads: int = 2
     packs: int = 3
-    batches: int = 24
-    batch_size: int = MIB
+    batches: int = _CORES + 10
+    batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
 
@@ -252,8 +256,8 @@ class Run:
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
     ) -> dict[bytes, tuple[int, int]]:
         """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
-        level = self.effort.level
-        pieces = [Piece(key, *compress(content, level)) for key, content in fresh.items()]
+        packed = compress(list(fresh.values()), self.effort.level)
+        pieces = [Piece(key, *piece) for key, piece in zip(fresh, packed, strict=True)]
         found: dict[bytes, tuple[int, int]] = {}
         total = 0
         for places, stored in writer.add(pieces):

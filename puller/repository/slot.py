@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from puller.errors import DamagedData
 from puller.repository import compression
+from puller.repository.compression import Content
 from puller.repository.footer import COMPRESSED, ID, Footer, PackKind
 from puller.repository.keys import KeyRing
 from puller.repository.sealing import TAG, Cipher
 from puller.units import CHUNK
-
-Content = bytes | bytearray | memoryview
 
 
 def content_id(id_key: bytes, content: Content) -> bytes:
@@ -21,10 +22,13 @@ def content_id(id_key: bytes, content: Content) -> bytes:
     return blake3(content, key=id_key).digest(ID)
 
 
-def compress(content: Content, level: int) -> tuple[Content, int]:
-    """The bytes to seal and their flags: a zstd frame, or ``content`` itself where that is no longer."""
-    framed = compression.frame(content, level)
-    return (framed, COMPRESSED) if len(framed) < len(content) else (content, 0)
+def compress(contents: Sequence[Content], level: int) -> list[tuple[Content, int]]:
+    """For each content the bytes to seal and their flags: a zstd frame, or itself where that is no longer."""
+    framed = compression.frames(contents, level)
+    return [
+        (frame, COMPRESSED) if len(frame) < len(content) else (content, 0)
+        for content, frame in zip(contents, framed, strict=True)
+    ]
 
 
 class SlotCipher:

@@ -130,7 +130,7 @@ def test_a_flipped_bit_in_a_tail_is_noticed(keys: KeyRing, where: float) -> None
 def test_slot_is_tied_to_its_place(keys: KeyRing, pack_id: bytes, seed: bytes, slot: int) -> None:
     chunk = (seed or b"x").ljust(CHUNK, b"\7")
     pack_key, box = keys.new_data_key(pack_id)
-    stored, flags = compress(chunk, 1)
+    [(stored, flags)] = compress([chunk], 1)
     cipher = SlotCipher(keys, pack_id, pack_key)
     sealed = bytearray(len(stored) + cipher.overhead)
     cipher.seal_into(1, stored, memoryview(sealed))
