@@ -21,6 +21,8 @@ from typing import Any
 import nbd
 
 from benchmarks.counting import CountingStore
+from puller.agent.transfer import WINDOW
+from puller.cli.libraries import restrain
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.reader import read
@@ -160,7 +162,7 @@ def take(repository: Repository, image: Path, bitmap: str | None, base: Address 
         extents = export.changes() if bitmap else export.contents()
 
         def reading() -> None:
-            for batch in read(export, extents, run.batches, window=8 * MIB, planned=writer.announce):
+            for batch in read(export, extents, run.batches, window=WINDOW, planned=writer.announce):
                 writer.submit(batch)
 
         run.flow.spawn("read", reading).join()
@@ -212,6 +214,7 @@ def prepare(case: Case) -> None:
 
 def measure(case: Case) -> Cost:
     """Back up what has changed since the base, on a host that has no cache of the index."""
+    restrain()  # as every command does
     os.environ["PULLER_CACHE_DIR"] = str(case.folder / "other-host")
     store = case.store()
     repository = repositories.open_repository(store, KEY)

@@ -65,14 +65,14 @@ _INDEX_EVERY = 64
 class Tuning:
     """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
 
-    ``batches`` suffice for 8 MiB being read, the queue, and one in the hands of each codec. ``level`` is
-    zstd's, or None to let it follow the store; ``upload_rate`` is in bytes a second.
+    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
+    were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
     """
 
     codecs: int = _CORES
     uploads: int = 2
     packs: int = 3
-    batches: int = _CORES + 10
+    batches: int = _CORES + 6
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
