@@ -213,6 +213,10 @@ def the_point_is_whole_and_nothing_else_is_left(night: Night) -> None:
     assert "None" in night.text("job")
 
 
+def what_thaws_a_guest_outlives_the_run(night: Night) -> None:
+    assert "sleep" in night.text("processes").split()
+
+
 def the_metrics_are_there(night: Night) -> None:
     text = night.text("metrics")
     assert 'puller_backup_success{domain="vm1",job="nightly"} 1.0' in text, text
@@ -249,6 +253,7 @@ CHECKS: tuple[Callable[[Night], None], ...] = (
     the_notify_socket_was_heard,
     the_journal_has_the_fields,
     the_point_is_whole_and_nothing_else_is_left,
+    what_thaws_a_guest_outlives_the_run,
     the_metrics_are_there,
     check_and_prune_ran,
     a_failure_is_told,

@@ -59,12 +59,13 @@ def test_what_the_services_rely_on(name: str) -> None:
     assert f"ExecStart=/opt/puller/bin/puller run {only}%i" in lines
     # After a signal, the job's last command has 600 s of its own.
     assert f"TimeoutStopSec={15 if step == 'backup' else 5}min" in lines
+    # What thaws a guest must outlive a backup.
+    assert f"KillMode={'process' if step == 'backup' else 'mixed'}" in lines
     # A backup reads the images of a domain that is shut off, which may be block devices.
     assert ("DeviceAllow=block-* r" if step == "backup" else "PrivateDevices=yes") in lines
     for line in (
         "Type=notify",
         "OnFailure=puller-failure@%n.service",
-        "KillMode=mixed",
         "WatchdogSignal=SIGTERM",
         "LoadCredential=puller-password",
         "LoadCredential=puller-aws-credentials",
