@@ -250,6 +250,15 @@ def test_a_disk_that_grew_stays_incremental(scene: Scene) -> None:
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 2)
 
 
+def _exchange_images(machine: Machine, tmp_path: Path) -> None:
+    """Let vda and vdb change places while the machine is off."""
+    machine.stop()
+    machine.image("vda").rename(tmp_path / "swap")
+    machine.image("vdb").rename(machine.image("vda"))
+    (tmp_path / "swap").rename(machine.image("vdb"))
+    machine.start()
+
+
 def test_disks_that_change_places_are_compared(
     machine_factory: MachineFactory,
     backup: Backup,
@@ -264,11 +273,7 @@ def test_disks_that_change_places_are_compared(
     machine.write("vdb", 2, 0, 2 * MIB)
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     backup(repository, machine)
-    machine.stop()
-    machine.image("vda").rename(tmp_path / "swap")
-    machine.image("vdb").rename(machine.image("vda"))
-    (tmp_path / "swap").rename(machine.image("vdb"))
-    machine.start()
+    _exchange_images(machine, tmp_path)
     point = backup(repository, machine)
     folder = restored(repository, point, tmp_path)
     assert truth.equals(folder, "vda", 2)
@@ -287,11 +292,7 @@ def test_clones_that_change_places_are_compared(
         machine.write(target, pattern, 3 * MIB, MIB)
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     backup(repository, machine)
-    machine.stop()
-    machine.image("vda").rename(tmp_path / "swap")
-    machine.image("vdb").rename(machine.image("vda"))
-    (tmp_path / "swap").rename(machine.image("vdb"))
-    machine.start()
+    _exchange_images(machine, tmp_path)
     point = backup(repository, machine)
     folder = restored(repository, point, tmp_path)
     assert truth.equals(folder, "vda", 2)
