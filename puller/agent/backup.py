@@ -20,6 +20,7 @@ from puller.agent.aftermath import Aftermath
 from puller.agent.bases import ASKED, Base, doubted, from_nothing, unhurt
 from puller.agent.history import History
 from puller.agent.metadata import gather
+from puller.agent.notes import Notes
 from puller.agent.offline import Offline
 from puller.agent.push import Push
 from puller.agent.source import Pull, Source
@@ -166,6 +167,7 @@ class _Transaction:
         self._folders = folders
         self._observer = observer
         self._on_frozen = on_frozen
+        self._notes = Notes(domain.name, observer)
         self._began = time.monotonic()
         self._committed: Point | None = None
 
@@ -248,6 +250,7 @@ class _Transaction:
                 freeze_seconds=frozen.freeze_seconds,
                 scratch_peak=frozen.scratch_used(),
                 attachments=attachments,
+                notes=self._notes.texts,
                 seconds=round(time.monotonic() - self._began, 3),
             )
             self._step("commit")
@@ -302,5 +305,5 @@ class _Transaction:
 
     def _attach(self, run: Run) -> tuple[Attachment, ...]:
         sealed = self._repository.keys.public is not None
-        found = gather(self._domain, self._disks, self._observer, sealed=sealed)
+        found = gather(self._domain, self._disks, self._notes, sealed=sealed)
         return tuple(Attachment(name, len(body), Ref.to(run.attach(body))) for name, body in found)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
+from puller.agent.notes import Notes
 from puller.errors import HypervisorError
-from puller.events import Notice, Observer
 from puller.hypervisor import firmware
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
@@ -25,12 +25,12 @@ from puller.hypervisor.image import describe
 
 
 def gather(
-    domain: Domain, disks: Sequence[Disk], observer: Observer, *, sealed: bool
+    domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool
 ) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each attachment; ``sealed`` says whether the repository is encrypted.
 
-    What cannot be read is told to ``observer`` and left out: no backup fails for it, except that the
-    domain's XML must be there. Raises HypervisorError.
+    What cannot be read is left out with a note: no backup fails for it, except that the domain's XML must
+    be there. Raises HypervisorError.
     """
     yield "domain.xml", (domain.secure_xml() if sealed else domain.inactive_xml()).encode()
     if domain.is_active():
@@ -43,7 +43,7 @@ def gather(
         try:
             content = read(domain)
         except HypervisorError as error:
-            observer(Notice(domain.name, f"the point has no {name}: {error.message}"))
+            notes.add(f"the point has no {name}: {error.message}")
             continue
         if content is not None:
             yield name, content

@@ -31,6 +31,7 @@ def record(point: Point) -> dict[str, Any]:
         "scratch_peak": point.scratch_peak,
         "host": point.host,
         "tags": point.tags,
+        "notes": list(point.notes),
         "disks": [_disk(disk) for disk in point.disks],
         "seconds": point.seconds,
     }
@@ -116,7 +117,8 @@ def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
     ]
     if point.scratch_peak is not None:
         found.append(("scratch", format_bytes(point.scratch_peak)))
-    return found + [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
+    found += [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
+    return found + [("note", printable(note)) for note in point.notes]
 
 
 def _consistency(point: Point) -> str:

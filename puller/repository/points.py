@@ -98,6 +98,7 @@ class Point(msgspec.Struct, frozen=True):
     host: str = ""
     seconds: float = 0.0
     attachments: tuple[Attachment, ...] = ()
+    notes: tuple[str, ...] = ()
     version: int = VERSION
 
     def disk(self, target: str) -> DiskRecord | None:
