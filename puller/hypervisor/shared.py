@@ -2,8 +2,8 @@
 
 QEMU freezes what passes through itself. What another QEMU writes to the same file or device passes it by, so
 a point of such a disk mixes moments; and libvirt 9.0 crashes in the begin of a job that has such a disk
-(seen). QEMU's image locks keep a running machine alone with its disks unless they are shareable. Writers on other
-hosts are not seen.
+(seen). QEMU's image locks keep a running machine alone with its disks unless they are shareable. Writers on
+other hosts are not seen.
 """
 
 from __future__ import annotations

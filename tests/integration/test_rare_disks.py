@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from datetime import timedelta
@@ -121,7 +120,7 @@ def test_a_domain_that_is_shut_off_whose_disk_another_one_has_open(
     link.symlink_to(shared)
     owner = machine_factory(DiskSpec("vda", MIB, "raw"))
     owner.stop()
-    os.replace(owner.image("vda"), shared)
+    owner.image("vda").replace(shared)
     owner.image("vda").symlink_to(shared)
     other = restarted(machine_factory(DiskSpec("vda", MIB)), sharing(link))
     with pytest.raises(UnsupportedDisk, match=f"vda .* in use by the running domain {other.name}"):
