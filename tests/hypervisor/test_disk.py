@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from puller.agent.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.disk import Disk, parse_disks, select
+from puller.hypervisor.hostfiles import named_files
 from puller.hypervisor.image import describe, untracked
 
 XML = """
@@ -184,6 +186,41 @@ def test_a_shareable_disk_is_taken_when_it_is_named() -> None:
     disks = [disk("vda"), disk("vdb", shareable=True)]
     assert [each.target for each in select("x", disks, [], [])] == ["vda"]
     assert [each.target for each in select("x", disks, ["vdb"], [])] == ["vdb"]
+
+
+NAMED = """<domain>
+  <os><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb><loader type='pflash'>/usr/share/OVMF.fd</loader></os>
+  <sysinfo type='fwcfg'><entry name='opt/a' file='/f'/><entry name='opt/b'>text</entry></sysinfo>
+  <devices>
+    <memory model='nvdimm'><source><path>/n</path></source></memory>
+    <filesystem type='mount'><source dir='/s'/><target dir='x'/></filesystem>
+    <hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/></source></hostdev>
+    <hostdev mode='subsystem' type='pci'><source><address domain='0'/></source></hostdev>
+  </devices>
+</domain>"""
+
+
+def test_what_a_domain_names_on_its_host_beside_its_disks() -> None:
+    assert named_files(NAMED) == (
+        "kernel /k",
+        "initrd /i",
+        "device tree /d",
+        "NVDIMM /n",
+        "fw_cfg file /f",
+        "shared folder /s",
+        "SCSI device scsi_host0",
+    )
+    (note,) = omissions(NAMED, [disk("vdb", readonly=True)], ["vda"], [])
+    assert note.endswith("scsi_host0")
+
+
+def test_what_the_user_leaves_out_is_not_noted() -> None:
+    disks = [disk("vda"), disk("vdb", shareable=True), disk("vdc", type="vhostuser", path=None)]
+    empty = [disk("sda", device="cdrom", source="", path=None)]
+    assert list(omissions("<domain/>", [*disks, *empty], [], ["vdc"])) == [
+        "the point does not hold disk vdb: it is shareable"
+    ]
+    assert list(omissions("<domain/>", disks, ["vda"], [])) == []
 
 
 targets = st.lists(st.sampled_from(["vda", "vdb", "vdc", "vdd"]), unique=True)
