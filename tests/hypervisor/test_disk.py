@@ -189,7 +189,7 @@ def test_a_shareable_disk_is_taken_when_it_is_named() -> None:
 
 
 NAMED = """<domain>
-  <os><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb><loader type='pflash'>/usr/share/OVMF.fd</loader></os>
+  <os><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb><loader type='pflash'>/OVMF.fd</loader></os>
   <sysinfo type='fwcfg'><entry name='opt/a' file='/f'/><entry name='opt/b'>text</entry></sysinfo>
   <devices>
     <memory model='nvdimm'><source><path>/n</path></source></memory>

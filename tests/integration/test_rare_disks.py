@@ -106,7 +106,7 @@ def test_a_shareable_disk(machine_factory: MachineFactory, taker: Taker, tmp_pat
         assert "--exclude-disk vdb" in caught.value.advice
     assert checkpoints(first) == before
     assert not leftovers(tmp_path)
-    finding = taker.doctor(first, disks=("vda", "vdb"))[f"disk-writers {first.name}"]
+    finding = taker.doctor(first, disks=("vda", "vdb"))[f"other-writers {first.name}"]
     assert finding[0] == "fail"
     assert [disk.disk for disk in taker(first).disks] == ["vda"]
 

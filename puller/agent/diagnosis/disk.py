@@ -27,7 +27,7 @@ def examine(patient: Patient) -> Iterator[Check]:
     for disk in patient.omitted():
         yield ask("disk-left-out", f"{patient.domain.name}/{disk.target}", partial(_left_out, disk))
     if taken:
-        yield ask("disk-writers", patient.domain.name, partial(_writers, patient, taken))
+        yield ask("other-writers", patient.domain.name, partial(_writers, patient, taken))
     bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
     for disk in taken:
         subject = f"{patient.domain.name}/{disk.target}"
