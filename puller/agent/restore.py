@@ -168,7 +168,7 @@ def _open_output(name: str, size: int, request: Request) -> AbstractContextManag
     path = Path(name)
     if outputs.is_device(path):
         return outputs.device(path, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(path.parent)
     publish = outputs.replace if request.force else outputs.add
     return (
         outputs.qcow2(path, size, publish) if request.format == "qcow2" else outputs.raw(path, size, publish)
@@ -288,7 +288,7 @@ def _write_attachment(repository: Repository, item: Attachment, folder: Path, fo
     content = read_attachment(repository, item)
     path, publish = folder / item.name, outputs.replace if force else outputs.add
     with outputs.translated(str(path)):
-        folder.mkdir(parents=True, exist_ok=True)
+        outputs.make_folder(folder)
         with outputs.raw(path, len(content), publish) as output:
             output.write(0, content)
 
