@@ -279,7 +279,7 @@ class _Copier:
         with self._lock:
             self._done += done
             self.written += written
-            event = DiskProgress(self._subject, self._disk, self._done, self.written)
+            event = DiskProgress(self._subject, self._disk, self._done, self.written, 0)
         self._observer(event)
 
 

@@ -126,7 +126,7 @@ def test_how_much_is_told(
 
     def told(verbosity: str, *options: str) -> str:
         path.write_text(f'[defaults]\nrepository = "{folder}"\nverbosity = "{verbosity}"\n')
-        return cli("restore", point, "-o", str(tmp_path / "out"), "--force", *options).err
+        return cli("restore", point, "-o", str(tmp_path / "out"), "--force", *options, "--json").err
 
     assert told("quiet") == ""
     assert told("normal").count("\n") == 1
