@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from puller.errors import NbdError, OutputFailed, OutputRefused
+from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
 from puller.units import format_bytes
@@ -279,9 +279,17 @@ def qcow2(path: Path, size: int, publish: Publish) -> Iterator[Output]:
 
 
 @contextmanager
-def device(path: Path, size: int) -> Iterator[Output]:
-    """An existing block device of at least ``size`` bytes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_EXCL)
+def device(path: Path, held: int, size: int) -> Iterator[Output]:
+    """The existing block device that is open as ``held``, with room for ``size`` bytes.
+
+    ``path`` is its name in messages.
+    """
+    try:
+        descriptor = os.open(f"/proc/self/fd/{held}", os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OutputInUse(f"cannot restore to {path}: the kernel says that it is in use") from error
     try:
         refuse_small(str(path), os.lseek(descriptor, 0, os.SEEK_END), size)
         with _past_the_cache(descriptor) as direct:

@@ -20,7 +20,7 @@ _REFRESHES = 8
 
 
 class _Amount(ProgressColumn):
-    """The counters of one disk, and the rate of what is moved: zeros that cost nothing are in the bar only."""
+    """The counters of one disk, and the rate of what is moved; free zeros are in the bar only."""
 
     def __init__(self, measure: Measure) -> None:
         super().__init__()

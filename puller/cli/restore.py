@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Format of the files.",
 )
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace files that exist, overwrite a block device; never what somebody uses.",
+)
 @click.option(
     "--salvage", is_flag=True, help="Keep a damaged disk, with zeros in place of what is lost; exits with 13."
 )
@@ -69,6 +73,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             format=format_,
             force=force,
             salvage=salvage,
+            connect=settings.connect or api.DEFAULT_URI,
             observer=observer,
         )
     return Outcome(_document(restored, salvage), _text(restored), _failure(restored))

@@ -126,7 +126,8 @@ def test_how_much_is_told(
 
     def told(verbosity: str, *options: str) -> str:
         path.write_text(f'[defaults]\nrepository = "{folder}"\nverbosity = "{verbosity}"\n')
-        return cli("restore", point, "-o", str(tmp_path / "out"), "--force", *options, "--json").err
+        output = tmp_path / str(len(list(tmp_path.iterdir())))  # a new one each time
+        return cli("restore", point, "--disk", "vda", "-o", str(output), *options, "--json").err
 
     assert told("quiet") == ""
     assert told("normal").count("\n") == 1
