@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
+from puller.agent.asking import ask
 from puller.errors import HypervisorError, OutputInUse
 from puller.events import Notice, Observer
 from puller.hypervisor import imagelock
 from puller.hypervisor.hostusers import user_of
 from puller.hypervisor.storage import Storage, storage_of
-
-_ANSWER_SECONDS = 20.0
-"""How long libvirt may take to say what its domains use: a daemon that hangs must not stop a restore."""
 
 
 @contextmanager
@@ -66,36 +62,10 @@ class Domains:
 
     def _ask(self, uri: str, output: Path) -> list[tuple[str, str]]:
         try:
-            return _within(_ANSWER_SECONDS, uri)
+            return ask(uri, lambda host: list(host.sources_in_use()))
         except HypervisorError as error:
             text = f"cannot ask libvirt which running domains use {output} ({error.message})"
             self._observer(
                 Notice(self._subject, f"{text}; only mounts, programs and locks of this host count")
             )
             return []
-
-
-def _within(seconds: float, uri: str) -> list[tuple[str, str]]:
-    """What the domains of ``uri`` use. Raises HypervisorError, also if there is no answer in time."""
-    answer: Future[list[tuple[str, str]]] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(_sources(uri))
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            answer.set_exception(error)
-
-    Thread(target=ask, name="ask-libvirt", daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except TimeoutError as error:
-        raise HypervisorError(f"libvirt at {uri} gives no answer in {seconds:.0f} s") from error
-
-
-def _sources(uri: str) -> list[tuple[str, str]]:
-    try:
-        from puller.hypervisor.connection import Host
-    except ModuleNotFoundError as error:
-        raise HypervisorError("Python's module libvirt is not installed") from error
-    with Host.connect(uri) as host:
-        return list(host.sources_in_use())

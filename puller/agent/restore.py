@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from puller.agent import outputs
+from puller.agent import definition, outputs
 from puller.agent.attachments import read_attachment, write_file
+from puller.agent.definition import write_definition
 from puller.agent.diskcopy import Copier, damaged, open_image
 from puller.agent.outputs import Output
 from puller.agent.overwriting import Domains, claim
@@ -97,7 +98,10 @@ def _claim(
 def _attachment_paths(point: Point, request: Request) -> list[Path]:
     """Where ``domain.xml`` and the like go: beside disks in a folder."""
     folder = Path(request.output)
-    return [] if _is_single(request) else [folder / item.name for item in point.attachments]
+    names = [item.name for item in point.attachments]
+    if definition.SOURCE in names:
+        names.append(definition.NAME)
+    return [] if _is_single(request) else [folder / name for name in names]
 
 
 def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
@@ -123,16 +127,34 @@ def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     for item in () if _is_single(request) else point.attachments:
         try:
             content = read_attachment(repository, item)
-            write_file(Path(request.output) / item.name, content, request.force)
         except DamagedData as error:
             gone = Damage(0, item.size, error.message)
             if request.salvage:
                 damage.append((item.name, gone))
             else:
                 failed.append(damaged(point, item.name, [gone]))
+            continue
+        write_file(Path(request.output) / item.name, content, request.force)
+        if item.name == definition.SOURCE:
+            _define(point, content, restored, request, observer)
     if failed:
         raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
+
+
+def _define(
+    point: Point, xml: bytes, restored: Sequence[RestoredDisk], request: Request, observer: Observer
+) -> None:
+    write_definition(
+        point,
+        xml,
+        {done.disk: Path(done.output).absolute() for done in restored},
+        image_format=request.format,
+        folder=Path(request.output).absolute(),
+        force=request.force,
+        libvirts=request.libvirts,
+        observer=observer,
+    )
 
 
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:
@@ -176,9 +198,9 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
     else:
         folder = Path(request.output)
         plan = [(record, str(folder / f"{record.disk}.{request.format}")) for record in chosen]
-        for item in point.attachments:
-            with outputs.translated(str(folder / item.name)):
-                _refuse(str(folder / item.name), request.force)
+        for path in _attachment_paths(point, request):
+            with outputs.translated(str(path)):
+                _refuse(str(path), request.force)
     for _, name in plan:
         with outputs.translated(name):
             _refuse(name, request.force)

@@ -153,7 +153,7 @@ def test_progress_as_json(
     assert (plan["domain"], plan["disk"], plan["size"]) == (point, "vda", 100_001)
     progress = [document for document in documents if document["event"] == "progress"]
     assert progress[-1]["done"] == plan["total"]
-    assert documents[-1]["event"] == "done"
+    assert [document["event"] for document in documents[-2:]] == ["done", "notice"]
     # The environment and the file can ask for it too, and errors come in the same form.
     monkeypatch.setenv("PULLER_PROGRESS", "json")
     (error,) = map(json.loads, cli("points", "-r", "/nonexistent").err.splitlines())

@@ -40,7 +40,8 @@ def test_into_a_folder(cli: CommandLine, point: puller.Point, tmp_path: Path) ->
     assert (tmp_path / "out" / "vda.raw").read_bytes() == CONTENT
     assert (tmp_path / "out" / "vdb.raw").read_bytes() == OTHER
     assert (tmp_path / "out" / "domain.xml").read_bytes() == DOMAIN_XML
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert (tmp_path / "out" / "restored.xml").stat().st_mode & 0o777 == 0o600
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_each_disk_is_told_once(cli: CommandLine, point: puller.Point, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_damage_names_point_disk_and_offset_and_spares_the_others(
     for word in (point.point, "disk vda", "bytes 0 to "):
         assert word in error["message"]
     assert "--salvage" in error["advice"]
-    assert sorted(path.name for path in out.iterdir()) == ["domain.xml", "vdb.raw"]
+    assert sorted(path.name for path in out.iterdir()) == ["domain.xml", "restored.xml", "vdb.raw"]
     assert (out / "vdb.raw").read_bytes() == OTHER
 
 

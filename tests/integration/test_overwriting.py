@@ -122,7 +122,7 @@ def test_an_image_behind_a_running_domains_own(
 ) -> None:
     machine = machine_factory(DiskSpec("vda", 8 * MIB))
     base, overlay = machine.image("vda"), tmp_path / "overlay"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay]
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(overlay)]
     subprocess.run(command, check=True)
     put_upon(machine, "file", overlay, "qcow2")
     assert f"domain {machine.name} is running with {base}" in restoring.refused(base)
@@ -179,7 +179,7 @@ def test_an_image_that_is_served(restoring: Restoring, tmp_path: Path) -> None:
 def test_what_is_mounted(restoring: Restoring, tmp_path: Path) -> None:
     image, folder = blank(tmp_path / "fs.img", 16 * MIB), tmp_path / "mounted here"
     folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
     with loop_device(image) as device:
         assert restoring.refused(image) == f"cannot restore to {image}: {device} lies upon it"
         mounting = subprocess.run(["mount", device, folder], check=False, capture_output=True)
