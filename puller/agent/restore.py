@@ -160,7 +160,7 @@ def _define(
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:
     for target in wanted:
         if point.disk(target) is None:
-            held = ", ".join(disk.disk for disk in point.disks)
+            held = ", ".join(disk.disk for disk in point.disks) or "none"
             raise NoSuchDisk(f"restore point {point.point} has no disk {target}; it has {held}")
     return [record for record in point.disks if not wanted or record.disk in wanted]
 
@@ -189,6 +189,11 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
     if request.format not in outputs.FORMATS:
         raise UsageError(f"'{request.format}' is not a format; there are {', '.join(outputs.FORMATS)}")
     if _is_single(request):
+        if not chosen:
+            raise UsageError(
+                f"{request.output} can take one disk, and point {point.point} has none",
+                advice="Give a folder: the point holds the domain's configuration.",
+            )
         if len(chosen) != 1:
             raise UsageError(
                 f"{request.output} can take one disk, the point has {len(chosen)}",

@@ -107,7 +107,8 @@ def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
 
 
 def _text(restored: Restored) -> str:
-    lines = [
+    lines = [] if restored.disks else [f"point {restored.point} has no disks: its configuration is restored"]
+    lines += [
         f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
         for done in restored.disks
     ]

@@ -100,6 +100,12 @@ class Host:
                 yield from ((name, path) for path in sources.paths(xml))
                 yield from ((name, path) for path in self._volume_paths(xml))
 
+    def active_domains(self) -> tuple[Domain, ...]:
+        """The domains that run or are paused."""
+        with translate(f"cannot list the domains of {self.uri}"):
+            found = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return tuple(Domain(handle, state_directory(self.uri)) for handle in found)
+
     def uuids(self) -> dict[str, str]:
         """The UUID of every domain, running or not, by its name."""
         with translate(f"cannot list the domains of {self.uri}"):

@@ -119,6 +119,17 @@ def test_an_unknown_disk(cli: CommandLine, machine: Machine) -> None:
     assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDisk")
 
 
+def test_a_disk_is_excluded_that_one_of_several_domains_has(
+    cli: CommandLine, machine: Machine, machine_factory: MachineFactory
+) -> None:
+    other = machine_factory(DiskSpec("vda", MIB))
+    only = cli("backup", other.name, "--exclude-disk", "vdb", "--json")
+    assert (only.error["code"], only.error["name"]) == (16, "NoSuchDisk")
+    both = cli("backup", machine.name, other.name, "--exclude-disk", "vdb", "--json")
+    assert both.code == 0, both.err
+    assert [[disk["disk"] for disk in point["disks"]] for point in both.document["points"]] == [["vda"]] * 2
+
+
 def test_one_that_fails_does_not_stop_the_rest(
     cli: CommandLine, machine: Machine, repository: puller.Repository
 ) -> None:
