@@ -10,7 +10,8 @@ run is incremental by them from the point that they were made with (``puller.age
 While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
 refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
 would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
-and writers not apart; so at the end it is made sure that nobody has written. A block device tells nothing of
+and writers not apart; so at the end it is made sure that nobody has written to any file of the image's
+chain, data files and backing files included. A block device tells nothing of
 writes (QEMU has a node of its own for it, in its mount namespace); so starts of the domain are listened for.
 """
 
@@ -36,7 +37,7 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.events import Starts
 from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.image import describe, stored_bitmaps
+from puller.hypervisor.image import describe, files_of, stored_bitmaps
 from puller.nbd.image import ImageServer
 
 _USABLE = frozenset({"auto"})
@@ -131,7 +132,8 @@ class StoredDisks:
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
-        self._seen[path] = _trace(path)
+        self._seen[path] = _trace(path)  # before its header is read, which says what else there is
+        self._seen |= {file: _trace(file) for file in files_of(path, disk.format) if file != path}
         try:
             server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap))
         except NbdError as error:

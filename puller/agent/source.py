@@ -19,7 +19,7 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import FrozenDisks
 from puller.hypervisor.image import untracked
-from puller.hypervisor.job import PullJob, socket_path
+from puller.hypervisor.job import PullJob, require_short, socket_path
 from puller.hypervisor.scratch import check_free, required_bytes
 
 
@@ -65,7 +65,9 @@ class Pull:
         return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
-        """See Source. Raises ScratchFull, UsageError."""
+        """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
+        name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
+        require_short(socket_path(self._domain, name))
         sizes = (self._domain.disk_size(target) for target in bases)
         check_free(self.folder, required_bytes(sizes))
 

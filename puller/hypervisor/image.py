@@ -86,6 +86,21 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout))
 
 
+def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
+    """The files and devices of this host that the image at ``path`` is made of, itself the first.
+
+    These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
+    one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
+    """
+    found: dict[Path, None] = {path: None}
+    for image in describe(path, image_format):
+        home = Path(image["filename"])
+        data = image.get("format-specific", {}).get("data", {})
+        beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
+        found |= dict.fromkeys((home, *(home.parent / name for name in beside if name)))
+    return tuple(file for file in found if file.exists())
+
+
 def with_stored_chain(disk: Disk) -> Disk:
     """The disk of a domain that is shut off, with the images that its own one says are behind it.
 

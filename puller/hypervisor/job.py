@@ -5,6 +5,7 @@ See https://libvirt.org/kbase/live_full_disk_backup.html and https://libvirt.org
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,15 +20,25 @@ from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.openjob import OpenJob, job_xml
 from puller.hypervisor.scratch import scratch_path
 from puller.hypervisor.scratchwatch import ScratchWatch
+from puller.runtime import SOCKET_PATH
 
 
 def socket_path(domain: Domain, checkpoint: str) -> Path:
     """Where the exports of the job that makes ``checkpoint`` listen: in the domain's runtime folder.
 
-    A socket's path has 107 bytes at most, so the name keeps only the ends of the checkpoint's: whose it
+    The path of a socket is short, so the name keeps only the ends of the checkpoint's: whose it
     is, and the random part.
     """
     return domain.runtime_directory() / f"{checkpoint[: checkpoints.PREFIX_LENGTH]}{checkpoint[-8:]}.sock"
+
+
+def require_short(socket: Path) -> None:
+    """Raise HypervisorError if ``socket`` is too long for the path of one: QEMU would fail in mid-begin."""
+    if len(os.fsencode(socket)) > SOCKET_PATH:
+        raise HypervisorError(
+            f"the path {socket} is too long for a socket",
+            advice="Give the domain a shorter name, or take a push backup with --mode push.",
+        )
 
 
 class PullJob(BackupJob):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
+from puller.runtime import socket_folder
 
 _START_SECONDS = 30.0
 """How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
@@ -106,7 +106,7 @@ class ImageServer:
         if node is not None:
             source = {"driver": image_format, "file": {"filename": str(path.absolute())}, **node}
             self._image = ["--", f"json:{json.dumps(source)}"]
-        self._folder = tempfile.TemporaryDirectory(prefix="puller-nbd-")
+        self._folder = socket_folder("puller-nbd-", "socket")
         home = Path(self._folder.name)
         self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
         self._ready, self._log = home / "pid", home / "log"

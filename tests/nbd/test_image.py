@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from puller.errors import NbdError
+from puller.errors import NbdError, PullerError
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
@@ -55,6 +55,29 @@ def test_close_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
     server.close()
     assert not socket.parent.exists()
     run("qemu-img", "info", image)  # fails while somebody holds the image for writing
+
+
+@pytest.mark.parametrize("uid", [0, 64055])
+def test_a_tmpdir_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    """``uid`` has a runtime folder, or none and has to do with what is short."""
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setattr("puller.runtime.RUNTIME", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    with ImageServer(image, "qcow2") as server, Target(server.uri) as target:
+        target.write(0, memoryview(b"x" * CHUNK))
+    with ImageServer.read_only(image, "qcow2") as server, Export(server.uri) as export:
+        assert export.dirty_bytes() == CHUNK
+
+
+def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    monkeypatch.setattr("puller.runtime.SOCKET_PATH", 10)
+    with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
+        ImageServer(image, "qcow2")
+    assert raised.value.advice.startswith("Make one of these folders writable")
 
 
 def test_close_does_not_wait_for_other_clients(tmp_path: Path) -> None:
