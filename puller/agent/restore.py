@@ -78,6 +78,7 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
             failed.append(error)  # the other disks are still worth having
             continue
         restored.append(done)
+        _tell_encryption(point, record, observer)
         damage += [(record.disk, item) for item in lost]
     for item in () if _is_single(request) else point.attachments:
         try:
@@ -91,6 +92,16 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
     if failed:
         raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
+
+
+def _tell_encryption(point: Point, record: DiskRecord, observer: Observer) -> None:
+    """A point has what the guest saw, and what defines the domain expects an encrypted image."""
+    if record.encryption:
+        text = (
+            f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption: "
+            "take <encryption> from the disk in domain.xml, or encrypt the image, before the domain uses it"
+        )
+        observer(Notice(point.point, text))
 
 
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:

@@ -21,6 +21,7 @@ from puller.hypervisor.frozen import FrozenDisks
 from puller.hypervisor.image import untracked
 from puller.hypervisor.job import PullJob, require_short, socket_path
 from puller.hypervisor.scratch import check_free, required_bytes
+from puller.hypervisor.seal import seal_of
 
 
 class Source(Protocol):
@@ -75,7 +76,8 @@ class Pull:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
         left_out = untracked_targets(self._disks)
-        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out)
+        seal = seal_of(self._domain, self._disks, checkpoint)
+        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
         """See Source."""

@@ -20,7 +20,7 @@ _MAGIC = b"QFI\xfb"
 _INFO_SECONDS = 60.0
 """How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
 
-_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 
 def qcow2_version(path: Path) -> int | None:
@@ -71,7 +71,7 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
             timeout=_INFO_SECONDS,
         )
     except FileNotFoundError as error:
-        raise HypervisorError("qemu-img is not installed", advice=_INSTALL) from error
+        raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
             f"qemu-img cannot read {path}: no answer in {_INFO_SECONDS:.0f} s",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from puller.errors import HypervisorError, PullerError
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor.backupjob import BackupJob, add_disks
+from puller.hypervisor.backupjob import BackupJob, add_disks, add_encryption
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.export import parse_exports
 from puller.hypervisor.faults import translate
@@ -20,6 +20,7 @@ from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.openjob import OpenJob, job_xml
 from puller.hypervisor.scratch import scratch_path
 from puller.hypervisor.scratchwatch import ScratchWatch
+from puller.hypervisor.seal import Seal
 from puller.runtime import SOCKET_PATH
 
 
@@ -52,8 +53,9 @@ class PullJob(BackupJob):
         scratch_directory: Path,
         socket: Path,
         untracked: Collection[str] = (),
+        seal: Seal | None = None,
     ) -> None:
-        super().__init__(domain, bases, checkpoint, untracked)
+        super().__init__(domain, bases, checkpoint, untracked, seal)
         self._socket = socket
         self._folder = scratch_directory.absolute()
         self._scratch = {
@@ -88,17 +90,22 @@ class PullJob(BackupJob):
         if {export.target for export in self.exports} != self._bases.keys():
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")
 
+    def _files(self) -> Mapping[str, Path]:
+        return self._scratch
+
     def _xml(self) -> str:
-        return backup_xml(self._bases, self._scratch, self._socket)
+        return backup_xml(self._bases, self._scratch, self._socket, self.seal)
 
     def _as_opened(self) -> OpenJob:
         return OpenJob(self._socket, frozenset(self._scratch.values()))
 
 
-def backup_xml(bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path) -> str:
+def backup_xml(
+    bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path, seal: Seal | None = None
+) -> str:
     """The ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
     root = ET.Element("domainbackup", mode="pull")
     ET.SubElement(root, "server", transport="unix", socket=str(socket))
     for target, disk in add_disks(root, bases).items():
-        ET.SubElement(disk, "scratch", file=str(scratch[target]))
+        add_encryption(ET.SubElement(disk, "scratch", file=str(scratch[target])), seal, target)
     return ET.tostring(root, encoding="unicode")
