@@ -134,6 +134,7 @@ def _create(passphrase: bytes | None, words: Sequence[str]) -> str | None:
                 check=False,
                 pass_fds=handed.descriptors,
                 timeout=_CREATE_SECONDS,
+                umask=0o077,  # a try that fails removes the file, and the next one makes it
             )
         except FileNotFoundError as error:
             raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error

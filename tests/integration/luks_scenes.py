@@ -129,6 +129,7 @@ class Stage:
 def states(stage: Stage) -> list[dict[str, Any]]:
     """Running and shut off by turns, pulled and pushed, with data, zeroes and overwriting in between."""
     outcomes = []
+    stage.write(0, 0, SIZE)  # what was never written of a raw LUKS image is noise
     stage.write(1, MIB, MIB)
     stage.write(3, 4 * MIB, 64 * KIB)
     outcomes.append(stage.back_up(lambda: stage.write(2, MIB + 64 * KIB, 128 * KIB)))
@@ -152,7 +153,7 @@ def kept(stage: Stage) -> dict[str, Any]:
     """Pushed images that are to stay open with the passphrases of their disks."""
     outcome = stage.back_up(mode="push", keep_staging=True, full=True, disks=["vdb"])
     right = []
-    for path in sorted((stage.folder / "images").glob("luks-*-*Z-*.qcow2")):
+    for path in sorted((stage.folder / "images").glob("luks-*Z-*.qcow2")):
         target = path.stem.rpartition("-")[2]
         with ImageServer.read_only(path, "qcow2", keys=[Key("qcow2", luks.PASSPHRASE)]) as server:
             copy = reference(server.uri, stage.folder / "copy")
@@ -173,16 +174,8 @@ def leftover(stage: Stage) -> dict[str, Any]:
 
 
 def failed_begin(stage: Stage) -> dict[str, Any]:
-    """libvirt refuses the job when the secret and the files are there: another job is open."""
-    stage.machine.handle.backupBegin(
-        f"<domainbackup mode='pull'><server transport='unix' socket='{stage.folder}/other'/></domainbackup>",
-        None,
-        0,
-    )
-    try:
-        return {**stage.back_up(), "left": stage.left()}
-    finally:
-        stage.machine.handle.abortJob()
+    """The run fails when the secret and the files are there: the guest has no agent."""
+    return {**stage.back_up(quiesce="on"), "left": stage.left()}
 
 
 def private(stage: Stage) -> dict[str, Any]:
@@ -199,6 +192,32 @@ def private(stage: Stage) -> dict[str, Any]:
     return outcome
 
 
+def plain(stage: Stage) -> list[str]:
+    """The repository is not encrypted, and the disk is."""
+    told: list[str] = []
+    repository = puller.create_repository(str(stage.folder / "plain"), password=None)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append(event.text)
+
+    point = puller.backup(repository, "luks", connect=URI, observer=tell, disks=["vda"])
+    assert list(point.notes) == [text for text in told if "repository" in text], point.notes
+    return list(point.notes)
+
+
+def restored_notices(stage: Stage) -> list[str]:
+    told: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append(event.text)
+
+    output = str(stage.folder / "told")
+    puller.restore(stage.repository, "luks@latest", output=output, observer=tell)
+    return told
+
+
 def unnamed(stage: Stage) -> dict[str, Any]:
     """The domain is defined without the secret of its qcow2 image, which therefore cannot start."""
     root = ET.fromstring(stage.machine.handle.XMLDesc())
@@ -209,7 +228,7 @@ def unnamed(stage: Stage) -> dict[str, Any]:
     return stage.back_up()
 
 
-SCENES = (states, kept, leftover, failed_begin, private, unnamed)
+SCENES = (states, kept, leftover, failed_begin, private, plain, unnamed)
 
 
 def main() -> int:
@@ -219,7 +238,8 @@ def main() -> int:
     with PrivateLibvirt(folder):
         stage = Stage(folder, libvirt.open(URI))
         played: dict[str, Any] = {scene.__name__: scene(stage) for scene in SCENES}
-        json.dump({**played, "exposed": stage.exposed}, sys.stdout, indent=1)
+        told = {"exposed": stage.exposed, "restored": restored_notices(stage)}
+        json.dump({**played, **told}, sys.stdout, indent=1)
     return 0
 
 
