@@ -97,6 +97,11 @@ class Stage:
             "left": self.left(),
         }
 
+    def found(self) -> list[str]:
+        """What the doctor says of the encryption of the disks."""
+        checks = puller.doctor(str(self.folder / "repository"), lambda: self.repository, connect=URI)
+        return [check.status.value for check in checks if check.name == "disk-encryption"]
+
     def left(self) -> list[str]:
         """What there is of ours on the host beside the checkpoint of the last point."""
         found = {str(secret.UUIDString()) for secret in self.connection.listAllSecrets()}
@@ -181,9 +186,11 @@ def failed_begin(stage: Stage) -> dict[str, Any]:
 def private(stage: Stage) -> dict[str, Any]:
     """libvirt gives the secret to QEMU only."""
     luks.define_secret(stage.connection, "yes", stage.secret)
-    outcome = {"push": stage.back_up(mode="push", disks=["vdb"])}
+    outcome: dict[str, Any] = {"push": stage.back_up(mode="push", disks=["vdb"])}
     outcome["kept"] = stage.back_up(mode="push", keep_staging=True, disks=["vdb"])
+    outcome["well"] = stage.found()
     stage.machine.stop()
+    outcome["ill"] = stage.found()
     outcome["off"] = stage.back_up()
     stage.connection.secretLookupByUUIDString(stage.secret).undefine()
     outcome["gone"] = stage.back_up()
