@@ -123,6 +123,7 @@ def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
             failed.append(error)  # the other disks are still worth having
             continue
         restored.append(done)
+        _tell_encryption(point, record, observer)
         damage += [(record.disk, item) for item in lost]
     for item in () if _is_single(request) else point.attachments:
         try:
@@ -155,6 +156,16 @@ def _define(
         libvirts=request.libvirts,
         observer=observer,
     )
+
+
+def _tell_encryption(point: Point, record: DiskRecord, observer: Observer) -> None:
+    """A point has what the guest saw, and what defines the domain expects an encrypted image."""
+    if record.encryption:
+        text = (
+            f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption: "
+            "take <encryption> from the disk in domain.xml, or encrypt the image, before the domain uses it"
+        )
+        observer(Notice(point.point, text))
 
 
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:

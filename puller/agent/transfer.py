@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base, mistrust
+from puller.agent.unlock import encryption_of
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
@@ -140,6 +141,7 @@ class Transfer:
             format=source.format,
             source=source.source,
             backing=source.backing,
+            encryption=encryption_of(source),
             parent=None if base.parent is None else base.parent.point.point,
             reason=base.reason,
             dirty_bytes=disk.dirty_bytes,

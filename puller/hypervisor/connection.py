@@ -185,11 +185,11 @@ def _version(number: int) -> Version:
 
 
 def _open(uri: str) -> Any:
-    return _open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
+    return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
 @cache
-def _open_embedded(uri: str) -> Any:
+def open_embedded(uri: str) -> Any:
     """The one connection of this process to an embedded driver, kept until the process ends.
 
     Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers").
