@@ -247,6 +247,7 @@ class _Transaction:
             tags=self._plan.tags or {},
             host=platform.node(),
         )
+        self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
@@ -277,6 +278,16 @@ class _Transaction:
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
         return point
+
+    def _note_plain(self) -> None:
+        """A point holds what is inside of an encrypted disk."""
+        if self._repository.keys.public is None:
+            for disk in self._disks:
+                if disk.lock is not None:
+                    self._notes.add(
+                        f"disk {disk.target} is encrypted on this host, and its content is stored in plain: "
+                        "the repository is not encrypted"
+                    )
 
     def _step(self, name: str) -> None:
         self._observer(Step(self._domain.name, name))

@@ -44,6 +44,7 @@ def _disk(disk: DiskRecord) -> dict[str, Any]:
         "size": disk.size,
         "parent": disk.parent,
         "format": disk.format,
+        "encryption": disk.encryption,
         "reason": disk.reason,
         "dirty_bytes": disk.dirty_bytes,
         "read_bytes": disk.read_bytes,
@@ -128,11 +129,16 @@ def _consistency(point: Point) -> str:
     return point.consistency + frozen
 
 
+def _format(disk: DiskRecord) -> str:
+    """The format of the image, and how it was encrypted on its host."""
+    return f"{disk.format}, {disk.encryption}" if disk.encryption else disk.format
+
+
 def _disks(disks: Sequence[DiskRecord]) -> str:
     heads = ("DISK", "KIND", "FORMAT", ">SIZE", ">DIRTY", ">READ", ">ZERO", ">NEW", ">STORED")
     rows = []
     for disk in disks:
         counts = (disk.size, disk.dirty_bytes, disk.read_bytes, disk.zero_bytes, disk.new_bytes)
         sizes = [format_bytes(count) for count in (*counts, disk.stored_bytes)]
-        rows.append((disk.disk, disk.kind, disk.format, *sizes))
+        rows.append((disk.disk, disk.kind, _format(disk), *sizes))
     return table(heads, rows)

@@ -12,6 +12,7 @@ from os.path import normpath
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
+from puller.hypervisor.encryption import Encryption, parse_encryption
 
 _SOURCE_ATTRIBUTES = {
     "file": "file",
@@ -33,7 +34,8 @@ class Disk:
     node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
-    and source; libvirt knows them while the domain is active.
+    and source; libvirt knows them while the domain is active. ``encryption`` tells of the image and of those
+    behind it how each is encrypted, or None, as far as the XML says; the guest sees none of it.
     """
 
     target: str
@@ -46,6 +48,7 @@ class Disk:
     shareable: bool
     path: Path | None
     backing: tuple[str, ...] = ()
+    encryption: tuple[Encryption | None, ...] = ()
 
     @property
     def is_candidate(self) -> bool:
@@ -64,6 +67,11 @@ class Disk:
     def holds_changes(self) -> bool:
         """Whether the guest keeps data on it, so that a point without it lacks something."""
         return self.device in ("disk", "lun") and self.source != "" and not self.readonly
+
+    @property
+    def lock(self) -> Encryption | None:
+        """How the uppermost encrypted image of the disk's chain is encrypted; None if none is."""
+        return next((found for found in self.encryption if found is not None), None)
 
     @property
     def hindrance(self) -> str | None:
@@ -150,6 +158,7 @@ def _parse(element: ET.Element) -> Disk:
         shareable=element.find("shareable") is not None,
         path=None if slices else _path(kind, source),
         backing=tuple(_chain(element)),
+        encryption=tuple(_encryption(element, _attribute(driver, "type") or "raw")),
     )
 
 
@@ -168,6 +177,14 @@ def _chain(element: ET.Element) -> Iterator[str]:
     if behind is not None and (kind := behind.get("type")) is not None:
         yield image_name(_attribute(behind.find("format"), "type"), _describe(kind, behind.find("source")))
         yield from _chain(behind)
+
+
+def _encryption(element: ET.Element, image_format: str) -> Iterator[Encryption | None]:
+    """That of the image of a ``<disk>`` or ``<backingStore>``, and of the images behind it."""
+    yield parse_encryption(element, image_format)
+    behind = element.find("backingStore")
+    if behind is not None and behind.get("type") is not None:
+        yield from _encryption(behind, _attribute(behind.find("format"), "type"))
 
 
 def _describe(kind: str, source: ET.Element | None) -> str:

@@ -42,6 +42,13 @@ class FrozenDisks(Protocol):
     keep, or to delete after the context has ended.
     """
 
+    def prepared(self) -> AbstractContextManager[object]:
+        """A context to be entered before these disks, and before the guest is quiesced, and left after them.
+
+        It makes what takes its time. Raises PullerError.
+        """
+        ...
+
     def settle(self) -> None:
         """Return once the disks can be read. Raises PullerError if they never can."""
         ...

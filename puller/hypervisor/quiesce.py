@@ -100,6 +100,7 @@ class Quiesced:
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:
+            entered.enter_context(self._disks.prepared())
             if self._may_freeze():
                 self._enter_frozen(entered)
             else:

@@ -61,6 +61,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     format: str = ""
     source: str = ""
     backing: tuple[str, ...] = ()
+    encryption: str = ""
     parent: str | None = None
     reason: str = ""
     dirty_bytes: int = 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from puller.agent.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.disk import Disk, parse_disks, select
+from puller.hypervisor.encryption import Encryption
 from puller.hypervisor.hostfiles import named_files
 from puller.hypervisor.image import describe, untracked
 
@@ -248,3 +249,22 @@ def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("puller.hypervisor.image._INFO_SECONDS", 0.1)
     with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer in 0 s"):
         describe(Path("/hangs"), "qcow2")
+
+
+def test_how_the_images_of_a_disk_are_encrypted() -> None:
+    """Where libvirt has it now, where old definitions have it, and of the images behind."""
+    (disk,) = parse_disks(
+        """<domain><devices><disk type='file'><driver type='qcow2'/><target dev='vda'/>
+        <source file='/a'><encryption format='luks'><secret type='passphrase' uuid='u'/></encryption></source>
+        <backingStore type='file'><format type='qcow2'/><source file='/b'/>
+        <backingStore type='file'><format type='raw'/><source file='/c'/>
+        <encryption format='luks'><secret type='passphrase' usage='it'/></encryption>
+        </backingStore></backingStore></disk></devices></domain>"""
+    )
+    assert disk.encryption == (
+        Encryption("luks", "qcow2", "u", ""),
+        None,
+        Encryption("luks", "raw", "", "it"),
+    )
+    assert disk.lock == disk.encryption[0]
+    assert all(plain.lock is None for plain in parse_disks(XML))

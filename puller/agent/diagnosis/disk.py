@@ -10,7 +10,8 @@ from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.agent.history import History
 from puller.agent.offline import StoredBitmaps
-from puller.errors import HypervisorError
+from puller.agent.unlock import encryption_of, keys_of, require_keys
+from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.disk import Disk
@@ -34,6 +35,8 @@ def examine(patient: Patient) -> Iterator[Check]:
         yield ask("disk-format", subject, partial(_format, patient, disk))
         if disk.hindrance is not None:
             continue
+        if disk.lock is not None:
+            yield ask("disk-encryption", subject, partial(_encryption, patient, disk))
         if patient.domain.is_active():
             yield ask("disk-job", subject, partial(_job, patient, disk))
         if untracked(disk) is not None:
@@ -106,6 +109,19 @@ def _format(patient: Patient, disk: Disk) -> Answer:
             "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
         )
     return ok(f"{disk.format} on {disk.type}")
+
+
+def _encryption(patient: Patient, disk: Disk) -> Answer:
+    """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
+    try:
+        require_keys(patient.domain, disk, keys_of(patient.domain, disk))
+    except UnsupportedDisk as error:
+        if not patient.domain.is_active():
+            raise
+        return warn(
+            f"a push reads all of the disk, and a backup while shut off fails: {error.message}", error.advice
+        )
+    return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
 
 
 def _image(disk: Disk) -> Answer:
