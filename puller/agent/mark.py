@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from puller.errors import DamagedData, Locked, NoSuchPoint
+from puller.errors import CommitUnreadable, DamagedData, NoSuchPoint
 from puller.repository import pending
 from puller.repository.pages import Address
 from puller.repository.points import Point
@@ -65,9 +65,8 @@ class Mark:
             if point is not None:
                 self._add(point)
         except DamagedData as error:
-            raise Locked(
-                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}",
-                advice="Prune again: the run will fail by itself, or if it died, be forgotten after a day.",
+            raise CommitUnreadable(
+                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}"
             ) from error
 
     def _committed(self, names: Iterable[tuple[str, str]]) -> Iterator[Point]:
