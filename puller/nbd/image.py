@@ -13,8 +13,13 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from puller import programs
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
+
+_TOOL_SECONDS = 300.0
+"""How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
+MiB for a TiB."""
 
 _START_SECONDS = 30.0
 """How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
@@ -68,9 +73,14 @@ def copy_bytes(path: Path, image_format: str) -> int:
 
 def _qemu_img(doing: str, *command: str) -> bytes:
     try:
-        result = subprocess.run(["qemu-img", *command], capture_output=True, check=False)
+        result = programs.run(["qemu-img", *command], _TOOL_SECONDS)
     except FileNotFoundError as error:
         raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise NbdError(
+            f"{doing}: no answer in {_TOOL_SECONDS:.0f} s",
+            advice="See whether the storage of the image answers.",
+        ) from error
     if result.returncode:
         raise NbdError(f"{doing}: {_complaint(result.stderr)}", advice=_SEE)
     return result.stdout

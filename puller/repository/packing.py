@@ -168,7 +168,9 @@ class PackWriter:
         largest = max((len(piece.content) for piece in pieces), default=0)
         if largest > self.kind.content_limit:
             limit = format_bytes(self.kind.content_limit)
-            raise RepositoryError(f"a content of {format_bytes(largest)} is larger than a slot may be: {limit}")
+            raise RepositoryError(
+                f"a content of {format_bytes(largest)} is larger than a slot may be: {limit}"
+            )
 
     def _reserve(self, pieces: Sequence[Piece]) -> Places:
         if self._open is not None:

@@ -31,7 +31,7 @@ _LONGEST_ENTRY = ID + _ROOT_INDEX + 2
 """Bytes that one page takes in a root at most: a pack of its own, its place in the index, its slot."""
 
 LARGEST_DISK = (MAP_CONTENT_LIMIT - _ROOT_HEAD.size) // _LONGEST_ENTRY * PAGE_CHUNKS * CHUNK
-"""Bytes, some 186 TiB: the root of a larger disk might not fit into a slot, and that would show at the end."""
+"""Bytes, some 186 TiB: the root of a larger disk might not fit into a slot, which would show at the end."""
 
 Numbers = NDArray[np.int64]
 Slots = NDArray[np.uint16]

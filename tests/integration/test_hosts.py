@@ -16,6 +16,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from msgspec import structs
 
 import puller
 from puller.errors import (
@@ -129,6 +130,17 @@ def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> N
     (disk,) = point.disks
     assert disk.reason == f"libvirt has lost checkpoint {known}"
     assert (disk.kind, disk.new_bytes, disk.stored_bytes) == ("rehash", 0, 0)
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
+def test_a_checkpoint_whose_stored_xml_is_damaged_is_done_without(scene: Scene) -> None:
+    (point,) = puller.list_points(scene.repository)
+    scene.repository.points.delete([(point.uuid, point.point)])
+    scene.repository.points.commit(structs.replace(point, checkpoint_xml="<domaincheckpoint>"))
+    scene.machine.forget_checkpoints()
+    point = scene.backup()
+    assert (point.kind, point.disks[0].new_bytes) == ("rehash", 0)
     assert checkpoints(scene.machine) == {point.checkpoint}
     scene.assert_exact(point)
 
