@@ -223,6 +223,7 @@ def policy_of(job: Job) -> Policy:
         yearly=keep.yearly,
         within=None if keep.within is None else duration(keep.within),
         scope=scope_of(job),
+        across_hosts=job.across_hosts,
     )
 
 

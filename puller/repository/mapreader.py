@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from puller.errors import DamagedData
@@ -38,7 +38,7 @@ class MapReader:
         content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
         return decode_root(content, self.table)
 
-    def roots(self, addresses: Iterable[Address]) -> Iterator[Root | DamagedData]:
+    def roots(self, addresses: Iterable[Address]) -> Generator[Root | DamagedData]:
         """The roots at ``addresses``, in their order; in place of one that cannot be read what is wrong.
 
         Some are fetched ahead, a few at a time, so memory does not grow with their number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 import pytest
 
@@ -86,6 +87,10 @@ def test_renewal_keeps_it() -> None:
             pass
 
 
+def _renew(lease: Lease) -> None:
+    lease.measure()
+
+
 def test_the_holder_does_not_give_way_to_an_attempt() -> None:
     """It renews at each moment of somebody else's attempt; the attempt fails, and the holder goes on."""
     for number in range(8):
@@ -93,7 +98,7 @@ def test_the_holder_does_not_give_way_to_an_attempt() -> None:
         with take(world) as lease:
             world.now += EXPIRY - 1
             process = Process(world)
-            process.before[number] = lambda lease=lease: lease.measure() and None
+            process.before[number] = partial(_renew, lease)
             with pytest.raises(Locked), Lease.take(process, BOXES, "prune"):
                 pass
             assert lease.measure() == world.now
