@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import pytest
 
+from puller.agent.retention import Decision, Policy, decide
+from puller.errors import StoreError
 from puller.repository.claims import Claims
 from puller.repository.index import IndexedPack
 from puller.repository.packing import OpenPack
 from puller.repository.pending import PendingPoints
-from puller.repository.points import Point
+from puller.repository.points import Point, Points
 from puller.repository.run import Run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -49,8 +52,40 @@ def dedup_against_condemned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "admit", lambda _, packs, slots: packs)
 
 
+def retention_ignores_the_host(patch: pytest.MonkeyPatch) -> None:
+    """What a copy of a machine has taken elsewhere pushes out what the original has."""
+    real = decide
+
+    def together(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
+        return real(points, replace(policy, across_hosts=True))
+
+    patch.setattr("puller.agent.prune.decide", together)
+
+
+def parents_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    """A point is committed upon a map whose point was deleted meanwhile."""
+    patch.setattr("puller.repository.pending._require_bases", lambda points, bases, point: None)
+
+
+def a_lost_answer_is_taken_for_a_refusal(patch: pytest.MonkeyPatch) -> None:
+    """The point's put is given up, and prune not told any more that it may yet take effect."""
+    real = Points.commit
+
+    def commit(points: Points, point: Point) -> None:
+        try:
+            real(points, point)
+        except StoreError:
+            PendingPoints(points._store, points._boxes).delete([(point.uuid, point.point)])
+            raise
+
+    patch.setattr(Points, "commit", commit)
+
+
 PLANTED: dict[str, Plant] = {
     "commit before flush": commit_before_flush,
     "prune ignores in-flight writers": prune_ignores_writers,
     "dedup against condemned packs": dedup_against_condemned,
+    "retention ignores the host": retention_ignores_the_host,
+    "parents are not looked for": parents_are_not_looked_for,
+    "a lost answer is taken for a refusal": a_lost_answer_is_taken_for_a_refusal,
 }

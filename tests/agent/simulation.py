@@ -80,6 +80,10 @@ class Host:
     boot: float
     rate: float
 
+    @property
+    def name(self) -> str:
+        return self.cache.name
+
     def uptime(self, now: float) -> float:
         """What its clock of seconds since boot shows at the store's time ``now``."""
         return self.boot + self.rate * now
@@ -241,7 +245,7 @@ class Simulation:
         with self._on(host):
             process, repository = self._open(step)
             try:
-                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty)
+                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty, host.name)
             except (Died, StoreError):
                 return None
             except DamagedData:
@@ -342,7 +346,7 @@ class Simulation:
 
     @staticmethod
     def _follows(other: Point, point: Point) -> bool:
-        return other.domain == point.domain and other.time > point.time
+        return (other.domain, other.host) == (point.domain, point.host) and other.time > point.time
 
     def _excuse(self, names: set[str]) -> None:
         for point_id in [name for name in self.certain if name not in names and self._may_go(name)]:
