@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 import pytest
 
+from puller.agent.history import History
 from puller.agent.retention import Decision, Policy, decide
-from puller.errors import StoreError
 from puller.repository.claims import Claims
 from puller.repository.index import IndexedPack
 from puller.repository.packing import OpenPack
 from puller.repository.pending import PendingPoints
-from puller.repository.points import Point, Points
+from puller.repository.points import Point, time_of
 from puller.repository.run import Run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -62,23 +63,18 @@ def retention_ignores_the_host(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("puller.agent.prune.decide", together)
 
 
-def parents_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
-    """A point is committed upon a map whose point was deleted meanwhile."""
-    patch.setattr("puller.repository.pending._require_bases", lambda points, bases, point: None)
+def the_newest_is_whosever_ran_last(patch: pytest.MonkeyPatch) -> None:
+    """``DOMAIN@latest`` means the point of a copy on another host without a word."""
+    patch.setattr("puller.repository.points._require_one_host", lambda domain, points: None)
 
 
-def a_lost_answer_is_taken_for_a_refusal(patch: pytest.MonkeyPatch) -> None:
-    """The point's put is given up, and prune not told any more that it may yet take effect."""
-    real = Points.commit
+def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
+    """The time of the newest point is taken from an object's name, whoever put the object."""
 
-    def commit(points: Points, point: Point) -> None:
-        try:
-            real(points, point)
-        except StoreError:
-            PendingPoints(points._store, points._boxes).delete([(point.uuid, point.point)])
-            raise
+    def newest(history: History, now: datetime) -> datetime:
+        return max(map(time_of, history.ids), default=now)
 
-    patch.setattr(Points, "commit", commit)
+    patch.setattr("puller.agent.clock._newest", newest)
 
 
 PLANTED: dict[str, Plant] = {
@@ -86,6 +82,6 @@ PLANTED: dict[str, Plant] = {
     "prune ignores in-flight writers": prune_ignores_writers,
     "dedup against condemned packs": dedup_against_condemned,
     "retention ignores the host": retention_ignores_the_host,
-    "parents are not looked for": parents_are_not_looked_for,
-    "a lost answer is taken for a refusal": a_lost_answer_is_taken_for_a_refusal,
+    "the newest is whosever ran last": the_newest_is_whosever_ran_last,
+    "a name dates the next point": a_name_dates_the_next_point,
 }
