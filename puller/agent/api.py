@@ -161,16 +161,21 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     format: str = "raw",  # noqa: A002 - the field's word
     force: bool = False,
     salvage: bool = False,
+    connect: str = DEFAULT_URI,
     observer: Observer = ignore,
 ) -> Restored:
     """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
 
     ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
-    that ``hosts`` (names or patterns) have taken, all if none is given. Raises NoSuchPoint, AmbiguousPoint
-    (also if several hosts have points of the domain and ``hosts`` does not say which), NoSuchDisk,
-    OutputRefused, OutputFailed, DamagedData, StoreError.
+    that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
+    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host is. A
+    libvirt that cannot be asked is a notice.
+
+    Raises NoSuchPoint, AmbiguousPoint (also if several hosts have points of the domain and ``hosts`` does not
+    say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
     """
-    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage)
+    libvirts = (connect, DEFAULT_URI)
+    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point, hosts), request, observer)
 

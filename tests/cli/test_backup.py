@@ -97,6 +97,15 @@ def test_tells_each_disk_and_the_point(cli: CommandLine, machine: Machine) -> No
     assert cli("backup", machine.name, "-q").err == ""
 
 
+def test_what_is_told_as_read_was_read(cli: CommandLine, machine: Machine) -> None:
+    """Zeros cost nothing: neither the empty part of a disk, nor what an incremental finds zeroed."""
+    (line,) = cli("backup", machine.name, "--disk", "vda").err.splitlines()
+    assert line.startswith(f"{machine.name}: vda: 1.0 MiB read, ")
+    machine.discard("vda", 0, MIB)
+    (line,) = cli("backup", machine.name, "--disk", "vda").err.splitlines()
+    assert line.startswith(f"{machine.name}: vda: 0 B read, ")
+
+
 def test_an_unknown_domain(cli: CommandLine) -> None:
     answer = cli("backup", "nosuch", "--json")
     assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDomain")
