@@ -168,8 +168,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
     that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
-    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host is. A
-    libvirt that cannot be asked is a notice.
+    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host
+    is. A libvirt that cannot be asked is a notice.
 
     Raises NoSuchPoint, AmbiguousPoint (also if several hosts have points of the domain and ``hosts`` does not
     say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
