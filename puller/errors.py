@@ -121,6 +121,12 @@ class Locked(RepositoryError):
     default_advice = "Wait until the other run has ended and try again."
 
 
+class CommitUnreadable(Locked):
+    """What a run is about to commit cannot be read, so prune cannot know what it needs."""
+
+    default_advice = "Prune again: the run will fail by itself, or if it died, be forgotten after a day."
+
+
 class Overtaken(RepositoryError):
     """Prune may remove data that a run refers to before the run could commit; nothing was committed."""
 

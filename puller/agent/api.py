@@ -142,14 +142,16 @@ def list_points(
     repository: Repository,
     domain: str | None = None,
     *,
+    hosts: Sequence[str] = (),
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> list[Point]:
-    """The restore points, oldest first; of one domain (name or UUID) if given.
+    """The restore points, oldest first; of one domain (name or UUID) and of some ``hosts`` if given.
 
     A damaged record raises DamagedData, or is told to ``damaged`` with its point id where that is given.
     """
-    points = repository.points.all(damaged)
-    return [point for point in points if domain is None or domain in (point.domain, point.uuid)]
+    stored = repository.points
+    points = stored.all(damaged) if domain is None else stored.of(domain, damaged)
+    return [point for point in points if point.is_from(hosts)]
 
 
 def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -157,6 +159,7 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     point: str,
     *,
     output: str,
+    hosts: Sequence[str] = (),
     disks: Sequence[str] = (),
     format: str = "raw",  # noqa: A002 - the field's word
     force: bool = False,
@@ -166,23 +169,25 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
 ) -> Restored:
     """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
 
-    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. ``force`` overwrites what
-    exists, but nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and
-    the host is. A libvirt that cannot be asked is a notice.
+    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
+    that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
+    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host
+    is. A libvirt that cannot be asked is a notice.
 
-    Raises NoSuchPoint, AmbiguousPoint, NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData,
-    StoreError.
+    Raises NoSuchPoint, AmbiguousPoint (also if several hosts have points of the domain and ``hosts`` does not
+    say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
     """
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point), request, observer)
+        return _restore(repository, repository.points.select(point, hosts), request, observer)
 
 
 def check(
     repository: Repository,
     points: Sequence[str | Point] = (),
     *,
+    hosts: Sequence[str] = (),
     read_data: float = 0.0,
     observer: Observer = ignore,
 ) -> CheckReport:
@@ -193,7 +198,10 @@ def check(
     StoreError.
     """
     with holding(_patience("repository", observer)):
-        return _check(repository, points, read_data, observer)
+        chosen = [
+            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
+        ]
+        return _check(repository, chosen, read_data, observer)
 
 
 def prune(
@@ -218,12 +226,12 @@ def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
     return preview(repository, policy)
 
 
-def delete(repository: Repository, points: Sequence[str]) -> tuple[str, ...]:
+def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str] = ()) -> tuple[str, ...]:
     """Delete ``points``, named as for ``restore``, and return their ids. ``prune`` frees the space.
 
     All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
     """
-    return _delete(repository, points)
+    return _delete(repository, points, hosts)
 
 
 def list_keys(
@@ -265,12 +273,17 @@ def remove_key(repository: Repository, key: str) -> None:
     _remove_key(repository, key)
 
 
-def stats(repository: Repository, *, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
-    """What the repository holds.
+def stats(
+    repository: Repository,
+    *,
+    hosts: Sequence[str] = (),
+    damaged: Callable[[str, DamagedData], None] | None = None,
+) -> Stats:
+    """What the repository holds. ``hosts`` (names or patterns) limits the points that are counted.
 
     A damaged point record raises DamagedData, or is told to ``damaged`` with its point id, where given.
     """
-    return _stats(repository, damaged)
+    return _stats(repository, damaged, hosts)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

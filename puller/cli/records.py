@@ -62,7 +62,7 @@ def full_record(point: Point) -> dict[str, Any]:
 
 def listing(points: Sequence[Point], now: datetime) -> str:
     """A table, a line for each point."""
-    heads = ("POINT", "DOMAIN", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
+    heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
     return table(heads, [_row(point, now) for point in points]) if points else "no restore points"
 
 
@@ -70,6 +70,7 @@ def _row(point: Point, now: datetime) -> tuple[str, ...]:
     return (
         point.point,
         point.domain,
+        point.host,
         local(point.time),
         age(point.time, now),
         point.kind,

@@ -8,7 +8,7 @@ import click
 
 from puller.cli.access import open_repository
 from puller.cli.console import is_heard_by_programs, printable
-from puller.cli.options import Command, Settings
+from puller.cli.options import OF_HOST, Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import RESTORE, observing
 from puller.cli.times import duration
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="A folder; or with one --disk a file, a block device or an nbd:// or nbd+unix:// URI.",
 )
+@OF_HOST
 @click.option("--disk", "disks", multiple=True, metavar="TARGET", help="Only this disk; may be repeated.")
 @click.option(
     "--format",
@@ -51,6 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     settings: Settings,
     point: str,
     output: str,
+    hosts: tuple[str, ...],
     disks: tuple[str, ...],
     format_: str,
     force: bool,
@@ -69,6 +71,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             repository,
             point,
             output=output,
+            hosts=hosts,
             disks=disks,
             format=format_,
             force=force,

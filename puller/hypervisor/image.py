@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puller import programs
 from puller.errors import HypervisorError
 from puller.hypervisor.disk import Disk, image_name
 
@@ -64,12 +65,7 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     """
     options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
     try:
-        done = subprocess.run(
-            ["qemu-img", "info", *options, "--", str(path.absolute())],
-            capture_output=True,
-            check=False,
-            timeout=_INFO_SECONDS,
-        )
+        done = programs.run(["qemu-img", "info", *options, "--", str(path.absolute())], _INFO_SECONDS)
     except FileNotFoundError as error:
         raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:

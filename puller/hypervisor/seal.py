@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puller import programs
 from puller.errors import HypervisorError
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
@@ -128,14 +129,8 @@ def _create(passphrase: bytes | None, words: Sequence[str]) -> str | None:
     with handed_over([passphrase]) as handed:
         command = ["qemu-img", "create", "-q", "-f", "qcow2", *handed.options, *words]
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                check=False,
-                pass_fds=handed.descriptors,
-                timeout=_CREATE_SECONDS,
-                umask=0o077,  # a try that fails removes the file, and the next one makes it
-            )
+            # The umask, as a try that fails removes the file, and the next one makes it.
+            done = programs.run(command, _CREATE_SECONDS, pass_fds=handed.descriptors, umask=0o077)
         except FileNotFoundError as error:
             raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
         except subprocess.TimeoutExpired as error:

@@ -13,10 +13,15 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from puller import programs
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
 from puller.passphrases import Handed, handed_over, secret_id
 from puller.runtime import socket_folder
+
+_TOOL_SECONDS = 300.0
+"""How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
+MiB for a TiB."""
 
 _START_SECONDS = 30.0
 """How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
@@ -97,9 +102,14 @@ def _qemu_img(doing: str, *command: str, keys: Keys = ()) -> bytes:
     try:
         with _handed_over(keys) as handed:
             words = ["qemu-img", command[0], *handed.options, *command[1:]]
-            result = subprocess.run(words, capture_output=True, check=False, pass_fds=handed.descriptors)
+            result = programs.run(words, _TOOL_SECONDS, pass_fds=handed.descriptors)
     except FileNotFoundError as error:
         raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise NbdError(
+            f"{doing}: no answer in {_TOOL_SECONDS:.0f} s",
+            advice="See whether the storage of the image answers.",
+        ) from error
     if result.returncode:
         raise NbdError(f"{doing}: {_complaint(result.stderr)}", advice=_SEE)
     return result.stdout

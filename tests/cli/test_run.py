@@ -18,6 +18,7 @@ from puller.agent import api
 from puller.agent.job import policy_of, scope_of
 from puller.agent.retention import Policy
 from puller.configuration.file import load
+from puller.errors import Locked
 from puller.hypervisor.lock import JobLock
 from puller.repository.lease import Lease
 from puller.store.base import ObjectInfo
@@ -183,7 +184,11 @@ class TestOwnPoints:
         # The machine on which the hosts' points are pruned has jobs of theirs.
         setting.job(f'domains = ["web*"]\n{rules}\nhosts = ["{own[0].host}", "kvm*"]')
         document = cli("run", "nightly", "--only", "prune", "--json").document
-        assert document["prune"]["removed"] == [own[1].point, elsewhere[0].point]
+        assert document["prune"]["removed"] == [elsewhere[0].point]
+        # For machines that move from host to host.
+        setting.job(f'domains = ["web*"]\n{rules}\nhosts = ["{own[0].host}", "kvm*"]\nacross-hosts = true')
+        document = cli("run", "nightly", "--only", "prune", "--json").document
+        assert document["prune"]["removed"] == [own[1].point]
         left = {item.point for item in puller.list_points(repository)}
         assert left == {elsewhere[1].point, *(item.point for item in others)}
 
@@ -293,6 +298,54 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         monkeypatch.setattr("puller.agent.job.PRUNE_PATIENCE", -1.0)
         assert cli("run", "nightly", "--only", "prune", "--json").error["code"] == 11
+
+
+def test_a_prune_that_cannot_read_what_is_pending_fails_once(
+    cli: CommandLine,
+    setting: Setting,
+    repository: puller.Repository,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    pending = folder / "pending" / point.uuid / point.point
+    pending.parent.mkdir(parents=True)
+    pending.write_bytes(b"")
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    tried: list[object] = []
+    real = api.prune
+
+    def prune(*words: Any, **choices: Any) -> object:
+        tried.append(words)
+        assert len(tried) == 1, "it is tried again without an end"
+        return real(*words, **choices)
+
+    monkeypatch.setattr(api, "prune", prune)
+    (folder / "points" / point.uuid / point.point).unlink()  # else it is known to have been committed
+    error = cli("run", "nightly", "--only", "prune", "--json").error
+    assert (error["code"], error["name"]) == (11, "CommitUnreadable")
+    assert "is about to commit" in error["message"] and "forgotten after a day" in error["advice"]
+
+
+def test_each_attempt_to_prune_waits_for_its_turn(
+    cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if nobody holds the lease any more by the time that one looks."""
+    make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    did: list[str] = []
+    real = api.prune
+
+    def prune(*words: Any, **choices: Any) -> object:
+        did.append("try")
+        if len(did) < 4:
+            raise Locked("another prune is at work in this repository")
+        return real(*words, **choices)
+
+    monkeypatch.setattr(api, "prune", prune)
+    monkeypatch.setattr("puller.agent.job.time.sleep", lambda seconds: did.append("wait"))
+    assert cli("run", "nightly", "--only", "prune").code == 0
+    assert did == ["try", "wait", "try", "wait", "try"]
 
 
 def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:

@@ -14,7 +14,7 @@ import pytest
 from puller.errors import NbdError, PullerError
 from puller.hypervisor.seal import create
 from puller.nbd.export import Export
-from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2
+from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing
 from puller.nbd.writer import Target
 from puller.units import CHUNK, MIB
 from tests.lab.luks import PASSPHRASE
@@ -28,6 +28,21 @@ def test_a_new_image_has_the_size_rounded_up_to_sectors(tmp_path: Path) -> None:
     create_qcow2(image, 1_000_000)
     facts = json.loads(run("qemu-img", "info", "--output=json", image))
     assert (facts["format"], facts["virtual-size"]) == ("qcow2", 1_000_448)
+
+
+def test_a_tool_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "qemu-img"
+    tool.write_text("#!/bin/sh\nexec sleep 600\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.nbd.image._TOOL_SECONDS", 0.1)
+    for call in (
+        lambda: create_qcow2(tmp_path / "x", MIB),
+        lambda: detach_backing(tmp_path / "x"),
+        lambda: copy_bytes(tmp_path / "x", "qcow2"),
+    ):
+        with pytest.raises(NbdError, match="no answer in 0 s"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "nbd:odd,name=1", "-dash", "ümlaut?&"])
