@@ -253,7 +253,7 @@ class _Progress:
         if total != self._total:
             self._total = total
             self._observer(DiskPlanned(self._subject, self._disk, total, total))
-        self._observer(DiskProgress(self._subject, self._disk, done, done))
+        self._observer(DiskProgress(self._subject, self._disk, done, None, 0))
 
     def finish(self) -> None:
         """A push that was over before the first look is told by the reading alone."""

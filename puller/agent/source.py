@@ -17,7 +17,7 @@ from puller.agent.history import History
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.frozen import FrozenDisks
+from puller.hypervisor.frozen import FrozenDisks, NothingFrozen
 from puller.hypervisor.image import untracked
 from puller.hypervisor.job import PullJob, require_short, socket_path
 from puller.hypervisor.scratch import check_free, required_bytes
@@ -82,6 +82,30 @@ class Pull:
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
         """See Source."""
         return new_mark(self._domain, self._disks, checkpoint)
+
+
+class NoDisks:
+    """Of a domain without a disk to take: its point holds its configuration. There is nothing to freeze."""
+
+    mode = "pull"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return {}
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Nothing is written."""
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> NothingFrozen:
+        """See Source: no job is begun, as libvirt takes an empty list for all disks."""
+        return NothingFrozen()
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return Mark(None, None)
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
