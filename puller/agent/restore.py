@@ -19,7 +19,7 @@ from puller.agent.diskcopy import Copier, damaged, open_image
 from puller.agent.outputs import Output
 from puller.agent.overwriting import Domains, claim
 from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
-from puller.events import DiskDone, Observer, ignore
+from puller.events import DiskDone, Notice, Observer, ignore
 from puller.repository.damage import Damage, merge_damage
 from puller.repository.points import DiskRecord, Point
 from puller.repository.repository import Repository

@@ -96,6 +96,10 @@ class NothingFrozen:
     consistency = "none"
     exports: tuple[DiskExport, ...] = ()
 
+    def prepared(self) -> AbstractContextManager[object]:
+        """Nothing is to be made."""
+        return nullcontext()
+
     def settle(self) -> None:
         """Nothing to wait for."""
 
