@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from puller.errors import DamagedData
 from puller.repository.footer import PackKind
@@ -19,7 +18,7 @@ from puller.repository.pages import (
     decode_page,
     decode_root,
 )
-from puller.store.patience import carried
+from puller.store.parallel import each
 from puller.units import page_count
 
 READERS = 4
@@ -59,8 +58,7 @@ class MapReader:
         if len(packs) < 2:
             yield from map(read, packs)
             return
-        with ThreadPoolExecutor(min(READERS, len(packs)), "maps") as readers:
-            yield from readers.map(carried(read), packs)
+        yield from each(read, packs, READERS)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import msgspec
@@ -23,7 +22,7 @@ from puller.repository.mapreader import check_address
 from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
-from puller.store.patience import carried
+from puller.store.parallel import each
 
 PREFIX = "points/"
 VERSION = 1
@@ -215,9 +214,8 @@ class Points:
                 damaged(name[1], error)
                 return None
 
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            loaded = [point for point in pool.map(carried(load), self.names()) if point is not None]
-        return in_order(loaded)
+        loaded = each(load, self.names(), _PARALLEL_READS)
+        return in_order([point for point in loaded if point is not None])
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
