@@ -139,7 +139,8 @@ class FolderStore:
     def _open(self, key: str) -> Generator[tuple[int, ObjectInfo], None, None]:
         path = self._path(key)
         with self._translated(f"cannot read {key}"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without waiting: a FIFO in an object's place would wait for its writer, for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
