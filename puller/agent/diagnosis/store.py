@@ -55,7 +55,7 @@ def _holds_repository(store: Store) -> bool:
 
 def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
     for operation in OPERATIONS:
-        yield ask(operation, url, partial(_right, trial, operation))
+        yield ask(operation, url, partial(_right, url, trial, operation))
     yield ask("conditional-writes", url, partial(_conditional, trial))
     yield ask("clock", url, partial(_clock, trial))
 
@@ -81,7 +81,7 @@ def _reach(store: Store) -> Answer:
     return ok(text) if seconds < SLOW else warn(text, "Look for a nearer endpoint or a faster way to it.")
 
 
-def _right(trial: Trial, operation: str) -> Answer:
+def _right(url: str, trial: Trial, operation: str) -> Answer:
     if operation not in trial.outcomes:
         return _untried(trial, operation)
     error = trial.outcomes[operation]
@@ -91,7 +91,8 @@ def _right(trial: Trial, operation: str) -> Answer:
         return warn(
             error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
         )
-    return fail(error.message, _DENIED_ADVICE if isinstance(error, StoreDenied) else error.advice)
+    in_bucket = isinstance(error, StoreDenied) and url.startswith("s3://")
+    return fail(error.message, _DENIED_ADVICE if in_bucket else error.advice)
 
 
 def _untried(trial: Trial, operation: str) -> Answer:
