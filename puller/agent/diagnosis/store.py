@@ -11,7 +11,10 @@ from puller.agent.diagnosis.finding import Answer, Check, Status, ask, fail, ok,
 from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.descriptor import NAME
 from puller.repository.lease import PREFIX
+from puller.repository.pending import PREFIX as PENDING
 from puller.store.base import Store
+from puller.store.patience import SHORT, Patience, current
+from puller.store.retrying import RetryingStore
 from puller.store.trial import OPERATIONS, Trial, latency, try_store
 
 if TYPE_CHECKING:
@@ -31,14 +34,16 @@ _DENIED_ADVICE = (
 
 def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Check]:
     """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
-    reached = ask("store", store.url, partial(_reach, store))
+    asked = RetryingStore(store)  # which waits for no answer longer than the patience in force
+    reached = ask("store", store.url, partial(_reach, asked))
     yield reached
     if reached.status is Status.FAIL:
         return
-    if _holds_repository(store):
-        yield from _examine_rights(store.url, try_store(store, PREFIX, now))
+    trial = try_store(asked, (PREFIX, PENDING), now) if _holds_repository(asked) else None
+    if trial is not None:
+        yield from _examine_rights(store.url, trial)
     bucket = _bucket(store)
-    if bucket is not None:
+    if bucket is not None and not (trial and trial.broke_off):
         yield from _examine_bucket(store.url, bucket)
 
 
@@ -87,7 +92,7 @@ def _right(url: str, trial: Trial, operation: str) -> Answer:
     error = trial.outcomes[operation]
     if error is None:
         return ok("allowed")
-    if operation == "delete" and trial.outcomes["list"] is None:
+    if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
         return warn(
             error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
         )
@@ -96,7 +101,9 @@ def _right(url: str, trial: Trial, operation: str) -> Answer:
 
 
 def _untried(trial: Trial, operation: str) -> Answer:
-    if trial.outcomes["delete"] is None:
+    if trial.broke_off:
+        return ok("not tried, as the store has stopped answering")
+    if "put" in trial.outcomes:
         return ok("not tried, as nothing could be put")
     return warn(
         f"{operation} was not tried, as the object could not be deleted again",
@@ -131,7 +138,7 @@ def _clock(trial: Trial) -> Answer:
 def _where_told(question: Callable[[], Answer]) -> Answer:
     """A backup works without the right to ask how the bucket is set up, so lacking it is no fault."""
     try:
-        return question()
+        return (current() or Patience(SHORT)).request(question)
     except (StoreDenied, UnsupportedByStore) as error:
         return ok(f"not known: {error.message}")
 
