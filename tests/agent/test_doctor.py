@@ -233,9 +233,9 @@ def test_an_emulator_that_libvirt_cannot_back_up(ward: Ward, monkeypatch: pytest
     with Host.connect(ward.uri) as host, ward.defined("forced", switched_on):
         ordinary, forced = host.domain("ward"), host.domain("forced")
         assert host.supports_backup(ordinary)
-        monkeypatch.setattr(host, "_connection", Unable())
-        assert not host.supports_backup(ordinary)
-        assert host.supports_backup(forced)
+        unable = Host(Unable(), ward.uri)
+        assert not unable.supports_backup(ordinary)
+        assert unable.supports_backup(forced)
     monkeypatch.setattr(Host, "supports_backup", lambda host, domain: False)
     assert ward.found() == {"backup-support ward": "fail"}
 
