@@ -29,7 +29,7 @@ def make_private(path: Path) -> None:
 
 
 def _require_kept(above: Path) -> None:
-    """Raise unless who else may write to the folder ``above`` can exchange nothing of ours there, as in /tmp."""
+    """Raise unless what is ours in ``above`` is safe from others who may write there, as in /tmp."""
     found = above.stat()
     if found.st_mode & stat.S_ISVTX:
         return

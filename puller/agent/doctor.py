@@ -28,7 +28,6 @@ from puller.repository.repository import Repository
 from puller.store.base import Store
 from puller.store.parallel import each
 
-
 _AT_ONCE = 8
 """Domains that are asked about at a time: most of it is waiting, for libvirt, guest agents and the store."""
 

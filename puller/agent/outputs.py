@@ -210,7 +210,9 @@ def new_file(path: Path, publish: Publish) -> Iterator[Path]:
         yield partial
         _make_durable(partial)
         publish(partial, path)
-        with suppress(OSError):  # the disk is whole and has its name, whether or not folders can be synced here
+        with suppress(
+            OSError
+        ):  # the disk is whole and has its name, whether or not folders can be synced here
             sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,7 +11,15 @@ from pathlib import Path
 
 _REMOTE = {"cifs", "smb3", "nfs", "nfs4", "9p", "ceph", "virtiofs", "vboxsf", "fuseblk"}
 
-_LACKING = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF}
+_LACKING = {
+    errno.EINVAL,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.EBADF,
+}
 """What a file system says that cannot do a thing. EIO means the same on some, and a broken disk on others."""
 
 

@@ -1,6 +1,6 @@
 """Much that is read from a store at once, a few at a time, by threads that are left behind where they hang.
 
-A ``ThreadPoolExecutor`` waits for its threads when it is left, so that a signal or a failure would wait for as
+A ``ThreadPoolExecutor`` waits for its threads when it is left, so that a signal or a failure would wait as
 long as a silent store does.
 """
 
@@ -27,8 +27,8 @@ def each(work: Callable[[A], B], items: Iterable[A], threads: int) -> Generator[
     """Yield ``work(item)`` for each of the ``items``, in their order, ``threads`` of them at once.
 
     What ``work`` raises is raised here, in its turn. The patience in force is in force for ``work`` too. Once
-    the generator is done, closed or left by an error, whatever still waits in ``work`` fails; nobody waits for
-    its end.
+    the generator is done, closed or left by an error, whatever still waits in ``work`` fails; nobody waits
+    for its end.
     """
     own = (current() or Patience(SHORT)).renewed()
     crew = _Crew(work, own, threads)
@@ -61,7 +61,9 @@ class _Crew(Generic[A, B]):
         self._tasks.put((item, result))
         if self._started < self._threads:
             self._started += 1
-            thread = threading.Thread(target=copy_context().run, args=(self._run,), name="parallel", daemon=True)
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._run,), name="parallel", daemon=True
+            )
             thread.start()
         return result
 

@@ -1,4 +1,4 @@
-"""How long a store that gives no answer is waited for and asked again, who is told, and who may end the waiting.
+"""How long a silent store is waited for and asked again, who is told, and who may end the waiting.
 
 The patience in force goes with the context (``contextvars``): a thread of a flow has that of the thread that
 started it. So parallel runs on one store each have their own.
@@ -41,7 +41,7 @@ class Silence:
     """How long ``place`` has been silent, for one call.
 
     It counts from the call's begin, or where bytes moved until a try failed, from that. Bytes that come or go
-    now lengthen the wait too, but not those of a while ago: a silent server's socket swallows what it is sent.
+    now lengthen the wait too, but not those of a while ago: a silent server's socket swallows what is sent.
     """
 
     def __init__(self, place: str = "the store", clock: Callable[[], float] = time.monotonic) -> None:
@@ -154,7 +154,7 @@ class Patience:
             event.wait(seconds)
 
     def request(self, ask: Callable[[], T], silence: Silence | None = None) -> T:
-        """What ``ask`` returns or raises. Raises StoreUnavailable if patience ends, or is spent, before it does.
+        """What ``ask`` returns or raises. Raises StoreUnavailable if patience ends or is spent before.
 
         A request that hangs cannot be stopped, so it is made in a thread of its own, which may be left.
         """

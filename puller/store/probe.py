@@ -26,7 +26,7 @@ UNSYNCED = (
 
 
 def shortcomings(url: str, conditional: bool) -> tuple[str, ...]:
-    """What whoever makes a repository at ``url`` is to know; ``conditional``: as ``honours_put_if_absent`` said."""
+    """What the store at ``url`` lacks; ``conditional`` is what ``honours_put_if_absent`` said."""
     place = parse(url)
     synced = not isinstance(place, FolderLocation) or sync_folder(place.path)
     return (() if conditional else (UNCONDITIONAL,)) + (() if synced else (UNSYNCED,))

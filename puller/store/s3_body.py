@@ -1,4 +1,4 @@
-"""Bodies on their way: an upload as the file that the S3 client wants to read, a download that tells it comes."""
+"""Bodies on their way: an upload as the file that the S3 client wants, a download that notes its progress."""
 
 from __future__ import annotations
 
@@ -92,4 +92,5 @@ def hear_download(parsed: dict[str, Any], **_: object) -> None:
     """Let the body of a ``GetObject`` answer be a ``HeardBody``: a hook of the client's."""
     body = parsed.get("Body")
     if isinstance(body, StreamingBody):
-        parsed["Body"] = HeardBody(body._raw_stream, body._content_length)
+        raw, length = body._raw_stream, body._content_length  # type: ignore[attr-defined] - not in the stubs
+        parsed["Body"] = HeardBody(raw, length)

@@ -71,7 +71,7 @@ class _Attempt:
         self._try("delete", self._delete)
 
     def _run_elsewhere(self) -> None:
-        """Whoever only backs up may delete in the last folder; whoever may not even there leaves one object."""
+        """A role that only backs up may delete in the last folder; one that may not leaves an object there."""
         self._key = self._folders[-1] + secrets.token_hex(16)
         try:
             self._delete()
@@ -138,8 +138,8 @@ def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = t
 
     A bucket with versioning keeps the object as a hidden version, as it does of all that is deleted.
     Where the credentials may not delete there, the last folder has to do; where not there either, one object
-    named ``LEFT`` stays in it, the same each time. What is not tried is not in the answer: after a put that is
-    refused, where nothing may be listed, and once the store does not answer.
+    named ``LEFT`` stays in it, the same each time. What is not tried is not in the answer: after a put
+    that is refused, where nothing may be listed, and once the store does not answer.
     """
     attempt = _Attempt(store, folders, now)
     with suppress(StoreUnavailable):

@@ -146,7 +146,10 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uuids, questions = Host.uuids, domains.examine
-    with ward.defined("before", lambda root: None) as before, ward.defined("amidst", lambda root: None) as amidst:
+    with (
+        ward.defined("before", lambda root: None) as before,
+        ward.defined("amidst", lambda root: None) as amidst,
+    ):
         xml = {handle.name(): handle.XMLDesc() for handle in (before, amidst)}
 
         def listed(host: Host) -> dict[str, str]:

@@ -191,7 +191,9 @@ class TestRefusals:
         with pytest.raises(StoreError, match="Input/output error"):
             store.put("a", b"")
 
-    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ERANGE, errno.EACCES, errno.EIO, errno.EOPNOTSUPP])
+    @pytest.mark.parametrize(
+        "number", [errno.ENOSYS, errno.ERANGE, errno.EACCES, errno.EIO, errno.EOPNOTSUPP]
+    )
     def test_links_that_a_mount_refuses(
         self, store: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:

@@ -1,4 +1,4 @@
-"""A store that falls silent is waited for as long as the patience in force says, and no thread is waited for."""
+"""A store that falls silent is waited for as long as the patience says, and a thread that hangs never."""
 
 from __future__ import annotations
 
