@@ -92,5 +92,5 @@ def hear_download(parsed: dict[str, Any], **_: object) -> None:
     """Let the body of a ``GetObject`` answer be a ``HeardBody``: a hook of the client's."""
     body = parsed.get("Body")
     if isinstance(body, StreamingBody):
-        raw, length = body._raw_stream, body._content_length  # type: ignore[attr-defined] - not in the stubs
-        parsed["Body"] = HeardBody(raw, length)
+        stream: Any = body  # what it wraps is not in the stubs
+        parsed["Body"] = HeardBody(stream._raw_stream, stream._content_length)

@@ -71,7 +71,7 @@ class _Attempt:
         self._try("delete", self._delete)
 
     def _run_elsewhere(self) -> None:
-        """A role that only backs up may delete in the last folder; one that may not leaves an object there."""
+        """A role that only backs up may delete in the last folder; one that may not leaves one there."""
         self._key = self._folders[-1] + secrets.token_hex(16)
         try:
             self._delete()
