@@ -23,6 +23,7 @@ from puller.agent.diagnosis.scratch import Folders
 from puller.agent.selection import select
 from puller.errors import NoSuchDomain, PullerError
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import Domain
 from puller.hypervisor.scratch import default_directory
 from puller.repository.repository import Repository
 from puller.store.base import Store
@@ -73,19 +74,30 @@ def _examine_domains(host: Host, repository: Repository | None, examination: Exa
         text = f"none is meant by {', '.join(examination.domains)}"
         yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
     work = partial(_examine_named, host, repository, examination)
-    for checks in each(work, chosen, _AT_ONCE):
+    met: set[str] = set()
+    for checks, targets in each(work, chosen, _AT_ONCE):
+        met |= targets
         yield from checks
+
+    if unknown := [target for target in examination.exclude_disks if chosen and target not in met]:
+        text = f"'exclude-disks' names {unknown[0]}, which none of the examined domains has"
+        yield Check("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
 
 
 def _examine_named(
     host: Host, repository: Repository | None, examination: Examination, name: str
-) -> list[Check]:
-    """All about one domain. One that nobody named may be undefined meanwhile, which is no fault."""
-    checks = list(_questions(host, repository, examination, name))
+) -> tuple[list[Check], set[str]]:
+    """All about one domain, and the targets of its disks.
+
+    One that nobody named may be undefined meanwhile, which is no fault.
+    """
+    looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
+    targets = set() if looking.outcome is None else _targets(looking.outcome)
+    checks = [looking.check, *_questions(host, looking.outcome, repository, examination)]
     failed = any(check.status is Status.FAIL for check in checks)
     if failed and name not in examination.domains and _is_gone(host, name):
-        return [Check("domain", name, Status.OK, "undefined meanwhile", "")]
-    return checks
+        return [Check("domain", name, Status.OK, "undefined meanwhile", "")], set()
+    return checks, targets
 
 
 def _is_gone(host: Host, name: str) -> bool:
@@ -99,13 +111,18 @@ def _is_gone(host: Host, name: str) -> bool:
 
 
 def _questions(
-    host: Host, repository: Repository | None, examination: Examination, name: str
+    host: Host, domain: Domain | None, repository: Repository | None, examination: Examination
 ) -> Iterator[Check]:
-    looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
-    yield looking.check
-    if looking.outcome is not None:
+    if domain is not None:
         chosen_disks = examination.disks, examination.exclude_disks
-        yield from _guarded(Patient(host, looking.outcome, repository, *chosen_disks), examination)
+        yield from _guarded(Patient(host, domain, repository, *chosen_disks), examination)
+
+
+def _targets(domain: Domain) -> set[str]:
+    try:
+        return {disk.target for disk in domain.disks()}
+    except PullerError:  # it is gone, of which the questions tell
+        return set()
 
 
 def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
@@ -123,7 +140,8 @@ def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Chec
         newest = LastPoint(patient.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
     yield from disks.examine(patient)
-    yield from scratches.examine(patient, _folders(patient, examination))
+    if patient.taken():
+        yield from scratches.examine(patient, _folders(patient, examination))
 
 
 def _folders(patient: Patient, examination: Examination) -> Folders:

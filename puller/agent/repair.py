@@ -90,7 +90,7 @@ class _Repair:
             self._lease.renew()
             yield from self._read(packs[start : start + _BATCH])
             done = min(start + _BATCH, len(packs))
-            self._observer(DiskProgress("repository", "packs", done, 0))
+            self._observer(DiskProgress("repository", "packs", done, done, 0))
 
     def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
         for opened in each(lambda pack: self._open(*pack), packs, _READERS):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from puller import runtime
 from puller.errors import Locked, PullerError
-from puller.hypervisor import lock
 from puller.hypervisor.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
@@ -85,7 +85,7 @@ def test_a_folder_among_those_of_all_users_is_kept_by_their_sticky_bit(tmp_path:
 
 
 def test_where_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lock, "RUNTIME", tmp_path)
+    monkeypatch.setattr(runtime, "RUNTIME", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert lock_directory() == Path("/run/puller")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
