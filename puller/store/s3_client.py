@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError
 
 from puller.errors import UsageError
 from puller.store.s3 import S3Store
+from puller.store.s3_body import hear_download
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,6 +56,7 @@ def make_client(config: Config | None = None) -> S3Client:
     # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
     # answer MissingContentMD5. The API defines both headers.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    client.meta.events.register("after-call.s3.GetObject", hear_download)
     return client
 
 
