@@ -63,7 +63,8 @@ class S3Store:
         self._client = client
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
-        self._place = f"bucket {bucket} at {_without_user(client.meta.endpoint_url)}"
+        self.endpoint = _without_user(client.meta.endpoint_url)
+        self._place = f"bucket {bucket} at {self.endpoint}"
         self._with_checksum = False
 
     @property
