@@ -29,6 +29,9 @@ PREFIX = "locks/"
 EXPIRY = 900.0
 """Seconds after which a lease that was not renewed counts as left behind."""
 
+_LIMIT = 64 * KIB
+"""Bytes of a lease, which names a host and a process."""
+
 RENEWAL = 60.0
 """Seconds after which ``renew`` puts the lease again."""
 
@@ -109,8 +112,8 @@ class Lease:
     def _of(self, info: ObjectInfo) -> str:
         """Who holds the lease, as far as it can be told."""
         try:
-            box = self._store.get(info.key, max_size=64 * KIB)
-            content = self._boxes.unpack(BoxKind.LOCK, info.key, box)
+            box = self._store.get(info.key, max_size=_LIMIT)
+            content = self._boxes.unpack(BoxKind.LOCK, info.key, box, _LIMIT)
             holder = msgspec.json.decode(content, type=_Holder)
         except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
             return ""

@@ -154,6 +154,8 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
 
 def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | None) -> None:
     """Raise if somebody expects this repository to be encrypted."""
+    if any(True for _ in slots.list_slots(store)):
+        raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
     if replaced is not None and replaced.known.is_encrypted:
         raise NotEncrypted(
             f"the repository at {store.url} is not encrypted, and the one that this host knows there is",
@@ -162,8 +164,6 @@ def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | N
     if secret is not None:
         given = secret.kind.replace("-", " ")
         raise NotEncrypted(f"the repository at {store.url} is not encrypted, but a {given} was given")
-    if any(True for _ in slots.list_slots(store)):
-        raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
 
 
 def _open_keys(

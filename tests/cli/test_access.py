@@ -199,7 +199,7 @@ def test_a_plain_repository_refuses_whoever_has_a_password(
 
 
 def _strip_encryption(folder: Path) -> None:
-    """What whoever can write to the store can do: no key slots, and a descriptor that says that none are due."""
+    """What whoever can write to the store can do: no key slots, and a descriptor that asks for none."""
     for slot in (folder / "keys").iterdir():
         slot.unlink()
     path = folder / "repository.json"
