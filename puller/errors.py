@@ -46,6 +46,12 @@ class OutputRefused(UsageError):
     default_advice = "Choose another --output, or pass --force to replace what is there."
 
 
+class OutputInUse(OutputRefused):
+    """The target of a restore is used by a guest, a mount or a program; nothing was touched."""
+
+    default_advice = "Free it, or choose another --output; --force does not help here."
+
+
 class OutputFailed(PullerError):
     """A restore could not go on writing: the output is full or failed. The unfinished file is removed."""
 

@@ -73,6 +73,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     connect: str = DEFAULT_URI,
     disks: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    exclude_if_present: Sequence[str] = (),
     full: bool = False,
     scratch_dir: str | None = None,
     mode: str = "pull",
@@ -88,10 +89,11 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 ) -> Point:
     """Take one restore point of a domain, running or shut off, and return its record.
 
-    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
-    ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the
-    freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports once the
-    point in time is frozen and before puller reads.
+    ``disks`` and ``exclude`` are target names of the domain, ``exclude_if_present`` such as it need not
+    have. A domain without disks to take gets a point with its configuration. ``full`` ignores earlier points.
+    ``quiesce`` is ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the
+    instant of the freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports
+    once the point in time is frozen and before puller reads.
 
     ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
     and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
@@ -115,6 +117,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         connect=connect,
         disks=tuple(disks),
         exclude=tuple(exclude),
+        exclude_if_present=tuple(exclude_if_present),
         full=full,
         scratch_dir=scratch_dir,
         mode=mode,
@@ -165,14 +168,20 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     format: str = "raw",  # noqa: A002 - the field's word
     force: bool = False,
     salvage: bool = False,
+    connect: str = DEFAULT_URI,
     observer: Observer = ignore,
 ) -> Restored:
     """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
 
-    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. Raises NoSuchPoint,
-    AmbiguousPoint, NoSuchDisk, OutputRefused, OutputFailed, DamagedData, StoreError.
+    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. ``force`` overwrites what
+    exists, but nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and
+    the host is. A libvirt that cannot be asked is a notice.
+
+    Raises NoSuchPoint, AmbiguousPoint, NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData,
+    StoreError.
     """
-    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage)
+    libvirts = (connect, DEFAULT_URI)
+    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point), request, observer)
 

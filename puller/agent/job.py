@@ -188,7 +188,7 @@ def choices(job: Job) -> dict[str, Any]:
     said = {name: value for name in _CHOICES if (value := getattr(job, name)) is not None}
     return {
         "disks": job.disks,
-        "exclude": job.exclude_disks,
+        "exclude_if_present": job.exclude_disks,
         "tags": {**job.tags, JOB_TAG: job.name},
         **said,
     }

@@ -104,7 +104,7 @@ class PackCheck:
             if pack_id in self._suspects and number not in self.faults.packs:
                 self.sound.add(pack_id)
             self._done += 1
-            event = DiskProgress("repository", "packs", self._done, 0)
+            event = DiskProgress("repository", "packs", self._done, self._done, 0)
         self._observer(event)
 
     def _verify_as_it_is(self, number: int, pack_id: bytes) -> int:

@@ -20,7 +20,7 @@ _MAGIC = b"QFI\xfb"
 _INFO_SECONDS = 60.0
 """How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
 
-_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 
 def qcow2_version(path: Path) -> int | None:
@@ -71,7 +71,7 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
             timeout=_INFO_SECONDS,
         )
     except FileNotFoundError as error:
-        raise HypervisorError("qemu-img is not installed", advice=_INSTALL) from error
+        raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
             f"qemu-img cannot read {path}: no answer in {_INFO_SECONDS:.0f} s",
@@ -84,6 +84,21 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
             advice=f"See 'qemu-img check {path}', and who may read it.",
         )
     return list(json.loads(done.stdout))
+
+
+def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
+    """The files and devices of this host that the image at ``path`` is made of, itself the first.
+
+    These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
+    one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
+    """
+    found: dict[Path, None] = {path: None}
+    for image in describe(path, image_format):
+        home = Path(image["filename"])
+        data = image.get("format-specific", {}).get("data", {})
+        beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
+        found |= dict.fromkeys((home, *(home.parent / name for name in beside if name)))
+    return tuple(file for file in found if file.exists())
 
 
 def with_stored_chain(disk: Disk) -> Disk:

@@ -61,6 +61,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     format: str = ""
     source: str = ""
     backing: tuple[str, ...] = ()
+    encryption: str = ""
     parent: str | None = None
     reason: str = ""
     dirty_bytes: int = 0
@@ -124,8 +125,8 @@ def time_of(point_id: str) -> datetime:
 
 
 def kind_of(disks: Sequence[DiskRecord]) -> str:
-    """A point's kind: that of its disks, or ``mixed``."""
-    kinds = {record.kind for record in disks}
+    """A point's kind: that of its disks, or ``mixed``; ``configuration`` if it has none."""
+    kinds = {record.kind for record in disks} or {"configuration"}
     return kinds.pop() if len(kinds) == 1 else "mixed"
 
 

@@ -90,6 +90,33 @@ def test_what_the_job_says_reaches_the_backup(
     assert "/nonexistent" in cli("run", "nightly", "--json").error["message"]
 
 
+def test_domains_without_disks_and_without_the_excluded_disk_are_no_failures(
+    cli: CommandLine,
+    setting: Setting,
+    machine: Machine,
+    machine_factory: MachineFactory,
+    tmp_path: Path,
+) -> None:
+    bare, small = machine_factory(), machine_factory(DiskSpec("vda", MIB))
+    names = {machine.name: ["vda"], small.name: ["vda"], bare.name: []}
+    metrics = tmp_path / "puller.prom"
+    setting.job(
+        f'domains = {list(names)}\nexclude-disks = ["vdb"]\nthen = ["prune", "check"]\ncheck = 100\n'
+        "[jobs.nightly.keep]\nlast = 1"
+    )
+    for _ in range(2):
+        answer = cli("run", "nightly", "--json", "--metrics-file", str(metrics))
+        assert answer.code == 0, answer.err
+    document = answer.document
+    taken = {point["domain"]: [disk["disk"] for disk in point["disks"]] for point in document["points"]}
+    assert taken == names
+    assert len(document["prune"]["removed"]) == 3
+    assert document["check"]["errors"] == []
+    assert f'puller_backup_success{{domain="{bare.name}",job="nightly"}} 1.0' in metrics.read_text()
+    assert f"{bare.name}: no disk to back up" in answer.err
+    assert cli("doctor", "--job", "nightly").code == 0
+
+
 def test_one_that_fails_does_not_stop_the_rest(cli: CommandLine, setting: Setting, machine: Machine) -> None:
     setting.job(f'domains = ["gone", "{machine.name}"]\nparallel = 2\nthen = ["check"]')
     answer = cli("run", "nightly", "--json")
@@ -386,7 +413,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
     assert record["mode"] == "push"
     wanted = {
         "disks": ("vda", "vdb"),
-        "exclude": ("vdc",),
+        "exclude_if_present": ("vdc",),
         "mode": "push",
         "quiesce": "off",
         "compression": 3,
