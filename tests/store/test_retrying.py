@@ -69,6 +69,7 @@ def retrying(store: MemoryStore, chance: float = 0.5) -> tuple[RetryingStore, Cl
     return RetryingStore(store, clock, clock.wait, lambda: chance), clock
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1000))
 def test_the_budget_is_used_and_never_exceeded(chance: float, seconds: float) -> None:
     """Pauses double up to the longest, at random between half and all of it; the last error is raised."""
