@@ -18,7 +18,7 @@ from puller.agent.diagnosis import scratch as scratches
 from puller.agent.diagnosis import store as stores
 from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Check, Status, ask, attempt
-from puller.agent.diagnosis.repository import LastPoint, opened
+from puller.agent.diagnosis.repository import LastPoint, identity, opened
 from puller.agent.diagnosis.scratch import Folders
 from puller.agent.selection import select
 from puller.errors import NoSuchDomain, PullerError
@@ -57,6 +57,8 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     yield from stores.examine(store)
     opening = attempt("repository", store.url, opener, opened)
     yield opening.check
+    if opening.outcome is not None:
+        yield ask("identity", store.url, partial(identity, opening.outcome))
     uri = examination.connect
     connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
     yield connecting.check

@@ -7,7 +7,7 @@ be compared with the base (``puller.agent.bases``). Its image on this host has t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 from puller.agent.bases import mistrust, stretches
@@ -36,12 +36,21 @@ class Look:
     """What chunks of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
-    base look wrong at worst. Raises NbdError if the image cannot be opened from here, DamagedData.
+    base look wrong at worst. ``tell`` is called before a wait. Raises NbdError if the image
+    cannot be opened from here, DamagedData.
     """
 
-    def __init__(self, repository: Repository, disk: Disk, record: DiskRecord, keys: Keys = ()) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        disk: Disk,
+        record: DiskRecord,
+        tell: Callable[[str], None],
+        keys: Keys = (),
+    ) -> None:
         self._keys = keys
         self._repository = repository
+        self._tell = tell
         self._disk = disk
         self._record = record
         self._seen = self._read(self._last_stored())
@@ -78,7 +87,13 @@ class Look:
         """
         waiting = current() or long()  # a signal ends it, in whatever thread this is
         deadline = time.monotonic() + _FLUSH
+        told = False
         while not any(content := self.now(number)) and not waiting.ended and time.monotonic() < deadline:
+            if not told:
+                self._tell(
+                    f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it"
+                )
+                told = True
             waiting.pause(_PAUSE)
         return content
 

@@ -107,13 +107,13 @@ class FolderStore:
         with self._open(key) as (descriptor, info):
             if etag is not None and etag != info.etag:
                 raise ObjectChanged(f"{key} in {self.url} was replaced meanwhile")
-            return _read(descriptor, offset, length)
+            return _read(descriptor, offset, min(length, max(0, info.size - offset)))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""
         validate_range(0, length)
         with self._open(key) as (descriptor, info):
-            return _read(descriptor, max(0, info.size - length), length), info
+            return _read(descriptor, max(0, info.size - length), min(length, info.size)), info
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""

@@ -55,5 +55,5 @@ def _refuses_second(store: Store, key: str) -> bool:
         store.put_new(key, _FIRST)
         store.put_new(key, _SECOND)
     except ObjectExists:
-        return store.get(key) == _FIRST
+        return store.get(key, max_size=len(_FIRST)) == _FIRST
     return False

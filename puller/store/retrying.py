@@ -78,17 +78,15 @@ class RetryingStore:
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``.
 
-        A try whose answer was lost may have been carried out. So if a later one finds the key taken, by the
-        same content, the object is this call's own.
+        A try whose answer was lost may have been carried out: one of ours, or one of the S3
+        client's own. So if the key is taken by the same content, the object is this call's own.
         """
-        tries = count()
 
         def put() -> None:
-            again = next(tries) > 0
             try:
                 self._store.put_new(key, body)
             except ObjectExists:
-                if not again or not self._holds(key, body):
+                if not self._holds(key, body):
                     raise
 
         self._try(put)

@@ -27,10 +27,13 @@ class BufferFile:
     A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the
     socket's timeout over the whole of that call. For a new connection it is the connect timeout: 10 s
     for 32 MiB, too little for a slow line. A file goes in pieces of 16 KiB, each with the full timeout.
+
+    ``announced``: whether the server is asked with ``Expect: 100-continue`` if it wants the body.
     """
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, announced: bool = True) -> None:
         self._view = memoryview(body)
+        self.announced = announced
         self._position = 0
 
     def __len__(self) -> int:
@@ -55,12 +58,17 @@ class BufferFile:
         return self._position
 
 
-def upload_body(body: Body) -> IO[bytes] | bytes:
-    """Return ``body`` in the form that is cheapest to upload."""
+def is_announced(body: Body) -> bool:
+    """Whether the server is asked before a body of this size is sent."""
+    return len(body) > SMALL
+
+
+def upload_body(body: Body, announced: bool = True) -> IO[bytes] | bytes:
+    """Return ``body`` in the form that is cheapest to upload; a large one is ``announced`` or not."""
     # Both casts are for the client's stubs, which know neither bytearrays nor files of views.
-    if len(body) <= SMALL:
+    if not is_announced(body):
         return cast("bytes", bytearray(body))
-    return cast("IO[bytes]", BufferFile(body))
+    return cast("IO[bytes]", BufferFile(body, announced))
 
 
 _PIECE = 64 << 10
