@@ -159,7 +159,8 @@ class _Run:
         """Wait until nobody holds the lease. At least once: attempts must not follow each other at once."""
         while True:
             time.sleep(_PAUSE)
-            if time.monotonic() >= deadline or not lease.is_taken(self._repository.store, PRUNE):
+            store, boxes = self._repository.store, self._repository.keys.boxes()
+            if time.monotonic() >= deadline or not lease.is_taken(store, boxes, PRUNE):
                 return
 
     def _check(self) -> None:

@@ -44,18 +44,28 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def is_taken(store: Store, purpose: str) -> bool:
-    """Whether somebody holds this lease, or has left it behind. Raises StoreError.
-
-    A look only: to put an object, as taking it does, lets others that try at the same time give way.
-    """
-    return any(True for _ in store.list(f"{PREFIX}{purpose}/"))
-
-
 class _Holder(msgspec.Struct, frozen=True):
     host: str
     process: int
     ended: bool = False
+
+
+def is_taken(store: Store, boxes: Boxes, purpose: str) -> bool:
+    """Whether somebody holds this lease, or died with it. Raises StoreError.
+
+    A look only: to put an object, as taking it does, lets others that try at the same time give way.
+    """
+    holders = (_read(store, boxes, info.key) for info in store.list(f"{PREFIX}{purpose}/"))
+    return any(holder is None or not holder.ended for holder in holders)
+
+
+def _read(store: Store, boxes: Boxes, name: str) -> _Holder | None:
+    """Who holds the lease in the object ``name``; None if that cannot be told."""
+    try:
+        content = boxes.unpack(BoxKind.LOCK, name, store.get(name, max_size=_LIMIT), _LIMIT)
+        return msgspec.json.decode(content, type=_Holder)
+    except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 class Lease:
@@ -122,9 +132,8 @@ class Lease:
         try:
             self._store.delete([self._name])
         except StoreDenied:
-            self._write(
-                ended=True
-            )  # a role that may not delete says so, else the lease stays until it expires
+            # A role that may not delete says so; else the lease would stay until it expires.
+            self._write(ended=True)
 
     def _others(self) -> list[ObjectInfo]:
         return [info for info in self._store.list(self._folder) if info.key != self._name]
@@ -132,18 +141,10 @@ class Lease:
     def _is_live(self, info: ObjectInfo) -> bool:
         if info.modified + EXPIRY <= self.now:
             return False
-        holder = self._holder(info)
+        holder = _read(self._store, self._boxes, info.key)
         return holder is None or not holder.ended
 
     def _of(self, info: ObjectInfo) -> str:
         """Who holds the lease, as far as it can be told."""
-        holder = self._holder(info)
+        holder = _read(self._store, self._boxes, info.key)
         return "" if holder is None else f": process {holder.process} on host {holder.host}"
-
-    def _holder(self, info: ObjectInfo) -> _Holder | None:
-        try:
-            box = self._store.get(info.key, max_size=_LIMIT)
-            content = self._boxes.unpack(BoxKind.LOCK, info.key, box, _LIMIT)
-            return msgspec.json.decode(content, type=_Holder)
-        except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
-            return None

@@ -25,6 +25,7 @@ def test_there_is_one_holder_and_then_none() -> None:
     world = World()
     with take(world):
         assert len(world.names("locks/prune/")) == 1
+        assert leases.is_taken(Process(world), BOXES, "prune")
         with pytest.raises(Locked, match="process"), take(world):
             pass
         assert len(world.names("locks/prune/")) == 1
@@ -165,6 +166,7 @@ def test_who_may_not_delete_gives_the_lease_back_all_the_same(monkeypatch: pytes
         monkeypatch.setattr(process, "delete", deny)
         with Lease.take(process, BOXES, "prune"), pytest.raises(Locked, match="process"), take(world):
             pass
+        assert not leases.is_taken(process, BOXES, "prune")
     assert len(world.names("locks/prune/")) == 2
     with take(world):
         assert len(world.names("locks/prune/")) == 1
