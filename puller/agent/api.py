@@ -67,6 +67,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     disks: Sequence[str] = (),
     exclude: Sequence[str] = (),
     full: bool = False,
+    compare: bool = False,
+    compare_every: timedelta | None = None,
     scratch_dir: str | None = None,
     mode: str = "pull",
     quiesce: str = "auto",
@@ -81,7 +83,9 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 ) -> Point:
     """Take one restore point of a domain, running or shut off, and return its record.
 
-    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
+    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``compare`` reads all of the
+    disks, whatever their dirty bitmaps say, and stores what differs from the last point; ``compare_every``
+    does so for disks that were last read as a whole so long ago. ``quiesce`` is
     ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the
     freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports once the
     point in time is frozen and before puller reads.
@@ -103,12 +107,16 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     if mode not in (transaction.PULL, transaction.PUSH):
         raise UsageError(f"there is no mode {mode}: it is pull or push")
+    if full and compare:
+        raise UsageError("full and compare exclude each other: full compares with nothing")
     plan = transaction.Plan(
         domain=domain,
         connect=connect,
         disks=tuple(disks),
         exclude=tuple(exclude),
         full=full,
+        compare=compare,
+        compare_every=compare_every,
         scratch_dir=scratch_dir,
         mode=mode,
         quiesce=Quiesce(quiesce),

@@ -81,7 +81,7 @@ class Push:
         if disk.path is None:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
-            self._looks[disk.target] = Look(self._repository, disk, record)
+            self._looks[disk.target] = Look(self._repository, disk, record, strange=base.strange)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except NbdError as error:

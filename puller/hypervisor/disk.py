@@ -17,6 +17,19 @@ _SOURCE_ATTRIBUTES = {"file": "file", "block": "dev", "dir": "dir", "vhostuser":
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What tells one image file from another, and one start of QEMU from the next.
+
+    ``born`` is the time of the file's birth, ``qemu`` names the run of the domain; unknown: empty or 0.
+    """
+
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    qemu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """One ``<disk>`` of a domain.
 
@@ -26,7 +39,7 @@ class Disk:
     node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
-    and source; libvirt knows them while the domain is active.
+    and source; libvirt knows them while the domain is active. ``facts`` are filled in by a backup.
     """
 
     target: str
@@ -39,6 +52,7 @@ class Disk:
     shareable: bool
     path: Path | None
     backing: tuple[str, ...] = ()
+    facts: ImageFacts = ImageFacts()
 
     @property
     def is_candidate(self) -> bool:
