@@ -2,7 +2,7 @@
 
     scripts/soak_trust.py [--cases N] [--runs N]
 
-The cases are those of tests/integration/test_foreign.py. The table is that of docs/reliability.md: how often
+The cases are those of tests/integration/test_foreign.py. The table is that of docs/performance.md: how often
 one run finds that a part of the stored chunks has another content, by the real choice of places on simulated
 disks of 100 GiB.
 """

@@ -112,7 +112,7 @@ def play(
     folder: Path,
     take: Callable[[str], puller.Point],
 ) -> puller.Point:
-    """Run the case, and return the point after the deed. ``take`` backs up in a mode, ``offline`` included."""
+    """Run the case, and return the point after the deed. ``take`` backs up in a mode."""
     acts = Play(case, machine, folder)
     acts.fill()
     mode = "pull" if case.mode == "offline" else case.mode
