@@ -46,6 +46,12 @@ class OutputRefused(UsageError):
     default_advice = "Choose another --output, or pass --force to replace what is there."
 
 
+class OutputInUse(OutputRefused):
+    """The target of a restore is used by a guest, a mount or a program; nothing was touched."""
+
+    default_advice = "Free it, or choose another --output; --force does not help here."
+
+
 class OutputFailed(PullerError):
     """A restore could not go on writing: the output is full or failed. The unfinished file is removed."""
 
@@ -113,6 +119,12 @@ class Locked(RepositoryError):
     exit_code = 11
     retryable = True
     default_advice = "Wait until the other run has ended and try again."
+
+
+class CommitUnreadable(Locked):
+    """What a run is about to commit cannot be read, so prune cannot know what it needs."""
+
+    default_advice = "Prune again: the run will fail by itself, or if it died, be forgotten after a day."
 
 
 class Overtaken(RepositoryError):

@@ -17,7 +17,7 @@ from typing import Self
 from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, Locked, NbdError, PullerError
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor import openjob, quiesce
+from puller.hypervisor import openjob, quiesce, secret
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 
@@ -113,6 +113,7 @@ class Aftermath:
         openjob.end_stale(domain, self._repository_id)
         for folder in self._folders:
             openjob.sweep_scratch(domain, folder, self._repository_id)
+        secret.sweep_secrets(domain, self._repository_id)
         self._delete(domain)
 
     def _delete(self, domain: Domain) -> None:

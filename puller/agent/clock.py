@@ -6,11 +6,12 @@ be taken for old, and might be removed before its time; so it is never dated so.
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
 
+from puller.agent.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
-from puller.repository.points import time_of
 from puller.repository.repository import Repository
 
 BEHIND = timedelta(days=1)
@@ -27,7 +28,7 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
     Raises RepositoryError if it is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
-    newest = max((time_of(point_id) for _, point_id in repository.points.names(uuid)), default=now)
+    newest = _newest(History(repository, uuid), now)
     if now >= newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
@@ -37,6 +38,16 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
         raise RepositoryError(text, advice=advice)
     observer(Notice(name, f"{text}: the new one is dated a second later"))
     return newest + timedelta(seconds=1)
+
+
+def _newest(history: History, now: datetime) -> datetime:
+    """When the newest point was taken that can be read; ``now`` if there is none.
+
+    What cannot be read has a time in its name only, which anybody may have given it. And what the clock of
+    another host has dated days ahead is not for this one to set right.
+    """
+    usual = (point.time for point in history if point.host == platform.node() or point.time - now <= BEHIND)
+    return next(usual, now)
 
 
 def compare(ahead: float, name: str, observer: Observer) -> None:

@@ -23,6 +23,7 @@ from puller.agent.diagnosis.scratch import Folders
 from puller.agent.selection import select
 from puller.errors import PullerError
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import Domain
 from puller.hypervisor.scratch import default_directory
 from puller.repository.repository import Repository
 from puller.store.base import Store
@@ -68,12 +69,25 @@ def _examine_domains(host: Host, repository: Repository | None, examination: Exa
     if examination.domains and not chosen:
         text = f"none is meant by {', '.join(examination.domains)}"
         yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
+    met: set[str] = set()
     for name in chosen:
         looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
         yield looking.check
         if looking.outcome is not None:
             chosen_disks = examination.disks, examination.exclude_disks
+            met |= _targets(looking.outcome)
             yield from _guarded(Patient(host, looking.outcome, repository, *chosen_disks), examination)
+
+    if unknown := [target for target in examination.exclude_disks if chosen and target not in met]:
+        text = f"'exclude-disks' names {unknown[0]}, which none of the examined domains has"
+        yield Check("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
+
+
+def _targets(domain: Domain) -> set[str]:
+    try:
+        return {disk.target for disk in domain.disks()}
+    except PullerError:  # it is gone, of which the questions tell
+        return set()
 
 
 def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
@@ -91,7 +105,8 @@ def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Chec
         newest = LastPoint(patient.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
     yield from disks.examine(patient)
-    yield from scratches.examine(patient, _folders(patient, examination))
+    if patient.taken():
+        yield from scratches.examine(patient, _folders(patient, examination))
 
 
 def _folders(patient: Patient, examination: Examination) -> Folders:

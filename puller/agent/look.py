@@ -13,7 +13,7 @@ from puller.agent.probe import FOREIGN, Probe
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
 from puller.hypervisor.disk import Disk
 from puller.nbd.export import Export
-from puller.nbd.image import ImageServer
+from puller.nbd.image import ImageServer, Keys
 from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
 from puller.store.patience import current, long
@@ -30,15 +30,22 @@ _PAUSE = 1.0
 
 
 class Look:
-    """What places of ``disk`` held before a backup began whose base is ``record``.
+    """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
     base look wrong at worst. Raises NbdError if the image cannot be opened from here, DamagedData.
     """
 
     def __init__(
-        self, repository: Repository, disk: Disk, record: DiskRecord, *, strange: bool = False
+        self,
+        repository: Repository,
+        disk: Disk,
+        record: DiskRecord,
+        keys: Keys = (),
+        *,
+        strange: bool = False,
     ) -> None:
+        self._keys = keys
         self._disk = disk
         self._record = record
         self._probe = Probe(repository, record, record.size, strange=strange)
@@ -51,7 +58,7 @@ class Look:
     def _opened(self) -> ImageServer:
         if self._disk.path is None:
             raise ValueError(f"disk {self._disk.target} has no image on this host")
-        return ImageServer.in_use(self._disk.path, self._disk.format)
+        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys)
 
     def _now(self, number: int) -> bytes:
         with self._opened() as server, Export(server.uri) as export:

@@ -92,7 +92,7 @@ class _Repair:
                 self._lease.renew()
                 yield from self._read(pool, packs[start : start + _BATCH])
                 done = min(start + _BATCH, len(packs))
-                self._observer(DiskProgress("repository", "packs", done, 0))
+                self._observer(DiskProgress("repository", "packs", done, done, 0))
 
     def _read(
         self, pool: ThreadPoolExecutor, packs: Sequence[tuple[PackKind, bytes]]

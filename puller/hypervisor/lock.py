@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from puller.errors import Locked, PullerError
-
-RUNTIME = Path("/run/user")
-"""Where systemd makes the runtime folders of users, each by its number; see pam_systemd(8)."""
+from puller.runtime import runtime_directory
 
 
 class HostLock:
@@ -61,17 +58,8 @@ class JobLock(HostLock):
 
 
 def lock_directory() -> Path:
-    """Where the locks of this user are: ``/run/puller`` for root, else below the user's runtime folder.
-
-    ``XDG_RUNTIME_DIR`` names that; cron and su do not set it, so the usual place is looked at. Where there is
-    none it is a folder of this user's own among the temporary files.
-    """
-    if os.geteuid() == 0:
-        return Path("/run/puller")
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or RUNTIME / str(os.geteuid()))
-    if runtime.is_dir():
-        return runtime / "puller"
-    return Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
+    """Where the locks of this user are."""
+    return runtime_directory()
 
 
 def holder(uuid: str, directory: Path) -> int | None:

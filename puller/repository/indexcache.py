@@ -185,8 +185,9 @@ class CacheFolder:
     def _replace(self, content: bytes) -> None:
         """Put a new catalogue in place of the old one; only the holder of the lock does that."""
         fresh = self.path / "catalogue.new"
-        with fresh.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        fresh.unlink(missing_ok=True)  # what a killed process left
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,9 @@ Who wants the lease puts an object of its own, then lists. Of two that do so at 
 later sees the other's object and gives way; so there are never two holders, at worst none. No conditional
 put is needed, and since nobody writes another's object, an expired lease is taken over without a race.
 
+Who holds it gives way to nobody as long as it renews in time: whoever tries meanwhile sees a lease that has
+not expired. Only one that has renewed too late may have been taken over, and then any other object counts.
+
 Times are the store's: "now" is the modified time of an object that was put just now.
 """
 
@@ -41,7 +44,7 @@ def _now() -> float:
 def is_taken(store: Store, purpose: str) -> bool:
     """Whether somebody holds this lease, or has left it behind. Raises StoreError.
 
-    A look only: to put an object, as taking it does, may let the holder give way.
+    A look only: to put an object, as taking it does, lets others that try at the same time give way.
     """
     return any(True for _ in store.list(f"{PREFIX}{purpose}/"))
 
@@ -70,6 +73,7 @@ class Lease:
         lease = cls(store, boxes, purpose)
         try:
             lease._put()
+            lease._give_way()
             store.delete([info.key for info in lease._others() if not lease._is_live(info)])
             yield lease
         finally:
@@ -88,7 +92,10 @@ class Lease:
             self._store.stat(self._name)
         except ObjectNotFound as error:
             raise Locked(f"this {self._purpose} did not renew its lease in time and has lost it") from error
+        before = self.now
         self._put()
+        if self.now - before >= EXPIRY:
+            self._give_way()
         return self.now
 
     def _put(self) -> None:
@@ -96,6 +103,9 @@ class Lease:
         content = msgspec.json.encode(_Holder(platform.node(), os.getpid()))
         self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
         self.now = self._store.stat(self._name).modified
+
+    def _give_way(self) -> None:
+        """Raise Locked if another lease has not expired."""
         for info in self._others():
             if self._is_live(info):
                 raise Locked(f"another {self._purpose} is at work in this repository{self._of(info)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from puller.errors import DamagedData
 from puller.repository.footer import PackKind
@@ -37,6 +37,30 @@ class MapReader:
         """The root at ``address``. Raises DamagedData, MissingObject."""
         content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
         return decode_root(content, self.table)
+
+    def roots(self, addresses: Iterable[Address]) -> Generator[Root | DamagedData]:
+        """The roots at ``addresses``, in their order; in place of one that cannot be read what is wrong.
+
+        Some are fetched ahead, a few at a time, so memory does not grow with their number.
+        """
+        with ThreadPoolExecutor(READERS, "roots") as readers:
+            coming: deque[Future[Root | DamagedData]] = deque()
+            try:
+                for address in addresses:
+                    coming.append(readers.submit(carried(self._root_or_fault), address))
+                    if len(coming) > 2 * READERS:
+                        yield coming.popleft().result()
+                while coming:
+                    yield coming.popleft().result()
+            finally:
+                for future in coming:
+                    future.cancel()
+
+    def _root_or_fault(self, address: Address) -> Root | DamagedData:
+        try:
+            return self.root(address)
+        except DamagedData as error:
+            return error
 
     def pages(self, root: Root, numbers: Sequence[int]) -> dict[int, Refs]:
         """The pages with these numbers. Each map pack is asked once. Raises DamagedData, MissingObject."""

@@ -15,7 +15,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.errors import DamagedData
+from puller.errors import DamagedData, RepositoryError
 from puller.repository import compression
 from puller.units import MIB
 
@@ -111,7 +111,12 @@ class Boxes:
         return b"puller box" + self._repository_id + head + name.encode()
 
     def pack(self, kind: BoxKind, name: str, content: bytes) -> bytes:
-        """The box that holds ``content`` as the object ``name``."""
+        """The box that holds ``content`` as the object ``name``.
+
+        Raises RepositoryError if no reader would take it: it is not to be stored.
+        """
+        if len(content) > BOX_LIMIT:
+            raise RepositoryError(f"{name} of {len(content)} bytes would be larger than a box may hold")
         head = BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0))
         nonce = os.urandom(NONCE)
         return head + nonce + self._seal.seal(nonce, compression.frame(content), self._aad(head, name))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from puller import runtime
 from puller.errors import Locked, PullerError
-from puller.hypervisor import lock
 from puller.hypervisor.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_where_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lock, "RUNTIME", tmp_path)
+    monkeypatch.setattr(runtime, "RUNTIME", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert lock_directory() == Path("/run/puller")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

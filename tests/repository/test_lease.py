@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 import pytest
 
@@ -84,6 +85,37 @@ def test_renewal_keeps_it() -> None:
             assert lease.measure() == world.now
         with pytest.raises(Locked), take(world):
             pass
+
+
+def _renew(lease: Lease) -> None:
+    lease.measure()
+
+
+def test_the_holder_does_not_give_way_to_an_attempt() -> None:
+    """It renews at each moment of somebody else's attempt; the attempt fails, and the holder goes on."""
+    for number in range(8):
+        world = World()
+        with take(world) as lease:
+            world.now += EXPIRY - 1
+            process = Process(world)
+            process.before[number] = partial(_renew, lease)
+            with pytest.raises(Locked), Lease.take(process, BOXES, "prune"):
+                pass
+            assert lease.measure() == world.now
+        assert world.names("locks/") == []
+
+
+def test_a_holder_that_renewed_too_late_gives_way_to_who_took_over() -> None:
+    """The other one died after it had taken over, before it could delete the expired lease."""
+    world = World()
+    with pytest.raises(Locked), take(world) as lease:
+        world.now += EXPIRY
+        process = Process(world)
+        process.before[4] = process.die
+        with pytest.raises(Died), Lease.take(process, BOXES, "prune"):
+            pass
+        assert len(world.names("locks/")) == 2
+        lease.measure()
 
 
 def test_renewal_is_not_done_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

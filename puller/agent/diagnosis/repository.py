@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
 
 from puller.agent.clock import BEHIND
@@ -21,20 +22,26 @@ def opened(repository: Repository) -> str:
 
 
 class LastPoint:
-    """The newest point of a domain whose record is whole, and the damaged ones that are newer."""
+    """The newest point of a domain whose record is whole, and the damaged ones that are newer.
+
+    Where others have taken points too, those of this host count: a copy that runs elsewhere has the UUID.
+    """
 
     def __init__(self, repository: Repository, uuid: str) -> None:
         self.point: Point | None = None
         self.damaged: list[str] = []
         for _, point_id in sorted(repository.points.names(uuid), reverse=True):
             try:
-                self.point = repository.points.get(uuid, point_id)
+                point = repository.points.get(uuid, point_id)
             except NoSuchPoint:
                 continue  # deleted since it was listed
             except DamagedData:
-                self.damaged.append(point_id)
+                self.damaged += [point_id] if self.point is None else []
                 continue
-            return
+            self.point = self.point or point
+            if point.host == platform.node():
+                self.point = point
+                return
 
     def answer(self) -> Answer:
         """Whether it is there, whole and new enough."""
