@@ -13,6 +13,7 @@ import pytest
 
 import puller
 from puller.agent import look
+from puller.errors import UsageError
 from puller.units import KIB, MIB
 from tests.integration.conftest import Scene, Truth, restored
 from tests.lab.fixtures import MachineFactory
@@ -155,3 +156,8 @@ def test_compare_reads_all_and_stores_what_no_look_finds(
     take.assert_exact(point)
     assert (point.kind, point.parent, point.disks[0].new_bytes) == ("rehash", first.point, 64 * KIB)
     assert point.disks[0].reason == "it was to be read in full and compared"
+
+
+def test_full_and_compare_exclude_each_other(scene: Scene) -> None:
+    with pytest.raises(UsageError, match="full and compare exclude each other"):
+        scene.backup(full=True, compare=True)
