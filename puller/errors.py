@@ -144,6 +144,14 @@ class WrongKey(RepositoryError):
     )
 
 
+class NotEncrypted(WrongKey):
+    """A repository that somebody expects to be encrypted is not: nothing is read from it or stored in it."""
+
+    default_advice = (
+        "Give no password or key file if it was made with --no-encryption; else find out who changed it."
+    )
+
+
 class KeyNotHeld(WrongKey):
     """The key that was given may make backups but not read stored guest data."""
 

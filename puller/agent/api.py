@@ -28,7 +28,7 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.run import Tuning
 from puller.repository.slots import FULL, KeyFile, Password, Secret
-from puller.store.location import open_store
+from puller.store.location import address, open_store
 from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 
@@ -45,12 +45,19 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     It is encrypted, and opened by ``password`` or by the content of a key file (32 random bytes or
     more); with neither it is not encrypted. Raises RepositoryExists, NoBucket, StoreError, UsageError.
     """
-    return repositories.create(RetryingStore(open_store(url)), _secret(password, key_file))
+    store = open_store(url)
+    return repositories.create(RetryingStore(store), _secret(password, key_file), address(store))
 
 
 def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
-    """Open the repository at ``url``. Raises NoRepository, WrongKey, UnsupportedFormat, StoreError."""
-    return repositories.open_repository(RetryingStore(open_store(url)), _secret(password, key_file))
+    """Open the repository at ``url``.
+
+    This host remembers its id and whether it is encrypted; ``replaced`` of the repository says what has
+    changed since the first time. Raises NoRepository, WrongKey (also with a secret for a repository that is
+    not encrypted), UnsupportedFormat, StoreError.
+    """
+    store = open_store(url)
+    return repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:

@@ -7,7 +7,7 @@ be compared with the base (``puller.agent.probe``). Its image on this host has t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from puller.agent.probe import FOREIGN, Probe
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
@@ -33,19 +33,22 @@ class Look:
     """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
-    base look wrong at worst. Raises NbdError if the image cannot be opened from here, DamagedData.
+    base look wrong at worst. ``tell`` is called before a wait. Raises NbdError if the image
+    cannot be opened from here, DamagedData.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a look is made of
         self,
         repository: Repository,
         disk: Disk,
         record: DiskRecord,
+        tell: Callable[[str], None],
         keys: Keys = (),
         *,
         strange: bool = False,
     ) -> None:
         self._keys = keys
+        self._tell = tell
         self._disk = disk
         self._record = record
         self._probe = Probe(repository, record, record.size, strange=strange)
@@ -77,9 +80,15 @@ class Look:
             return True  # what waits for a flush is a whole cluster that is not there yet, or is still there
         waiting = current() or long()  # a signal ends it, in whatever thread this is
         deadline = time.monotonic() + _FLUSH
+        told = False
         while probe.differs(number, self._now(number)):
             if waiting.ended or time.monotonic() >= deadline:
                 return True
+            if not told:
+                self._tell(
+                    f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it"
+                )
+                told = True
             waiting.pause(_PAUSE)
         return False
 

@@ -15,13 +15,14 @@ import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
+from puller.store.mounts import sync_folder
 from puller.units import format_bytes
 
 FORMATS = ("raw", "qcow2")
@@ -191,11 +192,9 @@ def add(partial: Path, path: Path) -> None:
     except FileExistsError as error:
         raise OutputRefused(f"{path} exists: it was made during the restore") from error
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
         if os.path.lexists(path):
             raise OutputRefused(f"{path} exists: it was made during the restore") from error
-        replace(partial, path)  # a file system without hard links
+        replace(partial, path)  # a file system without hard links, whatever it says; or this fails too
 
 
 def replace(partial: Path, path: Path) -> None:
@@ -211,7 +210,10 @@ def new_file(path: Path, publish: Publish) -> Iterator[Path]:
         yield partial
         _make_durable(partial)
         publish(partial, path)
-        _make_durable(path.parent)
+        with suppress(
+            OSError
+        ):  # the disk is whole and has its name, whether or not folders can be synced here
+            sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -83,13 +84,17 @@ class Push:
         if disk.path is None:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
-            keys = keys_of(self._domain, disk)
-            self._looks[disk.target] = Look(self._repository, disk, record, keys, strange=base.strange)
+            tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+            look = Look(self._repository, disk, record, tell, keys, strange=base.strange)
+            self._looks[disk.target] = look
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
             return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
         return base
+
+    def _tell(self, target: str, text: str) -> None:
+        self._observer(Notice(self._domain.name, f"disk {target}: {text}"))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises StagingFull, UsageError."""

@@ -33,6 +33,9 @@ class Host:
     def __init__(self, connection: Any, uri: str) -> None:
         self._connection = connection
         self.uri = uri
+        # libvirt may start a QEMU for each of these questions, which takes seconds where KVM does not work.
+        self._told: dict[tuple[str | None, ...], str] = {}
+        self._asking = threading.Lock()
 
     @classmethod
     def connect(cls, uri: str) -> Self:
@@ -126,7 +129,7 @@ class Host:
     def capabilities(self) -> str:
         """The XML of what this host and its hypervisor are: https://libvirt.org/formatcaps.html."""
         with translate(f"cannot ask libvirt at {self.uri} for its capabilities"):
-            return str(self._connection.getCapabilities())
+            return self._once((), self._connection.getCapabilities)
 
     def supports_backup(self, domain: Domain) -> bool:
         """Whether libvirt can back up a domain with this emulator and machine, incrementally.
@@ -139,8 +142,16 @@ class Host:
         if machine.find(_SWITCHED_ON) is not None:
             return True
         with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
-            text = self._connection.getDomainCapabilities(*_emulation(machine))
+            kind = _emulation(machine)
+            text = self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
+
+    def _once(self, about: tuple[str | None, ...], ask: Callable[[], Any]) -> str:
+        """What libvirt answers, which stays the same as long as the connection lasts."""
+        with self._asking:
+            if about not in self._told:
+                self._told[about] = str(ask())
+            return self._told[about]
 
     def _volume_paths(self, xml: str) -> Iterator[str]:
         """Where the volumes of a domain are; of a pool that is not active nobody knows."""

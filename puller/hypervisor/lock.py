@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from puller.errors import Locked, PullerError
+from puller.privatefolder import make_private
 from puller.runtime import runtime_directory
 
 
@@ -82,10 +83,10 @@ def holder(uuid: str, directory: Path) -> int | None:
 def _open(path: Path) -> int:
     """A descriptor of the lock file, which no child process inherits."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)  # who else could write there might hold our locks, or take them away
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise PullerError(
-            f"cannot use the lock file {path}: {error.strerror}",
-            advice="Make its folder writable for this user.",
+            f"cannot use the lock file {path}: {error.strerror or error}",
+            advice="Let its folder belong to this user and be writable for nobody else, or remove it.",
         ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
@@ -21,7 +20,7 @@ from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
 from puller.repository.footer import ID, PackKind
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
-from puller.store.patience import carried
+from puller.store.parallel import each
 from puller.units import MIB
 
 PREFIX = "condemned/"
@@ -157,8 +156,8 @@ class Condemned:
 
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return [record for record in pool.map(carried(self._read), infos) if record is not None]
+        found = each(self._read, infos, _PARALLEL_READS)
+        return [record for record in found if record is not None]
 
     def _read(self, info: ObjectInfo) -> Record | None:
         try:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from puller.errors import DamagedData, Locked, ObjectNotFound, StoreError
+from puller.errors import DamagedData, Locked, ObjectNotFound, StoreDenied, StoreError
 from puller.repository.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 from puller.store.patience import brief, holding
@@ -31,6 +31,9 @@ PREFIX = "locks/"
 
 EXPIRY = 900.0
 """Seconds after which a lease that was not renewed counts as left behind."""
+
+_LIMIT = 64 * KIB
+"""Bytes of a lease, which names a host and a process."""
 
 RENEWAL = 60.0
 """Seconds after which ``renew`` puts the lease again."""
@@ -52,6 +55,7 @@ def is_taken(store: Store, purpose: str) -> bool:
 class _Holder(msgspec.Struct, frozen=True):
     host: str
     process: int
+    ended: bool = False
 
 
 class Lease:
@@ -74,12 +78,13 @@ class Lease:
         try:
             lease._put()
             lease._give_way()
-            store.delete([info.key for info in lease._others() if not lease._is_live(info)])
+            with suppress(StoreDenied):  # they hinder nobody, and this role may not delete
+                store.delete([info.key for info in lease._others() if not lease._is_live(info)])
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
             with suppress(StoreError), holding(brief()):
-                store.delete([lease._name])
+                lease._give_back()
 
     def renew(self) -> None:
         """To be called every minute or so. Raises Locked if another one has taken over."""
@@ -100,8 +105,7 @@ class Lease:
 
     def _put(self) -> None:
         self._renewed = _now()
-        content = msgspec.json.encode(_Holder(platform.node(), os.getpid()))
-        self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
+        self._write(ended=False)
         self.now = self._store.stat(self._name).modified
 
     def _give_way(self) -> None:
@@ -110,18 +114,36 @@ class Lease:
             if self._is_live(info):
                 raise Locked(f"another {self._purpose} is at work in this repository{self._of(info)}")
 
+    def _write(self, ended: bool) -> None:
+        content = msgspec.json.encode(_Holder(platform.node(), os.getpid(), ended))
+        self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
+
+    def _give_back(self) -> None:
+        try:
+            self._store.delete([self._name])
+        except StoreDenied:
+            self._write(
+                ended=True
+            )  # a role that may not delete says so, else the lease stays until it expires
+
     def _others(self) -> list[ObjectInfo]:
         return [info for info in self._store.list(self._folder) if info.key != self._name]
 
     def _is_live(self, info: ObjectInfo) -> bool:
-        return info.modified + EXPIRY > self.now
+        if info.modified + EXPIRY <= self.now:
+            return False
+        holder = self._holder(info)
+        return holder is None or not holder.ended
 
     def _of(self, info: ObjectInfo) -> str:
         """Who holds the lease, as far as it can be told."""
+        holder = self._holder(info)
+        return "" if holder is None else f": process {holder.process} on host {holder.host}"
+
+    def _holder(self, info: ObjectInfo) -> _Holder | None:
         try:
-            box = self._store.get(info.key, max_size=64 * KIB)
-            content = self._boxes.unpack(BoxKind.LOCK, info.key, box)
-            holder = msgspec.json.decode(content, type=_Holder)
+            box = self._store.get(info.key, max_size=_LIMIT)
+            content = self._boxes.unpack(BoxKind.LOCK, info.key, box, _LIMIT)
+            return msgspec.json.decode(content, type=_Holder)
         except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
-            return ""
-        return f": process {holder.process} on host {holder.host}"
+            return None

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from puller.errors import DamagedData, NoSuchPoint
-from puller.store.patience import carried
+from puller.store.parallel import each
 
 if TYPE_CHECKING:
     from puller.repository.points import Point, Points
@@ -40,8 +39,7 @@ def _newest(points: Points, names: Iterable[tuple[str, str]]) -> list[tuple[str,
         loaded = (_readable(points, uuid, point_id) for point_id in sorted(machines[uuid], reverse=True))
         return next(filter(None, loaded), None)
 
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        return list(zip(machines, pool.map(carried(newest), machines), strict=True))
+    return list(zip(machines, each(newest, machines, _PARALLEL_READS), strict=True))
 
 
 def _readable(points: Points, uuid: str, point_id: str) -> Point | None:

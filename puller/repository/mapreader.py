@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from puller.errors import DamagedData
 from puller.repository.footer import PackKind
@@ -19,7 +18,7 @@ from puller.repository.pages import (
     decode_page,
     decode_root,
 )
-from puller.store.patience import carried
+from puller.store.parallel import each
 from puller.units import page_count
 
 READERS = 4
@@ -43,18 +42,7 @@ class MapReader:
 
         Some are fetched ahead, a few at a time, so memory does not grow with their number.
         """
-        with ThreadPoolExecutor(READERS, "roots") as readers:
-            coming: deque[Future[Root | DamagedData]] = deque()
-            try:
-                for address in addresses:
-                    coming.append(readers.submit(carried(self._root_or_fault), address))
-                    if len(coming) > 2 * READERS:
-                        yield coming.popleft().result()
-                while coming:
-                    yield coming.popleft().result()
-            finally:
-                for future in coming:
-                    future.cancel()
+        yield from each(self._root_or_fault, addresses, READERS)
 
     def _root_or_fault(self, address: Address) -> Root | DamagedData:
         try:
@@ -83,8 +71,7 @@ class MapReader:
         if len(packs) < 2:
             yield from map(read, packs)
             return
-        with ThreadPoolExecutor(min(READERS, len(packs)), "maps") as readers:
-            yield from readers.map(carried(read), packs)
+        yield from each(read, packs, READERS)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

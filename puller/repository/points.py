@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
@@ -25,7 +24,7 @@ from puller.repository.mapreader import check_address
 from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
-from puller.store.patience import carried
+from puller.store.parallel import each
 
 PREFIX = "points/"
 VERSION = 1
@@ -253,8 +252,7 @@ class Points:
                 damaged(name[1], error)
                 return None
 
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return [point for point in pool.map(carried(load), names) if point is not None]
+        return [point for point in each(load, names, _PARALLEL_READS) if point is not None]
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.

@@ -121,8 +121,8 @@ class Boxes:
         nonce = os.urandom(NONCE)
         return head + nonce + self._seal.seal(nonce, compression.frame(content), self._aad(head, name))
 
-    def unpack(self, kind: BoxKind, name: str, box: bytes) -> bytes:
-        """The content of the object ``name``. Raises DamagedData."""
+    def unpack(self, kind: BoxKind, name: str, box: bytes, limit: int = BOX_LIMIT) -> bytes:
+        """The content of the object ``name``, at most ``limit`` bytes. Raises DamagedData."""
         head, nonce = box[:8], box[8:BOX_HEADER]
         if len(box) < BOX_HEADER + TAG or head[:4] != BOX_MAGIC:
             raise DamagedData(f"{name} is not an object of puller's")
@@ -132,8 +132,6 @@ class Boxes:
         if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)):
             raise DamagedData(f"{name} is of another kind than its name says")
         try:
-            return compression.unframe(
-                self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name)), BOX_LIMIT
-            )
+            return compression.unframe(self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name)), limit)
         except DamagedData as error:
             raise DamagedData(f"{name} is damaged: {error.message}") from error

@@ -18,7 +18,7 @@ from puller.agent import api
 from puller.agent.job import policy_of, scope_of
 from puller.agent.retention import Policy
 from puller.configuration.file import load
-from puller.errors import Locked
+from puller.errors import Locked, StoreUnavailable
 from puller.hypervisor.lock import JobLock
 from puller.repository.lease import Lease
 from puller.store.base import ObjectInfo
@@ -346,6 +346,33 @@ def test_each_attempt_to_prune_waits_for_its_turn(
     monkeypatch.setattr("puller.agent.job.time.sleep", lambda seconds: did.append("wait"))
     assert cli("run", "nightly", "--only", "prune").code == 0
     assert did == ["try", "wait", "try", "wait", "try"]
+
+
+class Away(FolderStore):
+    """Gives no answer to the first two requests."""
+
+    refusals = 2
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable("connection refused")
+        return super().get(key, max_size=max_size)
+
+
+def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
+    cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that somebody types is told at once."""
+    point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    monkeypatch.setattr("puller.store.retrying.SHORT", 0.0)
+    monkeypatch.setattr("puller.agent.api.open_store", lambda url: Away(Path(url)))
+    assert cli("points", "--json").error["code"] == 14
+    answer = cli("run", "nightly", "--only", "prune", "--json")
+    assert answer.document["prune"]["kept"] == [point.point]
+    assert "repository: the store does not answer; trying again for 150 s: connection refused" in answer.err
+    assert "repository: the store answers again" in answer.err
 
 
 def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:

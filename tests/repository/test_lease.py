@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 
-from puller.errors import Locked, StoreUnavailable
+from puller.errors import DamagedData, Locked, StoreDenied, StoreUnavailable
 from puller.repository import lease as leases
 from puller.repository.keys import KeyRing
 from puller.repository.lease import EXPIRY, Lease
+from puller.repository.sealing import BoxKind
 from tests.lab.simulated import Died, Process, World
 
 BOXES = KeyRing.unencrypted(bytes(16)).boxes()
@@ -152,3 +153,29 @@ def test_a_store_that_fails_at_the_end_does_not_hide_the_result(monkeypatch: pyt
     process = Process(World())
     with Lease.take(process, BOXES, "prune"):
         monkeypatch.setattr(process, "delete", fail)
+
+
+def test_who_may_not_delete_gives_the_lease_back_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(keys: object) -> None:
+        raise StoreDenied("this role may not delete")
+
+    world = World()
+    for _ in range(2):  # the second one finds what the first has left
+        process = Process(world)
+        monkeypatch.setattr(process, "delete", deny)
+        with Lease.take(process, BOXES, "prune"), pytest.raises(Locked, match="process"), take(world):
+            pass
+    assert len(world.names("locks/prune/")) == 2
+    with take(world):
+        assert len(world.names("locks/prune/")) == 1
+    assert world.names("locks/prune/") == []
+
+
+def test_a_lease_unpacks_to_no_more_than_it_may_hold() -> None:
+    world = World()
+    name = "locks/prune/" + "0" * 32
+    world.put(name, BOXES.pack(BoxKind.LOCK, name, bytes(64 << 20)))
+    with pytest.raises(DamagedData, match="are allowed"):
+        BOXES.unpack(BoxKind.LOCK, name, world.objects.get(name), 1 << 16)
+    with pytest.raises(Locked), take(world):
+        pass

@@ -10,6 +10,7 @@ from puller.agent.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.sealing import Cipher
 
 STALE = timedelta(hours=48)
 """Age of the last good point from which on a warning is due: two nights were missed."""
@@ -17,8 +18,17 @@ STALE = timedelta(hours=48)
 
 def opened(repository: Repository) -> str:
     """What to tell of a repository that opened."""
+    if repository.keys.cipher is Cipher.NONE:
+        return f"repository {repository.id} opens; it is not encrypted"
     role = "all" if repository.keys.can_read_data else "backups only"
     return f"repository {repository.id} opens; the key is good for {role}"
+
+
+def identity(repository: Repository) -> Answer:
+    """Whether it is the one that this host knows."""
+    if repository.replaced is None:
+        return ok("this host knows no other repository at this URL")
+    return warn(repository.replaced.text, repository.replaced.advice)
 
 
 class LastPoint:
