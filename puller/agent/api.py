@@ -75,6 +75,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     exclude: Sequence[str] = (),
     exclude_if_present: Sequence[str] = (),
     full: bool = False,
+    compare: bool = False,
+    compare_every: timedelta | None = None,
     scratch_dir: str | None = None,
     mode: str = "pull",
     quiesce: str = "auto",
@@ -91,6 +93,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     ``disks`` and ``exclude`` are target names of the domain, ``exclude_if_present`` such as it need not
     have. A domain without disks to take gets a point with its configuration. ``full`` ignores earlier points.
+    ``compare`` reads all of the disks, whatever their dirty bitmaps say, and stores what differs from the
+    last point; ``compare_every`` does so for disks that were last read as a whole so long ago.
     ``quiesce`` is ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the
     instant of the freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports
     once the point in time is frozen and before puller reads.
@@ -112,6 +116,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     if mode not in (transaction.PULL, transaction.PUSH):
         raise UsageError(f"there is no mode {mode}: it is pull or push")
+    if full and compare:
+        raise UsageError("full and compare exclude each other: full compares with nothing")
     plan = transaction.Plan(
         domain=domain,
         connect=connect,
@@ -119,6 +125,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         exclude=tuple(exclude),
         exclude_if_present=tuple(exclude_if_present),
         full=full,
+        compare=compare,
+        compare_every=compare_every,
         scratch_dir=scratch_dir,
         mode=mode,
         quiesce=Quiesce(quiesce),

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from msgspec import structs
 
 from puller.agent import clock, reconcile
 from puller.agent.aftermath import Aftermath
-from puller.agent.bases import ASKED, Base, doubted, from_nothing, unhurt
+from puller.agent.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
 from puller.agent.history import History
 from puller.agent.metadata import gather
 from puller.agent.notes import Notes
@@ -32,6 +33,7 @@ from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.facts import with_facts
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import with_stored_chain
 from puller.hypervisor.lock import DomainLock, lock_directory
@@ -60,8 +62,10 @@ class Plan:
     """What is to be backed up, and how.
 
     ``disks`` empty means all that hold data; the domain need not have those of ``exclude_if_present``;
-    ``full`` ignores earlier points. ``mode`` is ``pull`` or ``push``; the staging is where the images of a
-    push wait until they are stored. ``read_rate`` is in bytes a second, of all disks together.
+    ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
+    ``compare_every`` does so for disks that were last read as a whole so long ago. ``mode`` is ``pull`` or
+    ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
+    bytes a second, of all disks together.
     """
 
     domain: str
@@ -70,6 +74,8 @@ class Plan:
     exclude: tuple[str, ...] = ()
     exclude_if_present: tuple[str, ...] = ()
     full: bool = False
+    compare: bool = False
+    compare_every: timedelta | None = None
     scratch_dir: str | None = None
     mode: str = PULL
     quiesce: Quiesce = Quiesce.AUTO
@@ -106,7 +112,8 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    return chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+    whole = chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+    return with_facts(domain, whole)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
@@ -127,8 +134,10 @@ def _attempt(
     """Read all of what builds upon something that turns out to be unusable."""
     if plan.full:
         return transaction.run(lambda history: from_nothing(disks, ASKED))
+    if plan.compare:
+        return transaction.run(lambda history: doubted(source.bases(history), COMPARED))
     try:
-        return transaction.run(source.bases)
+        return transaction.run(lambda history: _bases(source, history, plan.compare_every))
     except BaseDamaged as error:
         doubt = f"the last point is damaged: {error.message}"
         observer(Notice(plan.domain, f"{doubt}: the run begins anew and reads all of the disks"))
@@ -136,6 +145,11 @@ def _attempt(
         # What libvirt said of the bitmaps did not hold when the job was to begin.
         doubt = error.message
     return transaction.run(lambda history: doubted(source.bases(history), doubt))
+
+
+def _bases(source: Source, history: History, every: timedelta | None) -> dict[str, Base]:
+    bases = source.bases(history)
+    return bases if every is None else overdue(history, bases, every, datetime.now(UTC))
 
 
 def _source(

@@ -20,28 +20,26 @@ incremental, even where the parent's map is damaged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from puller.agent.facts import is_strange
 from puller.agent.history import MOMENT, History
+from puller.agent.probe import FOREIGN
 from puller.errors import DamagedData
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.image import untracked
 from puller.repository.image import DiskImage
-from puller.repository.points import DiskRecord, Point
+from puller.repository.points import DiskRecord, Point, time_of
 from puller.repository.repository import Repository
-from puller.repository.slot import content_id
-from puller.units import CHUNK, PAGE_CHUNKS, Extent, chunk_count
 
 ASKED = "all disks were to be read in full"
 FIRST = "no earlier point has this disk"
-
-_STRETCHES = 4
-"""Clones of one disk are the same in most places; each look costs a page of the map and a pack's footer."""
+COMPARED = "it was to be read in full and compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +54,14 @@ class Parent:
 class Base:
     """What one disk is taken from. ``checkpoint`` is the one whose bitmap tells what changed, if any does.
 
-    ``reason`` says why the disk is no incremental; it is empty for one.
+    ``reason`` says why the disk is no incremental; it is empty for one. ``strange`` is whether its image or
+    QEMU is not the one that it was, so that the bitmap needs a harder look.
     """
 
     parent: Parent | None
     checkpoint: str | None
     reason: str
+    strange: bool = False
 
     @property
     def kind(self) -> str:
@@ -149,6 +149,39 @@ def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
     }
 
 
+def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
+    """The same bases, without the bitmaps of the disks in ``reasons``, by target, and of their siblings.
+
+    A foreign image has often changed places with another one of its checkpoint, whose own look may miss it.
+    """
+    bad = {bases[target].checkpoint: target for target, reason in reasons.items() if reason == FOREIGN}
+    doubts = {
+        target: f"disk {bad[base.checkpoint]}, of the same checkpoint, was found to be another"
+        for target, base in bases.items()
+        if base.checkpoint in bad and base.checkpoint is not None
+    } | dict(reasons)
+    return {
+        target: base.compared(doubts[target]) if target in doubts else base for target, base in bases.items()
+    }
+
+
+def overdue(history: History, bases: Mapping[str, Base], every: timedelta, now: datetime) -> dict[str, Base]:
+    """The same bases, none incremental of a disk that was last read as a whole ``every`` ago or earlier."""
+    return {
+        target: base.compared(COMPARED)
+        if base.checkpoint is not None and _last_whole(history, target) <= now - every
+        else base
+        for target, base in bases.items()
+    }
+
+
+def _last_whole(history: History, target: str) -> datetime:
+    for point in history:
+        if (record := point.disk(target)) is not None:
+            return time_of(record.whole or point.point)
+    return datetime.min.replace(tzinfo=UTC)
+
+
 def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
     """By target: the checkpoint that the disk is incremental from, or None."""
     return {target: base.checkpoint for target, base in bases.items()}
@@ -177,7 +210,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
         parent = Parent(point, record)
         last = last or parent
         if _fits(parent, disk, bitmaps):
-            return Base(parent, point.checkpoint, "")
+            return Base(parent, point.checkpoint, "", is_strange(disk.facts, record.image))
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
     return (
@@ -252,66 +285,3 @@ def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bo
         return DiskImage(repository.maps, repository.packs, root).needs(damaged)
     except DamagedData:
         return True
-
-
-class Compared(Protocol):
-    """A disk that is compared with what the base has."""
-
-    size: int
-
-    def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """See Export."""
-        ...
-
-    def chunk(self, number: int) -> bytes | None:
-        """What the disk held at the frozen moment; None where that cannot be told, which is no fault."""
-        ...
-
-
-def mistrust(repository: Repository, disk: Compared, record: DiskRecord) -> str | None:
-    """Why the bitmap of ``disk`` cannot belong to what the base has, as far as a few looks tell, or None.
-
-    They are at the last chunk of each stretch of the disk that the base stores and the bitmap calls clean.
-    Of a disk that was cut and has grown again the very last one is gone, yet clean: QEMU keeps no bits of
-    what it cuts. Of another image in the disk's place they hardly ever are all the same. A map that cannot
-    be read is not built upon.
-    """
-    same_size = record.size == disk.size
-    # Where the sizes differ, what is behind the smaller one is read anyway.
-    end = chunk_count(disk.size) if same_size else min(record.size, disk.size) // CHUNK
-    try:
-        image = DiskImage(repository.maps, repository.packs, record.root.address)
-        for start, stop in stretches(image, end):
-            chunk = _last_clean(image, disk, start, stop)
-            if chunk is None or (found := disk.chunk(chunk)) is None:
-                continue
-            if image.content_id(chunk) != content_id(repository.keys.id_key, found):
-                return "what is on it is not what its dirty bitmap belongs to"
-    except DamagedData as error:
-        return f"its last map is damaged: {error.message}"
-    return None
-
-
-def stretches(image: DiskImage, end: int) -> list[tuple[int, int]]:
-    """The parts of a disk that are looked at apart: (first chunk, chunk behind it), backwards from the last
-    chunk before ``end`` that is stored. Raises DamagedData.
-    """
-    behind = next((stored[-1] + 1 for _, stored in image.stored_between(0, end) if stored), 0)
-    borders = [behind * part // _STRETCHES for part in range(_STRETCHES + 1)]
-    return [(start, stop) for start, stop in reversed(list(pairwise(borders))) if start < stop]
-
-
-def _last_clean(image: DiskImage, disk: Compared, start: int, stop: int) -> int | None:
-    for first, stored in image.stored_between(start, stop):
-        clean = _clean(disk, first, stored)
-        if clean:
-            return clean[-1]
-    return None
-
-
-def _clean(disk: Compared, first: int, chunks: Sequence[int]) -> list[int]:
-    """Those of ``chunks``, of the page that begins with chunk ``first``, that the bitmap calls clean."""
-    dirty: set[int] = set()
-    for extent in disk.dirty(first * CHUNK, (first + PAGE_CHUNKS) * CHUNK):
-        dirty.update(range(extent.offset // CHUNK, chunk_count(extent.end)))
-    return [chunk for chunk in chunks if chunk not in dirty]

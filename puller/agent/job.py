@@ -204,6 +204,7 @@ _CHOICES = (
     "mode",
     "quiesce",
     "compression",
+    "compare_every",
     "limit_read",
     "limit_upload",
     "scratch_dir",

@@ -85,7 +85,8 @@ class Push:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
-            self._looks[disk.target] = Look(self._repository, disk, record, tell, keys)
+            look = Look(self._repository, disk, record, tell, keys, strange=base.strange)
+            self._looks[disk.target] = look
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:

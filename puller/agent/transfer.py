@@ -9,7 +9,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from puller.agent.bases import Base, mistrust
+from puller.agent.bases import Base, distrusted
+from puller.agent.facts import recorded
+from puller.agent.probe import mistrust
 from puller.agent.unlock import encryption_of
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
@@ -71,26 +73,45 @@ class Transfer:
 
     def read_all(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> None:
         """Read every disk. Returns when all batches are encoded and every NBD connection is closed."""
-        self._disks = [_Disk(export, bases[export.target]) for export in exports]
+        trusted = self._probed(exports, bases)
+        self._disks = [_Disk(export, trusted[export.target]) for export in exports]
         for disk in self._disks:
             self._readers.append(self._run.flow.spawn(f"read-{disk.target}", partial(self._read, disk)))
         for reader in self._readers:
             reader.join()
         self._run.drain()
 
+    def _probed(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> dict[str, Base]:
+        """The bases that hold before a look at all of the disks: one that is not its own tells of others.
+
+        What was pushed has been looked at already.
+        """
+        reasons: dict[str, str] = {}
+
+        def look(export: DiskExport) -> None:
+            if (why := self._mistrust(export, bases[export.target])) is not None:
+                reasons[export.target] = why
+
+        for export in exports:
+            if bases[export.target].checkpoint is not None and not export.partial:
+                probe = self._run.flow.spawn(f"probe-{export.target}", partial(look, export))
+                self._readers.append(probe)
+        for probe in self._readers:
+            probe.join()
+        self._run.flow.check()
+        return distrusted(bases, reasons)
+
     def _read(self, disk: _Disk) -> None:
-        if disk.base.checkpoint is not None and (why := self._mistrust(disk)) is not None:
-            disk.base = disk.base.compared(why)
         self._explain(disk)
         changed = disk.export.changed if disk.base.checkpoint else None
         with Export(disk.export.uri, changed, self._run.flow.on_failure) as export:
             self._copy(disk, export)
 
-    def _mistrust(self, disk: _Disk) -> str | None:
-        if disk.base.parent is None or disk.export.partial:
+    def _mistrust(self, export: DiskExport, base: Base) -> str | None:
+        if base.parent is None:
             return None
-        with Export(disk.export.uri, disk.export.changed, self._run.flow.on_failure) as opened:
-            return mistrust(self._run.repository, opened, disk.base.parent.record)
+        with Export(export.uri, export.changed, self._run.flow.on_failure) as opened:
+            return mistrust(self._run.repository, opened, base.parent.record, strange=base.strange)
 
     def _explain(self, disk: _Disk) -> None:
         """Tell the user why a disk that has been backed up before is read as a whole."""
@@ -141,6 +162,8 @@ class Transfer:
             format=source.format,
             source=source.source,
             backing=source.backing,
+            image=recorded(source.facts),
+            whole=_whole(base),
             encryption=encryption_of(source),
             parent=None if base.parent is None else base.parent.point.point,
             reason=base.reason,
@@ -150,3 +173,10 @@ class Transfer:
             new_bytes=writer.new_bytes,
             stored_bytes=writer.stored_bytes,
         )
+
+
+def _whole(base: Base) -> str | None:
+    """The point at which a disk that is incremental was last read as a whole."""
+    if base.checkpoint is None or base.parent is None:
+        return None
+    return base.parent.record.whole or base.parent.point.point

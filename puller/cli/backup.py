@@ -57,6 +57,11 @@ def _load_meanwhile() -> None:
 )
 @click.option("--full", is_flag=True, help="Read everything, whatever earlier points know.")
 @click.option(
+    "--compare",
+    is_flag=True,
+    help="Read everything, whatever the dirty bitmaps say, and store what differs from the last point.",
+)
+@click.option(
     "--mode",
     type=click.Choice(["pull", "push"]),
     default="pull",

@@ -25,6 +25,7 @@ class Job:
     mode: str | None = None
     quiesce: str | None = None
     compression: str | int | None = None
+    compare_every: timedelta | None = None
     limit_read: int | None = None
     limit_upload: int | None = None
     scratch_dir: str | None = None

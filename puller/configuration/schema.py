@@ -93,6 +93,14 @@ class Shared(Table):
         Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
         Key('the level of zstd, from 1 to 19, or "auto"', '"auto"'),
     ] = None
+    compare_every: Annotated[
+        Text | None,
+        Key(
+            "a duration: a disk that was last read as a whole so long ago is read as a whole and compared",
+            '"30d"',
+            duration,
+        ),
+    ] = None
     limit_read: Annotated[
         Text | None, Key("how fast disks are read at most, in bytes a second", '"200M"', rate)
     ] = None

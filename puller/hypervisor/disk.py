@@ -25,6 +25,19 @@ _VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What tells one image file from another, and one start of QEMU from the next.
+
+    ``born`` is the time of the file's birth, ``qemu`` names the run of the domain; unknown: empty or 0.
+    """
+
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    qemu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """One ``<disk>`` of a domain.
 
@@ -36,6 +49,7 @@ class Disk:
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
     and source; libvirt knows them while the domain is active. ``encryption`` tells of the image and of those
     behind it how each is encrypted, or None, as far as the XML says; the guest sees none of it.
+    ``facts`` are filled in by a backup.
     """
 
     target: str
@@ -48,6 +62,7 @@ class Disk:
     shareable: bool
     path: Path | None
     backing: tuple[str, ...] = ()
+    facts: ImageFacts = ImageFacts()
     encryption: tuple[Encryption | None, ...] = ()
 
     @property

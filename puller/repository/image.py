@@ -14,7 +14,7 @@ the window once, so it costs about what a full costs.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,7 @@ class DiskImage:
         self._maps = maps
         self._packs = packs
         self._root: Root = maps.root(root)
+        self._loaded: dict[int, Refs] = {}
 
     @property
     def size(self) -> int:
@@ -98,15 +99,35 @@ class DiskImage:
         pages = self._root.pages.packs[: -(-end // PAGE_CHUNKS)]
         numbers = np.flatnonzero(pages != ZERO)[::-1]
         for page in numbers[numbers >= start // PAGE_CHUNKS].tolist():
-            refs = self._maps.pages(self._root, [page])[page]
+            refs = self._loaded.get(page) or self._maps.pages(self._root, [page])[page]
             first = page * PAGE_CHUNKS
             stored = np.flatnonzero(refs.packs != ZERO) + first
             yield first, stored[(stored >= start) & (stored < end)].tolist()
 
+    def empty_pages(self) -> NDArray[np.bool_]:
+        """Of each page, whether all of it is zero; the root tells."""
+        return np.asarray(self._root.pages.packs == ZERO)
+
+    def load(self, numbers: Sequence[int]) -> None:
+        """Read these pages together and remember them. Raises DamagedData."""
+        missing = [number for number in numbers if number not in self._loaded]
+        self._loaded |= self._maps.pages(self._root, missing)
+
+    def packs_of(self, page: int) -> NDArray[np.int64]:
+        """The number of the pack that has each chunk of a page, below 0 for zeros. Raises DamagedData."""
+        self.load([page])
+        return self._loaded[page].packs
+
+    def is_stored(self, chunk: int) -> bool:
+        """Whether the chunk is other than zero. Raises DamagedData."""
+        page, position = divmod(chunk, PAGE_CHUNKS)
+        return bool(self.packs_of(page)[position] != ZERO)
+
     def content_id(self, chunk: int) -> bytes:
         """Id of a stored chunk's content, out of its pack's footer. Raises DamagedData."""
         page, position = divmod(chunk, PAGE_CHUNKS)
-        refs = self._maps.pages(self._root, [page])[page]
+        self.load([page])
+        refs = self._loaded[page]
         pack_id = self._maps.table.pack_id(int(refs.packs[position]))
         footer = self._packs.open(PackKind.DATA, pack_id).footer
         slot = int(refs.slots[position])

@@ -56,6 +56,18 @@ class Ref(msgspec.Struct, frozen=True):
         return cls(address.pack.hex(), address.slot)
 
 
+class ImageRecord(msgspec.Struct, frozen=True):
+    """What could be known of a disk's image file, and of the QEMU that had it, when the point was taken.
+
+    ``born`` and ``qemu`` are texts to be compared; they and ``inode`` are empty or 0 where unknown.
+    """
+
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    qemu: str = ""
+
+
 class DiskRecord(msgspec.Struct, frozen=True):
     """One disk of a point. All sizes in bytes; docs/cli.md says what each counts."""
 
@@ -66,6 +78,8 @@ class DiskRecord(msgspec.Struct, frozen=True):
     format: str = ""
     source: str = ""
     backing: tuple[str, ...] = ()
+    image: ImageRecord = ImageRecord()
+    whole: str | None = None
     encryption: str = ""
     parent: str | None = None
     reason: str = ""

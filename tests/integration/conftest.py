@@ -40,6 +40,9 @@ _PUSHED = (
     "a_disk_that_was_cut_and_grew_again[push-10485760-20971520]",
     "a_signal_while_the_server_hangs[push-store]",
     "an_image_from_before_a_point_of_the_domain_shut_off[push]",
+    "a_copy_of_another_disk_over_a_blank_one[blank-push]",
+    "a_copy_of_another_disk_over_a_blank_one[rewritten-push]",
+    "compare_reads_all_and_stores_what_no_look_finds[push]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
 
