@@ -15,6 +15,7 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read
+from puller.pipeline.flow import join
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.run import DiskWriter, Run
 from puller.units import CHUNK, MIB
@@ -65,16 +66,17 @@ class Transfer:
     ) -> None:
         if error is not None:
             self._run.flow.fail(error)
-        for reader in self._readers:
-            reader.join()
+        join(self._readers)
 
     def read_all(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> None:
         """Read every disk. Returns when all batches are encoded and every NBD connection is closed."""
         self._disks = [_Disk(export, bases[export.target]) for export in exports]
-        for disk in self._disks:
-            self._readers.append(self._run.flow.spawn(f"read-{disk.target}", partial(self._read, disk)))
+        # All are known before the first is started: a signal may come then, and the job must outlive them.
+        flow = self._run.flow
+        self._readers = [flow.thread(f"read-{disk.target}", partial(self._read, disk)) for disk in self._disks]
         for reader in self._readers:
-            reader.join()
+            reader.start()
+        join(self._readers)
         self._run.drain()
 
     def _read(self, disk: _Disk) -> None:

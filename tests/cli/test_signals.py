@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -137,6 +138,49 @@ except Stopped:
     with _start([*DEFAULT, sys.executable, "-c", script]) as running:
         out, err = _end(running)
     assert (out, err, running.returncode) == ("cleaned up\n", "", 0)
+
+
+def _threads(process: int) -> list[int]:
+    """The ids of its threads, the main one first."""
+    return sorted(int(task.name) for task in Path(f"/proc/{process}/task").iterdir())
+
+
+_WAITS = {
+    "join": "threads[0].join()",
+    "lock": "lock.acquire()",
+    "event": "threading.Event().wait()",
+    "pool": "concurrent.futures.wait([concurrent.futures.Future()])",
+}
+
+
+@pytest.mark.parametrize("wait", _WAITS)
+@pytest.mark.parametrize("place", range(4), ids=["main", "watch", "elder", "youngest"])
+def test_a_signal_is_heard_whichever_thread_the_kernel_gives_it(wait: str, place: int) -> None:
+    """The kernel chooses a thread by itself, mostly the main one: here it is told which."""
+    script = f"""
+import concurrent.futures, threading
+from puller.cli.signals import Stopped, stop_on_signals
+lock = threading.Lock()
+lock.acquire()
+try:
+    with stop_on_signals(lambda: None):
+        threads = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        print("waits", flush=True)
+        {_WAITS[wait]}
+except Stopped as stop:
+    print(stop.signal)
+"""
+    with _start([*DEFAULT, sys.executable, "-c", script]) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "waits\n"
+        tasks = _threads(running.pid)
+        assert len(tasks) == 4
+        tgkill = 234
+        assert ctypes.CDLL(None).syscall(tgkill, running.pid, tasks[place], signal.SIGTERM.value) == 0
+        out, err = _end(running)
+    assert (out, err, running.returncode) == ("SIGTERM\n", "", 0)
 
 
 def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
