@@ -37,7 +37,7 @@ from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.runlock import RunLock
 from puller.hypervisor.scratch import default_directory
-from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
+from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.run import Run, Tuning
 from puller.store.patience import holding, long
@@ -241,9 +241,10 @@ class _Transaction:
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
                 draft,
+                time=max(draft.time, frozen.frozen_at),
                 kind=kind_of(records),
                 disks=records,
-                parent=max((record.parent for record in records if record.parent), default=None),
+                parent=newest_of(base.parent.point for base in bases.values() if base.parent),
                 checkpoint=mark.checkpoint,
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,

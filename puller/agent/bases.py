@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
-from puller.agent.history import MOMENT, History
+from puller.agent.history import History
 from puller.errors import DamagedData
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.image import untracked
 from puller.repository.image import DiskImage
-from puller.repository.points import DiskRecord, Point
+from puller.repository.points import MOMENT, DiskRecord, Point
 from puller.repository.repository import Repository
 from puller.repository.slot import content_id
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, chunk_count

@@ -1,13 +1,20 @@
-"""The time of a new point: the host's clock, and what is done where that cannot be right.
+"""The times of a new point: the host's clock, and what is done where that cannot be right.
 
-Restore points are ordered, chosen and kept by their times. A point that is dated before an older one would
-be taken for old, and might be removed before its time; so it is never dated so.
+A point has two. Its id, and so the name of its checkpoint, begins with the second in which its run was about
+to begin the job. Its ``time`` is just after the job has begun, when the disks were frozen: an agent may take
+40 s in between, and what the guest writes then is in the point. (libvirt's ``creationTime`` of the checkpoint is
+of no use for that: it is the second in which libvirt was asked, before QEMU froze anything.)
+
+Restore points are ordered, chosen and kept by ``time``. A point that is dated before an older one would
+be taken for old, and might be removed before its time; so it is never dated so, nor at the same moment.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
+from puller.agent.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
 from puller.repository.points import time_of
@@ -21,14 +28,14 @@ APART = timedelta(minutes=15)
 
 
 def next_moment(repository: Repository, uuid: str, name: str, observer: Observer) -> datetime:
-    """The time that a point of the domain is to be given now: never before that of one that is there.
+    """The earliest time that a point of the domain can be given now: after those of all that are there.
 
     Where the host's clock is behind these it is the second after the newest, and the user is told.
     Raises RepositoryError if it is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
-    newest = max((time_of(point_id) for _, point_id in repository.points.names(uuid)), default=now)
-    if now >= newest:
+    newest = _newest(History(repository, uuid))
+    if newest is None or now > newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
     text = f"the clock of this host says {said}, but the newest point of {name} is dated {dated}"
@@ -37,6 +44,13 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
         raise RepositoryError(text, advice=advice)
     observer(Notice(name, f"{text}: the new one is dated a second later"))
     return newest + timedelta(seconds=1)
+
+
+def _newest(history: History) -> datetime | None:
+    """Ids tell it of points whose records cannot be read, to the second."""
+    times = [time_of(point_id) for point_id in history.ids[:1]]
+    times += [point.time for point in islice(history, 1)]
+    return max(times, default=None)
 
 
 def compare(ahead: float, name: str, observer: Observer) -> None:

@@ -33,6 +33,9 @@ _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PARALLEL_READS = 8
 
+MOMENT = len("20261123T050000Z")
+"""Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
+
 
 class Ref(msgspec.Struct, frozen=True):
     """An address as JSON."""
@@ -130,17 +133,23 @@ def kind_of(disks: Sequence[DiskRecord]) -> str:
 
 
 def in_order(points: Iterable[Point]) -> list[Point]:
-    """Oldest first. Times are whole seconds; of one second, a point comes after the one it was taken from."""
+    """Oldest first. A point of the same time as the one it was taken from comes after that."""
     known = {(point.uuid, point.point): point for point in points}
     return sorted(known.values(), key=lambda point: (point.time, _generation(point, known), point.point))
 
 
 def _generation(point: Point, known: Mapping[tuple[str, str], Point]) -> int:
-    """How many ancestors of ``point`` are of the same second."""
+    """How many ancestors of ``point`` are of the same time."""
     count, parent = 0, known.get((point.uuid, point.parent or ""))
     while parent is not None and parent.time == point.time and count < len(known):
         count, parent = count + 1, known.get((parent.uuid, parent.parent or ""))
     return count
+
+
+def newest_of(points: Iterable[Point]) -> str | None:
+    """The id of the newest of some points of one domain; None if there are none."""
+    ordered = in_order(points)
+    return ordered[-1].point if ordered else None
 
 
 def object_name(uuid: str, point_id: str) -> str:
@@ -288,7 +297,7 @@ class Points:
         """Raise if a damaged record hides a point that is newer than the chosen one and would fit."""
         last = "9" if limit is None else f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
         for _, point_id in self.names(chosen.uuid) if damaged else ():
-            if point_id in damaged and chosen.point < point_id < last:
+            if point_id in damaged and chosen.point[:MOMENT] <= point_id < last:
                 raise DamagedData(
                     damaged[point_id].message,
                     advice=f"The newest that can be read is {chosen.point}: name it by that id.",

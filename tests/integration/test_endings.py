@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob
+from puller.repository.points import time_of
 from puller.units import MIB
 from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -118,3 +120,42 @@ def test_a_connection_that_is_lost_after_the_commit(scene: Scene, monkeypatch: p
         scene.machine.handle.backupGetXMLDesc()
     assert leftovers(scene.folder) == []
     assert scene.backup().parent == point.point
+
+
+def test_the_time_of_a_point_is_after_the_freeze(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guest writes while its agent takes its time to freeze it is in the point: its time says so."""
+    written: list[datetime] = []
+    enter = PullJob.__enter__
+
+    def late(job: PullJob) -> PullJob:
+        scene.machine.write("vda", 7, 0, MIB)
+        written.append(datetime.now(UTC))
+        return enter(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PullJob, "__enter__", late)
+        point = scene.backup()
+    assert written[0] <= point.time <= datetime.now(UTC)
+    assert time_of(point.point) <= point.time
+    earlier = scene.repository.points.select(f"{scene.machine.name}@{written[0].isoformat()}")
+    assert earlier.point == point.parent
+    scene.assert_exact(point)
+
+
+def test_a_rehash_needs_no_point_that_is_deleted_meanwhile(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """A raw disk names its parent in the point, and takes nothing over from it."""
+    machine = machine_factory(DiskSpec("vda", MIB, "raw"))
+    machine.write("vda", 1, 0, MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    first = puller.backup(repository, machine.name, connect=libvirt_uri)
+
+    def delete(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        puller.delete(repository, [first.point])
+
+    second = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=delete)
+    assert (second.kind, second.parent) == ("rehash", first.point)
+    assert [point.point for point in puller.list_points(repository)] == [second.point]
+    assert truth.equals(restored(repository, second, tmp_path), "vda", 1)
