@@ -25,8 +25,8 @@ from puller.agent.offline import Offline
 from puller.agent.push import Push
 from puller.agent.source import Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, NbdError
-from puller.events import Notice, Observer, Step
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
+from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
@@ -96,6 +96,11 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether a signal ended the run: in a thread of a batch, as an error of puller's."""
+    return isinstance(error, Interrupted) or not isinstance(error, Exception)
 
 
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
@@ -210,7 +215,7 @@ class _Transaction:
         except (HypervisorError, NbdError, OSError) as error:
             if self._committed is None:
                 raise
-            self._aftermath.let_be(error)
+            self._aftermath.let_be(error, self._committed)
             return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
@@ -271,9 +276,14 @@ class _Transaction:
         """Delete the new checkpoint on failure: its changes count in the older one all along."""
 
         def commit(run: Run, point: Point) -> None:
-            run.commit(point)
-            self._aftermath.checkpoint = None
-            self._committed = point
+            try:
+                run.commit(point)
+            except BaseException as error:
+                # The put may have taken effect before the signal; then the checkpoint is the point's.
+                if is_stop(error) and self._repository.points.holds(point):
+                    self._stored(point)
+                raise
+            self._stored(point)
 
         self._aftermath.checkpoint = checkpoint
         try:
@@ -281,6 +291,11 @@ class _Transaction:
         except BaseException:
             self._aftermath.delete()
             raise
+
+    def _stored(self, point: Point) -> None:
+        self._aftermath.checkpoint = None
+        self._committed = point
+        self._observer(Committed(self._domain.name, point))
 
     def _copy(
         self, run: Run, frozen: Quiesced, bases: dict[str, Base]

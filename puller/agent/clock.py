@@ -2,8 +2,8 @@
 
 A point has two. Its id, and so the name of its checkpoint, begins with the second in which its run was about
 to begin the job. Its ``time`` is just after the job has begun, when the disks were frozen: an agent may take
-40 s in between, and what the guest writes then is in the point. (libvirt's ``creationTime`` of the checkpoint is
-of no use for that: it is the second in which libvirt was asked, before QEMU froze anything.)
+40 s in between, and what the guest writes then is in the point. (libvirt's ``creationTime`` of the
+checkpoint is of no use for that: it is the second in which libvirt was asked, before QEMU froze anything.)
 
 Restore points are ordered, chosen and kept by ``time``. A point that is dated before an older one would
 be taken for old, and might be removed before its time; so it is never dated so, nor at the same moment.

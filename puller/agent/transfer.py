@@ -73,7 +73,9 @@ class Transfer:
         self._disks = [_Disk(export, bases[export.target]) for export in exports]
         # All are known before the first is started: a signal may come then, and the job must outlive them.
         flow = self._run.flow
-        self._readers = [flow.thread(f"read-{disk.target}", partial(self._read, disk)) for disk in self._disks]
+        self._readers = [
+            flow.thread(f"read-{disk.target}", partial(self._read, disk)) for disk in self._disks
+        ]
         for reader in self._readers:
             reader.start()
         join(self._readers)

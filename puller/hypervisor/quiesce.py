@@ -48,7 +48,7 @@ class Quiesce(Enum):
 class Quiesced:
     """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
 
-    Once entered, ``frozen_at`` is the host's time just after that: all that is in the disks was written before.
+    Once entered, ``frozen_at`` is the host's time just after that: all that the disks hold is older.
     ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
     is told to ``tell`` where that is of interest. As long as the disks are frozen, ``alarm`` is called once
     the guest would be hurt by going on, see ``FrozenDisks.guarded``.

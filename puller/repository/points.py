@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,6 +17,7 @@ from puller.errors import (
     NoSuchPoint,
     ObjectExists,
     ObjectNotFound,
+    PullerError,
     StoreError,
     UnsupportedFormat,
 )
@@ -23,7 +25,7 @@ from puller.repository.mapreader import check_address
 from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
-from puller.store.patience import carried
+from puller.store.patience import brief, carried, holding
 
 PREFIX = "points/"
 VERSION = 1
@@ -248,6 +250,12 @@ class Points:
     def delete(self, names: Iterable[tuple[str, str]]) -> None:
         """Delete the points with these (domain uuid, point id); what only they reach is prune's to remove."""
         self._store.delete([object_name(*name) for name in names])
+
+    def holds(self, point: Point) -> bool:
+        """Whether ``point`` is there, as far as the store answers soon."""
+        with holding(brief()), suppress(PullerError):
+            return self.get(point.uuid, point.point) == point
+        return False
 
     def _holds(self, name: str, box: bytes) -> bool:
         try:

@@ -37,13 +37,12 @@ def test_a_point_is_dated_now() -> None:
 
 
 def test_points_of_one_second_and_of_a_clock_that_stepped_back_are_in_their_order() -> None:
-    """Ids tell whole seconds, and an agent that is slow puts the time of a point long after that of its id."""
+    """Ids tell whole seconds, and a slow agent puts the time of a point long after that of its id."""
     scene = Scene.new()
     began = datetime.now(UTC)
     slow = scene.back_up("a", [1], moment=began, time=began + timedelta(seconds=40))
-    points, told = [slow], list[Event]()
-    for seed in range(2, 6):
-        points.append(scene.back_up("a", [seed], moment=_next(scene, told)))
+    told = list[Event]()
+    points = [slow, *(scene.back_up("a", [seed], moment=_next(scene, told)) for seed in range(2, 6))]
     assert points == sorted(points, key=lambda point: point.time)
     assert len({point.time for point in points}) == len(points)
     repository = scene.open()[1]

@@ -17,6 +17,7 @@ import pytest
 
 import puller
 from puller.events import DiskPlanned, Event, Observer, Step
+from puller.repository.points import Points
 from puller.units import MIB
 from tests.cli.conftest import CommandLine, command
 from tests.lab.archive import make_point
@@ -255,3 +256,57 @@ def test_an_interrupted_backup_leaves_nothing_and_tells_what_was_done(
     monkeypatch.undo()
     (second,) = cli("backup", machine.name, *places).document["points"]
     assert second["kind"] == "incremental"
+
+
+@pytest.mark.parametrize("step", ["end", "retire"])
+def test_a_signal_after_the_commit_tells_that_the_point_is_stored(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB))
+    places = ["-r", str(folder), "-c", libvirt_uri, "--json"]
+    cli("backup", machine.name, *places)
+    _stop_at(Step, monkeypatch, "backup", step)
+    answer = cli("backup", machine.name, "never", *places)
+    stored = puller.list_points(repository)[-1].point
+    assert (answer.error["code"], len(puller.list_points(repository))) == (130, 2)
+    assert [point["point"] for point in answer.document["points"]] == [stored]
+    assert answer.document["failed"] == []
+    assert [left["domain"] for left in answer.document["left"]] == [machine.name]
+    assert answer.error["advice"] == f"Run the same command again for the rest; stored: {stored}."
+    assert not list(tmp_path.rglob("*.scratch"))
+    monkeypatch.undo()
+    (third,) = cli("backup", machine.name, *places).document["points"]
+    assert (third["kind"], third["parent"]) == ("incremental", stored)
+
+
+def test_a_signal_within_the_commit_once_the_point_is_put(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The point has its checkpoint: the next run is incremental by it."""
+    machine = machine_factory(DiskSpec("vda", MIB))
+    places = ["-r", str(folder), "-c", libvirt_uri, "--json"]
+    commit = Points.commit
+
+    def interrupted(points: Points, point: puller.Point) -> None:
+        commit(points, point)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Points, "commit", interrupted)
+        answer = cli("backup", machine.name, *places)
+    (stored,) = puller.list_points(repository)
+    assert answer.error["code"] == 130 and stored.point in answer.error["advice"]
+    (second,) = cli("backup", machine.name, *places).document["points"]
+    assert (second["kind"], second["parent"]) == ("incremental", stored.point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError
-from puller.events import Event, Notice, Step
+from puller.agent import aftermath
+from puller.agent.batch import Audience, take_all
+from puller.cli import taken as cli_taken
+from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError, JobLeftOpen
+from puller.events import Event, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor import openjob, scratchwatch
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
@@ -159,3 +164,67 @@ def test_a_rehash_needs_no_point_that_is_deleted_meanwhile(
     assert (second.kind, second.parent) == ("rehash", first.point)
     assert [point.point for point in puller.list_points(repository)] == [second.point]
     assert truth.equals(restored(repository, second, tmp_path), "vda", 1)
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let libvirt refuse to end a job so many times."""
+    cancel, refused = openjob._cancel, list(range(times))
+
+    def refuse(domain: Domain) -> None:
+        if refused:
+            refused.pop()
+            raise HypervisorError("cannot acquire state change lock")
+        cancel(domain)
+
+    monkeypatch.setattr(openjob, "_cancel", refuse)
+    monkeypatch.setattr(aftermath, "_BETWEEN", 0.01)
+
+
+def test_a_job_that_cannot_be_ended_at_once_is_ended_later(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _refuse(patch, 5)
+        point = scene.backup()
+    assert any("its backup job is still open, and its end is tried on: cannot" in text for text in scene.told)
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+    assert scene.backup().parent == point.point
+
+
+def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The point stands. Until then the room for the scratch is watched."""
+    rooms = [2**40]
+    monkeypatch.setattr(scratchwatch, "free_bytes", lambda folder, what: rooms.pop() if rooms else 1)
+    monkeypatch.setattr(scratchwatch, "LOOK", 0.001)
+    told: list[Event] = []
+    full = threading.Event()
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Notice) and "filling up and the backup job cannot be ended" in event.text:
+            full.set()
+        if isinstance(event, Step) and event.name == "end":
+            rooms.clear()
+
+    def take(domain: str, observer: Observer) -> puller.Point:
+        return puller.backup(scene.repository, domain, connect=scene.uri, observer=observer)
+
+    with monkeypatch.context() as patch:
+        rooms.extend([2**40] * 10**6)
+        _refuse(patch, 10**6)
+        patch.setattr(aftermath, "_expired", lambda deadline: full.wait(60))
+        taken = take_all([scene.machine.name], take, Audience(tell, lambda _: None, lambda *_: None))
+    failure = cli_taken.failure(taken)
+    assert isinstance(failure, JobLeftOpen) and failure.exit_code == 17
+    (point,) = taken.points
+    assert point.point in failure.message and f"virsh domjobabort {scene.machine.name}" in failure.advice
+    assert puller.list_points(scene.repository)[-1] == point
+    assert taken.failed == []
+    assert full.is_set()
+    monkeypatch.undo()
+    assert scene.backup().parent == point.point
+    assert "ended a backup job that an earlier run had left open" in scene.told
