@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,3 +229,38 @@ def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
     monkeypatch.undo()
     assert scene.backup().parent == point.point
     assert "ended a backup job that an earlier run had left open" in scene.told
+
+
+def test_what_changes_beside_the_disks_is_as_it_was_at_the_freeze(scene: Scene) -> None:
+    """A guest that installs a boot loader meanwhile: the disks are from before it, and so is the NVRAM."""
+    scene.machine.stop()
+    variables = scene.folder / "variables.fd"
+    variables.write_bytes(b"before")
+    (scene.folder / "code.fd").write_bytes(bytes(128 * 1024))
+
+    def equip(root: ET.Element) -> None:
+        system = root.find("os")
+        assert system is not None
+        loader = ET.SubElement(system, "loader", readonly="yes", type="pflash")
+        loader.text = str(scene.folder / "code.fd")
+        ET.SubElement(system, "nvram").text = str(variables)
+        ET.SubElement(ET.SubElement(root, "features"), "acpi")
+
+    def entitle(root: ET.Element) -> None:
+        ET.SubElement(root, "title").text = "another"
+
+    scene.redefine(equip)
+    truth = scene.truth
+
+    def change(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        variables.write_bytes(b"after")
+        scene.redefine(entitle)
+
+    scene.truth = change
+    point = scene.backup()
+    told = "changed during the backup: the point has it as it was when that began"
+    assert point.notes == (f"domain.xml {told}", f"nvram.fd {told}")
+    folder = restored(scene.repository, point, scene.folder)
+    assert (folder / "nvram.fd").read_bytes() == b"before"
+    assert "another" not in (folder / "domain.xml").read_text()
