@@ -16,4 +16,6 @@ def main() -> NoReturn:
     from puller.cli.program import run
 
     libraries.restrain()
+    if "--debug" not in sys.argv:
+        libraries.silence()
     sys.exit(run(sys.argv[1:]))

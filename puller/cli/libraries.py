@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 _M_ARENA_MAX = -8
 """Parameter of glibc's mallopt (malloc.h)."""
@@ -20,3 +21,11 @@ def restrain() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 2)
+
+
+def silence() -> None:
+    """Print nothing about errors that are raised while objects are destroyed: nobody can handle them.
+
+    From Python 3.13 on the HTTP response of a request that was given up complains so, with a traceback.
+    """
+    sys.unraisablehook = lambda _: None

@@ -166,7 +166,7 @@ def decode_footer(keys: KeyRing, trailer: Trailer, sealed: bytes) -> Footer:
         footer = Footer.decode(compression.unframe(content, KEY_BOX + _ROW * trailer.count), trailer.count)
         # Slots are raw where compression does not help, so none is longer than its content. A reader
         # takes a whole slot into memory.
-        if footer.count and int(footer.lengths.max()) > trailer.kind.content_limit + TAG:
+        if footer.count and int(np.max(footer.lengths)) > trailer.kind.content_limit + TAG:
             raise DamagedData("it describes a slot that is longer than its content can be")
         return footer
     except DamagedData as error:

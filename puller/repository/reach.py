@@ -30,7 +30,7 @@ class SlotSet:
 
     def add(self, pack: int, slots: Slots) -> None:
         """Put in slots of one pack, at least one."""
-        column, needed = self.of(pack), int(slots.max()) + 1
+        column, needed = self.of(pack), int(np.max(slots)) + 1
         if len(column) < needed:
             column = np.concatenate([column, np.zeros(needed - len(column), np.bool_)])
             self.columns[pack] = column

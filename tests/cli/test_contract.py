@@ -20,6 +20,29 @@ from tests.lab.archive import data_packs, make_point
 HEAVY = ("boto3", "botocore", "libvirt", "nbd", "numpy", "rich", "msgspec", "cryptography", "zstandard")
 
 
+@pytest.mark.parametrize(("debug", "shown"), [((), False), (("--debug",), True)])
+def test_what_fails_as_an_object_is_destroyed_is_shown_only_for_debugging(
+    debug: tuple[str, ...], shown: bool
+) -> None:
+    """As an HTTP response does that belongs to a request which was given up."""
+    script = """
+import atexit, sys
+from puller.cli import main
+
+class Broken:
+    def __del__(self):
+        raise AttributeError("fp")
+
+left = [Broken()]
+atexit.register(left.clear)
+main()
+"""
+    command = [sys.executable, "-c", script, "stats", *debug, "--repository", "/nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert ("AttributeError: fp" in done.stderr) is shown
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     script = f"""

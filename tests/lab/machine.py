@@ -273,8 +273,8 @@ class Machine:
     def _format_node(self, target: str) -> dict[str, Any]:
         image = str(self.image(target))
         nodes = [node for node in self.monitor("query-named-block-nodes") if node["file"] == image]
-        (node,) = (node for node in nodes if node["drv"] in ("qcow2", "raw"))
-        return dict(node)
+        # libvirt 11 puts no raw node above the file of a raw image.
+        return dict(next((node for node in nodes if node["drv"] in ("qcow2", "raw")), nodes[0]))
 
     def _power_off(self) -> None:
         with suppress(libvirt.libvirtError):  # "not running": libvirt saw the end of QEMU by itself

@@ -20,6 +20,9 @@ from tests.nbd.rogue import Descriptors, RogueServer
 
 DATA, ZERO = Kind.DATA, Kind.ZERO
 
+REFUSED = "Protocol error"
+"""What the libnbd of Debian 13 answers to odd block status replies. That of Debian 12 hands them on."""
+
 
 def changes_of(image: Path) -> list[Extent]:
     with (
@@ -169,6 +172,14 @@ def test_short_replies_are_followed_by_more_requests(tmp_path: Path) -> None:
         assert export.status_requests == 16
 
 
+def contents_unless_refused(export: Export) -> list[Extent] | str:
+    """The extents, or REFUSED if libnbd refuses the reply before puller sees it."""
+    try:
+        return list(export.contents())
+    except NbdError as error:
+        return REFUSED if REFUSED in error.message else error.message
+
+
 def test_a_reply_that_overruns_is_cut(tmp_path: Path) -> None:
     """The protocol lets the last extent of a reply go beyond the request, never beyond what is asked here."""
 
@@ -176,7 +187,8 @@ def test_a_reply_that_overruns_is_cut(tmp_path: Path) -> None:
         return [(CHUNK, 3), (4 * GIB - CHUNK, 0)] if offset == 0 else [(4 * GIB - CHUNK, 0)]
 
     with RogueServer(tmp_path, 3 * GIB, overrun) as server, Export(server.uri) as export:
-        assert list(export.contents()) == [Extent(0, CHUNK, ZERO), Extent(CHUNK, 3 * GIB - CHUNK, DATA)]
+        expected = [Extent(0, CHUNK, ZERO), Extent(CHUNK, 3 * GIB - CHUNK, DATA)]
+        assert contents_unless_refused(export) in (expected, REFUSED)
 
 
 def test_empty_extents_are_passed_over(tmp_path: Path) -> None:
@@ -184,7 +196,7 @@ def test_empty_extents_are_passed_over(tmp_path: Path) -> None:
         RogueServer(tmp_path, MIB, lambda _, length: [(0, 0), (max(512, length // 2), 3)]) as server,
         Export(server.uri) as export,
     ):
-        assert list(export.contents()) == [Extent(0, MIB, ZERO)]
+        assert contents_unless_refused(export) in ([Extent(0, MIB, ZERO)], REFUSED)
 
 
 @pytest.mark.parametrize("descriptors", [None, [(0, 3)], [(0, 0), (0, 0)]])
@@ -192,7 +204,7 @@ def test_a_reply_without_progress_is_an_error(tmp_path: Path, descriptors: Descr
     with (
         RogueServer(tmp_path, MIB, lambda _offset, _length: descriptors) as server,
         Export(server.uri) as export,
-        pytest.raises(NbdError, match="tells nothing about base:allocation at 0"),
+        pytest.raises(NbdError, match=f"tells nothing about base:allocation at 0|{REFUSED}"),
     ):
         list(export.contents())
 

@@ -1,0 +1,226 @@
+"""Runs the tests against random mutants of the modules on which right data depends.
+
+A mutant is one small change of the source, made by an operator of Cosmic Ray: another comparison, another
+number, a negated condition, a loop that is not entered. Each is put into a copy of the tree. The quick tests
+run first; the slow ones run only against the mutants that the quick ones let pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MODULES = (
+    "puller/nbd/extents.py",
+    "puller/nbd/reader.py",
+    "puller/repository/pages.py",
+    "puller/repository/diskmap.py",
+    "puller/repository/image.py",
+    "puller/agent/bases.py",
+    "puller/repository/packing.py",
+    "puller/repository/slot.py",
+    "puller/repository/footer.py",
+    "puller/repository/pending.py",
+    "puller/repository/claims.py",
+    "puller/repository/condemned.py",
+    "puller/agent/survey.py",
+    "puller/agent/retention.py",
+    "puller/store/retrying.py",
+)
+
+_SLOW = ("tests/repository/test_run.py", "tests/agent/test_prune_interleaved.py")
+_SLOWER = ("tests/agent/test_simulation.py",)
+
+STAGES = (
+    ("tests/nbd", "tests/repository", "tests/agent", *(f"--ignore={path}" for path in _SLOW + _SLOWER)),
+    (*_SLOW, "tests/store"),
+    (*_SLOWER, "tests/cli/test_prune.py", "tests/cli/test_check.py"),
+    ("tests/integration/test_generations.py", "tests/integration/test_faults.py"),
+)
+"""What is run one after the other until a test fails: the dearer, the later."""
+
+LIMIT = 900
+"""Seconds for the tests of one stage; a mutant that makes them hang is caught."""
+
+BAR = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of one module: the ``number``-th place where the operator fits."""
+
+    module: str
+    operator: str
+    number: int
+
+    def source(self, original: str) -> str:
+        """The changed module."""
+        return mutate_code(original, get_operator(self.operator)(), self.number) or original
+
+
+def main() -> int:
+    """Draw, test and report; the exit status is 0 if enough are caught."""
+    arguments = _arguments()
+    modules = [name for name in MODULES if any(part in name for part in arguments.module or [""])]
+    drawn = draw(modules, arguments.mutants, arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="puller-mutants-") as folder:
+        survivors = _run(drawn, [Path(folder) / str(number) for number in range(os.cpu_count() or 1)])
+    caught = len(drawn) - len(survivors)
+    print(f"\n{caught} of {len(drawn)} mutants caught, {caught / len(drawn):.1%}")
+    for mutant in survivors:
+        print(f"\nsurvived: {mutant}\n{_difference(mutant)}")
+    return 0 if caught >= BAR * len(drawn) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/soak-mutants", description=__doc__)
+    parser.add_argument("--mutants", type=int, default=200, metavar="N", help="default 200")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="default 1")
+    parser.add_argument("--module", action="append", metavar="NAME", help="only modules whose path has NAME")
+    return parser.parse_args()
+
+
+def draw(modules: Sequence[str], count: int, seed: int) -> list[Mutant]:
+    """``count`` mutants at random, all equally likely, that change more than annotations."""
+    every = [mutant for module in modules for mutant in _mutants(module)]
+    drawn: list[Mutant] = []
+    for mutant in random.Random(seed).sample(every, len(every)):
+        if len(drawn) == count:
+            break
+        if _changes_behaviour(mutant):
+            drawn.append(mutant)
+    return drawn
+
+
+def _mutants(module: str) -> Iterator[Mutant]:
+    nodes = list(ast_nodes(get_ast(_text(module))))
+    for name in sorted(operator_names()):
+        if get_operator(name).arguments():
+            continue  # such as renaming a variable that the caller has to choose
+        operator = get_operator(name)()
+        places = sum(1 for node in nodes for _ in operator.mutation_positions(node))
+        yield from (Mutant(module, name, number) for number in range(places))
+
+
+def _changes_behaviour(mutant: Mutant) -> bool:
+    original = _text(mutant.module)
+    try:
+        return _bare(mutant.source(original)) != _bare(original)
+    except SyntaxError:
+        return False
+
+
+def _bare(source: str) -> str:
+    """The program without its annotations, which are not evaluated."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def _run(drawn: Sequence[Mutant], trees: Sequence[Path]) -> list[Mutant]:
+    """Those that all tests let pass, tested in as many copies of the tree at a time."""
+    free: SimpleQueue[Path] = SimpleQueue()
+    for tree in trees:
+        _copy_to(tree)
+        free.put(tree)
+
+    def survives(mutant: Mutant) -> bool:
+        tree = free.get()
+        try:
+            stage = _caught_by(mutant, tree)
+        finally:
+            free.put(tree)
+        print(f"{'SURVIVED' if stage is None else f'caught by stage {stage + 1}'}: {mutant}", flush=True)
+        return stage is None
+
+    with ThreadPoolExecutor(len(trees)) as pool:
+        return [mutant for mutant, survived in zip(drawn, pool.map(survives, drawn), strict=True) if survived]
+
+
+def _copy_to(tree: Path) -> None:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, listing.stdout.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
+    if (kernel := ROOT / "build/guest-kernel").is_dir():
+        shutil.copytree(kernel, tree / "build/guest-kernel", symlinks=True)
+    failed = _first_failing(tree, STAGES[:1])
+    if failed is not None:
+        sys.exit(f"the tests fail without a mutant: {' '.join(STAGES[failed])}")
+
+
+def _caught_by(mutant: Mutant, tree: Path) -> int | None:
+    path = tree / mutant.module
+    path.write_text(mutant.source(_text(mutant.module)))
+    try:
+        return _first_failing(tree, STAGES)
+    finally:
+        path.write_text(_text(mutant.module))
+
+
+def _first_failing(tree: Path, stages: Sequence[Sequence[str]]) -> int | None:
+    """The number of the first stage whose tests do not pass in ``tree``, or None."""
+    return next((number for number, tests in enumerate(stages) if not _pass(tree, tests)), None)
+
+
+def _pass(tree: Path, tests: Sequence[str]) -> bool:
+    """Whether the tests pass with the ``puller`` of ``tree``, which comes before the installed one."""
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(LIMIT) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _difference(mutant: Mutant) -> str:
+    original = _text(mutant.module)
+    lines = difflib.unified_diff(
+        original.splitlines(), mutant.source(original).splitlines(), mutant.module, "mutant", lineterm=""
+    )
+    return "\n".join(lines)
+
+
+def _text(module: str) -> str:
+    return (ROOT / module).read_text()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
