@@ -19,7 +19,7 @@ from puller.agent import clock, reconcile
 from puller.agent.aftermath import Aftermath
 from puller.agent.bases import ASKED, Base, doubted, from_nothing, unhurt
 from puller.agent.history import History
-from puller.agent.metadata import Moment, gather
+from puller.agent.metadata import Beside
 from puller.agent.notes import Notes
 from puller.agent.offline import Offline
 from puller.agent.push import Push
@@ -242,9 +242,9 @@ class _Transaction:
             RunLock(self._source.folder, checkpoint, self._domain),
             quiesced as frozen,
         ):
-            attachments, seen = self._attach(run)
-            records = self._copy(run, frozen, bases)
-            seen.compare(self._notes)
+            beside = Beside(self._domain, self._disks, self._notes, sealed=self._sealed)
+            records, attachments = self._copy(run, frozen, bases, beside)
+            beside.compare(self._notes)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
                 draft,
@@ -299,7 +299,9 @@ class _Transaction:
         self._committed = point
         self._observer(Committed(self._domain.name, point))
 
-    def _copy(self, run: Run, frozen: Quiesced, bases: dict[str, Base]) -> tuple[DiskRecord, ...]:
+    def _copy(
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base], beside: Beside
+    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         frozen.settle()
         self._on_frozen(frozen.exports)
@@ -309,21 +311,19 @@ class _Transaction:
             frozen.confirm()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
+            attachments = tuple(
+                Attachment(name, len(body), Ref.to(run.attach(body)))
+                for name, body in beside.contents.items()
+            )
             run.flush()
         self._tell_effort(run)
-        return records
+        return records, attachments
 
     def _tell_effort(self, run: Run) -> None:
         summary = run.effort.summary()
         if summary is not None:
             self._notice(summary)
 
-    def _attach(self, run: Run) -> tuple[tuple[Attachment, ...], Moment]:
-        """Store what belongs to the domain beside its disks, as it is in the moment of the freeze."""
-        sealed = self._repository.keys.public is not None
-        moment = Moment(self._domain, sealed=sealed)
-        attachments = []
-        for name, body in gather(self._domain, self._disks, self._notes, sealed=sealed):
-            moment.note(name, body)
-            attachments.append(Attachment(name, len(body), Ref.to(run.attach(body))))
-        return tuple(attachments), moment
+    @property
+    def _sealed(self) -> bool:
+        return self._repository.keys.public is not None

@@ -17,7 +17,6 @@ anew, writes both. At the end of the transfer, hours later perhaps, it is looked
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -57,24 +56,19 @@ def gather(
             notes.add(f"the point has no images.json: {error.message}")
 
 
-class Moment:
-    """What was attached as the disks were frozen, to be looked at again."""
+class Beside:
+    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError."""
 
-    def __init__(self, domain: Domain, *, sealed: bool) -> None:
+    def __init__(self, domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
         self._domain = domain
         self._sealed = sealed
-        self._seen: dict[str, bytes] = {}
-
-    def note(self, name: str, content: bytes) -> None:
-        """Remember what the attachment ``name`` holds."""
-        self._seen[name] = hashlib.sha256(content).digest()
+        self.contents = dict(gather(domain, disks, notes, sealed=sealed))
 
     def compare(self, notes: Notes) -> None:
         """Note what is another by now. What cannot be told, as of a domain that has ended, is passed over."""
         for name, read in _readers(self._domain, self._sealed):
             with suppress(HypervisorError):
-                content = read(self._domain)
-                if name in self._seen and self._seen[name] != hashlib.sha256(content or b"").digest():
+                if name in self.contents and self.contents[name] != read(self._domain):
                     notes.add(f"{name} changed during the backup: the point has it as it was when that began")
 
 

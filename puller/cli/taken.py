@@ -46,16 +46,15 @@ _SUMS = ("dirty_bytes", "read_bytes", "new_bytes", "stored_bytes")
 
 
 def document(taken: Taken) -> dict[str, Any]:
-    """``points``, ``failed`` and ``left``, as docs/cli.md promises them."""
-    failed = [
-        {"domain": domain, "error": failures.document(failures.translate(error))}
-        for domain, error in taken.failed
+    """``points``, ``failed`` and, where there is any, ``left``, as docs/cli.md promises them."""
+    left = {"left": _errors(taken.left)} if taken.left else {}
+    return {"points": [record(point) for point in taken.points], "failed": _errors(taken.failed), **left}
+
+
+def _errors(told: Sequence[tuple[str, BaseException]]) -> list[dict[str, Any]]:
+    return [
+        {"domain": domain, "error": failures.document(failures.translate(error))} for domain, error in told
     ]
-    left = [
-        {"domain": domain, "error": failures.document(failures.translate(error))}
-        for domain, error in taken.left
-    ]
-    return {"points": [record(point) for point in taken.points], "failed": failed, "left": left}
 
 
 def text(taken: Taken) -> str:
