@@ -46,6 +46,12 @@ class OutputRefused(UsageError):
     default_advice = "Choose another --output, or pass --force to replace what is there."
 
 
+class OutputInUse(OutputRefused):
+    """The target of a restore is used by a guest, a mount or a program; nothing was touched."""
+
+    default_advice = "Free it, or choose another --output; --force does not help here."
+
+
 class OutputFailed(PullerError):
     """A restore could not go on writing: the output is full or failed. The unfinished file is removed."""
 
@@ -115,6 +121,12 @@ class Locked(RepositoryError):
     default_advice = "Wait until the other run has ended and try again."
 
 
+class CommitUnreadable(Locked):
+    """What a run is about to commit cannot be read, so prune cannot know what it needs."""
+
+    default_advice = "Prune again: the run will fail by itself, or if it died, be forgotten after a day."
+
+
 class Overtaken(RepositoryError):
     """Prune may remove data that a run refers to before the run could commit; nothing was committed."""
 
@@ -129,6 +141,14 @@ class WrongKey(RepositoryError):
     exit_code = 12
     default_advice = (
         "Set PULLER_PASSWORD, PULLER_PASSWORD_FILE or PULLER_KEY_FILE to what opens the repository."
+    )
+
+
+class NotEncrypted(WrongKey):
+    """A repository that somebody expects to be encrypted is not: nothing is read from it or stored in it."""
+
+    default_advice = (
+        "Give no password or key file if it was made with --no-encryption; else find out who changed it."
     )
 
 

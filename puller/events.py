@@ -36,11 +36,17 @@ class DiskPlanned(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress(Event):
-    """``done`` bytes of ``disk`` have been moved since the start, ``stored`` bytes were added."""
+    """How far ``disk`` is since the start, in bytes (or packs, where the disk is ``packs``).
+
+    ``done`` is dealt with, zeros that cost nothing included: it runs up to the plan's total. ``moved`` of it
+    was read in a backup, written in a restore; None where nobody knows, as in a push, where QEMU counts.
+    ``stored`` was added to the repository.
+    """
 
     subject: str
     disk: str
     done: int
+    moved: int | None
     stored: int
 
 

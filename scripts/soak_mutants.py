@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor  # noqa: TID251
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -58,7 +58,7 @@ STAGES = (
 )
 """What is run one after the other until a test fails: the dearer, the later."""
 
-LIMIT = 900
+LIMIT = 600
 """Seconds for the tests of one stage; a mutant that makes them hang is caught."""
 
 BAR = 0.95
@@ -80,6 +80,7 @@ class Mutant:
 def main() -> int:
     """Draw, test and report; the exit status is 0 if enough are caught."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the tests under way, too
     modules = [name for name in MODULES if any(part in name for part in arguments.module or [""])]
     drawn = draw(modules, arguments.mutants, arguments.seed)
     with tempfile.TemporaryDirectory(prefix="puller-mutants-") as folder:

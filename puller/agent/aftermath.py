@@ -26,7 +26,7 @@ from puller.errors import (
 )
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor import openjob, quiesce
+from puller.hypervisor import openjob, quiesce, secret
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.scratchwatch import ScratchWatch
@@ -194,6 +194,7 @@ class Aftermath:
         openjob.end_stale(domain, self._repository_id)
         for folder in self._folders:
             openjob.sweep_scratch(domain, folder, self._repository_id)
+        secret.sweep_secrets(domain, self._repository_id)
         self._delete(domain)
 
     def _delete(self, domain: Domain) -> None:

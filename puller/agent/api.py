@@ -28,7 +28,7 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.run import Tuning
 from puller.repository.slots import FULL, KeyFile, Password, Secret
-from puller.store.location import open_store
+from puller.store.location import address, open_store
 from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 
@@ -45,12 +45,19 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     It is encrypted, and opened by ``password`` or by the content of a key file (32 random bytes or
     more); with neither it is not encrypted. Raises RepositoryExists, NoBucket, StoreError, UsageError.
     """
-    return repositories.create(RetryingStore(open_store(url)), _secret(password, key_file))
+    store = open_store(url)
+    return repositories.create(RetryingStore(store), _secret(password, key_file), address(store))
 
 
 def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
-    """Open the repository at ``url``. Raises NoRepository, WrongKey, UnsupportedFormat, StoreError."""
-    return repositories.open_repository(RetryingStore(open_store(url)), _secret(password, key_file))
+    """Open the repository at ``url``.
+
+    This host remembers its id and whether it is encrypted; ``replaced`` of the repository says what has
+    changed since the first time. Raises NoRepository, WrongKey (also with a secret for a repository that is
+    not encrypted), UnsupportedFormat, StoreError.
+    """
+    store = open_store(url)
+    return repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -66,6 +73,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     connect: str = DEFAULT_URI,
     disks: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    exclude_if_present: Sequence[str] = (),
     full: bool = False,
     scratch_dir: str | None = None,
     mode: str = "pull",
@@ -81,10 +89,11 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
 ) -> Point:
     """Take one restore point of a domain, running or shut off, and return its record.
 
-    ``disks`` and ``exclude`` are target names; ``full`` ignores earlier points. ``quiesce`` is
-    ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the instant of the
-    freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports once the
-    point in time is frozen and before puller reads.
+    ``disks`` and ``exclude`` are target names of the domain, ``exclude_if_present`` such as it need not
+    have. A domain without disks to take gets a point with its configuration. ``full`` ignores earlier points.
+    ``quiesce`` is ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the
+    instant of the freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports
+    once the point in time is frozen and before puller reads.
 
     ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
     and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
@@ -109,6 +118,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         connect=connect,
         disks=tuple(disks),
         exclude=tuple(exclude),
+        exclude_if_present=tuple(exclude_if_present),
         full=full,
         scratch_dir=scratch_dir,
         mode=mode,
@@ -140,14 +150,16 @@ def list_points(
     repository: Repository,
     domain: str | None = None,
     *,
+    hosts: Sequence[str] = (),
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> list[Point]:
-    """The restore points, oldest first; of one domain (name or UUID) if given.
+    """The restore points, oldest first; of one domain (name or UUID) and of some ``hosts`` if given.
 
     A damaged record raises DamagedData, or is told to ``damaged`` with its point id where that is given.
     """
-    points = repository.points.all(damaged)
-    return [point for point in points if domain is None or domain in (point.domain, point.uuid)]
+    stored = repository.points
+    points = stored.all(damaged) if domain is None else stored.of(domain, damaged)
+    return [point for point in points if point.is_from(hosts)]
 
 
 def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -155,26 +167,35 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     point: str,
     *,
     output: str,
+    hosts: Sequence[str] = (),
     disks: Sequence[str] = (),
     format: str = "raw",  # noqa: A002 - the field's word
     force: bool = False,
     salvage: bool = False,
+    connect: str = DEFAULT_URI,
     observer: Observer = ignore,
 ) -> Restored:
     """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
 
-    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``. Raises NoSuchPoint,
-    AmbiguousPoint, NoSuchDisk, OutputRefused, OutputFailed, DamagedData, StoreError.
+    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
+    that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
+    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host
+    is. A libvirt that cannot be asked is a notice.
+
+    Raises NoSuchPoint, AmbiguousPoint (also if several hosts have points of the domain and ``hosts`` does not
+    say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
     """
-    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage)
+    libvirts = (connect, DEFAULT_URI)
+    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point), request, observer)
+        return _restore(repository, repository.points.select(point, hosts), request, observer)
 
 
 def check(
     repository: Repository,
     points: Sequence[str | Point] = (),
     *,
+    hosts: Sequence[str] = (),
     read_data: float = 0.0,
     observer: Observer = ignore,
 ) -> CheckReport:
@@ -185,7 +206,10 @@ def check(
     StoreError.
     """
     with holding(_patience("repository", observer)):
-        return _check(repository, points, read_data, observer)
+        chosen = [
+            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
+        ]
+        return _check(repository, chosen, read_data, observer)
 
 
 def prune(
@@ -210,12 +234,12 @@ def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
     return preview(repository, policy)
 
 
-def delete(repository: Repository, points: Sequence[str]) -> tuple[str, ...]:
+def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str] = ()) -> tuple[str, ...]:
     """Delete ``points``, named as for ``restore``, and return their ids. ``prune`` frees the space.
 
     All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
     """
-    return _delete(repository, points)
+    return _delete(repository, points, hosts)
 
 
 def list_keys(
@@ -257,12 +281,17 @@ def remove_key(repository: Repository, key: str) -> None:
     _remove_key(repository, key)
 
 
-def stats(repository: Repository, *, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
-    """What the repository holds.
+def stats(
+    repository: Repository,
+    *,
+    hosts: Sequence[str] = (),
+    damaged: Callable[[str, DamagedData], None] | None = None,
+) -> Stats:
+    """What the repository holds. ``hosts`` (names or patterns) limits the points that are counted.
 
     A damaged point record raises DamagedData, or is told to ``damaged`` with its point id, where given.
     """
-    return _stats(repository, damaged)
+    return _stats(repository, damaged, hosts)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

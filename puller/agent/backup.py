@@ -22,8 +22,9 @@ from puller.agent.history import History
 from puller.agent.metadata import Beside
 from puller.agent.notes import Notes
 from puller.agent.offline import Offline
+from puller.agent.omissions import omissions
 from puller.agent.push import Push
-from puller.agent.source import Pull, Source
+from puller.agent.source import NoDisks, Pull, Source
 from puller.agent.transfer import Transfer
 from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
 from puller.events import Committed, Notice, Observer, Step
@@ -37,6 +38,7 @@ from puller.hypervisor.lock import DomainLock, lock_directory
 from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.runlock import RunLock
 from puller.hypervisor.scratch import default_directory
+from puller.hypervisor.shared import refuse_shared
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.run import Run, Tuning
@@ -57,15 +59,16 @@ def ignore_frozen(exports: Sequence[DiskExport]) -> None:
 class Plan:
     """What is to be backed up, and how.
 
-    ``disks`` empty means all that hold data; ``full`` ignores earlier points. ``mode`` is ``pull`` or
-    ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
-    bytes a second, of all disks together.
+    ``disks`` empty means all that hold data; the domain need not have those of ``exclude_if_present``;
+    ``full`` ignores earlier points. ``mode`` is ``pull`` or ``push``; the staging is where the images of a
+    push wait until they are stored. ``read_rate`` is in bytes a second, of all disks together.
     """
 
     domain: str
     connect: str
     disks: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_if_present: tuple[str, ...] = ()
     full: bool = False
     scratch_dir: str | None = None
     mode: str = PULL
@@ -86,6 +89,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
     with holding(long(tell)), Host.connect(plan.connect) as host:
         domain = host.domain(plan.domain)
         disks = _disks(domain, plan)
+        refuse_shared(host, domain, disks)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             source = _source(repository, plan, domain, disks, observer)
             folders = _folders(plan, disks) | {source.folder}
@@ -93,6 +97,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 transaction = _Transaction(
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
                 )
+                transaction.note(_omissions(domain, plan))
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
@@ -105,8 +110,14 @@ def is_stop(error: BaseException) -> bool:
 
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
-    chosen = domain.select_disks(plan.disks, plan.exclude)
+    chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     return chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+
+
+def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
+    """What the point will not hold, for its notes."""
+    excluded = {*plan.exclude, *plan.exclude_if_present}
+    return omissions(domain.xml(), domain.disks(), plan.disks, excluded)
 
 
 def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
@@ -138,6 +149,9 @@ def _source(
     scratch = default_directory(disks, domain.state_directory)
     if plan.scratch_dir is not None:
         scratch = Path(plan.scratch_dir)
+    if not disks:
+        observer(Notice(domain.name, "no disk to back up: the point holds the configuration only"))
+        return NoDisks(scratch)
     if not domain.is_active():
         text = "shut off: its images are read, and it cannot be started before that is done"
         observer(Notice(domain.name, text))
@@ -191,6 +205,11 @@ class _Transaction:
         # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
         return self._take_upon(self._repository.run(self._plan.tuning), bases)
 
+    def note(self, texts: Iterable[str]) -> None:
+        """Keep ``texts`` with the point."""
+        for text in texts:
+            self._notes.add(text)
+
     def retire(self, point: Point) -> None:
         """Delete what the committed ``point`` makes superfluous; it stands, whatever happens now."""
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point.point)
@@ -233,6 +252,7 @@ class _Transaction:
             tags=self._plan.tags or {},
             host=platform.node(),
         )
+        self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
@@ -266,6 +286,16 @@ class _Transaction:
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
         return point
+
+    def _note_plain(self) -> None:
+        """A point holds what is inside of an encrypted disk."""
+        if self._repository.keys.public is None:
+            for disk in self._disks:
+                if disk.lock is not None:
+                    self._notes.add(
+                        f"disk {disk.target} is encrypted on this host, and its content is stored in plain: "
+                        "the repository is not encrypted"
+                    )
 
     def _step(self, name: str) -> None:
         self._observer(Step(self._domain.name, name))

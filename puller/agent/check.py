@@ -8,20 +8,19 @@ and are the packs at fault recorded, so that whoever backs up next does not refe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
-
+from puller.agent.attribution import Attribution
 from puller.agent.packcheck import Faults, PackCheck
 from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
 from puller.events import Notice, Observer, Step
-from puller.repository.damage import Damage, merge_damage, read_pages
+from puller.repository.damage import Damage, merge_damage
 from puller.repository.damaged import DamageRecord, union
-from puller.repository.pages import ZERO, Root
+from puller.repository.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reach import Reach
 from puller.repository.repository import Repository
-from puller.units import CHUNK, PAGE_CHUNKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +56,16 @@ def check(
     errors: list[CheckError] = []
     chosen = _points(repository, points, errors)
     observer(Step("repository", "maps"))
-    roots = list(_roots(repository, chosen, errors))
+    parts = list(_parts(chosen, errors))
     reach = Reach(repository.maps)
-    for point, disk, root in roots:
-        errors += (_located(point, disk, damage) for damage in merge_damage(reach.add(root)))
+    sound = _walk(repository, parts, reach, errors)
     observer(Step("repository", "packs"))
     known = repository.damaged.read()
     packs = PackCheck(repository, reach, read_data, union(known), observer)
     packs.run()
     if packs.faults:
         observer(Step("repository", "damage"))
-        errors += _attribute(repository, roots, packs.faults)
+        errors += _attribute(repository, sound, packs.faults)
     errors = _of_standing_points(repository, errors)
     _record(repository, known, packs, bool(errors), observer)
     return CheckReport(len(chosen), len(reach.packs) + len(reach.map_packs), packs.chunks_read, tuple(errors))
@@ -106,39 +104,60 @@ def _points(repository: Repository, wanted: Sequence[str | Point], errors: list[
     return repository.points.all(lambda point, error: errors.append(CheckError(error.message, point)))
 
 
-def _roots(
-    repository: Repository, points: Sequence[Point], errors: list[CheckError]
-) -> Iterator[tuple[Point, str, Root]]:
-    """Every disk and attachment with its root, as far as it can be read."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A disk or an attachment of a point."""
+
+    point: Point
+    name: str
+    size: int
+    address: Address
+
+
+def _parts(points: Sequence[Point], errors: list[CheckError]) -> Iterator[_Part]:
     for point in points:
-        parts = [(disk.disk, disk.size, disk.root) for disk in point.disks]
-        parts += [(item.name, item.size, item.root) for item in point.attachments]
-        for name, size, ref in parts:
+        refs = [(disk.disk, disk.size, disk.root) for disk in point.disks]
+        refs += [(item.name, item.size, item.root) for item in point.attachments]
+        for name, size, ref in refs:
             try:
-                root = repository.maps.root(ref.address)
-                if root.size != size:
-                    raise DamagedData(f"the map describes {root.size} bytes, the point {size}")
-                yield point, name, root
+                yield _Part(point, name, size, ref.address)
             except DamagedData as error:
                 errors.append(_located(point, name, Damage(0, size, error.message)))
+
+
+def _walk(
+    repository: Repository, parts: Sequence[_Part], reach: Reach, errors: list[CheckError]
+) -> list[_Part]:
+    """Take in all that the parts reach; return those whose roots can be read."""
+    readable = []
+    for part, root in _with_roots(repository, parts):
+        if isinstance(root, DamagedData):
+            errors.append(_located(part.point, part.name, Damage(0, part.size, root.message)))
+            continue
+        readable.append(part)
+        damage = merge_damage(reach.add(root))
+        errors += (_located(part.point, part.name, item) for item in damage)
+    return readable
+
+
+def _with_roots(repository: Repository, parts: Sequence[_Part]) -> Iterator[tuple[_Part, Root | DamagedData]]:
+    with closing(repository.maps.roots(part.address for part in parts)) as roots:
+        for part, root in zip(parts, roots, strict=True):
+            if isinstance(root, Root) and root.size != part.size:
+                text = f"the map describes {root.size} bytes, the point {part.size}"
+                yield part, DamagedData(text)
+            else:
+                yield part, root
 
 
 def _located(point: Point, disk: str, damage: Damage) -> CheckError:
     return CheckError(damage.reason, point.point, point.domain, disk, damage.offset, damage.length)
 
 
-def _attribute(
-    repository: Repository, roots: Sequence[tuple[Point, str, Root]], faults: Faults
-) -> Iterator[CheckError]:
+def _attribute(repository: Repository, parts: Sequence[_Part], faults: Faults) -> Iterator[CheckError]:
     """Say which disks the faults hurt, and where."""
-    for point, disk, root in roots:
-        damage: list[Damage] = []
-        present = np.flatnonzero(root.pages.packs != ZERO).tolist()
-        for number, refs in read_pages(repository.maps, root, present, []):
-            first = number * PAGE_CHUNKS
-            for position in np.flatnonzero(refs.packs != ZERO).tolist():
-                reason = faults.reason(int(refs.packs[position]), int(refs.slots[position]))
-                if reason is not None:
-                    start = (first + position) * CHUNK
-                    damage.append(Damage(start, min(CHUNK, root.size - start), reason))
-        yield from (_located(point, disk, item) for item in merge_damage(damage))
+    attribution = Attribution(repository.maps, faults)
+    for part, root in _with_roots(repository, parts):
+        if isinstance(root, Root):
+            damage = attribution.damage(root)
+            yield from (_located(part.point, part.name, item) for item in damage)

@@ -11,13 +11,12 @@ be taken for old, and might be removed before its time; so it is never dated so,
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
 from puller.agent.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
-from puller.repository.points import time_of
 from puller.repository.repository import Repository
 
 BEHIND = timedelta(days=1)
@@ -34,7 +33,7 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
     Raises RepositoryError if it is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
-    newest = _newest(History(repository, uuid))
+    newest = _newest(History(repository, uuid), now)
     if newest is None or now > newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
@@ -46,11 +45,14 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
     return newest + timedelta(seconds=1)
 
 
-def _newest(history: History) -> datetime | None:
-    """Ids tell it of points whose records cannot be read, to the second."""
-    times = [time_of(point_id) for point_id in history.ids[:1]]
-    times += [point.time for point in islice(history, 1)]
-    return max(times, default=None)
+def _newest(history: History, now: datetime) -> datetime | None:
+    """When the newest point was taken that can be read; None if there is none.
+
+    What cannot be read has a time in its name only, which anybody may have given it. And what the clock of
+    another host has dated days ahead is not for this one to set right.
+    """
+    usual = (point.time for point in history if point.host == platform.node() or point.time - now <= BEHIND)
+    return next(usual, None)
 
 
 def compare(ahead: float, name: str, observer: Observer) -> None:

@@ -18,14 +18,19 @@ from puller.agent.diagnosis import scratch as scratches
 from puller.agent.diagnosis import store as stores
 from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Check, Status, ask, attempt
-from puller.agent.diagnosis.repository import LastPoint, opened
+from puller.agent.diagnosis.repository import LastPoint, identity, opened
 from puller.agent.diagnosis.scratch import Folders
 from puller.agent.selection import select
-from puller.errors import PullerError
+from puller.errors import NoSuchDomain, PullerError
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import Domain
 from puller.hypervisor.scratch import default_directory
 from puller.repository.repository import Repository
 from puller.store.base import Store
+from puller.store.parallel import each
+
+_AT_ONCE = 8
+"""Domains that are asked about at a time: most of it is waiting, for libvirt, guest agents and the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     yield from stores.examine(store)
     opening = attempt("repository", store.url, opener, opened)
     yield opening.check
+    if opening.outcome is not None:
+        yield ask("identity", store.url, partial(identity, opening.outcome))
     uri = examination.connect
     connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
     yield connecting.check
@@ -68,12 +75,56 @@ def _examine_domains(host: Host, repository: Repository | None, examination: Exa
     if examination.domains and not chosen:
         text = f"none is meant by {', '.join(examination.domains)}"
         yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
-    for name in chosen:
-        looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
-        yield looking.check
-        if looking.outcome is not None:
-            chosen_disks = examination.disks, examination.exclude_disks
-            yield from _guarded(Patient(host, looking.outcome, repository, *chosen_disks), examination)
+    work = partial(_examine_named, host, repository, examination)
+    met: set[str] = set()
+    for checks, targets in each(work, chosen, _AT_ONCE):
+        met |= targets
+        yield from checks
+
+    if unknown := [target for target in examination.exclude_disks if chosen and target not in met]:
+        text = f"'exclude-disks' names {unknown[0]}, which none of the examined domains has"
+        yield Check("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
+
+
+def _examine_named(
+    host: Host, repository: Repository | None, examination: Examination, name: str
+) -> tuple[list[Check], set[str]]:
+    """All about one domain, and the targets of its disks.
+
+    One that nobody named may be undefined meanwhile, which is no fault.
+    """
+    looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
+    targets = set() if looking.outcome is None else _targets(looking.outcome)
+    checks = [looking.check, *_questions(host, looking.outcome, repository, examination)]
+    failed = any(check.status is Status.FAIL for check in checks)
+    if failed and name not in examination.domains and _is_gone(host, name):
+        return [Check("domain", name, Status.OK, "undefined meanwhile", "")], set()
+    return checks, targets
+
+
+def _is_gone(host: Host, name: str) -> bool:
+    try:
+        host.domain(name)
+    except NoSuchDomain:
+        return True
+    except PullerError:
+        return False
+    return False
+
+
+def _questions(
+    host: Host, domain: Domain | None, repository: Repository | None, examination: Examination
+) -> Iterator[Check]:
+    if domain is not None:
+        chosen_disks = examination.disks, examination.exclude_disks
+        yield from _guarded(Patient(host, domain, repository, *chosen_disks), examination)
+
+
+def _targets(domain: Domain) -> set[str]:
+    try:
+        return {disk.target for disk in domain.disks()}
+    except PullerError:  # it is gone, of which the questions tell
+        return set()
 
 
 def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
@@ -91,7 +142,8 @@ def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Chec
         newest = LastPoint(patient.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
     yield from disks.examine(patient)
-    yield from scratches.examine(patient, _folders(patient, examination))
+    if patient.taken():
+        yield from scratches.examine(patient, _folders(patient, examination))
 
 
 def _folders(patient: Patient, examination: Examination) -> Folders:

@@ -18,7 +18,7 @@ from puller.agent.selection import JOB_TAG, Scope, select
 from puller.configuration.job import Job
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
-from puller.errors import DamagedData, Locked, NoSuchDomain
+from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain
 from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.lock import JobLock, lock_directory
@@ -141,6 +141,8 @@ class _Run:
                 self.report.prune = api.prune(
                     self._repository, policy, grace=grace, observer=self._audience.observer
                 )
+            except CommitUnreadable:
+                raise  # another prune's end would change nothing about it
             except Locked as error:
                 if time.monotonic() > deadline:
                     raise
@@ -154,8 +156,11 @@ class _Run:
         return f"job {scope.job} has no points of its domains taken on {', '.join(scope.hosts)}"
 
     def _await_lease(self, deadline: float) -> None:
-        while lease.is_taken(self._repository.store, PRUNE) and time.monotonic() < deadline:
+        """Wait until nobody holds the lease. At least once: attempts must not follow each other at once."""
+        while True:
             time.sleep(_PAUSE)
+            if time.monotonic() >= deadline or not lease.is_taken(self._repository.store, PRUNE):
+                return
 
     def _check(self) -> None:
         """Only what is the job's own: a repository may hold a thousand machines of others.
@@ -188,7 +193,7 @@ def choices(job: Job) -> dict[str, Any]:
     said = {name: value for name in _CHOICES if (value := getattr(job, name)) is not None}
     return {
         "disks": job.disks,
-        "exclude": job.exclude_disks,
+        "exclude_if_present": job.exclude_disks,
         "tags": {**job.tags, JOB_TAG: job.name},
         **said,
     }
@@ -218,6 +223,7 @@ def policy_of(job: Job) -> Policy:
         yearly=keep.yearly,
         within=None if keep.within is None else duration(keep.within),
         scope=scope_of(job),
+        across_hosts=job.across_hosts,
     )
 
 

@@ -7,14 +7,14 @@ be compared with the base (``puller.agent.bases``). Its image on this host has t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 from puller.agent.bases import mistrust, stretches
 from puller.errors import CheckpointUnusable
 from puller.hypervisor.disk import Disk
 from puller.nbd.export import Export
-from puller.nbd.image import ImageServer
+from puller.nbd.image import ImageServer, Keys
 from puller.repository.image import DiskImage
 from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
@@ -33,14 +33,24 @@ _PAUSE = 1.0
 
 
 class Look:
-    """What chunks of ``disk`` held before a backup began whose base is ``record``.
+    """What chunks of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
-    base look wrong at worst. Raises NbdError if the image cannot be opened from here, DamagedData.
+    base look wrong at worst. ``tell`` is called before a wait. Raises NbdError if the image
+    cannot be opened from here, DamagedData.
     """
 
-    def __init__(self, repository: Repository, disk: Disk, record: DiskRecord) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        disk: Disk,
+        record: DiskRecord,
+        tell: Callable[[str], None],
+        keys: Keys = (),
+    ) -> None:
+        self._keys = keys
         self._repository = repository
+        self._tell = tell
         self._disk = disk
         self._record = record
         self._seen = self._read(self._last_stored())
@@ -56,7 +66,8 @@ class Look:
     def _read(self, chunks: list[int]) -> dict[int, bytes]:
         if self._disk.path is None or not chunks:
             return {}
-        with ImageServer.in_use(self._disk.path, self._disk.format) as server, Export(server.uri) as export:
+        opened = ImageServer.in_use(self._disk.path, self._disk.format, self._keys)
+        with opened as server, Export(server.uri) as export:
             return {number: export.chunk(number) for number in chunks if number < chunk_count(export.size)}
 
     def before(self, number: int) -> bytes | None:
@@ -76,7 +87,13 @@ class Look:
         """
         waiting = current() or long()  # a signal ends it, in whatever thread this is
         deadline = time.monotonic() + _FLUSH
+        told = False
         while not any(content := self.now(number)) and not waiting.ended and time.monotonic() < deadline:
+            if not told:
+                self._tell(
+                    f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it"
+                )
+                told = True
             waiting.pause(_PAUSE)
         return content
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
-from puller.errors import DamagedData, Locked, NoSuchPoint
+from puller.errors import CommitUnreadable, DamagedData, NoSuchPoint
 from puller.repository import pending
-from puller.repository.pages import Address
+from puller.repository.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reach import Reach
 from puller.repository.repository import Repository
@@ -28,18 +29,25 @@ class Mark:
 
     def add(self, points: Iterable[Point]) -> None:
         """Take in committed points. Raises DamagedData if it cannot be told what one of them reaches."""
+        fresh: list[tuple[str, Address]] = []
         for point in points:
             self._seen.add((point.uuid, point.point))
-            try:
-                self._add(point)
-            except DamagedData as error:
-                raise _unreadable(point.point, error) from error
+            fresh += [(point.point, address) for address in _roots(point) if not self.reach.has_root(address)]
+        roots = self._repository.maps.roots(address for _, address in fresh)
+        with closing(roots):
+            for (name, address), root in zip(fresh, roots, strict=True):
+                try:
+                    self._take_in(address, root)
+                except DamagedData as error:
+                    raise _unreadable(name, error) from error
 
-    def _add(self, point: Point) -> None:
-        for address in _roots(point):
-            self._beat()
-            root = self.reach.add_root(address)
-            for damage in () if root is None else self.reach.add(root):
+    def _take_in(self, address: Address, root: Root | DamagedData) -> None:
+        self._beat()
+        if isinstance(root, DamagedData):
+            raise root
+        if not self.reach.has_root(address):  # several points may share it
+            self.reach.note_root(address)
+            for damage in self.reach.add(root):
                 raise DamagedData(damage.reason)
 
     def add_new(self, now: float) -> None:
@@ -62,12 +70,11 @@ class Mark:
         """A run that prune overtook takes its point back; should it die before, part of that is gone."""
         try:
             point = self._repository.pending.get(uuid, point_id)
-            if point is not None:
-                self._add(point)
+            for address in () if point is None else _roots(point):
+                self._take_in(address, self._repository.maps.root(address))
         except DamagedData as error:
-            raise Locked(
-                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}",
-                advice="Prune again: the run will fail by itself, or if it died, be forgotten after a day.",
+            raise CommitUnreadable(
+                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}"
             ) from error
 
     def _committed(self, names: Iterable[tuple[str, str]]) -> Iterator[Point]:

@@ -10,7 +10,8 @@ run is incremental by them from the point that they were made with (``puller.age
 While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
 refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
 would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
-and writers not apart; so at the end it is made sure that nobody has written. A block device tells nothing of
+and writers not apart; so at the end it is made sure that nobody has written to any file of the image's
+chain, data files and backing files included. A block device tells nothing of
 writes (QEMU has a node of its own for it, in its mount namespace); so starts of the domain are listened for.
 """
 
@@ -24,6 +25,7 @@ from typing import Self
 
 from puller.agent.bases import Base, Mark, choose, kept, oldest_of
 from puller.agent.history import History
+from puller.agent.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
     HypervisorError,
@@ -36,8 +38,8 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.events import Starts
 from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.image import describe, stored_bitmaps
-from puller.nbd.image import ImageServer
+from puller.hypervisor.image import describe, files_of, stored_bitmaps
+from puller.nbd.image import ImageServer, Keys
 
 _USABLE = frozenset({"auto"})
 
@@ -63,17 +65,24 @@ class Offline:
         self._disks = disks
         self._repository_id = repository_id
         self.folder = folder
+        self._keys: dict[str, Keys] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
         return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
-        """Nothing is written while a domain is shut off."""
+        """Nothing is written while a domain is shut off. But what is encrypted must be open to us.
+
+        Raises UnsupportedDisk.
+        """
+        for disk in self._disks:
+            self._keys[disk.target] = keys_of(self._domain, disk)
+            require_keys(self._domain, disk, self._keys[disk.target])
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> StoredDisks:
         """See Source."""
-        return StoredDisks(self._domain, self._disks, bases)
+        return StoredDisks(self._domain, self._disks, bases, self._keys)
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
         """See Source: the checkpoint that is there stays."""
@@ -104,13 +113,21 @@ class StoredBitmaps:
 class StoredDisks:
     """The images of a domain that is shut off: FrozenDisks while it lasts.
 
-    Entering raises Locked if an image is in use, NbdError if one cannot be served.
+    ``keys`` open the images of each disk, by target. Entering raises Locked if an image is in use, NbdError
+    if one cannot be served.
     """
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], bases: Mapping[str, Base]) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        disks: Sequence[Disk],
+        bases: Mapping[str, Base],
+        keys: Mapping[str, Keys],
+    ) -> None:
         self._domain = domain
         self._disks = disks
         self._bases = bases
+        self._keys = keys
         self._starts = Starts(domain)
         self._servers = ExitStack()
         self._seen: dict[Path, tuple[int, ...]] = {}
@@ -131,9 +148,11 @@ class StoredDisks:
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
-        self._seen[path] = _trace(path)
+        self._seen[path] = _trace(path)  # before its header is read, which says what else there is
+        self._seen |= {file: _trace(file) for file in files_of(path, disk.format) if file != path}
         try:
-            server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap))
+            keys = self._keys[disk.target]
+            server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap, keys=keys))
         except NbdError as error:
             if "lock" not in error.message:
                 raise
@@ -142,6 +161,10 @@ class StoredDisks:
                 advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """Nothing to prepare."""
+        return nullcontext()
 
     def settle(self) -> None:
         """Nothing to wait for."""

@@ -15,13 +15,14 @@ import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from puller.errors import NbdError, OutputFailed, OutputRefused
+from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
+from puller.store.mounts import sync_folder
 from puller.units import format_bytes
 
 FORMATS = ("raw", "qcow2")
@@ -191,11 +192,9 @@ def add(partial: Path, path: Path) -> None:
     except FileExistsError as error:
         raise OutputRefused(f"{path} exists: it was made during the restore") from error
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
         if os.path.lexists(path):
             raise OutputRefused(f"{path} exists: it was made during the restore") from error
-        replace(partial, path)  # a file system without hard links
+        replace(partial, path)  # a file system without hard links, whatever it says; or this fails too
 
 
 def replace(partial: Path, path: Path) -> None:
@@ -211,7 +210,10 @@ def new_file(path: Path, publish: Publish) -> Iterator[Path]:
         yield partial
         _make_durable(partial)
         publish(partial, path)
-        _make_durable(path.parent)
+        with suppress(
+            OSError
+        ):  # the disk is whole and has its name, whether or not folders can be synced here
+            sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -225,27 +227,43 @@ def _make_durable(path: Path) -> None:
 
 
 @contextmanager
-def _past_the_cache(path: Path) -> Iterator[int | None]:
-    """A descriptor that writes past the page cache; None where the file system has no such thing."""
+def _past_the_cache(descriptor: int) -> Iterator[int | None]:
+    """Open the file of ``descriptor`` again, past the page cache; None where the file system cannot do that.
+
+    Not by its name, which may lead elsewhere by now.
+    """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        direct = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:
         yield None
         return
     try:
-        yield descriptor
+        yield direct
     finally:
-        os.close(descriptor)
+        os.close(direct)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder and all that is missing above it, each for this user only."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _create(path: Path) -> int:
+    """Create the file, for this user only from its first byte; return its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 @contextmanager
 def raw(path: Path, size: int, publish: Publish) -> Iterator[Output]:
     """A new raw file of ``size`` bytes."""
     with new_file(path, publish) as partial:
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = _create(partial)
         try:
             os.truncate(descriptor, size)
-            with _past_the_cache(partial) as direct:
+            with _past_the_cache(descriptor) as direct:
                 yield RawFile(descriptor, direct)
         finally:
             os.close(descriptor)
@@ -255,6 +273,7 @@ def raw(path: Path, size: int, publish: Publish) -> Iterator[Output]:
 def qcow2(path: Path, size: int, publish: Publish) -> Iterator[Output]:
     """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in."""
     with new_file(path, publish) as partial:
+        os.close(_create(partial))  # qemu-img keeps the mode of a file that exists; its own would be 0644
         create_qcow2(partial, size)
         with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
             yield NewImage(target)
@@ -262,12 +281,20 @@ def qcow2(path: Path, size: int, publish: Publish) -> Iterator[Output]:
 
 
 @contextmanager
-def device(path: Path, size: int) -> Iterator[Output]:
-    """An existing block device of at least ``size`` bytes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_EXCL)
+def device(path: Path, held: int, size: int) -> Iterator[Output]:
+    """The existing block device that is open as ``held``, with room for ``size`` bytes.
+
+    ``path`` is its name in messages.
+    """
+    try:
+        descriptor = os.open(f"/proc/self/fd/{held}", os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OutputInUse(f"cannot restore to {path}: the kernel says that it is in use") from error
     try:
         refuse_small(str(path), os.lseek(descriptor, 0, os.SEEK_END), size)
-        with _past_the_cache(path) as direct:
+        with _past_the_cache(descriptor) as direct:
             yield BlockDevice(descriptor, direct)
         os.fsync(descriptor)
     finally:

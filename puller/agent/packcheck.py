@@ -8,12 +8,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from puller.errors import DamagedData, ObjectChanged
 from puller.events import DiskPlanned, DiskProgress, Observer
 from puller.pipeline.flow import Flow
 from puller.repository.footer import DEAD, PackKind
 from puller.repository.packs import StoredPack, merge
+from puller.repository.pages import Refs
 from puller.repository.reach import Reach
 from puller.repository.repository import Repository
 from puller.store.patience import tied
@@ -50,10 +52,18 @@ class Faults:
         with self.lock:
             self.slots.setdefault(pack, {})[slot] = reason
 
-    def reason(self, pack: int, slot: int) -> str | None:
-        """What is wrong with a slot, if anything."""
+    def reason(self, pack: int, slot: int) -> str:
+        """What is wrong with a faulty slot."""
         whole = self.whole.get(pack)
-        return whole if whole is not None else self.slots.get(pack, {}).get(slot)
+        return whole if whole is not None else self.slots[pack][slot]
+
+    def hits(self, refs: Refs) -> NDArray[np.intp]:
+        """Positions of the references to what is faulty."""
+        hit = np.zeros(len(refs.packs), np.bool_)
+        for pack in self.packs.intersection(np.unique(refs.packs).tolist()):
+            inside = refs.packs == pack
+            hit |= inside if pack in self.whole else inside & np.isin(refs.slots, list(self.slots[pack]))
+        return np.flatnonzero(hit)
 
 
 class PackCheck:
@@ -104,7 +114,7 @@ class PackCheck:
             if pack_id in self._suspects and number not in self.faults.packs:
                 self.sound.add(pack_id)
             self._done += 1
-            event = DiskProgress("repository", "packs", self._done, 0)
+            event = DiskProgress("repository", "packs", self._done, self._done, 0)
         self._observer(event)
 
     def _verify_as_it_is(self, number: int, pack_id: bytes) -> int:

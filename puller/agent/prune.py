@@ -20,15 +20,12 @@ from puller.errors import UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.condemned import ALL, KEPT, Record, Sentence, Sentences, bits_of, slots_in, union
 from puller.repository.lease import Lease
-from puller.repository.points import Point
+from puller.repository.points import AHEAD, Point
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
 
 GRACE = timedelta(days=1)
 """Default grace time. A run that takes five minutes less is never refused because of a prune."""
-
-AHEAD = timedelta(days=1)
-"""A point that is dated later than the store's clock by more than this was dated by a clock that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)

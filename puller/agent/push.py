@@ -14,7 +14,8 @@ from puller.agent.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
 from puller.agent.history import History
 from puller.agent.look import Look
 from puller.agent.source import new_mark, untracked_targets
-from puller.errors import DamagedData, HypervisorError, NbdError, PullerError
+from puller.agent.unlock import keys_of
+from puller.errors import DamagedData, HypervisorError, NbdError, PullerError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import staging
@@ -23,7 +24,8 @@ from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.image import describe
 from puller.hypervisor.pushjob import PushJob
-from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+from puller.hypervisor.seal import seal_of
+from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
 from puller.pipeline.flow import Flow
 from puller.repository.repository import Repository
 from puller.store.patience import tied
@@ -84,12 +86,16 @@ class Push:
         if disk.path is None:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
-            self._looks[disk.target] = Look(self._repository, disk, record)
+            tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+            self._looks[disk.target] = Look(self._repository, disk, record, tell, keys)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
-        except NbdError as error:
+        except (NbdError, UnsupportedDisk) as error:
             return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
         return base
+
+    def _tell(self, target: str, text: str) -> None:
+        self._observer(Notice(self._domain.name, f"disk {target}: {text}"))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises StagingFull, UsageError."""
@@ -106,16 +112,21 @@ class Push:
             dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
             return staging.copied_bytes(dirty, size, disk.path)
         try:
-            return size if disk.path is None else _held_bytes(disk.path, disk.format, size)
+            if disk.path is None:
+                return size
+            return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk))
         except (HypervisorError, NbdError):  # it cannot be opened from here: it may be as much as the disk
             return size
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
         """See Source. ``check_room`` comes before it."""
         left_out = untracked_targets(self._disks)
-        job = PushJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, left_out)
-        name = self._domain.name
         targets = [disk.target for disk in self._disks] if self._keep else []
+        seal = seal_of(self._domain, self._disks, checkpoint, targets)
+        job = PushJob(
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, left_out, seal
+        )
+        name = self._domain.name
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
         looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
         return PushedDisks(job, looks, kept, self._observer)
@@ -125,7 +136,7 @@ class Push:
         return new_mark(self._domain, self._disks, checkpoint)
 
 
-def _held_bytes(path: Path, image_format: str, size: int) -> int:
+def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
     """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
 
     ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
@@ -135,7 +146,7 @@ def _held_bytes(path: Path, image_format: str, size: int) -> int:
     if not path.is_file():
         return size
     taken = sum(int(image.get("actual-size", 0)) for image in describe(path, image_format))
-    return min(size, max(copy_bytes(path, image_format), taken))
+    return min(size, max(copy_bytes(path, image_format, keys), taken))
 
 
 class PushedDisks:
@@ -156,6 +167,10 @@ class PushedDisks:
         self._observer = observer
         self._servers = ExitStack()
         self.exports: tuple[DiskExport, ...] = ()
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """As of the job."""
+        return self._job.prepared()
 
     def __enter__(self) -> Self:
         self._job.__enter__()
@@ -198,7 +213,9 @@ class PushedDisks:
         self.exports = tuple(self._export(target, image) for target, image in self._job.images.items())
 
     def _export(self, target: str, image: Path) -> DiskExport:
-        server = self._servers.enter_context(_served(image))
+        seal = self._job.seal
+        passphrase = None if seal is None else seal.passphrase(target)
+        server = self._servers.enter_context(_served(image, passphrase))
         look = self._looks.get(target)
         if look is None:
             return DiskExport(target, server.uri, None)
@@ -206,10 +223,13 @@ class PushedDisks:
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
-        """Without a backing file: libvirt names the running disk, whose content is another one by now."""
+        """Without a backing file: libvirt names the running disk, whose content is another one by now. What a
+        seal has made has none.
+        """
         for target, path in self._kept.items():
             image = self._job.images[target]
-            detach_backing(image)
+            if self._job.seal is None:
+                detach_backing(image)
             staging.keep(image, path)
             self._observer(Kept(self._name, target, str(path)))
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
@@ -221,12 +241,12 @@ def _confirm(look: Look, uri: str) -> None:
         flow.spawn("look", partial(look.confirm, uri, _ALLOCATION_DEPTH)).join()
 
 
-def _served(image: Path) -> ImageServer:
+def _served(image: Path, passphrase: bytes | None) -> ImageServer:
     """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
     deadline = time.monotonic() + _LET_GO
     while True:
         try:
-            return ImageServer.pushed(image)
+            return ImageServer.pushed(image, passphrase)
         except NbdError as error:
             if "lock" not in error.message or time.monotonic() > deadline:
                 raise
@@ -246,7 +266,7 @@ class _Progress:
         if total != self._total:
             self._total = total
             self._observer(DiskPlanned(self._subject, self._disk, total, total))
-        self._observer(DiskProgress(self._subject, self._disk, done, done))
+        self._observer(DiskProgress(self._subject, self._disk, done, None, 0))
 
     def finish(self) -> None:
         """A push that was over before the first look is told by the reading alone."""

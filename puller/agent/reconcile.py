@@ -13,7 +13,7 @@ from puller.agent.history import History
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor import openjob, quiesce
+from puller.hypervisor import openjob, quiesce, secret
 from puller.hypervisor.checkpoint import Checkpoint
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.strays import find_strays, remove_stray
@@ -40,6 +40,8 @@ def reconcile(
     for folder in scratch:
         for path in openjob.sweep_scratch(domain, folder, repository.id):
             observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
+    for usage in secret.sweep_secrets(domain, repository.id):
+        observer(Notice(domain.name, f"removed libvirt's secret {usage} of an earlier run"))
     if domain.is_active():  # libvirt deletes and redefines no checkpoint of a domain that is shut off
         _delete_orphans(domain, repository, history, observer)
         _recover(domain, repository, history, observer)

@@ -14,7 +14,6 @@ while the lease was held. What a final record condemns is not named, although it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from puller.errors import DamagedData, MissingObject
@@ -28,7 +27,7 @@ from puller.repository.lease import Lease
 from puller.repository.packs import PackReader, StoredPack
 from puller.repository.reindex import write
 from puller.repository.repository import Repository
-from puller.store.patience import carried
+from puller.store.parallel import each
 
 _READERS = 8
 _BATCH = 64
@@ -87,17 +86,14 @@ class _Repair:
         """What the new index is to say, a batch of packs at a time."""
         packs = [(stored.kind, pack_id) for pack_id, stored in inventory.packs.items()]
         self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
-        with ThreadPoolExecutor(_READERS, "repair") as pool:
-            for start in range(0, len(packs), _BATCH):
-                self._lease.renew()
-                yield from self._read(pool, packs[start : start + _BATCH])
-                done = min(start + _BATCH, len(packs))
-                self._observer(DiskProgress("repository", "packs", done, 0))
+        for start in range(0, len(packs), _BATCH):
+            self._lease.renew()
+            yield from self._read(packs[start : start + _BATCH])
+            done = min(start + _BATCH, len(packs))
+            self._observer(DiskProgress("repository", "packs", done, done, 0))
 
-    def _read(
-        self, pool: ThreadPoolExecutor, packs: Sequence[tuple[PackKind, bytes]]
-    ) -> Iterator[IndexedPack]:
-        for opened in pool.map(carried(self._open), *zip(*packs, strict=True)):
+    def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
+        for opened in each(lambda pack: self._open(*pack), packs, _READERS):
             said = None if opened is None else self._spared(opened)
             if said is not None:
                 self._written += 1

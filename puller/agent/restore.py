@@ -1,34 +1,28 @@
 """Restore: the disks of one point, written to files, a device or an NBD export.
 
-The main thread walks the map in disk order; a crew fetches each window's packs, verifies every chunk
-and writes it where it belongs. Nothing appears under its real name before it is whole.
+Nothing appears under its real name before it is whole, and nothing is overwritten that somebody uses.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from puller.agent import outputs
+from puller.agent import definition, outputs
+from puller.agent.attachments import read_attachment, write_file
+from puller.agent.definition import write_definition
+from puller.agent.diskcopy import Copier, damaged, open_image
 from puller.agent.outputs import Output
-from puller.agent.stretch import STRETCH, Stretch
+from puller.agent.overwriting import Domains, claim
 from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
-from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer, ignore
-from puller.pipeline.buffers import BufferPool
-from puller.pipeline.flow import Flow
+from puller.events import DiskDone, Notice, Observer, ignore
 from puller.repository.damage import Damage, merge_damage
-from puller.repository.image import DiskImage, PackJob
-from puller.repository.points import Attachment, DiskRecord, Point
+from puller.repository.points import DiskRecord, Point
 from puller.repository.repository import Repository
-from puller.store.patience import tied
-
-FETCHERS = 4
-"""Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,44 +53,125 @@ class Request:
     format: str = "raw"
     force: bool = False
     salvage: bool = False
+    libvirts: tuple[str, ...] = ("qemu:///system",)
+    """URIs of the libvirts whose domains may use what is to be overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a disk goes. ``held`` is the descriptor of what exists there: a device is opened by that."""
+
+    name: str
+    held: int | None
 
 
 def restore(repository: Repository, point: Point, request: Request, observer: Observer = ignore) -> Restored:
     """Write the disks of ``point``. Refuses bad outputs before touching anything.
 
-    Raises NoSuchDisk, OutputRefused, OutputFailed, DamagedData naming disk and ranges, StoreError.
+    Raises NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, StoreError, and DamagedData that names disk
+    and ranges.
     """
     chosen = _choose(point, request.disks)
     plan = _plan(point, chosen, request)
+    with ExitStack() as claims:
+        held = _claim(claims, point, plan, request, observer)
+        return _write(repository, point, plan, held, request, observer)
+
+
+def _claim(
+    claims: ExitStack,
+    point: Point,
+    plan: Sequence[tuple[DiskRecord, str]],
+    request: Request,
+    observer: Observer,
+) -> dict[str, int]:
+    """Hold all outputs that exist, by name, as descriptors. Raises OutputInUse, OutputFailed."""
+    domains = Domains(request.libvirts, point.point, observer)
+    held = {}
+    for name in [*(name for _, name in plan), *map(str, _attachment_paths(point, request))]:
+        if not outputs.is_uri(name) and Path(name).exists():
+            with outputs.translated(name):
+                held[name] = claims.enter_context(claim(Path(name), domains))
+    return held
+
+
+def _attachment_paths(point: Point, request: Request) -> list[Path]:
+    """Where ``domain.xml`` and the like go: beside disks in a folder."""
+    folder = Path(request.output)
+    names = [item.name for item in point.attachments]
+    if definition.SOURCE in names:
+        names.append(definition.NAME)
+    return [] if _is_single(request) else [folder / name for name in names]
+
+
+def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
+    repository: Repository,
+    point: Point,
+    plan: Sequence[tuple[DiskRecord, str]],
+    held: Mapping[str, int],
+    request: Request,
+    observer: Observer,
+) -> Restored:
     restored: list[RestoredDisk] = []
     damage: list[tuple[str, Damage]] = []
     failed: list[DamagedData] = []
     for record, name in plan:
         try:
-            done, lost = _restore_disk(repository, point, record, name, request, observer)
+            place = _Place(name, held.get(name))
+            done, lost = _restore_disk(repository, point, record, place, request, observer)
         except DamagedData as error:
             failed.append(error)  # the other disks are still worth having
             continue
         restored.append(done)
+        _tell_encryption(point, record, observer)
         damage += [(record.disk, item) for item in lost]
     for item in () if _is_single(request) else point.attachments:
         try:
-            _write_attachment(repository, item, Path(request.output), request.force)
+            content = read_attachment(repository, item)
         except DamagedData as error:
             gone = Damage(0, item.size, error.message)
             if request.salvage:
                 damage.append((item.name, gone))
             else:
-                failed.append(_damaged(point, item.name, [gone]))
+                failed.append(damaged(point, item.name, [gone]))
+            continue
+        write_file(Path(request.output) / item.name, content, request.force)
+        if item.name == definition.SOURCE:
+            _define(point, content, restored, request, observer)
     if failed:
         raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
 
 
+def _define(
+    point: Point, xml: bytes, restored: Sequence[RestoredDisk], request: Request, observer: Observer
+) -> None:
+    write_definition(
+        point,
+        xml,
+        {done.disk: Path(done.output).absolute() for done in restored},
+        image_format=request.format,
+        folder=Path(request.output).absolute(),
+        force=request.force,
+        libvirts=request.libvirts,
+        observer=observer,
+    )
+
+
+def _tell_encryption(point: Point, record: DiskRecord, observer: Observer) -> None:
+    """A point has what the guest saw, and what defines the domain expects an encrypted image."""
+    if record.encryption:
+        text = (
+            f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption: "
+            "take <encryption> from the disk in domain.xml, or encrypt the image, before the domain uses it"
+        )
+        observer(Notice(point.point, text))
+
+
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:
     for target in wanted:
         if point.disk(target) is None:
-            held = ", ".join(disk.disk for disk in point.disks)
+            held = ", ".join(disk.disk for disk in point.disks) or "none"
             raise NoSuchDisk(f"restore point {point.point} has no disk {target}; it has {held}")
     return [record for record in point.disks if not wanted or record.disk in wanted]
 
@@ -125,6 +200,11 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
     if request.format not in outputs.FORMATS:
         raise UsageError(f"'{request.format}' is not a format; there are {', '.join(outputs.FORMATS)}")
     if _is_single(request):
+        if not chosen:
+            raise UsageError(
+                f"{request.output} can take one disk, and point {point.point} has none",
+                advice="Give a folder: the point holds the domain's configuration.",
+            )
         if len(chosen) != 1:
             raise UsageError(
                 f"{request.output} can take one disk, the point has {len(chosen)}",
@@ -134,9 +214,9 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
     else:
         folder = Path(request.output)
         plan = [(record, str(folder / f"{record.disk}.{request.format}")) for record in chosen]
-        for item in point.attachments:
-            with outputs.translated(str(folder / item.name)):
-                _refuse(str(folder / item.name), request.force)
+        for path in _attachment_paths(point, request):
+            with outputs.translated(str(path)):
+                _refuse(str(path), request.force)
     for _, name in plan:
         with outputs.translated(name):
             _refuse(name, request.force)
@@ -162,13 +242,13 @@ def _refuse(name: str, force: bool) -> None:
         raise OutputRefused(f"{folder} is no folder that can be written to")
 
 
-def _open_output(name: str, size: int, request: Request) -> AbstractContextManager[Output]:
-    if outputs.is_uri(name):
-        return outputs.export(name, size)
-    path = Path(name)
-    if outputs.is_device(path):
-        return outputs.device(path, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _open_output(place: _Place, size: int, request: Request) -> AbstractContextManager[Output]:
+    if outputs.is_uri(place.name):
+        return outputs.export(place.name, size)
+    path = Path(place.name)
+    if place.held is not None and outputs.is_device(path):
+        return outputs.device(path, place.held, size)
+    outputs.make_folder(path.parent)
     publish = outputs.replace if request.force else outputs.add
     return (
         outputs.qcow2(path, size, publish) if request.format == "qcow2" else outputs.raw(path, size, publish)
@@ -179,132 +259,17 @@ def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     repository: Repository,
     point: Point,
     record: DiskRecord,
-    name: str,
+    place: _Place,
     request: Request,
     observer: Observer,
 ) -> tuple[RestoredDisk, list[Damage]]:
     began = time.monotonic()
     image = open_image(repository, point, record)
-    with outputs.translated(name), _open_output(name, image.size, request) as output:
-        copier = _Copier(point.point, record.disk, image, output, observer)
+    with outputs.translated(place.name), _open_output(place, image.size, request) as output:
+        copier = Copier(point.point, record.disk, image, output, observer)
         copier.copy()
         damage = merge_damage(copier.damage)
         if damage and not request.salvage:
-            raise _damaged(point, record.disk, damage)
+            raise damaged(point, record.disk, damage)
     observer(DiskDone(point.point, record.disk))
-    return RestoredDisk(record.disk, name, copier.written, time.monotonic() - began), damage
-
-
-def open_image(repository: Repository, point: Point, record: DiskRecord) -> DiskImage:
-    """The stored disk of ``record``. Raises DamagedData naming the point and the disk."""
-    try:
-        image = DiskImage(repository.maps, repository.packs, record.root.address)
-        if image.size != record.size:
-            raise DamagedData(f"the map describes {image.size} bytes, the point {record.size}")
-        return image
-    except DamagedData as error:
-        whole = Damage(0, record.size, error.message)
-        raise _damaged(point, record.disk, [whole]) from error
-
-
-def _damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
-    shown = "; ".join(
-        f"bytes {item.offset} to {item.offset + item.length - 1}: {item.reason}" for item in damage[:3]
-    )
-    more = f"; and {len(damage) - 3} more ranges" if len(damage) > 3 else ""
-    return DamagedData(
-        f"disk {disk} of point {point.point} is damaged: {shown}{more}",
-        advice="Restore another point, or pass --salvage to get the rest, with zeros for what is lost.",
-    )
-
-
-class _Copier:
-    """Copies one disk from its image to its output."""
-
-    def __init__(self, subject: str, disk: str, image: DiskImage, output: Output, observer: Observer) -> None:
-        self._subject = subject
-        self._disk = disk
-        self._image = image
-        self._output = output
-        self._buffers: BufferPool
-        self._observer = observer
-        self._lock = threading.Lock()
-        self._done = 0
-        self.written = 0
-        self.damage: list[Damage] = []
-
-    def copy(self) -> None:
-        """Copy everything. Damage is collected, any other error is raised."""
-        self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
-        with Flow() as flow, tied(flow.on_failure):
-            self._buffers = flow.pool(FETCHERS, STRETCH)
-            crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
-            for window in self._image.windows():
-                self._lose(window.damage)
-                for offset, length in window.gaps():
-                    self._output.zero(offset, length)
-                    self._progress(length, 0)
-                for offset, length in window.filled():
-                    self._output.expect(offset, length)
-                for job in window.jobs:
-                    crew.put(job)
-            crew.finish()
-
-    def _copy_job(self, job: PackJob) -> None:
-        buffer = self._buffers.acquire()
-        stretch = Stretch(buffer, self._output)
-        done = 0
-        for item in self._image.read(job):
-            if isinstance(item, Damage):
-                self._lose([item])
-                self._output.zero(item.offset, item.length)
-                self._progress(item.length, 0)
-            else:
-                stretch.add(*item)
-                done += len(item[1])
-        stretch.flush()
-        self._progress(done, done)
-        buffer.release()
-
-    def _lose(self, damage: Sequence[Damage]) -> None:
-        if not damage:
-            return
-        with self._lock:
-            first = not self.damage
-            self.damage += damage
-        if first:
-            self._observer(Notice(self._subject, f"disk {self._disk}: {damage[0].reason}"))
-
-    def _progress(self, done: int, written: int) -> None:
-        with self._lock:
-            self._done += done
-            self.written += written
-            event = DiskProgress(self._subject, self._disk, self._done, self.written)
-        self._observer(event)
-
-
-def _write_attachment(repository: Repository, item: Attachment, folder: Path, force: bool) -> None:
-    """Write ``domain.xml`` and the like beside the disks."""
-    content = read_attachment(repository, item)
-    path, publish = folder / item.name, outputs.replace if force else outputs.add
-    with outputs.translated(str(path)):
-        folder.mkdir(parents=True, exist_ok=True)
-        with outputs.raw(path, len(content), publish) as output:
-            output.write(0, content)
-
-
-def read_attachment(repository: Repository, item: Attachment) -> bytes:
-    """The bytes of an attachment. Raises DamagedData."""
-    image = DiskImage(repository.maps, repository.packs, item.root.address)
-    if image.size != item.size:
-        raise DamagedData(f"attachment {item.name}: its map describes {image.size} bytes, not {item.size}")
-    content = bytearray(image.size)
-    for window in image.windows():
-        if window.damage:
-            raise DamagedData(f"attachment {item.name} is damaged: {window.damage[0].reason}")
-        for job in window.jobs:
-            for piece in image.read(job):
-                if isinstance(piece, Damage):
-                    raise DamagedData(f"attachment {item.name} is damaged: {piece.reason}")
-                content[piece[0] : piece[0] + len(piece[1])] = piece[1]
-    return bytes(content)
+    return RestoredDisk(record.disk, place.name, copier.written, time.monotonic() - began), damage

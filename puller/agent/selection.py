@@ -32,7 +32,7 @@ class Scope:
         """Whether the point is the job's own."""
         return (
             point.tags.get(JOB_TAG) == self.job
-            and any(point.host == host or fnmatchcase(point.host, host) for host in self.hosts)
+            and point.is_from(self.hosts)
             and point.domain in select({point.domain: point.uuid}, self.domains, self.exclude)
         )
 

@@ -17,10 +17,11 @@ from puller.agent.history import History
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
-from puller.hypervisor.frozen import FrozenDisks
+from puller.hypervisor.frozen import FrozenDisks, NothingFrozen
 from puller.hypervisor.image import untracked
-from puller.hypervisor.job import PullJob, socket_path
+from puller.hypervisor.job import PullJob, require_short, socket_path
 from puller.hypervisor.scratch import check_free, required_bytes
+from puller.hypervisor.seal import seal_of
 
 
 class Source(Protocol):
@@ -65,7 +66,9 @@ class Pull:
         return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
-        """See Source. Raises ScratchFull, UsageError."""
+        """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
+        name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
+        require_short(socket_path(self._domain, name))
         sizes = (self._domain.disk_size(target) for target in bases)
         check_free(self.folder, required_bytes(sizes))
 
@@ -73,11 +76,36 @@ class Pull:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
         left_out = untracked_targets(self._disks)
-        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out)
+        seal = seal_of(self._domain, self._disks, checkpoint)
+        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
         """See Source."""
         return new_mark(self._domain, self._disks, checkpoint)
+
+
+class NoDisks:
+    """Of a domain without a disk to take: its point holds its configuration. There is nothing to freeze."""
+
+    mode = "pull"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return {}
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Nothing is written."""
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> NothingFrozen:
+        """See Source: no job is begun, as libvirt takes an empty list for all disks."""
+        return NothingFrozen()
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return Mark(None, None)
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a domain, by its newest name, costs.
+    """What a domain, by its newest name, costs that ``host`` has backed up.
 
     ``added_bytes`` is what its points that are still there added to the store when they were taken. What
     several domains have in common counts for the one that was first.
@@ -27,6 +27,7 @@ class Cost:
     newest: datetime
     logical_bytes: int
     added_bytes: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,17 @@ class Stats:
     costs: tuple[Cost, ...]
 
 
-def stats(repository: Repository, damaged: Callable[[str, DamagedData], None] | None = None) -> Stats:
-    """Read all point records and list all objects.
+def stats(
+    repository: Repository,
+    damaged: Callable[[str, DamagedData], None] | None = None,
+    hosts: Collection[str] = (),
+) -> Stats:
+    """Read all point records and list all objects. Of ``hosts``, names or patterns, only the points count.
 
     A damaged record raises DamagedData, or is told to ``damaged`` with its point id, where that is given,
     and does not count. Raises StoreError.
     """
-    points = repository.points.all(damaged)
+    points = [point for point in repository.points.all(damaged) if point.is_from(hosts)]
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for info in repository.objects():
@@ -70,15 +75,15 @@ def stats(repository: Repository, damaged: Callable[[str, DamagedData], None] | 
 
 
 def _costs(points: Sequence[Point]) -> tuple[Cost, ...]:
-    domains: defaultdict[str, list[Point]] = defaultdict(list)
+    domains: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
-        domains[point.uuid].append(point)
+        domains[point.uuid, point.host].append(point)
     costs = [_cost(of_one) for of_one in domains.values()]
-    return tuple(sorted(costs, key=lambda cost: (-cost.added_bytes, cost.domain, cost.uuid)))
+    return tuple(sorted(costs, key=lambda cost: (-cost.added_bytes, cost.domain, cost.uuid, cost.host)))
 
 
 def _cost(points: Sequence[Point]) -> Cost:
-    """``points`` are those of one domain, oldest first."""
+    """``points`` are those of one domain on one host, oldest first."""
     disks = [disk for point in points for disk in point.disks]
     return Cost(
         domain=points[-1].domain,
@@ -88,4 +93,5 @@ def _cost(points: Sequence[Point]) -> Cost:
         newest=points[-1].time,
         logical_bytes=sum(disk.size for disk in disks),
         added_bytes=sum(disk.stored_bytes for disk in disks),
+        host=points[-1].host,
     )

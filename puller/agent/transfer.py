@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from puller.agent.bases import Base, mistrust
+from puller.agent.unlock import encryption_of
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
@@ -122,8 +123,10 @@ class Transfer:
 
     def _progress(self, disk: _Disk) -> None:
         writer = disk.writer
-        done = writer.done_bytes + writer.zero_bytes
-        self._observer(DiskProgress(self._subject, disk.target, done, writer.stored_bytes))
+        # Zeros count where they are planned: what changed may be zero by now, a full plans data only.
+        done = writer.done_bytes + (writer.zero_bytes if disk.base.checkpoint is not None else 0)
+        read, stored = writer.read_bytes, writer.stored_bytes
+        self._observer(DiskProgress(self._subject, disk.target, done, read, stored))
 
     def finish(self, sources: Mapping[str, Disk]) -> tuple[DiskRecord, ...]:
         """Write all maps; return the records of the disks. ``sources`` are libvirt's disks by target."""
@@ -142,6 +145,7 @@ class Transfer:
             format=source.format,
             source=source.source,
             backing=source.backing,
+            encryption=encryption_of(source),
             parent=None if base.parent is None else base.parent.point.point,
             reason=base.reason,
             dirty_bytes=disk.dirty_bytes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from puller.cli.console import say
+from puller.cli.console import ERROR, say
 from puller.cli.options import Settings
 from puller.cli.secret import Secret, ask, can_ask, given_secret
-from puller.errors import UsageError, WrongKey
+from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:
     from puller.repository.repository import Repository
@@ -35,9 +35,22 @@ def open_repository(settings: Settings) -> Repository:
 
 def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
     """The same, and the secret that was used: what is done with keys needs it once more."""
+    repository, secret = _open_or_ask(settings)
+    if (replaced := repository.replaced) is not None:
+        say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
+    return repository, secret
+
+
+def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
     url, secret = repository_url(settings), _secret(settings)
     try:
         return _open(url, secret), secret
+    except NotEncrypted as error:
+        if secret.is_given:
+            raise NotEncrypted(
+                f"{error.message} (it is from {secret.source})", advice=error.advice
+            ) from error
+        raise
     except WrongKey as error:
         if secret.is_given:
             raise _wrong(error, secret) from error
@@ -73,7 +86,10 @@ def create_repository(settings: Settings, encrypted: bool) -> Repository:
         secret = _new_password()
     if not encrypted and secret.is_given:
         if settings.verbosity >= 0:
-            say("puller: --no-encryption: the password or key file that is given is not used")
+            say(
+                "puller: --no-encryption: the password or key file that is given is not used; other commands "
+                "refuse the repository as long as it is given"
+            )
         secret = Secret()
     from puller.agent import api
 

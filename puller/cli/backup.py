@@ -95,11 +95,13 @@ def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> 
     from puller.agent.batch import take_all
 
     connect = settings.connect or api.DEFAULT_URI
+    names = list(dict.fromkeys(domains))
 
     def take(domain: str, observer: Observer) -> Point:
         return api.backup(repository, domain, connect=connect, observer=observer, **choices)
 
-    names = list(dict.fromkeys(domains))
+    if len(names) > 1:
+        choices["exclude_if_present"] = choices.pop("exclude")  # each domain has disks of its own
     kept: list[dict[str, str]] = []
     with observing(settings, BACKUP) as tell:
 

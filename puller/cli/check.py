@@ -11,7 +11,7 @@ import click
 
 from puller.cli.access import open_repository
 from puller.cli.console import printable
-from puller.cli.options import Command, Settings
+from puller.cli.options import OF_HOST, Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import CHECK, observing
 from puller.errors import DamagedData
@@ -60,14 +60,15 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     help="Read the stored data too: all of it, or that share, chosen by chance. "
     "Write --read-data=50 where a POINT that is a number follows.",
 )
+@OF_HOST
 @click.pass_obj
-def command(settings: Settings, points: tuple[str, ...], read_data: float) -> Outcome:
+def command(settings: Settings, points: tuple[str, ...], read_data: float, hosts: tuple[str, ...]) -> Outcome:
     """Verify restore points, all of them or the named ones. Exits with 0 only if all is sound."""
     repository = open_repository(settings)
     from puller.agent import api
 
     with observing(settings, CHECK) as observer:
-        report = api.check(repository, points, read_data=read_data, observer=observer)
+        report = api.check(repository, points, hosts=hosts, read_data=read_data, observer=observer)
     return Outcome(document(report), text(report), failure(report))
 
 

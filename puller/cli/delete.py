@@ -5,14 +5,15 @@ from __future__ import annotations
 import click
 
 from puller.cli.access import open_repository
-from puller.cli.options import Command, Settings
+from puller.cli.options import OF_HOST, Command, Settings
 from puller.cli.outcome import Outcome
 
 
 @click.command("delete", cls=Command)
 @click.argument("points", nargs=-1, required=True, metavar="POINT...")
+@OF_HOST
 @click.pass_obj
-def command(settings: Settings, points: tuple[str, ...]) -> Outcome:
+def command(settings: Settings, points: tuple[str, ...], hosts: tuple[str, ...]) -> Outcome:
     """Delete restore points, in any order: the others stay whole. 'puller prune' then frees the space.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
@@ -21,5 +22,5 @@ def command(settings: Settings, points: tuple[str, ...]) -> Outcome:
     repository = open_repository(settings)
     from puller.agent import api
 
-    removed = api.delete(repository, points)
+    removed = api.delete(repository, points, hosts=hosts)
     return Outcome({"removed": list(removed)}, "\n".join(f"deleted {point}" for point in removed))

@@ -8,7 +8,7 @@ from puller.cli.access import create_repository
 from puller.cli.console import say
 from puller.cli.options import Command, Settings
 from puller.cli.outcome import Outcome
-from puller.store.probe import UNCONDITIONAL
+from puller.store.probe import shortcomings
 
 
 @click.command("init", cls=Command)
@@ -17,9 +17,10 @@ from puller.store.probe import UNCONDITIONAL
 def command(settings: Settings, no_encryption: bool) -> Outcome:
     """Make a repository, encrypted under a password or a key file."""
     repository = create_repository(settings, encrypted=not no_encryption)
-    if not repository.descriptor.conditional_writes and settings.verbosity >= 0:
-        say(f"puller: {UNCONDITIONAL}")
     url = repository.store.url
+    if settings.verbosity >= 0:
+        for text in shortcomings(url, repository.descriptor.conditional_writes):
+            say(f"puller: {text}")
     how = "not encrypted" if no_encryption else "encrypted"
     return Outcome(
         {"repository": url, "id": repository.id, "encrypted": not no_encryption},

@@ -20,19 +20,17 @@ _REFRESHES = 8
 
 
 class _Amount(ProgressColumn):
-    """The two counters and the rate of one disk."""
+    """The counters of one disk, and the rate of what is moved; free zeros are in the bar only."""
 
     def __init__(self, measure: Measure) -> None:
         super().__init__()
         self._measure = measure
 
     def render(self, task: Task) -> Text:
-        show = self._measure.show
-        words = [f"{show(task.completed)} {self._measure.done}"]
-        if self._measure.stored:
-            words.append(f"{show(task.fields['stored'])} {self._measure.stored}")
-        if (speed := task.finished_speed or task.speed) is not None:
-            words.append(f"{show(speed)}/s")
+        moved = task.fields["moved"]
+        words = self._measure.words(moved, task.fields["stored"])
+        if words and (elapsed := task.finished_time or task.elapsed):
+            words.append(f"{self._measure.show(moved / elapsed)}/s")
         return Text("  ".join(words))
 
 
@@ -81,7 +79,7 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """The step that runs, then the bars."""
         for key, event in self.latest.copy().items():
-            self.update(self.tasks_of[key], completed=event.done, stored=event.stored)
+            self.update(self.tasks_of[key], completed=event.done, moved=event.moved, stored=event.stored)
         if self.step:
             yield Text(self.step)
         yield from super().get_renderables()
@@ -122,7 +120,9 @@ class LiveProgress:
     def _plan(self, event: DiskPlanned) -> None:
         key, name = (event.subject, event.disk), f"{event.subject} {event.disk}"
         if key not in self._bars.tasks_of:
-            self._bars.tasks_of[key] = self._bars.add_task(printable(name), total=event.total, stored=0)
+            self._bars.tasks_of[key] = self._bars.add_task(
+                printable(name), total=event.total, moved=0, stored=0
+            )
         else:
             self._bars.update(self._bars.tasks_of[key], total=event.total)
         if self._verbose:

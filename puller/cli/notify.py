@@ -107,7 +107,7 @@ class Service:
             steps = ", ".join(
                 f"{subject}: {name}" for subject, name in self._steps.items() if name != "retire"
             )
-            # Zeros found on the way count as done, and may not have been in the plan.
+            # What is found on the way, and was not in the plan, counts as done too.
             done = sum(
                 min(self._disks[disk].done, total)
                 for disk, total in self._totals.items()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ from puller.errors import UsageError
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration, Place
     from puller.configuration.job import Job
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 _JSON = "--json"
 PROGRESS = ("auto", "lines", "json")
@@ -171,6 +173,14 @@ GLOBAL_OPTIONS = (
     _option("--debug", is_flag=True, help="Show the traceback of an error."),
     _option("--version", is_flag=True, is_eager=True, callback=_version, help="Show the version."),
 )
+
+
+def hosts_option(text: str) -> Callable[[Callback], Callback]:
+    """``--host``, for commands that tell points of several hosts apart."""
+    return click.option("--host", "hosts", multiple=True, metavar="HOST", help=f"{text} Can be repeated.")
+
+
+OF_HOST = hosts_option("Of a DOMAIN take the points of this host only: a name, or a pattern such as '*'.")
 
 
 class WithGlobalOptions(click.Command):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from puller.cli.access import open_repository
-from puller.cli.options import Command, Settings
+from puller.cli.options import Command, Settings, hosts_option
 from puller.cli.outcome import Outcome
 from puller.cli.records import listing, record
 from puller.errors import DamagedData
@@ -15,13 +15,14 @@ from puller.errors import DamagedData
 
 @click.command("points", cls=Command)
 @click.argument("domain", required=False)
+@hosts_option("List only the points that this host has taken: a name or a pattern.")
 @click.pass_obj
-def command(settings: Settings, domain: str | None) -> Outcome:
+def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> Outcome:
     """List the restore points, oldest first; of one DOMAIN (name or UUID) if given."""
     repository = open_repository(settings)
     from puller.agent import api
 
     damaged: list[DamagedData] = []
-    points = api.list_points(repository, domain, damaged=lambda _, error: damaged.append(error))
+    points = api.list_points(repository, domain, hosts=hosts, damaged=lambda _, error: damaged.append(error))
     document = {"points": [record(point) for point in points]}
     return Outcome(document, listing(points, datetime.now(UTC)), damaged[0] if damaged else None)

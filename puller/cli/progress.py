@@ -19,11 +19,19 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a command counts: words for the two counters of its events, and how a count is written."""
+    """What a command counts: words for what it moves and what it stores, and how a count is written.
 
-    done: str
-    stored: str
+    Without a word a counter is not shown.
+    """
+
+    moved: str
+    stored: str = ""
     show: Callable[[float], str] = format_bytes
+
+    def words(self, moved: int | None, stored: int) -> list[str]:
+        """The counters of a disk, each with its word; nothing where nobody knows what was moved."""
+        counts = [] if moved is None else [(moved, self.moved), (stored, self.stored)]
+        return [f"{self.show(count)} {word}" for count, word in counts if word]
 
 
 def _count(number: float) -> str:
@@ -31,9 +39,9 @@ def _count(number: float) -> str:
 
 
 BACKUP = Measure("read", "stored")
-RESTORE = Measure("done", "written")
-CHECK = Measure("looked at", "", _count)
-PRUNE = Measure("", "")
+RESTORE = Measure("written")
+CHECK = Measure("looked at", show=_count)
+PRUNE = Measure("")
 """Prune tells its steps only."""
 
 
@@ -102,9 +110,8 @@ class Lines:
     def _done_line(self, subject: str, disk: str) -> str:
         latest = self._latest.get((subject, disk))
         line = f"{printable(subject)}: {disk}"
-        if latest is not None:
-            line += f": {self._measure.show(latest.done)} {self._measure.done}"
-            line += f", {self._measure.show(latest.stored)} {self._measure.stored}"
+        if latest is not None and (words := self._measure.words(latest.moved, latest.stored)):
+            line += f": {', '.join(words)}"
         began = self._began.get((subject, disk))
         return line if began is None else f"{line} in {duration(time.monotonic() - began)}"
 

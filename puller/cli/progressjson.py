@@ -66,4 +66,6 @@ class Documents:
     @staticmethod
     def _tell(event: DiskProgress | None) -> None:
         if event is not None:
-            say("", "progress", domain=event.subject, disk=event.disk, done=event.done, stored=event.stored)
+            moved = {} if event.moved is None else {"moved": event.moved}
+            counts = {"done": event.done, **moved, "stored": event.stored}
+            say("", "progress", domain=event.subject, disk=event.disk, **counts)

@@ -12,7 +12,7 @@ import click
 from puller.cli.access import open_repository
 from puller.cli.console import say
 from puller.cli.durations import Duration
-from puller.cli.options import Command, Settings
+from puller.cli.options import Command, Settings, hosts_option
 from puller.cli.outcome import Outcome
 from puller.cli.progress import PRUNE, observing
 from puller.cli.tables import table
@@ -49,6 +49,13 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
     metavar="DUR",
     help="Keep what is at most so much older than the newest point: 36h, 7d, 2w, 1y6m.",
 )
+@hosts_option("Judge only the points that this host has taken: a name or a pattern. All others stay.")
+@click.option(
+    "--across-hosts",
+    is_flag=True,
+    help="Judge the points of a domain together, whichever host took them: for domains that migrate. "
+    "Without it each host's are judged by themselves.",
+)
 @click.option(
     "--grace",
     type=Duration(),
@@ -62,9 +69,10 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any) -> Outcome:
     """Remove the points that no --keep rule keeps, in each domain; then free space that no point needs.
 
-    Without a --keep rule no point is removed: only space is freed. The newest point of each disk always
-    stays. Space is freed in two steps: a prune condemns what is unreachable, and a later one, when the
-    grace time is over, removes it.
+    Without a --keep rule no point is removed: only space is freed. What each host has taken of a domain is
+    judged by itself, and the newest of it always stays. The newest point with a disk that later ones lack
+    stays as long as the longest rule reaches, and 30 days at least. Space is freed in two steps: a prune
+    condemns what is unreachable, and a later one, when the grace time is over, removes it.
     """
     repository = open_repository(settings)
     from puller.agent import api
@@ -108,7 +116,7 @@ def _preview(report: PruneReport) -> Outcome:
 
 def _explanation(decisions: Iterable[Decision]) -> str:
     rows = [
-        (item.point, item.domain, "keep" if item.keep else "remove", ", ".join(item.reasons))
+        (item.point, item.domain, item.host, "keep" if item.keep else "remove", ", ".join(item.reasons))
         for item in decisions
     ]
-    return table(("POINT", "DOMAIN", "WOULD", "WHY"), rows) if rows else "no restore points"
+    return table(("POINT", "DOMAIN", "HOST", "WOULD", "WHY"), rows) if rows else "no restore points"

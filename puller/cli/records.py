@@ -44,6 +44,7 @@ def _disk(disk: DiskRecord) -> dict[str, Any]:
         "size": disk.size,
         "parent": disk.parent,
         "format": disk.format,
+        "encryption": disk.encryption,
         "reason": disk.reason,
         "dirty_bytes": disk.dirty_bytes,
         "read_bytes": disk.read_bytes,
@@ -61,7 +62,7 @@ def full_record(point: Point) -> dict[str, Any]:
 
 def listing(points: Sequence[Point], now: datetime) -> str:
     """A table, a line for each point."""
-    heads = ("POINT", "DOMAIN", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
+    heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
     return table(heads, [_row(point, now) for point in points]) if points else "no restore points"
 
 
@@ -69,10 +70,11 @@ def _row(point: Point, now: datetime) -> tuple[str, ...]:
     return (
         point.point,
         point.domain,
+        point.host,
         local(point.time),
         age(point.time, now),
         point.kind,
-        ",".join(disk.disk for disk in point.disks),
+        ",".join(disk.disk for disk in point.disks) or "none",
         format_bytes(sum(disk.size for disk in point.disks)),
         format_bytes(sum(disk.read_bytes for disk in point.disks)),
         format_bytes(sum(disk.stored_bytes for disk in point.disks)),
@@ -83,7 +85,7 @@ def summary(point: Point) -> str:
     """One line: what a backup has just made."""
     read = format_bytes(sum(disk.read_bytes for disk in point.disks))
     stored = format_bytes(sum(disk.stored_bytes for disk in point.disks))
-    disks = ",".join(disk.disk for disk in point.disks)
+    disks = ",".join(disk.disk for disk in point.disks) or "no disks"
     took = duration(point.seconds)
     about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
     text = f"{about}: read {read}, stored {stored} in {took}"
@@ -95,7 +97,9 @@ def summary(point: Point) -> str:
 
 def description(point: Point, now: datetime) -> str:
     """Everything about one point, for a person."""
-    parts = [facts(_facts(point, now)), _disks(point.disks)]
+    parts = [facts(_facts(point, now))]
+    if point.disks:
+        parts.append(_disks(point.disks))
     parts += [f"{disk.disk} ({disk.kind}): {printable(disk.reason)}" for disk in point.disks if disk.reason]
     if point.attachments:
         rows = [(item.name, format_bytes(item.size)) for item in point.attachments]
@@ -126,11 +130,16 @@ def _consistency(point: Point) -> str:
     return point.consistency + frozen
 
 
+def _format(disk: DiskRecord) -> str:
+    """The format of the image, and how it was encrypted on its host."""
+    return f"{disk.format}, {disk.encryption}" if disk.encryption else disk.format
+
+
 def _disks(disks: Sequence[DiskRecord]) -> str:
     heads = ("DISK", "KIND", "FORMAT", ">SIZE", ">DIRTY", ">READ", ">ZERO", ">NEW", ">STORED")
     rows = []
     for disk in disks:
         counts = (disk.size, disk.dirty_bytes, disk.read_bytes, disk.zero_bytes, disk.new_bytes)
         sizes = [format_bytes(count) for count in (*counts, disk.stored_bytes)]
-        rows.append((disk.disk, disk.kind, disk.format, *sizes))
+        rows.append((disk.disk, disk.kind, _format(disk), *sizes))
     return table(heads, rows)

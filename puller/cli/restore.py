@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.access import open_repository
-from puller.cli.console import printable
-from puller.cli.options import Command, Settings
+from puller.cli.console import is_heard_by_programs, printable
+from puller.cli.options import OF_HOST, Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.progress import RESTORE, observing
 from puller.cli.times import duration
 from puller.errors import DamagedData
+from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="A folder; or with one --disk a file, a block device or an nbd:// or nbd+unix:// URI.",
 )
+@OF_HOST
 @click.option("--disk", "disks", multiple=True, metavar="TARGET", help="Only this disk; may be repeated.")
 @click.option(
     "--format",
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Format of the files.",
 )
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace files that exist, overwrite a block device; never what somebody uses.",
+)
 @click.option(
     "--salvage", is_flag=True, help="Keep a damaged disk, with zeros in place of what is lost; exits with 13."
 )
@@ -46,6 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     settings: Settings,
     point: str,
     output: str,
+    hosts: tuple[str, ...],
     disks: tuple[str, ...],
     format_: str,
     force: bool,
@@ -58,18 +65,31 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     repository = open_repository(settings)
     from puller.agent import api
 
-    with observing(settings, RESTORE) as observer:
+    with observing(settings, RESTORE) as told:
+        observer = told if settings.json or is_heard_by_programs() else _without_ends(told)
         restored = api.restore(
             repository,
             point,
             output=output,
+            hosts=hosts,
             disks=disks,
             format=format_,
             force=force,
             salvage=salvage,
+            connect=settings.connect or api.DEFAULT_URI,
             observer=observer,
         )
     return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
+
+
+def _without_ends(observer: Observer) -> Observer:
+    """``observer``, not told of the disks that are done: the results say the same of each."""
+
+    def observe(event: Event) -> None:
+        if not isinstance(event, DiskDone):
+            observer(event)
+
+    return observe
 
 
 def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
@@ -90,7 +110,8 @@ def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
 
 
 def _text(restored: Restored) -> str:
-    lines = [
+    lines = [] if restored.disks else [f"point {restored.point} has no disks: its configuration is restored"]
+    lines += [
         f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
         for done in restored.disks
     ]

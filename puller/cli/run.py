@@ -12,10 +12,12 @@ from puller.cli import check, console, failures, prune, taken
 from puller.cli.access import open_repository
 from puller.cli.options import Bare, Settings
 from puller.cli.outcome import Outcome
-from puller.cli.progress import BACKUP, observing
+from puller.cli.progress import BACKUP, notice_line, observing
 from puller.cli.signals import Stopped
 from puller.cli.times import duration
 from puller.errors import DamagedData, PartialFailure, PullerError
+from puller.events import Notice
+from puller.store.patience import holding, long
 
 if TYPE_CHECKING:
     from puller.agent.job import JobReport
@@ -61,7 +63,10 @@ class _Command:
         """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
         console.speak_about(job=self._job.name)
         try:
-            report = self._work(steps)
+            # From the start: nobody waits at a terminal, and a store that is away for a moment as the timer
+            # fires would cost the night.
+            with holding(long(self._tell)):
+                report = self._work(steps)
         except (Exception, Stopped) as error:
             self._export(steps, None, failures.translate(error))
             raise
@@ -77,6 +82,10 @@ class _Command:
         points = [taken.text(report.taken)] if report.taken.points else []
         text = "\n".join([*points, *parts.values(), self._summary(report)])
         return Outcome(document(report), text, failure)
+
+    def _tell(self, text: str) -> None:
+        if self._settings.verbosity >= 0:
+            console.say(notice_line(Notice("repository", text)), "notice", console.NOTICE)
 
     def _work(self, steps: Sequence[str]) -> JobReport:
         repository = open_repository(self._settings)

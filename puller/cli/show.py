@@ -7,18 +7,19 @@ from datetime import UTC, datetime
 import click
 
 from puller.cli.access import open_repository
-from puller.cli.options import Command, Settings
+from puller.cli.options import OF_HOST, Command, Settings
 from puller.cli.outcome import Outcome
 from puller.cli.records import description, full_record
 
 
 @click.command("show", cls=Command)
 @click.argument("point")
+@OF_HOST
 @click.pass_obj
-def command(settings: Settings, point: str) -> Outcome:
+def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
     """Show one restore point in full.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
-    found = open_repository(settings).points.select(point)
+    found = open_repository(settings).points.select(point, hosts)
     return Outcome(full_record(found), description(found, datetime.now(UTC)))

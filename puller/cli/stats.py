@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.access import open_repository
-from puller.cli.options import Command, Settings
+from puller.cli.options import Command, Settings, hosts_option
 from puller.cli.outcome import Outcome
 from puller.cli.tables import facts, table
 from puller.cli.times import local, rfc3339
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 
 @click.command("stats", cls=Command)
+@hosts_option("Count only the points that this host has taken: a name or a pattern.")
 @click.pass_obj
-def command(settings: Settings) -> Outcome:
+def command(settings: Settings, hosts: tuple[str, ...]) -> Outcome:
     """Tell what the repository holds, and what each domain costs."""
     repository = open_repository(settings)
     from puller.agent import api
 
     damaged: list[DamagedData] = []
-    found = api.stats(repository, damaged=lambda _, error: damaged.append(error))
+    found = api.stats(repository, hosts=hosts, damaged=lambda _, error: damaged.append(error))
     pairs = (
         ("domains", str(found.domains)),
         ("points", str(found.points)),
@@ -50,10 +51,11 @@ def _document(found: Stats) -> dict[str, Any]:
 
 
 def _listing(costs: Sequence[Cost]) -> str:
-    heads = ("DOMAIN", ">POINTS", "OLDEST", "NEWEST", ">LOGICAL", ">ADDED")
+    heads = ("DOMAIN", "HOST", ">POINTS", "OLDEST", "NEWEST", ">LOGICAL", ">ADDED")
     rows = [
         (
             cost.domain,
+            cost.host,
             str(cost.points),
             local(cost.oldest),
             local(cost.newest),

@@ -32,6 +32,7 @@ class Job:
     parallel: int = 1
     tags: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    across_hosts: bool = False
     then: tuple[str, ...] = ()
     keep: Keep = field(default_factory=Keep)
     grace: timedelta | None = None

@@ -119,6 +119,10 @@ class Shared(Table):
             '["kvm1", "kvm2"]',
         ),
     ] = None
+    across_hosts: Annotated[
+        bool | None,
+        Key("whether the points of a domain are judged together, whichever of the hosts took them", "true"),
+    ] = None
     then: Annotated[
         list[Literal["prune", "check"]] | None,
         Key('what "puller run" does after the backups: "prune", "check" or both', '["prune", "check"]'),

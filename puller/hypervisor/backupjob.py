@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import libvirt
 
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.domain import Domain
+from puller.hypervisor.encryption import encryption_element
 from puller.hypervisor.faults import translate
 from puller.hypervisor.openjob import OpenJob, end, open_job
+from puller.hypervisor.seal import Seal
+
+_READY = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
+"""The files of the job are there already."""
 
 
 class BackupJob:
@@ -24,21 +32,32 @@ class BackupJob:
 
     ``bases`` names the disks of the job by target, each with the checkpoint that it is to be incremental
     from, or None for all of it. ``checkpoint`` is the new one, for exactly these disks but the ``untracked``
-    ones, which cannot have a dirty bitmap; if all are such, there is no checkpoint.
+    ones, which cannot have a dirty bitmap; if all are such, there is no checkpoint. ``seal`` makes the files
+    of the job, where some are to be encrypted; else libvirt does.
 
     Beginning raises :class:`DomainNotRunning`, :class:`JobRunning` if any backup job is open,
     :class:`CheckpointUnusable` if a base is gone or broken, else :class:`HypervisorError`.
     """
 
     def __init__(
-        self, domain: Domain, bases: Mapping[str, str | None], checkpoint: str, untracked: Collection[str]
+        self,
+        domain: Domain,
+        bases: Mapping[str, str | None],
+        checkpoint: str,
+        untracked: Collection[str],
+        seal: Seal | None,
     ) -> None:
         if not bases:
             raise ValueError("a backup job needs a disk: libvirt takes an empty list for all disks")
         self._domain = domain
         self._bases = dict(bases)
         self.checkpoint = checkpoint
+        self.seal = seal
         self._tracked = [target for target in bases if target not in untracked]
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """See FrozenDisks: the files that libvirt is not to make."""
+        return nullcontext() if self.seal is None else self.seal.made(self._files())
 
     def __enter__(self) -> Self:
         self._domain.require_active()
@@ -76,7 +95,7 @@ class BackupJob:
     def _begin(self) -> None:
         record = checkpoint_xml(self.checkpoint, self._tracked) if self._tracked else None
         with translate(f"cannot begin a backup of domain {self._domain.name}"):
-            self._domain.handle.backupBegin(self._xml(), record, 0)
+            self._domain.handle.backupBegin(self._xml(), record, 0 if self.seal is None else _READY)
 
     def _undo(self) -> None:
         """Take back what a begin that failed has done: libvirt can fail after it made the checkpoint.
@@ -87,6 +106,10 @@ class BackupJob:
             self.end()
         with suppress(HypervisorError):
             checkpoints.delete(self._domain, self.checkpoint)
+
+    def _files(self) -> Mapping[str, Path]:
+        """The file of each disk that the job writes to, by target."""
+        raise NotImplementedError
 
     def _xml(self) -> str:
         """The ``<domainbackup>`` to begin with."""
@@ -108,6 +131,13 @@ def add_disks(root: ET.Element, bases: Mapping[str, str | None]) -> dict[str, ET
             disk.set("incremental", base)
         added[target] = disk
     return added
+
+
+def add_encryption(file: ET.Element, seal: Seal | None, target: str) -> None:
+    """Tell libvirt how the ``<scratch>`` or ``<target>`` of the disk is encrypted, if it is."""
+    secret = None if seal is None else seal.secret(target)
+    if secret is not None:
+        file.append(encryption_element(secret))
 
 
 def checkpoint_xml(name: str, targets: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 import libvirt
 
+from puller.errors import HypervisorError
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 
@@ -105,7 +106,10 @@ def redefine(domain: Domain, name: str, text: str) -> bool:
     Returns whether a bitmap of it is there to be used; if none is, the record is taken away again. The
     domain must be active. Raises :class:`HypervisorError` if libvirt does not take the record.
     """
-    record = ET.fromstring(text)
+    try:
+        record = ET.fromstring(text)
+    except (ET.ParseError, ValueError) as error:
+        raise HypervisorError(f"the stored XML of checkpoint {name} is damaged: {error}") from error
     for parent in record.findall("parent"):
         record.remove(parent)  # the checkpoint before it, deleted since
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE

@@ -12,6 +12,13 @@ import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from puller import programs
+from puller.errors import HypervisorError
+
+_SECONDS = 60.0
+"""How long a look at folders may take."""
 
 _ACCESS = 'for folder do test "$0" "$folder" || { printf %s "$folder"; break; }; done'
 """A loop for sh(1): prints the first folder that test(1) does not find usable."""
@@ -87,20 +94,17 @@ def may_write(folder: Path, user: User) -> bool:
 
 def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
     command = ["sh", "-c", _ACCESS, test, *map(str, folders)]
-    if user.uid == os.geteuid():
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/")
-    else:
-        done = subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            user=user.uid,
-            group=user.gid,
-            extra_groups=user.groups(),
-        )
-    return Path(done.stdout) if done.stdout else None
+    become: dict[str, Any] = {}
+    if user.uid != os.geteuid():
+        become = {"user": user.uid, "group": user.gid, "extra_groups": user.groups()}
+    try:
+        done = programs.run(command, _SECONDS, cwd="/", **become)
+    except subprocess.TimeoutExpired as error:
+        raise HypervisorError(
+            f"whether {user} reaches {folders[-1]} cannot be told: no answer in {_SECONDS:.0f} s",
+            advice="See whether the storage of the folder answers.",
+        ) from error
+    return Path(os.fsdecode(done.stdout)) if done.stdout else None
 
 
 def _applies(host: ET.Element, label: ET.Element | None, model: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from operator import is_not
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Self
 import libvirt
 
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor import sources
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
@@ -31,6 +33,9 @@ class Host:
     def __init__(self, connection: Any, uri: str) -> None:
         self._connection = connection
         self.uri = uri
+        # libvirt may start a QEMU for each of these questions, which takes seconds where KVM does not work.
+        self._told: dict[tuple[str | None, ...], str] = {}
+        self._asking = threading.Lock()
 
     @classmethod
     def connect(cls, uri: str) -> Self:
@@ -83,6 +88,27 @@ class Host:
         with translate(f"cannot list the domains of {self.uri}"):
             return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
 
+    def sources_in_use(self) -> Iterator[tuple[str, str]]:
+        """Every path that an active domain has storage at, whole chains of images, as (domain, path)."""
+        active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        with translate(f"cannot ask {self.uri} what its domains use"):
+            for handle in self._connection.listAllDomains(active):
+                name = handle.name()
+                try:
+                    xml = handle.XMLDesc(0)
+                except libvirt.libvirtError as error:
+                    if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:  # it has just ended
+                        continue
+                    raise
+                yield from ((name, path) for path in sources.paths(xml))
+                yield from ((name, path) for path in self._volume_paths(xml))
+
+    def active_domains(self) -> tuple[Domain, ...]:
+        """The domains that run or are paused."""
+        with translate(f"cannot list the domains of {self.uri}"):
+            found = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return tuple(Domain(handle, state_directory(self.uri)) for handle in found)
+
     def uuids(self) -> dict[str, str]:
         """The UUID of every domain, running or not, by its name."""
         with translate(f"cannot list the domains of {self.uri}"):
@@ -103,7 +129,7 @@ class Host:
     def capabilities(self) -> str:
         """The XML of what this host and its hypervisor are: https://libvirt.org/formatcaps.html."""
         with translate(f"cannot ask libvirt at {self.uri} for its capabilities"):
-            return str(self._connection.getCapabilities())
+            return self._once((), self._connection.getCapabilities)
 
     def supports_backup(self, domain: Domain) -> bool:
         """Whether libvirt can back up a domain with this emulator and machine, incrementally.
@@ -116,8 +142,22 @@ class Host:
         if machine.find(_SWITCHED_ON) is not None:
             return True
         with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
-            text = self._connection.getDomainCapabilities(*_emulation(machine))
+            kind = _emulation(machine)
+            text = self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
+
+    def _once(self, about: tuple[str | None, ...], ask: Callable[[], Any]) -> str:
+        """What libvirt answers, which stays the same as long as the connection lasts."""
+        with self._asking:
+            if about not in self._told:
+                self._told[about] = str(ask())
+            return self._told[about]
+
+    def _volume_paths(self, xml: str) -> Iterator[str]:
+        """Where the volumes of a domain are; of a pool that is not active nobody knows."""
+        for pool, volume in sources.volumes(xml):
+            with suppress(libvirt.libvirtError):
+                yield self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
 
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
         """A name comes first: a domain may be called like another one's UUID."""
@@ -156,11 +196,11 @@ def _version(number: int) -> Version:
 
 
 def _open(uri: str) -> Any:
-    return _open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
+    return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
 @cache
-def _open_embedded(uri: str) -> Any:
+def open_embedded(uri: str) -> Any:
     """The one connection of this process to an embedded driver, kept until the process ends.
 
     Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers").

@@ -12,8 +12,16 @@ from os.path import normpath
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
+from puller.hypervisor.encryption import Encryption, parse_encryption
 
-_SOURCE_ATTRIBUTES = {"file": "file", "block": "dev", "dir": "dir", "vhostuser": "path"}
+_SOURCE_ATTRIBUTES = {
+    "file": "file",
+    "block": "dev",
+    "dir": "dir",
+    "vhostuser": "path",
+    "vhostvdpa": "dev",
+}
+_VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,8 @@ class Disk:
     node of this host, or None.
     ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
-    and source; libvirt knows them while the domain is active.
+    and source; libvirt knows them while the domain is active. ``encryption`` tells of the image and of those
+    behind it how each is encrypted, or None, as far as the XML says; the guest sees none of it.
     """
 
     target: str
@@ -39,19 +48,43 @@ class Disk:
     shareable: bool
     path: Path | None
     backing: tuple[str, ...] = ()
+    encryption: tuple[Encryption | None, ...] = ()
 
     @property
     def is_candidate(self) -> bool:
-        """Whether a backup takes this disk unless told otherwise: one that holds data and changes."""
-        return self.device in ("disk", "lun") and not self.readonly and self.source != ""
+        """Whether a backup takes this disk unless told otherwise."""
+        return self.omission is None
+
+    @property
+    def omission(self) -> str | None:
+        """Why no backup takes the disk unless it is named, as the end of "disk x is …", or None if it does.
+
+        Other machines write to a shareable disk past the QEMU that freezes it.
+        """
+        return self.hindrance or ("shareable" if self.shareable else None)
+
+    @property
+    def holds_changes(self) -> bool:
+        """Whether the guest keeps data on it, so that a point without it lacks something."""
+        return self.device in ("disk", "lun") and self.source != "" and not self.readonly
+
+    @property
+    def lock(self) -> Encryption | None:
+        """How the uppermost encrypted image of the disk's chain is encrypted; None if none is."""
+        return next((found for found in self.encryption if found is not None), None)
 
     @property
     def hindrance(self) -> str | None:
         """Why the disk cannot be backed up, as the end of "disk x is …", or None if it can.
 
-        libvirt runs no block job on a transient disk.
+        libvirt runs no block job on a transient disk. QEMU has no block node for a vhost disk, and does not
+        see what a guest writes to a lun by SCSI commands of its own.
         """
-        if self.device not in ("disk", "lun"):
+        if self.type in _VHOST:
+            return f"a {_VHOST[self.type]} disk, whose data does not pass through QEMU"
+        if self.device == "lun":
+            return "passed through as a lun, to which a guest can write past QEMU"
+        if self.device != "disk":
             return f"a {self.device}"
         if self.source == "":
             return "empty"
@@ -66,17 +99,23 @@ def parse_disks(xml: str) -> tuple[Disk, ...]:
 
 
 def select(
-    domain: str, disks: Sequence[Disk], include: Sequence[str], exclude: Sequence[str]
+    domain: str,
+    disks: Sequence[Disk],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    exclude_if_present: Sequence[str] = (),
 ) -> tuple[Disk, ...]:
-    """The disks that a backup of ``domain`` takes: ``include``, or all candidates, without ``exclude``.
+    """The disks that a backup of ``domain`` takes: ``include``, or all candidates, without those excluded.
 
-    Raises :class:`NoSuchDisk` for a target that the domain does not have and if nothing is left, and
-    :class:`UnsupportedDisk` for a disk that cannot be backed up.
+    None are left of a domain that has none to take, or only such as are excluded if present.
+
+    Raises :class:`NoSuchDisk` for a target of ``include`` or ``exclude`` that the domain does not have, and
+    if these leave nothing; :class:`UnsupportedDisk` for a disk that cannot be backed up.
     """
     _refuse_unknown(domain, disks, [*include, *exclude])
     wanted = [disk for disk in disks if (disk.target in include if include else disk.is_candidate)]
-    chosen = tuple(disk for disk in wanted if disk.target not in exclude)
-    if not chosen:
+    chosen = tuple(disk for disk in wanted if disk.target not in {*exclude, *exclude_if_present})
+    if not chosen and (include or any(disk.target in exclude for disk in wanted)):
         raise NoSuchDisk(f"domain {domain} has no disk to back up", advice=_known(disks))
     for disk in chosen:
         if disk.hindrance is not None:
@@ -102,11 +141,15 @@ def _known(disks: Sequence[Disk]) -> str:
 def _parse(element: ET.Element) -> Disk:
     source = element.find("source")
     kind = element.get("type", "file")
+    if kind == "volume" and _attribute(source, "mode") == "direct":
+        kind, described = "network", _describe("volume", source)  # QEMU itself speaks to the pool's server
+    else:
+        described = _describe(kind, source)
     slices = () if source is None else tuple(map(_slice, source.findall("./slices/slice")))
     driver = element.find("driver")
     return Disk(
         target=_attribute(element.find("target"), "dev"),
-        source=" ".join((_describe(kind, source), *slices)),
+        source=" ".join((described, *slices)),
         type="a slice" if slices else kind,
         format=_attribute(driver, "type") or "raw",
         device=element.get("device", "disk"),
@@ -115,6 +158,7 @@ def _parse(element: ET.Element) -> Disk:
         shareable=element.find("shareable") is not None,
         path=None if slices else _path(kind, source),
         backing=tuple(_chain(element)),
+        encryption=tuple(_encryption(element, _attribute(driver, "type") or "raw")),
     )
 
 
@@ -133,6 +177,14 @@ def _chain(element: ET.Element) -> Iterator[str]:
     if behind is not None and (kind := behind.get("type")) is not None:
         yield image_name(_attribute(behind.find("format"), "type"), _describe(kind, behind.find("source")))
         yield from _chain(behind)
+
+
+def _encryption(element: ET.Element, image_format: str) -> Iterator[Encryption | None]:
+    """That of the image of a ``<disk>`` or ``<backingStore>``, and of the images behind it."""
+    yield parse_encryption(element, image_format)
+    behind = element.find("backingStore")
+    if behind is not None and behind.get("type") is not None:
+        yield from _encryption(behind, _attribute(behind.find("format"), "type"))
 
 
 def _describe(kind: str, source: ET.Element | None) -> str:

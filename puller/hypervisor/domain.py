@@ -12,6 +12,7 @@ import libvirt
 from puller.errors import DomainNotRunning, HypervisorError
 from puller.hypervisor.disk import Disk, parse_disks, select
 from puller.hypervisor.faults import translate
+from puller.hypervisor.volume import located
 
 
 class Domain:
@@ -77,11 +78,13 @@ class Domain:
 
     def disks(self) -> tuple[Disk, ...]:
         """The disks that the domain has now, in the order of its XML."""
-        return parse_disks(self.xml())
+        return tuple(located(self.handle.connect(), disk) for disk in parse_disks(self.xml()))
 
-    def select_disks(self, include: Sequence[str], exclude: Sequence[str]) -> tuple[Disk, ...]:
+    def select_disks(
+        self, include: Sequence[str], exclude: Sequence[str], exclude_if_present: Sequence[str] = ()
+    ) -> tuple[Disk, ...]:
         """The disks that a backup takes: see :func:`~puller.hypervisor.disk.select`."""
-        return select(self.name, self.disks(), include, exclude)
+        return select(self.name, self.disks(), include, exclude, exclude_if_present)
 
     def disk_size(self, target: str) -> int:
         """Size in bytes that the guest sees of the disk ``target``."""

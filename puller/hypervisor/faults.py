@@ -46,3 +46,5 @@ def translate(doing: str, advice: str | None = None) -> Iterator[None]:
     except libvirt.libvirtError as error:
         kind = _CLASSES.get(code_of(error), HypervisorError)
         raise kind(f"{doing}: {text_of(error)}", advice=advice) from error
+    except UnicodeError as error:  # of a name that cannot be passed on: libvirt's are UTF-8
+        raise HypervisorError(f"{doing}: it is not UTF-8", advice=advice) from error

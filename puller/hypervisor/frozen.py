@@ -7,7 +7,7 @@ such source; QEMU's pushed images, or the images of a domain that is shut off, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -42,14 +42,21 @@ class FrozenDisks(Protocol):
     keep, or to delete after the context has ended.
     """
 
+    def prepared(self) -> AbstractContextManager[object]:
+        """A context to be entered before these disks, and before the guest is quiesced, and left after them.
+
+        It makes what takes its time. Raises PullerError.
+        """
+        ...
+
     def settle(self) -> None:
         """Return once the disks can be read. Raises PullerError if they never can."""
         ...
 
     @property
     def consistency(self) -> str:
-        """What the disks are like: ``crash``, as after a power cut, ``filesystem``, as after an unmount, or
-        ``offline``, as the guest left them when it ended.
+        """What the disks are like: ``crash``, as after a power cut, ``filesystem``, as after an unmount,
+        ``offline``, as the guest left them when it ended, or ``none`` if there are none.
         """
         ...
 
@@ -81,3 +88,35 @@ class FrozenDisks(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class NothingFrozen:
+    """No disks at all: :class:`FrozenDisks` that need no job, and no guest that stands still."""
+
+    consistency = "none"
+    exports: tuple[DiskExport, ...] = ()
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """Nothing is to be made."""
+        return nullcontext()
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
+    def confirm(self) -> None:
+        """Nothing was read."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """No guest is hurt."""
+        return nullcontext()
+
+    def scratch_used(self) -> None:
+        """There is no scratch."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is to be ended."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puller import programs
 from puller.errors import HypervisorError
 from puller.hypervisor.disk import Disk, image_name
 
@@ -20,7 +21,7 @@ _MAGIC = b"QFI\xfb"
 _INFO_SECONDS = 60.0
 """How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
 
-_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 
 def qcow2_version(path: Path) -> int | None:
@@ -64,14 +65,9 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     """
     options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
     try:
-        done = subprocess.run(
-            ["qemu-img", "info", *options, "--", str(path.absolute())],
-            capture_output=True,
-            check=False,
-            timeout=_INFO_SECONDS,
-        )
+        done = programs.run(["qemu-img", "info", *options, "--", str(path.absolute())], _INFO_SECONDS)
     except FileNotFoundError as error:
-        raise HypervisorError("qemu-img is not installed", advice=_INSTALL) from error
+        raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
             f"qemu-img cannot read {path}: no answer in {_INFO_SECONDS:.0f} s",
@@ -84,6 +80,21 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
             advice=f"See 'qemu-img check {path}', and who may read it.",
         )
     return list(json.loads(done.stdout))
+
+
+def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
+    """The files and devices of this host that the image at ``path`` is made of, itself the first.
+
+    These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
+    one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
+    """
+    found: dict[Path, None] = {path: None}
+    for image in describe(path, image_format):
+        home = Path(image["filename"])
+        data = image.get("format-specific", {}).get("data", {})
+        beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
+        found |= dict.fromkeys((home, *(home.parent / name for name in beside if name)))
+    return tuple(file for file in found if file.exists())
 
 
 def with_stored_chain(disk: Disk) -> Disk:

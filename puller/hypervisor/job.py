@@ -5,13 +5,14 @@ See https://libvirt.org/kbase/live_full_disk_backup.html and https://libvirt.org
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from puller.errors import HypervisorError, PullerError
 from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor.backupjob import BackupJob, add_disks
+from puller.hypervisor.backupjob import BackupJob, add_disks, add_encryption
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.export import parse_exports
 from puller.hypervisor.faults import translate
@@ -19,15 +20,26 @@ from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.openjob import OpenJob, job_xml
 from puller.hypervisor.scratch import scratch_path
 from puller.hypervisor.scratchwatch import ScratchWatch
+from puller.hypervisor.seal import Seal
+from puller.runtime import SOCKET_PATH
 
 
 def socket_path(domain: Domain, checkpoint: str) -> Path:
     """Where the exports of the job that makes ``checkpoint`` listen: in the domain's runtime folder.
 
-    A socket's path has 107 bytes at most, so the name keeps only the ends of the checkpoint's: whose it
+    The path of a socket is short, so the name keeps only the ends of the checkpoint's: whose it
     is, and the random part.
     """
     return domain.runtime_directory() / f"{checkpoint[: checkpoints.PREFIX_LENGTH]}{checkpoint[-8:]}.sock"
+
+
+def require_short(socket: Path) -> None:
+    """Raise HypervisorError if ``socket`` is too long for the path of one: QEMU would fail in mid-begin."""
+    if len(os.fsencode(socket)) > SOCKET_PATH:
+        raise HypervisorError(
+            f"the path {socket} is too long for a socket",
+            advice="Give the domain a shorter name, or take a push backup with --mode push.",
+        )
 
 
 class PullJob(BackupJob):
@@ -41,8 +53,9 @@ class PullJob(BackupJob):
         scratch_directory: Path,
         socket: Path,
         untracked: Collection[str] = (),
+        seal: Seal | None = None,
     ) -> None:
-        super().__init__(domain, bases, checkpoint, untracked)
+        super().__init__(domain, bases, checkpoint, untracked, seal)
         self._socket = socket
         self._folder = scratch_directory.absolute()
         self._scratch = {
@@ -77,17 +90,22 @@ class PullJob(BackupJob):
         if {export.target for export in self.exports} != self._bases.keys():
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")
 
+    def _files(self) -> Mapping[str, Path]:
+        return self._scratch
+
     def _xml(self) -> str:
-        return backup_xml(self._bases, self._scratch, self._socket)
+        return backup_xml(self._bases, self._scratch, self._socket, self.seal)
 
     def _as_opened(self) -> OpenJob:
         return OpenJob(self._socket, frozenset(self._scratch.values()))
 
 
-def backup_xml(bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path) -> str:
+def backup_xml(
+    bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path, seal: Seal | None = None
+) -> str:
     """The ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
     root = ET.Element("domainbackup", mode="pull")
     ET.SubElement(root, "server", transport="unix", socket=str(socket))
     for target, disk in add_disks(root, bases).items():
-        ET.SubElement(disk, "scratch", file=str(scratch[target]))
+        add_encryption(ET.SubElement(disk, "scratch", file=str(scratch[target])), seal, target)
     return ET.tostring(root, encoding="unicode")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from puller.errors import Locked, PullerError
-
-RUNTIME = Path("/run/user")
-"""Where systemd makes the runtime folders of users, each by its number; see pam_systemd(8)."""
+from puller.privatefolder import make_private
+from puller.runtime import runtime_directory
 
 
 class HostLock:
@@ -61,17 +59,8 @@ class JobLock(HostLock):
 
 
 def lock_directory() -> Path:
-    """Where the locks of this user are: ``/run/puller`` for root, else below the user's runtime folder.
-
-    ``XDG_RUNTIME_DIR`` names that; cron and su do not set it, so the usual place is looked at. Where there is
-    none it is a folder of this user's own among the temporary files.
-    """
-    if os.geteuid() == 0:
-        return Path("/run/puller")
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or RUNTIME / str(os.geteuid()))
-    if runtime.is_dir():
-        return runtime / "puller"
-    return Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
+    """Where the locks of this user are."""
+    return runtime_directory()
 
 
 def holder(uuid: str, directory: Path) -> int | None:
@@ -94,10 +83,10 @@ def holder(uuid: str, directory: Path) -> int | None:
 def _open(path: Path) -> int:
     """A descriptor of the lock file, which no child process inherits."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)  # who else could write there might hold our locks, or take them away
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise PullerError(
-            f"cannot use the lock file {path}: {error.strerror}",
-            advice="Make its folder writable for this user.",
+            f"cannot use the lock file {path}: {error.strerror or error}",
+            advice="Let its folder belong to this user and be writable for nobody else, or remove it.",
         ) from error

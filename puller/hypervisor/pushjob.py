@@ -15,11 +15,12 @@ from typing import Self
 import libvirt
 
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull
-from puller.hypervisor.backupjob import BackupJob, add_disks
+from puller.hypervisor.backupjob import BackupJob, add_disks, add_encryption
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.events import JobEnd, JobEvents, parse_end
 from puller.hypervisor.faults import translate
 from puller.hypervisor.openjob import OpenJob, open_job
+from puller.hypervisor.seal import Seal
 from puller.hypervisor.staging import reserve, staging_path
 
 _LOOK = 2.0
@@ -38,8 +39,8 @@ class PushJob(BackupJob):
 
     They hold what they should once :meth:`wait` has returned, and until the context ends. In an image
     of a disk with a base, a cluster is allocated if it was written since the base, and only then:
-    zeroes are allocated too, as zero clusters. The image names the running disk as its backing file;
-    open it without. ``room`` is how many bytes to set aside for the image of each disk.
+    zeroes are allocated too, as zero clusters. The image names the running disk as its backing file, unless
+    a seal has made it; open it without. ``room`` is how many bytes to set aside for the image of each disk.
 
     Beginning also raises :class:`StagingFull`.
     """
@@ -52,8 +53,9 @@ class PushJob(BackupJob):
         staging_directory: Path,
         room: Mapping[str, int],
         untracked: Collection[str] = (),
+        seal: Seal | None = None,
     ) -> None:
-        super().__init__(domain, bases, checkpoint, untracked)
+        super().__init__(domain, bases, checkpoint, untracked, seal)
         self.images = {
             target: staging_path(staging_directory.absolute(), checkpoint, domain.uuid, target)
             for target in self._bases
@@ -127,17 +129,22 @@ class PushJob(BackupJob):
         for target, length in self._room.items():
             reserve(self.images[target], length)
 
+    def _files(self) -> Mapping[str, Path]:
+        return self.images
+
     def _xml(self) -> str:
-        return push_xml(self._bases, self.images)
+        return push_xml(self._bases, self.images, self.seal)
 
     def _as_opened(self) -> OpenJob:
         return OpenJob(None, frozenset(), frozenset(self.images.values()))
 
 
-def push_xml(bases: Mapping[str, str | None], images: Mapping[str, Path]) -> str:
-    """The ``<domainbackup>`` of a push job into new qcow2 ``images``, made by libvirt (``compat=1.1``)."""
+def push_xml(bases: Mapping[str, str | None], images: Mapping[str, Path], seal: Seal | None = None) -> str:
+    """The ``<domainbackup>`` of a push job into new qcow2 ``images``, made by libvirt (``compat=1.1``) or
+    by the ``seal``.
+    """
     root = ET.Element("domainbackup", mode="push")
     for target, disk in add_disks(root, bases).items():
         ET.SubElement(disk, "driver", type="qcow2")
-        ET.SubElement(disk, "target", file=str(images[target]))
+        add_encryption(ET.SubElement(disk, "target", file=str(images[target])), seal, target)
     return ET.tostring(root, encoding="unicode")

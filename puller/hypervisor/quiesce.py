@@ -103,6 +103,7 @@ class Quiesced:
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:
+            entered.enter_context(self._disks.prepared())
             if self._may_freeze():
                 self._enter_frozen(entered)
             else:
@@ -126,7 +127,7 @@ class Quiesced:
         self._alarm(error)
 
     def _may_freeze(self) -> bool:
-        if self._disks.consistency == "offline":
+        if self._disks.consistency in ("offline", "none"):
             return False
         hindrance = self._hindrance()
         if self._quiesce is Quiesce.ON and hindrance is not None:

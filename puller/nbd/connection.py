@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import nbd
 
@@ -31,7 +32,11 @@ _ZERO_WINDOW = GIB
 """Most bytes of one request to zero. Its length has 32 bits; this one is aligned to any block size."""
 
 
-def _reason(error: nbd.Error) -> str:
+_REFUSALS = (nbd.Error, ValueError, OSError)
+"""What libnbd raises, or its binding where a text cannot be passed on, such as a name that is not UTF-8."""
+
+
+def _reason(error: Exception) -> str:
     """What libnbd says, without the name of the C function in front."""
     return str(error).partition(": ")[2] or str(error)
 
@@ -66,22 +71,22 @@ class Connection:
         self.context = context
         self.status_requests = 0
         self._handle: nbd.NBD | None = nbd.NBD()
-        self._begin(self._handle)
-        # A second descriptor of the socket, because the handle's own lock is held while it waits.
-        self._socket = socket.socket(fileno=os.dup(self._handle.aio_get_fd()))
+        self._socket = self._begin(self._handle)
         watch(self.interrupt)
         self._greet(self._handle)
         if context is not None:
             self._demand(context)
 
-    def _begin(self, handle: nbd.NBD) -> None:
+    def _begin(self, handle: nbd.NBD) -> socket.socket:
+        """Begin to connect; a second descriptor of the socket, as the handle's own lock is held in waits."""
         try:
             # Spares a memset of every buffer. Nothing reads a buffer whose read did not succeed.
             handle.set_pread_initialize(False)
             if self.context is not None:
                 handle.add_meta_context(self.context)
             handle.aio_connect_uri(self.uri)
-        except nbd.Error as error:
+            return socket.socket(fileno=os.dup(handle.aio_get_fd()))
+        except _REFUSALS as error:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
     def _greet(self, handle: nbd.NBD) -> None:
@@ -98,9 +103,11 @@ class Connection:
 
     def _demand(self, context: str) -> None:
         """Raise NbdError unless the server granted ``context``."""
-        if self.handle.can_meta_context(context):
+        if self._ask("metadata contexts", lambda handle: handle.can_meta_context(context)):
             return
-        structured = self.handle.get_structured_replies_negotiated()
+        structured = self._ask(
+            "structured replies", lambda handle: handle.get_structured_replies_negotiated()
+        )
         self.close()
         missing = f"metadata context {context!r}" if structured else "structured replies"
         raise NbdError(f"the server of {self.uri} does not offer {missing}")
@@ -112,25 +119,32 @@ class Connection:
             raise NbdError(f"the connection to {self.uri} is closed")
         return self._handle
 
+    def _ask(self, what: str, question: Callable[[nbd.NBD], Any]) -> Any:
+        """What was agreed upon with the server. Raises NbdError, also if the connection is gone by now."""
+        try:
+            return question(self.handle)
+        except nbd.Error as error:
+            raise NbdError(f"the {what} of {self.uri} cannot be told: {_reason(error)}") from error
+
     @property
     def size(self) -> int:
         """Size of the export in bytes."""
-        return int(self.handle.get_size())
+        return int(self._ask("size", lambda handle: handle.get_size()))
 
     @property
     def read_only(self) -> bool:
         """Whether the server refuses writes."""
-        return bool(self.handle.is_read_only())
+        return bool(self._ask("rights", lambda handle: handle.is_read_only()))
 
     @property
     def can_zero(self) -> bool:
         """Whether the server takes ``write_zeroes``."""
-        return bool(self.handle.can_zero())
+        return bool(self._ask("requests", lambda handle: handle.can_zero()))
 
     @property
     def can_share(self) -> bool:
         """Whether a flush on one connection covers what others wrote (NBD_FLAG_CAN_MULTI_CONN)."""
-        return bool(self.handle.can_multi_conn())
+        return bool(self._ask("flags", lambda handle: handle.can_multi_conn()))
 
     def status(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield (offset, length, flags) of the context, from ``start`` until ``end`` is reached.
@@ -222,7 +236,8 @@ class Connection:
     @cached_property
     def _payload(self) -> int:
         """Bytes of the largest write: the server's word, or what the protocol recommends without one."""
-        return min(int(self.handle.get_block_size(nbd.SIZE_MAXIMUM)) or _PAYLOAD, _PAYLOAD)
+        most = self._ask("block size", lambda handle: handle.get_block_size(nbd.SIZE_MAXIMUM))
+        return min(int(most) or _PAYLOAD, _PAYLOAD)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make the range read as zeros; the server may leave a hole. Raises NbdError."""

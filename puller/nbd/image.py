@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from puller import programs
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
+from puller.passphrases import Handed, handed_over, secret_id
+from puller.runtime import socket_folder
+
+_TOOL_SECONDS = 300.0
+"""How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
+MiB for a TiB."""
 
 _START_SECONDS = 30.0
 """How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
@@ -28,6 +35,41 @@ _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qem
 _SEE = "The message is QEMU's own; correct what it names and run again."
 
 _WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What opens one encrypted image, whose format is ``image`` (``raw`` is LUKS itself)."""
+
+    image: str
+    passphrase: bytes = field(repr=False)
+
+
+Keys = Sequence[Key | None]
+"""Of an image and of those behind it, the nearest first; None where there is nothing to be opened."""
+
+
+def _opened_by(keys: Keys, number: int = 0) -> dict[str, object]:
+    """The options of QEMU's block node that unlock the image of this number and those behind it."""
+    if number >= len(keys) or not any(keys[number:]):
+        return {}
+    key = keys[number]
+    own: dict[str, object] = {}
+    if key is not None:
+        own = {"key-secret": secret_id(number)}
+        own = {"driver": "luks", **own} if key.image == "raw" else {"encrypt": own}
+    behind = _opened_by(keys, number + 1)
+    return {**own, "backing": behind} if behind else own
+
+
+def _handed_over(keys: Keys) -> contextlib.AbstractContextManager[Handed]:
+    return handed_over([None if key is None else key.passphrase for key in keys])
+
+
+def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object]) -> str:
+    """The image as QEMU's tools take it for a file name, if more is to be said than its format."""
+    source = {"driver": image_format, "file": {"filename": str(path.absolute())}}
+    return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
 def create_qcow2(path: Path, size: int) -> None:
@@ -47,30 +89,27 @@ def detach_backing(path: Path) -> None:
     _qemu_img(doing, "rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute()))
 
 
-def copy_bytes(path: Path, image_format: str) -> int:
+def copy_bytes(path: Path, image_format: str, keys: Keys = ()) -> int:
     """Bytes that a full copy of the image at ``path``, chain included, takes as qcow2; it may be in use.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    command = [
-        "measure",
-        "-U",
-        "--output=json",
-        "-f",
-        image_format,
-        "-O",
-        "qcow2",
-        "--",
-        str(path.absolute()),
-    ]
-    return int(json.loads(_qemu_img(f"cannot measure {path}", *command))["required"])
+    command = ["measure", "-U", "--output=json", "-O", "qcow2", "--", _node(path, image_format, keys, {})]
+    return int(json.loads(_qemu_img(f"cannot measure {path}", *command, keys=keys))["required"])
 
 
-def _qemu_img(doing: str, *command: str) -> bytes:
+def _qemu_img(doing: str, *command: str, keys: Keys = ()) -> bytes:
     try:
-        result = subprocess.run(["qemu-img", *command], capture_output=True, check=False)
+        with _handed_over(keys) as handed:
+            words = ["qemu-img", command[0], *handed.options, *command[1:]]
+            result = programs.run(words, _TOOL_SECONDS, pass_fds=handed.descriptors)
     except FileNotFoundError as error:
         raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise NbdError(
+            f"{doing}: no answer in {_TOOL_SECONDS:.0f} s",
+            advice="See whether the storage of the image answers.",
+        ) from error
     if result.returncode:
         raise NbdError(f"{doing}: {_complaint(result.stderr)}", advice=_SEE)
     return result.stdout
@@ -99,14 +138,15 @@ class ImageServer:
         image_format: str,
         options: Sequence[str] = _WRITING,
         node: Mapping[str, object] | None = None,
+        keys: Keys = (),
     ) -> None:
         self._path = path
+        self._keys = keys
         # A driver in the description of a node and one in --format exclude each other.
         self._image = [f"--format={image_format}", "--", str(path.absolute())]
-        if node is not None:
-            source = {"driver": image_format, "file": {"filename": str(path.absolute())}, **node}
-            self._image = ["--", f"json:{json.dumps(source)}"]
-        self._folder = tempfile.TemporaryDirectory(prefix="puller-nbd-")
+        if node is not None or any(keys):
+            self._image = ["--", _node(path, image_format, keys, node or {})]
+        self._folder = socket_folder("puller-nbd-", "socket")
         home = Path(self._folder.name)
         self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
         self._ready, self._log = home / "pid", home / "log"
@@ -118,34 +158,41 @@ class ImageServer:
             raise
 
     @classmethod
-    def read_only(cls, path: Path, image_format: str, *, bitmap: str | None = None) -> Self:
-        """A server that refuses writes. ``bitmap`` names a bitmap of the qcow2 image to be offered."""
+    def read_only(cls, path: Path, image_format: str, *, bitmap: str | None = None, keys: Keys = ()) -> Self:
+        """A server that refuses writes. ``bitmap`` names a bitmap of the qcow2 image to be offered; ``keys``
+        open it, and those behind it, where they are encrypted: what is inside is served.
+        """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
-        return cls(path, image_format, ["--read-only", *offer])
+        return cls(path, image_format, ["--read-only", *offer], keys=keys)
 
     @classmethod
-    def pushed(cls, path: Path) -> Self:
+    def pushed(cls, path: Path, passphrase: bytes | None = None) -> Self:
         """A server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives it.
 
         That is the running disk: not as it was, and locked. ``qemu:allocation-depth`` is offered and shows
         as allocated what the image has itself.
         """
-        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None})
+        keys = [] if passphrase is None else [Key("qcow2", passphrase)]
+        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None}, keys)
 
     @classmethod
-    def in_use(cls, path: Path, image_format: str) -> Self:
+    def in_use(cls, path: Path, image_format: str, keys: Keys = ()) -> Self:
         """A server of an image that QEMU is writing: only what has long stood still in it can be trusted."""
-        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True})
+        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True}, keys)
 
     def _run(self, socket: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
         fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}"]
-        command = ["qemu-nbd", *fixed, *options, *self._image]
         try:
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, _handed_over(self._keys) as handed:
                 # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
                 return subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=handed.descriptors,
                 )
         except FileNotFoundError as error:
             raise NbdError("qemu-nbd is not installed", advice=_INSTALL) from error

@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import msgspec
 import numpy as np
@@ -22,7 +20,8 @@ from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
 from puller.repository.footer import ID, PackKind
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
-from puller.store.patience import carried
+from puller.store.parallel import each
+from puller.units import MIB
 
 PREFIX = "condemned/"
 VERSION = 1
@@ -33,8 +32,11 @@ KEPT = 30 * 86400.0
 ALL = -1
 """The set of all slots, however many a pack has: every bit of a negative number's two's complement."""
 
-PACKS_IN_RECORD = 20_000
-"""Packs that one record names: with bitmaps some 10 MiB of JSON, far below what a box may hold."""
+RECORD_BYTES = 16 * MIB
+"""About how long the JSON of one record gets. A box may hold 256 MiB, but all runs read all records."""
+
+_ENTRY_BYTES = 64
+"""What a pack takes in a record beside its bitmap, in which a byte is two digits."""
 
 _NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
 _KINDS = {"data": PackKind.DATA, "map": PackKind.MAP}
@@ -154,8 +156,8 @@ class Condemned:
 
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            return [record for record in pool.map(carried(self._read), infos) if record is not None]
+        found = each(self._read, infos, _PARALLEL_READS)
+        return [record for record in found if record is not None]
 
     def _read(self, info: ObjectInfo) -> Record | None:
         try:
@@ -177,6 +179,14 @@ class Condemned:
 
 
 def _parts(packs: Sentences) -> Iterator[dict[bytes, Sentence]]:
-    items = iter(packs.items())
-    while part := dict(islice(items, PACKS_IN_RECORD)):
+    """Cut by what they take: of packs with 65536 slots a box has room for some ten thousand only."""
+    part: dict[bytes, Sentence] = {}
+    size = 0
+    for pack_id, sentence in packs.items():
+        part[pack_id] = sentence
+        size += _ENTRY_BYTES + max(0, sentence.slots).bit_length() // 4
+        if size >= RECORD_BYTES:
+            yield part
+            part, size = {}, 0
+    if part:
         yield part

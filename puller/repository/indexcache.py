@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from puller.errors import DamagedData
+from puller.privatefolder import make_private
 from puller.repository.catalogue import STAMP, Catalogue
 from puller.repository.rows import Rows
 from puller.repository.segment import Segment, open_segment, write_segment
@@ -84,12 +84,7 @@ class CacheFolder:
     def __init__(self, path: Path, repository_id: bytes) -> None:
         self.path = path
         self._repository_id = repository_id
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-        info = path.stat()
-        # Wrong rows would lose data, so nobody else may have had a hand in them.
-        if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o022:
-            raise PermissionError(f"{path} may be written by others")
+        make_private(path)  # wrong rows would lose data, so nobody else may have had a hand in them
 
     def load(self) -> Known:
         """What the folder holds; nothing, with the present stamp, where it is missing or damaged."""
@@ -185,8 +180,9 @@ class CacheFolder:
     def _replace(self, content: bytes) -> None:
         """Put a new catalogue in place of the old one; only the holder of the lock does that."""
         fresh = self.path / "catalogue.new"
-        with fresh.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        fresh.unlink(missing_ok=True)  # what a killed process left
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,9 +6,7 @@ name, and merged once into a segment together with those older ones that are not
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +25,12 @@ from puller.repository.rows import Rows
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.segment import Segment
 from puller.store.base import ObjectInfo, Store
-from puller.store.patience import carried
+from puller.store.parallel import each
 
 INDEX_PREFIX = "index/"
 
-FETCHERS = 4
-"""Index objects fetched at once, about 2 MiB each."""
+FETCHERS = 3
+"""Index objects fetched at once, about 2 MiB each; twice as many may wait in memory."""
 
 RUN = 1 << 19
 """Rows that are sorted in memory: 11 MiB, and a few times that while it is done."""
@@ -90,25 +88,10 @@ def _read_all(
     keys: Mapping[bytes, str], read: Read
 ) -> Generator[tuple[bytes, Sequence[IndexedPack]], None, None]:
     """The index objects that can be read, in the order of ``keys``, a few read ahead."""
-    ahead: deque[tuple[bytes, Future[Sequence[IndexedPack] | None]]] = deque()
-    pool = ThreadPoolExecutor(FETCHERS, "index")
-    try:
-        for source, key in keys.items():
-            ahead.append((source, pool.submit(carried(read), key)))
-            if len(ahead) > FETCHERS:
-                yield from _readable(*ahead.popleft())
-        while ahead:
-            yield from _readable(*ahead.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _readable(
-    source: bytes, future: Future[Sequence[IndexedPack] | None]
-) -> Iterator[tuple[bytes, Sequence[IndexedPack]]]:
-    packs = future.result()
-    if packs is not None:
-        yield source, packs
+    with closing(each(read, keys.values(), FETCHERS)) as found:
+        for source, packs in zip(keys, found, strict=True):
+            if packs is not None:
+                yield source, packs
 
 
 class _Intake:

@@ -4,6 +4,9 @@ Who wants the lease puts an object of its own, then lists. Of two that do so at 
 later sees the other's object and gives way; so there are never two holders, at worst none. No conditional
 put is needed, and since nobody writes another's object, an expired lease is taken over without a race.
 
+Who holds it gives way to nobody as long as it renews in time: whoever tries meanwhile sees a lease that has
+not expired. Only one that has renewed too late may have been taken over, and then any other object counts.
+
 Times are the store's: "now" is the modified time of an object that was put just now.
 """
 
@@ -18,7 +21,7 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from puller.errors import DamagedData, Locked, ObjectNotFound, StoreError
+from puller.errors import DamagedData, Locked, ObjectNotFound, StoreDenied, StoreError
 from puller.repository.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 from puller.store.patience import brief, holding
@@ -28,6 +31,9 @@ PREFIX = "locks/"
 
 EXPIRY = 900.0
 """Seconds after which a lease that was not renewed counts as left behind."""
+
+_LIMIT = 64 * KIB
+"""Bytes of a lease, which names a host and a process."""
 
 RENEWAL = 60.0
 """Seconds after which ``renew`` puts the lease again."""
@@ -41,7 +47,7 @@ def _now() -> float:
 def is_taken(store: Store, purpose: str) -> bool:
     """Whether somebody holds this lease, or has left it behind. Raises StoreError.
 
-    A look only: to put an object, as taking it does, may let the holder give way.
+    A look only: to put an object, as taking it does, lets others that try at the same time give way.
     """
     return any(True for _ in store.list(f"{PREFIX}{purpose}/"))
 
@@ -49,6 +55,7 @@ def is_taken(store: Store, purpose: str) -> bool:
 class _Holder(msgspec.Struct, frozen=True):
     host: str
     process: int
+    ended: bool = False
 
 
 class Lease:
@@ -70,12 +77,14 @@ class Lease:
         lease = cls(store, boxes, purpose)
         try:
             lease._put()
-            store.delete([info.key for info in lease._others() if not lease._is_live(info)])
+            lease._give_way()
+            with suppress(StoreDenied):  # they hinder nobody, and this role may not delete
+                store.delete([info.key for info in lease._others() if not lease._is_live(info)])
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
             with suppress(StoreError), holding(brief()):
-                store.delete([lease._name])
+                lease._give_back()
 
     def renew(self) -> None:
         """To be called every minute or so. Raises Locked if another one has taken over."""
@@ -88,30 +97,53 @@ class Lease:
             self._store.stat(self._name)
         except ObjectNotFound as error:
             raise Locked(f"this {self._purpose} did not renew its lease in time and has lost it") from error
+        before = self.now
         self._put()
+        if self.now - before >= EXPIRY:
+            self._give_way()
         return self.now
 
     def _put(self) -> None:
         self._renewed = _now()
-        content = msgspec.json.encode(_Holder(platform.node(), os.getpid()))
-        self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
+        self._write(ended=False)
         self.now = self._store.stat(self._name).modified
+
+    def _give_way(self) -> None:
+        """Raise Locked if another lease has not expired."""
         for info in self._others():
             if self._is_live(info):
                 raise Locked(f"another {self._purpose} is at work in this repository{self._of(info)}")
+
+    def _write(self, ended: bool) -> None:
+        content = msgspec.json.encode(_Holder(platform.node(), os.getpid(), ended))
+        self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
+
+    def _give_back(self) -> None:
+        try:
+            self._store.delete([self._name])
+        except StoreDenied:
+            self._write(
+                ended=True
+            )  # a role that may not delete says so, else the lease stays until it expires
 
     def _others(self) -> list[ObjectInfo]:
         return [info for info in self._store.list(self._folder) if info.key != self._name]
 
     def _is_live(self, info: ObjectInfo) -> bool:
-        return info.modified + EXPIRY > self.now
+        if info.modified + EXPIRY <= self.now:
+            return False
+        holder = self._holder(info)
+        return holder is None or not holder.ended
 
     def _of(self, info: ObjectInfo) -> str:
         """Who holds the lease, as far as it can be told."""
+        holder = self._holder(info)
+        return "" if holder is None else f": process {holder.process} on host {holder.host}"
+
+    def _holder(self, info: ObjectInfo) -> _Holder | None:
         try:
-            box = self._store.get(info.key, max_size=64 * KIB)
-            content = self._boxes.unpack(BoxKind.LOCK, info.key, box)
-            holder = msgspec.json.decode(content, type=_Holder)
+            box = self._store.get(info.key, max_size=_LIMIT)
+            content = self._boxes.unpack(BoxKind.LOCK, info.key, box, _LIMIT)
+            return msgspec.json.decode(content, type=_Holder)
         except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
-            return ""
-        return f": process {holder.process} on host {holder.host}"
+            return None

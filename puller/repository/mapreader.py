@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from puller.errors import DamagedData
 from puller.repository.footer import PackKind
@@ -19,7 +18,7 @@ from puller.repository.pages import (
     decode_page,
     decode_root,
 )
-from puller.store.patience import carried
+from puller.store.parallel import each
 from puller.units import page_count
 
 READERS = 4
@@ -37,6 +36,19 @@ class MapReader:
         """The root at ``address``. Raises DamagedData, MissingObject."""
         content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
         return decode_root(content, self.table)
+
+    def roots(self, addresses: Iterable[Address]) -> Generator[Root | DamagedData]:
+        """The roots at ``addresses``, in their order; in place of one that cannot be read what is wrong.
+
+        Some are fetched ahead, a few at a time, so memory does not grow with their number.
+        """
+        yield from each(self._root_or_fault, addresses, READERS)
+
+    def _root_or_fault(self, address: Address) -> Root | DamagedData:
+        try:
+            return self.root(address)
+        except DamagedData as error:
+            return error
 
     def pages(self, root: Root, numbers: Sequence[int]) -> dict[int, Refs]:
         """The pages with these numbers. Each map pack is asked once. Raises DamagedData, MissingObject."""
@@ -59,8 +71,7 @@ class MapReader:
         if len(packs) < 2:
             yield from map(read, packs)
             return
-        with ThreadPoolExecutor(min(READERS, len(packs)), "maps") as readers:
-            yield from readers.map(carried(read), packs)
+        yield from each(read, packs, READERS)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from puller.errors import RepositoryError
 from puller.pipeline.buffers import Buffer, BufferPool
 from puller.repository.compression import Content
 from puller.repository.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
 from puller.repository.keys import NO_KEY_BOX, KeyRing
+from puller.repository.sealing import TAG
 from puller.repository.slot import SlotCipher
-from puller.units import MIB
+from puller.units import MIB, format_bytes
 
 DATA_PACK = 32 * MIB
 MAP_PACK = 8 * MIB
@@ -123,6 +125,7 @@ class OpenPack:
 class PackWriter:
     """Fills packs of one kind; calls ``emit`` with each full pack, in the thread that completed it.
 
+    A content that no buffer of ``pool`` has room for gets a pack of its own, in a buffer made for it.
     ``began`` is called with each new pack's seconds of waiting for a buffer.
     """
 
@@ -147,7 +150,10 @@ class PackWriter:
 
         Blocks while all pack buffers are on their way to the store. The pieces of one call become
         neighbours: one short lock for all of them, where one for each cost the codecs their time.
+
+        Raises RepositoryError, before anything is stored, if a piece is larger than a slot may be.
         """
+        self._require_storable(pieces)
         while pieces:
             with self._lock:
                 places = self._reserve(pieces)
@@ -158,6 +164,14 @@ class PackWriter:
             yield places, stored
             pieces = pieces[places.count :]
 
+    def _require_storable(self, pieces: Sequence[Piece]) -> None:
+        largest = max((len(piece.content) for piece in pieces), default=0)
+        if largest > self.kind.content_limit:
+            limit = format_bytes(self.kind.content_limit)
+            raise RepositoryError(
+                f"a content of {format_bytes(largest)} is larger than a slot may be: {limit}"
+            )
+
     def _reserve(self, pieces: Sequence[Piece]) -> Places:
         if self._open is not None:
             places = self._open.reserve(pieces)
@@ -165,7 +179,7 @@ class PackWriter:
                 return places
             self._close_open_pack()
         # May wait for a buffer with the lock held: those who give buffers back never take it.
-        self._open = self._new_pack()
+        self._open = self._new_pack(len(pieces[0].content) + TAG)
         return self._open.reserve(pieces)
 
     def _close_open_pack(self) -> None:
@@ -173,7 +187,8 @@ class PackWriter:
         if pack is not None and pack.shut():
             self._emit(pack)
 
-    def _new_pack(self) -> OpenPack:
+    def _new_pack(self, least: int) -> OpenPack:
+        """A pack with room for ``least`` bytes of slots: a pooled buffer that is too small would never do."""
         pack_id = os.urandom(ID)
         if self.kind is PackKind.MAP:
             pack_key, key_box = self._keys.map_key(pack_id), NO_KEY_BOX
@@ -181,7 +196,8 @@ class PackWriter:
             pack_key, key_box = self._keys.new_data_key(pack_id)
         cipher = SlotCipher(self._keys, pack_id, pack_key)
         asked = time.monotonic()
-        buffer = self._pool.acquire()
+        fits = least + TAIL_ROOM <= self._pool.size
+        buffer = (self._pool if fits else BufferPool(1, least + TAIL_ROOM)).acquire()
         self._began(time.monotonic() - asked)
         return OpenPack(self.kind, pack_id, cipher, key_box, buffer)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -21,11 +21,13 @@ from puller.errors import (
     StoreError,
     UnsupportedFormat,
 )
+from puller.repository.machines import names_of
 from puller.repository.mapreader import check_address
 from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
-from puller.store.patience import brief, carried, holding
+from puller.store.parallel import each
+from puller.store.patience import brief, holding
 
 PREFIX = "points/"
 VERSION = 1
@@ -33,7 +35,11 @@ VERSION = 1
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PARALLEL_READS = 8
+_PARALLEL_READS = 16
+"""As many as the S3 client has connections."""
+
+AHEAD = timedelta(days=1)
+"""What is dated later than now by more than this was dated by a clock that is wrong, or by nobody's."""
 
 MOMENT = len("20261123T050000Z")
 """Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
@@ -66,6 +72,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
     format: str = ""
     source: str = ""
     backing: tuple[str, ...] = ()
+    encryption: str = ""
     parent: str | None = None
     reason: str = ""
     dirty_bytes: int = 0
@@ -110,6 +117,10 @@ class Point(msgspec.Struct, frozen=True):
         """The record of the disk ``target``, if the point has it."""
         return next((record for record in self.disks if record.disk == target), None)
 
+    def is_from(self, hosts: Collection[str]) -> bool:
+        """Whether one of ``hosts``, names or patterns, took the point. Without any, all did."""
+        return not hosts or any(self.host == host or fnmatchcase(self.host, host) for host in hosts)
+
 
 class _Head(msgspec.Struct):
     version: int
@@ -129,8 +140,8 @@ def time_of(point_id: str) -> datetime:
 
 
 def kind_of(disks: Sequence[DiskRecord]) -> str:
-    """A point's kind: that of its disks, or ``mixed``."""
-    kinds = {record.kind for record in disks}
+    """A point's kind: that of its disks, or ``mixed``; ``configuration`` if it has none."""
+    kinds = {record.kind for record in disks} or {"configuration"}
     return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
@@ -214,7 +225,20 @@ class Points:
 
     def all(self, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
         """Every point, oldest first. A damaged record raises, or is told to ``damaged`` where given."""
+        return in_order(self._load(self.names(), damaged))
 
+    def of(self, domain: str, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
+        """The points of a domain (name or UUID), oldest first; damaged records are as in ``all``.
+
+        Only the records of that domain are read, and one of each other if it is named by its name.
+        """
+        names = self.names(domain) if _UUID.fullmatch(domain) else names_of(self, domain)
+        found = self._load(names, damaged)
+        return in_order(point for point in found if domain in (point.domain, point.uuid))
+
+    def _load(
+        self, names: Iterable[tuple[str, str]], damaged: Callable[[str, DamagedData], None] | None
+    ) -> list[Point]:
         def load(name: tuple[str, str]) -> Point | None:
             try:
                 return self.get(*name)
@@ -226,9 +250,7 @@ class Points:
                 damaged(name[1], error)
                 return None
 
-        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-            loaded = [point for point in pool.map(carried(load), self.names()) if point is not None]
-        return in_order(loaded)
+        return [point for point in each(load, names, _PARALLEL_READS) if point is not None]
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
@@ -263,10 +285,15 @@ class Points:
         except StoreError:
             return False
 
-    def select(self, text: str) -> Point:
-        """The point that a user means by an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``."""
+    def select(self, text: str, hosts: Collection[str] = ()) -> Point:
+        """The point that a user means by an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``.
+
+        Of a domain's points only those count that one of ``hosts``, names or patterns, has taken. Raises
+        AmbiguousPoint if none is given and several have.
+        """
         if "@" in text:
-            return self._by_time(*text.rsplit("@", 1))
+            domain, moment = text.rsplit("@", 1)
+            return self._by_time(domain, moment, hosts)
         return self.get(*self.find(text))
 
     def find(self, text: str) -> tuple[str, str]:
@@ -280,15 +307,15 @@ class Points:
             raise AmbiguousPoint(f"'{text}' fits {len(matches)} restore points: {shown}")
         return (exact or matches)[0]
 
-    def _by_time(self, domain: str, moment: str) -> Point:
+    def _by_time(self, domain: str, moment: str, hosts: Collection[str]) -> Point:
         limit = None if moment == "latest" else _parse_time(moment)
         damaged: dict[str, DamagedData] = {}
-        found = self.all(damaged.__setitem__)
-        mine = [point for point in found if domain in (point.domain, point.uuid)]
-        if not mine and damaged:
+        found = self.of(domain, damaged.__setitem__)
+        mine = [point for point in found if point.is_from(hosts)]
+        if not found and damaged:
             raise next(iter(damaged.values()))
         if not mine:
-            raise NoSuchPoint(f"no restore point of domain '{domain}'")
+            raise NoSuchPoint(f"no restore point of domain '{domain}'{_taken_on(hosts)}")
         uuids = sorted({point.uuid for point in mine})
         if len(uuids) > 1:
             raise AmbiguousPoint(
@@ -297,19 +324,42 @@ class Points:
             )
         fitting = [point for point in mine if limit is None or point.time <= limit]
         if not fitting:
-            raise NoSuchPoint(f"no restore point of domain '{domain}' at or before {moment}")
+            raise NoSuchPoint(
+                f"no restore point of domain '{domain}'{_taken_on(hosts)} at or before {moment}"
+            )
+        if not hosts:
+            _require_one_host(domain, fitting)
         self._refuse_older(fitting[-1], limit, damaged)
         return fitting[-1]
 
     def _refuse_older(self, chosen: Point, limit: datetime | None, damaged: dict[str, DamagedData]) -> None:
-        """Raise if a damaged record hides a point that is newer than the chosen one and would fit."""
-        last = "9" if limit is None else f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
+        """Raise if a damaged record hides a point that is newer than the chosen one and would fit.
+
+        A name alone is nobody's word: one that is dated days ahead hides nothing.
+        """
+        limit = limit or datetime.now(UTC) + AHEAD
+        last = f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
         for _, point_id in self.names(chosen.uuid) if damaged else ():
             if point_id in damaged and chosen.point[:MOMENT] <= point_id < last:
                 raise DamagedData(
                     damaged[point_id].message,
                     advice=f"The newest that can be read is {chosen.point}: name it by that id.",
                 )
+
+
+def _taken_on(hosts: Collection[str]) -> str:
+    return f" was taken on {', '.join(hosts)}" if hosts else ""
+
+
+def _require_one_host(domain: str, points: Iterable[Point]) -> None:
+    """A copy of a machine has its UUID: what was meant must not be a matter of which ran last."""
+    newest = {point.host: point for point in points}
+    if len(newest) > 1:
+        last = max(newest.values(), key=lambda point: (point.time, point.point)).host
+        raise AmbiguousPoint(
+            f"points of domain '{domain}' were taken on {len(newest)} hosts: {', '.join(sorted(newest))}",
+            advice=f"Name the host, such as --host {last}, or take the newest of all with --host '*'.",
+        )
 
 
 def _parse_time(text: str) -> datetime:

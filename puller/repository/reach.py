@@ -67,14 +67,25 @@ class Reach:
         """Numbers of the reached map packs."""
         return self.maps.columns.keys()
 
+    def has_root(self, address: Address) -> bool:
+        """Whether the root was taken in."""
+        pack, slots = self._place(address)
+        return bool(self.maps.holds(pack, slots)[0])
+
     def add_root(self, address: Address) -> Root | None:
         """Take in a root, not its pages, and return it; None if it was in. Raises DamagedData."""
-        pack, slots = self._reader.table.number(address.pack), np.array([address.slot], np.uint16)
-        if self.maps.holds(pack, slots)[0]:
+        if self.has_root(address):
             return None
         root = self._reader.root(address)
-        self.maps.add(pack, slots)
+        self.note_root(address)
         return root
+
+    def note_root(self, address: Address) -> None:
+        """Take in a root that has been read."""
+        self.maps.add(*self._place(address))
+
+    def _place(self, address: Address) -> tuple[int, Slots]:
+        return self._reader.table.number(address.pack), np.array([address.slot], np.uint16)
 
     def add(self, root: Root) -> list[Damage]:
         """Take in the pages of one disk; return the parts of it whose pages cannot be read."""

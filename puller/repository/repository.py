@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterator
 from puller.errors import (
     DamagedData,
     NoRepository,
+    NotEncrypted,
     ObjectExists,
     ObjectNotFound,
     RepositoryExists,
+    WrongKey,
 )
 from puller.repository import descriptor as descriptors
-from puller.repository import slots
+from puller.repository import remembered, slots
 from puller.repository.chunkindex import open_index
 from puller.repository.claims import Claims
 from puller.repository.condemned import Condemned
@@ -26,6 +28,7 @@ from puller.repository.packs import PackReader
 from puller.repository.pages import PackTable
 from puller.repository.pending import PendingPoints
 from puller.repository.points import Points
+from puller.repository.remembered import Identity, Replacement
 from puller.repository.run import Run, Tuning
 from puller.repository.sealing import Cipher
 from puller.repository.slots import Secret
@@ -35,10 +38,16 @@ from puller.store.unconditional import UnconditionalStore
 
 
 class Repository:
-    """Points, packs, maps and runs of one repository, with the keys that opened it."""
+    """Points, packs, maps and runs of one repository, with the keys that opened it.
 
-    def __init__(self, store: Store, descriptor: Descriptor, keys: KeyRing) -> None:
+    ``replaced`` says how it differs from what this host remembers of its place; None if it does not.
+    """
+
+    def __init__(
+        self, store: Store, descriptor: Descriptor, keys: KeyRing, replaced: Replacement | None = None
+    ) -> None:
         self.store = store
+        self.replaced = replaced
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
@@ -83,10 +92,11 @@ class Repository:
         return self.store.list("")
 
 
-def create(store: Store, secret: Secret | None) -> Repository:
+def create(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
     """Make a repository in ``store``: encrypted, opened by ``secret``, or plain if that is None.
 
-    The descriptor is written last, so a half-made repository is none. Raises RepositoryExists.
+    The descriptor is written last, so a half-made repository is none. This host remembers it as what is at
+    ``address``. Raises RepositoryExists.
     """
     _refuse_existing(store)
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
@@ -97,6 +107,8 @@ def create(store: Store, secret: Secret | None) -> Repository:
         descriptors.save(store, descriptor)
     except ObjectExists as error:
         raise RepositoryExists(f"a repository has just been made at {store.url}") from error
+    if address is not None:
+        remembered.remember(Identity.of(descriptor, address))
     return Repository(store, descriptor, keys)
 
 
@@ -120,15 +132,46 @@ def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> 
     return slots.first_slot(store, descriptor.id_bytes, secret)
 
 
-def open_repository(store: Store, secret: Secret | None) -> Repository:
-    """Open the repository in ``store``. Raises NoRepository, WrongKey, UnsupportedFormat."""
+def open_repository(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
+    """Open the repository in ``store``.
+
+    Whoever has a ``secret``, or remembers an encrypted repository at ``address``, is not given one without
+    encryption: whoever can write the store could else make hosts store plain data in it. Raises NoRepository,
+    WrongKey, UnsupportedFormat.
+    """
     descriptor = descriptors.load(store)
+    replaced = None if address is None else remembered.compare(descriptor, address)
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
-        if any(True for _ in slots.list_slots(store)):
-            # Else whoever can write the store could make hosts store plain data in it.
-            raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
+        _refuse_plain(store, secret, replaced)
         keys = KeyRing.unencrypted(descriptor.id_bytes)
     else:
-        keys = slots.open_slot(store, descriptor.id_bytes, secret).ring()
-    return Repository(store, descriptor, keys)
+        keys = _open_keys(store, descriptor, secret, replaced)
+    if address is not None and replaced is None:
+        remembered.remember(Identity.of(descriptor, address))
+    return Repository(store, descriptor, keys, replaced)
+
+
+def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | None) -> None:
+    """Raise if somebody expects this repository to be encrypted."""
+    if any(True for _ in slots.list_slots(store)):
+        raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
+    if replaced is not None and replaced.known.is_encrypted:
+        raise NotEncrypted(
+            f"the repository at {store.url} is not encrypted, and the one that this host knows there is",
+            advice=replaced.advice,
+        )
+    if secret is not None:
+        given = secret.kind.replace("-", " ")
+        raise NotEncrypted(f"the repository at {store.url} is not encrypted, but a {given} was given")
+
+
+def _open_keys(
+    store: Store, descriptor: Descriptor, secret: Secret | None, replaced: Replacement | None
+) -> KeyRing:
+    try:
+        return slots.open_slot(store, descriptor.id_bytes, secret).ring()
+    except WrongKey as error:
+        if replaced is None or secret is None:
+            raise
+        raise WrongKey(f"{error.message}; {replaced.text}", advice=replaced.advice) from error

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from puller.errors import Interrupted, PullerError, StoreError
+from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository import index
@@ -36,7 +36,7 @@ from puller.repository.effort import AutoLevel, Effort, FixedLevel
 from puller.repository.footer import PackKind
 from puller.repository.index import IndexedPack
 from puller.repository.packing import DATA_PACK, MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece, Places
-from puller.repository.pages import ZERO, Address, Numbers, Slots
+from puller.repository.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
 from puller.repository.pending import commit
 from puller.repository.points import Point
 from puller.repository.presence import Presence
@@ -45,7 +45,7 @@ from puller.repository.slot import compress, content_id
 from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
-from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
+from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
 
 if TYPE_CHECKING:
     from puller.repository.repository import Repository
@@ -180,7 +180,16 @@ class Run:
                 self._put_index(self._fresh)
 
     def disk(self, size: int, base: Address | None) -> DiskWriter:
-        """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing."""
+        """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing.
+
+        Raises UnsupportedDisk if a map might not be able to describe so large a disk.
+        """
+        if size > LARGEST_DISK:
+            said, limit = format_bytes(size), format_bytes(LARGEST_DISK)
+            raise UnsupportedDisk(
+                f"a disk of {said} is larger than a map can describe: {limit}",
+                advice="Leave the disk out with --exclude-disk.",
+            )
         maps = self.repository.maps
         root = None if base is None else maps.root(base)
         if base is not None:

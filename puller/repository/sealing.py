@@ -15,7 +15,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.errors import DamagedData
+from puller.errors import DamagedData, RepositoryError
 from puller.repository import compression
 from puller.units import MIB
 
@@ -111,13 +111,18 @@ class Boxes:
         return b"puller box" + self._repository_id + head + name.encode()
 
     def pack(self, kind: BoxKind, name: str, content: bytes) -> bytes:
-        """The box that holds ``content`` as the object ``name``."""
+        """The box that holds ``content`` as the object ``name``.
+
+        Raises RepositoryError if no reader would take it: it is not to be stored.
+        """
+        if len(content) > BOX_LIMIT:
+            raise RepositoryError(f"{name} of {len(content)} bytes would be larger than a box may hold")
         head = BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0))
         nonce = os.urandom(NONCE)
         return head + nonce + self._seal.seal(nonce, compression.frame(content), self._aad(head, name))
 
-    def unpack(self, kind: BoxKind, name: str, box: bytes) -> bytes:
-        """The content of the object ``name``. Raises DamagedData."""
+    def unpack(self, kind: BoxKind, name: str, box: bytes, limit: int = BOX_LIMIT) -> bytes:
+        """The content of the object ``name``, at most ``limit`` bytes. Raises DamagedData."""
         head, nonce = box[:8], box[8:BOX_HEADER]
         if len(box) < BOX_HEADER + TAG or head[:4] != BOX_MAGIC:
             raise DamagedData(f"{name} is not an object of puller's")
@@ -127,8 +132,6 @@ class Boxes:
         if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)):
             raise DamagedData(f"{name} is of another kind than its name says")
         try:
-            return compression.unframe(
-                self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name)), BOX_LIMIT
-            )
+            return compression.unframe(self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name)), limit)
         except DamagedData as error:
             raise DamagedData(f"{name} is damaged: {error.message}") from error

@@ -21,7 +21,7 @@ from puller.errors import DamagedData, KeyNotHeld, UnsupportedFormat, UsageError
 from puller.repository.keys import KEY, KeyRing, derive
 from puller.repository.sealing import NONCE
 from puller.store.base import Store
-from puller.units import GIB, KIB
+from puller.units import KIB, MIB
 
 PREFIX = "keys/"
 VERSION = 1
@@ -30,6 +30,10 @@ FULL = "full"
 BACKUP_ONLY = "backup-only"
 MIN_KEY_FILE = 32
 """Bytes: a key file is used as it is, without a costly derivation, so it must be random and long."""
+
+_MOST_MEMORY, _MOST_ITERATIONS, _MOST_LANES = 256 * MIB, 16, 16
+"""Costs of a password that a reader pays. Nothing vouches for a slot before it is opened; 64 MiB, 3 and 4 are
+what puller writes."""
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _ARGON2ID = "argon2id"
@@ -70,7 +74,11 @@ class Password:
 
     def key(self, kdf: Kdf) -> bytes:
         """The slot's key. Raises DamagedData, UnsupportedFormat."""
-        if kdf.memory_kib > 4 * GIB // KIB or kdf.iterations > 64 or kdf.lanes > 64:
+        if (
+            kdf.memory_kib > _MOST_MEMORY // KIB
+            or kdf.iterations > _MOST_ITERATIONS
+            or kdf.lanes > _MOST_LANES
+        ):
             raise DamagedData("a key slot asks for an unreasonable amount of work")
         if min(kdf.memory_kib, kdf.iterations, kdf.lanes) < 1:
             raise DamagedData("a key slot has impossible parameters")

@@ -77,10 +77,9 @@ class Store(Protocol):
         """Create the object unless the key is taken; of many that try at once, one wins.
 
         Raises ``ObjectExists`` if the key is taken, ``StoreFull``. Over a network, ``ObjectExists``
-        can mean that this very call was carried out, its answer lost and the request repeated. So a
-        caller that needs certainty reads the object back and compares. After any other error too it
-        is unknown whether the object came to be. Some S3 servers ignore the condition: see
-        ``puller.store.probe``.
+        can mean that this very call was carried out, its answer lost and the request repeated:
+        ``RetryingStore`` reads the object back and compares. After any other error too it is unknown
+        whether the object came to be. Some S3 servers ignore the condition: see ``puller.store.probe``.
         """
         ...
 

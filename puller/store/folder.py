@@ -36,6 +36,8 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.mounts import is_remote, means_lacking, sync_folder
+from puller.store.patience import note_progress
 
 _DIRECT = 1 << 20
 """Bytes from which a body goes past the page cache, as far as its buffer and the file system allow.
@@ -45,6 +47,9 @@ through the cache, which on a full host first has to push out what guests are us
 
 _BLOCK = 4096
 """What a direct write's length must be a multiple of; devices with larger blocks say EINVAL."""
+
+_PIECE = 8 << 20
+"""Bytes that are written at a time: each is a sign that a slow file system still works."""
 
 _ERRORS: dict[int | None, type[StoreError]] = {
     errno.ENOTDIR: NoBucket,
@@ -63,15 +68,25 @@ _ERRORS: dict[int | None, type[StoreError]] = {
 }
 
 
+_ADVICE: dict[type[StoreError], str] = {
+    StoreDenied: "Let this user write to the folder, and see that its file system is not mounted read-only.",
+    StoreUnavailable: "Check that the server of the file system runs and that it is mounted.",
+    NoBucket: "Make the folder that is to hold the repository, or correct the path.",
+    StoreError: "Check the file system; 'dmesg' may tell more.",
+}
+
+
 class FolderStore:
     """Objects as files below ``root``, which is made by the first put if its parent is there.
 
     Folders get mode 0700 and files 0600. The etag is made of time, size and inode, which a replaced
-    object never shares with the one before.
+    object never shares with the one before. Where the file system is remote it goes without the inode, which
+    may differ from look to look there.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._inodes: bool | None = None
         # Folders that this process found or made durable. Two threads may do it for the same one.
         self._durable: set[Path] = set()
 
@@ -92,13 +107,13 @@ class FolderStore:
         with self._open(key) as (descriptor, info):
             if etag is not None and etag != info.etag:
                 raise ObjectChanged(f"{key} in {self.url} was replaced meanwhile")
-            return _read(descriptor, offset, length)
+            return _read(descriptor, offset, min(length, max(0, info.size - offset)))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""
         validate_range(0, length)
         with self._open(key) as (descriptor, info):
-            return _read(descriptor, max(0, info.size - length), length), info
+            return _read(descriptor, max(0, info.size - length), min(length, info.size)), info
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
@@ -139,12 +154,13 @@ class FolderStore:
     def _open(self, key: str) -> Generator[tuple[int, ObjectInfo], None, None]:
         path = self._path(key)
         with self._translated(f"cannot read {key}"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without waiting: a FIFO in an object's place would wait for its writer, for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise ObjectNotFound(f"cannot read {key} in {self.url}: it is not a file")
-                yield descriptor, _info(key, status)
+                yield descriptor, self._info(key, status)
             finally:
                 os.close(descriptor)
 
@@ -158,7 +174,7 @@ class FolderStore:
             try:
                 _write(temporary, body)
                 yield temporary, target
-                _sync(target.parent)
+                sync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -176,7 +192,7 @@ class FolderStore:
             self._prepare(folder.parent)
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         self._durable.add(folder)
 
     def _make_root(self) -> None:
@@ -186,7 +202,7 @@ class FolderStore:
             raise NoBucket(f"the folder {self._root.parent}, in which to make {self.url}, does not exist")
         with suppress(FileExistsError):
             self._root.mkdir(mode=0o700)
-        _sync(self._root.parent)
+        sync_folder(self._root.parent)
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
         for entry in self._entries(folder):
@@ -210,8 +226,15 @@ class FolderStore:
         """Return the info of a regular file, None for anything else and for what is gone by now."""
         with self._translated(f"cannot read {key}"), suppress(FileNotFoundError):
             status = entry.stat()
-            return _info(key, status) if stat.S_ISREG(status.st_mode) else None
+            note_progress()
+            return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
         return None
+
+    def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
+        if self._inodes is None:
+            self._inodes = not is_remote(self._root)
+        etag = f"{status.st_mtime_ns}-{status.st_size}" + (f"-{status.st_ino}" if self._inodes else "")
+        return ObjectInfo(key, status.st_size, status.st_mtime, etag)
 
     @contextmanager
     def _translated(
@@ -221,7 +244,8 @@ class FolderStore:
         try:
             yield
         except FileNotFoundError as error:
-            raise absent(f"{action} in {self.url}: there is no such file or folder") from error
+            text = f"{action} in {self.url}: there is no such file or folder"
+            raise absent(text, advice=_ADVICE.get(absent)) from error
         except OSError as error:
             raise translate(error, f"{action} in {self.url}") from error
 
@@ -229,17 +253,13 @@ class FolderStore:
 def translate(error: OSError, action: str) -> StoreError:
     """Return the error to raise for ``error``, which came up during ``action``."""
     kind = _ERRORS.get(error.errno, StoreError)
-    return kind(f"{action}: {os.strerror(error.errno) if error.errno else error}")
+    text = f"{action}: {os.strerror(error.errno) if error.errno else error}"
+    return kind(text, advice=_ADVICE.get(kind))
 
 
 def _place(entry: os.DirEntry[str]) -> str:
     """Return what sorts a folder's entries as the keys below them sort: ``a-b`` before ``a/x``."""
     return f"{entry.name}/" if entry.is_dir() else entry.name
-
-
-def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    etag = f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
-    return ObjectInfo(key, status.st_size, status.st_mtime, etag)
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:
@@ -260,7 +280,8 @@ def _write(path: Path, body: Body) -> None:
         if len(rest) >= _DIRECT:
             rest = _write_direct(descriptor, rest)
         while rest:
-            rest = rest[os.write(descriptor, rest) :]
+            rest = rest[os.write(descriptor, rest[:_PIECE]) :]
+            note_progress()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -276,7 +297,8 @@ def _write_direct(descriptor: int, body: memoryview) -> memoryview:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
         while done < whole:
-            done += os.write(descriptor, body[done:whole])
+            done += os.write(descriptor, body[done : min(whole, done + _PIECE)])
+            note_progress()
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
             raise
@@ -286,19 +308,11 @@ def _write_direct(descriptor: int, body: memoryview) -> memoryview:
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Give the file its name unless the name is taken. FAT answers EPERM, others EOPNOTSUPP."""
+    """Give the file its name unless the name is taken. FAT answers EPERM, others what they like."""
     try:
         target.hardlink_to(temporary)
     except OSError as error:
-        if error.errno in {errno.EPERM, errno.EOPNOTSUPP}:
+        # The file was just written there, so no right to write is missing.
+        if means_lacking(error, target.parent):
             raise UnsupportedByStore(f"the file system of {target} has no hard links") from error
         raise
-
-
-def _sync(folder: Path) -> None:
-    """Make the folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -72,6 +72,15 @@ def open_store(url: str) -> Store:
     return connect(location.bucket, location.prefix)
 
 
+def address(store: Store) -> str:
+    """The URL of ``store``, with the endpoint if it is a bucket: servers may have buckets of one name."""
+    if not store.url.startswith("s3://"):
+        return store.url
+    from puller.store.s3 import S3Store
+
+    return f"{store.url} of {store.endpoint}" if isinstance(store, S3Store) else store.url
+
+
 def _parse_s3(rest: str) -> S3Location:
     bucket, _, prefix = rest.partition("/")
     # The text is not repeated: someone may have put credentials before an @.

@@ -1,4 +1,4 @@
-"""How long a store that gives no answer is asked again, who is told, and who may end the waiting.
+"""How long a silent store is waited for and asked again, who is told, and who may end the waiting.
 
 The patience in force goes with the context (``contextvars``): a thread of a flow has that of the thread that
 started it. So parallel runs on one store each have their own.
@@ -7,6 +7,7 @@ started it. So parallel runs on one store each have their own.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,9 @@ LONG = 150.0
 BRIEF = 3.0
 """Seconds for tidying up after a failure, however long an answer takes."""
 
+STALLED = 20.0
+"""Seconds without a byte from which on a request is as good as silent."""
+
 Tell = Callable[[str], None]
 
 
@@ -33,8 +37,63 @@ def _say_nothing(text: str) -> None:
     """Nobody is told."""
 
 
+class Silence:
+    """How long ``place`` has been silent, for one call.
+
+    It counts from the call's begin, or where bytes moved until a try failed, from that. Bytes that come or go
+    now lengthen the wait too, but not those of a while ago: a silent server's socket swallows what is sent.
+    """
+
+    def __init__(self, place: str = "the store", clock: Callable[[], float] = time.monotonic) -> None:
+        self.place = place
+        self.began = self._since = self._moved = clock()
+        self._clock = clock
+        self._failed = False
+
+    def note_progress(self) -> None:
+        """Bytes came or went."""
+        self._moved = self._clock()
+
+    def note_failure(self) -> None:
+        """A try has failed."""
+        if not self._failed and self._clock() - self._moved < STALLED:
+            self._since = self._moved
+        self._failed = True
+
+    @property
+    def lasts(self) -> float:
+        """Seconds of it so far."""
+        return self._clock() - self._since
+
+    def left(self, patience: float) -> float:
+        """Seconds that an answer is waited for still, of ``patience`` in all."""
+        left = patience - self.lasts
+        if self._moved == self.began:
+            return left
+        return max(left, min(patience, STALLED) - (self._clock() - self._moved))
+
+    def left_of_call(self, limit: float) -> float:
+        """Seconds left of ``limit`` since the call began, whatever has come of it."""
+        return limit - (self._clock() - self.began)
+
+
+_SILENCE: ContextVar[Silence | None] = ContextVar("silence", default=None)
+
+
+def note_progress() -> None:
+    """Say, from within a request, that bytes came or went: who waits for it then goes on waiting.
+
+    So a slow line is no silent store, and a request may last longer than the patience with it.
+    """
+    silence = _SILENCE.get()
+    if silence is not None:
+        silence.note_progress()
+
+
 class Patience:
-    """``seconds`` count from the first failure of a call; where ``limit`` bounds a request, from its begin.
+    """``seconds`` that a store may be silent, in a request or over all tries of a call.
+
+    ``limit`` bounds a call from its begin, whatever comes of it.
 
     Once ``end`` is called, by any thread, whatever waits with this patience fails, and so does all that is
     asked later. What its ``parent`` is told counts for it too.
@@ -94,15 +153,17 @@ class Patience:
         with self._listening() as event:
             event.wait(seconds)
 
-    def request(self, ask: Callable[[], T]) -> T:
-        """What ``ask`` returns or raises. Raises StoreUnavailable if patience ends before it does.
+    def request(self, ask: Callable[[], T], silence: Silence | None = None) -> T:
+        """What ``ask`` returns or raises. Raises StoreUnavailable if patience ends or is spent before.
 
         A request that hangs cannot be stopped, so it is made in a thread of its own, which may be left.
         """
+        heard = silence or Silence()
         answers: list[Callable[[], T]] = []
         with self._listening() as event:
 
             def work() -> None:
+                _SILENCE.set(heard)
                 try:
                     answer = ask()
                 except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
@@ -112,10 +173,25 @@ class Patience:
                 event.set()
 
             threading.Thread(target=work, name="request", daemon=True).start()
-            event.wait(self.limit)
+            while not event.is_set() and (left := self._left(heard)) > 0:
+                event.wait(left)
         if not answers:
-            raise StoreUnavailable("a request to the store was given up before it was answered")
+            raise StoreUnavailable(self._given_up(heard))
         return answers[0]()
+
+    def _left(self, silence: Silence) -> float:
+        left = silence.left(self.seconds)
+        return left if self.limit is None else min(left, silence.left_of_call(self.limit))
+
+    def _given_up(self, silence: Silence) -> str:
+        if self.ended:
+            return "a request to the store was given up before it was answered"
+        return f"{silence.place} gave no answer for {silence.lasts:.0f} s"
+
+    def allows(self, silence: Silence, pause: float) -> bool:
+        """Whether there is time for another try after ``pause`` more seconds."""
+        left = self.seconds - silence.lasts if self.limit is None else silence.left_of_call(self.limit)
+        return not self.ended and pause <= left
 
     @contextmanager
     def _listening(self) -> Iterator[threading.Event]:

@@ -6,6 +6,8 @@ import secrets
 
 from puller.errors import ObjectExists, UnsupportedByStore
 from puller.store.base import Store
+from puller.store.location import FolderLocation, parse
+from puller.store.mounts import sync_folder
 
 UNCONDITIONAL = (
     "this store does not honour conditional writes, so nothing refuses a second object of the same name: "
@@ -15,6 +17,19 @@ UNCONDITIONAL = (
 
 _FIRST = b"This object tests whether the store honours a put that asks for absence.\n"
 _SECOND = b"The store does not honour it.\n"
+
+
+UNSYNCED = (
+    "this file system cannot sync folders: a crash of its host or server may undo what was stored in the "
+    "seconds before"
+)
+
+
+def shortcomings(url: str, conditional: bool) -> tuple[str, ...]:
+    """What the store at ``url`` lacks; ``conditional`` is what ``honours_put_if_absent`` said."""
+    place = parse(url)
+    synced = not isinstance(place, FolderLocation) or sync_folder(place.path)
+    return (() if conditional else (UNCONDITIONAL,)) + (() if synced else (UNSYNCED,))
 
 
 def honours_put_if_absent(store: Store, key_prefix: str) -> bool:
@@ -40,5 +55,5 @@ def _refuses_second(store: Store, key: str) -> bool:
         store.put_new(key, _FIRST)
         store.put_new(key, _SECOND)
     except ObjectExists:
-        return store.get(key) == _FIRST
+        return store.get(key, max_size=len(_FIRST)) == _FIRST
     return False

@@ -9,19 +9,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
-from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreUnavailable
+from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreError, StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.patience import SHORT, Patience, current
+from puller.store.patience import SHORT, Patience, Silence, current
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 """Seconds. The pause doubles from the first to the longest: 20 requests or so in LONG."""
 
 _PAGE = 1000
-"""Objects asked for at a time in a listing: what S3 tells in one answer."""
+"""Objects listed or deleted at a time: what S3 takes in one request."""
 
 T = TypeVar("T")
 
@@ -77,17 +78,15 @@ class RetryingStore:
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``.
 
-        A try whose answer was lost may have been carried out. So if a later one finds the key taken, by the
-        same content, the object is this call's own.
+        A try whose answer was lost may have been carried out: one of ours, or one of the S3
+        client's own. So if the key is taken by the same content, the object is this call's own.
         """
-        tries = count()
 
         def put() -> None:
-            again = next(tries) > 0
             try:
                 self._store.put_new(key, body)
             except ObjectExists:
-                if not again or not self._holds(key, body):
+                if not self._holds(key, body):
                     raise
 
         self._try(put)
@@ -124,9 +123,18 @@ class RetryingStore:
         return (info for info in self._store.list(prefix) if info.key > told)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See ``Store.delete``."""
-        names = tuple(keys)
-        self._try(lambda: self._store.delete(names))
+        """See ``Store.delete``. As many at a time as one request takes: each is waited for by itself."""
+        rest = iter(keys)
+        refusals: list[StoreError] = []
+        while names := tuple(islice(rest, _PAGE)):
+            try:
+                self._try(partial(self._store.delete, names))
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
 
     def _holds(self, key: str, body: Body) -> bool:
         try:
@@ -135,20 +143,14 @@ class RetryingStore:
             return False
 
     def _try(self, ask: Callable[[], T]) -> T:
-        patience = current()
-        if patience is None:
-            return self._persist(ask, ask, Patience(SHORT))
-        return self._persist(ask, lambda: patience.request(ask), patience)
-
-    def _persist(self, ask: Callable[[], T], request: Callable[[], T], patience: Patience) -> T:
-        began = None if patience.limit is None else self._clock()
+        patience = current() or Patience(SHORT)
+        silence = Silence(self._store.url, self._clock)
         for pause in pauses(self._chance):
             try:
-                answer = request()
+                answer = patience.request(ask, silence)
             except StoreUnavailable as error:
-                now = self._clock()
-                began = now if began is None else began
-                if patience.ended or now + pause - began > patience.seconds:
+                silence.note_failure()
+                if not patience.allows(silence, pause):
                     raise
                 if pause >= FIRST_PAUSE:  # one that is asked again at once is no outage yet
                     patience.note_failure(error)

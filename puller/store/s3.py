@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
 from puller.errors import (
@@ -29,9 +31,16 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
-from puller.store.s3_body import upload_body
+from puller.store.s3_answers import info_of, read_bounded, whole_size
+from puller.store.s3_body import is_announced, upload_body
 from puller.store.s3_bucket import Bucket
-from puller.store.s3_errors import demands_checksum, is_beyond_end, translate_code, translated
+from puller.store.s3_errors import (
+    demands_checksum,
+    is_beyond_end,
+    rejects_expectation,
+    translate_code,
+    translated,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -63,8 +72,11 @@ class S3Store:
         self._client = client
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
-        self._place = f"bucket {bucket} at {_without_user(client.meta.endpoint_url)}"
+        self.endpoint = _without_user(client.meta.endpoint_url)
+        self._place = f"bucket {bucket} at {self.endpoint}"
+        self._by_proxy = bool(get_environ_proxies(self.endpoint))
         self._with_checksum = False
+        self._expects = True
 
     @property
     def url(self) -> str:
@@ -78,8 +90,11 @@ class S3Store:
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""
-        with translated(f"cannot read {key} in {self._place}"):
-            return self._fetch(key, self._request(key), max_size)[0]
+        request = self._request(key)
+        with self._doing(f"cannot read {key}"):
+            content, _ = self._fetch(key, request, max_size)
+        check_size(key, len(content), max_size)
+        return content
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """See ``Store.get_range``."""
@@ -88,9 +103,9 @@ class S3Store:
         request["Range"] = f"bytes={offset}-{offset + length - 1}"
         if etag is not None:
             request["IfMatch"] = etag
-        with translated(f"cannot read {key} in {self._place}"):
+        with self._doing(f"cannot read {key}"):
             try:
-                return self._fetch_range(key, request)[0]
+                return self._fetch_range(key, request, length)[0]
             except ClientError as error:
                 if not is_beyond_end(error):
                     raise
@@ -101,9 +116,10 @@ class S3Store:
         validate_range(0, length)
         request = self._request(key)
         request["Range"] = f"bytes=-{length}"
-        with translated(f"cannot read {key} in {self._place}"):
+        with self._doing(f"cannot read {key}"):
             try:
-                return self._fetch_range(key, request)
+                content, answer = self._fetch_range(key, request, length)
+                return content, info_of(key, whole_size(answer), answer, self._place)
             except ClientError as error:
                 if not is_beyond_end(error):
                     raise
@@ -111,8 +127,9 @@ class S3Store:
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
-        with translated(f"cannot store {key} in {self._place}"):
-            self._store({"Bucket": self._bucket, "Key": self._key(key)}, body)
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        with self._doing(f"cannot store {key}"):
+            self._store(request, body)
 
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``.
@@ -120,18 +137,20 @@ class S3Store:
         S3 answers 409 ConditionalRequestConflict if the key is deleted while it is put: that is
         ``StoreUnavailable``, since trying again helps.
         """
-        with translated(f"cannot store {key} in {self._place}"):
-            self._store({"Bucket": self._bucket, "Key": self._key(key), "IfNoneMatch": "*"}, body)
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key), "IfNoneMatch": "*"}
+        with self._doing(f"cannot store {key}"):
+            self._store(request, body)
 
     def stat(self, key: str) -> ObjectInfo:
         """See ``Store.stat``."""
+        name = self._key(key)
         try:
-            with translated(f"cannot look up {key} in {self._place}"):
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+            with self._doing(f"cannot look up {key}"):
+                answer = self._client.head_object(Bucket=self._bucket, Key=name)
         except ObjectNotFound:
             self._require_bucket()
             raise
-        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp(), answer["ETag"])
+        return info_of(key, answer.get("ContentLength"), answer, self._place)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``. Asks for the next 1000 objects when the ones before are used up."""
@@ -153,27 +172,44 @@ class S3Store:
     def _request(self, key: str) -> GetObjectRequestTypeDef:
         return {"Bucket": self._bucket, "Key": self._key(key)}
 
+    def _doing(self, action: str) -> AbstractContextManager[None]:
+        return translated(f"{action} in {self._place}", self._by_proxy)
+
     def _fetch(
-        self, key: str, request: GetObjectRequestTypeDef, max_size: int | None = None
+        self, key: str, request: GetObjectRequestTypeDef, limit: int | None
     ) -> tuple[bytes, GetObjectOutputTypeDef]:
+        """What is sent, but no more than one byte over ``limit``, and the answer."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             answer = self._client.get_object(**request)
-            check_size(key, answer["ContentLength"], max_size)
             try:
-                return answer["Body"].read(), answer
+                return self._read(key, answer, limit, "Range" in request), answer
             except _BROKEN_BODY:
                 if attempt == READ_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _fetch_range(self, key: str, request: GetObjectRequestTypeDef) -> tuple[bytes, ObjectInfo]:
-        content, answer = self._fetch(key, request)
-        whole = answer.get("ContentRange", "").rpartition("/")[2]
-        if not whole.isdigit():
-            raise UnsupportedByStore(
-                f"cannot read a part of {key} in {self._place}: it answers with the whole"
-            )
-        return content, ObjectInfo(key, int(whole), answer["LastModified"].timestamp(), answer["ETag"])
+    def _read(self, key: str, answer: GetObjectOutputTypeDef, limit: int | None, part: bool) -> bytes:
+        """Raises UnsupportedByStore, before anything is read, where a part was asked for and none is sent."""
+        announced = answer.get("ContentLength")
+        with closing(answer["Body"]) as body:  # what is not read goes with its connection
+            if part and whole_size(answer) is None:
+                raise self._no_part(key, "with the whole")
+            if not part:
+                check_size(key, announced or 0, limit)
+            elif limit is not None and (announced or 0) > limit:
+                raise self._no_part(key, f"with {announced} bytes where {limit} were asked for")
+            return read_bounded(body, announced, limit)
+
+    def _no_part(self, key: str, instead: str) -> UnsupportedByStore:
+        return UnsupportedByStore(f"cannot read a part of {key} in {self._place}: it answers {instead}")
+
+    def _fetch_range(
+        self, key: str, request: GetObjectRequestTypeDef, length: int
+    ) -> tuple[bytes, GetObjectOutputTypeDef]:
+        content, answer = self._fetch(key, request, length)
+        if len(content) > length:
+            raise self._no_part(key, f"with more than the {length} bytes that were asked for")
+        return content, answer
 
     def _stat_empty(self, key: str) -> ObjectInfo:
         info = self.stat(key)
@@ -182,19 +218,30 @@ class S3Store:
         return info
 
     def _store(self, request: PutObjectRequestTypeDef, body: Body) -> None:
-        try:
-            self._upload(request, body)
-        except ClientError as error:
-            if self._with_checksum or not demands_checksum(error):
-                raise
-            # From now on: a bucket that asks for it once always does.
+        while True:
+            try:
+                self._upload(request, body)
+            except (ClientError, HTTPClientError) as error:
+                if not self._adapts(error, body):
+                    raise
+            else:
+                return
+
+    def _adapts(self, error: Exception, body: Body) -> bool:
+        """Whether a refused put is worth another try, in the way that the server wants from now on."""
+        if self._expects and is_announced(body) and rejects_expectation(error):
+            self._expects = False
+            return True
+        if not self._with_checksum and isinstance(error, ClientError) and demands_checksum(error):
+            # A bucket that asks for it once always does.
             self._with_checksum = True
-            self._upload(request, body)
+            return True
+        return False
 
     def _upload(self, request: PutObjectRequestTypeDef, body: Body) -> None:
         if self._with_checksum:
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        request["Body"] = upload_body(body)
+        request["Body"] = upload_body(body, self._expects)
         self._client.put_object(**request)
 
     def _require_bucket(self) -> None:
@@ -204,7 +251,7 @@ class S3Store:
         too if there were no bucket.
         """
         try:
-            with translated(f"cannot look up {self._place}"):
+            with translated(f"cannot look up {self._place}", self._by_proxy):
                 self._client.head_bucket(Bucket=self._bucket)
         except StoreDenied:
             return
@@ -214,30 +261,36 @@ class S3Store:
     def _pages(self, prefix: str) -> Iterator[ListObjectsV2OutputTypeDef]:
         paginator = self._client.get_paginator("list_objects_v2")
         pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=self._root + prefix))
+        doing = f"cannot list {prefix or 'objects'}"
         while True:
-            with translated(f"cannot list {prefix or 'objects'} in {self._place}"):
+            with self._doing(doing):
                 page = next(pages, None)
             if page is None:
                 return
             yield page
+            if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                # The client takes this for the end: prune would remove what the rest of the points need.
+                raise UnsupportedByStore(f"{doing} in {self._place}: the server does not say how to go on")
 
     def _infos(self, page: ListObjectsV2OutputTypeDef) -> Iterator[ObjectInfo]:
-        for entry in page.get("Contents", ()):
-            key = entry["Key"].removeprefix(self._root)
+        for entry in page.get("Contents") or ():
+            key = (entry.get("Key") or "").removeprefix(self._root)
             if is_key(key):
-                yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
+                yield info_of(key, entry.get("Size"), entry, self._place)
 
     def _delete(self, keys: Sequence[str]) -> Sequence[StoreError]:
         action = f"cannot delete objects in {self._place}"
         objects: Sequence[ObjectIdentifierTypeDef] = [{"Key": self._key(key)} for key in keys]
-        with translated(action):
+        with translated(action, self._by_proxy):
             answer = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
             )
         return [
-            translate_code(failure["Code"], failure.get("Message", ""), f"{action}: {failure.get('Key')}")
-            for failure in answer.get("Errors", ())
-            if failure["Code"] != "NoSuchKey"
+            translate_code(
+                failure.get("Code") or "", failure.get("Message") or "", f"{action}: {failure.get('Key')}"
+            )
+            for failure in answer.get("Errors") or ()
+            if failure.get("Code") != "NoSuchKey"
         ]
 
 

@@ -1,11 +1,15 @@
-"""The body of an upload: a buffer as the file that the S3 client wants to read."""
+"""Bodies on their way: an upload as the file that the S3 client wants, a download that notes its progress."""
 
 from __future__ import annotations
 
 import os
-from typing import IO, cast
+import time
+from typing import IO, Any, cast
+
+from botocore.response import StreamingBody
 
 from puller.store.base import Body
+from puller.store.patience import note_progress
 
 SMALL = 128 << 10
 """Bytes up to which a body is copied into a ``bytearray``.
@@ -23,10 +27,13 @@ class BufferFile:
     A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the
     socket's timeout over the whole of that call. For a new connection it is the connect timeout: 10 s
     for 32 MiB, too little for a slow line. A file goes in pieces of 16 KiB, each with the full timeout.
+
+    ``announced``: whether the server is asked with ``Expect: 100-continue`` if it wants the body.
     """
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, announced: bool = True) -> None:
         self._view = memoryview(body)
+        self.announced = announced
         self._position = 0
 
     def __len__(self) -> int:
@@ -37,6 +44,7 @@ class BufferFile:
         end = len(self._view) if size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
+        note_progress()
         return piece
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -50,9 +58,47 @@ class BufferFile:
         return self._position
 
 
-def upload_body(body: Body) -> IO[bytes] | bytes:
-    """Return ``body`` in the form that is cheapest to upload."""
+def is_announced(body: Body) -> bool:
+    """Whether the server is asked before a body of this size is sent."""
+    return len(body) > SMALL
+
+
+def upload_body(body: Body, announced: bool = True) -> IO[bytes] | bytes:
+    """Return ``body`` in the form that is cheapest to upload; a large one is ``announced`` or not."""
     # Both casts are for the client's stubs, which know neither bytearrays nor files of views.
-    if len(body) <= SMALL:
+    if not is_announced(body):
         return cast("bytes", bytearray(body))
-    return cast("IO[bytes]", BufferFile(body))
+    return cast("IO[bytes]", BufferFile(body, announced))
+
+
+_PIECE = 64 << 10
+_LARGEST_PIECE = 4 << 20
+_PROMPT = 0.1
+"""Bytes of a download that are waited for at a time: more where they come within so many seconds."""
+
+
+class HeardBody(StreamingBody):
+    """A download that notes its progress: a slow one is no silent store."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        """As before, but not in one call, which would return only with the last byte."""
+        pieces: list[bytes] = []
+        left, step = amt, _PIECE
+        while left is None or left > 0:
+            began = time.monotonic()
+            piece = super().read(step if left is None else min(step, left))
+            if not piece:
+                break
+            note_progress()
+            pieces.append(piece)
+            left = None if left is None else left - len(piece)
+            step = min(step * 2, _LARGEST_PIECE) if time.monotonic() - began < _PROMPT else _PIECE
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def hear_download(parsed: dict[str, Any], **_: object) -> None:
+    """Let the body of a ``GetObject`` answer be a ``HeardBody``: a hook of the client's."""
+    body = parsed.get("Body")
+    if isinstance(body, StreamingBody):
+        stream: Any = body  # what it wraps is not in the stubs
+        parsed["Body"] = HeardBody(stream._raw_stream, stream._content_length)

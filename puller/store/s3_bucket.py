@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from puller.store.s3_answers import Refusal
 from puller.store.s3_errors import translated
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ class Bucket:
             try:
                 answer = self._client.get_object_lock_configuration(Bucket=self._name)
             except ClientError as error:
-                if error.response["Error"].get("Code") in _NOT_SET:
+                if Refusal.of(error).code in _NOT_SET:
                     return None
                 raise
-        retention = answer["ObjectLockConfiguration"].get("Rule", {}).get("DefaultRetention", {})
+        rule = (answer.get("ObjectLockConfiguration") or {}).get("Rule") or {}
+        retention = rule.get("DefaultRetention") or {}
         for unit in ("Days", "Years"):
             if count := retention.get(unit):
                 return f"{retention.get('Mode')}, {count} {unit.lower()}"
@@ -74,16 +76,16 @@ class Bucket:
             try:
                 answer = self._client.get_bucket_lifecycle_configuration(Bucket=self._name)
             except ClientError as error:
-                if error.response["Error"].get("Code") in _NOT_SET:
+                if Refusal.of(error).code in _NOT_SET:
                     return ()
                 raise
-        return tuple(parse_rule(rule) for rule in answer["Rules"] if reaches(rule, self._prefix))
+        return tuple(parse_rule(rule) for rule in answer.get("Rules") or () if reaches(rule, self._prefix))
 
 
 def reaches(rule: LifecycleRuleOutputTypeDef, prefix: str) -> bool:
     """Whether an enabled ``rule`` can apply to objects below ``prefix``; puller's objects have no tags."""
-    scope = rule.get("Filter", {})
-    both = scope.get("And", {})
+    scope = rule.get("Filter") or {}
+    both = scope.get("And") or {}
     if rule.get("Status") != "Enabled" or "Tag" in scope or both.get("Tags"):
         return False
     start = both.get("Prefix") or scope.get("Prefix") or rule.get("Prefix") or ""
@@ -92,10 +94,10 @@ def reaches(rule: LifecycleRuleOutputTypeDef, prefix: str) -> bool:
 
 def parse_rule(rule: LifecycleRuleOutputTypeDef) -> LifecycleRule:
     """What a rule does."""
-    expiration = rule.get("Expiration", {})
+    expiration = rule.get("Expiration") or {}
     return LifecycleRule(
-        rule.get("ID", "without a name"),
+        rule.get("ID") or "without a name",
         expires="Days" in expiration or "Date" in expiration,
-        archives=any(item.get("StorageClass") in _ARCHIVES for item in rule.get("Transitions", ())),
+        archives=any(item.get("StorageClass") in _ARCHIVES for item in rule.get("Transitions") or ()),
         drops_versions="NoncurrentVersionExpiration" in rule,
     )

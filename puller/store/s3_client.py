@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError
 
 from puller.errors import UsageError
 from puller.store.s3 import S3Store
+from puller.store.s3_body import BufferFile, hear_download
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,6 +34,11 @@ _CONFIG = Config(
 _UNSIGNED_BODY = Config(s3={"payload_signing_enabled": False})
 
 
+_SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
+"""What comes of files that cannot be read, programs that are not there and what these print, besides the
+client's own errors."""
+
+
 def connect(bucket: str, prefix: str, config: Config | None = None) -> S3Store:
     """Return the store in ``bucket`` under ``prefix``, without touching it.
 
@@ -47,7 +53,7 @@ def make_client(config: Config | None = None) -> S3Client:
     """Return the client that ``connect`` uses; raises as it does. It may serve many stores and threads."""
     try:
         client = _client(_CONFIG.merge(config) if config is not None else _CONFIG)
-    except (BotoCoreError, ValueError) as error:
+    except _SETTING_UP as error:
         raise UsageError(
             f"the S3 client cannot be set up: {error}".rstrip("."),
             advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
@@ -55,6 +61,9 @@ def make_client(config: Config | None = None) -> S3Client:
     # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
     # answer MissingContentMD5. The API defines both headers.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    client.meta.events.register("after-call.s3.GetObject", hear_download)
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    client.meta.events.register_last("before-parameter-build.s3", _stay_at_bucket)
     return client
 
 
@@ -74,3 +83,20 @@ def _client(config: Config) -> S3Client:
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """Take back botocore's ``Expect: 100-continue`` from a body that is not to be announced."""
+    body = params.get("body")
+    if isinstance(body, BufferFile) and not body.announced:
+        params["headers"].pop("Expect", None)
+
+
+def _stay_at_bucket(model: Any, context: dict[str, Any], **_: object) -> None:
+    """Follow no redirect of a HEAD of the bucket.
+
+    botocore asks with such a one for the region of a bucket that answers with a redirect; if that is
+    redirected too, it asks again, until the interpreter's stack is full.
+    """
+    if model.name == "HeadBucket" and "s3_redirect" in context:
+        context["s3_redirect"]["redirected"] = True

@@ -10,22 +10,21 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from botocore import exceptions as aws
-from urllib3.exceptions import HTTPError
 
 from puller.errors import (
     NoBucket,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
+    PullerError,
     StoreDenied,
     StoreError,
     StoreFull,
     StoreUnavailable,
     UnsupportedByStore,
 )
-
-TRANSLATED = (aws.BotoCoreError, aws.ClientError, HTTPError)
-"""Everything that the S3 client raises while it talks to the server; urllib3's while a body is read."""
+from puller.store.s3_answers import Refusal, one_line, worded
+from puller.store.s3_faults import PROXY_ADVICE, classify, describe
 
 _CODES: Mapping[str, type[StoreError]] = {
     "NoSuchBucket": NoBucket,
@@ -56,16 +55,6 @@ _STATUSES: Mapping[int, type[StoreError]] = {
     507: StoreFull,
 }
 
-_CERTIFICATE_ADVICE = (
-    "Set AWS_CA_BUNDLE to a file that holds the certificate of the server's authority, or unset it "
-    "if it names another one; for a server without TLS the endpoint begins with http://."
-)
-_PROXY_ADVICE = "Correct HTTP_PROXY or HTTPS_PROXY, or name the server's host in NO_PROXY."
-_REACH_ADVICE = (
-    "Check that the server runs, that AWS_ENDPOINT_URL_S3 names it, and that a proxy in HTTP_PROXY or "
-    "HTTPS_PROXY does not stand between (NO_PROXY); the next run goes on from here."
-)
-
 _ADVICE: Mapping[str, str] = {
     "InvalidObjectState": (
         "The object is in an archive tier: restore it there, and change the bucket's lifecycle rules "
@@ -81,27 +70,46 @@ _ADVICE: Mapping[str, str] = {
 }
 
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OTHER_REGION = frozenset(
+    {
+        "IllegalLocationConstraint",
+        "IllegalLocationConstraintException",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "InvalidRegion",
+    }
+)
+
+
 @contextmanager
-def translated(action: str) -> Generator[None, None, None]:
-    """Raise what the S3 client raises inside as an error that begins with ``action``."""
+def translated(action: str, by_proxy: bool = False) -> Generator[None, None, None]:
+    """Raise what the S3 client raises inside as an error that begins with ``action``.
+
+    The client calls profiles' programs, parsers and Python's own libraries, and not all that these raise is
+    in its own tree: so only the client is called inside. ``by_proxy``: whether requests go to a proxy.
+    """
     try:
         yield
-    except TRANSLATED as error:
-        raise translate(error, action) from error
+    except (PullerError, MemoryError):
+        raise
+    except Exception as error:
+        raise translate(error, action, by_proxy) from error
 
 
-def translate(error: Exception, action: str) -> StoreError:
+def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreError:
     """Return the error to raise for ``error``, which came up during ``action``."""
     if isinstance(error, aws.ClientError):
-        return _from_answer(error, action)
-    kind, advice = _classify(error)
-    return kind(f"{action}: {_one_line(error)}", advice=advice)
+        return _from_answer(Refusal.of(error), action, by_proxy)
+    kind, advice = classify(error)
+    return kind(f"{action}: {describe(error)}", advice=advice)
 
 
 def translate_code(code: str, message: str, action: str) -> StoreError:
     """Return the error for one key's failure in the answer to a delete of many."""
     kind = _CODES.get(code) or (StoreDenied if code == "AccessDenied" else StoreError)
-    return kind(f"{action}: {_one_line(message)} ({code})", advice=_ADVICE.get(code))
+    words = worded(one_line(message), code) or "the server does not say why"
+    return kind(f"{action}: {words}", advice=_ADVICE.get(code))
 
 
 def demands_checksum(error: aws.ClientError) -> bool:
@@ -110,54 +118,60 @@ def demands_checksum(error: aws.ClientError) -> bool:
     AWS asks for one where Object Lock protects the object: InvalidRequest, "Content-MD5 OR
     x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters".
     """
-    message = error.response["Error"].get("Message", "").lower()
-    return _status(error) == 400 and ("content-md5" in message or "x-amz-checksum" in message)
+    refusal = Refusal.of(error)
+    message = refusal.message.lower()
+    return refusal.status == 400 and ("content-md5" in message or "x-amz-checksum" in message)
+
+
+def rejects_expectation(error: Exception) -> bool:
+    """Tell whether a put may have failed because it asked to be told to go on (``Expect: 100-continue``).
+
+    Servers and proxies that do not know it answer 417, or hang up.
+    """
+    if isinstance(error, aws.ClientError):
+        return Refusal.of(error).status == 417
+    return isinstance(error, aws.HTTPClientError) and not isinstance(error, aws.ReadTimeoutError)
 
 
 def is_beyond_end(error: aws.ClientError) -> bool:
     """Tell whether a ranged read begins at or after the end of the object (416)."""
-    return _status(error) == 416
+    return Refusal.of(error).status == 416
 
 
-def _from_answer(error: aws.ClientError, action: str) -> StoreError:
-    code = error.response["Error"].get("Code", "")
-    message = error.response["Error"].get("Message", "")
-    kind = _kind(code, _status(error), error.operation_name)
-    advice = _ADVICE.get("AccessDenied" if code == "403" else code)
-    return kind(f"{action}: {_one_line(message)} ({code})", advice=advice)
+def _from_answer(refusal: Refusal, action: str, by_proxy: bool) -> StoreError:
+    if refusal.status == 407 or (by_proxy and refusal.status == 403 and refusal.anonymous):
+        return StoreError(f"{action}: the proxy refuses: {refusal.words}", advice=PROXY_ADVICE)
+    if _is_elsewhere(refusal):
+        return _from_redirect(refusal, action)
+    denied = refusal.status == 403 and refusal.code in {"", "403"}
+    advice = _ADVICE.get("AccessDenied" if denied else refusal.code)
+    return _kind(refusal)(f"{action}: {refusal.words}", advice=advice)
 
 
-def _kind(code: str, status: int, operation: str) -> type[StoreError]:
-    if code == "PreconditionFailed" or status == 412:
-        return ObjectExists if operation == "PutObject" else ObjectChanged
-    fallback = StoreUnavailable if status >= 500 else StoreError
-    return _CODES.get(code) or _STATUSES.get(status, fallback)
+def _is_elsewhere(refusal: Refusal) -> bool:
+    if refusal.code == "AuthorizationHeaderMalformed":  # of other credentials than expected, too
+        return "region" in refusal.message.lower()
+    return refusal.code in _OTHER_REGION or refusal.status in _REDIRECTS
 
 
-def _classify(error: Exception) -> tuple[type[StoreError], str | None]:
-    """Tell the class and the advice for an exchange that had no answer."""
-    match error:
-        case aws.SSLError():
-            # A verification that failed will fail again; a connection cut in the handshake may not.
-            hopeless = (
-                "CERTIFICATE" in str(error) or "WRONG_VERSION" in str(error) or "No such file" in str(error)
-            )
-            return (StoreError if hopeless else StoreUnavailable), _CERTIFICATE_ADVICE
-        case aws.ProxyConnectionError():
-            return StoreUnavailable, _PROXY_ADVICE
-        case aws.ConnectionError() | aws.HTTPClientError() | aws.IncompleteReadError() | HTTPError():
-            return StoreUnavailable, _REACH_ADVICE
-        case aws.NoCredentialsError() | aws.PartialCredentialsError() | aws.CredentialRetrievalError():
-            return StoreDenied, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-        case aws.TokenRetrievalError() | aws.UnauthorizedSSOTokenError() | aws.SSOTokenLoadError():
-            return StoreDenied, "Log in again with 'aws sso login'."
-        case _:
-            return StoreError, None
+def _from_redirect(refusal: Refusal, action: str) -> StoreError:
+    """The bucket is elsewhere: in another region of AWS, or at another address."""
+    if refusal.location:
+        text = f"{action}: the server redirects to {refusal.location}: {refusal.words}"
+        return StoreError(
+            text,
+            advice="Set AWS_ENDPOINT_URL_S3 to the bucket's address and AWS_DEFAULT_REGION to its region.",
+        )
+    region = f", {refusal.region}" if refusal.region else ""
+    return StoreError(
+        f"{action}: {refusal.words}",
+        advice=f"Set AWS_DEFAULT_REGION to the region of the bucket{region}; an endpoint in "
+        "AWS_ENDPOINT_URL_S3 has to be of that region.",
+    )
 
 
-def _status(error: aws.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split()).rstrip(".")
+def _kind(refusal: Refusal) -> type[StoreError]:
+    if refusal.code == "PreconditionFailed" or refusal.status == 412:
+        return ObjectExists if refusal.operation == "PutObject" else ObjectChanged
+    fallback = StoreUnavailable if refusal.status >= 500 else StoreError
+    return _CODES.get(refusal.code) or _STATUSES.get(refusal.status, fallback)

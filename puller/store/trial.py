@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from puller.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError
+from puller.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from puller.store.base import Store
+from puller.store.patience import brief, holding
 
 OPERATIONS = ("list", "delete", "put", "get")
 
 _BODY = b"This object tests what may be done here; it may be deleted.\n"
 _SECOND = b"The store does not honour a put that asks for absence.\n"
 _LOOKS = 3
+
+LEFT = "doctor"
+"""Name of the object that stays where nothing may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,19 @@ class Trial:
     conditional: bool | None
     ahead: float | None
 
+    @property
+    def broke_off(self) -> bool:
+        """Whether the store stopped answering."""
+        return any(isinstance(error, StoreUnavailable) for error in self.outcomes.values())
+
 
 class _Attempt:
     """The trial while it goes on."""
 
-    def __init__(self, store: Store, key: str, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, folders: Sequence[str], now: Callable[[], float]) -> None:
         self._store = store
-        self._key = key
+        self._folders = folders
+        self._key = folders[0] + secrets.token_hex(16)
         self._now = now
         self.outcomes: dict[str, StoreError | None] = {}
         self.conditional: bool | None = None
@@ -47,10 +57,30 @@ class _Attempt:
         self._try("list", lambda: next(iter(self._store.list(self._key.rpartition("/")[0] + "/")), None))
         # An absent key first: where deletion is denied, a put would leave its object for ever.
         if self._try("delete", self._delete):
-            try:
-                self._run_on_object()
-            finally:
-                self._try("delete", self._delete)
+            self._run_and_delete()
+        elif self.outcomes["list"] is None:
+            self._run_elsewhere()
+
+    def _run_and_delete(self) -> None:
+        try:
+            self._run_on_object()
+        except StoreUnavailable:
+            with suppress(StoreError), holding(brief()):  # the put may have been carried out
+                self._delete()
+            raise
+        self._try("delete", self._delete)
+
+    def _run_elsewhere(self) -> None:
+        """A role that only backs up may delete in the last folder; one that may not leaves one there."""
+        self._key = self._folders[-1] + secrets.token_hex(16)
+        try:
+            self._delete()
+        except StoreDenied:
+            self._key = self._folders[-1] + LEFT
+            self._run_on_object()
+        else:
+            self._run_on_object()
+            self._delete()
 
     def _run_on_object(self) -> None:
         if self._try("put", self._put):
@@ -60,6 +90,9 @@ class _Attempt:
     def _try(self, operation: str, act: Callable[[], object]) -> bool:
         try:
             act()
+        except StoreUnavailable as error:
+            self.outcomes[operation] = error
+            raise
         except StoreError as error:
             self.outcomes[operation] = error
             return False
@@ -74,6 +107,8 @@ class _Attempt:
             self._store.put_new(self._key, _BODY)
         except ObjectExists:
             return  # nobody else knows the key: it was this very request, repeated after a lost answer
+        except StoreUnavailable:
+            raise
         except StoreError:
             self._store.put(self._key, _BODY)  # the condition alone may be what is refused
 
@@ -82,28 +117,33 @@ class _Attempt:
         self._store.put(self._key, _BODY)
         after = self._now()
         modified = self._store.stat(self._key).modified
-        self._store.get(self._key)
+        self._store.get(self._key, max_size=len(_BODY))
         # S3 tells whole seconds, rounded down.
         self.ahead = min(0.0, modified + 1 - before) + max(0.0, modified - after)
 
-    def _refuses_second(self) -> bool:
+    def _refuses_second(self) -> bool | None:
         try:
             self._store.put_new(self._key, _SECOND)
         except ObjectExists:
             return True
+        except StoreUnavailable:
+            return None
         except StoreError:
             return False
         return False
 
 
-def try_store(store: Store, key_prefix: str, now: Callable[[], float] = time.time) -> Trial:
-    """Try all operations on ``key_prefix`` and 32 random hexadecimal digits; nothing of it stays.
+def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = time.time) -> Trial:
+    """Try all operations on an object of a random name in the first of the ``folders``; nothing of it stays.
 
     A bucket with versioning keeps the object as a hidden version, as it does of all that is deleted.
-    Where the credentials may not delete, nothing is put, and ``put`` and ``get`` are not in the answer.
+    Where the credentials may not delete there, the last folder has to do; where not there either, one object
+    named ``LEFT`` stays in it, the same each time. What is not tried is not in the answer: after a put
+    that is refused, where nothing may be listed, and once the store does not answer.
     """
-    attempt = _Attempt(store, key_prefix + secrets.token_hex(16), now)
-    attempt.run()
+    attempt = _Attempt(store, folders, now)
+    with suppress(StoreUnavailable):
+        attempt.run()
     return Trial(MappingProxyType(attempt.outcomes), attempt.conditional, attempt.ahead)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 import pytest
 
+from puller.agent.history import History
+from puller.agent.retention import Decision, Policy, decide
 from puller.repository.claims import Claims
 from puller.repository.index import IndexedPack
 from puller.repository.packing import OpenPack
 from puller.repository.pending import PendingPoints
-from puller.repository.points import Point
+from puller.repository.points import Point, time_of
 from puller.repository.run import Run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -49,8 +53,35 @@ def dedup_against_condemned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "admit", lambda _, packs, slots: packs)
 
 
+def retention_ignores_the_host(patch: pytest.MonkeyPatch) -> None:
+    """What a copy of a machine has taken elsewhere pushes out what the original has."""
+    real = decide
+
+    def together(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
+        return real(points, replace(policy, across_hosts=True))
+
+    patch.setattr("puller.agent.prune.decide", together)
+
+
+def the_newest_is_whosever_ran_last(patch: pytest.MonkeyPatch) -> None:
+    """``DOMAIN@latest`` means the point of a copy on another host without a word."""
+    patch.setattr("puller.repository.points._require_one_host", lambda domain, points: None)
+
+
+def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
+    """The time of the newest point is taken from an object's name, whoever put the object."""
+
+    def newest(history: History, now: datetime) -> datetime:
+        return max(map(time_of, history.ids), default=now)
+
+    patch.setattr("puller.agent.clock._newest", newest)
+
+
 PLANTED: dict[str, Plant] = {
     "commit before flush": commit_before_flush,
     "prune ignores in-flight writers": prune_ignores_writers,
     "dedup against condemned packs": dedup_against_condemned,
+    "retention ignores the host": retention_ignores_the_host,
+    "the newest is whosever ran last": the_newest_is_whosever_ran_last,
+    "a name dates the next point": a_name_dates_the_next_point,
 }

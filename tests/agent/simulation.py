@@ -20,15 +20,25 @@ from typing import TypeVar
 
 import pytest
 
+from puller.agent import clock
 from puller.agent.delete import delete
 from puller.agent.prune import GRACE, prune
 from puller.agent.retention import Policy
-from puller.errors import DamagedData, Locked, NoSuchPoint, Overtaken, StoreError
+from puller.errors import (
+    AmbiguousPoint,
+    DamagedData,
+    Locked,
+    NoSuchPoint,
+    Overtaken,
+    RepositoryError,
+    StoreError,
+)
+from puller.events import ignore
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository
 from puller.units import KIB
 from tests.agent.scene import NOW, Scene
-from tests.lab.history import MOMENT, ZEROED, Backup, Disk, back_up, is_whole, misleading_index
+from tests.lab.history import MOMENT, ZEROED, Backup, Disk, back_up, is_whole, misleading_index, uuid_of
 from tests.lab.simulated import Died, Failure, ShakyProcess
 
 CHUNKS = 6
@@ -79,6 +89,10 @@ class Host:
     skew: timedelta
     boot: float
     rate: float
+
+    @property
+    def name(self) -> str:
+        return self.cache.name
 
     def uptime(self, now: float) -> float:
         """What its clock of seconds since boot shows at the store's time ``now``."""
@@ -160,6 +174,34 @@ class Simulation:
         self.verify()
         waste = self.scene.waste()
         assert not waste, f"garbage is left: {waste}"
+        for domain in self.disks:
+            self._name_the_newest(domain)
+            self._date_the_next(domain)
+
+    def _name_the_newest(self, domain: str) -> None:
+        """By its host; without one only where there is no other. Raises AssertionError."""
+        points = self.scene.open()[1].points
+        found = [self.points[name] for name in self.certain if self.points[name].domain == domain]
+        hosts = {point.host for point in found}
+        for host in hosts:
+            newest = max((point for point in found if point.host == host), key=lambda point: point.time)
+            assert points.select(f"{domain}@latest", (host,)) == newest
+        if len(hosts) > 1:
+            try:
+                points.select(f"{domain}@latest")
+            except AmbiguousPoint:
+                return
+            raise AssertionError(f"of two hosts' points of {domain} one is taken for the newest")
+
+    def _date_the_next(self, domain: str) -> None:
+        """Whatever objects somebody has put without a key. Raises AssertionError."""
+        uuid = uuid_of(domain)
+        self.scene.world.put(object_name(uuid, "20990101T000000Z-00000000"), b"")
+        try:
+            moment = clock.next_moment(self.scene.open()[1], uuid, domain, ignore)
+        except RepositoryError as error:
+            raise AssertionError(error.message) from error
+        assert moment.year < 2099
 
     def _write(self, step: Step, picks: Picks) -> None:
         disk = self.disks[picks.one_of("abc")]
@@ -241,7 +283,7 @@ class Simulation:
         with self._on(host):
             process, repository = self._open(step)
             try:
-                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty)
+                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty, host.name)
             except (Died, StoreError):
                 return None
             except DamagedData:
@@ -342,7 +384,7 @@ class Simulation:
 
     @staticmethod
     def _follows(other: Point, point: Point) -> bool:
-        return other.domain == point.domain and other.time > point.time
+        return (other.domain, other.host) == (point.domain, point.host) and other.time > point.time
 
     def _excuse(self, names: set[str]) -> None:
         for point_id in [name for name in self.certain if name not in names and self._may_go(name)]:

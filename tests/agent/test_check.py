@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from puller.agent.check import CheckReport, check
+from puller.agent.packcheck import Faults
 from puller.agent.prune import GRACE
 from puller.errors import StoreDenied
 from puller.events import Event, Notice, ignore
 from puller.repository.image import DiskImage
-from puller.repository.points import Point
+from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
-from puller.units import CHUNK
+from puller.units import CHUNK, MIB, Extent, Kind
 from tests.agent.scene import NOW, Scene
-from tests.lab.history import content
+from tests.lab.feed import feed
+from tests.lab.history import MOMENT, TUNING, content, uuid_of
 from tests.lab.simulated import Process
 
 
@@ -191,3 +195,79 @@ def test_a_damaged_record_of_damage_is_passed_over(scene: Scene) -> None:
     scene.prune(NOW)
     assert content(scene.expected[point.point])
     assert len(scene.world.names("damaged/")) == 1
+
+
+# --- how much it takes ------------------------------------------------------------------------
+
+
+def _large_and_sparse(scene: Scene, points: int, size: int) -> None:
+    """Points of one domain whose disk is large, has one chunk, and differs from point to point."""
+    repository = scene.open()[1]
+    for number in range(points):
+        with repository.run(TUNING) as run:
+            writer = run.disk(size, None)
+            feed(run, writer, number.to_bytes(CHUNK, "little"), [Extent(0, CHUNK, Kind.DATA)])
+            run.drain()
+            record = DiskRecord("vda", "full", size, Ref.to(writer.finish()))
+            run.flush()
+        moment = MOMENT + timedelta(seconds=number)
+        repository.points.commit(Point(new_id(moment), "a", uuid_of("a"), moment, "pull", "full", (record,)))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_memory_does_not_grow_with_the_number_of_points(scene: Scene, damaged: bool) -> None:
+    """A root of these takes 640 KiB in memory, all of them 50 MiB."""
+    _large_and_sparse(scene, 80, 4 << 40)
+    if damaged:
+        scene.world.objects.delete(scene.world.names("packs/")[:1])
+    repository = scene.open()[1]
+    tracemalloc.start()
+    try:
+        report = check(repository, (), 100.0, ignore)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (report.points, len(report.errors)) == (80, damaged)
+    assert peak < 24 * MIB
+
+
+def test_only_what_needs_a_damaged_pack_is_looked_at_chunk_by_chunk(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = [*range(1, 400)]
+    point = scene.back_up("a", disk)
+    for number in range(20):
+        point = scene.back_up("a", disk, point, moment=MOMENT + timedelta(seconds=number + 1))
+    before = scene.world.names("packs/")
+    other = scene.back_up("b", [900])
+    scene.world.objects.delete([name for name in scene.world.names("packs/") if name not in before])
+    asked: list[int] = []
+    real = Faults.reason
+
+    def reason(faults: Faults, pack: int, slot: int) -> str | None:
+        asked.append(slot)
+        return real(faults, pack, slot)
+
+    monkeypatch.setattr(Faults, "reason", reason)
+    found = {(error.point, error.disk) for error in _check(scene).errors}
+    assert {point for point, _ in found} == {other.point}
+    assert len(asked) == len(found)
+
+
+def test_damage_of_pages_that_points_share_is_told_for_each(scene: Scene) -> None:
+    """Some chunks of one page, the same in two disks and doubled within one."""
+    first = scene.back_up("a", [1, 2, 3, 0, 1, 2])
+    second = scene.back_up("b", [1, 2, 3, 0, 1, 2])
+    scene.back_up("c", [7])
+    _damage_largest(scene)
+    found = {(error.point, error.offset, error.length) for error in _check(scene).errors}
+    places = ((0, CHUNK), (4 * CHUNK, CHUNK))
+    assert found == {(point.point, *place) for point in (first, second) for place in places}
+
+
+def _damage_largest(scene: Scene) -> None:
+    """Flip a bit in the first chunk of the largest data pack."""
+    name = max(scene.world.names("packs/"), key=lambda name: scene.world.objects.stat(name).size)
+    body = bytearray(scene.world.objects.get(name))
+    body[CHUNK // 2] ^= 1
+    scene.world.objects.put(name, body)

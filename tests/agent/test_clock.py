@@ -85,6 +85,25 @@ def test_a_clock_that_is_days_behind_is_refused() -> None:
     assert "Set the clock" in failure.value.advice
 
 
+def test_an_object_that_nobody_wrote_dates_nothing() -> None:
+    """A name has no seal: whoever may put an object would stop all backups of the domain."""
+    scene, told = Scene.new(), list[Event]()
+    scene.back_up("a", [1], moment=datetime.now(UTC) - DAY)
+    for content in (b"", b"garbage"):
+        scene.world.put(f"points/{uuid_of('a')}/20990101T000000Z-00000000", content)
+        assert abs(_next(scene, told) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert told == []
+
+
+def test_the_clock_of_another_host_stops_nobody() -> None:
+    scene, told = Scene.new(), list[Event]()
+    scene.back_up("a", [1], moment=datetime.now(UTC) + 400 * DAY, host="elsewhere")
+    assert abs(_next(scene, told) - datetime.now(UTC)) < timedelta(minutes=1)
+    ahead = scene.back_up("a", [2], moment=datetime.now(UTC) + timedelta(hours=1), host="elsewhere")
+    assert _next(scene, told) > ahead.time, "a domain that moved keeps its order"
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(
     ("ahead", "words"), [(899, None), (-899, None), (7200, "2:00:00 ahead of"), (-7200, "behind")]
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,15 +130,65 @@ def test_a_right_that_is_denied(client: S3Client, bucket: str, action: str, faul
     assert found(S3Store(client, bucket, PREFIX)) == faults
 
 
-def test_where_deletion_is_denied_nothing_is_put(folder: Path) -> None:
+def test_where_deletion_is_denied_one_object_stays_whatever_the_number_of_runs(folder: Path) -> None:
     """SeaweedFS lets DeleteObjects through whatever the bucket's policy says, so a folder stands in."""
 
     class AppendOnly(FolderStore):
         def delete(self, keys: object) -> None:
             raise StoreDenied("deletion is denied")
 
-    assert found(AppendOnly(folder)) == {"delete": "warn", "put": "warn", "get": "warn"}
+    for _ in range(2):
+        assert found(AppendOnly(folder)) == {"delete": "warn"}
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert kept == {NAME, "pending/doctor"}
+
+
+def test_a_role_that_may_delete_its_announcements_only_leaves_nothing(folder: Path) -> None:
+    """As docs/operations.md gives rights to who backs up."""
+
+    class BackupOnly(FolderStore):
+        def delete(self, keys: Iterable[str]) -> None:
+            names = list(keys)
+            if not all(name.startswith("pending/") for name in names):
+                raise StoreDenied("deletion is denied")
+            super().delete(names)
+
+        def put(self, key: str, body: Body) -> None:
+            if not key.startswith("pending/"):
+                raise StoreDenied("storing is denied")
+            super().put(key, body)
+
+    assert found(BackupOnly(folder)) == {"delete": "warn"}
     assert [path.name for path in folder.rglob("*") if path.is_file()] == [NAME]
+
+
+def test_a_repository_that_can_only_be_read_is_not_well(folder: Path) -> None:
+    class ReadOnly(FolderStore):
+        def delete(self, keys: object) -> None:
+            raise StoreDenied("deletion is denied")
+
+        def put(self, key: str, body: Body) -> None:
+            raise StoreDenied("storing is denied", advice="Let this user write to the folder.")
+
+        put_new = put
+
+    assert found(ReadOnly(folder)) == {"delete": "warn", "put": "fail"}
+
+
+def test_a_store_that_falls_silent_is_asked_nothing_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(FolderStore):
+        asked = 0
+
+        def put_new(self, key: str, body: Body) -> None:
+            self.asked += 1
+            threading.Event().wait()
+
+    monkeypatch.setattr("puller.store.retrying.SHORT", 0.1)
+    store = Silent(folder)
+    assert found(store) == {"put": "fail"}
+    assert store.asked == 1
 
 
 def test_a_bucket_that_keeps_versions_for_ever(client: S3Client, bucket: str) -> None:

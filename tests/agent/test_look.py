@@ -27,7 +27,8 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
     disk = Disk("vda", str(image), "file", "raw", "disk", False, False, False, image)
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     point = make_point(repository, {"vda": random.Random(1).randbytes(MIB)})
-    begun = Look(repository, disk, point.disks[0])
+    told: list[str] = []
+    begun = Look(repository, disk, point.disks[0], told.append)
     found: list[bytes | None] = []
     waiting = Patience(60)
 
@@ -40,3 +41,27 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
     waiting.end()
     thread.join(30)
     assert found == [bytes(65536)]
+
+
+def test_a_wait_for_a_guests_flush_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "vda.raw"
+    image.write_bytes(bytes(MIB))
+    disk = Disk("vda", str(image), "file", "raw", "disk", False, False, False, image)
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    written = random.Random(1).randbytes(MIB)
+    point = make_point(repository, {"vda": written})
+    pauses: list[float] = []
+
+    def flush(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            image.write_bytes(written)
+
+    told: list[str] = []
+    begun = Look(repository, disk, point.disks[0], told.append)
+    waiting = Patience(60)
+    monkeypatch.setattr(waiting, "pause", flush)
+    with holding(waiting):
+        assert begun.before(15) == written[-65536:]
+    assert len(pauses) == 2
+    assert told == ["waiting up to 35 s for the guest to flush what the last point holds of it"]

@@ -15,6 +15,7 @@ from msgspec import structs
 from puller.agent.retention import Decision, Policy, decide
 from puller.agent.selection import Scope
 from puller.repository.points import DiskRecord, Point, Ref
+from puller.units import GIB
 from tests.lab.history import uuid_of
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -23,7 +24,7 @@ REF = Ref("00" * 16, 0)
 
 
 def point(moment: datetime, domain: str = "a", disks: Sequence[str] = ("vda",), number: int = 0) -> Point:
-    records = tuple(DiskRecord(disk, "full", 0, REF) for disk in disks)
+    records = tuple(DiskRecord(disk, "full", 0, REF, stored_bytes=GIB) for disk in disks)
     name = f"{moment:%Y%m%dT%H%M%SZ}-{number:08x}"
     return Point(name, domain, uuid_of(domain), moment, "pull", "full", records)
 
@@ -102,9 +103,44 @@ def test_the_newest_point_with_a_disk_stays() -> None:
     one = [point(START + day * DAY, disks=("vda",)) for day in (1, 2)]
     decisions = decide([both, *one], Policy(last=1))
     name = f"{START:%Y%m%dT%H%M%SZ}-00000000"
-    assert decisions[0] == Decision(name, "a", True, ("newest with vdb",))
+    why = "newest with vdb (1.0 GiB added; stays until 2026-02-01)"
+    assert decisions[0] == Decision(name, "a", True, (why,))
     assert decisions[1].reasons == ("no rule keeps it",)
     assert decisions[2].reasons == ("newest of its domain", "last 1")
+
+
+def test_a_disk_that_is_gone_is_let_go_after_the_longest_rule() -> None:
+    both = point(START, disks=("vda", "vdb"))
+
+    def stays(days: int, policy: Policy) -> bool:
+        """Whether it does when the disk was missing for so many days, after a pause of a year."""
+        one = [point(START + (365 + day) * DAY, disks=("vda",)) for day in range(days + 1)]
+        return both in kept([both, *one], policy)
+
+    for policy, days in (
+        (Policy(last=1), 30),
+        (Policy(daily=7), 30),
+        (Policy(last=3, monthly=6), 186),
+        (Policy(weekly=8, daily=7), 56),
+        (Policy(within=100 * DAY), 100),
+    ):
+        assert (stays(days, policy), stays(days + 1, policy)) == (True, False), policy
+    assert stays(999, Policy()), "without a rule all stays"
+    assert stays(999, Policy(yearly=10**9))
+
+
+def test_hosts_are_judged_by_themselves() -> None:
+    points = [
+        structs.replace(point(START + day * DAY, number=number), host=host)
+        for day in range(3)
+        for number, host in enumerate(("kvm1", "kvm2"))
+    ]
+    assert kept(points, Policy(last=1)) == points[-2:]
+    assert kept(points, Policy(last=1, across_hosts=True)) == points[-1:]
+    assert kept(points, Policy(last=1, hosts=("kvm2",))) == [*points[::2], points[-1]]
+    assert kept(points, Policy(hosts=("kvm2",))) == points
+    decisions = decide(points, Policy(last=1, hosts=("*1",)))
+    assert {item.reasons for item in decisions if item.host == "kvm2"} == {("not of these hosts",)}
 
 
 def test_of_one_second_the_child_is_newer_than_its_parent() -> None:
@@ -156,6 +192,7 @@ def test_each_point_is_decided_once(points: list[Point], policy: Policy) -> None
 
 @given(histories(), _POLICIES)
 def test_the_newest_is_always_kept_and_each_disk_has_a_point(points: list[Point], policy: Policy) -> None:
+    """As long as the disk was not missing for longer than the longest rule reaches."""
     left = kept(points, policy)
     for uuid in {item.uuid for item in points}:
         mine = [item for item in points if item.uuid == uuid]
@@ -164,7 +201,10 @@ def test_the_newest_is_always_kept_and_each_disk_has_a_point(points: list[Point]
         for disk in ("vda", "vdb"):
             holders = [item for item in mine if item.disk(disk)]
             if holders:
-                assert max(holders, key=lambda item: (item.time, item.point)) in left
+                last = max(holders, key=lambda item: (item.time, item.point))
+                after = min((item.time for item in mine if item.time > last.time), default=newest.time)
+                gone = newest.time - after > policy.reach and policy != Policy()
+                assert last in left or gone
 
 
 @given(histories(), _POLICIES)

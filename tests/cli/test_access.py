@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -181,11 +182,76 @@ def test_a_password_file_that_cannot_be_read(
     assert str(tmp_path / path) in error["message"]
 
 
-def test_a_plain_repository_ignores_the_password(
-    cli: CommandLine, repository: puller.Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("source", ["variable", "file", "credential"])
+def test_a_plain_repository_refuses_whoever_has_a_password(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    assert cli("points", "-r", str(folder)).code == 0
+    _set(monkeypatch, tmp_path, source, b"night")
+    error = cli("points", "-r", str(folder), "--json").error
+    assert (error["code"], error["name"]) == (12, "NotEncrypted")
+    assert "not encrypted, but a password was given (it is from " in error["message"]
+
+
+def _strip_encryption(folder: Path) -> None:
+    """What whoever can write to the store can do: no key slots, and a descriptor that asks for none."""
+    for slot in (folder / "keys").iterdir():
+        slot.unlink()
+    path = folder / "repository.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cipher": "none"}))
+
+
+def test_a_repository_that_was_made_plain_gets_nothing(
+    cli: CommandLine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PULLER_PASSWORD", "night")
+    assert cli("init", "-r", str(folder)).code == 0
+    _strip_encryption(folder)
+    before = sorted(folder.rglob("*"))
+    for command in (["backup", "guest"], ["check"], ["points"]):
+        error = cli(command[0], "-r", str(folder), *command[1:], "--json").error
+        assert (error["code"], error["name"]) == (12, "NotEncrypted")
+    doctor = cli("doctor", "-r", str(folder), "--connect", "test:///not-there", "--json").document
+    (check,) = (check for check in doctor["checks"] if check["name"] == "repository")
+    assert (check["status"], "not encrypted" in check["finding"]) == ("fail", True)
+    assert sorted(folder.rglob("*")) == before
+
+    # A host without a secret, which would be asked for one, remembers that there was a cipher.
+    monkeypatch.delenv("PULLER_PASSWORD")
+    error = cli("points", "-r", str(folder), "--json").error
+    assert (error["code"], error["name"]) == (12, "NotEncrypted")
+    monkeypatch.setenv("PULLER_CACHE_DIR", str(tmp_path / "another host"))
     assert cli("points", "-r", str(folder)).code == 0
+
+
+def test_another_repository_in_the_place_of_a_known_one(
+    cli: CommandLine, repository: puller.Repository, folder: Path
+) -> None:
+    assert "another repository" not in cli("points", "-r", str(folder)).err
+    path = folder / "repository.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id": "0" * 32}))
+    for _ in range(2):  # until somebody has seen to it
+        answer = cli("points", "-r", str(folder), "--quiet")
+        assert f"it was {repository.id} (none) and is {'0' * 32} (none)" in answer.err
+    doctor = cli("doctor", "-r", str(folder), "--connect", "test:///not-there", "--json").document
+    assert [check["status"] for check in doctor["checks"] if check["name"] == "identity"] == ["warn"]
+    memory = answer.err.partition("delete ")[2].partition(" to have")[0]
+    Path(memory).unlink()
+    assert "another repository" not in cli("points", "-r", str(folder)).err
+
+
+def test_init_makes_a_host_forget_what_was_there(
+    cli: CommandLine, repository: puller.Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder)
+    monkeypatch.setenv("PULLER_PASSWORD", "night")
+    assert cli("init", "-r", str(folder)).code == 0
+    assert "another repository" not in cli("points", "-r", str(folder)).err
 
 
 def test_on_a_terminal_the_password_is_asked_for(encrypted: puller.Repository) -> None:

@@ -97,6 +97,15 @@ def test_tells_each_disk_and_the_point(cli: CommandLine, machine: Machine) -> No
     assert cli("backup", machine.name, "-q").err == ""
 
 
+def test_what_is_told_as_read_was_read(cli: CommandLine, machine: Machine) -> None:
+    """Zeros cost nothing: neither the empty part of a disk, nor what an incremental finds zeroed."""
+    (line,) = cli("backup", machine.name, "--disk", "vda").err.splitlines()
+    assert line.startswith(f"{machine.name}: vda: 1.0 MiB read, ")
+    machine.discard("vda", 0, MIB)
+    (line,) = cli("backup", machine.name, "--disk", "vda").err.splitlines()
+    assert line.startswith(f"{machine.name}: vda: 0 B read, ")
+
+
 def test_an_unknown_domain(cli: CommandLine) -> None:
     answer = cli("backup", "nosuch", "--json")
     assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDomain")
@@ -108,6 +117,17 @@ def test_an_unknown_domain(cli: CommandLine) -> None:
 def test_an_unknown_disk(cli: CommandLine, machine: Machine) -> None:
     answer = cli("backup", machine.name, "--disk", "vdz", "--json")
     assert (answer.error["code"], answer.error["name"]) == (16, "NoSuchDisk")
+
+
+def test_a_disk_is_excluded_that_one_of_several_domains_has(
+    cli: CommandLine, machine: Machine, machine_factory: MachineFactory
+) -> None:
+    other = machine_factory(DiskSpec("vda", MIB))
+    only = cli("backup", other.name, "--exclude-disk", "vdb", "--json")
+    assert (only.error["code"], only.error["name"]) == (16, "NoSuchDisk")
+    both = cli("backup", machine.name, other.name, "--exclude-disk", "vdb", "--json")
+    assert both.code == 0, both.err
+    assert [[disk["disk"] for disk in point["disks"]] for point in both.document["points"]] == [["vda"]] * 2
 
 
 def test_one_that_fails_does_not_stop_the_rest(

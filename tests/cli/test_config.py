@@ -126,7 +126,8 @@ def test_how_much_is_told(
 
     def told(verbosity: str, *options: str) -> str:
         path.write_text(f'[defaults]\nrepository = "{folder}"\nverbosity = "{verbosity}"\n')
-        return cli("restore", point, "-o", str(tmp_path / "out"), "--force", *options).err
+        output = tmp_path / str(len(list(tmp_path.iterdir())))  # a new one each time
+        return cli("restore", point, "--disk", "vda", "-o", str(output), *options, "--json").err
 
     assert told("quiet") == ""
     assert told("normal").count("\n") == 1
@@ -152,7 +153,7 @@ def test_progress_as_json(
     assert (plan["domain"], plan["disk"], plan["size"]) == (point, "vda", 100_001)
     progress = [document for document in documents if document["event"] == "progress"]
     assert progress[-1]["done"] == plan["total"]
-    assert documents[-1]["event"] == "done"
+    assert [document["event"] for document in documents[-2:]] == ["done", "notice"]
     # The environment and the file can ask for it too, and errors come in the same form.
     monkeypatch.setenv("PULLER_PROGRESS", "json")
     (error,) = map(json.loads, cli("points", "-r", "/nonexistent").err.splitlines())

@@ -75,7 +75,9 @@ def test_a_job_is_examined_as_it_would_run(
     assert found(mine) == {"disk-format /vdb": "warn"}
     assert found(f'{mine}exclude-disks = ["vdb"]') == {}
     assert found(f'{mine}disks = ["vda", "vdz"]') == {"disks ": "fail"}
-    assert found(f'{mine}disks = ["vda"]\nexclude-disks = ["vdz"]') == {"disks ": "fail"}
+    assert found(f'{mine}disks = ["vda"]\nexclude-disks = ["vdz"]') == {
+        f"exclude-disks {libvirt_uri}": "warn"
+    }
     only = f'{mine}disks = ["vda"]\n'
     assert "scratch-space " in found(only, defaults='scratch-dir = "/nonexistent"')
     assert found(f'{only}staging-dir = "/nonexistent"') == {}

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ then = ["prune", "check"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the stored repository, which the environment names."""
     shutil.copytree(REPOSITORY, tmp_path / "repository")
     monkeypatch.setenv("PULLER_REPOSITORY", str(tmp_path / "repository"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -85,11 +86,16 @@ def test_a_dry_run_explains_each_point_and_touches_nothing(
         "domain": "web1",
         "keep": False,
         "reasons": ["no rule keeps it"],
+        "host": platform.node(),
     }
     assert decisions[points[3]]["reasons"] == ["newest of its domain", "last 1"]
     lines = cli("prune", "--keep-last", "1", "--dry-run").out.splitlines()
-    assert [line.split()[:3] for line in lines if points[0] in line] == [[points[0], "web1", "remove"]]
-    assert [line.split()[:3] for line in lines if points[3] in line] == [[points[3], "web1", "keep"]]
+    assert [line.split()[:4] for line in lines if points[0] in line] == [
+        [points[0], "web1", platform.node(), "remove"]
+    ]
+    assert [line.split()[:4] for line in lines if points[3] in line] == [
+        [points[3], "web1", platform.node(), "keep"]
+    ]
 
 
 def test_space_waits_for_the_grace_time(cli: CommandLine, points: list[str], folder: Path) -> None:

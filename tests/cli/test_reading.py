@@ -6,11 +6,14 @@ import os
 import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 import puller
 from puller.cli.times import rfc3339
+from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, make_point
@@ -108,8 +111,20 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
 
 def test_points_as_a_table(cli: CommandLine, points: list[puller.Point]) -> None:
     head, *rows = cli("points").out.splitlines()
-    assert head.split() == ["POINT", "DOMAIN", "TIME", "AGE", "KIND", "DISKS", "SIZE", "READ", "STORED"]
-    assert [row.split()[:2] for row in rows] == [[point.point, point.domain] for point in points]
+    assert head.split() == [
+        "POINT",
+        "DOMAIN",
+        "HOST",
+        "TIME",
+        "AGE",
+        "KIND",
+        "DISKS",
+        "SIZE",
+        "READ",
+        "STORED",
+    ]
+    shown = [[point.point, point.domain, point.host] for point in points]
+    assert [row.split()[:3] for row in rows] == shown
     assert "vda,vdb" in rows[0]
     assert "1.1 MiB" in rows[0]
 
@@ -197,3 +212,115 @@ def test_a_damaged_point(cli: CommandLine, points: list[puller.Point], folder: P
         assert error["code"] == 13
         assert points[1].point in error["message"]
     assert cli("show", points[0].point).code == 0
+
+
+class TestTwoHosts:
+    """A machine and its copy on another host, which has the UUID of the original."""
+
+    @pytest.fixture
+    def both(self, repository: puller.Repository) -> list[puller.Point]:
+        hosts = ["kvm1", "lab", "kvm1", "lab"]
+        return [
+            make_point(repository, {"vda": bytes([number]) * CHUNK}, moment=NOON + number * HOUR, host=host)
+            for number, host in enumerate(hosts, 1)
+        ]
+
+    def test_they_are_listed_apart(self, cli: CommandLine, both: list[puller.Point]) -> None:
+        listed = cli("points", "web1", "--host", "kvm*", "--json").document["points"]
+        assert [item["point"] for item in listed] == [both[0].point, both[2].point]
+        assert len(cli("points", "--host", "kvm1", "--host", "lab", "--json").document["points"]) == 4
+        assert cli("points", "--host", "kvm9", "--json").document["points"] == []
+
+    @pytest.mark.parametrize("command", ["show", "check", "delete"])
+    def test_the_newest_of_a_domain_is_not_a_matter_of_which_ran_last(
+        self, cli: CommandLine, both: list[puller.Point], command: str
+    ) -> None:
+        error = cli(command, "web1@latest", "--json").error
+        assert (error["code"], error["name"]) == (16, "AmbiguousPoint")
+        assert error["message"] == "points of domain 'web1' were taken on 2 hosts: kvm1, lab"
+        assert "--host lab" in error["advice"]
+        assert cli(command, "web1@latest", "--host", "kvm1", "--json").code == 0
+
+    def test_whose_is_restored_is_said(
+        self, cli: CommandLine, both: list[puller.Point], tmp_path: Path
+    ) -> None:
+        def newest(*words: str) -> str:
+            output = tmp_path / "-".join(words).replace("*", "all")
+            document = cli("restore", "web1@latest", *words, "-o", str(output), "--json").document
+            return str(document["point"])
+
+        assert newest("--host", "kvm1") == both[2].point
+        assert newest("--host", "lab") == both[3].point
+        assert newest("--host", "*") == both[3].point
+        refused = cli("restore", "web1@latest", "-o", str(tmp_path / "x"), "--json")
+        assert refused.error["name"] == "AmbiguousPoint"
+
+    def test_a_time_before_the_copy_is_clear(self, cli: CommandLine, both: list[puller.Point]) -> None:
+        early = rfc3339(both[0].time + HOUR / 2)
+        assert cli("show", f"web1@{early}", "--json").document["point"] == both[0].point
+        error = cli("show", f"web1@{early}", "--host", "lab", "--json").error
+        assert error["message"].startswith("no restore point of domain 'web1' was taken on lab at or before")
+
+    def test_stats_count_them_apart(self, cli: CommandLine, both: list[puller.Point]) -> None:
+        document = cli("stats", "--json").document
+        assert sorted((cost["host"], cost["points"]) for cost in document["costs"]) == [
+            ("kvm1", 2),
+            ("lab", 2),
+        ]
+        assert cli("stats", "--host", "lab", "--json").document["points"] == 2
+
+    def test_the_copy_pushes_nothing_of_the_original_out(
+        self, cli: CommandLine, both: list[puller.Point]
+    ) -> None:
+        kept = cli("prune", "--keep-last", "1", "--json").document["kept"]
+        assert sorted(kept) == sorted(point.point for point in both[2:])
+
+    def test_a_prune_of_one_host_and_one_of_all(self, cli: CommandLine, both: list[puller.Point]) -> None:
+        document = cli("prune", "--keep-last", "1", "--host", "lab", "--json").document
+        assert document["removed"] == [both[1].point]
+        document = cli("prune", "--keep-last", "1", "--across-hosts", "--json").document
+        assert document["kept"] == [both[3].point]
+
+
+def test_a_domain_is_found_without_reading_the_records_of_others(
+    cli: CommandLine, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        for day in range(4):
+            make_point(repository, {"vda": b"x"}, f"vm{number}", NOON + 24 * day * HOUR)
+    read: list[str] = []
+    real = FolderStore.get
+
+    def get(self: FolderStore, key: str, **choices: Any) -> bytes:
+        read.append(key)
+        return real(self, key, **choices)
+
+    monkeypatch.setattr(FolderStore, "get", get)
+
+    def records(*words: str) -> int:
+        read.clear()
+        assert cli(*words).code == 0
+        return sum(key.startswith("points/") for key in read)
+
+    assert records("points", "vm3") == 5 + 4, "the newest of each, then those of the domain"
+    assert records("show", "vm3@latest") == 5 + 4
+    uuid = puller.list_points(repository, "vm3")[0].uuid
+    assert records("points", uuid) == 4
+    assert records("show", f"{uuid}@latest") == 4
+
+
+def test_a_domain_by_the_name_that_it_had(cli: CommandLine, repository: puller.Repository) -> None:
+    old = make_point(repository, {"vda": b"x"}, "old", NOON)
+    new = structs.replace(old, domain="new", point="20261124T120000Z-00000000", time=NOON + 24 * HOUR)
+    repository.points.commit(new)
+    assert [item["point"] for item in cli("points", "old", "--json").document["points"]] == [old.point]
+    assert [item["point"] for item in cli("points", "new", "--json").document["points"]] == [new.point]
+    assert cli("show", "old@latest", "--json").document["point"] == old.point
+
+
+def test_an_object_that_nobody_wrote_is_no_newest_point(
+    cli: CommandLine, points: list[puller.Point], folder: Path
+) -> None:
+    (folder / "points" / points[0].uuid / "20990101T000000Z-00000000").write_bytes(b"")
+    newest = max(item.point for item in points if item.uuid == points[0].uuid)
+    assert cli("show", "web1@latest", "--json").document["point"] == newest

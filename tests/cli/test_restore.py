@@ -40,15 +40,24 @@ def test_into_a_folder(cli: CommandLine, point: puller.Point, tmp_path: Path) ->
     assert (tmp_path / "out" / "vda.raw").read_bytes() == CONTENT
     assert (tmp_path / "out" / "vdb.raw").read_bytes() == OTHER
     assert (tmp_path / "out" / "domain.xml").read_bytes() == DOMAIN_XML
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert (tmp_path / "out" / "restored.xml").stat().st_mode & 0o777 == 0o600
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_tells_each_disk_on_stderr_and_the_results_on_stdout(
-    cli: CommandLine, point: puller.Point, tmp_path: Path
-) -> None:
+def test_each_disk_is_told_once(cli: CommandLine, point: puller.Point, tmp_path: Path) -> None:
+    """As a result, or, where the result is a document, as progress; zeros are not counted as written."""
     answer = cli("restore", point.point, "--output", str(tmp_path / "out"))
-    assert [line.split(":")[0] for line in answer.out.splitlines()] == ["vda", "vdb"]
-    assert [line.split(": ")[1] for line in answer.err.splitlines()] == ["vda", "vdb"]
+    assert [line.split(" (")[1].split(" in ")[0] for line in answer.out.splitlines()] == [
+        "256 KiB written",
+        "64.0 KiB written",
+    ]
+    assert [line for line in answer.err.splitlines() if "written" in line] == []
+    answer = cli("restore", point.point, "--output", str(tmp_path / "json"), "--json")
+    lines = [line for line in answer.err.splitlines() if "written" in line]
+    assert [line.split(" in ")[0] for line in lines] == [
+        f"{point.point}: vda: 256 KiB written",
+        f"{point.point}: vdb: 64.0 KiB written",
+    ]
     assert cli("restore", point.point, "--output", str(tmp_path / "quiet"), "-q").err == ""
 
 
@@ -197,7 +206,7 @@ def test_damage_names_point_disk_and_offset_and_spares_the_others(
     for word in (point.point, "disk vda", "bytes 0 to "):
         assert word in error["message"]
     assert "--salvage" in error["advice"]
-    assert sorted(path.name for path in out.iterdir()) == ["domain.xml", "vdb.raw"]
+    assert sorted(path.name for path in out.iterdir()) == ["domain.xml", "restored.xml", "vdb.raw"]
     assert (out / "vdb.raw").read_bytes() == OTHER
 
 

@@ -18,6 +18,7 @@ from puller.agent import api
 from puller.agent.job import policy_of, scope_of
 from puller.agent.retention import Policy
 from puller.configuration.file import load
+from puller.errors import Locked, StoreUnavailable
 from puller.hypervisor.lock import JobLock
 from puller.repository.lease import Lease
 from puller.store.base import ObjectInfo
@@ -90,6 +91,33 @@ def test_what_the_job_says_reaches_the_backup(
     assert "/nonexistent" in cli("run", "nightly", "--json").error["message"]
 
 
+def test_domains_without_disks_and_without_the_excluded_disk_are_no_failures(
+    cli: CommandLine,
+    setting: Setting,
+    machine: Machine,
+    machine_factory: MachineFactory,
+    tmp_path: Path,
+) -> None:
+    bare, small = machine_factory(), machine_factory(DiskSpec("vda", MIB))
+    names = {machine.name: ["vda"], small.name: ["vda"], bare.name: []}
+    metrics = tmp_path / "puller.prom"
+    setting.job(
+        f'domains = {list(names)}\nexclude-disks = ["vdb"]\nthen = ["prune", "check"]\ncheck = 100\n'
+        "[jobs.nightly.keep]\nlast = 1"
+    )
+    for _ in range(2):
+        answer = cli("run", "nightly", "--json", "--metrics-file", str(metrics))
+        assert answer.code == 0, answer.err
+    document = answer.document
+    taken = {point["domain"]: [disk["disk"] for disk in point["disks"]] for point in document["points"]}
+    assert taken == names
+    assert len(document["prune"]["removed"]) == 3
+    assert document["check"]["errors"] == []
+    assert f'puller_backup_success{{domain="{bare.name}",job="nightly"}} 1.0' in metrics.read_text()
+    assert f"{bare.name}: no disk to back up" in answer.err
+    assert cli("doctor", "--job", "nightly").code == 0
+
+
 def test_one_that_fails_does_not_stop_the_rest(cli: CommandLine, setting: Setting, machine: Machine) -> None:
     setting.job(f'domains = ["gone", "{machine.name}"]\nparallel = 2\nthen = ["check"]')
     answer = cli("run", "nightly", "--json")
@@ -156,7 +184,11 @@ class TestOwnPoints:
         # The machine on which the hosts' points are pruned has jobs of theirs.
         setting.job(f'domains = ["web*"]\n{rules}\nhosts = ["{own[0].host}", "kvm*"]')
         document = cli("run", "nightly", "--only", "prune", "--json").document
-        assert document["prune"]["removed"] == [own[1].point, elsewhere[0].point]
+        assert document["prune"]["removed"] == [elsewhere[0].point]
+        # For machines that move from host to host.
+        setting.job(f'domains = ["web*"]\n{rules}\nhosts = ["{own[0].host}", "kvm*"]\nacross-hosts = true')
+        document = cli("run", "nightly", "--only", "prune", "--json").document
+        assert document["prune"]["removed"] == [own[1].point]
         left = {item.point for item in puller.list_points(repository)}
         assert left == {elsewhere[1].point, *(item.point for item in others)}
 
@@ -266,6 +298,81 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         monkeypatch.setattr("puller.agent.job.PRUNE_PATIENCE", -1.0)
         assert cli("run", "nightly", "--only", "prune", "--json").error["code"] == 11
+
+
+def test_a_prune_that_cannot_read_what_is_pending_fails_once(
+    cli: CommandLine,
+    setting: Setting,
+    repository: puller.Repository,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    pending = folder / "pending" / point.uuid / point.point
+    pending.parent.mkdir(parents=True)
+    pending.write_bytes(b"")
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    tried: list[object] = []
+    real = api.prune
+
+    def prune(*words: Any, **choices: Any) -> object:
+        tried.append(words)
+        assert len(tried) == 1, "it is tried again without an end"
+        return real(*words, **choices)
+
+    monkeypatch.setattr(api, "prune", prune)
+    (folder / "points" / point.uuid / point.point).unlink()  # else it is known to have been committed
+    error = cli("run", "nightly", "--only", "prune", "--json").error
+    assert (error["code"], error["name"]) == (11, "CommitUnreadable")
+    assert "is about to commit" in error["message"] and "forgotten after a day" in error["advice"]
+
+
+def test_each_attempt_to_prune_waits_for_its_turn(
+    cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if nobody holds the lease any more by the time that one looks."""
+    make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    did: list[str] = []
+    real = api.prune
+
+    def prune(*words: Any, **choices: Any) -> object:
+        did.append("try")
+        if len(did) < 4:
+            raise Locked("another prune is at work in this repository")
+        return real(*words, **choices)
+
+    monkeypatch.setattr(api, "prune", prune)
+    monkeypatch.setattr("puller.agent.job.time.sleep", lambda seconds: did.append("wait"))
+    assert cli("run", "nightly", "--only", "prune").code == 0
+    assert did == ["try", "wait", "try", "wait", "try"]
+
+
+class Away(FolderStore):
+    """Gives no answer to the first two requests."""
+
+    refusals = 2
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable("connection refused")
+        return super().get(key, max_size=max_size)
+
+
+def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
+    cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that somebody types is told at once."""
+    point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
+    setting.job('domains = ["web1"]\nkeep = { last = 1 }')
+    monkeypatch.setattr("puller.store.retrying.SHORT", 0.0)
+    monkeypatch.setattr("puller.agent.api.open_store", lambda url: Away(Path(url)))
+    assert cli("points", "--json").error["code"] == 14
+    answer = cli("run", "nightly", "--only", "prune", "--json")
+    assert answer.document["prune"]["kept"] == [point.point]
+    assert "repository: the store does not answer; trying again for 150 s: connection refused" in answer.err
+    assert "repository: the store answers again" in answer.err
 
 
 def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:
@@ -386,7 +493,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
     assert record["mode"] == "push"
     wanted = {
         "disks": ("vda", "vdb"),
-        "exclude": ("vdc",),
+        "exclude_if_present": ("vdc",),
         "mode": "push",
         "quiesce": "off",
         "compression": 3,

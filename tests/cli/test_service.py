@@ -252,7 +252,7 @@ def test_the_status_adds_the_disks_up(listener: Listener, tmp_path: Path) -> Non
     with Service(str(tmp_path / "socket")) as service:
         for disk in ("vda", "vdb"):
             service(DiskPlanned("web1", disk, 8 * MIB, 4 * MIB))
-            service(DiskProgress("web1", disk, 2 * MIB, MIB))
+            service(DiskProgress("web1", disk, 2 * MIB, 2 * MIB, MIB))
         service(Step("web1", "store"))
     assert listener.all()[-1] == b"STATUS=web1: store; 4.0 MiB of 8.0 MiB, 2.0 MiB stored"
 

@@ -154,6 +154,16 @@ def test_a_checkpoint_can_be_redefined_from_its_xml(
     assert work.take(2, {"vda": 1}) == {"vda": [(1 * MIB, 64 * KIB)]}
 
 
+@pytest.mark.parametrize("text", ["", "<domaincheckpoint>", "no XML", "<domaincheckpoint/>"])
+def test_a_record_that_cannot_be_parsed_is_an_error_of_the_hypervisor(
+    text: str, machine_factory: MachineFactory, bench: BenchFactory
+) -> None:
+    work = bench(machine_factory(DiskSpec("vda", MIB)))
+    with pytest.raises(HypervisorError):
+        checkpoints.redefine(work.domain, checkpoint(1), text)
+    assert work.checkpoints() == []
+
+
 def test_bitmaps_survive_an_orderly_stop(machine_factory: MachineFactory, bench: BenchFactory) -> None:
     machine = machine_factory(DiskSpec("vda", 8 * MIB))
     work = bench(machine)

@@ -29,6 +29,14 @@ def test_an_unknown_domain(host: Host, name: str) -> None:
         host.domain(name)
 
 
+def test_names_that_libvirt_cannot_be_asked_for() -> None:
+    """As the shell passes on bytes that are not UTF-8."""
+    with Host.connect("test:///default") as host, pytest.raises(HypervisorError, match="not UTF-8"):
+        host.domain("\udcff")
+    with pytest.raises(HypervisorError, match="not UTF-8"):
+        Host.connect("test:///\udcff")
+
+
 def test_versions_are_those_of_the_driver(host: Host) -> None:
     assert host.libvirt_version == _triple(libvirt.getVersion())
     printed = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from puller.agent.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.disk import Disk, parse_disks, select
+from puller.hypervisor.encryption import Encryption
+from puller.hypervisor.hostfiles import named_files
 from puller.hypervisor.image import describe, untracked
 
 XML = """
@@ -97,9 +100,34 @@ def test_all_kinds_of_sources_are_told_apart() -> None:
     assert disks["sda"].device == "cdrom"
 
 
-def test_every_disk_that_holds_changing_data_is_a_candidate() -> None:
-    candidates = [each.target for each in parse_disks(XML) if each.is_candidate]
-    assert candidates == ["vda", "sdb", "vdc", "vdd", "vde", "vdf"]
+def test_every_disk_that_can_be_frozen_is_a_candidate() -> None:
+    disks = parse_disks(XML)
+    assert [each.target for each in disks if each.is_candidate] == ["vda", "vdc", "vdd", "vde"]
+    assert [each.target for each in disks if each.holds_changes and not each.is_candidate] == ["sdb", "vdf"]
+
+
+VHOST = """<domain><devices>
+  <disk type='vhostuser' device='disk'><source type='unix' path='/vhost.sock'/><target dev='vda'/></disk>
+  <disk type='vhostvdpa' device='disk'><source dev='/dev/vhost-vdpa-0'/><target dev='vdb'/></disk>
+  <disk type='volume' device='disk'>
+    <source pool='san' volume='unit:0:0:1' mode='direct'/><target dev='vdc'/>
+  </disk>
+</devices></domain>"""
+
+
+def test_a_disk_that_does_not_pass_through_qemu_is_left_out_and_refused_when_named() -> None:
+    disks = parse_disks(VHOST)
+    assert [each.target for each in select("x", disks, [], [])] == ["vdc"]
+    words = "disk vda of domain x is a vhost-user disk, whose data does not pass through QEMU: it cannot"
+    with pytest.raises(UnsupportedDisk, match=words) as caught:
+        select("x", disks, ["vda"], [])
+    assert caught.value.advice == "Leave it out with --exclude-disk vda."
+    with pytest.raises(UnsupportedDisk, match="disk vdb of domain x is a vhost-vdpa disk"):
+        select("x", disks, ["vdb"], [])
+
+
+def test_a_volume_that_qemu_reaches_itself_is_a_network_disk() -> None:
+    assert [(each.type, each.source) for each in parse_disks(VHOST)][2] == ("network", "san/unit:0:0:1")
 
 
 def test_candidates_are_taken_unless_told_otherwise() -> None:
@@ -122,6 +150,7 @@ def test_a_raw_disk_is_taken_without_a_bitmap() -> None:
         ({"source": "", "path": None}, "empty"),
         ({"readonly": True}, "read-only"),
         ({"transient": True}, "transient"),
+        ({"device": "lun"}, "passed through as a lun, to which a guest can write past QEMU"),
     ],
 )
 def test_a_disk_that_is_asked_for_and_cannot_be_taken_is_refused(
@@ -140,10 +169,59 @@ def test_an_unknown_target_is_refused_and_the_known_ones_are_named(
     assert "vda, vdb" in caught.value.advice
 
 
-@pytest.mark.parametrize("disks", [[], [disk("sda", device="cdrom")]])
-def test_a_domain_with_nothing_to_back_up_is_refused(disks: list[Disk]) -> None:
+@pytest.mark.parametrize("disks", [[], [disk("sda", device="cdrom")], [disk("vda", shareable=True)]])
+def test_of_a_domain_without_disks_to_take_none_are(disks: list[Disk]) -> None:
+    assert select("x", disks, [], []) == ()
+
+
+def test_excluding_all_disks_is_refused_unless_they_need_not_be_there() -> None:
     with pytest.raises(NoSuchDisk, match="domain x has no disk to back up"):
-        select("x", disks, [], [])
+        select("x", [disk("vda")], [], ["vda"])
+    assert select("x", [disk("vda")], [], [], ["vda", "vdz"]) == ()
+    assert select("x", [disk("vda"), disk("vdb")], [], [], ["vdb", "vdz"]) == (disk("vda"),)
+    with pytest.raises(NoSuchDisk):
+        select("x", [disk("vda")], ["vda"], [], ["vda"])
+
+
+def test_a_shareable_disk_is_taken_when_it_is_named() -> None:
+    disks = [disk("vda"), disk("vdb", shareable=True)]
+    assert [each.target for each in select("x", disks, [], [])] == ["vda"]
+    assert [each.target for each in select("x", disks, ["vdb"], [])] == ["vdb"]
+
+
+NAMED = """<domain>
+  <os><kernel>/k</kernel><initrd>/i</initrd><dtb>/d</dtb><loader type='pflash'>/OVMF.fd</loader></os>
+  <sysinfo type='fwcfg'><entry name='opt/a' file='/f'/><entry name='opt/b'>text</entry></sysinfo>
+  <devices>
+    <memory model='nvdimm'><source><path>/n</path></source></memory>
+    <filesystem type='mount'><source dir='/s'/><target dir='x'/></filesystem>
+    <hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/></source></hostdev>
+    <hostdev mode='subsystem' type='pci'><source><address domain='0'/></source></hostdev>
+  </devices>
+</domain>"""
+
+
+def test_what_a_domain_names_on_its_host_beside_its_disks() -> None:
+    assert named_files(NAMED) == (
+        "kernel /k",
+        "initrd /i",
+        "device tree /d",
+        "NVDIMM /n",
+        "fw_cfg file /f",
+        "shared folder /s",
+        "SCSI device scsi_host0",
+    )
+    (note,) = omissions(NAMED, [disk("vdb", readonly=True)], ["vda"], [])
+    assert note.endswith("scsi_host0")
+
+
+def test_what_the_user_leaves_out_is_not_noted() -> None:
+    disks = [disk("vda"), disk("vdb", shareable=True), disk("vdc", type="vhostuser", path=None)]
+    empty = [disk("sda", device="cdrom", source="", path=None)]
+    assert list(omissions("<domain/>", [*disks, *empty], [], ["vdc"])) == [
+        "the point does not hold disk vdb: it is shareable"
+    ]
+    assert list(omissions("<domain/>", disks, ["vda"], [])) == []
 
 
 targets = st.lists(st.sampled_from(["vda", "vdb", "vdc", "vdd"]), unique=True)
@@ -171,3 +249,22 @@ def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("puller.hypervisor.image._INFO_SECONDS", 0.1)
     with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer in 0 s"):
         describe(Path("/hangs"), "qcow2")
+
+
+def test_how_the_images_of_a_disk_are_encrypted() -> None:
+    """Where libvirt has it now, where old definitions have it, and of the images behind."""
+    (disk,) = parse_disks(
+        """<domain><devices><disk type='file'><driver type='qcow2'/><target dev='vda'/>
+        <source file='/a'><encryption format='luks'><secret type='passphrase' uuid='u'/></encryption></source>
+        <backingStore type='file'><format type='qcow2'/><source file='/b'/>
+        <backingStore type='file'><format type='raw'/><source file='/c'/>
+        <encryption format='luks'><secret type='passphrase' usage='it'/></encryption>
+        </backingStore></backingStore></disk></devices></domain>"""
+    )
+    assert disk.encryption == (
+        Encryption("luks", "qcow2", "u", ""),
+        None,
+        Encryption("luks", "raw", "", "it"),
+    )
+    assert disk.lock == disk.encryption[0]
+    assert all(plain.lock is None for plain in parse_disks(XML))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning
 from puller.hypervisor import openjob
 from puller.hypervisor.export import export_uri
-from puller.hypervisor.job import PullJob, socket_path
+from puller.hypervisor.job import PullJob, require_short, socket_path
 from puller.hypervisor.scratch import scratch_path
 from puller.units import KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint, dirty
@@ -160,3 +160,11 @@ def test_a_socket_in_a_folder_with_an_odd_name(
     with PullJob(work.domain, {"vda": None}, checkpoint(1), folder, folder / "s") as job:
         assert reference(job.exports[0].uri, tmp_path / "copy").read_bytes() == bytes(MIB)
     assert list(folder.iterdir()) == []
+
+
+def test_a_socket_whose_path_is_too_long_is_refused_before_the_job(tmp_path: Path) -> None:
+    longest = tmp_path / ("x" * (107 - len(str(tmp_path)) - 1))
+    require_short(longest)
+    with pytest.raises(HypervisorError, match="is too long for a socket") as raised:
+        require_short(longest.with_name(longest.name + "x"))
+    assert raised.value.advice.startswith("Give the domain a shorter name")

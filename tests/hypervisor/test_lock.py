@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from puller import runtime
 from puller.errors import Locked, PullerError
-from puller.hypervisor import lock
 from puller.hypervisor.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
@@ -55,8 +55,37 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("fault", ["another user's", "written by others", "another's link", "exchangeable"])
+def test_a_folder_that_others_may_change_is_refused(tmp_path: Path, fault: str) -> None:
+    """Whoever makes ``/tmp/puller-1000`` before this user does could hold its locks, or take them away."""
+    folder = tmp_path / "puller-1000"
+    match fault:
+        case "another user's":
+            folder.mkdir(mode=0o777)
+            os.chown(folder, 4321, 4321)
+        case "written by others":
+            folder.mkdir()
+            folder.chmod(0o777)
+        case "another's link":
+            (tmp_path / "mine").mkdir(mode=0o700)
+            folder.symlink_to("mine")
+            os.chown(folder, 4321, 4321, follow_symlinks=False)
+        case "exchangeable":
+            tmp_path.chmod(0o777)
+    with pytest.raises(PullerError, match=f"cannot use the lock file {folder}/{UUID}.lock: ") as caught:
+        DomainLock(UUID, "web", folder).__enter__()
+    assert caught.value.advice.startswith("Let its folder belong to this user")
+    assert not (folder / f"{UUID}.lock").exists()
+
+
+def test_a_folder_among_those_of_all_users_is_kept_by_their_sticky_bit(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with DomainLock(UUID, "web", tmp_path / "puller-0"):
+        assert (tmp_path / "puller-0").stat().st_mode & 0o777 == 0o700
+
+
 def test_where_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lock, "RUNTIME", tmp_path)
+    monkeypatch.setattr(runtime, "RUNTIME", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert lock_directory() == Path("/run/puller")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -62,3 +62,19 @@ def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
     (checkpoint,) = set(during["left"])
     assert during["notices"][-1] == f"checkpoint {checkpoint} could not be deleted now; the next run will"
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
+
+
+def test_volumes_of_a_storage_pool() -> None:
+    """The one that libvirt made as qcow2 version 2 has no bitmap; the other is incremental in every mode."""
+    with tempfile.TemporaryDirectory(prefix="puller-volumes-") as folder:
+        command = in_own_namespace("tests.integration.volume_scene", [folder])
+        played = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert played.returncode == 0, played.stderr
+    rehashed = {"vda": "rehash", "vdb": "incremental"}
+    assert json.loads(played.stdout) == {
+        "full": {"vda": "full", "vdb": "full"},
+        "pull": rehashed,
+        "push": rehashed,
+        "offline": rehashed,
+        "exact": True,
+    }

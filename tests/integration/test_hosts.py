@@ -12,10 +12,12 @@ import subprocess
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import libvirt
 import pytest
+from msgspec import structs
 
 import puller
 from puller.errors import (
@@ -28,8 +30,10 @@ from puller.errors import (
 )
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob
+from puller.repository.points import Ref, new_id
 from puller.units import KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, bitmap, checkpoints, io, restored
+from tests.lab.feed import store_disk
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
@@ -130,6 +134,41 @@ def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> N
     assert disk.reason == f"libvirt has lost checkpoint {known}"
     assert (disk.kind, disk.new_bytes, disk.stored_bytes) == ("rehash", 0, 0)
     assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
+def test_a_checkpoint_whose_stored_xml_is_damaged_is_done_without(scene: Scene) -> None:
+    (point,) = puller.list_points(scene.repository)
+    scene.repository.points.delete([(point.uuid, point.point)])
+    scene.repository.points.commit(structs.replace(point, checkpoint_xml="<domaincheckpoint>"))
+    scene.machine.forget_checkpoints()
+    point = scene.backup()
+    assert (point.kind, point.disks[0].new_bytes) == ("rehash", 0)
+    assert checkpoints(scene.machine) == {point.checkpoint}
+    scene.assert_exact(point)
+
+
+def test_a_point_of_a_copy_on_another_host_is_no_base(scene: Scene) -> None:
+    """It has the UUID, the disk's name and a checkpoint, and is newer; but its bitmap is in another image."""
+    (own,) = puller.list_points(scene.repository)
+    size = own.disks[0].size
+    root, _ = store_disk(scene.repository, b"\1" * size)
+    name = new_id(own.time + timedelta(seconds=1))
+    mark = f"{str(own.checkpoint)[: -len(own.point)]}{name}"
+    copy = structs.replace(
+        own,
+        point=name,
+        host="lab",
+        time=own.time + timedelta(seconds=1),
+        disks=(structs.replace(own.disks[0], root=Ref.to(root)),),
+        checkpoint=mark,
+        checkpoint_xml=str(own.checkpoint_xml).replace(str(own.checkpoint), mark),
+    )
+    scene.repository.points.commit(copy)
+    scene.machine.write("vda", 3, 2 * MIB, 64 * KIB)
+    point = scene.backup()
+    (disk,) = point.disks
+    assert (disk.kind, disk.parent, disk.dirty_bytes) == ("incremental", own.point, 64 * KIB)
     scene.assert_exact(point)
 
 

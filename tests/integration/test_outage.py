@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -14,7 +15,10 @@ import pytest
 import puller
 from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
+from puller.repository.condemned import ALL, Condemned, Sentence
+from puller.repository.footer import PackKind
 from puller.store import patience
+from puller.store.base import ObjectInfo
 from puller.units import MIB
 from tests.integration.conftest import checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -154,6 +158,38 @@ def test_a_signal_while_the_server_hangs(scene: Scene, mode: str, step: str) -> 
     point = scene.back_up()
     assert point.kind == "incremental"
     scene.assert_exact(point)
+
+
+def test_a_signal_while_threads_read_from_a_server_that_hangs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for them: the job was open until their sockets' time was up, two minutes."""
+
+    def condemn() -> None:
+        for _ in range(3):
+            packs = {os.urandom(16): Sentence(PackKind.DATA, ALL)}
+            scene.repository.condemned.put(final=False, grace=1e6, packs=packs)
+        listed = Condemned.listed
+        monkeypatch.setattr(Condemned, "listed", lambda self: hang(listed(self)))
+
+    def hang(found: list[ObjectInfo]) -> list[ObjectInfo]:
+        os.kill(scene.server.pid, signal.SIGSTOP)
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        return found
+
+    def stop(number: int, frame: object) -> None:
+        raise Asked
+
+    before = signal.signal(signal.SIGALRM, stop)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Asked):
+            scene.back_up("commit", condemn)
+        assert time.monotonic() - began < 40
+    finally:
+        os.kill(scene.server.pid, signal.SIGCONT)
+        signal.signal(signal.SIGALRM, before)
+    scene.assert_clean()
 
 
 def test_a_repository_whose_disk_is_full(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import DomainNotRunning, UnsupportedDisk
+from puller.errors import DomainNotRunning, HypervisorError, UnsupportedDisk
 from puller.hypervisor.checkpoint import checkpoint_name
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.staging import staging_path
@@ -65,6 +66,51 @@ def test_a_disk_that_is_a_slice_of_a_file(raw: Scene) -> None:
     raw.machine.stop()
     with pytest.raises(UnsupportedDisk, match=r"disk vda of .* is a slice: it cannot be read while"):
         raw.backup()
+
+
+@pytest.mark.parametrize("part", ["a data file", "a backing file", "the data file of a backing file"])
+def test_another_file_of_the_image_that_is_written_while_it_is_read(raw: Scene, part: str) -> None:
+    image, other = raw.machine.image("vda"), raw.folder / "other"
+    raw.machine.stop()
+    raw.redefine(_as_qcow2)
+    _make_of_two(image, other, part)
+    point = raw.backup()
+    raw.assert_exact(point)
+
+    def write(_exports: Sequence[DiskExport]) -> None:
+        with other.open("r+b") as file:
+            file.write(b"torn")
+
+    raw.truth = write
+    with pytest.raises(HypervisorError, match=f"image {other} of domain .* was written while it was read"):
+        raw.backup()
+    assert [kept.point for kept in puller.list_points(raw.repository)] == [point.point]
+
+
+def _as_qcow2(root: ET.Element) -> None:
+    driver = root.find("./devices/disk/driver")
+    assert driver is not None
+    driver.set("type", "qcow2")
+
+
+def _make_of_two(image: Path, other: Path, part: str) -> None:
+    """An image at ``image`` that has its data, or a part of it, in the raw file ``other``."""
+    image.unlink()
+    with_data = ("-o", f"data_file={other},data_file_raw=on")
+    if part == "a data file":
+        _create(image, *with_data)
+    elif part == "a backing file":
+        other.write_bytes(bytes(8 * MIB))
+        _create(image, "-b", str(other), "-F", "raw")
+    else:
+        _create(middle := image.with_suffix(".middle"), *with_data)
+        _create(image, "-b", str(middle), "-F", "qcow2")
+    with other.open("r+b") as file:
+        file.write(b"whole")
+
+
+def _create(image: Path, *words: str) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words, str(image), str(8 * MIB)], check=True)
 
 
 def test_what_a_dead_push_left_in_a_folder_that_is_named(raw: Scene, tmp_path: Path) -> None:

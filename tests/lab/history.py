@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -72,6 +73,7 @@ def back_up(
     title: str = "",
     moment: datetime = MOMENT,
     dirty: Collection[int] = (),
+    host: str | None = None,
     time: datetime | None = None,
 ) -> Backup:
     """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it.
@@ -102,6 +104,7 @@ def back_up(
         kind="full",
         disks=(record,),
         tags={"title": title},
+        host=platform.node() if host is None else host,
         attachments=(attachment,),
     )
     return Backup(run, point, disk)

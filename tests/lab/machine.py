@@ -85,8 +85,8 @@ class EmbeddedLibvirt:
     def machine(self, name: str, directory: Path, disks: Sequence[DiskSpec]) -> Machine:
         """Make the images in ``directory``, define the machine and start it, standing still."""
         for spec in disks:
-            _make_image(_image(directory, name, spec.target), spec)
-        handle = self._connection.defineXML(_domain_xml(name, directory, disks))
+            _make_image(image_path(directory, name, spec.target), spec)
+        handle = self._connection.defineXML(domain_xml(name, directory, disks))
         machine = Machine(handle, self.root, directory)
         machine.start()
         return machine
@@ -158,7 +158,7 @@ class Machine:
         )
 
     def image(self, target: str) -> Path:
-        return _image(self._directory, self.name, target)
+        return image_path(self._directory, self.name, target)
 
     def write(self, target: str, pattern: int, offset: int, length: int) -> None:
         """Fill a range with the byte ``pattern``."""
@@ -286,7 +286,7 @@ class Machine:
         """Run a ``qemu-io`` command on the device, as the guest's driver would reach it.
 
         QEMU answers such a command with nothing and prints the outcome to its stdout, which is the
-        domain's log; it is line-buffered (see _domain_xml), so it is there when the answer is.
+        domain's log; it is line-buffered (see domain_xml), so it is there when the answer is.
         """
         log = self._root / "log" / "qemu" / f"{self.name}.log"
         before = log.stat().st_size
@@ -341,7 +341,8 @@ def reference(uri: str, path: Path) -> Path:
     return path
 
 
-def _image(directory: Path, name: str, target: str) -> Path:
+def image_path(directory: Path, name: str, target: str) -> Path:
+    """Where the image of a machine's disk is."""
     return directory / f"{name}-{target}.img"
 
 
@@ -362,7 +363,8 @@ def _line_buffering() -> tuple[tuple[str, str], ...]:
     return tuple((name, variables[name]) for name in ("LD_PRELOAD", "_STDBUF_O"))
 
 
-def _domain_xml(name: str, directory: Path, disks: Sequence[DiskSpec]) -> str:
+def domain_xml(name: str, directory: Path, disks: Sequence[DiskSpec]) -> str:
+    """The definition of a machine, whose images are in ``directory``."""
     root = ET.Element("domain", type="qemu")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "memory", unit="MiB").text = "32"
@@ -374,7 +376,7 @@ def _domain_xml(name: str, directory: Path, disks: Sequence[DiskSpec]) -> str:
     for spec in disks:
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type=spec.format.partition("-")[0], discard="unmap")
-        ET.SubElement(disk, "source", file=str(_image(directory, name, spec.target)))
+        ET.SubElement(disk, "source", file=str(image_path(directory, name, spec.target)))
         ET.SubElement(disk, "target", dev=spec.target, bus="virtio")
         ET.SubElement(disk, "alias", name=f"ua-{spec.target}")
     command = ET.SubElement(root, "{http://libvirt.org/schemas/domain/qemu/1.0}commandline")

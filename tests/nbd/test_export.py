@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbd
 import pytest
 
 from puller.errors import NbdError
 from puller.nbd import connection
+from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer
 from puller.units import CHUNK, GIB, KIB, MIB, TIB, Extent, Kind
@@ -316,3 +318,18 @@ def test_a_dirty_kibibyte_at_the_end_of_a_large_disk(tmp_path: Path) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", size, bitmap="b0:512")
     qemu_io(image, f"write -P 1 {size - KIB} 1k")
     assert changes_of(image) == [Extent(9 * GIB, 1536, DATA)]
+
+
+@pytest.mark.parametrize("uri", ["nbd+unix:///?socket=/\udcff", "nbd+unix:///?socket=/\0", "nonsense", ""])
+def test_a_uri_that_libnbd_does_not_take(uri: str) -> None:
+    with pytest.raises(NbdError, match="cannot connect"):
+        Connection(uri)
+
+
+def test_what_was_agreed_upon_is_asked_after_the_end() -> None:
+    """Whatever libnbd says then, it is an error of ours."""
+    connection = Connection.__new__(Connection)
+    connection.uri, connection._handle = "nbd://here", nbd.NBD()
+    for question in ("size", "read_only", "can_zero", "can_share"):
+        with pytest.raises(NbdError, match="nbd://here"):
+            getattr(connection, question)

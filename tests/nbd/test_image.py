@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from puller.errors import NbdError
+from puller.errors import NbdError, PullerError
+from puller.hypervisor.seal import create
 from puller.nbd.export import Export
-from puller.nbd.image import ImageServer, create_qcow2
+from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing
 from puller.nbd.writer import Target
 from puller.units import CHUNK, MIB
+from tests.lab.luks import PASSPHRASE
+from tests.lab.luks import make_image as make_luks
+from tests.lab.machine import DiskSpec
 from tests.nbd.lab import await_end, make_qcow2, run
 
 
@@ -24,6 +28,21 @@ def test_a_new_image_has_the_size_rounded_up_to_sectors(tmp_path: Path) -> None:
     create_qcow2(image, 1_000_000)
     facts = json.loads(run("qemu-img", "info", "--output=json", image))
     assert (facts["format"], facts["virtual-size"]) == ("qcow2", 1_000_448)
+
+
+def test_a_tool_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "qemu-img"
+    tool.write_text("#!/bin/sh\nexec sleep 600\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.nbd.image._TOOL_SECONDS", 0.1)
+    for call in (
+        lambda: create_qcow2(tmp_path / "x", MIB),
+        lambda: detach_backing(tmp_path / "x"),
+        lambda: copy_bytes(tmp_path / "x", "qcow2"),
+    ):
+        with pytest.raises(NbdError, match="no answer in 0 s"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "nbd:odd,name=1", "-dash", "ümlaut?&"])
@@ -55,6 +74,29 @@ def test_close_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
     server.close()
     assert not socket.parent.exists()
     run("qemu-img", "info", image)  # fails while somebody holds the image for writing
+
+
+@pytest.mark.parametrize("uid", [0, 64055])
+def test_a_tmpdir_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    """``uid`` has a runtime folder, or none and has to do with what is short."""
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setattr("puller.runtime.RUNTIME", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    with ImageServer(image, "qcow2") as server, Target(server.uri) as target:
+        target.write(0, memoryview(b"x" * CHUNK))
+    with ImageServer.read_only(image, "qcow2") as server, Export(server.uri) as export:
+        assert export.dirty_bytes() == CHUNK
+
+
+def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", MIB)
+    monkeypatch.setattr("puller.runtime.SOCKET_PATH", 10)
+    with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
+        ImageServer(image, "qcow2")
+    assert raised.value.advice.startswith("Make one of these folders writable")
 
 
 def test_close_does_not_wait_for_other_clients(tmp_path: Path) -> None:
@@ -144,3 +186,39 @@ def test_a_server_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(NbdError, match="did not end in 0 s"):
         server.close()
     assert not socket.parent.exists()
+
+
+def test_an_encrypted_image_upon_an_encrypted_one_is_served_in_plain(tmp_path: Path) -> None:
+    """Each with a passphrase of its own; neither is in the command of the server, nor in a message."""
+    below, above = tmp_path / "below", tmp_path / "above"
+    make_luks(below, DiskSpec("vda", MIB, "raw"))
+    keys = [Key("raw", PASSPHRASE)]
+    opened = ImageServer(below, "raw", keys=keys)
+    with opened as server, Target(server.uri) as target:
+        target.write(0, memoryview(b"b" * MIB))
+    option = "encrypt.format=luks,encrypt.key-secret=key0,encrypt.iter-time=10"
+    create(b"another one", "-u", "-b", str(below), "-F", "raw", "-o", option, "--", str(above), str(MIB))
+    keys = [Key("qcow2", b"another one"), Key("raw", PASSPHRASE)]
+    opened = ImageServer(above, "qcow2", keys=keys)
+    with opened as server, Target(server.uri) as target:
+        target.write(0, memoryview(b"a" * CHUNK))
+        (command,) = [
+            words
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if str(above).encode() in (words := _read(path))
+        ]
+    assert PASSPHRASE not in command
+    with ImageServer.read_only(above, "qcow2", keys=keys) as server, Export(server.uri) as export:
+        assert (export.chunk(0)[:1], export.chunk(15)[:1]) == (b"a", b"b")
+    assert copy_bytes(above, "qcow2", keys) > MIB
+    assert "another" not in repr(keys)
+    with pytest.raises(NbdError, match="Invalid password") as raised:
+        ImageServer.read_only(above, "qcow2", keys=[Key("qcow2", b"sesame"), keys[1]])
+    assert "sesame" not in str(raised.value)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process has ended
+        return b""

@@ -67,7 +67,7 @@ def test_union_names_what_any_names(parts: list[dict[bytes, Sentence]]) -> None:
 
 
 def test_records_are_split_listed_read_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(condemned, "PACKS_IN_RECORD", 2)
+    monkeypatch.setattr(condemned, "RECORD_BYTES", 128)  # two packs with few slots
     store, records = make()
     packs = {bytes([number]) * 16: Sentence(PackKind.DATA, number or ALL) for number in range(5)}
     records.put(True, 60, packs)
@@ -80,6 +80,17 @@ def test_records_are_split_listed_read_and_deleted(monkeypatch: pytest.MonkeyPat
     records.delete(found[:1])
     assert len(records.read(infos)) == 2, "what has vanished since it was listed is left out"
     assert len(records.listed()) == 2
+
+
+def test_records_of_packs_with_many_slots_are_split_by_what_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("puller.repository.sealing.BOX_LIMIT", 64 * 1024)
+    monkeypatch.setattr(condemned, "RECORD_BYTES", 40 * 1024)
+    _, records = make()
+    packs = {bytes([number]) * 16: Sentence(PackKind.MAP, (1 << 65536) - 1) for number in range(9)}
+    records.put(True, 60, packs)
+    assert union(record.packs for record in records.read(records.listed())) == packs
 
 
 def test_a_record_that_cannot_be_read_is_an_error() -> None:

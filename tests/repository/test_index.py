@@ -372,7 +372,12 @@ def _writable_for_others(path: Path) -> None:
     path.chmod(0o777)
 
 
-@pytest.mark.parametrize("spoil", [_a_file, _writable_for_others])
+def _exchangeable(path: Path) -> None:
+    path.mkdir(parents=True, mode=0o700)
+    path.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("spoil", [_a_file, _writable_for_others, _exchangeable])
 def test_a_cache_that_cannot_be_used_is_done_without(spoil: object) -> None:
     spoil(cache())  # type: ignore[operator]
     world = some_objects()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 import pytest
 
-from puller.errors import Locked, StoreUnavailable
+from puller.errors import DamagedData, Locked, StoreDenied, StoreUnavailable
 from puller.repository import lease as leases
 from puller.repository.keys import KeyRing
 from puller.repository.lease import EXPIRY, Lease
+from puller.repository.sealing import BoxKind
 from tests.lab.simulated import Died, Process, World
 
 BOXES = KeyRing.unencrypted(bytes(16)).boxes()
@@ -86,6 +88,37 @@ def test_renewal_keeps_it() -> None:
             pass
 
 
+def _renew(lease: Lease) -> None:
+    lease.measure()
+
+
+def test_the_holder_does_not_give_way_to_an_attempt() -> None:
+    """It renews at each moment of somebody else's attempt; the attempt fails, and the holder goes on."""
+    for number in range(8):
+        world = World()
+        with take(world) as lease:
+            world.now += EXPIRY - 1
+            process = Process(world)
+            process.before[number] = partial(_renew, lease)
+            with pytest.raises(Locked), Lease.take(process, BOXES, "prune"):
+                pass
+            assert lease.measure() == world.now
+        assert world.names("locks/") == []
+
+
+def test_a_holder_that_renewed_too_late_gives_way_to_who_took_over() -> None:
+    """The other one died after it had taken over, before it could delete the expired lease."""
+    world = World()
+    with pytest.raises(Locked), take(world) as lease:
+        world.now += EXPIRY
+        process = Process(world)
+        process.before[4] = process.die
+        with pytest.raises(Died), Lease.take(process, BOXES, "prune"):
+            pass
+        assert len(world.names("locks/")) == 2
+        lease.measure()
+
+
 def test_renewal_is_not_done_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     process, now = Process(World()), 0.0
     monkeypatch.setattr(leases, "_now", lambda: now)
@@ -120,3 +153,29 @@ def test_a_store_that_fails_at_the_end_does_not_hide_the_result(monkeypatch: pyt
     process = Process(World())
     with Lease.take(process, BOXES, "prune"):
         monkeypatch.setattr(process, "delete", fail)
+
+
+def test_who_may_not_delete_gives_the_lease_back_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(keys: object) -> None:
+        raise StoreDenied("this role may not delete")
+
+    world = World()
+    for _ in range(2):  # the second one finds what the first has left
+        process = Process(world)
+        monkeypatch.setattr(process, "delete", deny)
+        with Lease.take(process, BOXES, "prune"), pytest.raises(Locked, match="process"), take(world):
+            pass
+    assert len(world.names("locks/prune/")) == 2
+    with take(world):
+        assert len(world.names("locks/prune/")) == 1
+    assert world.names("locks/prune/") == []
+
+
+def test_a_lease_unpacks_to_no_more_than_it_may_hold() -> None:
+    world = World()
+    name = "locks/prune/" + "0" * 32
+    world.put(name, BOXES.pack(BoxKind.LOCK, name, bytes(64 << 20)))
+    with pytest.raises(DamagedData, match="are allowed"):
+        BOXES.unpack(BoxKind.LOCK, name, world.objects.get(name), 1 << 16)
+    with pytest.raises(Locked), take(world):
+        pass

@@ -12,12 +12,16 @@ from ssl import SSLContext
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response; ``announced`` is its Content-Length where that shall be a lie."""
+    """A response; ``announced`` is its Content-Length where that shall be a lie.
+
+    ``chunked``: it has none, but comes in pieces.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     announced: int | None = None
+    chunked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,14 @@ class ScriptedServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answers: list[Answer], tls: SSLContext | None) -> None:
+    def __init__(self, answers: list[Answer], tls: SSLContext | None, expectation: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_port}"
         self.requests: list[Request] = []
         self._answers = answers
+        self.expectation = expectation
 
     def next_answer(self, request: Request) -> Answer:
         self.requests.append(request)
@@ -64,21 +69,42 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.server.next_answer(Request(self.command, self.path, headers, body))
         self.send_response(answer.status)
         length = len(answer.body) if answer.announced is None else answer.announced
-        for name, value in {"Content-Length": str(length), **answer.headers}.items():
+        size = {"Transfer-Encoding": "chunked"} if answer.chunked else {"Content-Length": str(length)}
+        for name, value in {**size, **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        if self.command != "HEAD":
+            for piece in self._framed(answer):
+                self.wfile.write(piece)
         self.close_connection = answer.announced is not None
 
-    do_GET = do_PUT = do_POST = do_HEAD = _answer  # noqa: N815 - names of http.server
+    def _framed(self, answer: Answer) -> tuple[bytes, ...]:
+        if not answer.chunked:
+            return (answer.body,)
+        return f"{len(answer.body):x}\r\n".encode(), answer.body, b"\r\n0\r\n\r\n"
+
+    def handle_expect_100(self) -> bool:
+        """Before the body: http.server goes on by itself."""
+        match self.server.expectation:
+            case "met":
+                return super().handle_expect_100()
+            case "refused":
+                self.send_error(417)
+        self.close_connection = True
+        return False
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_CONNECT = _answer  # noqa: N815 - names of http.server
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in http.server
         """Keep the tests' output clean."""
 
 
 @contextmanager
-def scripted_server(*answers: Answer, tls: SSLContext | None = None) -> Iterator[ScriptedServer]:
-    server = ScriptedServer(list(answers), tls)
+def scripted_server(
+    *answers: Answer, tls: SSLContext | None = None, expectation: str = "met"
+) -> Iterator[ScriptedServer]:
+    """``expectation``: what comes of ``Expect: 100-continue``: ``met``, ``refused`` (417) or ``dropped``."""
+    server = ScriptedServer(list(answers), tls, expectation)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

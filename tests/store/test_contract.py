@@ -301,3 +301,9 @@ def test_keys_stay_below_the_root(store: Store, key: str) -> None:
     ):
         with pytest.raises(ValueError, match="not an object key"):
             call()
+
+
+def test_a_range_far_longer_than_the_object_costs_nothing(store: Store) -> None:
+    store.put("a", b"content")
+    assert store.get_range("a", 3, 1 << 40) == b"tent"
+    assert store.get_tail("a", 1 << 40)[0] == b"content"

@@ -6,6 +6,9 @@ import errno
 import mmap
 import os
 import random
+import re
+import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,7 @@ from puller.errors import (
     UnsupportedByStore,
 )
 from puller.store.folder import FolderStore, translate
-from puller.store.probe import honours_put_if_absent
+from puller.store.probe import UNCONDITIONAL, UNSYNCED, honours_put_if_absent, shortcomings
 
 PUTS = ["put", "put_new"]
 
@@ -98,9 +101,10 @@ def test_keys_sort_as_on_s3(store: FolderStore) -> None:
 def test_a_folder_is_no_object(store: FolderStore, tmp_path: Path) -> None:
     store.put("packs/ab/a", b"")
     os.mkfifo(tmp_path / "repository/packs/pipe")
-    for read in (store.get, store.stat, lambda key: store.get_tail(key, 1)):
-        with pytest.raises(ObjectNotFound, match="packs/ab"):
-            read("packs/ab")
+    for key in ("packs/ab", "packs/pipe"):
+        for read in (store.get, store.stat, lambda key: store.get_tail(key, 1)):
+            with pytest.raises(ObjectNotFound, match=f"{key} in .*: it is not a file"):
+                read(key)
     assert [info.key for info in store.list("")] == ["packs/ab/a"]
 
 
@@ -156,6 +160,66 @@ class TestRefusals:
             store.put_new("a", b"")
         assert not honours_put_if_absent(store, "locks/probe-")
         assert list(store.list("")) == []
+
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.EIO, errno.ENOSYS])
+    def test_folders_that_cannot_be_synced(
+        self, store: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """As CIFS and FUSE mounts answer. A file that cannot be synced is an error everywhere."""
+        fsync = os.fsync
+
+        def refuse(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        monkeypatch.setattr("puller.store.mounts.is_remote", lambda path: True)
+        store.put("packs/ab/pack", b"content")
+        store.put_new("points/a", b"1")
+        assert store.get("packs/ab/pack") == b"content"
+        assert shortcomings(store.url, True) == (UNSYNCED,)
+
+    def test_a_local_disk_that_fails_to_sync_is_an_error(
+        self, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        store.put("a", b"")
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.put("a", b"")
+
+    @pytest.mark.parametrize(
+        "number", [errno.ENOSYS, errno.ERANGE, errno.EACCES, errno.EIO, errno.EOPNOTSUPP]
+    )
+    def test_links_that_a_mount_refuses(
+        self, store: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def link(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "link", link)
+        monkeypatch.setattr("puller.store.mounts.is_remote", lambda path: True)
+        assert not honours_put_if_absent(store, "locks/probe-")
+        assert shortcomings(store.url, False) == (UNCONDITIONAL,)
+
+    def test_inodes_that_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As those of mounts that make them up: an object that is the same has the same etag."""
+        monkeypatch.setattr("puller.store.folder.is_remote", lambda path: True)
+        store = FolderStore(tmp_path)
+        store.put("a", b"content")
+        before = store.stat("a").etag
+        copy = tmp_path / ".copy"
+        shutil.copy2(tmp_path / "a", copy)
+        copy.rename(tmp_path / "a")
+        assert store.get_range("a", 0, 7, etag=before) == b"content"
+
+    def test_advice_is_of_folders(self, store: FolderStore) -> None:
+        for number in (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTDIR):
+            advice = translate(OSError(number, "text"), "cannot store a in /mnt").advice
+            assert not re.search("bucket|credentials|endpoint|policy", advice)
 
     @pytest.mark.parametrize(
         ("number", "kind"),

@@ -69,6 +69,7 @@ def retrying(store: MemoryStore, chance: float = 0.5) -> tuple[RetryingStore, Cl
     return RetryingStore(store, clock, clock.wait, lambda: chance), clock
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1000))
 def test_the_budget_is_used_and_never_exceeded(chance: float, seconds: float) -> None:
     """Pauses double up to the longest, at random between half and all of it; the last error is raised."""
@@ -122,11 +123,14 @@ def test_a_conditional_put_that_lost_against_another_is_refused(content: bytes) 
         store.put_new("a", b"1")
 
 
-def test_a_conditional_put_of_the_same_content_is_refused_at_the_first_try() -> None:
-    store, _ = retrying(MemoryStore())
+def test_a_conditional_put_that_finds_its_own_content_is_done() -> None:
+    """Some client below, such as botocore, has repeated a request whose answer was lost."""
+    memory = MemoryStore()
+    store, _ = retrying(memory)
+    memory.put("a", b"1")
     store.put_new("a", b"1")
     with pytest.raises(ObjectExists):
-        store.put_new("a", b"1")
+        store.put_new("a", b"2")
 
 
 class Torn(MemoryStore):

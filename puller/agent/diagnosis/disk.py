@@ -10,25 +10,33 @@ from puller.agent.diagnosis.domain import Patient
 from puller.agent.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.agent.history import History
 from puller.agent.offline import StoredBitmaps
-from puller.errors import HypervisorError
+from puller.agent.unlock import encryption_of, keys_of, require_keys
+from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor import openjob
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.image import untracked, with_stored_chain
 from puller.hypervisor.qcow2 import Header, read_header
+from puller.hypervisor.shared import writers
 
 
 def examine(patient: Patient) -> Iterator[Check]:
     """Ask about each disk that a backup takes."""
     taken = patient.taken()
-    if patient.disks or patient.left_out:
+    if patient.disks or patient.left_out or not taken:
         yield ask("disks", patient.domain.name, partial(_named, patient))
+    for disk in patient.omitted():
+        yield ask("disk-left-out", f"{patient.domain.name}/{disk.target}", partial(_left_out, disk))
+    if taken:
+        yield ask("other-writers", patient.domain.name, partial(_writers, patient, taken))
     bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
     for disk in taken:
         subject = f"{patient.domain.name}/{disk.target}"
         yield ask("disk-format", subject, partial(_format, patient, disk))
         if disk.hindrance is not None:
             continue
+        if disk.lock is not None:
+            yield ask("disk-encryption", subject, partial(_encryption, patient, disk))
         if patient.domain.is_active():
             yield ask("disk-job", subject, partial(_job, patient, disk))
         if untracked(disk) is not None:
@@ -41,13 +49,33 @@ def examine(patient: Patient) -> Iterator[Check]:
 
 def _named(patient: Patient) -> Answer:
     known = {disk.target for disk in patient.domain.disks()}
-    unknown = [target for target in (*patient.disks, *patient.left_out) if target not in known]
+    unknown = [target for target in patient.disks if target not in known]
     if unknown:
-        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known))}"
-        return fail(text, "Correct the job's 'disks' and 'exclude-disks'.")
-    if not patient.taken():
+        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known)) or 'none'}"
+        return fail(text, "Correct the job's 'disks'.")
+    if not patient.taken() and patient.disks:
         return fail("no disk is left to back up", "Correct the job's 'disks' and 'exclude-disks'.")
+    if not patient.taken():
+        return ok("no disk is taken: a point holds the configuration only")
     return ok(f"taken: {', '.join(disk.target for disk in patient.taken())}")
+
+
+def _left_out(disk: Disk) -> Answer:
+    text = f"the disk is {disk.omission}: it is left out"
+    if disk.hindrance is None:
+        advice = f"Name it with --disk {disk.target} if no other machine writes to it during a backup."
+    else:
+        advice = f"Back it up by other means; --exclude-disk {disk.target} leaves it out without a notice."
+    return warn(text, advice)
+
+
+def _writers(patient: Patient, disks: Sequence[Disk]) -> Answer:
+    for target, other in writers(patient.host, patient.domain, disks).items():
+        return fail(
+            f"disk {target} is in use by the running domain {other}, which would write to it during a backup",
+            f"Leave it out with --exclude-disk {target}, or back it up while {other} is shut off.",
+        )
+    return ok("no other running domain of this host can write to the disks")
 
 
 def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
@@ -81,6 +109,19 @@ def _format(patient: Patient, disk: Disk) -> Answer:
             "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
         )
     return ok(f"{disk.format} on {disk.type}")
+
+
+def _encryption(patient: Patient, disk: Disk) -> Answer:
+    """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
+    try:
+        require_keys(patient.domain, disk, keys_of(patient.domain, disk))
+    except UnsupportedDisk as error:
+        if not patient.domain.is_active():
+            raise
+        return warn(
+            f"a push reads all of the disk, and a backup while shut off fails: {error.message}", error.advice
+        )
+    return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
 
 
 def _image(disk: Disk) -> Answer:

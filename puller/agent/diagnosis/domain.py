@@ -52,6 +52,15 @@ class Patient:
         ]
         return [disk for disk in wanted if disk.target not in self.left_out]
 
+    def omitted(self) -> list[Disk]:
+        """The disks that hold data and that a backup leaves out without being told to."""
+        disks = () if self.disks else self.domain.disks()
+        return [
+            disk
+            for disk in disks
+            if disk.holds_changes and not disk.is_candidate and disk.target not in self.left_out
+        ]
+
 
 def examine(patient: Patient) -> Iterator[Check]:
     """Ask what concerns the domain as a whole. It may be shut off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
 
 from puller.agent.clock import BEHIND
@@ -9,6 +10,7 @@ from puller.agent.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.sealing import Cipher
 
 STALE = timedelta(hours=48)
 """Age of the last good point from which on a warning is due: two nights were missed."""
@@ -16,25 +18,40 @@ STALE = timedelta(hours=48)
 
 def opened(repository: Repository) -> str:
     """What to tell of a repository that opened."""
+    if repository.keys.cipher is Cipher.NONE:
+        return f"repository {repository.id} opens; it is not encrypted"
     role = "all" if repository.keys.can_read_data else "backups only"
     return f"repository {repository.id} opens; the key is good for {role}"
 
 
+def identity(repository: Repository) -> Answer:
+    """Whether it is the one that this host knows."""
+    if repository.replaced is None:
+        return ok("this host knows no other repository at this URL")
+    return warn(repository.replaced.text, repository.replaced.advice)
+
+
 class LastPoint:
-    """The newest point of a domain whose record is whole, and the damaged ones that are newer."""
+    """The newest point of a domain whose record is whole, and the damaged ones that are newer.
+
+    Where others have taken points too, those of this host count: a copy that runs elsewhere has the UUID.
+    """
 
     def __init__(self, repository: Repository, uuid: str) -> None:
         self.point: Point | None = None
         self.damaged: list[str] = []
         for _, point_id in sorted(repository.points.names(uuid), reverse=True):
             try:
-                self.point = repository.points.get(uuid, point_id)
+                point = repository.points.get(uuid, point_id)
             except NoSuchPoint:
                 continue  # deleted since it was listed
             except DamagedData:
-                self.damaged.append(point_id)
+                self.damaged += [point_id] if self.point is None else []
                 continue
-            return
+            self.point = self.point or point
+            if point.host == platform.node():
+                self.point = point
+                return
 
     def answer(self) -> Answer:
         """Whether it is there, whole and new enough."""

@@ -15,10 +15,8 @@ from puller.hypervisor.checkpoint import checkpoint_name
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.disk import Disk
 from puller.hypervisor.job import socket_path
+from puller.runtime import SOCKET_PATH
 from puller.units import format_bytes
-
-SOCKET_PATH = 107
-"""Bytes that the path of a Unix socket has at most (``sun_path``, unix(7), without the final zero)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,10 @@ from puller.agent.diagnosis.finding import Answer, Check, Status, ask, fail, ok,
 from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.descriptor import NAME
 from puller.repository.lease import PREFIX
+from puller.repository.pending import PREFIX as PENDING
 from puller.store.base import Store
+from puller.store.patience import SHORT, Patience, current
+from puller.store.retrying import RetryingStore
 from puller.store.trial import OPERATIONS, Trial, latency, try_store
 
 if TYPE_CHECKING:
@@ -31,14 +34,16 @@ _DENIED_ADVICE = (
 
 def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Check]:
     """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
-    reached = ask("store", store.url, partial(_reach, store))
+    asked = RetryingStore(store)  # which waits for no answer longer than the patience in force
+    reached = ask("store", store.url, partial(_reach, asked))
     yield reached
     if reached.status is Status.FAIL:
         return
-    if _holds_repository(store):
-        yield from _examine_rights(store.url, try_store(store, PREFIX, now))
+    trial = try_store(asked, (PREFIX, PENDING), now) if _holds_repository(asked) else None
+    if trial is not None:
+        yield from _examine_rights(store.url, trial)
     bucket = _bucket(store)
-    if bucket is not None:
+    if bucket is not None and not (trial and trial.broke_off):
         yield from _examine_bucket(store.url, bucket)
 
 
@@ -55,7 +60,7 @@ def _holds_repository(store: Store) -> bool:
 
 def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
     for operation in OPERATIONS:
-        yield ask(operation, url, partial(_right, trial, operation))
+        yield ask(operation, url, partial(_right, url, trial, operation))
     yield ask("conditional-writes", url, partial(_conditional, trial))
     yield ask("clock", url, partial(_clock, trial))
 
@@ -81,21 +86,24 @@ def _reach(store: Store) -> Answer:
     return ok(text) if seconds < SLOW else warn(text, "Look for a nearer endpoint or a faster way to it.")
 
 
-def _right(trial: Trial, operation: str) -> Answer:
+def _right(url: str, trial: Trial, operation: str) -> Answer:
     if operation not in trial.outcomes:
         return _untried(trial, operation)
     error = trial.outcomes[operation]
     if error is None:
         return ok("allowed")
-    if operation == "delete" and trial.outcomes["list"] is None:
+    if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
         return warn(
             error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
         )
-    return fail(error.message, _DENIED_ADVICE if isinstance(error, StoreDenied) else error.advice)
+    in_bucket = isinstance(error, StoreDenied) and url.startswith("s3://")
+    return fail(error.message, _DENIED_ADVICE if in_bucket else error.advice)
 
 
 def _untried(trial: Trial, operation: str) -> Answer:
-    if trial.outcomes["delete"] is None:
+    if trial.broke_off:
+        return ok("not tried, as the store has stopped answering")
+    if "put" in trial.outcomes:
         return ok("not tried, as nothing could be put")
     return warn(
         f"{operation} was not tried, as the object could not be deleted again",
@@ -130,7 +138,7 @@ def _clock(trial: Trial) -> Answer:
 def _where_told(question: Callable[[], Answer]) -> Answer:
     """A backup works without the right to ask how the bucket is set up, so lacking it is no fault."""
     try:
-        return question()
+        return (current() or Patience(SHORT)).request(question)
     except (StoreDenied, UnsupportedByStore) as error:
         return ok(f"not known: {error.message}")
 

@@ -1,0 +1,41 @@
+"""How an image is encrypted, as a domain's XML tells: https://libvirt.org/formatstorageencryption.html.
+
+The guest sees what is inside. libvirt gives QEMU the passphrase, which it keeps as a secret of its own.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """``format`` is that of the encryption (``luks``), ``image`` that of the image (``raw``, ``qcow2``).
+
+    ``uuid`` or ``usage`` names libvirt's secret with the passphrase; both are empty if the XML names none.
+    """
+
+    format: str
+    image: str
+    uuid: str
+    usage: str
+
+
+def parse_encryption(element: ET.Element, image_format: str) -> Encryption | None:
+    """The encryption of a ``<disk>`` or ``<backingStore>`` whose image has ``image_format``, or None."""
+    found = element.find("./source/encryption")
+    if found is None:
+        found = element.find("./encryption")  # where older definitions have it
+    if found is None or found.get("format") is None:
+        return None
+    secret = found.find("./secret")
+    named = {} if secret is None else secret.attrib
+    return Encryption(found.get("format", ""), image_format, named.get("uuid", ""), named.get("usage", ""))
+
+
+def encryption_element(uuid: str) -> ET.Element:
+    """``<encryption>`` of a new image whose passphrase is libvirt's secret ``uuid``."""
+    element = ET.Element("encryption", format="luks")
+    ET.SubElement(element, "secret", type="passphrase", uuid=uuid)
+    return element

@@ -1,0 +1,44 @@
+"""The locks by which QEMU's programs keep off each other's images.
+
+They are open file description locks (fcntl_locking(2)) on single bytes of the image: byte 100 + n says that
+the holder needs the permission n, byte 200 + n that nobody else may have it. See ``block/file-posix.c`` and
+``include/block/block-common.h`` of QEMU. A libvirt that gives each QEMU device nodes of its own separates
+these locks on devices; on files they are always shared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from contextlib import suppress
+
+_LOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, process
+_NEEDED, _REFUSED = 100, 200
+_PERMISSIONS = 4
+_CONSISTENT_READ, _WRITE = 0, 1
+
+
+def is_held(descriptor: int) -> bool:
+    """Whether a program of QEMU, another than this process, has the image open."""
+    return any(_is_locked(descriptor, first) for first in (_NEEDED, _REFUSED))
+
+
+def take(descriptor: int) -> bool:
+    """Take the image for writing: no QEMU starts on it until the descriptor is closed. False if one has it.
+
+    As QEMU does it, by locks that are taken before it is looked for those of others. The descriptor must be
+    readable. On a file system without locks (ENOLCK, EINVAL) everybody may take it.
+    """
+    with suppress(OSError):
+        for byte in (_NEEDED + _WRITE, _REFUSED + _CONSISTENT_READ, _REFUSED + _WRITE):
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+    return not is_held(descriptor)
+
+
+def _is_locked(descriptor: int, first: int) -> bool:
+    question = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, _PERMISSIONS, 0)
+    with suppress(OSError):
+        kind, *_ = _LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, question))
+        return bool(kind != fcntl.F_UNLCK)
+    return False

@@ -1,0 +1,115 @@
+"""The definition of a domain whose disks were restored: ``domain.xml`` with the restored files in it.
+
+See https://libvirt.org/formatdomain.html.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Else the prefix becomes ns0, which libvirt reads and people do not.
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+_OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", "seclabel")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredDomain:
+    """``xml`` defines it by ``name``.
+
+    ``left_out`` are the targets of its writable disks that were not restored, ``added`` those of restored
+    disks that the definition does not have: they were attached to the running domain only.
+    """
+
+    name: str
+    xml: str
+    left_out: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+def adapt(
+    xml: str, files: Mapping[str, Path], image_format: str, nvram: Path | None, taken: Iterable[str] | None
+) -> RestoredDomain:
+    """The domain of ``xml`` on the restored ``files``, which are by target, and of ``image_format``.
+
+    ``nvram`` is the restored file of its firmware variables. ``taken`` are the names of the domains that the
+    host has where the original is among them: then the restored one gets a name, UUID and MAC addresses of
+    its own. Disks that were not restored are left out unless they are read-only: a copy must not write to
+    those of the original. Raises ElementTree.ParseError.
+    """
+    root = ET.fromstring(xml)
+    left_out = _adapt_disks(root.find("./devices"), files, image_format)
+    if taken is not None:
+        _set_apart(root, frozenset(taken))
+    _adapt_nvram(root.find("./os/nvram"), nvram, taken is not None)
+    had = {target.get("dev") for target in root.findall("./devices/disk/target")}
+    added = tuple(target for target in files if target not in had)
+    text = ET.tostring(root, encoding="unicode") + "\n"
+    return RestoredDomain(root.findtext("./name", ""), text, left_out, added)
+
+
+def _adapt_disks(devices: ET.Element | None, files: Mapping[str, Path], image_format: str) -> tuple[str, ...]:
+    left_out = []
+    for disk in [] if devices is None else devices.findall("./disk"):
+        element = disk.find("./target")
+        target = "" if element is None else element.get("dev", "")
+        if target in files:
+            _put_upon(disk, files[target], image_format)
+        elif devices is not None and _is_writable(disk):
+            devices.remove(disk)
+            left_out.append(target)
+    return tuple(left_out)
+
+
+def _is_writable(disk: ET.Element) -> bool:
+    return disk.get("device", "disk") in ("disk", "lun") and disk.find("./readonly") is None
+
+
+def _put_upon(disk: ET.Element, file: Path, image_format: str) -> None:
+    for name in _OF_THE_OLD_SOURCE:
+        for element in disk.findall(f"./{name}"):
+            disk.remove(element)
+    disk.set("type", "file")
+    if disk.get("device") == "lun":  # a SCSI device of the old host
+        disk.set("device", "disk")
+        for name in ("sgio", "rawio"):
+            disk.attrib.pop(name, None)
+    _set_format(disk, image_format)
+    disk.insert(1, ET.Element("source", file=str(file)))
+
+
+def _set_format(disk: ET.Element, image_format: str) -> None:
+    driver = disk.find("./driver")
+    if driver is None:
+        driver = ET.Element("driver", name="qemu")
+        disk.insert(0, driver)
+    driver.set("type", image_format)
+    if (cache := driver.find("./metadata_cache")) is not None:  # for qcow2 only
+        driver.remove(cache)
+
+
+def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
+    """Give the domain a name of its own, and let libvirt make its UUID and MAC addresses."""
+    if (name := root.find("./name")) is not None:
+        names = [f"{name.text}-restored", *(f"{name.text}-restored-{number}" for number in range(2, 1000))]
+        name.text = next(free for free in names if free not in taken)
+    for parent, path in (
+        (".", "./uuid"),
+        ("./devices/interface", "./mac"),
+        ("./sysinfo/system", "./entry[@name='uuid']"),
+    ):
+        for holder in root.findall(parent):
+            for element in holder.findall(path):
+                holder.remove(element)
+
+
+def _adapt_nvram(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
+    if element is None or (restored is None and not apart):
+        return
+    for child in list(element):
+        element.remove(child)
+    element.attrib.pop("type", None)
+    element.text = None if restored is None else str(restored)  # without one libvirt makes it anew

@@ -1,0 +1,125 @@
+"""A file or block device, known by what it is rather than by one of its names.
+
+Names deceive: there are symbolic links, bind mounts, device nodes in other folders, and a guest's disk may be
+a partition of the device in question or the file behind a loop device. So storage is compared by its numbers,
+along with all that shares bytes with it::
+
+    /dev/mapper/vg-root      above: it holds a part of the bytes
+    /dev/sda1
+    /dev/sda                 ← the storage
+    /dev/loop0, disk.img     below: it holds the bytes of the storage
+
+See https://docs.kernel.org/admin-guide/sysfs-rules.html and Documentation/ABI/stable/sysfs-block of Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_DEVICES = Path("/sys/dev/block")
+_LOOPS = Path("/sys/block")
+
+Identity = tuple[str, int, int]
+"""``device`` and its two numbers, or ``file`` with the number of its file system and its inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """``shared`` is the storage itself and all that shares bytes with it; ``holders`` name what of that the
+    kernel has built upon it, such as ``/dev/dm-0 (vg-root)`` and ``/dev/loop0``.
+    """
+
+    shared: frozenset[Identity]
+    holders: tuple[str, ...]
+
+    def is_at(self, path: str) -> bool:
+        """Whether ``path`` leads to the storage or to what shares bytes with it."""
+        with suppress(OSError, ValueError):
+            return identity(Path(path).stat()) in self.shared
+        return False
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Which storage ``status`` is of."""
+    if stat.S_ISBLK(status.st_mode):
+        return "device", os.major(status.st_rdev), os.minor(status.st_rdev)
+    return "file", status.st_dev, status.st_ino
+
+
+def storage_of(descriptor: int) -> Storage:
+    """The storage that is open as ``descriptor``."""
+    own = identity(os.fstat(descriptor))
+    above = _closure(own, _above)
+    names = tuple(_name(device) for device in above if device != own and not _is_partition(device))
+    return Storage(frozenset([*above, *_closure(own, _below)]), names)
+
+
+def _closure(first: Identity, step: Callable[[Identity], Iterable[Identity]]) -> list[Identity]:
+    """``first`` and whatever can be reached from it."""
+    found, left = [first], [first]
+    while left:
+        for near in step(left.pop()):
+            if near not in found:
+                found.append(near)
+                left.append(near)
+    return found
+
+
+def _above(storage: Identity) -> Iterator[Identity]:
+    """Partitions, loop devices, and what device-mapper, md and the like have made of it."""
+    if storage[0] == "file":
+        for loop in _LOOPS.glob("loop*"):
+            if _backing_file(loop) == storage:
+                yield from _numbers(loop)
+        return
+    folder = _folder(storage)
+    for path in [*folder.glob("*/partition"), *folder.glob("holders/*/dev")]:
+        yield from _numbers(path.parent)
+
+
+def _below(storage: Identity) -> Iterator[Identity]:
+    """The disk of a partition, what a device is made of, the file of a loop device."""
+    if storage[0] == "file":
+        return
+    folder = _folder(storage)
+    if _is_partition(storage):
+        yield from _numbers(folder.parent)
+    for path in folder.glob("slaves/*/dev"):
+        yield from _numbers(path.parent)
+    if (file := _backing_file(folder)) is not None:
+        yield file
+
+
+def _folder(device: Identity) -> Path:
+    """What the kernel tells of a device."""
+    with suppress(OSError):
+        return (_DEVICES / f"{device[1]}:{device[2]}").resolve(strict=True)
+    return Path("/nonexistent")
+
+
+def _is_partition(storage: Identity) -> bool:
+    return storage[0] == "device" and (_folder(storage) / "partition").exists()
+
+
+def _numbers(folder: Path) -> Iterator[Identity]:
+    with suppress(OSError, ValueError):
+        major, minor = (folder / "dev").read_text().split(":")
+        yield "device", int(major), int(minor)
+
+
+def _backing_file(folder: Path) -> Identity | None:
+    with suppress(OSError):
+        return identity(Path((folder / "loop" / "backing_file").read_text().removesuffix("\n")).stat())
+    return None
+
+
+def _name(device: Identity) -> str:
+    folder = _folder(device)
+    with suppress(OSError):
+        return f"/dev/{folder.name} ({(folder / 'dm' / 'name').read_text().strip()})"
+    return f"/dev/{folder.name}"

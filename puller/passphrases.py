@@ -1,0 +1,41 @@
+"""Passphrases for the programs of QEMU, handed over in memory that only they can open.
+
+A command line and an environment can be read by others, a file outlives a process that is killed. So each
+passphrase is in a file without a name (memfd_create(2)), of which the program inherits the descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """``options`` make the secrets known to the program, which must inherit the ``descriptors``."""
+
+    options: tuple[str, ...]
+    descriptors: tuple[int, ...]
+
+
+def secret_id(number: int) -> str:
+    """What QEMU calls the secret of this number."""
+    return f"key{number}"
+
+
+@contextmanager
+def handed_over(passphrases: Sequence[bytes | None]) -> Iterator[Handed]:
+    """Passphrases that a program can be started with; each is QEMU's secret ``secret_id`` of its place."""
+    with ExitStack() as stack:
+        options: list[str] = []
+        descriptors: list[int] = []
+        for number, passphrase in enumerate(passphrases):
+            if passphrase is not None:
+                descriptor = os.memfd_create("puller-passphrase")
+                stack.callback(os.close, descriptor)
+                os.write(descriptor, passphrase)
+                options += ["--object", f"secret,id={secret_id(number)},file=/dev/fd/{descriptor}"]
+                descriptors.append(descriptor)
+        yield Handed(tuple(options), tuple(descriptors))

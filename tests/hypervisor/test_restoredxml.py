@@ -1,0 +1,65 @@
+"""``domain.xml`` with restored files in it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from puller.hypervisor.disk import parse_disks
+from puller.hypervisor.restoredxml import adapt
+
+XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>
+  <sysinfo type='smbios'><system><entry name='uuid'>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</entry>
+    <entry name='serial'>7</entry></system></sysinfo>
+  <os><nvram template='/usr/share/OVMF_VARS.fd'>/var/lib/libvirt/qemu/nvram/web1_VARS.fd</nvram></os>
+  <devices>
+    <disk type='block' device='lun' sgio='unfiltered'>
+      <driver name='qemu' type='raw' cache='none'><metadata_cache><max_size>1</max_size></metadata_cache>
+      </driver><source dev='/dev/sdb'><encryption format='luks'/>
+      <slices><slice type='storage' offset='0' size='1'/></slices>
+      </source><backingStore type='file'><source file='/base'/></backingStore>
+      <target dev='vda' bus='virtio'/><boot order='1'/><serial>abc</serial>
+    </disk>
+    <disk type='network'><source protocol='rbd' name='p/i'/><auth username='a'/><target dev='vdb'/></disk>
+    <disk type='file'><source file='/x'/><target dev='vdc'/></disk>
+    <disk type='file' device='cdrom'><source file='/cd.iso'/><target dev='sda'/><readonly/></disk>
+    <interface type='network'><mac address='52:54:00:11:22:33'/><source network='default'/></interface>
+  </devices>
+  <qemu:commandline><qemu:arg value='-S'/></qemu:commandline>
+</domain>"""
+FILES = {"vda": Path("/r/vda.qcow2"), "vdb": Path("/r/vdb.qcow2"), "vde": Path("/r/vde.qcow2")}
+
+
+def test_the_original_is_lost() -> None:
+    domain = adapt(XML, FILES, "qcow2", Path("/r/nvram.fd"), None)
+    assert (domain.name, domain.left_out, domain.added) == ("web1", ("vdc",), ("vde",))
+    disks = {disk.target: disk for disk in parse_disks(domain.xml)}
+    assert {target: (disk.type, disk.source, disk.format, disk.device) for target, disk in disks.items()} == {
+        "vda": ("file", "/r/vda.qcow2", "qcow2", "disk"),
+        "vdb": ("file", "/r/vdb.qcow2", "qcow2", "disk"),
+        "sda": ("file", "/cd.iso", "raw", "cdrom"),
+    }
+    root = ET.fromstring(domain.xml)
+    for gone in ("encryption", "auth", "slices", "metadata_cache"):
+        assert root.find(f".//{gone}") is None
+    assert [element.get("type") for element in root.findall(".//backingStore")] == []
+    (first, *_) = root.findall("./devices/disk")
+    assert "sgio" not in first.attrib
+    assert first.findtext("serial") == "abc"
+    assert (root.findtext("uuid") or "").startswith("5d1a3bc7")
+    assert root.find("./devices/interface/mac") is not None
+    assert root.findtext("./os/nvram") == "/r/nvram.fd"
+    assert "<qemu:arg" in domain.xml
+
+
+def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> None:
+    domain = adapt(XML, FILES, "raw", None, ["web1", "web1-restored"])
+    root = ET.fromstring(domain.xml)
+    assert (domain.name, root.findtext("name")) == ("web1-restored-2", "web1-restored-2")
+    assert "5d1a3bc7" not in domain.xml
+    assert root.find(".//mac") is None
+    assert root.findtext("./sysinfo/system/entry[@name='serial']") == "7"
+    nvram = root.find("./os/nvram")
+    assert nvram is not None
+    assert (nvram.text, nvram.get("template")) == (None, "/usr/share/OVMF_VARS.fd")

@@ -1,0 +1,99 @@
+"""Packs being filled: contents that are larger than a pack, and such as no reader would take."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from puller.errors import RepositoryError, UnsupportedDisk
+from puller.pipeline.buffers import BufferPool
+from puller.repository import repository as repositories
+from puller.repository.footer import ID, PackKind
+from puller.repository.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
+from puller.repository.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
+from puller.repository.repository import Repository
+from puller.repository.sealing import BoxKind
+from puller.repository.slot import content_id
+from puller.repository.slots import Password
+from puller.store.memory import MemoryStore
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, page_count
+from tests.lab.feed import SMALL
+
+
+class Emitted:
+    """Stores what a writer emits, and ends one that emits without end."""
+
+    def __init__(self, repository: Repository, at_most: int) -> None:
+        self._repository = repository
+        self._left = at_most
+        self.packs: list[OpenPack] = []
+
+    def __call__(self, pack: OpenPack) -> None:
+        assert self._left, "packs are emitted without end"
+        self._left -= 1
+        body = pack.body(self._repository.keys, pack.footer())
+        self._repository.store.put(pack.kind.object_name(pack.pack_id), bytes(body))
+        pack.buffer.release()
+        self.packs.append(pack)
+
+
+@pytest.fixture(params=[None, Password("correct horse")], ids=["plain", "encrypted"])
+def repository(request: pytest.FixtureRequest) -> Repository:
+    return repositories.create(MemoryStore(), request.param)
+
+
+def _writer(repository: Repository, emitted: Emitted) -> PackWriter:
+    pool = BufferPool(2, MAP_PACK + TAIL_ROOM)
+    return PackWriter(repository.keys, PackKind.MAP, pool, emitted, lambda seconds: None)
+
+
+def _pieces(repository: Repository, contents: list[bytes]) -> list[Piece]:
+    return [Piece(content_id(repository.keys.id_key, content), content, 0) for content in contents]
+
+
+def test_a_content_larger_than_a_pack_gets_one_of_its_own(repository: Repository) -> None:
+    contents = [random.Random(size).randbytes(size) for size in (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 1000)]
+    emitted = Emitted(repository, 10)
+    writer = _writer(repository, emitted)
+    places = []
+    for found, _ in writer.add(_pieces(repository, contents)):
+        places += [(found.pack.pack_id, slot) for slot in range(found.first, found.first + found.count)]
+    writer.flush()
+    read = [repository.packs.read(PackKind.MAP, pack, [slot])[slot] for pack, slot in places]
+    assert read == contents
+    assert all(len(pack.lengths) for pack in emitted.packs), "no pack is empty"
+
+
+def test_a_content_that_no_reader_takes_is_refused_before_anything_is_stored(repository: Repository) -> None:
+    emitted = Emitted(repository, 0)
+    writer = _writer(repository, emitted)
+    with pytest.raises(RepositoryError, match="larger than a slot may be"):
+        list(writer.add(_pieces(repository, [b"small", bytes(64 * MIB + 1)])))
+    writer.flush()
+
+
+def test_the_largest_disk_has_a_root_that_fits() -> None:
+    """Every page in a pack of its own, which is the most that a root can take."""
+    table, count = PackTable(), page_count(LARGEST_DISK)
+    numbers = [table.number(number.to_bytes(ID, "little")) for number in range(1, count + 1)]
+    refs = Refs.zeros(count)
+    refs.packs[:] = numbers
+    content = encode_root(Root(LARGEST_DISK, refs), table)
+    assert len(content) <= PackKind.MAP.content_limit < len(content) + 100
+    assert (decode_root(content, table).pages.packs == refs.packs).all()
+
+
+def test_a_disk_that_a_map_cannot_describe_is_refused_at_once(repository: Repository) -> None:
+    with repository.run(SMALL) as run:
+        run.disk(LARGEST_DISK, None)
+        with pytest.raises(UnsupportedDisk, match="than a map can describe"):
+            run.disk(LARGEST_DISK + PAGE_CHUNKS * CHUNK, None)
+
+
+def test_a_box_that_no_reader_takes_is_not_made(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puller.repository.sealing.BOX_LIMIT", 100)
+    with pytest.raises(RepositoryError, match="larger than a box may hold"):
+        repository.keys.boxes().pack(BoxKind.POINT, "points/x", bytes(101))

@@ -1,0 +1,196 @@
+"""A store that falls silent is waited for as long as the patience says, and a thread that hangs never."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from puller.errors import StoreUnavailable
+from puller.store import patience as patiences
+from puller.store.memory import MemoryStore
+from puller.store.parallel import each
+from puller.store.patience import Patience, holding
+from puller.store.retrying import RetryingStore
+from puller.store.s3 import S3Store
+from puller.store.s3_client import connect
+
+ENOUGH = 30.0
+"""Seconds that nothing here comes near unless it waits for a socket's time limit, a minute."""
+
+KIND_OF_CALL: dict[str, Callable[[RetryingStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "get_range": lambda store: store.get_range("a", 0, 1),
+    "get_tail": lambda store: store.get_tail("a", 1),
+    "put": lambda store: store.put("a", bytes(1 << 20)),
+    "put_new": lambda store: store.put_new("a", b"1"),
+    "stat": lambda store: store.stat("a"),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete(["a"]),
+}
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server on loopback; ``serve`` gets each connection, in a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RetryingStore]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+    def store(endpoint: str) -> RetryingStore:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        found = connect("backups", "")
+        assert isinstance(found, S3Store)
+        return RetryingStore(found)
+
+    return store
+
+
+def says_nothing(connection: socket.socket) -> None:
+    """Take what is sent, for as long as the client has patience."""
+    while connection.recv(1 << 16):
+        pass
+
+
+@pytest.mark.parametrize("call", KIND_OF_CALL)
+@pytest.mark.parametrize("before", ["before a run", "in a run"])
+def test_a_silent_store_is_waited_for_as_long_as_the_patience_says(
+    at: Callable[[str], RetryingStore], call: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puller.store.retrying.SHORT", 0.2)
+    monkeypatch.setattr(patiences, "LONG", 0.2)
+    began = time.monotonic()
+    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+        if before == "before a run":
+            KIND_OF_CALL[call](at(endpoint))
+        with holding(patiences.long()):
+            KIND_OF_CALL[call](at(endpoint))
+    assert time.monotonic() - began < ENOUGH
+
+
+def test_a_slow_download_is_no_silent_store(at: Callable[[str], RetryingStore]) -> None:
+    """1 MiB in eight parts, with more than half of the patience between one and the next."""
+    part = 128 << 10
+
+    def trickle(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {8 * part}\r\nETag: e\r\n"
+        connection.sendall(f"{head}Last-Modified: Mon, 23 Nov 2026 05:00:00 GMT\r\n\r\n".encode())
+        for _ in range(8):
+            threading.Event().wait(0.6)
+            connection.sendall(bytes(part))
+
+    with listening(trickle) as endpoint, holding(Patience(1.0)):
+        assert at(endpoint).get("a") == bytes(8 * part)
+
+
+def test_a_slow_upload_is_no_silent_store(at: Callable[[str], RetryingStore]) -> None:
+    size = 24 << 20
+
+    def drink(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        left = size - len(head.partition(b"\r\n\r\n")[2])
+        while left > 0:
+            for _ in range(48):
+                left -= len(connection.recv(min(1 << 16, left))) if left else 0
+            threading.Event().wait(0.3)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: e\r\n\r\n")
+
+    began = time.monotonic()
+    with listening(drink) as endpoint, holding(Patience(1.5)):
+        at(endpoint).put("a", bytes(size))
+    assert time.monotonic() - began > 1.5
+
+
+class Hanging(MemoryStore):
+    """Answers nothing, for ever, but for the first ``answered`` calls."""
+
+    def __init__(self, answered: int = 0) -> None:
+        super().__init__()
+        self._left = answered
+        self.asked = threading.Semaphore(0)
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            self.asked.release()
+            threading.Event().wait()
+        return key.encode()
+
+
+class Stopped(BaseException):
+    """What a signal raises."""
+
+
+class TestEach:
+    def test_results_come_in_the_order_of_the_items(self) -> None:
+        assert list(each(lambda item: item * 2, range(1000), 7)) == [2 * item for item in range(1000)]
+
+    def test_nothing_to_do(self) -> None:
+        assert list(each(str, [], 4)) == []
+
+    def test_no_more_is_begun_than_a_few_ahead(self) -> None:
+        begun: list[int] = []
+        found = each(begun.append, range(1000), 2)
+        next(found)
+        assert len(begun) <= 4
+        found.close()
+
+    def test_what_fails_is_raised_in_its_turn(self) -> None:
+        found = each(lambda item: 1 // item, [2, 1, 0, 1], 2)
+        assert [next(found), next(found)] == [0, 1]
+        with pytest.raises(ZeroDivisionError):
+            next(found)
+
+    def test_the_patience_in_force_is_the_threads_too(self) -> None:
+        with holding(Patience(0.1)), pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+            list(each(RetryingStore(Hanging()).get, "abc", 2))
+
+    def test_who_leaves_waits_for_no_thread(self) -> None:
+        hanging = Hanging(answered=1)
+        with holding(Patience(patiences.LONG)), pytest.raises(Stopped):
+            for _ in each(RetryingStore(hanging).get, "abc", 2):
+                assert hanging.asked.acquire(timeout=60)
+                raise Stopped
+
+    def test_what_still_waits_is_let_go(self) -> None:
+        hanging = Hanging(answered=1)
+        ended = threading.Semaphore(0)
+
+        def work(key: str) -> bytes:
+            try:
+                return RetryingStore(hanging).get(key)
+            finally:
+                ended.release()
+
+        with holding(Patience(patiences.LONG)):
+            found = each(work, "abc", 2)
+            next(found)
+            assert hanging.asked.acquire(timeout=60)
+            found.close()
+        assert ended.acquire(timeout=60)
+        assert ended.acquire(timeout=60)
