@@ -298,6 +298,13 @@ class JobRunning(HypervisorError):
     default_advice = "Wait for the other backup, or end it with 'virsh domjobabort' if it is stale."
 
 
+class JobLeftOpen(HypervisorError):
+    """The restore point is stored, but its backup job cannot be ended: the guest goes on paying for it."""
+
+    exit_code = 17
+    default_advice = "End the job with 'virsh domjobabort'; the next backup of the domain tries it too."
+
+
 class NotQuiesced(HypervisorError):
     """The guest's file systems could not be frozen, and a backup without that was not wanted."""
 

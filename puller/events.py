@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,17 @@ class Kept(Event):
     subject: str
     disk: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Event):
+    """The restore point of ``subject`` is committed; it stands, whatever happens to the run from now on.
+
+    ``point`` is the :class:`puller.Point`. An observer learns of it here even if the run is stopped then.
+    """
+
+    subject: str
+    point: Any
 
 
 Observer = Callable[[Event], None]

@@ -108,7 +108,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     Raises NoSuchDomain, NoSuchDisk, UnsupportedDisk, DomainNotRunning, NotQuiesced, JobRunning, Locked,
     ScratchFull, StagingFull, HypervisorError, NbdError, StoreError, UsageError. What fails before the
     commit leaves no job, scratch, staging or new checkpoint behind; what fails after it leaves a whole
-    point, and the next run tidies up.
+    point, and the next run tidies up. An event of class Committed has the point as soon as it stands,
+    whatever comes then. Raises JobLeftOpen if the job cannot be ended for 10 minutes after that.
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.agent import backup as transaction

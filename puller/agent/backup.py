@@ -20,15 +20,15 @@ from puller.agent import clock, reconcile
 from puller.agent.aftermath import Aftermath
 from puller.agent.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
 from puller.agent.history import History
-from puller.agent.metadata import gather
+from puller.agent.metadata import Beside
 from puller.agent.notes import Notes
 from puller.agent.offline import Offline
 from puller.agent.omissions import omissions
 from puller.agent.push import Push
 from puller.agent.source import NoDisks, Pull, Source
 from puller.agent.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, NbdError
-from puller.events import Notice, Observer, Step
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
+from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoints
 from puller.hypervisor.connection import Host
 from puller.hypervisor.disk import Disk
@@ -41,7 +41,7 @@ from puller.hypervisor.quiesce import Quiesce, Quiesced
 from puller.hypervisor.runlock import RunLock
 from puller.hypervisor.scratch import default_directory
 from puller.hypervisor.shared import refuse_shared
-from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id
+from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.run import Run, Tuning
 from puller.store.patience import holding, long
@@ -107,6 +107,11 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether a signal ended the run: in a thread of a batch, as an error of puller's."""
+    return isinstance(error, Interrupted) or not isinstance(error, Exception)
 
 
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
@@ -243,7 +248,7 @@ class _Transaction:
         except (HypervisorError, NbdError, OSError) as error:
             if self._committed is None:
                 raise
-            self._aftermath.let_be(error)
+            self._aftermath.let_be(error, self._committed)
             return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
@@ -271,13 +276,16 @@ class _Transaction:
             RunLock(self._source.folder, checkpoint, self._domain),
             quiesced as frozen,
         ):
-            records, attachments = self._copy(run, frozen, bases)
+            beside = Beside(self._domain, self._disks, self._notes, sealed=self._sealed)
+            records, attachments = self._copy(run, frozen, bases, beside)
+            beside.compare(self._notes)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
                 draft,
+                time=max(draft.time, frozen.frozen_at),
                 kind=kind_of(records),
                 disks=records,
-                parent=max((record.parent for record in records if record.parent), default=None),
+                parent=newest_of(base.parent.point for base in bases.values() if base.parent),
                 checkpoint=mark.checkpoint,
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
@@ -314,9 +322,14 @@ class _Transaction:
         """Delete the new checkpoint on failure: its changes count in the older one all along."""
 
         def commit(run: Run, point: Point) -> None:
-            run.commit(point)
-            self._aftermath.checkpoint = None
-            self._committed = point
+            try:
+                run.commit(point)
+            except BaseException as error:
+                # The put may have taken effect before the signal; then the checkpoint is the point's.
+                if is_stop(error) and self._repository.points.holds(point):
+                    self._stored(point)
+                raise
+            self._stored(point)
 
         self._aftermath.checkpoint = checkpoint
         try:
@@ -325,8 +338,13 @@ class _Transaction:
             self._aftermath.delete()
             raise
 
+    def _stored(self, point: Point) -> None:
+        self._aftermath.checkpoint = None
+        self._committed = point
+        self._observer(Committed(self._domain.name, point))
+
     def _copy(
-        self, run: Run, frozen: Quiesced, bases: dict[str, Base]
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base], beside: Beside
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         frozen.settle()
@@ -337,7 +355,10 @@ class _Transaction:
             frozen.confirm()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
-            attachments = self._attach(run)
+            attachments = tuple(
+                Attachment(name, len(body), Ref.to(run.attach(body)))
+                for name, body in beside.contents.items()
+            )
             run.flush()
         self._tell_effort(run)
         return records, attachments
@@ -347,7 +368,6 @@ class _Transaction:
         if summary is not None:
             self._notice(summary)
 
-    def _attach(self, run: Run) -> tuple[Attachment, ...]:
-        sealed = self._repository.keys.public is not None
-        found = gather(self._domain, self._disks, self._notes, sealed=sealed)
-        return tuple(Attachment(name, len(body), Ref.to(run.attach(body))) for name, body in found)
+    @property
+    def _sealed(self) -> bool:
+        return self._repository.keys.public is not None

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from puller.agent.facts import is_strange
-from puller.agent.history import MOMENT, History
+from puller.agent.history import History
 from puller.agent.probe import FOREIGN
 from puller.errors import DamagedData
 from puller.hypervisor import checkpoint as checkpoints
@@ -34,7 +34,7 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.image import untracked
 from puller.repository.image import DiskImage
-from puller.repository.points import DiskRecord, Point, time_of
+from puller.repository.points import MOMENT, DiskRecord, Point, time_of
 from puller.repository.repository import Repository
 
 ASKED = "all disks were to be read in full"

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 
 from dataclasses import dataclass, field
 
 from puller.errors import Interrupted, StoreUnavailable
-from puller.events import Event, Observer
+from puller.events import Committed, Event, Observer
 from puller.repository.points import Point
 from puller.store.patience import carried, holding, long
 
@@ -38,6 +38,8 @@ class Taken:
     points: list[Point] = field(default_factory=list)
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
     interruption: BaseException | None = None
+    left: list[tuple[str, BaseException]] = field(default_factory=list)
+    """Domains whose points are stored, and what came after that."""
 
 
 def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: int = 1) -> Taken:
@@ -110,14 +112,24 @@ class _Batch:
             future.cancel()
 
     def _back_up(self, domain: str) -> None:
+        stored: list[Point] = []
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Committed):
+                stored.append(event.point)
+            self._observe(event)
+
         try:
-            point = self._take(domain, self._observe)
+            point = self._take(domain, observe)
         except BaseException as error:  # noqa: BLE001 - a bug met in one domain is not the others' loss
-            self._fail(domain, self._cause(error))
+            self._fail(domain, self._cause(error), stored)
         else:
-            with self._lock:
-                self.taken.points.append(point)
-            self._audience.on_point(point)
+            self._keep(point)
+
+    def _keep(self, point: Point) -> None:
+        with self._lock:
+            self.taken.points.append(point)
+        self._audience.on_point(point)
 
     def _cause(self, error: BaseException) -> BaseException:
         """A wait for the store that was given up is told as the stop that it is due to."""
@@ -125,9 +137,11 @@ class _Batch:
             return _stop()
         return error
 
-    def _fail(self, domain: str, error: BaseException) -> None:
+    def _fail(self, domain: str, error: BaseException, stored: Sequence[Point]) -> None:
+        for point in stored:
+            self._keep(point)
         with self._lock:
-            self.taken.failed.append((domain, error))
+            (self.taken.left if stored else self.taken.failed).append((domain, error))
             self.taken.interruption = self.taken.interruption or stop_behind(error)
         self._audience.on_failure(domain, error)
 

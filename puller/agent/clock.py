@@ -1,7 +1,12 @@
-"""The time of a new point: the host's clock, and what is done where that cannot be right.
+"""The times of a new point: the host's clock, and what is done where that cannot be right.
 
-Restore points are ordered, chosen and kept by their times. A point that is dated before an older one would
-be taken for old, and might be removed before its time; so it is never dated so.
+A point has two. Its id, and so the name of its checkpoint, begins with the second in which its run was about
+to begin the job. Its ``time`` is just after the job has begun, when the disks were frozen: an agent may take
+40 s in between, and what the guest writes then is in the point. (libvirt's ``creationTime`` of the
+checkpoint is of no use for that: it is the second in which libvirt was asked, before QEMU froze anything.)
+
+Restore points are ordered, chosen and kept by ``time``. A point that is dated before an older one would
+be taken for old, and might be removed before its time; so it is never dated so, nor at the same moment.
 """
 
 from __future__ import annotations
@@ -22,14 +27,14 @@ APART = timedelta(minutes=15)
 
 
 def next_moment(repository: Repository, uuid: str, name: str, observer: Observer) -> datetime:
-    """The time that a point of the domain is to be given now: never before that of one that is there.
+    """The earliest time that a point of the domain can be given now: after those of all that are there.
 
     Where the host's clock is behind these it is the second after the newest, and the user is told.
     Raises RepositoryError if it is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
     newest = _newest(History(repository, uuid), now)
-    if now >= newest:
+    if newest is None or now > newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
     text = f"the clock of this host says {said}, but the newest point of {name} is dated {dated}"
@@ -40,14 +45,14 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
     return newest + timedelta(seconds=1)
 
 
-def _newest(history: History, now: datetime) -> datetime:
-    """When the newest point was taken that can be read; ``now`` if there is none.
+def _newest(history: History, now: datetime) -> datetime | None:
+    """When the newest point was taken that can be read; None if there is none.
 
     What cannot be read has a time in its name only, which anybody may have given it. And what the clock of
     another host has dated days ahead is not for this one to set right.
     """
     usual = (point.time for point in history if point.host == platform.node() or point.time - now <= BEHIND)
-    return next(usual, now)
+    return next(usual, None)
 
 
 def compare(ahead: float, name: str, observer: Observer) -> None:

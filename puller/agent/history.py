@@ -7,11 +7,8 @@ from itertools import groupby
 
 from puller.errors import DamagedData, NoSuchPoint
 from puller.hypervisor.checkpoint import owner_of
-from puller.repository.points import Point, in_order
+from puller.repository.points import MOMENT, Point, in_order
 from puller.repository.repository import Repository
-
-MOMENT = len("20261123T050000Z")
-"""Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
 
 
 class History:

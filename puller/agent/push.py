@@ -26,7 +26,9 @@ from puller.hypervisor.image import describe
 from puller.hypervisor.pushjob import PushJob
 from puller.hypervisor.seal import seal_of
 from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
+from puller.pipeline.flow import Flow
 from puller.repository.repository import Repository
+from puller.store.patience import tied
 
 _ALLOCATION_DEPTH = "qemu:allocation-depth"
 """QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
@@ -218,7 +220,7 @@ class PushedDisks:
         look = self._looks.get(target)
         if look is None:
             return DiskExport(target, server.uri, None)
-        look.confirm(server.uri, _ALLOCATION_DEPTH)
+        _confirm(look, server.uri)
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
@@ -232,6 +234,12 @@ class PushedDisks:
             staging.keep(image, path)
             self._observer(Kept(self._name, target, str(path)))
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
+
+
+def _confirm(look: Look, uri: str) -> None:
+    """In a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+    with Flow() as flow, tied(flow.on_failure):
+        flow.spawn("look", partial(look.confirm, uri, _ALLOCATION_DEPTH)).join()
 
 
 def _served(image: Path, passphrase: bytes | None) -> ImageServer:

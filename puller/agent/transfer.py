@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
@@ -18,6 +18,7 @@ from puller.hypervisor.disk import Disk
 from puller.hypervisor.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read
+from puller.pipeline.flow import join
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.run import DiskWriter, Run
 from puller.units import CHUNK, MIB
@@ -68,17 +69,13 @@ class Transfer:
     ) -> None:
         if error is not None:
             self._run.flow.fail(error)
-        for reader in self._readers:
-            reader.join()
+        join(self._readers)
 
     def read_all(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> None:
         """Read every disk. Returns when all batches are encoded and every NBD connection is closed."""
         trusted = self._probed(exports, bases)
         self._disks = [_Disk(export, trusted[export.target]) for export in exports]
-        for disk in self._disks:
-            self._readers.append(self._run.flow.spawn(f"read-{disk.target}", partial(self._read, disk)))
-        for reader in self._readers:
-            reader.join()
+        self._run_all({f"read-{disk.target}": partial(self._read, disk) for disk in self._disks})
         self._run.drain()
 
     def _probed(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> dict[str, Base]:
@@ -92,14 +89,19 @@ class Transfer:
             if (why := self._mistrust(export, bases[export.target])) is not None:
                 reasons[export.target] = why
 
-        for export in exports:
-            if bases[export.target].checkpoint is not None and not export.partial:
-                probe = self._run.flow.spawn(f"probe-{export.target}", partial(look, export))
-                self._readers.append(probe)
-        for probe in self._readers:
-            probe.join()
+        probed = [export for export in exports if bases[export.target].checkpoint and not export.partial]
+        self._run_all({f"probe-{export.target}": partial(look, export) for export in probed})
         self._run.flow.check()
         return distrusted(bases, reasons)
+
+    def _run_all(self, works: Mapping[str, Callable[[], None]]) -> None:
+        """Do each of the ``works`` in a thread of its name; return once all have ended."""
+        # All are known before the first is started: a signal may come then, and the job must outlive them.
+        readers = [self._run.flow.thread(name, work) for name, work in works.items()]
+        self._readers += readers
+        for reader in readers:
+            reader.start()
+        join(readers)
 
     def _read(self, disk: _Disk) -> None:
         self._explain(disk)

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from puller.agent.batch import Taken
 from puller.cli import failures
-from puller.errors import DamagedData, Locked, PullerError
+from puller.errors import DamagedData, JobLeftOpen, Locked, PullerError
 
 if TYPE_CHECKING:
     from puller.agent.job import JobReport
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _DOMAIN, _JOB = ("job", "domain"), ("job",)
 _ERRORS = "puller_errors_total"
 _SUCCESS = "puller_backup_success"
+_LEFT_OPEN = "puller_backup_job_left_open"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "When the newest point was taken."),
     "puller_backup_success": (_DOMAIN, "Whether the last run took a point of the domain."),
@@ -42,6 +43,7 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_deduplicated_bytes": (_DOMAIN, "Read, but zero or in the repository already."),
     "puller_backup_freeze_seconds": (_DOMAIN, "How long the guest's file systems stood frozen."),
     "puller_backup_scratch_peak_bytes": (_DOMAIN, "Scratch that the guest's writes took."),
+    "puller_backup_job_left_open": (_DOMAIN, "Whether the newest point's backup job could not be ended."),
     "puller_job_last_run_timestamp_seconds": (_JOB, "When its backups last ended, however they did."),
     "puller_job_duration_seconds": (_JOB, "How long that run took."),
     "puller_job_exit_code": (_JOB, "The exit code of that run; 0 is success."),
@@ -159,8 +161,10 @@ def _with_backups(old: Samples, run: Run) -> Samples:
         return domain in begun or not is_whole
 
     merged = {key: value for key, value in old.items() if stays(key[0], dict(key[1]))}
+    stuck = {domain for domain, error in run.taken.left if isinstance(error, JobLeftOpen)}
     for point in points.values():
         merged |= dict(_of_point(run.job, point))
+        merged[_sample(_LEFT_OPEN, run.job, point.domain)] = float(point.domain in stuck)
     missed = begun.union(_domains(merged, run.job)) - set(points)
     return merged | {_sample(_SUCCESS, run.job, domain): 0.0 for domain in missed}
 
@@ -226,7 +230,7 @@ def _of_point(job: str, point: Point) -> Iterator[tuple[tuple[str, Labels], floa
 
 
 def _errors(run: Run) -> Iterator[tuple[str, Labels]]:
-    domains = run.taken.failed
+    domains = [*run.taken.failed, *run.taken.left]
     steps = [] if run.report is None else run.report.failures
     told = [*domains, *(("", error) for _, error in steps)]
     if run.failure is not None and not told:

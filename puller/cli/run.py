@@ -158,7 +158,7 @@ def _failure(report: JobReport) -> PullerError | None:
     That is said if points are stored. Else it is the first error's failure, or that of damage that was found.
     """
     if report.interruption is not None:
-        return failures.translate(report.interruption)
+        return taken.stopped(report.taken, failures.translate(report.interruption))
     found = [(step, failures.translate(error)) for step, error in report.failures]
     if (missed := taken.failure(report.taken)) is not None:
         found.append(("backup", missed))

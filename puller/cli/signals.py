@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
@@ -17,6 +18,13 @@ TOGETHER = 1.0
 and GNU timeout sends its signal to the command and then to the command's group, microseconds apart."""
 
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_NUDGE = signal.SIGURG
+"""Wakes the main thread from a wait. Nobody sends it to a process that has no such sockets, and it is ignored
+where nobody listens: so nothing comes of one that arrives late. Go's runtime chose it for that, too."""
+
+_AGAIN = 0.05
+"""Seconds between two nudges: one may come just before the main thread begins to wait."""
 
 
 class Stopped(BaseException):
@@ -41,9 +49,10 @@ def stop_on_signals(stopping: Callable[[], None]) -> Iterator[None]:
         yield
         return
     numbers = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
-    with _exit_on_second(numbers):
-        stopper = _Stopper(stopping)
+    stopper = _Stopper(stopping)
+    with _watched(numbers, stopper):
         before = {number: signal.signal(number, stopper) for number in numbers}
+        before[_NUDGE] = signal.signal(_NUDGE, _do_nothing)
         try:
             yield
         finally:
@@ -56,24 +65,32 @@ class _Stopper:
 
     def __init__(self, stopping: Callable[[], None]) -> None:
         self._stopping = stopping
-        self._raised = False
+        self.raised = threading.Event()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self._raised:
-            self._raised = True
+        if not self.raised.is_set():
+            self.raised.set()
             self._stopping()
             raise Stopped(number)
 
 
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """The main thread has come to itself; what else was waiting for that is called by the interpreter."""
+
+
 @contextmanager
-def _exit_on_second(numbers: list[signal.Signals]) -> Iterator[None]:
-    """Watch from a thread of its own, because the main thread runs no handler while libvirt or libnbd
-    keep it in a call; the interpreter writes a byte for each signal even then.
+def _watched(numbers: list[signal.Signals], stopper: _Stopper) -> Iterator[None]:
+    """Watch from a thread of its own: the interpreter writes a byte for each signal, whatever happens.
+
+    The kernel gives a signal to any thread, but only the main one runs handlers, and if it waits for another
+    thread it does not learn of it: so it is nudged. It runs none either while libvirt or libnbd keep it in a
+    call: so the process is ended by a second signal.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, numbers), name="signals", daemon=True).start()
+    arguments = reader, numbers, stopper.raised, threading.get_ident()
+    threading.Thread(target=_watch, args=arguments, name="signals", daemon=True).start()
     try:
         yield
     finally:
@@ -81,9 +98,9 @@ def _exit_on_second(numbers: list[signal.Signals]) -> Iterator[None]:
         os.close(writer)
 
 
-def _watch(reader: int, numbers: list[signal.Signals]) -> None:
+def _watch(reader: int, numbers: list[signal.Signals], raised: threading.Event, main: int) -> None:
     first: float | None = None
-    while byte := os.read(reader, 1):
+    while byte := os.read(reader, 1) if first is None or raised.is_set() else _nudge(main, reader):
         if byte[0] not in numbers:
             continue
         now = time.monotonic()
@@ -93,6 +110,13 @@ def _watch(reader: int, numbers: list[signal.Signals]) -> None:
             _show_cursor()
             os._exit(EXIT_CODE)
     os.close(reader)
+
+
+def _nudge(main: int, reader: int) -> bytes:
+    """Wake the thread ``main``; return the number of the next signal, if only of the nudge."""
+    signal.pthread_kill(main, _NUDGE)
+    time.sleep(_AGAIN)
+    return os.read(reader, 1) if select.select([reader], [], [], 0)[0] else bytes([_NUDGE])
 
 
 def _show_cursor() -> None:

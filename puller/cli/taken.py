@@ -46,12 +46,15 @@ _SUMS = ("dirty_bytes", "read_bytes", "new_bytes", "stored_bytes")
 
 
 def document(taken: Taken) -> dict[str, Any]:
-    """``points`` and ``failed``, as docs/cli.md promises them."""
-    failed = [
-        {"domain": domain, "error": failures.document(failures.translate(error))}
-        for domain, error in taken.failed
+    """``points``, ``failed`` and, where there is any, ``left``, as docs/cli.md promises them."""
+    left = {"left": _errors(taken.left)} if taken.left else {}
+    return {"points": [record(point) for point in taken.points], "failed": _errors(taken.failed), **left}
+
+
+def _errors(told: Sequence[tuple[str, BaseException]]) -> list[dict[str, Any]]:
+    return [
+        {"domain": domain, "error": failures.document(failures.translate(error))} for domain, error in told
     ]
-    return {"points": [record(point) for point in taken.points], "failed": failed}
 
 
 def text(taken: Taken) -> str:
@@ -62,13 +65,14 @@ def text(taken: Taken) -> str:
 def failure(taken: Taken) -> PullerError | None:
     """An interruption; else how many of the domains failed; if all did, the first one's error."""
     if taken.interruption is not None:
-        return failures.translate(taken.interruption)
-    if not taken.failed:
-        return None
+        return stopped(taken, failures.translate(taken.interruption))
     errors = [(domain, failures.translate(error)) for domain, error in taken.failed]
-    stopped = next((error for _, error in errors if isinstance(error, Interrupted)), None)
-    if stopped is not None:
-        return stopped
+    left = [failures.translate(error) for _, error in taken.left]
+    for error in [*(error for _, error in errors), *left]:
+        if isinstance(error, Interrupted):
+            return stopped(taken, error)
+    if not errors:
+        return left[0] if left else None
     if taken.points:
         return _partial(taken, [domain for domain, _ in errors])
     domain, first = errors[0]
@@ -76,6 +80,16 @@ def failure(taken: Taken) -> PullerError | None:
         return first
     message = f"none of {len(errors)} domains was backed up; {domain}: {first.message}"
     return type(first)(message, advice=first.advice)
+
+
+def stopped(taken: Taken, error: PullerError) -> PullerError:
+    """The interruption ``error``, with what is stored all the same."""
+    if not taken.points:
+        return error
+    stored = ", ".join(point.point for point in taken.points)
+    told = Interrupted(error.message, advice=f"Run the same command again for the rest; stored: {stored}.")
+    told.__cause__ = error
+    return told
 
 
 def _partial(taken: Taken, failed: Sequence[str]) -> PartialFailure:

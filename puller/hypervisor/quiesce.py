@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, nullcontext
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from threading import Thread
@@ -47,7 +48,8 @@ class Quiesce(Enum):
 class Quiesced:
     """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
 
-    Once entered, ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
+    Once entered, ``frozen_at`` is the host's time just after that: all that the disks hold is older.
+    ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
     is told to ``tell`` where that is of interest. As long as the disks are frozen, ``alarm`` is called once
     the guest would be hurt by going on, see ``FrozenDisks.guarded``.
     Entering raises :class:`NotQuiesced` if it was wanted by all means, and nothing has begun then; and what
@@ -74,6 +76,7 @@ class Quiesced:
         self._mark = _mark(domain)
         self._froze = False
         self._to_thaw = True
+        self.frozen_at = datetime.min.replace(tzinfo=UTC)
         self.freeze_seconds: float | None = None
 
     @property
@@ -116,6 +119,7 @@ class Quiesced:
     def _open(self, entered: ExitStack) -> None:
         """The guest pays for the disks from their begin, however long a thaw takes then."""
         entered.enter_context(self._disks)
+        self.frozen_at = datetime.now(UTC)
         entered.enter_context(self._disks.guarded(self._heed))
 
     def _heed(self, error: PullerError) -> None:

@@ -65,7 +65,11 @@ class ScratchWatch:
         self._thread = threading.Thread(target=self._watch, name="scratch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # a signal: nobody will leave this context
+            self._over.set()
+            raise
         return self
 
     def __exit__(

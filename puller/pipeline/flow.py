@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -60,8 +60,20 @@ class Flow:
 
     def spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
         """Run ``work`` in a new thread; what it raises fails the flow."""
+        thread = self.thread(name, work)
+        thread.start()
+        return thread
+
+    def thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """As ``spawn``, still to be started: who waits for it can know it before.
+
+        A signal may interrupt the start so that the thread runs and seems not to. Once the flow has failed it
+        does not begin its work any more: after that, whatever is at work is alive and can be joined.
+        """
 
         def body() -> None:
+            if self._has_failed():
+                return
             try:
                 work()
             except Closed:
@@ -72,8 +84,11 @@ class Flow:
         # What is in force here, such as the patience with a store, is there too.
         thread = threading.Thread(target=copy_context().run, args=(body,), name=name, daemon=True)
         self._threads.append(thread)
-        thread.start()
         return thread
+
+    def _has_failed(self) -> bool:
+        with self._lock:
+            return self._error is not None
 
     def crew(self, name: str, count: int, capacity: int, work: Callable[[T], None]) -> Crew[T]:
         """``count`` threads that call ``work`` with each item put to the crew."""
@@ -121,12 +136,17 @@ class Flow:
         if error is not None:
             self.fail(error)
         self._close()
-        for thread in self._threads:
-            if thread.is_alive():  # a signal may have come before it was started
-                thread.join()
+        join(self._threads)
         # What the body met after a thread had failed is only the echo of that; a signal is none.
         if error is None or (isinstance(error, Exception) and error is not self._error):
             self.check()
+
+
+def join(threads: Iterable[threading.Thread]) -> None:
+    """Wait for the end of those that were started: a signal may have come before."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()
 
 
 class Crew(Generic[T]):

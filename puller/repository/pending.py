@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from puller.errors import NoSuchPoint, ObjectNotFound, Overtaken, StoreError
+from puller.errors import DamagedData, NoSuchPoint, ObjectNotFound, Overtaken, PullerError, StoreError
 from puller.repository import points as records
 from puller.repository.claims import Claims
 from puller.repository.pages import Address
@@ -119,18 +119,27 @@ def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
-    """What a run took over from a base without looking is safe as long as a point has that base."""
-    try:
-        parents = [
-            points.get(point.uuid, name) for name in {disk.parent for disk in point.disks if disk.parent}
-        ]
-    except NoSuchPoint as error:
-        raise Overtaken(
-            f"the point that this run was taken incrementally from is gone: {error.message}"
-        ) from error
-    held = {disk.root.address for parent in parents for disk in parent.disks}
-    if not bases <= held:
+    """What a run took over from a base without looking is safe as long as a point has that base.
+
+    A disk that was read as a whole names a parent too, and takes nothing over from it: that one may be gone.
+    """
+    needed, lost = set(bases), None
+    for name in sorted({disk.parent for disk in point.disks if disk.parent}) if needed else ():
+        try:
+            needed -= {disk.root.address for disk in points.get(point.uuid, name).disks}
+        except (NoSuchPoint, DamagedData) as error:
+            lost = error
+    if needed and lost is not None:
+        raise _without(lost) from lost
+    if needed:
         raise Overtaken("no parent of the point has the map that this run was built upon")
+
+
+def _without(lost: NoSuchPoint | DamagedData) -> PullerError:
+    """What to say of a parent that is needed: if it is damaged, the run is to begin anew upon nothing."""
+    if isinstance(lost, DamagedData):
+        return DamagedData(lost.message, advice=lost.advice)
+    return Overtaken(f"the point that this run was taken incrementally from is gone: {lost.message}")
 
 
 def _require_pending(points: Points, pending: PendingPoints, point: Point) -> float:

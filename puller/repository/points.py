@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
@@ -16,6 +17,7 @@ from puller.errors import (
     NoSuchPoint,
     ObjectExists,
     ObjectNotFound,
+    PullerError,
     StoreError,
     UnsupportedFormat,
 )
@@ -25,6 +27,7 @@ from puller.repository.pages import Address
 from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
 from puller.store.parallel import each
+from puller.store.patience import brief, holding
 
 PREFIX = "points/"
 VERSION = 1
@@ -37,6 +40,9 @@ _PARALLEL_READS = 16
 
 AHEAD = timedelta(days=1)
 """What is dated later than now by more than this was dated by a clock that is wrong, or by nobody's."""
+
+MOMENT = len("20261123T050000Z")
+"""Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -154,17 +160,23 @@ def kind_of(disks: Sequence[DiskRecord]) -> str:
 
 
 def in_order(points: Iterable[Point]) -> list[Point]:
-    """Oldest first. Times are whole seconds; of one second, a point comes after the one it was taken from."""
+    """Oldest first. A point of the same time as the one it was taken from comes after that."""
     known = {(point.uuid, point.point): point for point in points}
     return sorted(known.values(), key=lambda point: (point.time, _generation(point, known), point.point))
 
 
 def _generation(point: Point, known: Mapping[tuple[str, str], Point]) -> int:
-    """How many ancestors of ``point`` are of the same second."""
+    """How many ancestors of ``point`` are of the same time."""
     count, parent = 0, known.get((point.uuid, point.parent or ""))
     while parent is not None and parent.time == point.time and count < len(known):
         count, parent = count + 1, known.get((parent.uuid, parent.parent or ""))
     return count
+
+
+def newest_of(points: Iterable[Point]) -> str | None:
+    """The id of the newest of some points of one domain; None if there are none."""
+    ordered = in_order(points)
+    return ordered[-1].point if ordered else None
 
 
 def object_name(uuid: str, point_id: str) -> str:
@@ -275,6 +287,12 @@ class Points:
         """Delete the points with these (domain uuid, point id); what only they reach is prune's to remove."""
         self._store.delete([object_name(*name) for name in names])
 
+    def holds(self, point: Point) -> bool:
+        """Whether ``point`` is there, as far as the store answers soon."""
+        with holding(brief()), suppress(PullerError):
+            return self.get(point.uuid, point.point) == point
+        return False
+
     def _holds(self, name: str, box: bytes) -> bool:
         try:
             return self._store.get(name, max_size=BOX_LIMIT) == box
@@ -336,7 +354,7 @@ class Points:
         limit = limit or datetime.now(UTC) + AHEAD
         last = f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
         for _, point_id in self.names(chosen.uuid) if damaged else ():
-            if point_id in damaged and chosen.point < point_id < last:
+            if point_id in damaged and chosen.point[:MOMENT] <= point_id < last:
                 raise DamagedData(
                     damaged[point_id].message,
                     advice=f"The newest that can be read is {chosen.point}: name it by that id.",

@@ -10,11 +10,11 @@ import pytest
 from puller.agent import clock
 from puller.agent.prune import judge, preview, prune
 from puller.agent.retention import Policy
-from puller.errors import RepositoryError
+from puller.errors import DamagedData, NoSuchPoint, RepositoryError
 from puller.events import Event, Notice
-from puller.repository.points import new_id, time_of
+from puller.repository.points import new_id, object_name, time_of
 from tests.agent.scene import NOW, Scene
-from tests.lab.history import uuid_of
+from tests.lab.history import MOMENT, uuid_of
 
 DAY = timedelta(days=1)
 
@@ -34,6 +34,36 @@ def test_a_point_is_dated_now() -> None:
     scene.back_up("b", [1], moment=datetime.now(UTC) + 9 * DAY)
     assert abs(_next(scene, told) - datetime.now(UTC)) < timedelta(minutes=1), "others do not matter"
     assert told == []
+
+
+def test_points_of_one_second_and_of_a_clock_that_stepped_back_are_in_their_order() -> None:
+    """Ids tell whole seconds, and a slow agent puts the time of a point long after that of its id."""
+    scene = Scene.new()
+    began = datetime.now(UTC)
+    slow = scene.back_up("a", [1], moment=began, time=began + timedelta(seconds=40))
+    told = list[Event]()
+    points = [slow, *(scene.back_up("a", [seed], moment=_next(scene, told)) for seed in range(2, 6))]
+    assert points == sorted(points, key=lambda point: point.time)
+    assert len({point.time for point in points}) == len(points)
+    repository = scene.open()[1]
+    assert repository.points.select("a@latest") == points[-1]
+    assert repository.points.select(f"a@{(began + timedelta(seconds=40)).isoformat()}") == slow
+    with pytest.raises(NoSuchPoint, match="at or before"):
+        repository.points.select(f"a@{(began + timedelta(seconds=39)).isoformat()}")
+    assert f"{slow.time:%H:%M:%S}" in _texts(told)[0]
+
+
+def test_a_damaged_point_of_the_second_of_the_newest_is_not_passed_over() -> None:
+    """Which of both is the newer one cannot be told then."""
+    scene = Scene.new()
+    points = [scene.back_up("a", [seed], moment=MOMENT) for seed in (1, 2)]
+    hurt = min(points, key=lambda point: point.point)
+    process, repository = scene.open()
+    name = object_name(hurt.uuid, hurt.point)
+    process.delete([name])
+    process.put(name, b"damaged")
+    with pytest.raises(DamagedData):
+        repository.points.select("a@latest")
 
 
 def test_a_clock_that_is_hours_behind_is_told_and_the_order_is_kept() -> None:

@@ -15,7 +15,15 @@ from puller.agent.batch import Taken
 from puller.agent.check import CheckError, CheckReport
 from puller.agent.job import JobReport
 from puller.cli.metrics import Run, export
-from puller.errors import Interrupted, Locked, NoRepository, NoSuchDomain, PullerError, ScratchFull
+from puller.errors import (
+    Interrupted,
+    JobLeftOpen,
+    Locked,
+    NoRepository,
+    NoSuchDomain,
+    PullerError,
+    ScratchFull,
+)
 from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
@@ -92,6 +100,21 @@ def test_an_interrupted_run_drops_no_domain(points: dict[str, puller.Point], tmp
     found = figures(path)
     assert found["backup_stored_bytes", "nightly", "db1"] > 0
     assert (found["backup_success", "nightly", "web1"], found["backup_success", "nightly", "db1"]) == (1, 0)
+
+
+def test_a_job_that_was_left_open_is_told_and_is_no_failed_backup(
+    points: dict[str, puller.Point], tmp_path: Path
+) -> None:
+    path = tmp_path / "puller.prom"
+    stuck = JobLeftOpen("it cannot be ended")
+    report = JobReport("nightly", Taken([points["web1"], points["db1"]], left=[("web1", stuck)]))
+    export(str(path), Run("nightly", 1.0, report, stuck))
+    found = figures(path)
+    assert found["backup_success", "nightly", "web1"] == 1
+    assert found["backup_job_left_open", "nightly", "web1"] == 1
+    assert found["backup_job_left_open", "nightly", "db1"] == 0
+    assert found["job_exit_code", "nightly", ""] == 17
+    assert found["errors_total", "nightly", "web1 JobLeftOpen"] == 1
 
 
 def test_one_step_alone_says_nothing_of_the_backups(points: dict[str, puller.Point], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 import puller
 from puller.events import DiskPlanned, Event, Observer, Step
+from puller.repository.points import Points
 from puller.units import MIB
 from tests.cli.conftest import CommandLine, command
 from tests.lab.archive import make_point
@@ -139,6 +141,49 @@ except Stopped:
     assert (out, err, running.returncode) == ("cleaned up\n", "", 0)
 
 
+def _threads(process: int) -> list[int]:
+    """The ids of its threads, the main one first."""
+    return sorted(int(task.name) for task in Path(f"/proc/{process}/task").iterdir())
+
+
+_WAITS = {
+    "join": "threads[0].join()",
+    "lock": "lock.acquire()",
+    "event": "threading.Event().wait()",
+    "pool": "concurrent.futures.wait([concurrent.futures.Future()])",
+}
+
+
+@pytest.mark.parametrize("wait", _WAITS)
+@pytest.mark.parametrize("place", range(4), ids=["main", "watch", "elder", "youngest"])
+def test_a_signal_is_heard_whichever_thread_the_kernel_gives_it(wait: str, place: int) -> None:
+    """The kernel chooses a thread by itself, mostly the main one: here it is told which."""
+    script = f"""
+import concurrent.futures, threading
+from puller.cli.signals import Stopped, stop_on_signals
+lock = threading.Lock()
+lock.acquire()
+try:
+    with stop_on_signals(lambda: None):
+        threads = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        print("waits", flush=True)
+        {_WAITS[wait]}
+except Stopped as stop:
+    print(stop.signal)
+"""
+    with _start([*DEFAULT, sys.executable, "-c", script]) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "waits\n"
+        tasks = _threads(running.pid)
+        assert len(tasks) == 4
+        tgkill = 234
+        assert ctypes.CDLL(None).syscall(tgkill, running.pid, tasks[place], signal.SIGTERM.value) == 0
+        out, err = _end(running)
+    assert (out, err, running.returncode) == ("SIGTERM\n", "", 0)
+
+
 def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
     """Loading takes 0.1 s: here, as long as it takes until a module of it reads a pipe."""
     (tmp_path / "click.py").write_text("import sys; print('loading', flush=True); sys.stdin.read()\n")
@@ -211,3 +256,57 @@ def test_an_interrupted_backup_leaves_nothing_and_tells_what_was_done(
     monkeypatch.undo()
     (second,) = cli("backup", machine.name, *places).document["points"]
     assert second["kind"] == "incremental"
+
+
+@pytest.mark.parametrize("step", ["end", "retire"])
+def test_a_signal_after_the_commit_tells_that_the_point_is_stored(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    machine = machine_factory(DiskSpec("vda", MIB))
+    places = ["-r", str(folder), "-c", libvirt_uri, "--json"]
+    cli("backup", machine.name, *places)
+    _stop_at(Step, monkeypatch, "backup", step)
+    answer = cli("backup", machine.name, "never", *places)
+    stored = puller.list_points(repository)[-1].point
+    assert (answer.error["code"], len(puller.list_points(repository))) == (130, 2)
+    assert [point["point"] for point in answer.document["points"]] == [stored]
+    assert answer.document["failed"] == []
+    assert [left["domain"] for left in answer.document["left"]] == [machine.name]
+    assert answer.error["advice"] == f"Run the same command again for the rest; stored: {stored}."
+    assert not list(tmp_path.rglob("*.scratch"))
+    monkeypatch.undo()
+    (third,) = cli("backup", machine.name, *places).document["points"]
+    assert (third["kind"], third["parent"]) == ("incremental", stored)
+
+
+def test_a_signal_within_the_commit_once_the_point_is_put(
+    cli: CommandLine,
+    repository: puller.Repository,
+    folder: Path,
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The point has its checkpoint: the next run is incremental by it."""
+    machine = machine_factory(DiskSpec("vda", MIB))
+    places = ["-r", str(folder), "-c", libvirt_uri, "--json"]
+    commit = Points.commit
+
+    def interrupted(points: Points, point: puller.Point) -> None:
+        commit(points, point)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Points, "commit", interrupted)
+        answer = cli("backup", machine.name, *places)
+    (stored,) = puller.list_points(repository)
+    assert answer.error["code"] == 130 and stored.point in answer.error["advice"]
+    (second,) = cli("backup", machine.name, *places).document["points"]
+    assert (second["kind"], second["parent"]) == ("incremental", stored.point)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import puller
-from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError
-from puller.events import Event, Notice, Step
+from puller.agent import aftermath
+from puller.agent.batch import Audience, take_all
+from puller.cli import taken as cli_taken
+from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError, JobLeftOpen
+from puller.events import Event, Notice, Observer, Step
 from puller.hypervisor import checkpoint as checkpoint_module
+from puller.hypervisor import openjob, scratchwatch
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import Domain
 from puller.hypervisor.frozen import DiskExport
 from puller.hypervisor.job import PullJob
+from puller.repository.points import time_of
 from puller.units import MIB
 from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -118,3 +126,141 @@ def test_a_connection_that_is_lost_after_the_commit(scene: Scene, monkeypatch: p
         scene.machine.handle.backupGetXMLDesc()
     assert leftovers(scene.folder) == []
     assert scene.backup().parent == point.point
+
+
+def test_the_time_of_a_point_is_after_the_freeze(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guest writes while its agent takes its time to freeze it is in the point: its time says so."""
+    written: list[datetime] = []
+    enter = PullJob.__enter__
+
+    def late(job: PullJob) -> PullJob:
+        scene.machine.write("vda", 7, 0, MIB)
+        written.append(datetime.now(UTC))
+        return enter(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PullJob, "__enter__", late)
+        point = scene.backup()
+    assert written[0] <= point.time <= datetime.now(UTC)
+    assert time_of(point.point) <= point.time
+    earlier = scene.repository.points.select(f"{scene.machine.name}@{written[0].isoformat()}")
+    assert earlier.point == point.parent
+    scene.assert_exact(point)
+
+
+def test_a_rehash_needs_no_point_that_is_deleted_meanwhile(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """A raw disk names its parent in the point, and takes nothing over from it."""
+    machine = machine_factory(DiskSpec("vda", MIB, "raw"))
+    machine.write("vda", 1, 0, MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    first = puller.backup(repository, machine.name, connect=libvirt_uri)
+
+    def delete(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        puller.delete(repository, [first.point])
+
+    second = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=delete)
+    assert (second.kind, second.parent) == ("rehash", first.point)
+    assert [point.point for point in puller.list_points(repository)] == [second.point]
+    assert truth.equals(restored(repository, second, tmp_path), "vda", 1)
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let libvirt refuse to end a job so many times."""
+    cancel, refused = openjob._cancel, list(range(times))
+
+    def refuse(domain: Domain) -> None:
+        if refused:
+            refused.pop()
+            raise HypervisorError("cannot acquire state change lock")
+        cancel(domain)
+
+    monkeypatch.setattr(openjob, "_cancel", refuse)
+    monkeypatch.setattr(aftermath, "_BETWEEN", 0.01)
+
+
+def test_a_job_that_cannot_be_ended_at_once_is_ended_later(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _refuse(patch, 5)
+        point = scene.backup()
+    assert any("its backup job is still open, and its end is tried on: cannot" in text for text in scene.told)
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+    assert scene.backup().parent == point.point
+
+
+def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The point stands. Until then the room for the scratch is watched."""
+    rooms = [2**40]
+    monkeypatch.setattr(scratchwatch, "free_bytes", lambda folder, what: rooms.pop() if rooms else 1)
+    monkeypatch.setattr(scratchwatch, "LOOK", 0.001)
+    told: list[Event] = []
+    full = threading.Event()
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Notice) and "filling up and the backup job cannot be ended" in event.text:
+            full.set()
+        if isinstance(event, Step) and event.name == "end":
+            rooms.clear()
+
+    def take(domain: str, observer: Observer) -> puller.Point:
+        return puller.backup(scene.repository, domain, connect=scene.uri, observer=observer)
+
+    with monkeypatch.context() as patch:
+        rooms.extend([2**40] * 10**6)
+        _refuse(patch, 10**6)
+        patch.setattr(aftermath, "_expired", lambda deadline: full.wait(60))
+        taken = take_all([scene.machine.name], take, Audience(tell, lambda _: None, lambda *_: None))
+    failure = cli_taken.failure(taken)
+    assert isinstance(failure, JobLeftOpen) and failure.exit_code == 17
+    (point,) = taken.points
+    assert point.point in failure.message and f"virsh domjobabort {scene.machine.name}" in failure.advice
+    assert puller.list_points(scene.repository)[-1] == point
+    assert taken.failed == []
+    assert full.is_set()
+    monkeypatch.undo()
+    assert scene.backup().parent == point.point
+    assert "ended a backup job that an earlier run had left open" in scene.told
+
+
+def test_what_changes_beside_the_disks_is_as_it_was_at_the_freeze(scene: Scene) -> None:
+    """A guest that installs a boot loader meanwhile: the disks are from before it, and so is the NVRAM."""
+    scene.machine.stop()
+    variables = scene.folder / "variables.fd"
+    variables.write_bytes(b"before")
+    (scene.folder / "code.fd").write_bytes(bytes(128 * 1024))
+
+    def equip(root: ET.Element) -> None:
+        system = root.find("os")
+        assert system is not None
+        loader = ET.SubElement(system, "loader", readonly="yes", type="pflash")
+        loader.text = str(scene.folder / "code.fd")
+        ET.SubElement(system, "nvram").text = str(variables)
+        ET.SubElement(ET.SubElement(root, "features"), "acpi")
+
+    def entitle(root: ET.Element) -> None:
+        ET.SubElement(root, "title").text = "another"
+
+    scene.redefine(equip)
+    truth = scene.truth
+
+    def change(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        variables.write_bytes(b"after")
+        scene.redefine(entitle)
+
+    scene.truth = change
+    point = scene.backup()
+    told = "changed during the backup: the point has it as it was when that began"
+    assert point.notes == (f"domain.xml {told}", f"nvram.fd {told}")
+    folder = restored(scene.repository, point, scene.folder)
+    assert (folder / "nvram.fd").read_bytes() == b"before"
+    assert "another" not in (folder / "domain.xml").read_text()

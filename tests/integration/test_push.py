@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import puller
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull, UsageError
 from puller.events import Event, Kept, Notice, Step
 from puller.hypervisor.pushjob import PushJob
+from puller.nbd.connection import Connection
 from puller.units import GIB, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -233,6 +235,28 @@ def test_a_base_that_the_guest_flushes_late_is_believed(
         point = puller.backup(repository, machine.name, connect=libvirt_uri, mode="push", observer=observe)
     assert point.kind == "incremental"
     assert steps.count("push") == 2
+
+
+def test_nothing_calls_back_in_the_main_thread(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals arrive there, and libnbd swallows what they raise while it calls back."""
+    machine = machine_factory(DiskSpec("vda", 4 * MIB))
+    machine.write("vda", 1, 0, 4 * MIB)
+    machine.flush()
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    puller.backup(repository, machine.name, connect=libvirt_uri, mode="push")
+    asked: list[threading.Thread] = []
+    reply = Connection._reply
+
+    def noted(connection: Connection, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        asked.append(threading.current_thread())
+        return reply(connection, offset, length)
+
+    monkeypatch.setattr(Connection, "_reply", noted)
+    point = puller.backup(repository, machine.name, connect=libvirt_uri, mode="push")
+    assert point.kind == "incremental"
+    assert {thread.name for thread in asked} == {"look", "read-vda"}
 
 
 def test_an_image_that_cannot_be_kept_costs_no_point(scene: Scene, tmp_path: Path) -> None:

@@ -74,10 +74,12 @@ def back_up(
     moment: datetime = MOMENT,
     dirty: Collection[int] = (),
     host: str | None = None,
+    time: datetime | None = None,
 ) -> Backup:
     """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it.
 
-    Chunks at the ``dirty`` places are read even if they are as before.
+    Chunks at the ``dirty`` places are read even if they are as before. The id is of ``moment``, and so is the
+    point's time unless ``time`` says otherwise.
     """
     data = content(disk)
     extents = whole(data) if before is None else _changes(before, disk, dirty)
@@ -97,7 +99,7 @@ def back_up(
         point=new_id(moment),
         domain=domain,
         uuid=uuid_of(domain),
-        time=moment,
+        time=time or moment,
         mode="pull",
         kind="full",
         disks=(record,),

@@ -1,6 +1,7 @@
 """Threads that share one fate."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -63,6 +64,26 @@ def test_a_signal_as_a_thread_is_started_is_what_is_raised(monkeypatch: pytest.M
         flow.spawn("early", lambda: None)
         monkeypatch.setattr(threading.Thread, "start", interrupted)
         flow.spawn("late", lambda: None)
+
+
+def test_a_thread_whose_start_was_interrupted_begins_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes when the thread is there already and has not said so yet: nobody can join it then."""
+
+    class Signal(BaseException):
+        pass
+
+    late: list[Callable[[], None]] = []
+    worked: list[str] = []
+    with pytest.raises(Signal), Flow() as flow:
+
+        def interrupted(thread: threading.Thread) -> None:
+            late.append(thread.run)
+            raise Signal
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        flow.spawn("late", lambda: worked.append("late"))
+    late[0]()
+    assert worked == []
 
 
 def test_leaving_without_finish_does_not_hang() -> None:
