@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from puller.repository.chunkindex import ChunkIndex, open_index
-from puller.repository.footer import ID, Footer, Ids, PackKind
-from puller.repository.index import IndexedPack
-from puller.repository.keys import NO_KEY_BOX
-from puller.repository.pages import PackTable
+from puller.repository.format.footer import ID, Footer, Ids, PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.pages import PackTable
+from puller.repository.index.chunkindex import ChunkIndex, open_index
+from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.units import GIB, MIB
 
 REPOSITORY = bytes(ID)

@@ -25,19 +25,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.counting import CountingStore
-from puller.agent.prune import GRACE, PruneReport, prune
-from puller.agent.retention import Policy
 from puller.pipeline.buffers import Batch, Segment
 from puller.repository import repository as repositories
-from puller.repository.footer import PackKind
-from puller.repository.packs import PackReader
+from puller.repository.format.footer import PackKind
+from puller.repository.keys.key_slots import KeyFile
 from puller.repository.points import DiskRecord, Point, Ref, new_id
+from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.repository.run import Tuning
-from puller.repository.slots import KeyFile
+from puller.repository.writing.run import Tuning
 from puller.store.base import ObjectInfo
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK, GIB, MIB, PAGE_CHUNKS, Extent, Kind
+from puller.upkeep.prune import GRACE, PruneReport, prune
+from puller.upkeep.retention import Policy
 
 SIZE = GIB
 PAGES = 3

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.scattered import Case, Cost, measure, prepare
-from puller.repository.compression import frame
-from puller.repository.footer import ID
-from puller.repository.pages import PackTable, Refs, encode_page
-from puller.repository.sealing import TAG
+from puller.repository.format.compression import frame
+from puller.repository.format.footer import ID
+from puller.repository.format.pages import PackTable, Refs, encode_page
+from puller.repository.format.sealing import TAG
 from puller.units import CHUNK, GIB, KIB, MIB, PAGE_CHUNKS, TIB
 
 SMALL, LARGE = 4 * GIB, 4 * TIB

@@ -21,20 +21,20 @@ from typing import Any
 import nbd
 
 from benchmarks.counting import CountingStore
-from puller.agent.transfer import WINDOW
+from puller.backup.transfer import WINDOW
 from puller.cli.libraries import restrain
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.reader import read
 from puller.repository import repository as repositories
-from puller.repository.chunkindex import ChunkIndex
-from puller.repository.claims import Claims
-from puller.repository.diskmap import DiskMap
-from puller.repository.footer import PackKind
-from puller.repository.pages import Address
-from puller.repository.presence import Presence
+from puller.repository.format.footer import PackKind
+from puller.repository.format.pages import Address
+from puller.repository.index.chunkindex import ChunkIndex
+from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
-from puller.repository.slots import KeyFile
+from puller.repository.writing.claims import Claims
+from puller.repository.writing.diskmap import DiskMap
+from puller.repository.writing.presence import Presence
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 

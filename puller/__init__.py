@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from puller.agent.api import (
+    from puller.api import (
         add_key,
         backup,
         check,
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         restore,
         stats,
     )
-    from puller.agent.retention import Policy
     from puller.errors import PullerError
     from puller.repository.points import Point
     from puller.repository.repository import Repository
+    from puller.upkeep.retention import Policy
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ __all__ = [
 
 _HOMES = {
     "Point": "puller.repository.points",
-    "Policy": "puller.agent.retention",
+    "Policy": "puller.upkeep.retention",
     "PullerError": "puller.errors",
     "Repository": "puller.repository.repository",
 }
@@ -70,4 +70,4 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'puller' has no attribute '{name}'")
-    return getattr(import_module(_HOMES.get(name, "puller.agent.api")), name)
+    return getattr(import_module(_HOMES.get(name, "puller.api")), name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from puller import __version__
-from puller.cli.options import GLOBAL_OPTIONS
+from puller.cli.input.options import GLOBAL_OPTIONS
 from puller.cli.program import program
 
 MANUAL = Path(__file__).parents[1] / "docs" / "cli.md"

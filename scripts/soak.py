@@ -15,11 +15,11 @@ import pytest
 
 import puller
 from tests import fuzz
-from tests.agent.histories import Batch, found_by
-from tests.agent.planted import PLANTED
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt
 from tests.lab.rivals import SIZE, Rivals
 from tests.lab.seaweed import Seaweed
+from tests.upkeep.histories import Batch, found_by
+from tests.upkeep.planted import PLANTED
 
 BATCH = 100
 """Histories of one seed."""

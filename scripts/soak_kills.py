@@ -26,9 +26,9 @@ from typing import Any
 import libvirt
 
 import puller
-from puller.agent.retention import Policy
 from puller.hypervisor.connection import prepare_library
-from puller.hypervisor.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.upkeep.retention import Policy
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.one_backup import PASSWORD, digest

@@ -32,23 +32,23 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "puller/nbd/extents.py",
     "puller/nbd/reader.py",
-    "puller/repository/pages.py",
-    "puller/repository/diskmap.py",
-    "puller/repository/image.py",
-    "puller/agent/bases.py",
-    "puller/repository/packing.py",
-    "puller/repository/slot.py",
-    "puller/repository/footer.py",
-    "puller/repository/pending.py",
-    "puller/repository/claims.py",
-    "puller/repository/condemned.py",
-    "puller/agent/survey.py",
-    "puller/agent/retention.py",
+    "puller/repository/format/pages.py",
+    "puller/repository/writing/diskmap.py",
+    "puller/repository/reading/image.py",
+    "puller/backup/bases/bases.py",
+    "puller/repository/writing/packing.py",
+    "puller/repository/format/chunk_slot.py",
+    "puller/repository/format/footer.py",
+    "puller/repository/writing/pending.py",
+    "puller/repository/writing/claims.py",
+    "puller/repository/records/condemned.py",
+    "puller/upkeep/survey.py",
+    "puller/upkeep/retention.py",
     "puller/store/retrying.py",
 )
 
-_SLOW = ("tests/repository/test_run.py", "tests/agent/test_prune_interleaved.py")
-_SLOWER = ("tests/agent/test_simulation.py",)
+_SLOW = ("tests/repository/test_run.py", "tests/upkeep/test_prune_interleaved.py")
+_SLOWER = ("tests/upkeep/test_simulation.py",)
 
 STAGES = (
     ("tests/nbd", "tests/repository", "tests/agent", *(f"--ignore={path}" for path in _SLOW + _SLOWER)),

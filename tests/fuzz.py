@@ -24,27 +24,27 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.agent.check import check
-from puller.agent.keys import list_keys
-from puller.agent.mark import Mark
-from puller.agent.prune import preview, prune
-from puller.agent.repair import repair_index
-from puller.agent.retention import Policy
-from puller.cli.records import description, full_record, listing
-from puller.cli.times import local
+from puller.cli.output.records import description, full_record, listing
+from puller.cli.output.times import local
 from puller.errors import PullerError, RepositoryError, UsageError
 from puller.events import ignore
 from puller.repository import repository as repositories
-from puller.repository import slots
-from puller.repository.claims import Claims
-from puller.repository.condemned import Sentence, column_of, union
-from puller.repository.footer import PackKind
-from puller.repository.image import DiskImage
-from puller.repository.lease import Lease
+from puller.repository.collecting.lease import Lease
+from puller.repository.format.footer import PackKind
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
+from puller.repository.reading.image import DiskImage
+from puller.repository.records.condemned import Sentence, column_of, union
 from puller.repository.repository import Repository
-from puller.repository.slots import BACKUP_ONLY, KeyFile, Password, Secret
+from puller.repository.writing.claims import Claims
 from puller.store.memory import MemoryStore
 from puller.units import GIB
+from puller.upkeep.check import check
+from puller.upkeep.keys import list_keys
+from puller.upkeep.mark import Mark
+from puller.upkeep.prune import preview, prune
+from puller.upkeep.repair import repair_index
+from puller.upkeep.retention import Policy
 from tests.lab.history import attached, back_up, content
 from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from puller.errors import PullerError
-from puller.repository import compression
-from puller.repository.footer import (
+from puller.repository.format import compression
+from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
+from puller.repository.format.footer import (
     ID,
     TRAILER,
     Footer,
@@ -23,9 +24,8 @@ from puller.repository.footer import (
     decode_trailer,
     encode_tail,
 )
-from puller.repository.keys import KEY_BOX, KeyRing
-from puller.repository.sealing import NONCE, TAG, BoxKind
-from puller.repository.slot import SlotCipher, SlotReader, compress, content_id
+from puller.repository.format.sealing import KEY_BOX, NONCE, TAG, BoxKind
+from puller.repository.keys.keyring import KeyRing
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
 _VALUES: tuple[Any, ...] = (

@@ -10,9 +10,10 @@ from typing import TextIO, cast
 
 import click
 
-from puller.cli import console, failures, journal
-from puller.cli.options import Group, Settings
-from puller.cli.outcome import Outcome, present
+from puller.cli.input.options import Group
+from puller.cli.output import console, failures, journal
+from puller.cli.output.outcome import Outcome, present
+from puller.cli.output.settings import Settings
 from puller.cli.signals import Stopped, stop_on_signals
 
 COMMANDS = (
@@ -46,7 +47,7 @@ class Program(Group):
         """Load the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        return cast(click.Command, import_module(f"puller.cli.{cmd_name}").command)
+        return cast(click.Command, import_module(f"puller.cli.commands.{cmd_name}").command)
 
 
 program = Program(

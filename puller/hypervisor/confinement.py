@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puller import programs
 from puller.errors import HypervisorError
+from puller.host import programs
 
 _SECONDS = 60.0
 """How long a look at folders may take."""

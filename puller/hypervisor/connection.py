@@ -15,8 +15,8 @@ from typing import Any, Self
 import libvirt
 
 from puller.errors import HypervisorError, NoSuchDomain
-from puller.hypervisor import sources
-from puller.hypervisor.domain import Domain
+from puller.hypervisor.domain import sources
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 

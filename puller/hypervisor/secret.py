@@ -14,10 +14,10 @@ from typing import Any, Self
 import libvirt
 
 from puller.errors import HypervisorError, UnsupportedDisk
-from puller.hypervisor.checkpoint import owner_prefix
 from puller.hypervisor.connection import open_embedded
-from puller.hypervisor.domain import Domain
-from puller.hypervisor.encryption import Encryption
+from puller.hypervisor.domain.checkpoint import owner_prefix
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.encryption import Encryption
 from puller.hypervisor.faults import text_of, translate
 from puller.hypervisor.uri import is_embedded
 

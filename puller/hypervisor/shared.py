@@ -15,8 +15,8 @@ from stat import S_ISBLK
 
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.connection import Host
-from puller.hypervisor.disk import Disk
-from puller.hypervisor.domain import Domain
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
 
 
 def refuse_shared(host: Host, domain: Domain, disks: Sequence[Disk]) -> None:

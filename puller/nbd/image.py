@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from puller import programs
 from puller.errors import NbdError
+from puller.host import programs
+from puller.host.passphrases import Handed, handed_over, secret_id
+from puller.host.runtime import socket_folder
 from puller.nbd.connection import Connection
-from puller.passphrases import Handed, handed_over, secret_id
-from puller.runtime import socket_folder
 
 _TOOL_SECONDS = 300.0
 """How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100

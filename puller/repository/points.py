@@ -21,10 +21,9 @@ from puller.errors import (
     StoreError,
     UnsupportedFormat,
 )
+from puller.repository.format.pages import Address, check_address
+from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.machines import names_of
-from puller.repository.mapreader import check_address
-from puller.repository.pages import Address
-from puller.repository.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import Store
 from puller.store.parallel import each
 from puller.store.patience import brief, holding

@@ -13,25 +13,26 @@ from puller.errors import (
     RepositoryExists,
     WrongKey,
 )
-from puller.repository import descriptor as descriptors
-from puller.repository import remembered, slots
-from puller.repository.chunkindex import open_index
-from puller.repository.claims import Claims
-from puller.repository.condemned import Condemned
-from puller.repository.damaged import DamagedPacks, union
-from puller.repository.descriptor import Descriptor
-from puller.repository.index import IndexedPack
-from puller.repository.indexfeed import INDEX_PREFIX, identity, read_index
-from puller.repository.keys import KeyRing
-from puller.repository.mapreader import MapReader
-from puller.repository.packs import PackReader
-from puller.repository.pages import PackTable
-from puller.repository.pending import PendingPoints
+from puller.repository import remembered
+from puller.repository.format import descriptor as descriptors
+from puller.repository.format.descriptor import Descriptor
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.pages import PackTable
+from puller.repository.format.sealing import Cipher
+from puller.repository.index.chunkindex import open_index
+from puller.repository.index.indexfeed import INDEX_PREFIX, identity, read_index
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import Secret
+from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Points
+from puller.repository.reading.mapreader import MapReader
+from puller.repository.reading.packs import PackReader
+from puller.repository.records.condemned import Condemned
+from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.remembered import Identity, Replacement
-from puller.repository.run import Run, Tuning
-from puller.repository.sealing import Cipher
-from puller.repository.slots import Secret
+from puller.repository.writing.claims import Claims
+from puller.repository.writing.pending import PendingPoints
+from puller.repository.writing.run import Run, Tuning
 from puller.store.base import ObjectInfo, Store
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore

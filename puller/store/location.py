@@ -67,7 +67,7 @@ def open_store(url: str) -> Store:
     if isinstance(location, FolderLocation):
         return FolderStore(location.path)
     # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
-    from puller.store.s3_client import connect
+    from puller.store.s3.client import connect
 
     return connect(location.bucket, location.prefix)
 
@@ -76,7 +76,7 @@ def address(store: Store) -> str:
     """The URL of ``store``, with the endpoint if it is a bucket: servers may have buckets of one name."""
     if not store.url.startswith("s3://"):
         return store.url
-    from puller.store.s3 import S3Store
+    from puller.store.s3.s3 import S3Store
 
     return f"{store.url} of {store.endpoint}" if isinstance(store, S3Store) else store.url
 

@@ -142,7 +142,7 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where jobs are locked: tests that run beside this one have jobs of the same name."""
-    monkeypatch.setattr("puller.agent.job.lock_directory", lambda: tmp_path / "locks")
+    monkeypatch.setattr("puller.jobs.job.lock_directory", lambda: tmp_path / "locks")
     return tmp_path / "locks"
 
 

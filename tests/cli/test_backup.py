@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.hypervisor.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.units import MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.fixtures import MachineFactory
@@ -151,7 +151,7 @@ def test_all_of_several_fail(cli: CommandLine) -> None:
 def test_a_bug_met_in_one_domain_does_not_stop_the_rest(
     cli: CommandLine, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from puller.agent import api
+    from puller import api
 
     real = api.backup
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puller
-from puller.cli.check import spell_out
+from puller.cli.commands.check import spell_out
 from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point

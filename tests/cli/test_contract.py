@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.cli import failures
-from puller.cli.options import Settings
+from puller.cli.output import failures
+from puller.cli.output.settings import Settings
 from puller.cli.program import COMMANDS
 from tests.cli.conftest import CommandLine, command, process
 from tests.lab.archive import data_packs, make_point
@@ -159,7 +159,7 @@ def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
     def broken(*unused: object, **options: object) -> None:
         raise ValueError("bad\nthing \x1b[31m")
 
-    monkeypatch.setattr("puller.agent.api.list_points", broken)
+    monkeypatch.setattr("puller.api.list_points", broken)
     answer = cli("points", "-r", str(folder), "--json")
     assert answer.document["error"]["name"] == "InternalError"
     assert answer.code == 1

@@ -11,10 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import puller
-from puller.agent.batch import Taken
-from puller.agent.check import CheckError, CheckReport
-from puller.agent.job import JobReport
-from puller.cli.metrics import Run, export
+from puller.cli.output.metrics import Run, export
 from puller.errors import (
     Interrupted,
     JobLeftOpen,
@@ -24,7 +21,10 @@ from puller.errors import (
     PullerError,
     ScratchFull,
 )
+from puller.jobs.batch import Taken
+from puller.jobs.job import JobReport
 from puller.units import CHUNK, MIB
+from puller.upkeep.check import CheckError, CheckReport
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
 from tests.lab.fixtures import MachineFactory

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puller
-from puller.cli.console import printable
-from puller.cli.live import LiveProgress
-from puller.cli.options import Settings
-from puller.cli.progress import BACKUP, Lines, telling
-from puller.cli.tables import facts, table
-from puller.cli.times import age, duration, rfc3339
+from puller.cli.output.console import printable
+from puller.cli.output.live import LiveProgress
+from puller.cli.output.measures import BACKUP
+from puller.cli.output.progress import Lines, telling
+from puller.cli.output.settings import Settings
+from puller.cli.output.tables import facts, table
+from puller.cli.output.times import age, duration, rfc3339
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Step
 from puller.units import MIB
 from tests.cli.conftest import Terminal, command

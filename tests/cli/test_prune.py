@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.repository.lease import Lease
+from puller.repository.collecting.lease import Lease
 from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point

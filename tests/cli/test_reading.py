@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 import puller
-from puller.cli.times import rfc3339
+from puller.cli.output.times import rfc3339
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 import puller
-from puller.agent import api
-from puller.agent.job import policy_of, scope_of
-from puller.agent.retention import Policy
+from puller import api
 from puller.configuration.file import load
 from puller.errors import Locked, StoreUnavailable
-from puller.hypervisor.lock import JobLock
-from puller.repository.lease import Lease
+from puller.hypervisor.locking.lock import JobLock
+from puller.jobs.job import policy_of, scope_of
+from puller.repository.collecting.lease import Lease
 from puller.store.base import ObjectInfo
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
+from puller.upkeep.retention import Policy
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 from tests.lab.fixtures import MachineFactory
@@ -289,14 +289,14 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
             waited.append(seconds)
             elsewhere.close()
 
-        monkeypatch.setattr("puller.agent.job.time.sleep", end)
+        monkeypatch.setattr("puller.jobs.job.time.sleep", end)
         answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]
     assert len(waited) == 1
     assert "another prune is at work" in answer.err
     # But not for ever.
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
-        monkeypatch.setattr("puller.agent.job.PRUNE_PATIENCE", -1.0)
+        monkeypatch.setattr("puller.jobs.job.PRUNE_PATIENCE", -1.0)
         assert cli("run", "nightly", "--only", "prune", "--json").error["code"] == 11
 
 
@@ -343,7 +343,7 @@ def test_each_attempt_to_prune_waits_for_its_turn(
         return real(*words, **choices)
 
     monkeypatch.setattr(api, "prune", prune)
-    monkeypatch.setattr("puller.agent.job.time.sleep", lambda seconds: did.append("wait"))
+    monkeypatch.setattr("puller.jobs.job.time.sleep", lambda seconds: did.append("wait"))
     assert cli("run", "nightly", "--only", "prune").code == 0
     assert did == ["try", "wait", "try", "wait", "try"]
 
@@ -367,7 +367,7 @@ def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     monkeypatch.setattr("puller.store.retrying.SHORT", 0.0)
-    monkeypatch.setattr("puller.agent.api.open_store", lambda url: Away(Path(url)))
+    monkeypatch.setattr("puller.api.open_store", lambda url: Away(Path(url)))
     assert cli("points", "--json").error["code"] == 14
     answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]

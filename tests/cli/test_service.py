@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.cli import journal, notify
-from puller.cli.console import Line
-from puller.cli.notify import Service
+from puller.cli.output import journal, notify
+from puller.cli.output.console import Line
+from puller.cli.output.notify import Service
 from puller.errors import PullerError
 from puller.events import DiskPlanned, DiskProgress, Event, Step
 from puller.units import MIB
@@ -165,7 +165,7 @@ def test_a_signal_is_told_before_the_cleaning_up(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from puller.agent import api
+    from puller import api
 
     def asked_to_stop(*unused: object, **choices: object) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from puller.cli.metrics import _ERRORS, _GAUGES
+from puller.cli.output.metrics import _ERRORS, _GAUGES
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"

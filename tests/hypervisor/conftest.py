@@ -8,12 +8,12 @@ from pathlib import Path
 import nbd
 import pytest
 
-from puller.hypervisor.checkpoint import checkpoint_name, list_checkpoints
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain import Domain
-from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.job import PullJob, socket_path
-from puller.hypervisor.pushjob import PushJob
+from puller.hypervisor.domain.checkpoint import checkpoint_name, list_checkpoints
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.job import PullJob, socket_path
+from puller.hypervisor.job.pushjob import PushJob
 from tests.lab.machine import Machine
 
 REPOSITORY = "0123456789abcdef" * 2

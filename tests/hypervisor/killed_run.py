@@ -12,11 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
-from puller.hypervisor import openjob
-from puller.hypervisor.checkpoint import list_checkpoints
 from puller.hypervisor.connection import Host
-from puller.hypervisor.job import PullJob, socket_path
-from puller.hypervisor.pushjob import PushJob
+from puller.hypervisor.domain.checkpoint import list_checkpoints
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.job import PullJob, socket_path
+from puller.hypervisor.job.pushjob import PushJob
 from puller.units import GIB, MIB
 from tests.hypervisor.conftest import REPOSITORY, checkpoint
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine

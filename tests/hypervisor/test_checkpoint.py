@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import CheckpointUnusable, HypervisorError
-from puller.hypervisor import checkpoint as checkpoints
-from puller.hypervisor.checkpoint import Checkpoint
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.checkpoint import Checkpoint
 from puller.units import KIB, MIB
 from tests.hypervisor.conftest import REPOSITORY, BenchFactory, checkpoint
 from tests.lab.fixtures import MachineFactory

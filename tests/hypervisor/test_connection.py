@@ -10,7 +10,7 @@ import pytest
 
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.connection import Host
-from puller.hypervisor.image import untracked
+from puller.hypervisor.domain.image import untracked
 from puller.units import MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
@@ -66,7 +66,7 @@ def test_libvirt_prints_nothing_by_itself() -> None:
     script = """
 from puller.errors import NoSuchDomain
 from puller.hypervisor.connection import Host
-from puller.hypervisor.image import untracked
+from puller.hypervisor.domain.image import untracked
 with Host.connect("test:///default") as host:
     assert host.domain("test").is_running()
     try:

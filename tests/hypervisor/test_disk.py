@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.agent.omissions import omissions
+from puller.backup.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
-from puller.hypervisor.disk import Disk, parse_disks, select
-from puller.hypervisor.encryption import Encryption
-from puller.hypervisor.hostfiles import named_files
-from puller.hypervisor.image import describe, untracked
+from puller.hypervisor.domain.disk import Disk, parse_disks, select
+from puller.hypervisor.domain.encryption import Encryption
+from puller.hypervisor.domain.hostfiles import named_files
+from puller.hypervisor.domain.image import describe, untracked
 
 XML = """
 <domain type='kvm'><name>x</name><devices>
@@ -246,7 +246,7 @@ def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pyt
     tool.write_text("#!/bin/sh\nexec sleep 60\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("puller.hypervisor.image._INFO_SECONDS", 0.1)
+    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.1)
     with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer in 0 s"):
         describe(Path("/hangs"), "qcow2")
 

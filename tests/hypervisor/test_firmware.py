@@ -13,8 +13,8 @@ from typing import cast
 import pytest
 
 from puller.errors import HypervisorError
-from puller.hypervisor import firmware
-from puller.hypervisor.domain import Domain
+from puller.hypervisor.domain import firmware
+from puller.hypervisor.domain.domain import Domain
 from puller.units import MIB
 
 

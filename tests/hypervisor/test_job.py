@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning
-from puller.hypervisor import openjob
-from puller.hypervisor.export import export_uri
-from puller.hypervisor.job import PullJob, require_short, socket_path
-from puller.hypervisor.scratch import scratch_path
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.export import export_uri
+from puller.hypervisor.job.job import PullJob, require_short, socket_path
+from puller.hypervisor.space.scratch import scratch_path
 from puller.units import KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint, dirty
 from tests.lab.fixtures import MachineFactory

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from puller import runtime
 from puller.errors import Locked, PullerError
-from puller.hypervisor.lock import DomainLock, holder, lock_directory
+from puller.host import runtime
+from puller.hypervisor.locking.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
 
 HOLDER = """
 import sys
 from pathlib import Path
-from puller.hypervisor.lock import DomainLock
+from puller.hypervisor.locking.lock import DomainLock
 with DomainLock(sys.argv[1], "web", Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from puller.errors import JobRunning
-from puller.hypervisor import openjob
-from puller.hypervisor.job import backup_xml
-from puller.hypervisor.openjob import OpenJob
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.job import backup_xml
+from puller.hypervisor.job.openjob import OpenJob
 from puller.units import MIB
 from tests.hypervisor.conftest import REPOSITORY, BenchFactory, checkpoint
 from tests.lab.fixtures import MachineFactory

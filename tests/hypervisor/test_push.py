@@ -9,9 +9,10 @@ import libvirt
 import pytest
 
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning, StagingFull
-from puller.hypervisor import openjob, pushjob, staging
-from puller.hypervisor.events import JobEnd, JobEvents
-from puller.hypervisor.pushjob import PushJob
+from puller.hypervisor.job import openjob, pushjob
+from puller.hypervisor.job.events import JobEnd, JobEvents
+from puller.hypervisor.job.pushjob import PushJob
+from puller.hypervisor.space import staging
 from puller.units import GIB, KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint
 from tests.lab.fixtures import MachineFactory

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.hypervisor.qcow2 import Header, StoredBitmap, read_header
+from puller.hypervisor.domain.qcow2 import Header, StoredBitmap, read_header
 
 _CORRUPT_BYTE = 79
 

@@ -11,13 +11,13 @@ import pytest
 
 import puller
 from puller.errors import HypervisorError, JobRunning, NotQuiesced
-from puller.hypervisor import guestagent, quiesce
-from puller.hypervisor.agentstate import AgentState, agent_state
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain import Domain
-from puller.hypervisor.lock import lock_directory
-from puller.hypervisor.openjob import open_job
-from puller.hypervisor.thawing import ThawingProcess, thaw_until_answered
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.guest import guestagent, quiesce
+from puller.hypervisor.guest.agentstate import AgentState, agent_state
+from puller.hypervisor.guest.thawing import ThawingProcess, thaw_until_answered
+from puller.hypervisor.job.openjob import open_job
+from puller.hypervisor.locking.lock import lock_directory
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.machine import EmbeddedLibvirt
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from puller.hypervisor.disk import parse_disks
-from puller.hypervisor.restoredxml import adapt
+from puller.hypervisor.domain.disk import parse_disks
+from puller.hypervisor.domain.restoredxml import adapt
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import ScratchFull, UsageError
-from puller.hypervisor import scratch
-from puller.hypervisor.scratchwatch import FLOOR, HORIZON, LOOK, Forecast
+from puller.hypervisor.space import scratch
+from puller.hypervisor.space.scratchwatch import FLOOR, HORIZON, LOOK, Forecast
 from puller.units import GIB, MIB, TIB
 from tests.hypervisor.test_disk import disk
 

@@ -16,7 +16,7 @@ import pytest
 
 import puller
 from puller.events import Event, Notice
-from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.job.frozen import DiskExport
 from puller.units import MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine, reference

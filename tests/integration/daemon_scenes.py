@@ -18,9 +18,9 @@ import libvirt
 import puller
 from puller.errors import PullerError
 from puller.events import Event, Notice, Step
-from puller.hypervisor import quiesce
 from puller.hypervisor.connection import prepare_library
-from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.guest import quiesce
+from puller.hypervisor.job.frozen import DiskExport
 from tests.integration.conftest import Truth, leftovers, restored
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.guest import Agent, Guest, running_guest

@@ -20,9 +20,9 @@ import libvirt
 import puller
 from puller.errors import PullerError
 from puller.events import Event, Notice
-from puller.hypervisor.checkpoint import checkpoint_name
 from puller.hypervisor.connection import prepare_library
-from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.domain.checkpoint import checkpoint_name
+from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.secret import usage
 from puller.nbd.image import ImageServer, Key
 from puller.units import KIB, MIB

@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.agent import aftermath
-from puller.agent.batch import Audience, take_all
-from puller.cli import taken as cli_taken
+from puller.backup import aftermath
+from puller.cli.output import taken as cli_taken
 from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError, JobLeftOpen
 from puller.events import Event, Notice, Observer, Step
-from puller.hypervisor import checkpoint as checkpoint_module
-from puller.hypervisor import openjob, scratchwatch
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain import Domain
-from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.job import PullJob
+from puller.hypervisor.domain import checkpoint as checkpoint_module
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.job import PullJob
+from puller.hypervisor.space import scratchwatch
+from puller.jobs.batch import Audience, take_all
 from puller.repository.points import time_of
 from puller.units import MIB
 from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored

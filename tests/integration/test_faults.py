@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import puller
-from puller.agent import look
-from puller.agent.transfer import Transfer
+from puller.backup.sources import look
+from puller.backup.transfer import Transfer
 from puller.errors import (
     HypervisorError,
     JobRunning,
@@ -20,15 +20,15 @@ from puller.errors import (
     StoreUnavailable,
 )
 from puller.events import Event, Step
-from puller.hypervisor import checkpoint as checkpoint_module
-from puller.hypervisor.backupjob import BackupJob
-from puller.hypervisor.job import PullJob
-from puller.hypervisor.pushjob import PushJob
+from puller.hypervisor.domain import checkpoint as checkpoint_module
+from puller.hypervisor.job.backupjob import BackupJob
+from puller.hypervisor.job.job import PullJob
+from puller.hypervisor.job.pushjob import PushJob
 from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.repository.points import Points
 from puller.repository.repository import Repository
-from puller.repository.run import Run
+from puller.repository.writing.run import Run
 from puller.units import MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory

@@ -28,8 +28,8 @@ from puller.errors import (
     NoSuchDomain,
     UnsupportedDisk,
 )
-from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.job import PullJob
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.job import PullJob
 from puller.repository.points import Ref, new_id
 from puller.units import KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, bitmap, checkpoints, io, restored
@@ -226,7 +226,7 @@ def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: py
         (held,) = scene.folder.glob("*-run.lock")
         assert held.stat().st_mode & 0o777 == 0o644, "no other user could look whether it is held"
         with monkeypatch.context() as patch:
-            patch.setattr("puller.agent.backup.lock_directory", lambda: scene.folder / "other")
+            patch.setattr("puller.backup.backup.lock_directory", lambda: scene.folder / "other")
             for mode in ("pull", "push"):
                 with pytest.raises(Locked, match="another user or container") as caught:
                     puller.backup(scene.repository, scene.machine.name, connect=scene.uri, mode=mode)

@@ -15,8 +15,8 @@ import pytest
 import puller
 from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
-from puller.repository.condemned import ALL, Condemned, Sentence
-from puller.repository.footer import PackKind
+from puller.repository.format.footer import PackKind
+from puller.repository.records.condemned import ALL, Condemned, Sentence
 from puller.store import patience
 from puller.store.base import ObjectInfo
 from puller.units import MIB

@@ -16,7 +16,7 @@ import pytest
 import puller
 from puller.errors import OutputInUse
 from puller.events import DiskPlanned, Event, Notice
-from puller.hypervisor import sources
+from puller.hypervisor.domain import sources
 from puller.nbd.image import ImageServer
 from puller.units import MIB
 from tests.lab.archive import make_point

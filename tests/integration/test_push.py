@@ -14,7 +14,7 @@ import pytest
 import puller
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull, UsageError
 from puller.events import Event, Kept, Notice, Step
-from puller.hypervisor.pushjob import PushJob
+from puller.hypervisor.job.pushjob import PushJob
 from puller.nbd.connection import Connection
 from puller.units import GIB, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
@@ -118,9 +118,9 @@ def test_a_staging_that_is_full_for_qemu(
     scene: Scene, small_file_system: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a file system that cannot reserve, found full by QEMU half-way."""
-    monkeypatch.setattr("puller.hypervisor.staging.check_free", lambda *_: None)
+    monkeypatch.setattr("puller.hypervisor.space.staging.check_free", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr("puller.hypervisor.pushjob.reserve", lambda *_: None)
+        patch.setattr("puller.hypervisor.job.pushjob.reserve", lambda *_: None)
         with pytest.raises(StagingFull, match="is full: the push job of domain"):
             scene.backup(staging_dir=str(small_file_system))
     assert leftovers(small_file_system) == []
@@ -146,8 +146,8 @@ def test_a_dead_run_s_push_is_ended_by_the_next(scene: Scene, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(PushJob, "end", lambda job: None)
-        patch.setattr("puller.hypervisor.checkpoint.delete", lambda *_: None)
-        patch.setattr("puller.agent.aftermath.Aftermath.__exit__", lambda *_: None)
+        patch.setattr("puller.hypervisor.domain.checkpoint.delete", lambda *_: None)
+        patch.setattr("puller.backup.aftermath.Aftermath.__exit__", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             scene.backup(observer=while_pushing(scene.machine, die))
     assert scene.machine.handle.backupGetXMLDesc()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import puller
-from puller.agent.retention import Policy
-from puller.cli.records import description, listing, summary
+from puller.cli.output.records import description, listing, summary
 from puller.errors import NoSuchDisk, UnsupportedDisk, UsageError
 from puller.events import Event, Notice
 from puller.units import MIB
+from puller.upkeep.retention import Policy
 from tests.integration.conftest import checkpoints, leftovers
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine

@@ -40,7 +40,7 @@ class Archive:
         self.point = Point(new_id(now), "web1", UUID, now, "pull", "full", records)
         self.repository.points.commit(self.point)
 
-    def restore(self, output: object, *disks: str, **options: bool | str) -> puller.agent.restore.Restored:
+    def restore(self, output: object, *disks: str, **options: bool | str) -> puller.recovery.restore.Restored:
         return puller.restore(self.repository, "web1@latest", output=str(output), disks=disks, **options)  # type: ignore[arg-type]
 
     def only_pack_of(self, target: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 import puller
 from puller.errors import HypervisorError, ScratchFull
-from puller.hypervisor import guestagent
+from puller.hypervisor.guest import guestagent
 from puller.units import MIB
 from tests.integration.conftest import Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory

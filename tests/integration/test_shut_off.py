@@ -12,9 +12,9 @@ import pytest
 
 import puller
 from puller.errors import DomainNotRunning, HypervisorError, UnsupportedDisk
-from puller.hypervisor.checkpoint import checkpoint_name
-from puller.hypervisor.frozen import DiskExport
-from puller.hypervisor.staging import staging_path
+from puller.hypervisor.domain.checkpoint import checkpoint_name
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.space.staging import staging_path
 from puller.units import KIB, MIB
 from tests.integration.conftest import Scene, Truth
 from tests.lab.fixtures import MachineFactory

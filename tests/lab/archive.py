@@ -11,7 +11,7 @@ from pathlib import Path
 from puller.pipeline.buffers import Batch, Segment
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
-from puller.repository.run import DiskWriter, Run, Tuning
+from puller.repository.writing.run import DiskWriter, Run, Tuning
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
 
 DOMAIN_XML = b"<domain type='qemu'><name>of-the-lab</name></domain>\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from puller.pipeline.buffers import Batch, Segment
-from puller.repository.damage import Damage
-from puller.repository.image import DiskImage
-from puller.repository.pages import Address
+from puller.repository.format.pages import Address
+from puller.repository.reading.damage import Damage
+from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
-from puller.repository.run import DiskWriter, Run, Tuning
+from puller.repository.writing.run import DiskWriter, Run, Tuning
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count
 
 SMALL = Tuning(codecs=2, uploads=2, packs=3, batches=8, batch_size=MIB)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import puller
-from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.lab.machine import DiskSpec, Machine
 

@@ -13,12 +13,12 @@ from functools import lru_cache
 import numpy as np
 
 from puller.errors import PullerError
-from puller.repository.claims import Claims
-from puller.repository.footer import DEAD, PackKind
-from puller.repository.packs import PackReader
+from puller.repository.format.footer import DEAD, PackKind
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
+from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.repository.run import Run, Tuning
+from puller.repository.writing.claims import Claims
+from puller.repository.writing.run import Run, Tuning
 from puller.units import CHUNK, MIB, Extent, Kind
 from tests.lab.feed import feed, read_disk, whole
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import libvirt
 
-from puller.hypervisor.encryption import encryption_element
-from puller.hypervisor.seal import create
-from puller.passphrases import handed_over
+from puller.host.passphrases import handed_over
+from puller.hypervisor.domain.encryption import encryption_element
+from puller.hypervisor.space.seal import create
 from tests.lab.machine import DiskSpec, Machine, MachineError, domain_xml, image_path
 
 PASSPHRASE = b"open sesame, hush"

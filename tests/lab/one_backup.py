@@ -19,7 +19,7 @@ import puller
 from puller.cli.signals import Stopped, stop_on_signals
 from puller.errors import PullerError
 from puller.events import Event, Notice, Step
-from puller.hypervisor.frozen import DiskExport
+from puller.hypervisor.job.frozen import DiskExport
 
 PASSWORD = "of the lab"
 

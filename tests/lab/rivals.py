@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Protocol
 
 import puller
-from puller.agent.prune import prune
-from puller.agent.retention import Policy
 from puller.errors import Locked, Overtaken
 from puller.units import CHUNK, MIB
+from puller.upkeep.prune import prune
+from puller.upkeep.retention import Policy
 from tests.lab.machine import Machine, reference
 
 SIZE = 16 * MIB

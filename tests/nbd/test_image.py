@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import NbdError, PullerError
-from puller.hypervisor.seal import create
+from puller.hypervisor.space.seal import create
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing
 from puller.nbd.writer import Target
@@ -83,7 +83,7 @@ def test_a_tmpdir_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monk
     long = tmp_path / ("long" * 25)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
-    monkeypatch.setattr("puller.runtime.RUNTIME", tmp_path)
+    monkeypatch.setattr("puller.host.runtime.RUNTIME", tmp_path)
     monkeypatch.setattr("os.geteuid", lambda: uid)
     with ImageServer(image, "qcow2") as server, Target(server.uri) as target:
         target.write(0, memoryview(b"x" * CHUNK))
@@ -93,7 +93,7 @@ def test_a_tmpdir_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", MIB)
-    monkeypatch.setattr("puller.runtime.SOCKET_PATH", 10)
+    monkeypatch.setattr("puller.host.runtime.SOCKET_PATH", 10)
     with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
         ImageServer(image, "qcow2")
     assert raised.value.advice.startswith("Make one of these folders writable")

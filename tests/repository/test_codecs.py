@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData, KeyNotHeld, NoRepository, PullerError, UnsupportedFormat
-from puller.repository import descriptor, index, points
-from puller.repository.footer import DEAD, Footer, PackKind, decode_footer, decode_trailer, encode_tail
-from puller.repository.index import IndexedPack
-from puller.repository.keys import NO_KEY_BOX, KeyRing
-from puller.repository.pages import (
+from puller.repository import points
+from puller.repository.format import descriptor, index
+from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
+from puller.repository.format.footer import DEAD, Footer, PackKind, decode_footer, decode_trailer, encode_tail
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.pages import (
     ZERO,
     PackTable,
     Refs,
@@ -24,8 +25,8 @@ from puller.repository.pages import (
     encode_page,
     encode_root,
 )
-from puller.repository.sealing import BoxKind
-from puller.repository.slot import SlotCipher, SlotReader, compress, content_id
+from puller.repository.format.sealing import BoxKind
+from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
 PLAIN = KeyRing.unencrypted(bytes(range(16)))

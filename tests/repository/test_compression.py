@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData
-from puller.repository import compression
-from puller.repository.compression import frame, frames, unframe
+from puller.repository.format import compression
+from puller.repository.format.compression import frame, frames, unframe
 from puller.units import CHUNK
 
 CONTENTS = st.lists(st.binary(max_size=3000), max_size=5)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData, UnsupportedFormat
-from puller.repository import condemned
-from puller.repository.condemned import ALL, Condemned, Sentence, bits_of, column_of, slots_in, union
-from puller.repository.footer import PackKind
-from puller.repository.keys import KeyRing
+from puller.repository.format.footer import PackKind
+from puller.repository.keys.keyring import KeyRing
+from puller.repository.records import condemned
+from puller.repository.records.condemned import ALL, Condemned, Sentence, bits_of, column_of, slots_in, union
 from puller.store.base import ObjectInfo
 from puller.store.memory import MemoryStore
 
@@ -85,7 +85,7 @@ def test_records_are_split_listed_read_and_deleted(monkeypatch: pytest.MonkeyPat
 def test_records_of_packs_with_many_slots_are_split_by_what_they_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("puller.repository.sealing.BOX_LIMIT", 64 * 1024)
+    monkeypatch.setattr("puller.repository.format.sealing.BOX_LIMIT", 64 * 1024)
     monkeypatch.setattr(condemned, "RECORD_BYTES", 40 * 1024)
     _, records = make()
     packs = {bytes([number]) * 16: Sentence(PackKind.MAP, (1 << 65536) - 1) for number in range(9)}

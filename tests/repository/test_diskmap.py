@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puller.repository import diskmap
-from puller.repository.diskmap import DiskMap
-from puller.repository.footer import PackKind
-from puller.repository.mapreader import MapReader
-from puller.repository.pages import ZERO, Address, Numbers, PackTable, Slots
+from puller.repository.format.footer import PackKind
+from puller.repository.format.pages import ZERO, Address, Numbers, PackTable, Slots
+from puller.repository.reading.mapreader import MapReader
+from puller.repository.writing import diskmap
+from puller.repository.writing.diskmap import DiskMap
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count
 
 PACKS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.repository.effort import LADDER, AutoLevel
+from puller.repository.writing.effort import LADDER, AutoLevel
 
 COSTS = dict(zip(LADDER, (1.0, 1.3, 1.6, 3.3, 4.7, 7.5), strict=True))
 """Seconds that a pack takes to compress, in those that it takes at the lowest level."""

@@ -11,13 +11,22 @@ import numpy as np
 import pytest
 
 from puller.errors import DamagedData, NoRepository
-from puller.repository import descriptor, points, slots
+from puller.repository import points
 from puller.repository import repository as repositories
-from puller.repository.footer import TRAILER, Footer, PackKind, decode_footer, decode_trailer, encode_tail
-from puller.repository.keys import NO_KEY_BOX, KeyRing
-from puller.repository.pages import PackTable, decode_page, decode_root
-from puller.repository.sealing import BoxKind
-from puller.repository.slots import Kdf, KeyFile, Password
+from puller.repository.format import descriptor
+from puller.repository.format.footer import (
+    TRAILER,
+    Footer,
+    PackKind,
+    decode_footer,
+    decode_trailer,
+    encode_tail,
+)
+from puller.repository.format.pages import PackTable, decode_page, decode_root
+from puller.repository.format.sealing import BoxKind
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import Kdf, KeyFile, Password
+from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests import fuzz

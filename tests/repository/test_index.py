@@ -28,16 +28,16 @@ from hypothesis.stateful import (
 
 from puller.errors import StoreUnavailable
 from puller.repository import repository as repositories
-from puller.repository.chunkindex import open_index
-from puller.repository.footer import DEAD, Footer, PackKind
-from puller.repository.index import IndexedPack
-from puller.repository.indexcache import CacheFolder, Known, cache_directory
-from puller.repository.indexfeed import refresh
-from puller.repository.keys import NO_KEY_BOX
-from puller.repository.merging import merge
-from puller.repository.pages import PackTable
+from puller.repository.format.footer import DEAD, Footer, PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.pages import PackTable
+from puller.repository.index.chunkindex import open_index
+from puller.repository.index.indexcache import CacheFolder, Known, cache_directory
+from puller.repository.index.indexfeed import refresh
+from puller.repository.index.merging import merge
+from puller.repository.index.segment import BLOCK, BLOCK_ROWS
+from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository
-from puller.repository.segment import BLOCK, BLOCK_ROWS
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests.lab.feed import SMALL, store_disk
@@ -61,7 +61,7 @@ def shrink(put: object) -> None:
     for name, value in {"chunkindex.SPILL": 60, "indexfeed.RUN": 300, "indexfeed.RUNS": 3}.items():
         put(f"puller.repository.{name}", value)  # type: ignore[operator]
     for name, value in {"STEP": 400, "SMALL": 150, "RATIO": 2}.items():
-        put(f"puller.repository.merging.{name}", value)  # type: ignore[operator]
+        put(f"puller.repository.index.merging.{name}", value)  # type: ignore[operator]
 
 
 @lru_cache(maxsize=PACKS)

@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from puller.errors import DamagedData, Locked, StoreDenied, StoreUnavailable
-from puller.repository import lease as leases
-from puller.repository.keys import KeyRing
-from puller.repository.lease import EXPIRY, Lease
-from puller.repository.sealing import BoxKind
+from puller.repository.collecting import lease as leases
+from puller.repository.collecting.lease import EXPIRY, Lease
+from puller.repository.format.sealing import BoxKind
+from puller.repository.keys.keyring import KeyRing
 from tests.lab.simulated import Died, Process, World
 
 BOXES = KeyRing.unencrypted(bytes(16)).boxes()

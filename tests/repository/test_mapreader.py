@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from puller.repository import packs
 from puller.repository import repository as repositories
-from puller.repository.pages import Address
-from puller.repository.reach import Reach
+from puller.repository.collecting.reach import Reach
+from puller.repository.format.pages import Address
+from puller.repository.reading import packs
 from puller.repository.repository import Repository
 from puller.store.base import ObjectInfo
 from puller.store.memory import MemoryStore

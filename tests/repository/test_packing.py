@@ -9,13 +9,13 @@ import pytest
 from puller.errors import RepositoryError, UnsupportedDisk
 from puller.pipeline.buffers import BufferPool
 from puller.repository import repository as repositories
-from puller.repository.footer import ID, PackKind
-from puller.repository.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.repository.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
+from puller.repository.format.chunk_slot import content_id
+from puller.repository.format.footer import ID, PackKind
+from puller.repository.format.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
+from puller.repository.format.sealing import BoxKind
+from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
-from puller.repository.sealing import BoxKind
-from puller.repository.slot import content_id
-from puller.repository.slots import Password
+from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, page_count
 from tests.lab.feed import SMALL
@@ -94,6 +94,6 @@ def test_a_disk_that_a_map_cannot_describe_is_refused_at_once(repository: Reposi
 def test_a_box_that_no_reader_takes_is_not_made(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puller.repository.sealing.BOX_LIMIT", 100)
+    monkeypatch.setattr("puller.repository.format.sealing.BOX_LIMIT", 100)
     with pytest.raises(RepositoryError, match="larger than a box may hold"):
         repository.keys.boxes().pack(BoxKind.POINT, "points/x", bytes(101))

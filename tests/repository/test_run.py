@@ -20,11 +20,11 @@ from puller.errors import (
     WrongKey,
 )
 from puller.repository import repository as repositories
-from puller.repository.damage import Damage
-from puller.repository.footer import PackKind
-from puller.repository.image import DiskImage
+from puller.repository.format.footer import PackKind
+from puller.repository.keys.key_slots import KeyFile, Password
+from puller.repository.reading.damage import Damage
+from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
-from puller.repository.slots import KeyFile, Password
 from puller.store.base import Body
 from puller.store.memory import MemoryStore
 from puller.store.patience import LONG, Patience, holding
@@ -146,7 +146,7 @@ def _apply(disk: bytearray, extents: list[tuple[int, int, Kind]], seed: int, chu
 def test_many_packs_and_a_small_pool_do_not_deadlock(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puller.repository.run.DATA_PACK", 300 * KIB)
+    monkeypatch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
     content = noise(1, 100 * CHUNK)
     root, _ = store_disk(repository, content)
     assert read_disk(repository, root) == content
@@ -170,7 +170,7 @@ def test_a_failing_store_fails_the_run(repository: Repository, monkeypatch: pyte
     def fail(key: str, body: object) -> None:
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr("puller.repository.run.DATA_PACK", 300 * KIB)
+    monkeypatch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
     monkeypatch.setattr(repository.store, "put", fail)
     with pytest.raises(StoreUnavailable):
         store_disk(repository, noise(1, 100 * CHUNK))
@@ -179,7 +179,7 @@ def test_a_failing_store_fails_the_run(repository: Repository, monkeypatch: pyte
 def test_a_failed_run_leaves_no_thread_and_its_packs_are_found_again(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puller.repository.run.DATA_PACK", 300 * KIB)
+    monkeypatch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
     content = noise(1, 60 * CHUNK)
     with pytest.raises(KeyboardInterrupt), repository.run(SMALL) as run:
         writer = run.disk(len(content), None)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData
-from puller.repository.catalogue import Catalogue
-from puller.repository.merging import merge, untouched
-from puller.repository.rows import Rows, prefixes_of
-from puller.repository.segment import BLOCK, BLOCK_ROWS, Segment, open_segment, write_segment
+from puller.repository.index.catalogue import Catalogue
+from puller.repository.index.merging import merge, untouched
+from puller.repository.index.rows import Rows, prefixes_of
+from puller.repository.index.segment import BLOCK, BLOCK_ROWS, Segment, open_segment, write_segment
 
 # Four prefixes, so that equal ones run over several blocks.
 row = st.tuples(st.sampled_from([0, 1, 1 << 63, (1 << 64) - 1]), st.integers(0, 300), st.integers(0, 9))
@@ -82,7 +82,7 @@ def test_a_merge_keeps_every_row_in_order(parts: list[list[Row]], numbers: list[
 
 
 def test_a_merge_of_many_rows_takes_them_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("puller.repository.merging.STEP", 4 * BLOCK_ROWS)
+    monkeypatch.setattr("puller.repository.index.merging.STEP", 4 * BLOCK_ROWS)
     parts = [spread(seed, 1000) for seed in range(5)]
     steps = list(merge([written(part) for part in parts], None))
     assert sum(map(len, steps)) == 5000

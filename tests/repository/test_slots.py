@@ -7,9 +7,9 @@ import pytest
 
 from puller.errors import DamagedData, KeyNotHeld, UsageError, WrongKey
 from puller.repository import repository as repositories
-from puller.repository import slots
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeyFile, Password
 from puller.repository.repository import Repository
-from puller.repository.slots import BACKUP_ONLY, FULL, KeyFile, Password
 from puller.store.memory import MemoryStore
 from puller.units import CHUNK, Extent, Kind
 from tests.lab.feed import read_disk, store_disk
@@ -70,7 +70,7 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from puller.repository.footer import PackKind
+    from puller.repository.format.footer import PackKind
 
     store_disk(repository, bytes(range(256)) * 2560)
     content = repository.keys.backup_only()

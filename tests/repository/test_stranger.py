@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from puller.repository import repository as repositories
+from puller.repository.keys.key_slots import Password
 from puller.repository.points import DiskRecord, Point, Ref, new_id
-from puller.repository.slots import Password
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import store_disk

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.repository.image import PackJob, Window
+from puller.repository.reading.image import PackJob, Window
 from puller.units import CHUNK
 
 

@@ -13,8 +13,8 @@ from puller.store.folder import FolderStore
 from puller.store.memory import MemoryStore
 from puller.store.paced import PacedStore
 from puller.store.retrying import RetryingStore
-from puller.store.s3 import S3Store
-from puller.store.s3_client import make_client
+from puller.store.s3.client import make_client
+from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
 from tests.lab.seaweed import Seaweed
 

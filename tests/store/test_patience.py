@@ -16,8 +16,8 @@ from puller.store.memory import MemoryStore
 from puller.store.parallel import each
 from puller.store.patience import Patience, holding
 from puller.store.retrying import RetryingStore
-from puller.store.s3 import S3Store
-from puller.store.s3_client import connect
+from puller.store.s3.client import connect
+from puller.store.s3.s3 import S3Store
 
 ENOUGH = 30.0
 """Seconds that nothing here comes near unless it waits for a socket's time limit, a minute."""

@@ -31,14 +31,14 @@ from puller.errors import (
     UsageError,
 )
 from puller.repository import repository as repositories
-from puller.repository import slots
-from puller.repository.condemned import ALL, Sentence
-from puller.repository.footer import PackKind
-from puller.repository.slots import KeyFile
+from puller.repository.format.footer import PackKind
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import KeyFile
+from puller.repository.records.condemned import ALL, Sentence
 from puller.store.base import Store
 from puller.store.retrying import RetryingStore
-from puller.store.s3 import S3Store
-from puller.store.s3_client import connect
+from puller.store.s3.client import connect
+from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
 from tests.store.scripted import Answer, s3_error, scripted_server
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.store.s3_body import SMALL, BufferFile, upload_body
+from puller.store.s3.body import SMALL, BufferFile, upload_body
 
 
 @given(st.binary(max_size=100), st.lists(st.tuples(st.sampled_from(["read", "seek"]), st.integers(0, 120))))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from puller.store.s3_bucket import LifecycleRule, parse_rule, reaches
+from puller.store.s3.bucket import LifecycleRule, parse_rule, reaches
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""The use cases: each joins the rooms below for one purpose."""

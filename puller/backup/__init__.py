@@ -1,0 +1,1 @@
+"""The transaction that takes a point: sources of frozen disks, bases, transfer, commit, reconciliation."""

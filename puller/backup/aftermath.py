@@ -1,0 +1,208 @@
+"""What a run that failed has still to take back, and what to call its failure.
+
+A run whose connection to libvirt is lost cannot end its job. The job would stay open until the next run, a
+night later perhaps, and all the while the guest's writes fill the scratch. So libvirt is asked again over a
+new connection. And what a run meets when its domain ends under it, an NBD error mostly, tells nobody that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.errors import (
+    ConnectionLost,
+    DomainNotRunning,
+    HypervisorError,
+    Interrupted,
+    JobLeftOpen,
+    Locked,
+    NbdError,
+    PullerError,
+)
+from puller.events import Notice, Observer
+from puller.hypervisor import secret
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.guest import quiesce
+from puller.hypervisor.job import openjob
+from puller.hypervisor.space.scratchwatch import ScratchWatch
+from puller.repository.points import Point
+from puller.store.patience import current, long
+
+RETURN = 20.0
+"""Seconds that libvirt's daemon may take to be back. Its restart takes 1 to 8."""
+
+HURRY = 5.0
+"""The same after a signal, which asks to be gone within 10 s."""
+
+PERSISTENCE = 600.0
+"""Seconds for which the end of a job is tried whose point is stored. A QEMU that hangs in its storage may
+come to itself; while this lasts, the service counts as running and somebody looks at the scratch."""
+
+_PAUSE = 0.2
+
+_BETWEEN = 2.0
+"""Seconds between two attempts to end a job."""
+
+
+def _expired(deadline: float) -> bool:
+    return time.monotonic() > deadline
+
+
+class Aftermath:
+    """A context around one run. ``checkpoint`` is its new one until it is committed or gone."""
+
+    def __init__(
+        self, host: Host, domain: Domain, repository_id: str, folders: Iterable[Path], observer: Observer
+    ) -> None:
+        self._host = host
+        self._domain = domain
+        self._repository_id = repository_id
+        self._folders = tuple(folders)
+        self._observer = observer
+        self.checkpoint: str | None = None
+
+    def __enter__(self) -> Self:
+        self._start = self._domain.start_id()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        loss = self._loss(error)
+        if loss is None and not isinstance(error, Exception):
+            # A signal between the begin of the job and the context that would have ended it.
+            with suppress(HypervisorError, Locked):
+                openjob.end_stale(self._domain, self._repository_id)
+                self._delete(self._domain)
+        if self.checkpoint is not None:
+            self._notice(f"checkpoint {self.checkpoint} could not be deleted now; the next run will")
+        # What comes after a commit is no failed backup, whatever went away.
+        if (
+            loss is not None
+            and isinstance(error, HypervisorError | NbdError)
+            and not isinstance(error, JobLeftOpen)
+        ):
+            raise loss from error
+
+    def delete(self) -> None:
+        """Delete the new checkpoint if it can be done now: its changes count in the older one all along."""
+        with suppress(HypervisorError):
+            self._delete(self._domain)
+
+    def let_be(self, error: Exception, point: Point) -> None:
+        """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
+
+        An open job is not left to it so soon: the guest pays for that. Raises JobLeftOpen if it stays.
+        """
+        if not self._host.is_alive():
+            self._come_back(RETURN)
+        text = error.message if isinstance(error, PullerError) else str(error)
+        scratch = self._open_scratch() if self._host.is_alive() else None
+        if scratch is not None:
+            self._notice(
+                f"the point is stored; its backup job is still open, and its end is tried on: {text}"
+            )
+            self._persist(point, scratch)
+        self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
+
+    def _open_scratch(self) -> frozenset[Path] | None:
+        """Folders of the scratch of our open job, none if libvirt does not say; None if no job is open."""
+        try:
+            job = openjob.open_job(self._domain)
+        except HypervisorError:
+            return frozenset()
+        if job is None or not openjob.is_ours(job, self._repository_id):
+            return None
+        return frozenset(path.parent for path in job.scratch)
+
+    def _persist(self, point: Point, scratch: Iterable[Path]) -> None:
+        """End the job, however often it has to be asked, and look at the room for its scratch meanwhile."""
+        waiting = current() or long()  # a signal ends it, in whatever thread this is
+        deadline = time.monotonic() + PERSISTENCE
+        with ExitStack() as watches:
+            for folder in scratch:
+                watches.enter_context(ScratchWatch(folder, self._warn))
+            while (error := self._try_to_end()) is not None:
+                if waiting.ended:
+                    raise Interrupted("stopped by a signal")
+                if _expired(deadline):
+                    raise JobLeftOpen(
+                        f"point {point.point} of domain {self._domain.name} is stored, but its backup job "
+                        f"cannot be ended: {error.message}",
+                        advice=f"Run 'virsh domjobabort {self._domain.name}' before the scratch is full; "
+                        "the next backup of the domain tries it too.",
+                    ) from error
+                waiting.pause(_BETWEEN)
+
+    def _try_to_end(self) -> PullerError | None:
+        """Why the job is still open."""
+        try:
+            openjob.end_stale(self._domain, self._repository_id)
+        except (HypervisorError, Locked) as error:
+            return error
+        return None
+
+    def _warn(self, error: PullerError) -> None:
+        folder = error.message.partition(" has only ")[0]
+        self._notice(
+            f"{folder} is filling up and the backup job cannot be ended: writes of the guest may fail soon; "
+            f"run 'virsh domjobabort {self._domain.name}'"
+        )
+
+    def _loss(self, error: BaseException) -> HypervisorError | None:
+        """What went away, if that is why the run failed."""
+        name = self._domain.name
+        if not self._host.is_alive():
+            self._come_back(RETURN if isinstance(error, Exception) else HURRY)
+            return ConnectionLost(
+                f"the connection to libvirt at {self._host.uri} was lost during the backup of domain {name}"
+            )
+        if self._start is not None and self._has_ended() and not isinstance(error, DomainNotRunning):
+            return DomainNotRunning(f"domain {name} was shut off during the backup")
+        return None
+
+    def _has_ended(self) -> bool:
+        """Whether the start of the domain that was backed up is over."""
+        try:
+            return self._domain.start_id() != self._start
+        except HypervisorError:  # a transient domain is gone with its end
+            return True
+
+    def _come_back(self, patience: float) -> None:
+        """Over a new connection, end our job and remove its files and its checkpoint."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                with Host.connect(self._host.uri) as host:
+                    self._clean_up(host.domain(self._domain.uuid))
+                return
+            except (HypervisorError, Locked) as error:
+                if time.monotonic() > deadline:
+                    self._notice(f"the backup job is left for the next run to end: {error.message}")
+                    return
+            time.sleep(_PAUSE)
+
+    def _clean_up(self, domain: Domain) -> None:
+        quiesce.thaw_left_over(domain)
+        openjob.end_stale(domain, self._repository_id)
+        for folder in self._folders:
+            openjob.sweep_scratch(domain, folder, self._repository_id)
+        secret.sweep_secrets(domain, self._repository_id)
+        self._delete(domain)
+
+    def _delete(self, domain: Domain) -> None:
+        if self.checkpoint is not None:
+            checkpoints.delete(domain, self.checkpoint)
+            self.checkpoint = None
+
+    def _notice(self, text: str) -> None:
+        self._observer(Notice(self._domain.name, text))

@@ -1,0 +1,375 @@
+"""Backup: the transaction of docs/architecture.md, one domain, one restore point.
+
+The order of its steps is the promise that puller makes: a point exists only when all it needs is
+durable, and a checkpoint goes only when no point needs it any more.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from msgspec import structs
+
+from puller.backup import clock, reconcile
+from puller.backup.aftermath import Aftermath
+from puller.backup.bases.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
+from puller.backup.bases.history import History
+from puller.backup.metadata import Beside
+from puller.backup.notes import Notes
+from puller.backup.omissions import omissions
+from puller.backup.sources.offline import Offline
+from puller.backup.sources.push import Push
+from puller.backup.sources.source import NoDisks, Pull, Source
+from puller.backup.transfer import Transfer
+from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
+from puller.events import Committed, Notice, Observer, Step
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.facts import with_facts
+from puller.hypervisor.domain.image import with_stored_chain
+from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.runlock import RunLock
+from puller.hypervisor.shared import refuse_shared
+from puller.hypervisor.space.scratch import default_directory
+from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
+from puller.repository.repository import Repository
+from puller.repository.writing.run import Run, Tuning
+from puller.store.patience import holding, long
+
+PULL = Pull.mode
+PUSH = Push.mode
+
+FrozenHook = Callable[[Sequence[DiskExport]], None]
+Chooser = Callable[[History], dict[str, Base]]
+
+
+def ignore_frozen(exports: Sequence[DiskExport]) -> None:
+    """The hook that does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be backed up, and how.
+
+    ``disks`` empty means all that hold data; the domain need not have those of ``exclude_if_present``;
+    ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
+    ``compare_every`` does so for disks that were last read as a whole so long ago. ``mode`` is ``pull`` or
+    ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
+    bytes a second, of all disks together.
+    """
+
+    domain: str
+    connect: str
+    disks: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    exclude_if_present: tuple[str, ...] = ()
+    full: bool = False
+    compare: bool = False
+    compare_every: timedelta | None = None
+    scratch_dir: str | None = None
+    mode: str = PULL
+    quiesce: Quiesce = Quiesce.AUTO
+    staging_dir: str | None = None
+    keep_staging: bool = False
+    tags: dict[str, str] | None = None
+    tuning: Tuning | None = None
+    read_rate: int | None = None
+
+
+def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
+    """See ``puller.backup``."""
+
+    def tell(text: str) -> None:
+        observer(Notice(plan.domain, text))
+
+    with holding(long(tell)), Host.connect(plan.connect) as host:
+        domain = host.domain(plan.domain)
+        disks = _disks(domain, plan)
+        refuse_shared(host, domain, disks)
+        with DomainLock(domain.uuid, domain.name, lock_directory()):
+            source = _source(repository, plan, domain, disks, observer)
+            folders = _folders(plan, disks) | {source.folder}
+            with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
+                transaction = _Transaction(
+                    repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
+                )
+                transaction.note(_omissions(domain, plan))
+                point = _attempt(transaction, plan, disks, source, observer)
+                transaction.retire(point)
+                return point
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether a signal ended the run: in a thread of a batch, as an error of puller's."""
+    return isinstance(error, Interrupted) or not isinstance(error, Exception)
+
+
+def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
+    """Those that are to be taken, with the images behind them."""
+    chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
+    whole = chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
+    return with_facts(domain, whole)
+
+
+def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
+    """What the point will not hold, for its notes."""
+    excluded = {*plan.exclude, *plan.exclude_if_present}
+    return omissions(domain.xml(), domain.disks(), plan.disks, excluded)
+
+
+def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
+    """Where earlier runs may have left files: those that are named, too, whatever this run needs them for."""
+    named = {Path(folder) for folder in (plan.scratch_dir, plan.staging_dir) if folder is not None}
+    return named | {disk.path.parent for disk in disks if disk.path}
+
+
+def _attempt(
+    transaction: _Transaction, plan: Plan, disks: Sequence[Disk], source: Source, observer: Observer
+) -> Point:
+    """Read all of what builds upon something that turns out to be unusable."""
+    if plan.full:
+        return transaction.run(lambda history: from_nothing(disks, ASKED))
+    if plan.compare:
+        return transaction.run(lambda history: doubted(source.bases(history), COMPARED))
+    try:
+        return transaction.run(lambda history: _bases(source, history, plan.compare_every))
+    except BaseDamaged as error:
+        doubt = f"the last point is damaged: {error.message}"
+        observer(Notice(plan.domain, f"{doubt}: the run begins anew and reads all of the disks"))
+    except CheckpointUnusable as error:
+        # What libvirt said of the bitmaps did not hold when the job was to begin.
+        doubt = error.message
+    return transaction.run(lambda history: doubted(source.bases(history), doubt))
+
+
+def _bases(source: Source, history: History, every: timedelta | None) -> dict[str, Base]:
+    bases = source.bases(history)
+    return bases if every is None else overdue(history, bases, every, datetime.now(UTC))
+
+
+def _source(
+    repository: Repository, plan: Plan, domain: Domain, disks: Sequence[Disk], observer: Observer
+) -> Source:
+    scratch = default_directory(disks, domain.state_directory)
+    if plan.scratch_dir is not None:
+        scratch = Path(plan.scratch_dir)
+    if not disks:
+        observer(Notice(domain.name, "no disk to back up: the point holds the configuration only"))
+        return NoDisks(scratch)
+    if not domain.is_active():
+        text = "shut off: its images are read, and it cannot be started before that is done"
+        observer(Notice(domain.name, text))
+        return Offline(domain, disks, repository.id, scratch)
+    if plan.mode == PULL:
+        return Pull(domain, disks, repository.id, scratch)
+    staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
+    return Push(domain, disks, repository, staging, plan.keep_staging, observer)
+
+
+class _Transaction:
+    """One run over one domain."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a run is made of
+        self,
+        repository: Repository,
+        plan: Plan,
+        domain: Domain,
+        disks: Sequence[Disk],
+        source: Source,
+        aftermath: Aftermath,
+        folders: Iterable[Path],
+        observer: Observer,
+        on_frozen: FrozenHook,
+    ) -> None:
+        self._repository = repository
+        self._plan = plan
+        self._domain = domain
+        self._disks = disks
+        self._source = source
+        self._aftermath = aftermath
+        self._folders = folders
+        self._observer = observer
+        self._on_frozen = on_frozen
+        self._notes = Notes(domain.name, observer)
+        self._began = time.monotonic()
+        self._committed: Point | None = None
+
+    def run(self, choose: Chooser) -> Point:
+        """Take the point; whatever fails, leave nothing of this run behind.
+
+        Raises BaseDamaged or CheckpointUnusable where reading all of the disks would fare better.
+        """
+        self._step("reconcile")
+        history = History(self._repository, self._domain.uuid)
+        reconcile.reconcile(self._domain, self._repository, history, self._folders, self._observer)
+        self._step("choose")
+        bases = unhurt(self._repository, choose(history))
+        self._step("preflight")
+        self._source.check_room(bases)
+        # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
+        return self._take_upon(self._repository.run(self._plan.tuning), bases)
+
+    def note(self, texts: Iterable[str]) -> None:
+        """Keep ``texts`` with the point."""
+        for text in texts:
+            self._notes.add(text)
+
+    def retire(self, point: Point) -> None:
+        """Delete what the committed ``point`` makes superfluous; it stands, whatever happens now."""
+        checkpoint = checkpoints.checkpoint_name(self._repository.id, point.point)
+        if point.checkpoint != checkpoint:
+            return
+        try:
+            self._step("retire")
+            reconcile.retire(self._domain, self._repository, checkpoint)
+        except HypervisorError as error:
+            self._notice(f"older checkpoints are left for the next run to delete: {error.message}")
+
+    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
+        try:
+            # Inside: what a thread of the run met is raised only when the run is left.
+            with run:
+                return self._take(run, bases)
+        except DamagedData as error:
+            if all(base.checkpoint is None for base in bases.values()):
+                raise
+            # A run that is open reads nothing stored but the parents: their maps and their records.
+            raise BaseDamaged(error.message, advice=error.advice) from error
+        except (HypervisorError, NbdError, OSError) as error:
+            if self._committed is None:
+                raise
+            self._aftermath.let_be(error, self._committed)
+            return self._committed
+
+    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
+        """Freeze, copy, commit and let go."""
+        self._step("begin")
+        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
+        draft = Point(
+            point=new_id(moment),
+            domain=self._domain.name,
+            uuid=self._domain.uuid,
+            time=moment,
+            mode=self._source.mode,
+            kind="",
+            disks=(),
+            tags=self._plan.tags or {},
+            host=platform.node(),
+        )
+        self._note_plain()
+        checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
+        disks = self._source.freeze(bases, checkpoint, draft.point)
+        plan = self._plan
+        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
+        with (
+            self._undone_unless_committed(checkpoint) as commit,
+            RunLock(self._source.folder, checkpoint, self._domain),
+            quiesced as frozen,
+        ):
+            beside = Beside(self._domain, self._disks, self._notes, sealed=self._sealed)
+            records, attachments = self._copy(run, frozen, bases, beside)
+            beside.compare(self._notes)
+            mark = self._source.mark(bases, checkpoint)
+            point = structs.replace(
+                draft,
+                time=max(draft.time, frozen.frozen_at),
+                kind=kind_of(records),
+                disks=records,
+                parent=newest_of(base.parent.point for base in bases.values() if base.parent),
+                checkpoint=mark.checkpoint,
+                checkpoint_xml=mark.xml,
+                consistency=frozen.consistency,
+                freeze_seconds=frozen.freeze_seconds,
+                scratch_peak=frozen.scratch_used(),
+                attachments=attachments,
+                notes=self._notes.texts,
+                seconds=round(time.monotonic() - self._began, 3),
+            )
+            self._step("commit")
+            commit(run, point)
+            clock.compare(run.clock_ahead, self._domain.name, self._observer)
+            self._step("end")
+        return point
+
+    def _note_plain(self) -> None:
+        """A point holds what is inside of an encrypted disk."""
+        if self._repository.keys.public is None:
+            for disk in self._disks:
+                if disk.lock is not None:
+                    self._notes.add(
+                        f"disk {disk.target} is encrypted on this host, and its content is stored in plain: "
+                        "the repository is not encrypted"
+                    )
+
+    def _step(self, name: str) -> None:
+        self._observer(Step(self._domain.name, name))
+
+    def _notice(self, text: str) -> None:
+        self._observer(Notice(self._domain.name, text))
+
+    @contextmanager
+    def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
+        """Delete the new checkpoint on failure: its changes count in the older one all along."""
+
+        def commit(run: Run, point: Point) -> None:
+            try:
+                run.commit(point)
+            except BaseException as error:
+                # The put may have taken effect before the signal; then the checkpoint is the point's.
+                if is_stop(error) and self._repository.points.holds(point):
+                    self._stored(point)
+                raise
+            self._stored(point)
+
+        self._aftermath.checkpoint = checkpoint
+        try:
+            yield commit
+        except BaseException:
+            self._aftermath.delete()
+            raise
+
+    def _stored(self, point: Point) -> None:
+        self._aftermath.checkpoint = None
+        self._committed = point
+        self._observer(Committed(self._domain.name, point))
+
+    def _copy(
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base], beside: Beside
+    ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
+        """Read all disks into the repository; return once everything is durable."""
+        frozen.settle()
+        self._on_frozen(frozen.exports)
+        self._step("read")
+        with Transfer(
+            self._repository, run, self._domain.name, self._observer, self._plan.read_rate
+        ) as transfer:
+            transfer.read_all(frozen.exports, bases)
+            frozen.confirm()
+            self._step("store")
+            records = transfer.finish({disk.target: disk for disk in self._disks})
+            attachments = tuple(
+                Attachment(name, len(body), Ref.to(run.attach(body)))
+                for name, body in beside.contents.items()
+            )
+            run.flush()
+        self._tell_effort(run)
+        return records, attachments
+
+    def _tell_effort(self, run: Run) -> None:
+        summary = run.effort.summary()
+        if summary is not None:
+            self._notice(summary)
+
+    @property
+    def _sealed(self) -> bool:
+        return self._repository.keys.public is not None

@@ -1,0 +1,287 @@
+"""What each disk of a new point is taken from, and why not from something cheaper.
+
+======================  ==============================================  ====================================
+the repository has      and the disk's dirty bitmap                     the disk is taken as
+======================  ==============================================  ====================================
+a point with the disk   of that point's own checkpoint is whole         incremental: what the bitmap names
+a point with the disk   is lost, broken, of another image or never was  rehash: all is read, the rest is known
+none                                                                    full
+======================  ==============================================  ====================================
+
+A bitmap is believed only upon the point that it was made with, its *owner*. Its image may be put back to an
+earlier state, and the bitmap in it goes back too, so it always tells what the image differs in from the
+owner. Of a later point it knows nothing: one that was taken while the domain was shut off names the bitmap
+that was there, and a copy of the image from before that point has that bitmap as well.
+
+A rehash needs nothing of its parent: its chunks are found by their ids in the index, and a page of
+the map that comes out the same has the same id too. So it reads like a full and stores like an
+incremental, even where the parent's map is damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from puller.backup.bases.facts import is_strange
+from puller.backup.bases.history import History
+from puller.backup.bases.probe import FOREIGN
+from puller.errors import DamagedData
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import untracked
+from puller.repository.points import MOMENT, DiskRecord, Point, time_of
+from puller.repository.reading.image import DiskImage
+from puller.repository.repository import Repository
+
+ASKED = "all disks were to be read in full"
+FIRST = "no earlier point has this disk"
+COMPARED = "it was to be read in full and compared"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A point that has the disk, and its record of the disk."""
+
+    point: Point
+    record: DiskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What one disk is taken from. ``checkpoint`` is the one whose bitmap tells what changed, if any does.
+
+    ``reason`` says why the disk is no incremental; it is empty for one. ``strange`` is whether its image or
+    QEMU is not the one that it was, so that the bitmap needs a harder look.
+    """
+
+    parent: Parent | None
+    checkpoint: str | None
+    reason: str
+    strange: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``full``, ``rehash`` or ``incremental``."""
+        if self.parent is None:
+            return "full"
+        return "rehash" if self.checkpoint is None else "incremental"
+
+    def compared(self, reason: str) -> Base:
+        """The same parent without the bitmap: all of the disk is read."""
+        return replace(self, checkpoint=None, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The newest checkpoint that records when a point is taken, and its XML."""
+
+    checkpoint: str | None
+    xml: str | None
+
+
+class Bitmaps(Protocol):
+    """The dirty bitmaps of a domain's disks, by the checkpoint that they belong to."""
+
+    oldest: str
+    """What the id of the oldest point whose own checkpoint may be among them begins with: its second.
+
+    Behind all ids if there is none.
+    """
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """Targets of the disks whose bitmap of ``checkpoint`` is there and whole."""
+        ...
+
+    def fault(self, checkpoint: str) -> str:
+        """Why a disk is not among the sound ones of ``checkpoint``."""
+        ...
+
+
+class LiveBitmaps:
+    """Those that libvirt and QEMU know of a domain that is active. Raises HypervisorError."""
+
+    def __init__(self, domain: Domain, repository_id: str) -> None:
+        self._domain = domain
+        self._known = {item.name for item in checkpoints.list_checkpoints(domain)}
+        self.oldest = oldest_of(self._known, repository_id)
+        self._sound: dict[str, frozenset[str]] = {}
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """See Bitmaps. Each checkpoint is asked about once."""
+        if checkpoint not in self._sound:
+            known = checkpoint in self._known
+            self._sound[checkpoint] = frozenset(
+                checkpoints.dirty_bytes(self._domain, checkpoint) if known else ()
+            )
+        return self._sound[checkpoint]
+
+    def fault(self, checkpoint: str) -> str:
+        """See Bitmaps."""
+        if checkpoint in self._known:
+            return f"its dirty bitmap of checkpoint {checkpoint} is missing or inconsistent"
+        return f"libvirt has lost checkpoint {checkpoint}"
+
+
+def oldest_of(names: Iterable[str], repository_id: str) -> str:
+    """See Bitmaps.oldest, of checkpoints of these names."""
+    points = filter(None, (checkpoints.point_of(name, repository_id) for name in names))
+    return min(points, default="~")[:MOMENT]
+
+
+def choose(history: History, disks: Sequence[Disk], bitmaps: Bitmaps) -> dict[str, Base]:
+    """The base of each disk, by target. Raises StoreError, HypervisorError."""
+    return {disk.target: _choose(history, disk, bitmaps) for disk in disks}
+
+
+def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
+    """Bases for fulls of all disks."""
+    return {disk.target: Base(None, None, reason) for disk in disks}
+
+
+def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
+    """The same bases, none of them incremental."""
+    return {
+        target: base if base.checkpoint is None else base.compared(reason) for target, base in bases.items()
+    }
+
+
+def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
+    """The same bases, without the bitmaps of the disks in ``reasons``, by target, and of their siblings.
+
+    A foreign image has often changed places with another one of its checkpoint, whose own look may miss it.
+    """
+    bad = {bases[target].checkpoint: target for target, reason in reasons.items() if reason == FOREIGN}
+    doubts = {
+        target: f"disk {bad[base.checkpoint]}, of the same checkpoint, was found to be another"
+        for target, base in bases.items()
+        if base.checkpoint in bad and base.checkpoint is not None
+    } | dict(reasons)
+    return {
+        target: base.compared(doubts[target]) if target in doubts else base for target, base in bases.items()
+    }
+
+
+def overdue(history: History, bases: Mapping[str, Base], every: timedelta, now: datetime) -> dict[str, Base]:
+    """The same bases, none incremental of a disk that was last read as a whole ``every`` ago or earlier."""
+    return {
+        target: base.compared(COMPARED)
+        if base.checkpoint is not None and _last_whole(history, target) <= now - every
+        else base
+        for target, base in bases.items()
+    }
+
+
+def _last_whole(history: History, target: str) -> datetime:
+    for point in history:
+        if (record := point.disk(target)) is not None:
+            return time_of(record.whole or point.point)
+    return datetime.min.replace(tzinfo=UTC)
+
+
+def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
+    """By target: the checkpoint that the disk is incremental from, or None."""
+    return {target: base.checkpoint for target, base in bases.items()}
+
+
+def kept(bases: Mapping[str, Base]) -> Mark:
+    """The newest checkpoint that the bases have: it stays where no new one can be made.
+
+    Its own point stays the base of later runs; what was read since is read again, and known.
+    """
+    marks = {
+        base.checkpoint: base.parent.point.checkpoint_xml
+        for base in bases.values()
+        if base.checkpoint is not None and base.parent is not None
+    }
+    newest = max(marks, default=None)
+    return Mark(newest, None if newest is None else marks[newest])
+
+
+def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
+    last: Parent | None = None
+    for point in history:
+        record = point.disk(disk.target)
+        if record is None:
+            continue
+        parent = Parent(point, record)
+        last = last or parent
+        if _fits(parent, disk, bitmaps):
+            return Base(parent, point.checkpoint, "", is_strange(disk.facts, record.image))
+        if point.point < bitmaps.oldest or untracked(disk) is not None:
+            break
+    return (
+        Base(None, None, FIRST) if last is None else Base(last, None, _reason(history, last, disk, bitmaps))
+    )
+
+
+def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
+    """Whether a bitmap tells what changed since ``parent``: one that was made with it."""
+    checkpoint = parent.point.checkpoint
+    if checkpoint is None or checkpoints.owner_of(checkpoint) != parent.point.point:
+        return False
+    return (
+        _is_same(disk, parent.record) and untracked(disk) is None and disk.target in bitmaps.sound(checkpoint)
+    )
+
+
+def _is_same(disk: Disk, record: DiskRecord) -> bool:
+    """Whether it is the image that it was, upon the images that it lay upon.
+
+    All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit. And no
+    bitmap tells what changes with the images behind (``qemu-img rebase -u``).
+    """
+    return (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
+
+
+def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
+    """Why the disk cannot be incremental, as far as its newest point tells."""
+    if (why := untracked(disk)) is not None:
+        return why
+    record = last.record
+    if not _is_same(disk, record):
+        return _difference(disk, record)
+    checkpoint = last.point.checkpoint
+    if checkpoint is None:
+        return "the last point left no checkpoint"
+    if not history.holds(checkpoint) or disk.target in bitmaps.sound(checkpoint):
+        owner = checkpoints.owner_of(checkpoint)
+        return f"point {owner}, since which its dirty bitmap records, is gone, damaged or of another image"
+    return bitmaps.fault(checkpoint)
+
+
+def _difference(disk: Disk, record: DiskRecord) -> str:
+    if (disk.format, disk.source) != (record.format, record.source):
+        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+    now, then = (", ".join(chain) or "nothing" for chain in (disk.backing, record.backing))
+    return f"it lies upon {now} now and lay upon {then}"
+
+
+def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
+    """The same bases, but none incremental upon a map that needs a pack known to be damaged.
+
+    Reading all of the disk stores anew what it still has. To be called before a job is open: where
+    anything is known to be damaged, the whole map is walked. Raises StoreError.
+    """
+    repository.learn_damage()
+    damaged = repository.packs.damaged
+    return {
+        target: base.compared("stored data of its last point is damaged")
+        if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
+        else base
+        for target, base in bases.items()
+    }
+
+
+def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bool:
+    """Whether the map of ``base`` needs one of these packs, or cannot be read."""
+    if base.parent is None:
+        return False
+    try:
+        root = base.parent.record.root.address
+        return DiskImage(repository.maps, repository.packs, root).needs(damaged)
+    except DamagedData:
+        return True

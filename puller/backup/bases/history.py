@@ -1,0 +1,49 @@
+"""The points of one domain, newest first, read as far as somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from puller.errors import DamagedData, NoSuchPoint
+from puller.hypervisor.domain.checkpoint import owner_of
+from puller.repository.points import MOMENT, Point, in_order
+from puller.repository.repository import Repository
+
+
+class History:
+    """Iterates over what can be read; each record is read once. Raises StoreError."""
+
+    def __init__(self, repository: Repository, uuid: str) -> None:
+        self._repository = repository
+        self._uuid = uuid
+        self.ids = sorted((point_id for _, point_id in repository.points.names(uuid)), reverse=True)
+        self._read: list[Point] = []
+        self._rest = self._load()
+
+    def __iter__(self) -> Iterator[Point]:
+        position = 0
+        while position < len(self._read) or self._advance():
+            yield self._read[position]
+            position += 1
+
+    def _advance(self) -> bool:
+        point = next(self._rest, None)
+        if point is not None:
+            self._read.append(point)
+        return point is not None
+
+    def _load(self) -> Iterator[Point]:
+        """Ids order by the second; within one, a point comes after those that it was taken from."""
+        for _, group in groupby(self.ids, key=lambda point_id: point_id[:MOMENT]):
+            yield from reversed(in_order(filter(None, map(self._get, group))))
+
+    def _get(self, point_id: str) -> Point | None:
+        try:
+            return self._repository.points.get(self._uuid, point_id)
+        except (NoSuchPoint, DamagedData):
+            return None
+
+    def holds(self, checkpoint: str) -> bool:
+        """Whether the point that our ``checkpoint`` was made with is there: only upon that it can be used."""
+        return owner_of(checkpoint) in self.ids

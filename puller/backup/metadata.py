@@ -1,0 +1,92 @@
+"""What belongs to a domain beside its disks, for the attachments of a point.
+
+=================  =====================================================================================
+``domain.xml``     what defines it again, as it will be at its next start
+``live.xml``       what it is now, if it is active
+``nvram.fd``       the variables of its UEFI firmware
+``varstore.json``  the same, of firmware that keeps them in QEMU's ``uefi-vars`` device
+``tpm.tar``        the state of its emulated TPM
+``images.json``    by target, what ``qemu-img info`` says of the image and of all behind it
+=================  =====================================================================================
+
+Passwords in the XML and the TPM's state are taken only for a repository that encrypts them.
+
+They are read as soon as the disks are frozen: a guest that installs a boot loader, or seals its disk's key
+anew, writes both. At the end of the transfer, hours later perhaps, it is looked whether they are still so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from puller.backup.notes import Notes
+from puller.errors import HypervisorError
+from puller.hypervisor.domain import firmware
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import describe
+
+
+def gather(
+    domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool
+) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each attachment; ``sealed`` says whether the repository is encrypted.
+
+    What cannot be read is left out with a note: no backup fails for it, except that the domain's XML must
+    be there. Raises HypervisorError.
+    """
+    for name, read in _readers(domain, sealed):
+        try:
+            content = read(domain)
+        except HypervisorError as error:
+            if name == "domain.xml":
+                raise
+            notes.add(f"the point has no {name}: {error.message}")
+            continue
+        if content is not None:
+            yield name, content
+    if not sealed and firmware.has_tpm(domain):
+        notes.add("the point has no tpm.tar: the repository is not encrypted")
+    if any(disk.path is not None for disk in disks):
+        try:
+            yield "images.json", _images(disks)
+        except HypervisorError as error:
+            notes.add(f"the point has no images.json: {error.message}")
+
+
+class Beside:
+    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError."""
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
+        self._domain = domain
+        self._sealed = sealed
+        self.contents = dict(gather(domain, disks, notes, sealed=sealed))
+
+    def compare(self, notes: Notes) -> None:
+        """Note what is another by now. What cannot be told, as of a domain that has ended, is passed over."""
+        for name, read in _readers(self._domain, self._sealed):
+            with suppress(HypervisorError):
+                if name in self.contents and self.contents[name] != read(self._domain):
+                    notes.add(f"{name} changed during the backup: the point has it as it was when that began")
+
+
+def _definition(domain: Domain, sealed: bool) -> bytes:
+    return (domain.secure_xml() if sealed else domain.inactive_xml()).encode()
+
+
+def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Domain], bytes | None]]]:
+    """Of what may change at any time."""
+    yield "domain.xml", lambda domain: _definition(domain, sealed)
+    if domain.is_active():
+        yield "live.xml", lambda domain: domain.xml().encode()
+    yield "nvram.fd", firmware.nvram
+    yield "varstore.json", firmware.varstore
+    if sealed:
+        yield "tpm.tar", firmware.tpm
+
+
+def _images(disks: Sequence[Disk]) -> bytes:
+    facts = {disk.target: describe(disk.path, disk.format) for disk in disks if disk.path is not None}
+    return json.dumps(facts, indent=1, sort_keys=True).encode()

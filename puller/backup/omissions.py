@@ -1,0 +1,32 @@
+"""What of a domain its point does not hold, for the notes of the point. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.hostfiles import named_files
+
+
+def omissions(
+    xml: str, disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
+) -> Iterator[str]:
+    """One note for each disk that changes and is not taken, and one for all that does not change.
+
+    A disk that the user leaves out is no news: one of ``excluded``, or any if the others were ``wanted`` by
+    name. That a shareable one is taken is.
+    """
+    for disk in disks:
+        if disk.shareable and disk.target in wanted and disk.target not in excluded:
+            yield f"disk {disk.target} is shareable: what other hosts write to it is not frozen"
+    left = [] if wanted else [disk for disk in disks if disk.omission and disk.target not in excluded]
+    for disk in left:
+        if disk.holds_changes:
+            yield f"the point does not hold disk {disk.target}: it is {disk.omission}"
+    still = [_named(disk) for disk in left if disk.source and not disk.holds_changes]
+    if outside := [*named_files(xml), *still]:
+        yield f"the point does not hold {', '.join(outside)}"
+
+
+def _named(disk: Disk) -> str:
+    return f"disk {disk.target} ({disk.omission}, {disk.source})"

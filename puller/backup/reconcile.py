@@ -1,0 +1,118 @@
+"""What earlier runs left behind, and what a committed point makes superfluous.
+
+Only things that carry this repository's id in their names are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from puller.backup.bases.history import History
+from puller.errors import HypervisorError
+from puller.events import Notice, Observer
+from puller.hypervisor import secret
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.checkpoint import Checkpoint
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.guest import quiesce
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.strays import find_strays, remove_stray
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+
+_LOOK_BACK = 8
+"""Points that are looked at for a checkpoint: those of raw disks have none."""
+
+
+def reconcile(
+    domain: Domain, repository: Repository, history: History, scratch: Iterable[Path], observer: Observer
+) -> None:
+    """End our stale job, sweep our files in the ``scratch`` folders, delete our checkpoints without a point.
+
+    The caller holds the domain's lock, so no living run of this host owns what is found. Raises
+    JobRunning if the open job is somebody else's, Locked if a run lives whose locks are elsewhere,
+    StoreError, HypervisorError.
+    """
+    if quiesce.thaw_left_over(domain):
+        observer(Notice(domain.name, "thawed file systems that an earlier run had left frozen"))
+    if openjob.end_stale(domain, repository.id):
+        observer(Notice(domain.name, "ended a backup job that an earlier run had left open"))
+    for folder in scratch:
+        for path in openjob.sweep_scratch(domain, folder, repository.id):
+            observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
+    for usage in secret.sweep_secrets(domain, repository.id):
+        observer(Notice(domain.name, f"removed libvirt's secret {usage} of an earlier run"))
+    if domain.is_active():  # libvirt deletes and redefines no checkpoint of a domain that is shut off
+        _delete_orphans(domain, repository, history, observer)
+        _recover(domain, repository, history, observer)
+
+
+def _delete_orphans(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
+    for checkpoint in _ours(domain, repository):
+        if not history.holds(checkpoint.name):
+            checkpoints.delete(domain, checkpoint.name)
+            observer(Notice(domain.name, f"deleted checkpoint {checkpoint.name}: it has no restore point"))
+
+
+def _recover(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
+    """Give libvirt back its records of checkpoints whose bitmaps are still there; remove bitmaps without use.
+
+    Records are lost where bitmaps are not: when a domain has moved to another host, was undefined and
+    defined again, or is transient and was started anew.
+    """
+    known = {item.name for item in checkpoints.list_checkpoints(domain)}
+    strays = find_strays(domain, repository.id)
+    latest = [point for point in islice(history, _LOOK_BACK) if _is_of_use(point, history)]
+    for point in latest:
+        # The newest one's bitmaps may be in QEMU's memory only; those of others have to be in the images.
+        name = str(point.checkpoint)
+        if name not in known and (point is latest[0] or name in strays) and _redefine(domain, point):
+            known.add(name)
+            observer(Notice(domain.name, f"checkpoint {name} was lost by libvirt and is known again"))
+    for name in strays.keys() - known:
+        _remove_stray(domain, name, strays[name], observer)
+
+
+def _is_of_use(point: Point, history: History) -> bool:
+    return point.checkpoint is not None and history.holds(point.checkpoint)
+
+
+def _redefine(domain: Domain, point: Point) -> bool:
+    """Whether libvirt knows the point's checkpoint now, with a bitmap that can be used."""
+    try:
+        return checkpoints.redefine(domain, str(point.checkpoint), point.checkpoint_xml or "<none/>")
+    except HypervisorError:
+        return False  # then it is as lost as its bitmaps would be: the disks are compared instead
+
+
+def _remove_stray(domain: Domain, name: str, targets: list[str], observer: Observer) -> None:
+    where = ", ".join(targets)
+    try:
+        remove_stray(domain, name, targets)
+    except HypervisorError as error:
+        observer(Notice(domain.name, f"a dirty bitmap without use stays in {where}: {error.message}"))
+    else:
+        observer(
+            Notice(domain.name, f"removed dirty bitmap {name} from {where}: no checkpoint has it any more")
+        )
+
+
+def _ours(domain: Domain, repository: Repository) -> list[Checkpoint]:
+    found = checkpoints.list_checkpoints(domain)
+    return [item for item in found if checkpoints.point_of(item.name, repository.id) is not None]
+
+
+def retire(domain: Domain, repository: Repository, newest: str) -> None:
+    """Delete our checkpoints that ``newest``, now committed, makes superfluous.
+
+    One that tracks a disk which the newer ones do not is kept: that disk was left out of the last
+    points and stays incremental by it.
+    """
+    present = {disk.target for disk in domain.disks()}
+    covered: set[str] = set()
+    for checkpoint in reversed(_ours(domain, repository)):
+        if checkpoint.name != newest and checkpoint.disks & present <= covered:
+            checkpoints.delete(domain, checkpoint.name)
+        covered |= checkpoints.dirty_bytes(domain, checkpoint.name).keys()

@@ -1,0 +1,128 @@
+"""A look at the image of a running disk, for where QEMU's word on what changed has to do otherwise.
+
+An image that QEMU pushed has only what the bitmap calls dirty, so there is no clean chunk in it that could
+be compared with the base (``puller.backup.bases.probe``). Its image on this host has them all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from puller.backup.bases.probe import FOREIGN, Probe
+from puller.errors import CheckpointUnusable, DamagedData, NbdError
+from puller.hypervisor.domain.disk import Disk
+from puller.nbd.export import Export
+from puller.nbd.image import ImageServer, Keys
+from puller.repository.points import DiskRecord
+from puller.repository.repository import Repository
+from puller.store.patience import current, long
+from puller.units import CHUNK, Extent
+
+_DEPTH = 16
+"""Chunks at the end of each quarter to look at before the backup begins: what is dirty is not known yet, and
+of what the guest overwrites while QEMU pushes nothing can be compared afterwards."""
+
+_FLUSH = 35.0
+"""Seconds in which a guest flushes what it has written: ext4 and NTFS do every 5 s, XFS every 30 s."""
+
+_PAUSE = 1.0
+
+
+class Look:
+    """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
+
+    QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
+    base look wrong at worst. ``tell`` is called before a wait. Raises NbdError if the image
+    cannot be opened from here, DamagedData.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a look is made of
+        self,
+        repository: Repository,
+        disk: Disk,
+        record: DiskRecord,
+        tell: Callable[[str], None],
+        keys: Keys = (),
+        *,
+        strange: bool = False,
+    ) -> None:
+        self._keys = keys
+        self._tell = tell
+        self._disk = disk
+        self._record = record
+        self._probe = Probe(repository, record, record.size, strange=strange)
+        with self._opened() as server, Export(server.uri) as export:
+            if export.size != record.size:
+                raise NbdError(f"image {disk.path} has {export.size} bytes, the disk has {record.size}")
+            places = self._probe.places(_Undated(export), _DEPTH)
+            self._seen = {number: self._probe.mark(export.chunk(number)) for number in places}
+
+    def _opened(self) -> ImageServer:
+        if self._disk.path is None:
+            raise ValueError(f"disk {self._disk.target} has no image on this host")
+        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys)
+
+    def _now(self, number: int) -> bytes:
+        with self._opened() as server, Export(server.uri) as export:
+            return self._probe.mark(export.chunk(number)) if number * CHUNK < export.size else b""
+
+    def is_foreign(self, number: int) -> bool:
+        """Whether the chunk, clean all along, is not what the base has, once the guest has flushed.
+
+        To wait is cheap: no job is open, and to doubt the base is to push all of the disk. But it has to be
+        seen: the last chunk of a disk that was cut and has grown again seems to be empty too.
+        """
+        probe, mark = self._probe, self._seen[number]
+        if not probe.differs(number, mark):
+            return False
+        if mark and not probe.is_zero(number):
+            return True  # what waits for a flush is a whole cluster that is not there yet, or is still there
+        waiting = current() or long()  # a signal ends it, in whatever thread this is
+        deadline = time.monotonic() + _FLUSH
+        told = False
+        while probe.differs(number, self._now(number)):
+            if waiting.ended or time.monotonic() >= deadline:
+                return True
+            if not told:
+                self._tell(
+                    f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it"
+                )
+                told = True
+            waiting.pause(_PAUSE)
+        return False
+
+    def confirm(self, uri: str, changed: str) -> None:
+        """Raise CheckpointUnusable if the changes that are served at ``uri`` are not those since the base."""
+        with Export(uri, changed) as changes:
+            if changes.size != self._record.size:
+                raise CheckpointUnusable(f"disk {self._disk.target} was resized as the backup began")
+            try:
+                found = any(self.is_foreign(number) for number in self._clean(changes))
+            except DamagedData as error:
+                raise self._unusable(f"its last map is damaged: {error.message}") from error
+            if found:
+                raise self._unusable(FOREIGN)
+
+    def _unusable(self, why: str) -> CheckpointUnusable:
+        return CheckpointUnusable(f"disk {self._disk.target} cannot be incremental: {why}")
+
+    def _clean(self, changes: Export) -> Iterator[int]:
+        return (
+            number
+            for number in self._seen
+            if next(changes.dirty(number * CHUNK, (number + 1) * CHUNK), None) is None
+        )
+
+
+class _Undated:
+    """An image of which it is not known yet what changed: every place is worth a look."""
+
+    def __init__(self, export: Export) -> None:
+        self.size = export.size
+        self.allocation = export.allocation
+        self.chunk = export.chunk
+
+    def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """Nothing."""
+        return iter(())

@@ -1,0 +1,207 @@
+"""The disks of a domain that is shut off: read from their images, by ``qemu-nbd``.
+
+A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
+newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
+run is incremental by them from the point that they were made with (``puller.backup.bases.bases``)::
+
+    checkpoint's own point ──────── shut off: this point ────── started, written to ────── next point
+        └── the bitmap records ─────────────────────────────────────────────────────────────►
+
+While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
+refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
+would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
+and writers not apart; so at the end it is made sure that nobody has written to any file of the image's
+chain, data files and backing files included. A block device tells nothing of
+writes (QEMU has a node of its own for it, in its mount namespace); so starts of the domain are listened for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.backup.bases.bases import Base, Mark, choose, kept, oldest_of
+from puller.backup.bases.history import History
+from puller.backup.sources.unlock import keys_of, require_keys
+from puller.errors import (
+    DomainNotRunning,
+    HypervisorError,
+    Locked,
+    NbdError,
+    PullerError,
+    UnsupportedDisk,
+)
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import describe, files_of, stored_bitmaps
+from puller.hypervisor.job.events import Starts
+from puller.hypervisor.job.frozen import DiskExport
+from puller.nbd.image import ImageServer, Keys
+
+_USABLE = frozenset({"auto"})
+
+
+def image_of(domain: Domain, disk: Disk) -> Path:
+    """The image file or device of the disk. Raises UnsupportedDisk if this host has none."""
+    if disk.path is None:
+        raise UnsupportedDisk(
+            f"disk {disk.target} of domain {domain.name} is {disk.type}: "
+            "it cannot be read while the domain is shut off",
+            advice=f"Start the domain, or leave the disk out with --exclude-disk {disk.target}.",
+        )
+    return disk.path
+
+
+class Offline:
+    """The images of a domain that is shut off; a :class:`~puller.backup.sources.source.Source`."""
+
+    mode = "pull"
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._repository_id = repository_id
+        self.folder = folder
+        self._keys: dict[str, Keys] = {}
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Nothing is written while a domain is shut off. But what is encrypted must be open to us.
+
+        Raises UnsupportedDisk.
+        """
+        for disk in self._disks:
+            self._keys[disk.target] = keys_of(self._domain, disk)
+            require_keys(self._domain, disk, self._keys[disk.target])
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> StoredDisks:
+        """See Source."""
+        return StoredDisks(self._domain, self._disks, bases, self._keys)
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source: the checkpoint that is there stays."""
+        return kept(bases)
+
+
+class StoredBitmaps:
+    """The dirty bitmaps in the images of a domain that is shut off. Raises HypervisorError."""
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
+        self._flags = {
+            disk.target: stored_bitmaps(describe(image_of(domain, disk), disk.format)[0]) for disk in disks
+        }
+        known = {name for bitmaps in self._flags.values() for name in bitmaps}
+        self.oldest = oldest_of(known, repository_id)
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        """See Bitmaps."""
+        return frozenset(
+            target for target, bitmaps in self._flags.items() if bitmaps.get(checkpoint) == _USABLE
+        )
+
+    def fault(self, checkpoint: str) -> str:
+        """See Bitmaps."""
+        return f"its dirty bitmap of checkpoint {checkpoint} is missing in the image or inconsistent"
+
+
+class StoredDisks:
+    """The images of a domain that is shut off: FrozenDisks while it lasts.
+
+    ``keys`` open the images of each disk, by target. Entering raises Locked if an image is in use, NbdError
+    if one cannot be served.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        disks: Sequence[Disk],
+        bases: Mapping[str, Base],
+        keys: Mapping[str, Keys],
+    ) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._bases = bases
+        self._keys = keys
+        self._starts = Starts(domain)
+        self._servers = ExitStack()
+        self._seen: dict[Path, tuple[int, ...]] = {}
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as servers:
+            servers.enter_context(self._starts)
+            self.exports = tuple(self._serve(servers, disk) for disk in self._disks)
+            self.confirm()
+            self._servers = servers.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._servers.__exit__(kind, error, trace)
+
+    def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
+        path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
+        self._seen[path] = _trace(path)  # before its header is read, which says what else there is
+        self._seen |= {file: _trace(file) for file in files_of(path, disk.format) if file != path}
+        try:
+            keys = self._keys[disk.target]
+            server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap, keys=keys))
+        except NbdError as error:
+            if "lock" not in error.message:
+                raise
+            raise Locked(
+                f"image {path} of domain {self._domain.name} is in use by another process",
+                advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
+            ) from error
+        return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """Nothing to prepare."""
+        return nullcontext()
+
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """There is no guest."""
+        return nullcontext()
+
+    def scratch_used(self) -> None:
+        """There is no scratch."""
+
+    @property
+    def consistency(self) -> str:
+        """The guest has ended, unless it is to go on from a saved state."""
+        return "crash" if self._domain.is_saved() else "offline"
+
+    def confirm(self) -> None:
+        """Raise DomainNotRunning if the domain was started, HypervisorError if an image was written."""
+        if self._starts.any():
+            raise DomainNotRunning(
+                f"domain {self._domain.name} was started while its images were read",
+                advice="Run the backup again: the domain runs now.",
+            )
+        for path, seen in self._seen.items():
+            if _trace(path) != seen:
+                raise HypervisorError(
+                    f"image {path} of domain {self._domain.name} was written while it was read",
+                    advice="Find out what writes to images of a domain that is shut off, then run it again.",
+                )
+
+
+def _trace(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written. Of a device it tells only that it is the same."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise HypervisorError(
+            f"image {path} cannot be read: {error.strerror}", advice="Check that the disk's storage is there."
+        ) from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

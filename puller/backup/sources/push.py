@@ -1,0 +1,276 @@
+"""Disks that QEMU has pushed: a push job of libvirt, joined with servers that read its images back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.backup.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backup.bases.history import History
+from puller.backup.sources.look import Look
+from puller.backup.sources.source import new_mark, untracked_targets
+from puller.backup.sources.unlock import keys_of
+from puller.errors import DamagedData, HypervisorError, NbdError, PullerError, UnsupportedDisk
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import describe
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.pushjob import PushJob
+from puller.hypervisor.space import staging
+from puller.hypervisor.space.seal import seal_of
+from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
+from puller.pipeline.flow import Flow
+from puller.repository.repository import Repository
+from puller.store.patience import tied
+
+_ALLOCATION_DEPTH = "qemu:allocation-depth"
+"""QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
+since the base is, also as zero clusters; ``base:allocation`` shows those like clusters that are not there."""
+
+
+_LET_GO = 10.0
+"""Seconds that QEMU may take to close an image after the job has ended."""
+
+_STEP = 0.02
+
+
+class Push:
+    """A Source whose ``disks`` QEMU writes into images in the folder ``directory``.
+
+    With ``keep`` they stay there as plain files.
+    """
+
+    mode = "push"
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a push is made of
+        self,
+        domain: Domain,
+        disks: Sequence[Disk],
+        repository: Repository,
+        directory: Path,
+        keep: bool,
+        observer: Observer,
+    ) -> None:
+        self._repository = repository
+        self._domain = domain
+        self._disks = disks
+        self.folder = directory
+        self._keep = keep
+        self._observer = observer
+        self._room: dict[str, int] = {}
+        self._looks: dict[str, Look] = {}
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        found = choose(history, self._disks, LiveBitmaps(self._domain, self._repository.id))
+        return {disk.target: self._pushable(disk, found[disk.target]) for disk in self._disks}
+
+    def _pushable(self, disk: Disk, base: Base) -> Base:
+        """``base``, or the same without the bitmap if no pushed image can be incremental from it.
+
+        It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
+        believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+        """
+        if base.checkpoint is None or base.parent is None:
+            return base
+        record = base.parent.record
+        if self._domain.disk_size(disk.target) != record.size:
+            return base.compared("it was resized: an incremental push has nothing from behind its old end")
+        if disk.path is None:
+            return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
+        try:
+            tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+            look = Look(self._repository, disk, record, tell, keys, strange=base.strange)
+            self._looks[disk.target] = look
+        except DamagedData as error:
+            return base.compared(f"its last map is damaged: {error.message}")
+        except (NbdError, UnsupportedDisk) as error:
+            return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
+        return base
+
+    def _tell(self, target: str, text: str) -> None:
+        self._observer(Notice(self._domain.name, f"disk {target}: {text}"))
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """See Source. Raises StagingFull, UsageError."""
+        self._room = {
+            disk.target: staging.required_bytes(self._copied(disk, bases[disk.target]))
+            for disk in self._disks
+        }
+        staging.check_free(self.folder, sum(self._room.values()))
+
+    def _copied(self, disk: Disk, base: Base) -> int:
+        """The most bytes that QEMU will copy of the disk."""
+        size = self._domain.disk_size(disk.target)
+        if base.checkpoint is not None:
+            dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
+            return staging.copied_bytes(dirty, size, disk.path)
+        try:
+            if disk.path is None:
+                return size
+            return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk))
+        except (HypervisorError, NbdError):  # it cannot be opened from here: it may be as much as the disk
+            return size
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
+        """See Source. ``check_room`` comes before it."""
+        left_out = untracked_targets(self._disks)
+        targets = [disk.target for disk in self._disks] if self._keep else []
+        seal = seal_of(self._domain, self._disks, checkpoint, targets)
+        job = PushJob(
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, left_out, seal
+        )
+        name = self._domain.name
+        kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
+        looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
+        return PushedDisks(job, looks, kept, self._observer)
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return new_mark(self._domain, self._disks, checkpoint)
+
+
+def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
+    """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
+
+    ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
+    the guest flushes: 320 KiB of 128 MiB written (seen with QEMU 7.2). The files have grown by them already;
+    a device has not, so it may hold all ``size`` bytes.
+    """
+    if not path.is_file():
+        return size
+    taken = sum(int(image.get("actual-size", 0)) for image in describe(path, image_format))
+    return min(size, max(copy_bytes(path, image_format, keys), taken))
+
+
+class PushedDisks:
+    """The disks of a push job: :class:`~puller.hypervisor.job.frozen.FrozenDisks`.
+
+    ``looks`` are at the disks of which only what changed is pushed, by target.
+    ``kept`` names the files that the images become when the context ends without an error, by target;
+    empty if they are to be removed.
+    """
+
+    def __init__(
+        self, job: PushJob, looks: Mapping[str, Look], kept: Mapping[str, Path], observer: Observer
+    ) -> None:
+        self._name = job.domain_name
+        self._job = job
+        self._looks = looks
+        self._kept = kept
+        self._observer = observer
+        self._servers = ExitStack()
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def prepared(self) -> AbstractContextManager[object]:
+        """As of the job."""
+        return self._job.prepared()
+
+    def __enter__(self) -> Self:
+        self._job.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._servers.__exit__(kind, error, trace)
+            if kind is None:
+                self._keep()
+        finally:
+            self._job.__exit__(kind, error, trace)
+
+    @property
+    def consistency(self) -> str:
+        """As of the job."""
+        return self._job.consistency
+
+    def confirm(self) -> None:
+        """The images are complete and nobody writes to them."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
+        """Room for the images was set aside, and QEMU needs no more of it once they are there."""
+        return nullcontext()
+
+    def scratch_used(self) -> None:
+        """There is no scratch."""
+
+    def settle(self) -> None:
+        """Wait until QEMU has written all images, and serve them.
+
+        Raises what ``PushJob.wait`` does, CheckpointUnusable if a base turns out to be another's, NbdError.
+        """
+        self._observer(Step(self._name, "push"))
+        progress = _Progress(self._name, list(self._job.images), self._observer)
+        self._job.wait(progress)
+        progress.finish()
+        self.exports = tuple(self._export(target, image) for target, image in self._job.images.items())
+
+    def _export(self, target: str, image: Path) -> DiskExport:
+        seal = self._job.seal
+        passphrase = None if seal is None else seal.passphrase(target)
+        server = self._servers.enter_context(_served(image, passphrase))
+        look = self._looks.get(target)
+        if look is None:
+            return DiskExport(target, server.uri, None)
+        _confirm(look, server.uri)
+        return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
+
+    def _keep(self) -> None:
+        """Without a backing file: libvirt names the running disk, whose content is another one by now. What a
+        seal has made has none.
+        """
+        for target, path in self._kept.items():
+            image = self._job.images[target]
+            if self._job.seal is None:
+                detach_backing(image)
+            staging.keep(image, path)
+            self._observer(Kept(self._name, target, str(path)))
+            self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
+
+
+def _confirm(look: Look, uri: str) -> None:
+    """In a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+    with Flow() as flow, tied(flow.on_failure):
+        flow.spawn("look", partial(look.confirm, uri, _ALLOCATION_DEPTH)).join()
+
+
+def _served(image: Path, passphrase: bytes | None) -> ImageServer:
+    """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
+    deadline = time.monotonic() + _LET_GO
+    while True:
+        try:
+            return ImageServer.pushed(image, passphrase)
+        except NbdError as error:
+            if "lock" not in error.message or time.monotonic() > deadline:
+                raise
+        time.sleep(_STEP)
+
+
+class _Progress:
+    """Tells how far QEMU is, of all disks together: libvirt's statistics know no single ones."""
+
+    def __init__(self, subject: str, targets: Sequence[str], observer: Observer) -> None:
+        self._subject = subject
+        self._disk = f"{','.join(targets)} pushed"
+        self._observer = observer
+        self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if total != self._total:
+            self._total = total
+            self._observer(DiskPlanned(self._subject, self._disk, total, total))
+        self._observer(DiskProgress(self._subject, self._disk, done, None, 0))
+
+    def finish(self) -> None:
+        """A push that was over before the first look is told by the reading alone."""
+        if self._total:
+            self(self._total, self._total)
+            self._observer(DiskDone(self._subject, self._disk))

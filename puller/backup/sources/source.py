@@ -1,0 +1,120 @@
+"""Where a run gets the frozen disks of its domain from: the one thing in which backups differ.
+
+A domain that runs is frozen by libvirt, and its disks are pulled from QEMU (``pull``) or pushed by it into
+images first (``push``); of one that is shut off the images themselves are read (``offline``). The
+transaction knows only this page. Domains on other hosts, or of a QEMU without libvirt, would be further
+sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from puller.backup.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backup.bases.history import History
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import untracked
+from puller.hypervisor.job.frozen import FrozenDisks, NothingFrozen
+from puller.hypervisor.job.job import PullJob, require_short, socket_path
+from puller.hypervisor.space.scratch import check_free, required_bytes
+from puller.hypervisor.space.seal import seal_of
+
+
+class Source(Protocol):
+    """One way to the disks, for one run."""
+
+    mode: str
+    """What the point says: ``pull`` or ``push``."""
+
+    folder: Path
+    """Where libvirt or QEMU is told to make temporary files."""
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """What each disk can be taken from, by target. Raises StoreError, HypervisorError."""
+        ...
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Raise ScratchFull or StagingFull unless there is room for the temporary files."""
+        ...
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> FrozenDisks:
+        """The disks to be read, still to be entered; entering makes ``checkpoint`` where that can be."""
+        ...
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """The checkpoint that will tell later runs what changed since this point."""
+        ...
+
+
+class Pull:
+    """QEMU exports the disks while the guest runs on; see ``puller.hypervisor.job.job``."""
+
+    mode = "pull"
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._repository_id = repository_id
+        self.folder = scratch
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
+        name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
+        require_short(socket_path(self._domain, name))
+        sizes = (self._domain.disk_size(target) for target in bases)
+        check_free(self.folder, required_bytes(sizes))
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
+        """See Source."""
+        socket = socket_path(self._domain, checkpoint)
+        left_out = untracked_targets(self._disks)
+        seal = seal_of(self._domain, self._disks, checkpoint)
+        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return new_mark(self._domain, self._disks, checkpoint)
+
+
+class NoDisks:
+    """Of a domain without a disk to take: its point holds its configuration. There is nothing to freeze."""
+
+    mode = "pull"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def bases(self, history: History) -> dict[str, Base]:
+        """See Source."""
+        return {}
+
+    def check_room(self, bases: Mapping[str, Base]) -> None:
+        """Nothing is written."""
+
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> NothingFrozen:
+        """See Source: no job is begun, as libvirt takes an empty list for all disks."""
+        return NothingFrozen()
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+        """See Source."""
+        return Mark(None, None)
+
+
+def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
+    """The disks that cannot have a dirty bitmap."""
+    return frozenset(disk.target for disk in disks if untracked(disk) is not None)
+
+
+def new_mark(domain: Domain, disks: Sequence[Disk], checkpoint: str) -> Mark:
+    """The checkpoint that a job has just made; none if no disk of it can have one."""
+    if len(untracked_targets(disks)) == len(disks):
+        return Mark(None, None)
+    return Mark(checkpoint, checkpoints.xml(domain, checkpoint))

@@ -1,0 +1,110 @@
+"""``puller check``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import OF_HOST, Command
+from puller.cli.output.console import printable
+from puller.cli.output.measures import CHECK
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.progress import observing
+from puller.cli.output.settings import Settings
+from puller.errors import DamagedData
+
+if TYPE_CHECKING:
+    from puller.upkeep.check import CheckError, CheckReport
+
+_OPTION = "--read-data"
+_NUMBER = re.compile(r"\d+(\.\d*)?%?")
+
+
+def _percent(context: click.Context, parameter: click.Parameter, word: str | None) -> float:
+    if word is None:
+        return 0.0
+    if not (_NUMBER.fullmatch(word) and 0 < float(word.removesuffix("%")) <= 100):
+        raise click.BadParameter(f"'{word}' is not a percentage above 0 and up to 100", context, parameter)
+    return float(word.removesuffix("%"))
+
+
+class CheckCommand(Command):
+    """Takes the word after ``--read-data`` as its value only if it is a number: else it is a POINT."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        return super().parse_args(ctx, spell_out(args))
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the value of a bare ``--read-data``, 100, written out."""
+    spelled = list(arguments)
+    for place, word in enumerate(spelled):
+        follower = spelled[place + 1] if place + 1 < len(spelled) else ""
+        if word == "--":
+            break
+        if word == _OPTION and not _NUMBER.fullmatch(follower):
+            spelled[place] = f"{_OPTION}=100"
+    return spelled
+
+
+@click.command("check", cls=CheckCommand)
+@click.argument("points", nargs=-1, metavar="[POINT]...")
+@click.option(
+    _OPTION,
+    callback=_percent,
+    metavar="[PERCENT]",
+    help="Read the stored data too: all of it, or that share, chosen by chance. "
+    "Write --read-data=50 where a POINT that is a number follows.",
+)
+@OF_HOST
+@click.pass_obj
+def command(settings: Settings, points: tuple[str, ...], read_data: float, hosts: tuple[str, ...]) -> Outcome:
+    """Verify restore points, all of them or the named ones. Exits with 0 only if all is sound."""
+    repository = open_repository(settings)
+    from puller import api
+
+    with observing(settings, CHECK) as observer:
+        report = api.check(repository, points, hosts=hosts, read_data=read_data, observer=observer)
+    return Outcome(document(report), text(report), failure(report))
+
+
+def document(report: CheckReport) -> dict[str, Any]:
+    """The report as docs/cli.md promises it."""
+    return {**asdict(report), "errors": [asdict(error) for error in report.errors]}
+
+
+def text(report: CheckReport) -> str:
+    """The report for people."""
+    looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
+    if not report.errors:
+        return f"{looked}; all sound"
+    return "\n".join([*(_line(error) for error in report.errors), f"{looked}; errors: {len(report.errors)}"])
+
+
+def _line(error: CheckError) -> str:
+    parts = [
+        None if error.point is None else f"point {error.point}",
+        None if error.domain is None else f"domain {error.domain}",
+        None if error.disk is None else f"disk {error.disk}",
+    ]
+    if error.offset is not None and error.length is not None:
+        parts.append(f"bytes {error.offset} to {error.offset + error.length - 1}")
+    place = ", ".join(part for part in parts if part is not None)
+    return printable(f"{place}: {error.message}" if place else error.message)
+
+
+def failure(report: CheckReport) -> DamagedData | None:
+    """The damage that was found, as an error."""
+    if not report.errors:
+        return None
+    hurt = {error.point for error in report.errors if error.point is not None}
+    return DamagedData(
+        f"the check found damage in {len(hurt)} restore points (errors: {len(report.errors)})",
+        advice="The other points restore whole; 'puller restore --salvage' gets the rest of a hurt disk.",
+    )

@@ -1,0 +1,102 @@
+"""``puller doctor``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.input.access import open_repository, repository_url
+from puller.cli.input.options import Bare
+from puller.cli.output.console import printable
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.settings import Settings
+from puller.errors import ChecksFailed
+
+if TYPE_CHECKING:
+    from puller.configuration.job import Job
+    from puller.diagnosis.finding import Check
+
+
+@click.command("doctor", cls=Bare)
+@click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
+@click.option("--scratch-dir", metavar="DIR", help="Examine this scratch folder, as of 'puller backup'.")
+@click.option(
+    "--job", metavar="JOB", help="Examine what this job would do; of its domains each DOMAIN, or all."
+)
+@click.pass_obj
+def command(
+    settings: Settings, domains: tuple[str, ...], scratch_dir: str | None, job: str | None
+) -> Outcome:
+    """Check host, domains and store for what would break a backup; all domains, or each DOMAIN.
+
+    Nothing is changed: one object is put under the repository's locks/ and deleted again. Shows what is
+    not well, with -v all. Exits with 0 if no check failed.
+    """
+    choices: dict[str, Any] = {"domains": tuple(dict.fromkeys(domains))}
+    if job is None:
+        settings.complete(settings.configure())
+        settings.start()
+    else:
+        choices = _choices(settings.begin_job(job)) | ({} if not domains else choices)
+    if scratch_dir is not None:
+        choices["scratch_dir"] = scratch_dir
+    url = repository_url(settings)
+    from puller import api
+
+    checks = api.doctor(
+        url,
+        lambda: open_repository(settings),
+        connect=settings.connect or api.DEFAULT_URI,
+        **choices,
+    )
+    document = {"checks": [_record(check) for check in checks]}
+    return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
+
+
+def _choices(job: Job) -> dict[str, Any]:
+    """What the job says of what is backed up, and where to."""
+    return {
+        "domains": job.domains,
+        "excluded": job.exclude,
+        "disks": job.disks,
+        "exclude_disks": job.exclude_disks,
+        "mode": job.mode or "pull",
+        "scratch_dir": job.scratch_dir,
+        "staging_dir": job.staging_dir,
+    }
+
+
+def _record(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "subject": check.subject,
+        "status": check.status.value,
+        "finding": check.finding,
+        "advice": check.advice,
+    }
+
+
+def _text(checks: Sequence[Check], whole: bool) -> str:
+    counts = Counter(check.status.value for check in checks)
+    shown = [check for check in checks if whole or check.status.value != "ok"]
+    summary = ", ".join(f"{counts[word]} {word}" for word in ("ok", "warn", "fail"))
+    return "\n".join([*map(_lines, shown), f"{len(checks)} checks: {summary}"])
+
+
+def _lines(check: Check) -> str:
+    about = printable(f"{check.name} {check.subject}: {check.finding}")
+    line = f"{check.status.value:<4}  {about}"
+    return f"{line}\n      {printable(check.advice)}" if check.advice else line
+
+
+def _failure(checks: Sequence[Check]) -> ChecksFailed | None:
+    failed = [check for check in checks if check.status.value == "fail"]
+    if not failed:
+        return None
+    return ChecksFailed(
+        f"{len(failed)} of {len(checks)} checks failed; {failed[0].subject}: {failed[0].finding}",
+        advice=failed[0].advice,
+    )

@@ -1,0 +1,29 @@
+"""``puller points``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import Command, hosts_option
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.records import listing, record
+from puller.cli.output.settings import Settings
+from puller.errors import DamagedData
+
+
+@click.command("points", cls=Command)
+@click.argument("domain", required=False)
+@hosts_option("List only the points that this host has taken: a name or a pattern.")
+@click.pass_obj
+def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> Outcome:
+    """List the restore points, oldest first; of one DOMAIN (name or UUID) if given."""
+    repository = open_repository(settings)
+    from puller import api
+
+    damaged: list[DamagedData] = []
+    points = api.list_points(repository, domain, hosts=hosts, damaged=lambda _, error: damaged.append(error))
+    document = {"points": [record(point) for point in points]}
+    return Outcome(document, listing(points, datetime.now(UTC)), damaged[0] if damaged else None)

@@ -1,0 +1,178 @@
+"""``puller run``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.commands import check, prune
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import Bare
+from puller.cli.output import console, failures, taken
+from puller.cli.output.measures import BACKUP, notice_line
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.progress import observing
+from puller.cli.output.settings import Settings
+from puller.cli.output.times import duration
+from puller.cli.signals import Stopped
+from puller.errors import DamagedData, PartialFailure, PullerError
+from puller.events import Notice
+from puller.store.patience import holding, long
+
+if TYPE_CHECKING:
+    from puller.configuration.job import Job
+    from puller.jobs.job import JobReport
+
+STEPS = ("backup", "prune", "check")
+_ORDER = ("before", *STEPS, "after")
+
+
+@click.command("run", cls=Bare)
+@click.argument("job", metavar="JOB")
+@click.option(
+    "--only",
+    type=click.Choice(STEPS),
+    help="Do this step only, whether or not the job's 'then' has it; prune and check run no commands.",
+)
+@click.option("--metrics-file", metavar="FILE", help="Keep figures for Prometheus in this file.")
+@click.pass_obj
+def command(settings: Settings, job: str, only: str | None, metrics_file: str | None) -> Outcome:
+    """Do one job of the configuration: back up all domains that it matches, so many at a time.
+
+    What its 'then' asks for follows: prune by the job's rules, and a check. Two runs of one job at a time
+    are refused with 11.
+    """
+    chosen = settings.begin_job(job)
+    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
+
+
+def _steps(job: Job, only: str | None) -> tuple[str, ...]:
+    return (only,) if only else ("backup", *(step for step in STEPS if step in job.then))
+
+
+class _Command:
+    """One run of a job, and what is told of it."""
+
+    def __init__(self, settings: Settings, job: Job, metrics_file: str | None) -> None:
+        self._settings = settings
+        self._job = job
+        self._metrics_file = metrics_file
+        self._began = time.monotonic()
+
+    def run(self, steps: Sequence[str]) -> Outcome:
+        """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
+        console.speak_about(job=self._job.name)
+        try:
+            # From the start: nobody waits at a terminal, and a store that is away for a moment as the timer
+            # fires would cost the night.
+            with holding(long(self._tell)):
+                report = self._work(steps)
+        except (Exception, Stopped) as error:
+            self._export(steps, None, failures.translate(error))
+            raise
+        failure = _failure(report)
+        unkept = self._export(steps, report, failure)
+        failure = failure or unkept
+        parts = self._parts(report)
+        if console.is_heard_by_programs():
+            for event, text in parts.items():
+                console.say(text, event)
+            code = failure.exit_code if failure else 0
+            console.say(self._summary(report), "summary", exit_code=code)
+        points = [taken.text(report.taken)] if report.taken.points else []
+        text = "\n".join([*points, *parts.values(), self._summary(report)])
+        return Outcome(document(report), text, failure)
+
+    def _tell(self, text: str) -> None:
+        if self._settings.verbosity >= 0:
+            console.say(notice_line(Notice("repository", text)), "notice", console.NOTICE)
+
+    def _work(self, steps: Sequence[str]) -> JobReport:
+        repository = open_repository(self._settings)
+        from puller import api
+        from puller.jobs.job import run_job
+
+        with observing(self._settings, BACKUP) as observer:
+            return run_job(
+                repository,
+                self._job,
+                steps=steps,
+                connect=self._settings.connect or api.DEFAULT_URI,
+                audience=taken.audience(self._settings, observer, complaining=True),
+                exit_code=lambda report: getattr(_failure(report), "exit_code", 0),
+            )
+
+    def _export(
+        self, steps: Sequence[str], report: JobReport | None, failure: PullerError | None
+    ) -> PullerError | None:
+        """Keep the figures. That they cannot be kept is told and returned: it must hide no other failure."""
+        if self._metrics_file is None:
+            return None
+        from puller.cli.output import metrics
+
+        took = time.monotonic() - self._began
+        try:
+            metrics.export(
+                self._metrics_file, metrics.Run(self._job.name, took, report, failure, tuple(steps))
+            )
+        except PullerError as error:
+            failures.complain(error, self._settings, self._job.name)
+            return error
+        return None
+
+    @staticmethod
+    def _parts(report: JobReport) -> dict[str, str]:
+        """What prune and check found, for people."""
+        parts = {}
+        if report.prune is not None:
+            parts["prune"] = prune.text(report.prune)
+        if report.check is not None:
+            parts["check"] = check.text(report.check)
+        return parts
+
+    def _summary(self, report: JobReport) -> str:
+        points, failed = len(report.taken.points), len(report.taken.failed)
+        parts = [f"{points} of {points + failed} domains backed up"] if points + failed else []
+        parts += [f"{step} failed" for step, _ in report.failures]
+        took = duration(time.monotonic() - self._began)
+        return f"job {report.job}: {', '.join(parts) or 'done'} in {took}"
+
+
+def document(report: JobReport) -> dict[str, Any]:
+    """What docs/cli.md promises: as ``backup``, with ``prune`` and ``check`` where they were done."""
+    return {
+        "job": report.job,
+        **taken.document(report.taken),
+        "prune": None if report.prune is None else prune.document(report.prune),
+        "check": None if report.check is None else check.document(report.check),
+        "failures": [
+            {"step": step, "error": failures.document(failures.translate(error))}
+            for step, error in report.failures
+        ],
+    }
+
+
+def _failure(report: JobReport) -> PullerError | None:
+    """An interruption; else the one thing that went wrong; of several, that the job was done in part.
+
+    That is said if points are stored. Else it is the first error's failure, or that of damage that was found.
+    """
+    if report.interruption is not None:
+        return taken.stopped(report.taken, failures.translate(report.interruption))
+    found = [(step, failures.translate(error)) for step, error in report.failures]
+    if (missed := taken.failure(report.taken)) is not None:
+        found.append(("backup", missed))
+    if report.check is not None and (damage := check.failure(report.check)) is not None:
+        found.append(("check", damage))
+    found.sort(key=lambda item: _ORDER.index(item[0]))
+    if len(found) < 2:
+        return found[0][1] if found else None
+    text = f"job {report.job}: " + "; ".join(f"{step}: {error.message}" for step, error in found)
+    if stored := len(report.taken.points):
+        return PartialFailure(text, advice=f"See each failure above; domains backed up: {stored}.")
+    errors = [error for _, error in found]
+    first = next((error for error in errors if isinstance(error, DamagedData)), errors[0])
+    return type(first)(text, advice=first.advice)

@@ -1,0 +1,26 @@
+"""``puller show``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import OF_HOST, Command
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.records import description, full_record
+from puller.cli.output.settings import Settings
+
+
+@click.command("show", cls=Command)
+@click.argument("point")
+@OF_HOST
+@click.pass_obj
+def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
+    """Show one restore point in full.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
+    found = open_repository(settings).points.select(point, hosts)
+    return Outcome(full_record(found), description(found, datetime.now(UTC)))

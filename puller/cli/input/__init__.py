@@ -1,0 +1,1 @@
+"""What a user gives: options, quantities, secrets, the repository."""

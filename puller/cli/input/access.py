@@ -1,0 +1,105 @@
+"""The way into a repository: its URL and the secret that opens it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from puller.cli.input.secret import Secret, ask, can_ask, given_secret
+from puller.cli.output.console import ERROR, say
+from puller.cli.output.settings import Settings
+from puller.errors import NotEncrypted, UsageError, WrongKey
+
+if TYPE_CHECKING:
+    from puller.repository.repository import Repository
+
+
+def repository_url(settings: Settings) -> str:
+    """The repository's URL. Raises UsageError if none is given."""
+    if not settings.repository:
+        raise UsageError(
+            "no repository is given",
+            advice="Name it with -r URL or PULLER_REPOSITORY, or in the configuration.",
+        )
+    return settings.repository
+
+
+def open_repository(settings: Settings) -> Repository:
+    """Open the repository, asking for its password if it has one that nobody gave.
+
+    Raises UsageError and what ``puller.open_repository`` raises.
+    """
+    repository, _ = open_with_secret(settings)
+    return repository
+
+
+def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
+    """The same, and the secret that was used: what is done with keys needs it once more."""
+    repository, secret = _open_or_ask(settings)
+    if (replaced := repository.replaced) is not None:
+        say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
+    return repository, secret
+
+
+def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
+    url, secret = repository_url(settings), _secret(settings)
+    try:
+        return _open(url, secret), secret
+    except NotEncrypted as error:
+        if secret.is_given:
+            raise NotEncrypted(
+                f"{error.message} (it is from {secret.source})", advice=error.advice
+            ) from error
+        raise
+    except WrongKey as error:
+        if secret.is_given:
+            raise _wrong(error, secret) from error
+        if not can_ask():
+            raise
+    secret = ask("Password of the repository", twice=False)
+    return _open(url, secret), secret
+
+
+def _secret(settings: Settings) -> Secret:
+    """What an option, the environment or the configuration gives for this repository."""
+    return given_secret(settings.key_file, os.environ, settings.place)
+
+
+def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
+    """The error, which says where the secret is from: there are many places."""
+    advice = error.advice
+    if secret.key_file is not None:
+        advice = "Name another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
+    return WrongKey(f"{error.message} (it is from {secret.source})", advice=advice)
+
+
+def _open(url: str, secret: Secret) -> Repository:
+    from puller import api
+
+    return api.open_repository(url, password=secret.password, key_file=secret.key_file)
+
+
+def create_repository(settings: Settings, encrypted: bool) -> Repository:
+    """Make the repository. Raises UsageError and what ``puller.create_repository`` raises."""
+    url, secret = repository_url(settings), _secret(settings)
+    if encrypted and not secret.is_given:
+        secret = _new_password()
+    if not encrypted and secret.is_given:
+        if settings.verbosity >= 0:
+            say(
+                "puller: --no-encryption: the password or key file that is given is not used; other commands "
+                "refuse the repository as long as it is given"
+            )
+        secret = Secret()
+    from puller import api
+
+    return api.create_repository(url, password=secret.password, key_file=secret.key_file)
+
+
+def _new_password() -> Secret:
+    if not can_ask():
+        raise UsageError(
+            "a new repository needs a password or a key file",
+            advice="Set PULLER_PASSWORD, PULLER_PASSWORD_FILE or PULLER_KEY_FILE, or pass --no-encryption.",
+        )
+    return ask("Password for the new repository", twice=True)

@@ -1,0 +1,1 @@
+"""What a user gets: lines, tables, JSON documents, metrics, messages to systemd."""

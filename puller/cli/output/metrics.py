@@ -1,0 +1,270 @@
+"""Figures for Prometheus, in a text file that node_exporter's textfile collector reads.
+
+The file may hold the figures of many jobs: a run replaces those of its own job and lets the others stand.
+What a failed run cannot know, such as the time of the last success, stays as it was. A run that was refused
+because another one of its job is under way leaves the job's figures to that one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from puller.cli.output import failures
+from puller.errors import DamagedData, JobLeftOpen, Locked, PullerError
+from puller.jobs.batch import Taken
+
+if TYPE_CHECKING:
+    from puller.jobs.job import JobReport
+    from puller.repository.points import Point
+
+_DOMAIN, _JOB = ("job", "domain"), ("job",)
+_ERRORS = "puller_errors_total"
+_SUCCESS = "puller_backup_success"
+_LEFT_OPEN = "puller_backup_job_left_open"
+_GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "When the newest point was taken."),
+    "puller_backup_success": (_DOMAIN, "Whether the last run took a point of the domain."),
+    "puller_backup_duration_seconds": (_DOMAIN, "How long the newest point took."),
+    "puller_backup_dirty_bytes": (_DOMAIN, "Named as changed by the source, newest point."),
+    "puller_backup_read_bytes": (_DOMAIN, "Read from the disks, newest point."),
+    "puller_backup_stored_bytes": (_DOMAIN, "Added to the store, newest point."),
+    "puller_backup_deduplicated_bytes": (_DOMAIN, "Read, but zero or in the repository already."),
+    "puller_backup_freeze_seconds": (_DOMAIN, "How long the guest's file systems stood frozen."),
+    "puller_backup_scratch_peak_bytes": (_DOMAIN, "Scratch that the guest's writes took."),
+    "puller_backup_job_left_open": (_DOMAIN, "Whether the newest point's backup job could not be ended."),
+    "puller_job_last_run_timestamp_seconds": (_JOB, "When its backups last ended, however they did."),
+    "puller_job_duration_seconds": (_JOB, "How long that run took."),
+    "puller_job_exit_code": (_JOB, "The exit code of that run; 0 is success."),
+    "puller_prune_exit_code": (_JOB, "The exit code of its last prune; 0 is success."),
+    "puller_prune_last_success_timestamp_seconds": (_JOB, "When its points were last pruned."),
+    "puller_prune_freed_bytes": (_JOB, "Freed by its last prune."),
+    "puller_check_exit_code": (_JOB, "The exit code of its last check; 0 is success."),
+    "puller_check_last_success_timestamp_seconds": (_JOB, "When its points were last found sound."),
+    "puller_check_errors": (_JOB, "Errors that its last check found."),
+}
+_ERRORS_HELP = "Failures by class of error; those of a whole job have no domain."
+
+Labels = tuple[tuple[str, str], ...]
+Samples = dict[tuple[str, Labels], float]
+"""Values by the sample's name and its labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is known of a run of ``steps``: without a ``report`` it failed before its first step."""
+
+    job: str
+    seconds: float
+    report: JobReport | None
+    failure: PullerError | None
+    steps: Sequence[str] = ("backup",)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether nothing was begun, because another run of the job is under way."""
+        return self.report is None and isinstance(self.failure, Locked)
+
+    @property
+    def taken(self) -> Taken:
+        """What came of the backups."""
+        return Taken() if self.report is None else self.report.taken
+
+
+def export(path: str, run: Run) -> None:
+    """Bring the file up to date with this run. Raises PullerError."""
+    try:
+        with _held(Path(path).parent):
+            _replace(Path(path), render(merge(_read(Path(path)), run, time.time())))
+    except (OSError, ValueError) as error:
+        raise PullerError(
+            f"the metrics file {path} cannot be kept: {error}",
+            advice="Name a file with --metrics-file in a folder that puller may write to, or delete it.",
+        ) from error
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Two jobs that end at once must not lose each other's figures."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> Samples:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whoever reads sees the old file or the new; node_exporter, another user, may read it."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(content)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def merge(old: Samples, run: Run, now: float) -> Samples:
+    """The old figures with those of this run."""
+    merged = dict(old)
+    if not run.was_refused:
+        if "backup" in run.steps:
+            merged = _with_backups(merged, run)
+            merged |= dict(_of_job(run, now))
+        for step in ("prune", "check"):
+            merged |= dict(_of_step(run, step))
+        merged |= dict(_of_report(run, now))
+    for key in _errors(run):
+        merged[key] = merged.get(key, 0.0) + 1
+    return merged
+
+
+def _with_backups(old: Samples, run: Run) -> Samples:
+    """The figures of the job's domains. One that was not come to keeps what it had, but had no success.
+
+    Once all were come to, domains that the job does not match any more are dropped.
+    """
+    points = {point.domain: point for point in run.taken.points}
+    begun = {*points, *(domain for domain, _ in run.taken.failed)}
+    is_whole = bool(begun) and run.taken.interruption is None
+
+    def stays(name: str, words: Mapping[str, str]) -> bool:
+        domain = words.get("domain")
+        if words["job"] != run.job or not domain:
+            return True
+        if domain in points:
+            return name == _ERRORS
+        return domain in begun or not is_whole
+
+    merged = {key: value for key, value in old.items() if stays(key[0], dict(key[1]))}
+    stuck = {domain for domain, error in run.taken.left if isinstance(error, JobLeftOpen)}
+    for point in points.values():
+        merged |= dict(_of_point(run.job, point))
+        merged[_sample(_LEFT_OPEN, run.job, point.domain)] = float(point.domain in stuck)
+    missed = begun.union(_domains(merged, run.job)) - set(points)
+    return merged | {_sample(_SUCCESS, run.job, domain): 0.0 for domain in missed}
+
+
+def _domains(samples: Samples, job: str) -> set[str]:
+    """Those of which it is known whether they were backed up."""
+    labels = [dict(labels) for name, labels in samples if name == _SUCCESS]
+    return {words["domain"] for words in labels if words["job"] == job}
+
+
+def _sample(name: str, job: str, domain: str | None = None) -> tuple[str, Labels]:
+    labels = {"job": job} if domain is None else {"domain": domain, "job": job}
+    return name, tuple(labels.items())
+
+
+def _of_job(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
+    yield _sample("puller_job_last_run_timestamp_seconds", run.job), now
+    yield _sample("puller_job_duration_seconds", run.job), run.seconds
+    yield _sample("puller_job_exit_code", run.job), run.failure.exit_code if run.failure else 0
+
+
+def _of_step(run: Run, step: str) -> Iterator[tuple[tuple[str, Labels], float]]:
+    """The exit code of a prune or check, by itself or after the backups, as far as it was begun."""
+    name = _sample(f"puller_{step}_exit_code", run.job)
+    if run.steps == (step,):
+        yield name, run.failure.exit_code if run.failure else 0
+    elif run.report is not None:
+        failed = [failures.translate(error) for at, error in run.report.failures if at == step]
+        damage = step == "check" and run.report.check is not None and run.report.check.errors
+        if failed or damage:
+            yield name, failed[0].exit_code if failed else DamagedData.exit_code
+        elif getattr(run.report, step) is not None:
+            yield name, 0
+
+
+def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
+    if run.report is not None and run.report.prune is not None:
+        yield _sample("puller_prune_last_success_timestamp_seconds", run.job), now
+        yield _sample("puller_prune_freed_bytes", run.job), run.report.prune.bytes_freed
+    if run.report is not None and run.report.check is not None:
+        errors = len(run.report.check.errors)
+        yield _sample("puller_check_errors", run.job), errors
+        if not errors:
+            yield _sample("puller_check_last_success_timestamp_seconds", run.job), now
+
+
+def _of_point(job: str, point: Point) -> Iterator[tuple[tuple[str, Labels], float]]:
+    figures = {
+        "last_success_timestamp_seconds": point.time.timestamp(),
+        "success": 1.0,
+        "duration_seconds": point.seconds,
+        "dirty_bytes": sum(disk.dirty_bytes for disk in point.disks),
+        "read_bytes": sum(disk.read_bytes for disk in point.disks),
+        "stored_bytes": sum(disk.stored_bytes for disk in point.disks),
+        # The last chunk of a disk counts as a whole one where it is new, so this could be below 0.
+        "deduplicated_bytes": sum(max(0, disk.read_bytes - disk.new_bytes) for disk in point.disks),
+        "freeze_seconds": point.freeze_seconds,
+        "scratch_peak_bytes": point.scratch_peak,
+    }
+    for name, value in figures.items():
+        if value is not None:
+            yield _sample(f"puller_backup_{name}", job, point.domain), value
+
+
+def _errors(run: Run) -> Iterator[tuple[str, Labels]]:
+    domains = [*run.taken.failed, *run.taken.left]
+    steps = [] if run.report is None else run.report.failures
+    told = [*domains, *(("", error) for _, error in steps)]
+    if run.failure is not None and not told:
+        told = [("", run.failure)]
+    for domain, error in told:
+        kind = type(failures.translate(error)).__name__
+        yield _ERRORS, (("domain", domain), ("error", kind), ("job", run.job))
+
+
+class _Figures(Collector):
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (labels, text) in _GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=labels)
+            for words, value in self._of(name):
+                gauge.add_metric([words.get(label, "") for label in labels], value)
+            if gauge.samples:
+                yield gauge
+        counter = CounterMetricFamily(_ERRORS, _ERRORS_HELP, labels=("job", "domain", "error"))
+        for words, value in self._of(_ERRORS):
+            counter.add_metric([words["job"], words["domain"], words["error"]], value)
+        if counter.samples:
+            yield counter
+
+    def _of(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        return (
+            (dict(labels), value) for (known, labels), value in sorted(self._samples.items()) if known == name
+        )
+
+
+def render(samples: Samples) -> bytes:
+    """The figures in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_Figures(samples))
+    return generate_latest(registry)

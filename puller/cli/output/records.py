@@ -1,0 +1,145 @@
+"""POINT-RECORD: a restore point as the JSON that docs/cli.md promises, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from puller.cli.output.console import printable
+from puller.cli.output.tables import facts, table
+from puller.cli.output.times import age, duration, local, rfc3339
+from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.repository.points import DiskRecord, Point
+
+
+def record(point: Point) -> dict[str, Any]:
+    """What every list of points says of one."""
+    return {
+        "point": point.point,
+        "domain": point.domain,
+        "uuid": point.uuid,
+        "time": rfc3339(point.time),
+        "mode": point.mode,
+        "kind": point.kind,
+        "parent": point.parent,
+        "checkpoint": point.checkpoint,
+        "consistency": point.consistency,
+        "freeze_seconds": point.freeze_seconds,
+        "scratch_peak": point.scratch_peak,
+        "host": point.host,
+        "tags": point.tags,
+        "notes": list(point.notes),
+        "disks": [_disk(disk) for disk in point.disks],
+        "seconds": point.seconds,
+    }
+
+
+def _disk(disk: DiskRecord) -> dict[str, Any]:
+    return {
+        "disk": disk.disk,
+        "kind": disk.kind,
+        "size": disk.size,
+        "parent": disk.parent,
+        "format": disk.format,
+        "encryption": disk.encryption,
+        "reason": disk.reason,
+        "dirty_bytes": disk.dirty_bytes,
+        "read_bytes": disk.read_bytes,
+        "zero_bytes": disk.zero_bytes,
+        "new_bytes": disk.new_bytes,
+        "stored_bytes": disk.stored_bytes,
+    }
+
+
+def full_record(point: Point) -> dict[str, Any]:
+    """All that is known of one point but where its bytes lie."""
+    attachments = [{"name": item.name, "size": item.size} for item in point.attachments]
+    return {**record(point), "attachments": attachments, "checkpoint_xml": point.checkpoint_xml}
+
+
+def listing(points: Sequence[Point], now: datetime) -> str:
+    """A table, a line for each point."""
+    heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
+    return table(heads, [_row(point, now) for point in points]) if points else "no restore points"
+
+
+def _row(point: Point, now: datetime) -> tuple[str, ...]:
+    return (
+        point.point,
+        point.domain,
+        point.host,
+        local(point.time),
+        age(point.time, now),
+        point.kind,
+        ",".join(disk.disk for disk in point.disks) or "none",
+        format_bytes(sum(disk.size for disk in point.disks)),
+        format_bytes(sum(disk.read_bytes for disk in point.disks)),
+        format_bytes(sum(disk.stored_bytes for disk in point.disks)),
+    )
+
+
+def summary(point: Point) -> str:
+    """One line: what a backup has just made."""
+    read = format_bytes(sum(disk.read_bytes for disk in point.disks))
+    stored = format_bytes(sum(disk.stored_bytes for disk in point.disks))
+    disks = ",".join(disk.disk for disk in point.disks) or "no disks"
+    took = duration(point.seconds)
+    about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
+    text = f"{about}: read {read}, stored {stored} in {took}"
+    frozen = point.freeze_seconds
+    if point.scratch_peak:
+        text += f", scratch {format_bytes(point.scratch_peak)}"
+    return text if frozen is None else f"{text}, guest frozen for {frozen:.3f} s"
+
+
+def description(point: Point, now: datetime) -> str:
+    """Everything about one point, for a person."""
+    parts = [facts(_facts(point, now))]
+    if point.disks:
+        parts.append(_disks(point.disks))
+    parts += [f"{disk.disk} ({disk.kind}): {printable(disk.reason)}" for disk in point.disks if disk.reason]
+    if point.attachments:
+        rows = [(item.name, format_bytes(item.size)) for item in point.attachments]
+        parts.append(table(("ATTACHMENT", ">SIZE"), rows))
+    return "\n\n".join(parts)
+
+
+def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
+    found = [
+        ("point", point.point),
+        ("domain", f"{point.domain} ({point.uuid})"),
+        ("time", f"{rfc3339(point.time)} ({age(point.time, now)} ago)"),
+        ("kind", f"{point.kind}, {point.mode}"),
+        ("consistency", _consistency(point)),
+        ("parent", point.parent or "none"),
+        ("checkpoint", point.checkpoint or "none"),
+        ("host", point.host),
+        ("took", duration(point.seconds)),
+    ]
+    if point.scratch_peak is not None:
+        found.append(("scratch", format_bytes(point.scratch_peak)))
+    found += [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
+    return found + [("note", printable(note)) for note in point.notes]
+
+
+def _consistency(point: Point) -> str:
+    frozen = "" if point.freeze_seconds is None else f", guest frozen for {point.freeze_seconds:.3f} s"
+    return point.consistency + frozen
+
+
+def _format(disk: DiskRecord) -> str:
+    """The format of the image, and how it was encrypted on its host."""
+    return f"{disk.format}, {disk.encryption}" if disk.encryption else disk.format
+
+
+def _disks(disks: Sequence[DiskRecord]) -> str:
+    heads = ("DISK", "KIND", "FORMAT", ">SIZE", ">DIRTY", ">READ", ">ZERO", ">NEW", ">STORED")
+    rows = []
+    for disk in disks:
+        counts = (disk.size, disk.dirty_bytes, disk.read_bytes, disk.zero_bytes, disk.new_bytes)
+        sizes = [format_bytes(count) for count in (*counts, disk.stored_bytes)]
+        rows.append((disk.disk, disk.kind, _format(disk), *sizes))
+    return table(heads, rows)

@@ -1,0 +1,204 @@
+"""A disk: whether it can be backed up, and whether the next point of it will be incremental."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from puller.backup.bases.bases import Base, LiveBitmaps, choose
+from puller.backup.bases.history import History
+from puller.backup.sources.offline import StoredBitmaps
+from puller.backup.sources.unlock import encryption_of, keys_of, require_keys
+from puller.diagnosis.domain import Patient
+from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.errors import HypervisorError, UnsupportedDisk
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.image import untracked, with_stored_chain
+from puller.hypervisor.domain.qcow2 import Header, read_header
+from puller.hypervisor.job import openjob
+from puller.hypervisor.shared import writers
+
+
+def examine(patient: Patient) -> Iterator[Check]:
+    """Ask about each disk that a backup takes."""
+    taken = patient.taken()
+    if patient.disks or patient.left_out or not taken:
+        yield ask("disks", patient.domain.name, partial(_named, patient))
+    for disk in patient.omitted():
+        yield ask("disk-left-out", f"{patient.domain.name}/{disk.target}", partial(_left_out, disk))
+    if taken:
+        yield ask("other-writers", patient.domain.name, partial(_writers, patient, taken))
+    bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
+    for disk in taken:
+        subject = f"{patient.domain.name}/{disk.target}"
+        yield ask("disk-format", subject, partial(_format, patient, disk))
+        if disk.hindrance is not None:
+            continue
+        if disk.lock is not None:
+            yield ask("disk-encryption", subject, partial(_encryption, patient, disk))
+        if patient.domain.is_active():
+            yield ask("disk-job", subject, partial(_job, patient, disk))
+        if untracked(disk) is not None:
+            continue
+        yield ask("disk-image", subject, partial(_image, disk))
+        yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk))
+        if disk.target in bases:
+            yield ask("disk-base", subject, partial(_base, bases[disk.target]))
+
+
+def _named(patient: Patient) -> Answer:
+    known = {disk.target for disk in patient.domain.disks()}
+    unknown = [target for target in patient.disks if target not in known]
+    if unknown:
+        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known)) or 'none'}"
+        return fail(text, "Correct the job's 'disks'.")
+    if not patient.taken() and patient.disks:
+        return fail("no disk is left to back up", "Correct the job's 'disks' and 'exclude-disks'.")
+    if not patient.taken():
+        return ok("no disk is taken: a point holds the configuration only")
+    return ok(f"taken: {', '.join(disk.target for disk in patient.taken())}")
+
+
+def _left_out(disk: Disk) -> Answer:
+    text = f"the disk is {disk.omission}: it is left out"
+    if disk.hindrance is None:
+        advice = f"Name it with --disk {disk.target} if no other machine writes to it during a backup."
+    else:
+        advice = f"Back it up by other means; --exclude-disk {disk.target} leaves it out without a notice."
+    return warn(text, advice)
+
+
+def _writers(patient: Patient, disks: Sequence[Disk]) -> Answer:
+    for target, other in writers(patient.host, patient.domain, disks).items():
+        return fail(
+            f"disk {target} is in use by the running domain {other}, which would write to it during a backup",
+            f"Leave it out with --exclude-disk {target}, or back it up while {other} is shut off.",
+        )
+    return ok("no other running domain of this host can write to the disks")
+
+
+def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
+    """What the next point would take each disk from; nothing where that cannot be told."""
+    repository, domain = patient.repository, patient.domain
+    if repository is None:
+        return {}
+    history = History(repository, domain.uuid)
+    try:
+        if domain.is_active():
+            return choose(history, disks, LiveBitmaps(domain, repository.id))
+        stored = [with_stored_chain(disk) for disk in disks]
+        return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
+    except HypervisorError:
+        return {}  # an image that cannot be read, of which other questions tell
+
+
+def _format(patient: Patient, disk: Disk) -> Answer:
+    leave_out = f"leave the disk out with --exclude-disk {disk.target}"
+    if disk.hindrance is not None:
+        return fail(f"the disk is {disk.hindrance}: it cannot be backed up", leave_out.capitalize() + ".")
+    if disk.path is None and not patient.domain.is_active():
+        return fail(
+            f"the disk is {disk.type}: it cannot be read while the domain is shut off",
+            f"Start the domain, or {leave_out}.",
+        )
+    why = untracked(disk)
+    if why is not None:
+        return warn(
+            f"each point reads all of the disk, and stores what has changed: {why}",
+            "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
+        )
+    return ok(f"{disk.format} on {disk.type}")
+
+
+def _encryption(patient: Patient, disk: Disk) -> Answer:
+    """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
+    try:
+        require_keys(patient.domain, disk, keys_of(patient.domain, disk))
+    except UnsupportedDisk as error:
+        if not patient.domain.is_active():
+            raise
+        return warn(
+            f"a push reads all of the disk, and a backup while shut off fails: {error.message}", error.advice
+        )
+    return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
+
+
+def _image(disk: Disk) -> Answer:
+    if disk.path is None:
+        return ok("not a file of this host: not looked into")
+    header = read_header(disk.path)
+    if header is None:
+        return _unread(disk)
+    if header.corrupt:
+        return fail(
+            f"QEMU has marked {disk.path} as corrupt",
+            f"Stop the domain and run 'qemu-img check -r all {disk.path}'.",
+        )
+    return ok(f"qcow2 version {header.version}")
+
+
+def _unread(disk: Disk) -> Answer:
+    return fail(
+        f"{disk.path} cannot be read from here, or is not qcow2",
+        "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image.",
+    )
+
+
+def _bitmaps(patient: Patient, disk: Disk) -> Answer:
+    header = None if disk.path is None else read_header(disk.path)
+    known = checkpoints.list_checkpoints(patient.domain)
+    if header is None:
+        return ok(f"checkpoints: {len(known)}")
+    names = {item.name for item in known}
+    stranded = [bitmap.name for bitmap in header.bitmaps if bitmap.name not in names]
+    if stranded:
+        return warn(
+            f"{disk.path} has {len(stranded)} dirty bitmaps without a checkpoint, such as {stranded[0]}",
+            _remedy(disk, stranded[0]),
+        )
+    tracking = [item.name for item in known if disk.target in item.disks]
+    lost = [] if patient.domain.is_active() else _lost(tracking, header)
+    if lost:
+        return warn(
+            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
+            "Nothing need be done: the next point reads all of the disk.",
+        )
+    return ok(f"stored bitmaps: {len(header.bitmaps)}")
+
+
+def _remedy(disk: Disk, bitmap: str) -> str:
+    if bitmap.startswith(checkpoints.OWN):
+        return "Run a backup of the domain while it runs: it puts the bitmap to use again or removes it."
+    return (
+        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}', if nobody needs it: "
+        "it slows the guest's writes."
+    )
+
+
+def _lost(tracking: Sequence[str], header: Header) -> list[str]:
+    """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
+    whole = {bitmap.name for bitmap in header.bitmaps if not bitmap.in_use}
+    return [name for name in tracking if name not in whole]
+
+
+def _job(patient: Patient, disk: Disk) -> Answer:
+    if openjob.open_job(patient.domain) is not None or not patient.domain.has_block_job(disk.target):
+        return ok("no copy, commit or pull is going on")
+    return fail(
+        "a block job (copy, commit or pull) is going on, which excludes a backup",
+        f"Wait for its end, or end it with 'virsh blockjob {patient.domain.name} {disk.target} --abort'.",
+    )
+
+
+def _base(base: Base) -> Answer:
+    if base.kind == "incremental":
+        return ok("the next point is incremental")
+    text = f"the next point may have to read all of the disk: {base.reason}"
+    if base.parent is None or base.parent.point.checkpoint is None:
+        return ok(text)  # there was no bitmap that could have been lost
+    return warn(
+        text,
+        "Nothing need be done, but if this comes again look for what removes checkpoints, "
+        "kills QEMU or changes the image.",
+    )

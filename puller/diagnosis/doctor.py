@@ -1,0 +1,155 @@
+"""Doctor: ask host, domains and store for what would break a backup. It changes nothing of theirs.
+
+The one thing that it writes is an object under the repository's ``locks/``, which it deletes again: what
+credentials may do can only be known by doing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from puller.diagnosis import disk as disks
+from puller.diagnosis import domain as domains
+from puller.diagnosis import host as hosts
+from puller.diagnosis import scratch as scratches
+from puller.diagnosis import store as stores
+from puller.diagnosis.domain import Patient
+from puller.diagnosis.finding import Check, Status, ask, attempt
+from puller.diagnosis.repository import LastPoint, identity, opened
+from puller.diagnosis.scratch import Folders
+from puller.errors import NoSuchDomain, PullerError
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.space.scratch import default_directory
+from puller.repository.repository import Repository
+from puller.repository.selection import select
+from puller.store.base import Store
+from puller.store.parallel import each
+
+_AT_ONCE = 8
+"""Domains that are asked about at a time: most of it is waiting, for libvirt, guest agents and the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What to examine, as a backup with these choices would take it.
+
+    ``domains`` are names, UUIDs or patterns; if none are named, all are meant but for those that ``excluded``
+    means. ``root`` is where the kernel's /sys is.
+    """
+
+    connect: str
+    domains: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    exclude_disks: tuple[str, ...] = ()
+    mode: str = "pull"
+    scratch_dir: str | None = None
+    staging_dir: str | None = None
+    root: Path = Path("/")
+
+
+def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Check]:
+    """Ask all questions, one after the other; ``opener`` opens the repository that is in ``store``."""
+    yield from stores.examine(store)
+    opening = attempt("repository", store.url, opener, opened)
+    yield opening.check
+    if opening.outcome is not None:
+        yield ask("identity", store.url, partial(identity, opening.outcome))
+    uri = examination.connect
+    connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
+    yield connecting.check
+    if connecting.outcome is not None:
+        with connecting.outcome as host:
+            yield from hosts.examine(host)
+            yield from _examine_domains(host, opening.outcome, examination)
+
+
+def _examine_domains(host: Host, repository: Repository | None, examination: Examination) -> Iterator[Check]:
+    listing = attempt("domains", host.uri, host.uuids, lambda known: f"domains: {len(known)}")
+    yield listing.check
+    chosen = select(listing.outcome or {}, examination.domains or ("*",), examination.excluded)
+    if examination.domains and not chosen:
+        text = f"none is meant by {', '.join(examination.domains)}"
+        yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
+    work = partial(_examine_named, host, repository, examination)
+    met: set[str] = set()
+    for checks, targets in each(work, chosen, _AT_ONCE):
+        met |= targets
+        yield from checks
+
+    if unknown := [target for target in examination.exclude_disks if chosen and target not in met]:
+        text = f"'exclude-disks' names {unknown[0]}, which none of the examined domains has"
+        yield Check("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
+
+
+def _examine_named(
+    host: Host, repository: Repository | None, examination: Examination, name: str
+) -> tuple[list[Check], set[str]]:
+    """All about one domain, and the targets of its disks.
+
+    One that nobody named may be undefined meanwhile, which is no fault.
+    """
+    looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
+    targets = set() if looking.outcome is None else _targets(looking.outcome)
+    checks = [looking.check, *_questions(host, looking.outcome, repository, examination)]
+    failed = any(check.status is Status.FAIL for check in checks)
+    if failed and name not in examination.domains and _is_gone(host, name):
+        return [Check("domain", name, Status.OK, "undefined meanwhile", "")], set()
+    return checks, targets
+
+
+def _is_gone(host: Host, name: str) -> bool:
+    try:
+        host.domain(name)
+    except NoSuchDomain:
+        return True
+    except PullerError:
+        return False
+    return False
+
+
+def _questions(
+    host: Host, domain: Domain | None, repository: Repository | None, examination: Examination
+) -> Iterator[Check]:
+    if domain is not None:
+        chosen_disks = examination.disks, examination.exclude_disks
+        yield from _guarded(Patient(host, domain, repository, *chosen_disks), examination)
+
+
+def _targets(domain: Domain) -> set[str]:
+    try:
+        return {disk.target for disk in domain.disks()}
+    except PullerError:  # it is gone, of which the questions tell
+        return set()
+
+
+def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
+    """The questions about one domain. It may vanish meanwhile, which ends them with a failed check."""
+    try:
+        yield from _examine_domain(patient, examination)
+    except PullerError as error:
+        yield Check("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
+
+
+def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Check]:
+    domain = patient.domain
+    yield from domains.examine(patient)
+    if patient.repository is not None and (domain.is_active() or examination.domains):
+        newest = LastPoint(patient.repository, domain.uuid)
+        yield ask("last-point", domain.name, newest.answer)
+    yield from disks.examine(patient)
+    if patient.taken():
+        yield from scratches.examine(patient, _folders(patient, examination))
+
+
+def _folders(patient: Patient, examination: Examination) -> Folders:
+    taken = tuple(disk for disk in patient.taken() if disk.hindrance is None)
+    given = examination.scratch_dir
+    if examination.mode == "push" and examination.staging_dir is not None:
+        given = examination.staging_dir
+    folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
+    return Folders(folder, taken, examination.root, examination.mode)

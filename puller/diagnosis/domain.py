@@ -1,0 +1,167 @@
+"""A domain: its state, what libvirt can do with it, its jobs, snapshots, checkpoints and guest agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from puller.backup.bases.history import History
+from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.guest.agentstate import AgentState, agent_state
+from puller.hypervisor.job import openjob
+from puller.hypervisor.locking.lock import holder, lock_directory
+from puller.repository.repository import Repository
+
+_AGENT = {
+    AgentState.NOT_CONNECTED: warn(
+        "there is a channel for the guest agent, and no agent at its other end",
+        "Install and start qemu-guest-agent in the guest.",
+    ),
+    AgentState.SILENT: warn(
+        "the guest agent is connected and does not answer", "Restart qemu-guest-agent in the guest."
+    ),
+    AgentState.NO_CHANNEL: ok("no channel for a guest agent: points are crash-consistent"),
+    AgentState.ANSWERS: ok("the guest agent answers"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A domain that is examined; ``repository`` is None where none could be opened.
+
+    ``disks`` and ``left_out`` are the targets that a backup is told to take and to leave out.
+    """
+
+    host: Host
+    domain: Domain
+    repository: Repository | None
+    disks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def taken(self) -> list[Disk]:
+        """The disks that a backup takes, as far as they are there; also those on which it fails."""
+        wanted = [
+            disk
+            for disk in self.domain.disks()
+            if (disk.target in self.disks if self.disks else disk.is_candidate)
+        ]
+        return [disk for disk in wanted if disk.target not in self.left_out]
+
+    def omitted(self) -> list[Disk]:
+        """The disks that hold data and that a backup leaves out without being told to."""
+        disks = () if self.disks else self.domain.disks()
+        return [
+            disk
+            for disk in disks
+            if disk.holds_changes and not disk.is_candidate and disk.target not in self.left_out
+        ]
+
+
+def examine(patient: Patient) -> Iterator[Check]:
+    """Ask what concerns the domain as a whole. It may be shut off."""
+    name = patient.domain.name
+    yield ask("state", name, partial(_state, patient))
+    yield ask("backup-support", name, partial(_support, patient))
+    yield ask("persistence", name, partial(_persistence, patient))
+    yield ask("snapshots", name, partial(_snapshots, patient))
+    yield ask("checkpoints", name, partial(_checkpoints, patient))
+    if patient.domain.is_active():
+        yield ask("open-job", name, partial(_open_job, patient))
+        yield ask("guest-agent", name, partial(_guest_agent, patient))
+
+
+def _state(patient: Patient) -> Answer:
+    if patient.domain.is_active():
+        return ok("active")
+    return ok("shut off: a backup reads its images")
+
+
+def _support(patient: Patient) -> Answer:
+    if patient.host.supports_backup(patient.domain):
+        return ok("libvirt can back it up incrementally")
+    return fail(
+        "libvirt cannot back up a domain with this emulator incrementally",
+        "Upgrade libvirt and QEMU (libvirt 9.0 with QEMU 7.2 is enough), then start the domain anew.",
+    )
+
+
+def _persistence(patient: Patient) -> Answer:
+    if patient.domain.is_persistent():
+        return ok("persistent")
+    return warn(
+        "transient: libvirt forgets its checkpoints when it stops, and the next point may read all",
+        "Make it persistent with 'virsh define'.",
+    )
+
+
+def _snapshots(patient: Patient) -> Answer:
+    found = patient.domain.snapshots()
+    if not found:
+        return ok("no snapshots")
+    return warn(
+        f"snapshots are there ({_some(found)}): after one is taken, reverted to or merged a point reads all",
+        "Delete with 'virsh snapshot-delete' those that are not needed any more.",
+    )
+
+
+def _checkpoints(patient: Patient) -> Answer:
+    names = [item.name for item in checkpoints.list_checkpoints(patient.domain)]
+    foreign = [name for name in names if not name.startswith(checkpoints.OWN)]
+    orphans = _orphans(patient, names)
+    if orphans:
+        return warn(
+            f"checkpoints of this repository have no restore point: {_some(orphans)}",
+            "Run a backup of the domain: it deletes them.",
+        )
+    if foreign:
+        return warn(
+            f"checkpoints of another tool: {_some(foreign)}",
+            "Delete them with 'virsh checkpoint-delete' if that tool is not used any more: "
+            "each slows the guest's writes a little.",
+        )
+    return ok(f"checkpoints: {len(names)}")
+
+
+def _orphans(patient: Patient, names: list[str]) -> list[str]:
+    """Checkpoints that a run left which could neither commit nor delete them, or whose point is gone."""
+    repository, uuid = patient.repository, patient.domain.uuid
+    if repository is None or holder(uuid, lock_directory()) is not None:
+        return []
+    history = History(repository, uuid)
+    ours = [name for name in names if checkpoints.point_of(name, repository.id) is not None]
+    return [name for name in ours if not history.holds(name)]
+
+
+def _open_job(patient: Patient) -> Answer:
+    job = openjob.open_job(patient.domain)
+    if job is None:
+        return ok("no backup job is open")
+    process = holder(patient.domain.uuid, lock_directory())
+    if process is not None:
+        return ok(f"process {process} is backing it up")
+    if patient.repository is not None and openjob.is_ours(job, patient.repository.id):
+        return warn(
+            "a dead run has left its backup job open, which costs the guest",
+            "Run a backup of the domain: it ends the job.",
+        )
+    return fail(
+        "a backup job is open that this repository's runs did not begin",
+        "Wait for the other backup, or end it with 'virsh domjobabort' if it is stale.",
+    )
+
+
+def _guest_agent(patient: Patient) -> Answer:
+    if not patient.domain.is_running():
+        return ok("the guest is paused: its agent is not asked")
+    return _AGENT[agent_state(patient.domain)]
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

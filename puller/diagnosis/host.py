@@ -1,0 +1,49 @@
+"""The host: which versions there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from puller.diagnosis.finding import Answer, Check, ask, fail, ok
+from puller.hypervisor.connection import Host, Version
+from puller.nbd import library
+
+LEAST_LIBVIRT: Version = (6, 0, 0)
+"""The first with ``virDomainBackupBegin``. Whether it works with a domain is asked of each domain."""
+
+LEAST_QEMU: Version = (4, 2, 0)
+"""The first with ``blockdev-backup`` and bitmaps as libvirt's backups need them."""
+
+
+def examine(host: Host) -> Iterator[Check]:
+    """Ask what concerns all domains."""
+    yield ask("libvirt", host.uri, partial(_libvirt, host))
+    yield ask("qemu", host.uri, partial(_qemu, host))
+    yield ask("libnbd", host.uri, _libnbd)
+
+
+def _libvirt(host: Host) -> Answer:
+    return _at_least("libvirt", host.libvirt_version, LEAST_LIBVIRT)
+
+
+def _qemu(host: Host) -> Answer:
+    return _at_least("QEMU", host.qemu_version, LEAST_QEMU)
+
+
+def _at_least(name: str, found: Version, least: Version) -> Answer:
+    text = f"{name} {_dotted(found)}"
+    if found < least:
+        return fail(
+            f"{text} has no pull backups", f"Upgrade {name}: {_dotted(least)} is the first that has them."
+        )
+    return ok(text)
+
+
+def _libnbd() -> Answer:
+    extents = "64-bit" if library.has_long_extents() else "32-bit"
+    return ok(f"libnbd {library.version()}, {extents} extents")
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

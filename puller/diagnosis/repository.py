@@ -1,0 +1,78 @@
+"""The repository: whether it opens, and how old a domain's last good point is."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime, timedelta
+
+from puller.backup.clock import BEHIND
+from puller.diagnosis.finding import Answer, fail, ok, warn
+from puller.errors import DamagedData, NoSuchPoint
+from puller.repository.format.sealing import Cipher
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+
+STALE = timedelta(hours=48)
+"""Age of the last good point from which on a warning is due: two nights were missed."""
+
+
+def opened(repository: Repository) -> str:
+    """What to tell of a repository that opened."""
+    if repository.keys.cipher is Cipher.NONE:
+        return f"repository {repository.id} opens; it is not encrypted"
+    role = "all" if repository.keys.can_read_data else "backups only"
+    return f"repository {repository.id} opens; the key is good for {role}"
+
+
+def identity(repository: Repository) -> Answer:
+    """Whether it is the one that this host knows."""
+    if repository.replaced is None:
+        return ok("this host knows no other repository at this URL")
+    return warn(repository.replaced.text, repository.replaced.advice)
+
+
+class LastPoint:
+    """The newest point of a domain whose record is whole, and the damaged ones that are newer.
+
+    Where others have taken points too, those of this host count: a copy that runs elsewhere has the UUID.
+    """
+
+    def __init__(self, repository: Repository, uuid: str) -> None:
+        self.point: Point | None = None
+        self.damaged: list[str] = []
+        for _, point_id in sorted(repository.points.names(uuid), reverse=True):
+            try:
+                point = repository.points.get(uuid, point_id)
+            except NoSuchPoint:
+                continue  # deleted since it was listed
+            except DamagedData:
+                self.damaged += [point_id] if self.point is None else []
+                continue
+            self.point = self.point or point
+            if point.host == platform.node():
+                self.point = point
+                return
+
+    def answer(self) -> Answer:
+        """Whether it is there, whole and new enough."""
+        if self.damaged:
+            return fail(
+                f"the record of point {self.damaged[0]} is damaged",
+                "Run 'puller check' to see what is hurt, and back the domain up again.",
+            )
+        if self.point is None:
+            return warn("there is no restore point of it", "Run 'puller backup' now.")
+        return _aged(self.point, datetime.now(UTC) - self.point.time)
+
+
+def _aged(point: Point, age: timedelta) -> Answer:
+    hours = age.total_seconds() / 3600
+    if age < -BEHIND:
+        return fail(
+            f"the last point, {point.point}, is dated {-hours:.0f} hours ahead of this host's clock",
+            "Set the clock; if the point's time is wrong, delete it with 'puller delete'.",
+        )
+    text = f"the last point, {point.point}, is {hours:.0f} hours old"
+    if age <= STALE:
+        return ok(text)
+    return warn(text, "Look why backups do not run, such as in the journal of the timer, and run one now.")

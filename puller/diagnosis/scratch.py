@@ -1,0 +1,146 @@
+"""Scratch and socket: room, and whether QEMU's user and its security label reach the folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from puller.diagnosis.domain import Patient
+from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.host.runtime import SOCKET_PATH
+from puller.hypervisor import kernelsecurity as kernel
+from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
+from puller.hypervisor.domain.checkpoint import checkpoint_name
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.job import socket_path
+from puller.hypervisor.space import scratch, staging
+from puller.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging; ``root`` is
+    where the kernel's /sys is.
+    """
+
+    scratch: Path
+    disks: tuple[Disk, ...]
+    root: Path = Path("/")
+    mode: str = "pull"
+
+    @property
+    def option(self) -> str:
+        """What names another folder."""
+        return "--staging-dir" if self.mode == "push" else "--scratch-dir"
+
+
+def examine(patient: Patient, folders: Folders) -> Iterator[Check]:
+    """Ask about the folder of the scratch and, of a running domain, that of the socket."""
+    name = patient.domain.name
+    held = confinement(patient.domain.xml(), patient.host.capabilities())
+    yield ask("scratch-access", name, partial(_access, folders, held))
+    yield ask("scratch-label", name, partial(label, folders, held))
+    yield ask("scratch-space", name, partial(_space, patient, folders))
+    yield ask("scratch-leftovers", name, partial(_leftovers, patient, folders))
+    if patient.domain.is_active():
+        yield ask("socket", name, partial(_socket, patient, held))
+
+
+def _access(folders: Folders, held: Confinement) -> Answer:
+    folder = folders.scratch
+    if held.user is None:
+        return ok("libvirt does not tell which user QEMU runs as")
+    try:
+        closed = barred(folder, held.user)
+    except PermissionError:
+        return warn(f"whether {held.user} reaches {folder} is not known", "Run doctor as root.")
+    if closed is None:
+        return ok(f"{held.user} reaches {folder}")
+    return fail(
+        f"QEMU runs as {held.user}, who may not walk {closed} on the way to {folder}",
+        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another folder with {folders.option}.",
+    )
+
+
+def label(folders: Folders, held: Confinement) -> Answer:
+    """Whether AppArmor or SELinux keeps a QEMU that is ``held`` so out of the scratch's folder."""
+    folder, kind = folders.scratch, kernel.selinux_type(folders.scratch)
+    if (
+        "apparmor" in held.models
+        and kernel.apparmor_is_on(folders.root)
+        and kernel.apparmor_withholds(folder)
+    ):
+        return fail(
+            f"AppArmor confines QEMU, and libvirt's virt-aa-helper gives it no file in {folder}",
+            f"Give a folder with {folders.option} that is below none of the system's own, such as "
+            "/var/lib/libvirt/images.",
+        )
+    confined = "selinux" in held.models and kernel.selinux_enforces(folders.root)
+    if confined and kernel.selinux_withholds(kind):
+        return fail(
+            f"SELinux confines QEMU, which may not enter {folder} with its type {kind}",
+            f"Run 'semanage fcontext -a -t virt_image_t \"{folder}(/.*)?\"' and 'restorecon -R {folder}'.",
+        )
+    models = ", ".join(sorted(held.models))
+    return ok(f"{models} does not keep QEMU out" if models else "QEMU is not confined")
+
+
+def _space(patient: Patient, folders: Folders) -> Answer:
+    # libvirt tells no size of a network disk of a domain that is shut off.
+    told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
+    sizes = [patient.domain.disk_size(disk.target) for disk in told]
+    if folders.mode == "push" and patient.domain.is_active():
+        return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)))
+    needed = scratch.required_bytes(sizes)
+    free = scratch.free_bytes(folders.scratch, "scratch")
+    text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
+    if free < needed:
+        return fail(text, "Make room, or give another folder with --scratch-dir.")
+    return ok(text)
+
+
+def _staging_space(folder: Path, needed: int) -> Answer:
+    """How much a push has to copy is known when it begins, and it is refused then if there is no room."""
+    free = scratch.free_bytes(folder, "staging")
+    text = (
+        f"{folder} has {format_bytes(free)} free; a push of disks full of data takes {format_bytes(needed)}"
+    )
+    if free < needed:
+        return warn(text, "Make room, or give another folder with --staging-dir, if the disks are that full.")
+    return ok(text)
+
+
+def _leftovers(patient: Patient, folders: Folders) -> Answer:
+    job = openjob.open_job(patient.domain) if patient.domain.is_active() else None
+    in_use = frozenset[Path]() if job is None else job.scratch
+    places = {folders.scratch, *(disk.path.parent for disk in folders.disks if disk.path)}
+    found = [
+        path for place in sorted(places) for path in scratch.leftovers(place, patient.domain.uuid, in_use)
+    ]
+    if not found:
+        return ok("no scratch file of an earlier run")
+    return warn(
+        f"{len(found)} scratch files of earlier runs, such as {found[0]}",
+        "Run a backup of the domain into the same repository: it deletes them.",
+    )
+
+
+def _socket(patient: Patient, held: Confinement) -> Answer:
+    folder = patient.domain.runtime_directory()
+    if len(bytes(socket_path(patient.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
+        return fail(f"the path of {folder} is too long for a socket in it", "Give the domain a shorter name.")
+    if held.user is None:
+        return ok(f"{folder}; libvirt does not tell which user QEMU runs as")
+    try:
+        open_to_it = barred(folder, held.user) is None and may_write(folder, held.user)
+    except PermissionError:
+        return warn(f"whether {held.user} may write to {folder} is not known", "Run doctor as root.")
+    if open_to_it:
+        return ok(f"{held.user} may make the socket in {folder}")
+    return fail(
+        f"QEMU runs as {held.user}, who may not make a socket in {folder}",
+        f"Run 'chown {held.user} {folder}': libvirt makes the folder so when it starts a domain.",
+    )

@@ -1,0 +1,187 @@
+"""The store: whether it answers, what may be done in it, and how its bucket is set up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from puller.diagnosis.finding import Answer, Check, Status, ask, fail, ok, warn
+from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
+from puller.repository.collecting.lease import PREFIX
+from puller.repository.format.descriptor import NAME
+from puller.repository.writing.pending import PREFIX as PENDING
+from puller.store.base import Store
+from puller.store.patience import SHORT, Patience, current
+from puller.store.retrying import RetryingStore
+from puller.store.trial import OPERATIONS, Trial, latency, try_store
+
+if TYPE_CHECKING:
+    from puller.store.s3.bucket import Bucket, LifecycleRule
+
+SLOW = 1.0
+"""Seconds for the answer to one look. A backup waits for some dozens of them, whatever its size."""
+
+SKEW = 60.0
+"""Seconds between the two clocks from which on a warning is due; S3 refuses all requests at 900."""
+
+_DENIED_ADVICE = (
+    "Let the credentials' policy allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the "
+    "repository's prefix."
+)
+
+
+def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Check]:
+    """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
+    asked = RetryingStore(store)  # which waits for no answer longer than the patience in force
+    reached = ask("store", store.url, partial(_reach, asked))
+    yield reached
+    if reached.status is Status.FAIL:
+        return
+    trial = try_store(asked, (PREFIX, PENDING), now) if _holds_repository(asked) else None
+    if trial is not None:
+        yield from _examine_rights(store.url, trial)
+    bucket = _bucket(store)
+    if bucket is not None and not (trial and trial.broke_off):
+        yield from _examine_bucket(store.url, bucket)
+
+
+def _holds_repository(store: Store) -> bool:
+    """Elsewhere nothing is tried: a slip of the pen must leave nothing in a place that is not puller's."""
+    try:
+        store.stat(NAME)
+    except ObjectNotFound:
+        return False
+    except StoreError:
+        return True  # denied: the trial tells more
+    return True
+
+
+def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
+    for operation in OPERATIONS:
+        yield ask(operation, url, partial(_right, url, trial, operation))
+    yield ask("conditional-writes", url, partial(_conditional, trial))
+    yield ask("clock", url, partial(_clock, trial))
+
+
+def _bucket(store: Store) -> Bucket | None:
+    if not store.url.startswith("s3://"):
+        return None
+    # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
+    from puller.store.s3.s3 import S3Store
+
+    return store.bucket if isinstance(store, S3Store) else None
+
+
+def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Check]:
+    yield ask("versioning", url, partial(_where_told, partial(_versioning, bucket)))
+    yield ask("object-lock", url, partial(_where_told, partial(_object_lock, bucket)))
+    yield ask("lifecycle", url, partial(_where_told, partial(_lifecycle, bucket)))
+
+
+def _reach(store: Store) -> Answer:
+    seconds = latency(store, NAME)
+    text = f"answers in {seconds * 1000:.0f} ms"
+    return ok(text) if seconds < SLOW else warn(text, "Look for a nearer endpoint or a faster way to it.")
+
+
+def _right(url: str, trial: Trial, operation: str) -> Answer:
+    if operation not in trial.outcomes:
+        return _untried(trial, operation)
+    error = trial.outcomes[operation]
+    if error is None:
+        return ok("allowed")
+    if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
+        return warn(
+            error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
+        )
+    in_bucket = isinstance(error, StoreDenied) and url.startswith("s3://")
+    return fail(error.message, _DENIED_ADVICE if in_bucket else error.advice)
+
+
+def _untried(trial: Trial, operation: str) -> Answer:
+    if trial.broke_off:
+        return ok("not tried, as the store has stopped answering")
+    if "put" in trial.outcomes:
+        return ok("not tried, as nothing could be put")
+    return warn(
+        f"{operation} was not tried, as the object could not be deleted again",
+        "Run doctor with credentials that may delete, or a backup with these.",
+    )
+
+
+def _conditional(trial: Trial) -> Answer:
+    match trial.conditional:
+        case True:
+            return ok("a put that asks for absence is refused where the key is taken")
+        case False:
+            return warn(
+                "the store does not honour If-None-Match",
+                "Never run two prunes or inits at once: nothing keeps them apart here.",
+            )
+    return ok("not tried")
+
+
+def _clock(trial: Trial) -> Answer:
+    if trial.ahead is None:
+        return ok("not told")
+    if abs(trial.ahead) < SKEW:
+        return ok("the clocks of host and store agree")
+    way = "behind" if trial.ahead > 0 else "ahead of"
+    return warn(
+        f"the clock of this host is {abs(trial.ahead):.0f} s {way} the store's",
+        "Set this host's clock, with chrony or systemd-timesyncd; S3 refuses requests at 15 minutes.",
+    )
+
+
+def _where_told(question: Callable[[], Answer]) -> Answer:
+    """A backup works without the right to ask how the bucket is set up, so lacking it is no fault."""
+    try:
+        return (current() or Patience(SHORT)).request(question)
+    except (StoreDenied, UnsupportedByStore) as error:
+        return ok(f"not known: {error.message}")
+
+
+def _versioning(bucket: Bucket) -> Answer:
+    if not bucket.keeps_versions():
+        return ok("no versions are kept")
+    if any(rule.drops_versions for rule in _rules(bucket)):
+        return ok("versions are kept, and a lifecycle rule removes old ones")
+    return warn(
+        "the bucket keeps a version of all that is deleted, for ever: prune frees no space",
+        "Add a lifecycle rule with NoncurrentVersionExpiration, of some days, for the repository's prefix.",
+    )
+
+
+def _rules(bucket: Bucket) -> tuple[LifecycleRule, ...]:
+    try:
+        return bucket.lifecycle()
+    except (StoreDenied, UnsupportedByStore):
+        return ()
+
+
+def _object_lock(bucket: Bucket) -> Answer:
+    retention = bucket.default_retention()
+    if retention is None:
+        return ok("no default retention")
+    return warn(
+        f"Object Lock keeps each new object by default ({retention}): prune frees nothing before that",
+        "Keep it if that is what you want against deletion by intruders, and expect the space to be "
+        "taken so much longer.",
+    )
+
+
+def _lifecycle(bucket: Bucket) -> Answer:
+    rules = bucket.lifecycle()
+    if expiring := [rule.name for rule in rules if rule.expires]:
+        return fail(
+            f"lifecycle rule {expiring[0]} deletes the repository's objects by age: points will be broken",
+            "Remove the rule or keep it from the repository's prefix; prune removes what is not needed.",
+        )
+    if archiving := [rule.name for rule in rules if rule.archives]:
+        return fail(
+            f"lifecycle rule {archiving[0]} moves the repository's objects to an archive tier",
+            "Remove the rule or keep it from the repository's prefix: archived objects cannot be read.",
+        )
+    return ok(f"rules that reach the repository: {len(rules)}, none of which hurts")

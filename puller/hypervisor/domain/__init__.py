@@ -1,0 +1,1 @@
+"""Domains, their disks and images, firmware state and checkpoints."""

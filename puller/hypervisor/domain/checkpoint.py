@@ -1,0 +1,224 @@
+"""libvirt's checkpoints: the moments from which dirty bitmaps record.
+
+A checkpoint is a record of libvirt and, in each disk's qcow2 image, one bitmap of the same name that
+records every write since. Each bitmap records on its own, so an older checkpoint stays exact when a
+newer one is deleted: it has seen the same writes. (Early versions of libvirt let only the newest bitmap
+record and merged it into the older one when it was deleted; the outcome is the same.)
+
+The record and the bitmaps can part. QEMU writes bitmaps to the image when it closes it, so after a crash
+or a kill of QEMU those made since its start are gone, and those that were in the image are marked
+inconsistent. libvirt's records outlive both. Such a checkpoint cannot be a base, and libvirt refuses to
+delete it the ordinary way.
+
+Other tools have checkpoints in the same chain. puller's carry the repository's id in their names, and
+nothing here deletes any other.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+
+from puller.errors import HypervisorError
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.faults import code_of, translate
+
+OWN = "puller-"
+"""What the names of all checkpoints, sockets and scratch files of puller begin with."""
+
+PREFIX_LENGTH = len(OWN) + 12 + 1
+"""Characters of :func:`owner_prefix`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as libvirt records it.
+
+    ``disks`` are the targets that it has a bitmap for, ``created`` is in seconds since 1970, ``parent`` the
+    name of the one that was newest when it was made, or None.
+    """
+
+    name: str
+    disks: frozenset[str]
+    created: int
+    parent: str | None
+
+
+def owner_prefix(repository_id: str) -> str:
+    """What the names of all that puller makes for this repository begin with; the id is 32 hex digits."""
+    return f"{OWN}{repository_id[:12]}-"
+
+
+def checkpoint_name(repository_id: str, point_id: str) -> str:
+    """Name of the checkpoint that belongs to a restore point."""
+    return owner_prefix(repository_id) + point_id
+
+
+def point_of(name: str, repository_id: str) -> str | None:
+    """The point that the checkpoint ``name`` belongs to, or None if it is not this repository's."""
+    prefix = owner_prefix(repository_id)
+    return name[len(prefix) :] if name.startswith(prefix) and name != prefix else None
+
+
+def owner_of(name: str) -> str:
+    """The point that our checkpoint ``name`` was made with."""
+    return name[PREFIX_LENGTH:]
+
+
+def list_checkpoints(domain: Domain) -> tuple[Checkpoint, ...]:
+    """All checkpoints of ``domain``, anyone's, oldest first; a parent always comes before its children."""
+    with translate(f"cannot list the checkpoints of domain {domain.name}"):
+        handles = domain.handle.listAllCheckpoints()
+        texts = [handle.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN) for handle in handles]
+    return _oldest_first([_parse(ET.fromstring(text)) for text in texts])
+
+
+def dirty_bytes(domain: Domain, name: str) -> dict[str, int]:
+    """How much each disk of the checkpoint ``name`` has changed since, by target, in bytes.
+
+    A bitmap counts in whole granules of 64 KiB, so this may reach beyond the end of the disk.
+    Only disks whose bitmap is there and consistent are in the answer: libvirt leaves the others out
+    (``VIR_DOMAIN_CHECKPOINT_XML_SIZE``). So what is missing here cannot be incremental from ``name``.
+    Empty if libvirt knows no such checkpoint. The domain must be active.
+    """
+    handle = _find(domain, name)
+    with translate(f"cannot read the dirty bitmaps of checkpoint {name} of domain {domain.name}"):
+        return {} if handle is None else _sizes(handle)
+
+
+def xml(domain: Domain, name: str) -> str:
+    """The checkpoint's full XML, domain included, secrets left out: what libvirt needs to redefine it.
+
+    Raises :class:`CheckpointUnusable` if there is none of this name.
+    """
+    with translate(f"cannot read checkpoint {name} of domain {domain.name}"):
+        return str(domain.handle.checkpointLookupByName(name).getXMLDesc(0))
+
+
+def redefine(domain: Domain, name: str, text: str) -> bool:
+    """Give libvirt back its record of our checkpoint ``name``, whose XML with the domain is ``text``.
+
+    Returns whether a bitmap of it is there to be used; if none is, the record is taken away again. The
+    domain must be active. Raises :class:`HypervisorError` if libvirt does not take the record.
+    """
+    try:
+        record = ET.fromstring(text)
+    except (ET.ParseError, ValueError) as error:
+        raise HypervisorError(f"the stored XML of checkpoint {name} is damaged: {error}") from error
+    for parent in record.findall("parent"):
+        record.remove(parent)  # the checkpoint before it, deleted since
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+    with translate(f"cannot redefine checkpoint {name} of domain {domain.name}"):
+        handle = domain.handle.checkpointCreateXML(ET.tostring(record, encoding="unicode"), flags)
+        if _sizes(handle):
+            return True
+        handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    return False
+
+
+def delete(domain: Domain, name: str) -> None:
+    """Delete our checkpoint ``name`` with its bitmaps; older checkpoints stay exact. Fine if it is gone.
+
+    The domain must be active, or libvirt refuses. A checkpoint that has lost bitmaps is deleted too.
+    """
+    if not name.startswith(OWN):
+        raise ValueError(f"checkpoint {name} is not puller's to delete")
+    handle = _find(domain, name)
+    if handle is None:
+        return
+    with translate(f"cannot delete checkpoint {name} of domain {domain.name}"):
+        try:
+            handle.delete()
+        except libvirt.libvirtError:
+            if _tracked(_record(handle)) == _sizes(handle).keys():
+                raise
+            _delete_remains(domain, name)
+
+
+def _delete_remains(domain: Domain, name: str) -> None:
+    """Delete a checkpoint that lacks bitmaps, without stranding those that it still has.
+
+    libvirt deletes the bitmaps of all disks in one transaction or none ("bitmap not found in backing
+    chain"), and its deletion of the record alone leaves bitmaps in the images that nobody can remove any
+    more. So the record is redefined with one disk at a time, and deleted with that disk's bitmap.
+    """
+    handle = domain.handle.checkpointLookupByName(name)
+    record, sound = ET.fromstring(handle.getXMLDesc(0)), _sizes(handle)
+    for target in sorted(_tracked(record)):
+        redefine = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+        piece = domain.handle.checkpointCreateXML(_with_only(record, target), redefine)
+        try:
+            piece.delete()
+        except libvirt.libvirtError:
+            if target in sound:
+                raise
+    remains = _find(domain, name)
+    if remains is not None:
+        remains.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _find(domain: Domain, name: str) -> Any:
+    """libvirt's handle of the checkpoint, or None."""
+    with translate(f"cannot look up checkpoint {name} of domain {domain.name}"):
+        try:
+            return domain.handle.checkpointLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+                return None
+            raise
+
+
+def _record(handle: Any) -> ET.Element:
+    return ET.fromstring(handle.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+
+
+def _sizes(handle: Any) -> dict[str, int]:
+    """Dirty bytes by target, of the disks whose bitmap is there and consistent."""
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN | libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE
+    disks = ET.fromstring(handle.getXMLDesc(flags)).findall("./disks/disk[@size]")
+    return {disk.attrib["name"]: int(disk.attrib["size"]) for disk in disks}
+
+
+def _tracked(record: ET.Element) -> frozenset[str]:
+    """Targets that the record says have a bitmap."""
+    return frozenset(disk.attrib["name"] for disk in record.findall("./disks/disk[@checkpoint='bitmap']"))
+
+
+def _with_only(record: ET.Element, target: str) -> str:
+    """The record as XML, with no bitmap but that of ``target``."""
+    copy = deepcopy(record)
+    for disk in copy.findall("./disks/disk"):
+        if disk.get("name") != target:
+            disk.set("checkpoint", "no")
+            disk.attrib.pop("bitmap", None)
+    return ET.tostring(copy, encoding="unicode")
+
+
+def _parse(record: ET.Element) -> Checkpoint:
+    return Checkpoint(
+        name=record.findtext("name", ""),
+        disks=_tracked(record),
+        created=int(record.findtext("creationTime", "0")),
+        parent=record.findtext("./parent/name"),
+    )
+
+
+def _oldest_first(checkpoints: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """By creation time, but no child before its parent, whatever the clock did.
+
+    libvirt's own topological order says nothing of the age of several roots, and a deletion that
+    failed half-way leaves more than one.
+    """
+    waiting = sorted(checkpoints, key=lambda checkpoint: (checkpoint.created, checkpoint.name))
+    ordered: list[Checkpoint] = []
+    while waiting:
+        names = {checkpoint.name for checkpoint in waiting}
+        ready = next((each for each in waiting if each.parent not in names), waiting[0])
+        waiting.remove(ready)
+        ordered.append(ready)
+    return tuple(ordered)

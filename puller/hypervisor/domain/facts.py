@@ -1,0 +1,50 @@
+"""What is certain of an image: which file it is, and which run of QEMU has it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from puller.errors import HypervisorError
+from puller.hypervisor.domain.disk import Disk, ImageFacts
+from puller.hypervisor.domain.domain import Domain
+
+_SECONDS = 10.0
+"""How long ``stat`` may take on storage that hangs; the backup will find that out by itself."""
+
+
+def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
+    """The same disks, with what can be known of their images. Raises HypervisorError."""
+    qemu = _run_of(domain)
+    return tuple(replace(disk, facts=replace(_of_file(disk.path), qemu=qemu)) for disk in disks)
+
+
+def _of_file(path: Path | None) -> ImageFacts:
+    found = [] if path is None else _stat(path, "%i %.9W %s")
+    if len(found) != 3:
+        return ImageFacts()
+    inode, born, size = found
+    return ImageFacts(int(inode), born, int(size))
+
+
+def _run_of(domain: Domain) -> str:
+    """libvirt's number of this run, and when it made the run's folder: numbers begin anew with the daemon."""
+    number = domain.start_id()
+    if number is None:
+        return ""
+    try:
+        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W")])
+    except HypervisorError:
+        return number
+
+
+def _stat(path: Path, what: str) -> list[str]:
+    """Words of coreutils' ``stat``, which knows times of birth; Python's does not. None if it fails."""
+    command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split() if done.returncode == 0 else []

@@ -1,0 +1,132 @@
+"""What a domain keeps outside its disks: the variables of its UEFI firmware and the state of its TPM.
+
+See https://libvirt.org/formatdomain.html#operating-system-booting (``<nvram>``) and
+https://libvirt.org/formatdomain.html#tpm-device. Both are files or block devices of the host, which QEMU or
+swtpm writes while the domain runs: they are read as they are, in no common moment with the disks.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from puller.errors import HypervisorError
+from puller.hypervisor.domain.domain import Domain
+from puller.units import MIB
+
+LIMIT = 64 * MIB
+"""Most bytes taken of either. OVMF's variables have 0.5 to 4 MiB, 64 MiB on ARM; a TPM 2.0 has 20 KiB."""
+
+
+def nvram(domain: Domain) -> bytes | None:
+    """The domain's firmware variables; None if it has none yet. Raises HypervisorError."""
+    element = ET.fromstring(domain.xml()).find("./os/nvram")
+    if element is None:
+        return None
+    source = element.find("source")
+    what = f"the firmware variables of domain {domain.name}"
+    if element.get("type") == "network" and source is not None:
+        raise HypervisorError(
+            f"{what} are on the network, {source.get('protocol')} {source.get('name', '')}".rstrip(),
+            advice="Back them up by the means of that storage.",
+        )
+    path = (element.text or "").strip()
+    if not path and source is not None:
+        path = source.get("file") or source.get("dev") or ""
+    return _read_if_made(domain, path, what)
+
+
+def varstore(domain: Domain) -> bytes | None:
+    """The variables of a firmware that keeps them in QEMU's ``uefi-vars`` device; None if there are none yet.
+
+    Raises HypervisorError.
+    """
+    element = ET.fromstring(domain.xml()).find("./os/varstore")
+    path = "" if element is None else element.get("path", "")
+    return _read_if_made(domain, path, f"the firmware variables of domain {domain.name}")
+
+
+def tpm(domain: Domain) -> bytes | None:
+    """The state of its emulated TPM as a tar archive; None if it has none yet. Raises HypervisorError."""
+    backend = ET.fromstring(domain.xml()).find("./devices/tpm/backend")
+    what = f"the TPM state of domain {domain.name}"
+    if backend is None:
+        return None
+    if backend.get("type") != "emulator":
+        kept = "in the host's TPM" if backend.get("type") == "passthrough" else "by another program"
+        raise HypervisorError(
+            f"{what} is kept {kept}", advice="Keep the recovery keys of the guest elsewhere."
+        )
+    source = backend.find("source")
+    path = domain.state_directory.parent / "swtpm" / domain.uuid
+    if source is not None and source.get("path"):
+        path = Path(source.get("path", ""))
+    if not path.exists():
+        _require_shut_off(domain, path, what)
+        return None
+    return _archive(path, what)
+
+
+def has_tpm(domain: Domain) -> bool:
+    """Whether the domain has a TPM of any kind."""
+    return ET.fromstring(domain.xml()).find("./devices/tpm") is not None
+
+
+def _archive(path: Path, what: str) -> bytes:
+    """The file, or all files of the folder, without swtpm's locks."""
+    archive = io.BytesIO()
+    folder = path if path.is_dir() else path.parent
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix != ".lock" and file.name != ".lock" and not file.is_dir():
+                content = _read(file, what)
+                member = tarfile.TarInfo(str(file.relative_to(folder)))
+                member.size, member.mode, member.mtime = len(content), 0o600, int(file.stat().st_mtime)
+                tar.addfile(member, io.BytesIO(content))
+            if archive.tell() > LIMIT:
+                raise _too_large(what, folder)
+    return archive.getvalue()
+
+
+def _read_if_made(domain: Domain, path: str, what: str) -> bytes | None:
+    if not path:
+        return None
+    if not Path(path).exists():
+        _require_shut_off(domain, Path(path), what)
+        return None
+    return _read(Path(path), what)
+
+
+def _require_shut_off(domain: Domain, path: Path, what: str) -> None:
+    """They are made at the first start: a domain that runs has them, if not where we can see them."""
+    if domain.is_active():
+        raise HypervisorError(
+            f"cannot read {what}: {path}: there is no such file", advice="Run puller as root."
+        )
+
+
+def _read(path: Path, what: str) -> bytes:
+    """All of it. A block device has a size of 0 for ``stat``, and a pipe would never end."""
+    try:
+        if not (path.is_file() or path.is_block_device()):
+            raise HypervisorError(
+                f"cannot read {what}: {path} is neither a file nor a block device",
+                advice="See what that file is.",
+            )
+        with path.open("rb") as file:
+            content = file.read(LIMIT + 1)
+    except OSError as error:
+        raise HypervisorError(
+            f"cannot read {what}: {path}: {error.strerror}", advice="Run puller as root."
+        ) from error
+    if len(content) > LIMIT:
+        raise _too_large(what, path)
+    return content
+
+
+def _too_large(what: str, path: Path) -> HypervisorError:
+    return HypervisorError(
+        f"too large, over 64 MiB, to be taken: {what}, {path}", advice="See what is there."
+    )

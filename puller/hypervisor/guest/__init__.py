@@ -1,0 +1,1 @@
+"""The guest agent: freezing and thawing file systems."""

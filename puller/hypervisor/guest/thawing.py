@@ -1,0 +1,98 @@
+"""A process that thaws a guest when the one that froze it no longer can.
+
+A guest whose file systems stay frozen stands still for its users, and a killed process thaws nothing. So
+before the freeze this second process is started. It is told through its standard input that the guest is
+thawed; if that is closed instead, or the time is up, it thaws by itself, again and again until the agent
+has answered: one that hung may still freeze later.
+
+``python -m puller.hypervisor.guest.thawing URI UUID SECONDS``
+"""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor.connection import Host
+from puller.hypervisor.guest import guestagent
+
+_THAWED = b"thawed"
+_PAUSE = 1.0
+_PATIENCE = 3600.0
+"""Seconds after which an agent that gives no answer at all is given up."""
+
+
+class ThawingProcess:
+    """Started before a freeze; a context. Say ``done`` as soon as the guest is known to be thawed.
+
+    Leaving the context without ``done`` leaves the process at work; it ends by itself.
+    """
+
+    def __init__(self, uri: str, uuid: str, seconds: float) -> None:
+        # -P: nothing in the current folder may pass for a module.
+        command = [sys.executable, "-P", "-m", "puller.hypervisor.guest.thawing", uri, uuid, str(seconds)]
+        # A session of its own: neither Ctrl-C nor the end of a terminal may reach it.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def done(self) -> None:
+        """The guest is thawed; the process ends."""
+        assert self._process.stdin is not None
+        with suppress(OSError):  # it was done first
+            self._process.stdin.write(_THAWED)
+            self._process.stdin.close()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+def thaw_until_answered(uri: str, uuid: str) -> bool:
+    """Whether the agent has answered a thaw, or the domain is gone, before patience ended."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            return _thaw(uri, uuid)
+        except HypervisorError as error:
+            if guestagent.is_refusal(error):
+                return True
+        time.sleep(_PAUSE)
+    return False
+
+
+def _thaw(uri: str, uuid: str) -> bool:
+    with Host.connect(uri) as host:
+        try:
+            domain = host.domain(uuid)
+        except NoSuchDomain:
+            return True
+        if domain.is_active():
+            guestagent.thaw(domain)
+            guestagent.set_time_limit(domain, guestagent.FOREVER)
+    return True
+
+
+def main() -> int:
+    """Wait for the word; thaw if it does not come."""
+    uri, uuid, seconds = sys.argv[1:]
+    ready, _, _ = select.select([sys.stdin], [], [], float(seconds))
+    if ready and sys.stdin.buffer.read() == _THAWED:
+        return 0
+    return 0 if thaw_until_answered(uri, uuid) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

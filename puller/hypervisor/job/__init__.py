@@ -1,0 +1,1 @@
+"""Backup jobs: begin, watch, end, and what a dead run left open."""

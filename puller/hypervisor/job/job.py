@@ -1,0 +1,111 @@
+"""A pull backup job: libvirt freezes the disks at a point in time and QEMU exports them over NBD.
+
+See https://libvirt.org/kbase/live_full_disk_backup.html and https://libvirt.org/formatbackup.html.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from puller.errors import HypervisorError, PullerError
+from puller.host.runtime import SOCKET_PATH
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.faults import translate
+from puller.hypervisor.job.backupjob import BackupJob, add_disks, add_encryption
+from puller.hypervisor.job.export import parse_exports
+from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.openjob import OpenJob, job_xml
+from puller.hypervisor.space.scratch import scratch_path
+from puller.hypervisor.space.scratchwatch import ScratchWatch
+from puller.hypervisor.space.seal import Seal
+
+
+def socket_path(domain: Domain, checkpoint: str) -> Path:
+    """Where the exports of the job that makes ``checkpoint`` listen: in the domain's runtime folder.
+
+    The path of a socket is short, so the name keeps only the ends of the checkpoint's: whose it
+    is, and the random part.
+    """
+    return domain.runtime_directory() / f"{checkpoint[: checkpoints.PREFIX_LENGTH]}{checkpoint[-8:]}.sock"
+
+
+def require_short(socket: Path) -> None:
+    """Raise HypervisorError if ``socket`` is too long for the path of one: QEMU would fail in mid-begin."""
+    if len(os.fsencode(socket)) > SOCKET_PATH:
+        raise HypervisorError(
+            f"the path {socket} is too long for a socket",
+            advice="Give the domain a shorter name, or take a push backup with --mode push.",
+        )
+
+
+class PullJob(BackupJob):
+    """An open pull job: :class:`~puller.hypervisor.job.frozen.FrozenDisks` while it lasts."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a job is made of
+        self,
+        domain: Domain,
+        bases: Mapping[str, str | None],
+        checkpoint: str,
+        scratch_directory: Path,
+        socket: Path,
+        untracked: Collection[str] = (),
+        seal: Seal | None = None,
+    ) -> None:
+        super().__init__(domain, bases, checkpoint, untracked, seal)
+        self._socket = socket
+        self._folder = scratch_directory.absolute()
+        self._scratch = {
+            target: scratch_path(self._folder, checkpoint, domain.uuid, target) for target in self._bases
+        }
+        self.exports: tuple[DiskExport, ...] = ()
+
+    def settle(self) -> None:
+        """Nothing to wait for: what is exported can be read as soon as the job has begun."""
+
+    def confirm(self) -> None:
+        """QEMU's exports show the frozen moment as long as they show anything."""
+
+    def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
+        """See FrozenDisks: a guest is hurt by a scratch that is full."""
+        return ScratchWatch(self._folder, alarm)
+
+    def scratch_used(self) -> int:
+        """See FrozenDisks. Raises :class:`HypervisorError` if the job is no more.
+
+        Ask it seldom: before libvirt 10.8 frequent questions during a backup could crash the daemon.
+        """
+        with translate(f"cannot ask for the statistics of domain {self._domain.name}"):
+            statistics = self._domain.handle.jobStats()
+        if "disk_temp_used" not in statistics:
+            raise HypervisorError(f"the backup job of domain {self._domain.name} has ended before its time")
+        return int(statistics["disk_temp_used"])
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.exports = parse_exports(job_xml(self._domain) or "<domainbackup/>", self._socket)
+        if {export.target for export in self.exports} != self._bases.keys():
+            raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")
+
+    def _files(self) -> Mapping[str, Path]:
+        return self._scratch
+
+    def _xml(self) -> str:
+        return backup_xml(self._bases, self._scratch, self._socket, self.seal)
+
+    def _as_opened(self) -> OpenJob:
+        return OpenJob(self._socket, frozenset(self._scratch.values()))
+
+
+def backup_xml(
+    bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path, seal: Seal | None = None
+) -> str:
+    """The ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
+    root = ET.Element("domainbackup", mode="pull")
+    ET.SubElement(root, "server", transport="unix", socket=str(socket))
+    for target, disk in add_disks(root, bases).items():
+        add_encryption(ET.SubElement(disk, "scratch", file=str(scratch[target])), seal, target)
+    return ET.tostring(root, encoding="unicode")

@@ -1,0 +1,63 @@
+"""Dirty bitmaps of ours in images, of which libvirt has no record.
+
+They stay when the record alone is lost, or when a disk was out of the domain while its checkpoint was
+deleted. Nobody uses them, yet QEMU loads them at each start and keeps them up to date. libvirt deletes a
+bitmap only with the checkpoint that it belongs to, so each one is given a record first.
+"""
+
+from __future__ import annotations
+
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from contextlib import suppress
+
+import libvirt
+
+from puller.errors import HypervisorError
+from puller.hypervisor.domain.checkpoint import list_checkpoints, owner_prefix
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked
+from puller.hypervisor.faults import translate
+
+
+def find_strays(domain: Domain, repository_id: str) -> dict[str, list[str]]:
+    """By name of the bitmap: the disks whose images have it. Images that cannot be read are passed over.
+
+    It sees what is stored in an image; what QEMU has made since its start is not.
+    """
+    known = {checkpoint.name for checkpoint in list_checkpoints(domain)}
+    found: dict[str, list[str]] = {}
+    for disk in domain.disks():
+        if disk.path is None or untracked(disk) is not None:
+            continue
+        with suppress(HypervisorError):
+            for name in stored_bitmaps(describe(disk.path, disk.format)[0]):
+                if name.startswith(owner_prefix(repository_id)) and name not in known:
+                    found.setdefault(name, []).append(disk.target)
+    return found
+
+
+def remove_stray(domain: Domain, name: str, targets: Iterable[str]) -> None:
+    """Remove the bitmap ``name`` from these disks; the domain must be active. Raises HypervisorError.
+
+    Fine if QEMU does not know it any more: an image tells of bitmaps that were deleted since the start.
+    """
+    for target in targets:
+        with translate(f"cannot remove bitmap {name} of disk {target} of domain {domain.name}"):
+            flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+            handle = domain.handle.checkpointCreateXML(_record(domain, name, target), flags)
+            try:
+                handle.delete()
+            except libvirt.libvirtError:
+                handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _record(domain: Domain, name: str, target: str) -> str:
+    """What libvirt wants to know of a checkpoint that it is to take for its own."""
+    root = ET.Element("domaincheckpoint")
+    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "creationTime").text = str(int(time.time()))
+    ET.SubElement(ET.SubElement(root, "disks"), "disk", name=target, checkpoint="bitmap", bitmap=name)
+    root.append(ET.fromstring(domain.xml()))
+    return ET.tostring(root, encoding="unicode")

@@ -1,0 +1,1 @@
+"""Locks against other runs on this host."""

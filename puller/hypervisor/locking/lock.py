@@ -1,0 +1,92 @@
+"""One puller a domain, and one run a job, on this host."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.errors import Locked, PullerError
+from puller.host.privatefolder import make_private
+from puller.host.runtime import runtime_directory
+
+
+class HostLock:
+    """Holds the lock file ``path`` against other pullers on this host, as long as the context lasts.
+
+    It is a ``flock`` on a small file, so the kernel lets go of it when the process dies, however it dies. The
+    file stays: deleting it would let two processes hold locks on two files of one name. Entering raises
+    :class:`Locked` if another process holds it, at once, saying that ``what`` is under way.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        self._what = what
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = _open(self._path)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise Locked(f"{self._what} by process {holder or 'unknown'}") from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+class DomainLock(HostLock):
+    """Holds the domain ``uuid`` against other pullers on this host."""
+
+    def __init__(self, uuid: str, name: str, directory: Path) -> None:
+        super().__init__(directory / f"{uuid}.lock", f"domain {name} is being backed up")
+
+
+class JobLock(HostLock):
+    """Holds one ``step`` (such as ``backup``) of the job ``name`` against other pullers on this host."""
+
+    def __init__(self, name: str, step: str, directory: Path) -> None:
+        super().__init__(directory / f"job-{name}-{step}.lock", f"the {step} of job {name} is being run")
+
+
+def lock_directory() -> Path:
+    """Where the locks of this user are."""
+    return runtime_directory()
+
+
+def holder(uuid: str, directory: Path) -> int | None:
+    """The process that holds the lock of the domain ``uuid``, or None; without touching the lock.
+
+    A look by ``flock`` would for a moment keep a backup that begins just then from its lock.
+    """
+    try:
+        inode = (directory / f"{uuid}.lock").stat().st_ino
+        held = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    for line in held.splitlines():
+        fields = line.split()  # 1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return int(fields[4])
+    return None
+
+
+def _open(path: Path) -> int:
+    """A descriptor of the lock file, which no child process inherits."""
+    try:
+        make_private(path.parent)  # who else could write there might hold our locks, or take them away
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise PullerError(
+            f"cannot use the lock file {path}: {error.strerror or error}",
+            advice="Let its folder belong to this user and be writable for nobody else, or remove it.",
+        ) from error

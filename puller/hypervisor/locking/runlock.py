@@ -1,0 +1,73 @@
+"""What tells that a run lives, for runs that do not share its lock folder.
+
+The lock of a domain (``puller.hypervisor.locking.lock``) is in a folder of this host and user. A run in a
+container, or of another user, has another folder, yet it reaches the same domain and its job; to it a living
+job looks like one that a dead run left open. So each run also holds a lock on a file in the folder of its
+temporary files, which whoever can end the job can look at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from puller.errors import Locked
+from puller.hypervisor.domain.checkpoint import owner_prefix
+from puller.hypervisor.domain.domain import Domain
+
+SUFFIX = ".lock"
+
+
+class RunLock:
+    """Held, as long as the context lasts, by the run over ``domain`` that makes ``checkpoint``.
+
+    In a folder where this user may not write there is none: then the domain's lock has to do.
+    """
+
+    def __init__(self, directory: Path, checkpoint: str, domain: Domain) -> None:
+        self._path = directory / f"{checkpoint}-{domain.uuid}-run{SUFFIX}"
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with suppress(OSError):
+            self._descriptor = os.open(self._path, flags, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            # For all to read, whatever the umask: other users are to find it locked.
+            os.fchmod(self._descriptor, 0o644)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+
+
+def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
+    """Raise :class:`Locked` if a run of ours over ``domain`` lives whose files are in ``directory``."""
+    for path in directory.glob(f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
+        with suppress(OSError):
+            holder = _holder(path)
+            if holder is not None:
+                other = f"process {holder} of another user or container"
+                raise Locked(f"domain {domain.name} is being backed up by {other}")
+
+
+def _holder(path: Path) -> str | None:
+    """Who holds the lock on the file at ``path``, as it says; None if nobody does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(descriptor)
+    return None

@@ -1,0 +1,1 @@
+"""Scratch and staging: room for them, and a watch over it."""

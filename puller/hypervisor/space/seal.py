@@ -1,0 +1,147 @@
+"""Temporary files of a job that are encrypted, as the disks are whose content they hold.
+
+libvirt can make such files in the begin of a job. But the processor is then measured for half a second and
+more, and a passphrase that needs no stretching is stretched for two: all within QEMU's main loop, while the
+guest's file systems are frozen (5 s a disk with QEMU 7.2, and the measuring fails where processor time is
+counted in ticks). So the files are made beforehand, and libvirt is told to take them as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from puller.errors import HypervisorError
+from puller.host import programs
+from puller.host.passphrases import handed_over, secret_id
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import INSTALL, cluster_size
+from puller.hypervisor.secret import Throwaway, passphrase, uuid_of
+from puller.hypervisor.space.scratch import discard
+
+_STRETCH = 10
+"""Milliseconds for which a random passphrase is stretched, which needs none."""
+
+_TICKS = "Unable to get accurate CPU usage"
+"""QEMU's words when no tick fell into what it measured; the next try mostly does better."""
+
+_TRIES = 100
+
+_CREATE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    uuid: str
+    passphrase: bytes = field(repr=False)
+    stretch: int | None
+
+
+class Seal:
+    """The temporary files of one job on ``disks``, those of encrypted ones encrypted.
+
+    The passphrase is thrown away with the job, but the images of disks named in ``kept``, which are to stay,
+    get that of the disk itself.
+    """
+
+    def __init__(
+        self, domain: Domain, disks: Sequence[Disk], checkpoint: str, kept: Collection[str] = ()
+    ) -> None:
+        self._domain = domain
+        self._disks = disks
+        self._kept = kept
+        self._throwaway = Throwaway(domain, checkpoint)
+        self._locks: dict[str, _Lock] = {}
+
+    @contextmanager
+    def made(self, files: Mapping[str, Path]) -> Iterator[None]:
+        """Make the file of each disk, by target; what is left of them when the context ends is removed.
+
+        Raises HypervisorError, UnsupportedDisk.
+        """
+        with ExitStack() as stack:
+            throwaway = stack.enter_context(self._throwaway)
+            for disk in self._disks:
+                if disk.lock is not None:
+                    self._locks[disk.target] = self._lock(disk, throwaway)
+                stack.callback(discard, files[disk.target])
+                self._make(disk, files[disk.target])
+            yield
+
+    def _lock(self, disk: Disk, throwaway: Throwaway) -> _Lock:
+        if disk.target not in self._kept or disk.lock is None:
+            return _Lock(throwaway.uuid, throwaway.passphrase, _STRETCH)
+        uuid = uuid_of(self._domain, disk.target, disk.lock)
+        return _Lock(uuid, passphrase(self._domain, disk.target, disk.lock), None)
+
+    def secret(self, target: str) -> str | None:
+        """The UUID of libvirt's secret for the file of the disk; None if that is not encrypted."""
+        lock = self._locks.get(target)
+        return None if lock is None else lock.uuid
+
+    def passphrase(self, target: str) -> bytes | None:
+        """What opens the file of the disk; None if that is not encrypted."""
+        lock = self._locks.get(target)
+        return None if lock is None else lock.passphrase
+
+    def _make(self, disk: Disk, path: Path) -> None:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise HypervisorError(
+                f"{path} cannot be made: {error.strerror}",
+                advice="Give another folder with --scratch-dir, or with --staging-dir for a push.",
+            ) from error
+        lock = self._locks.get(disk.target)
+        options = list(_options(lock, None if disk.path is None else cluster_size(disk.path)))
+        named = ["-o", ",".join(options)] if options else []
+        size = str(self._domain.disk_size(disk.target))
+        create(None if lock is None else lock.passphrase, *named, "--", str(path), size)
+
+
+def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
+    if cluster is not None:
+        yield f"cluster_size={cluster}"
+    if lock is not None:
+        yield f"encrypt.format=luks,encrypt.key-secret={secret_id(0)}"
+        if lock.stretch is not None:
+            yield f"encrypt.iter-time={lock.stretch}"
+
+
+def create(passphrase: bytes | None, *words: str) -> None:
+    """``qemu-img create`` a qcow2 image. Raises HypervisorError."""
+    for _ in range(_TRIES):
+        said = _create(passphrase, words)
+        if said is None:
+            return
+        if _TICKS not in said:
+            break
+    raise HypervisorError(f"qemu-img cannot make {words[-2]}: {said}")
+
+
+def _create(passphrase: bytes | None, words: Sequence[str]) -> str | None:
+    """What ``qemu-img`` complained of; None if it did not."""
+    with handed_over([passphrase]) as handed:
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", *handed.options, *words]
+        try:
+            # The umask, as a try that fails removes the file, and the next one makes it.
+            done = programs.run(command, _CREATE_SECONDS, pass_fds=handed.descriptors, umask=0o077)
+        except FileNotFoundError as error:
+            raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
+        except subprocess.TimeoutExpired as error:
+            raise HypervisorError(
+                f"qemu-img took more than {_CREATE_SECONDS:.0f} s to make {words[-2]}"
+            ) from error
+    return " ".join(done.stderr.decode(errors="replace").split()) if done.returncode else None
+
+
+def seal_of(
+    domain: Domain, disks: Sequence[Disk], checkpoint: str, kept: Collection[str] = ()
+) -> Seal | None:
+    """The seal of a job on ``disks``; None if none of them is encrypted."""
+    return Seal(domain, disks, checkpoint, kept) if any(disk.lock is not None for disk in disks) else None

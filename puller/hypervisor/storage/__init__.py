@@ -1,0 +1,1 @@
+"""Files and block devices of this host, and who uses them."""

@@ -1,0 +1,1 @@
+"""Jobs of the configuration: many domains, commands before and after, prune and check."""

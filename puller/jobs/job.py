@@ -1,0 +1,234 @@
+"""A job of the configuration: the command before, the backups, retention, a check, the command after."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from puller import api
+from puller.configuration.job import Job
+from puller.configuration.quantities import duration
+from puller.configuration.schema import Command
+from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain
+from puller.events import Notice, Observer
+from puller.hypervisor.connection import Host
+from puller.hypervisor.locking.lock import JobLock, lock_directory
+from puller.jobs.batch import Audience, Taken, stop_behind, take_all
+from puller.jobs.hooks import run_command
+from puller.repository.collecting import lease
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+from puller.repository.selection import JOB_TAG, Scope, select
+from puller.upkeep.check import CheckError, CheckReport
+from puller.upkeep.prune import GRACE, PruneReport
+from puller.upkeep.retention import NOT_OWN, Policy
+
+BACKUP, PRUNE, CHECK = "backup", "prune", "check"
+
+PRUNE_PATIENCE = lease.EXPIRY + lease.RENEWAL
+"""Seconds that a prune waits for the end of another host's. By then one that died has lost its lease."""
+
+_PAUSE = 10.0
+"""Seconds between two looks for that end."""
+
+
+@dataclass
+class JobReport:
+    """What a run of a job did. ``failures`` are its steps that failed, ``taken.failed`` its domains.
+
+    A step that was not to be done, or not reached, has no report. ``interruption`` is what ended the run
+    early: no Exception, such as a signal's.
+    """
+
+    job: str
+    taken: Taken = field(default_factory=Taken)
+    prune: PruneReport | None = None
+    check: CheckReport | None = None
+    failures: list[tuple[str, BaseException]] = field(default_factory=list)
+    interruption: BaseException | None = None
+
+
+def run_job(  # noqa: PLR0913 - one keyword for each choice
+    repository: Repository,
+    job: Job,
+    *,
+    steps: Sequence[str],
+    connect: str,
+    audience: Audience,
+    exit_code: Callable[[JobReport], int],
+) -> JobReport:
+    """Do the ``steps`` (``backup``, ``prune``, ``check``) of ``job``, in their order.
+
+    ``audience`` is told of steps that fail as of domains. ``exit_code`` says what the command after
+    the backups is told. Raises Locked if another run of the first step of this job is under way.
+    """
+    run = _Run(repository, job, connect, audience)
+    with JobLock(job.name, steps[0], lock_directory()):
+        run.all(steps, exit_code)
+    return run.report
+
+
+class _Run:
+    def __init__(self, repository: Repository, job: Job, connect: str, audience: Audience) -> None:
+        self._repository = repository
+        self._job = job
+        self._connect = connect
+        self._audience = audience
+        self.report = JobReport(job.name)
+
+    def all(self, steps: Sequence[str], exit_code: Callable[[JobReport], int]) -> None:
+        """The steps, between the commands. The one after is run whatever happened."""
+        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check}
+        if BACKUP not in steps:
+            self._each(steps, work)
+            return
+        if self._try("before", lambda: self._command(self._job.before, {})):
+            self._each(steps, work)
+        facts = {"PULLER_EXIT_CODE": str(exit_code(self.report))}
+        self._try("after", lambda: self._command(self._job.after, facts))
+
+    def _each(self, steps: Sequence[str], work: Mapping[str, Callable[[], None]]) -> None:
+        for step in steps:
+            if self.report.interruption is None:
+                self._try(step, work[step])
+
+    def _try(self, step: str, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - what is done is to be told, whatever happens next
+            self.report.failures.append((step, error))
+            self.report.interruption = self.report.interruption or stop_behind(error)
+            self._audience.on_failure(step, error)
+            return False
+        return True
+
+    def _command(self, command: Command | None, facts: Mapping[str, str]) -> None:
+        if command is not None:
+            run_command(command.command, command.timeout, {"PULLER_JOB": self._job.name, **facts})
+
+    def _back_up(self) -> None:
+        report, job = self.report, self._job
+        report.taken = take_all(self._domains(), self._take, self._audience, job.parallel)
+        report.interruption = report.taken.interruption
+
+    def _domains(self) -> list[str]:
+        with Host.connect(self._connect) as host:
+            known = host.uuids()
+        chosen = select(known, self._job.domains, self._job.exclude)
+        if not chosen:
+            raise NoSuchDomain(
+                f"libvirt at {self._connect} has no domain that job {self._job.name} matches",
+                advice="List the domains with 'virsh list --all', or correct the job's 'domains'.",
+            )
+        return chosen
+
+    def _take(self, domain: str, observer: Observer) -> Point:
+        return api.backup(
+            self._repository, domain, connect=self._connect, observer=observer, **choices(self._job)
+        )
+
+    def _prune(self) -> None:
+        policy = policy_of(self._job)
+        grace = self._job.grace if self._job.grace is not None else GRACE
+        if policy.is_empty:
+            self._tell(f"job {self._job.name} has no rules to keep points by: none is removed")
+        deadline = time.monotonic() + PRUNE_PATIENCE
+        while self.report.prune is None:
+            try:
+                self.report.prune = api.prune(
+                    self._repository, policy, grace=grace, observer=self._audience.observer
+                )
+            except CommitUnreadable:
+                raise  # another prune's end would change nothing about it
+            except Locked as error:
+                if time.monotonic() > deadline:
+                    raise
+                self._tell(f"{error.message}; waiting for its end")
+                self._await_lease(deadline)
+        if all(NOT_OWN in decision.reasons for decision in self.report.prune.decisions):
+            self._tell(f"{self._none()}: none was judged")
+
+    def _none(self) -> str:
+        scope = scope_of(self._job)
+        return f"job {scope.job} has no points of its domains taken on {', '.join(scope.hosts)}"
+
+    def _await_lease(self, deadline: float) -> None:
+        """Wait until nobody holds the lease. At least once: attempts must not follow each other at once."""
+        while True:
+            time.sleep(_PAUSE)
+            store, boxes = self._repository.store, self._repository.keys.boxes()
+            if time.monotonic() >= deadline or not lease.is_taken(store, boxes, PRUNE):
+                return
+
+    def _check(self) -> None:
+        """Only what is the job's own: a repository may hold a thousand machines of others.
+
+        Whose a damaged record is cannot be told, so every one is an error.
+        """
+        damaged: list[CheckError] = []
+
+        def add(name: str, error: DamagedData) -> None:
+            damaged.append(CheckError(error.message, name))
+
+        points = api.list_points(self._repository, damaged=add)
+        mine = list(filter(scope_of(self._job).has, points))
+        if not mine and not damaged:
+            self._tell(f"{self._none()}: nothing is checked")
+            return
+        report = CheckReport(0, 0, 0, ())
+        if mine:
+            report = api.check(
+                self._repository, mine, read_data=self._job.check, observer=self._audience.observer
+            )
+        self.report.check = replace(report, errors=(*damaged, *report.errors))
+
+    def _tell(self, text: str) -> None:
+        self._audience.observer(Notice("repository", text))
+
+
+def choices(job: Job) -> dict[str, Any]:
+    """What the job says of how a domain is backed up, as the keywords of ``puller.backup``."""
+    said = {name: value for name in _CHOICES if (value := getattr(job, name)) is not None}
+    return {
+        "disks": job.disks,
+        "exclude_if_present": job.exclude_disks,
+        "tags": {**job.tags, JOB_TAG: job.name},
+        **said,
+    }
+
+
+_CHOICES = (
+    "mode",
+    "quiesce",
+    "compression",
+    "compare_every",
+    "limit_read",
+    "limit_upload",
+    "scratch_dir",
+    "staging_dir",
+)
+"""Keys of a job that are keywords of ``puller.backup`` by the same name."""
+
+
+def policy_of(job: Job) -> Policy:
+    """The rules by which the job's points are kept."""
+    keep = job.keep
+    return Policy(
+        last=keep.last,
+        hourly=keep.hourly,
+        daily=keep.daily,
+        weekly=keep.weekly,
+        monthly=keep.monthly,
+        yearly=keep.yearly,
+        within=None if keep.within is None else duration(keep.within),
+        scope=scope_of(job),
+        across_hosts=job.across_hosts,
+    )
+
+
+def scope_of(job: Job) -> Scope:
+    """The points that are the job's own: if it does not say of which hosts, those of this one."""
+    return Scope(job.name, job.domains, job.exclude, job.hosts or (platform.node(),))

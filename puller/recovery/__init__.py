@@ -1,0 +1,1 @@
+"""From a point back to disks: restore and its targets."""

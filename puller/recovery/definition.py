@@ -1,0 +1,88 @@
+"""``restored.xml``: the domain of a point on the disks that were restored, ready for ``virsh define``.
+
+``domain.xml`` names the disks of the original. Where these are still there, a copy that is defined by it
+would start on them.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from puller.errors import HypervisorError
+from puller.events import Notice, Observer
+from puller.hypervisor.domain.restoredxml import RestoredDomain, adapt
+from puller.recovery.asking import ask
+from puller.recovery.attachments import write_file
+from puller.repository.points import Point
+
+NAME = "restored.xml"
+
+SOURCE = "domain.xml"
+"""The attachment that it is made of."""
+
+_ENTERED_BY_ALL = 0o001
+
+
+def write_definition(  # noqa: PLR0913 - what a definition is made of
+    point: Point,
+    xml: bytes,
+    files: Mapping[str, Path],
+    *,
+    image_format: str,
+    folder: Path,
+    force: bool,
+    libvirts: Sequence[str],
+    observer: Observer,
+) -> None:
+    """Write it into ``folder`` for the disks in ``files``, by target, and tell how it is used.
+
+    ``xml`` is the point's ``domain.xml``. ``libvirts`` are asked whether the original is there; where none
+    answers it is taken to be lost. Raises OutputRefused, OutputFailed.
+    """
+    variables = folder / "nvram.fd" if any(item.name == "nvram.fd" for item in point.attachments) else None
+    taken = _names_beside(point, libvirts)
+    try:
+        domain = adapt(xml.decode(), files, image_format, variables, taken)
+    except (ET.ParseError, UnicodeDecodeError) as error:
+        observer(Notice(point.point, f"there is no {NAME}: domain.xml cannot be read: {error}"))
+        return
+    path = folder / NAME
+    write_file(path, f"{_comment(point, path)}\n{domain.xml}".encode(), force)
+    observer(Notice(point.point, _advice(point, domain, path, apart=taken is not None)))
+
+
+def _names_beside(point: Point, libvirts: Sequence[str]) -> list[str] | None:
+    """The names of the domains of the libvirt that knows the original, by name or UUID; None if none does."""
+    for uri in dict.fromkeys(libvirts):
+        try:
+            known = ask(uri, lambda host: host.uuids())
+        except HypervisorError:
+            continue
+        if point.domain in known or point.uuid in known.values():
+            return list(known)
+    return None
+
+
+def _comment(point: Point, path: Path) -> str:
+    text = f"Domain {point.domain} on the disks of restore point {point.point}: virsh define {path}"
+    access = f"QEMU's user must be able to enter {path.parent}: chmod a+x {path.parent}"
+    return (
+        f"<!-- {text}\n     {access} -->".replace("--", "- -").replace("<!- -", "<!--").replace("- ->", "-->")
+    )
+
+
+def _advice(point: Point, domain: RestoredDomain, path: Path, *, apart: bool) -> str:
+    entry = "" if path.parent.stat().st_mode & _ENTERED_BY_ALL else f"chmod a+x {path.parent} && "
+    parts = [
+        "domain.xml starts the original's disks",
+        f"to start the restored ones, run '{entry}virsh define {path}'",
+    ]
+    if apart:
+        parts.append(f"it defines {domain.name}, as {point.domain} exists here")
+    if domain.left_out:
+        parts.append(f"without {', '.join(domain.left_out)}, which was not restored")
+    if domain.added:
+        parts.append(f"add {', '.join(domain.added)} by hand: the definition does not have it")
+    return "; ".join(parts)

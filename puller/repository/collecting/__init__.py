@@ -1,0 +1,1 @@
+"""Prune's side: what is reachable, leases, compaction, a rebuilt index."""

@@ -1,0 +1,60 @@
+"""A pack rewritten in place without its dead slots (docs/format.md, "Pack").
+
+::
+
+    before  | 0 | 1 | 2 | 3 | 4 | footer |          dead: 0, 2, 3
+    after   | 1 | 4 | footer |                      slots 0, 2, 3 have length 0 and the flag DEAD
+
+Stored bytes are copied as they are, and an address is (pack, slot): no map or key is involved, so a
+host that may not read guest data can compact too. The put replaces the object in one step; a reader that
+knows the old footer asks with the old etag and is told to read the footer again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from puller.repository.format.footer import DEAD, Footer, encode_tail
+from puller.repository.format.index import IndexedPack
+from puller.repository.keys.keyring import KeyRing
+from puller.repository.reading.packs import PackReader, StoredPack, merge
+from puller.repository.records.condemned import bits_of, column_of
+from puller.store.base import Store
+
+
+def present(footer: Footer) -> int:
+    """The set of the slots that are not dead."""
+    return bits_of(footer.flags & DEAD == 0)
+
+
+def without(footer: Footer, dead: int) -> Footer:
+    """The footer of the pack when the slots in the set ``dead`` are removed."""
+    gone = column_of(dead, footer.count)
+    ids, lengths, flags = footer.ids.copy(), footer.lengths.copy(), footer.flags.copy()
+    ids[gone], lengths[gone], flags[gone] = 0, 0, DEAD
+    return Footer(footer.key_box, ids, lengths, flags)
+
+
+def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
+    """What the index is to say of ``pack`` once it is compacted."""
+    footer = without(pack.footer, dead)
+    tail = encode_tail(keys, pack.kind, pack.pack_id, footer)
+    return IndexedPack(pack.kind, pack.pack_id, int(footer.offsets[-1]) + len(tail), footer)
+
+
+def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, dead: int) -> int:
+    """Remove the slots ``dead`` from a stored pack that ``reader`` has opened; return the bytes freed.
+
+    Raises ObjectChanged if the pack was rewritten since, MissingObject, StoreError.
+    """
+    footer = without(pack.footer, dead)
+    body = bytearray()
+    for span in merge(pack.footer, np.flatnonzero(footer.lengths).tolist()):
+        stored = reader.fetch(pack, span)
+        for slot in span.slots:
+            start = int(pack.footer.offsets[slot]) - span.offset
+            body += stored[start : start + int(pack.footer.lengths[slot])]
+    body += encode_tail(keys, pack.kind, pack.pack_id, footer)
+    store.put(pack.name, body)
+    reader.forget(pack.pack_id)
+    return pack.size - len(body)

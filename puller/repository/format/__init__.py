@@ -1,0 +1,1 @@
+"""Pure codecs of stored bytes: docs/format.md in code. Knows no other room."""

@@ -1,0 +1,95 @@
+"""One slot of a pack: content -> id, compressed, sealed; and back, verified (docs/format.md, "Slot")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from puller.errors import DamagedData
+from puller.repository.format import compression
+from puller.repository.format.compression import Content
+from puller.repository.format.footer import COMPRESSED, ID, Footer, PackKind
+from puller.repository.format.sealing import TAG, Cipher, Keys
+from puller.units import CHUNK
+
+
+def content_id(id_key: bytes, content: Content) -> bytes:
+    """Keyed BLAKE3 of the plain content, 16 bytes."""
+    return blake3(content, key=id_key).digest(ID)
+
+
+def compress(contents: Sequence[Content], level: int) -> list[tuple[Content, int]]:
+    """For each content the bytes to seal and their flags: a zstd frame, or itself where that is no longer."""
+    framed = compression.frames(contents, level)
+    return [
+        (frame, COMPRESSED) if len(frame) < len(content) else (content, 0)
+        for content, frame in zip(contents, framed, strict=True)
+    ]
+
+
+class SlotCipher:
+    """Seals and opens the slots of one pack. ``overhead`` is what sealing adds to each slot, in bytes."""
+
+    def __init__(self, keys: Keys, pack_id: bytes, pack_key: bytes) -> None:
+        self._aes = AESGCM(pack_key) if keys.cipher is Cipher.AES_256_GCM else None
+        self._place = b"puller slot" + keys.repository_id + pack_id
+        self.overhead = TAG if self._aes else 0
+
+    def seal_into(self, slot: int, content: Content, target: memoryview) -> None:
+        """Write the sealed ``content`` to ``target``, which is ``overhead`` bytes longer."""
+        if self._aes is None:
+            target[:] = content
+        else:
+            number = slot.to_bytes(4, "little")
+            self._aes.encrypt_into(number + bytes(8), content, self._place + number, target)
+
+    def open(self, slot: int, stored: Content) -> Content:
+        """The bytes that were sealed. Raises DamagedData."""
+        if self._aes is None:
+            return stored
+        number = slot.to_bytes(4, "little")
+        try:
+            return self._aes.decrypt(number + bytes(8), stored, self._place + number)
+        except (InvalidTag, ValueError) as error:
+            raise DamagedData("the seal does not match the content") from error
+
+
+def _cipher_of(keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> SlotCipher:
+    if keys.cipher is Cipher.NONE:
+        return SlotCipher(keys, pack_id, b"")
+    if kind is PackKind.MAP:
+        return SlotCipher(keys, pack_id, keys.map_key(pack_id))
+    return SlotCipher(keys, pack_id, keys.open_data_key(pack_id, footer.key_box))
+
+
+class SlotReader:
+    """Takes verified contents out of one stored pack. Raises KeyNotHeld where the keys do not open it."""
+
+    def __init__(self, keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> None:
+        self._id_key = keys.id_key
+        self._kind = kind
+        self._footer = footer
+        self._cipher = _cipher_of(keys, kind, pack_id, footer)
+
+    def content(self, slot: int, stored: Content) -> bytes:
+        """The content of ``slot``, whose stored bytes are given. Raises DamagedData saying what is wrong."""
+        if self._footer.is_dead(slot):
+            raise DamagedData(f"slot {slot} was removed by prune")
+        try:
+            content = self._plain(slot, self._cipher.open(slot, stored))
+        except DamagedData as error:
+            raise DamagedData(f"slot {slot}: {error.message}") from error
+        if content_id(self._id_key, content) != self._footer.slot_id(slot):
+            raise DamagedData(f"slot {slot}: the content does not have the id that the footer names")
+        return content
+
+    def _plain(self, slot: int, opened: Content) -> bytes:
+        limit = self._kind.content_limit
+        compressed = self._footer.flags[slot] & COMPRESSED
+        content = compression.unframe(memoryview(opened), limit) if compressed else bytes(opened)
+        if self._kind is PackKind.DATA and len(content) != CHUNK:
+            raise DamagedData(f"a chunk of {len(content)} bytes")
+        return content

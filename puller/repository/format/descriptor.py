@@ -1,0 +1,97 @@
+"""``repository.json``: what a repository is, before any key is known."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+
+import msgspec
+
+from puller.errors import DamagedData, NoRepository, ObjectNotFound, UnsupportedFormat
+from puller.repository.format.sealing import Cipher
+from puller.store.base import Store
+from puller.units import CHUNK, KIB, PAGE_CHUNKS
+
+NAME = "repository.json"
+VERSION = 1
+_LIMIT = 64 * KIB
+_ID = re.compile(r"[0-9a-f]{32}")
+_CIPHERS = {"none": Cipher.NONE, "aes-256-gcm": Cipher.AES_256_GCM}
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """The descriptor; see docs/format.md."""
+
+    id: str
+    created: datetime
+    cipher: str
+    conditional_writes: bool
+    format: str = "puller"
+    version: int = VERSION
+    chunk_size: int = CHUNK
+    page_chunks: int = PAGE_CHUNKS
+
+    @property
+    def id_bytes(self) -> bytes:
+        """The repository's id, 16 bytes."""
+        return bytes.fromhex(self.id)
+
+    @property
+    def cipher_kind(self) -> Cipher:
+        """The cipher."""
+        return _CIPHERS[self.cipher]
+
+
+class _Head(msgspec.Struct):
+    """The members that every version of the format has."""
+
+    format: str
+    version: int
+
+
+def new(cipher: Cipher, conditional_writes: bool) -> Descriptor:
+    """A descriptor with a fresh id."""
+    name = next(name for name, kind in _CIPHERS.items() if kind is cipher)
+    return Descriptor(
+        secrets.token_hex(16), datetime.now(UTC).replace(microsecond=0), name, conditional_writes
+    )
+
+
+def decode(content: bytes, url: str) -> Descriptor:
+    """Parse and validate. Raises NoRepository, UnsupportedFormat or DamagedData."""
+    try:
+        head = msgspec.json.decode(content, type=_Head)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise NoRepository(f"{url} holds a {NAME} that is not puller's") from error
+    if head.format != "puller":
+        raise NoRepository(f"{url} holds a repository of '{head.format}', not of puller")
+    if head.version > VERSION:
+        raise UnsupportedFormat(f"{url} has format version {head.version}; this puller knows {VERSION}")
+    try:
+        return _validated(msgspec.json.decode(content, type=Descriptor), url)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedData(f"{NAME} of {url} is damaged: {error}") from error
+
+
+def _validated(descriptor: Descriptor, url: str) -> Descriptor:
+    if not _ID.fullmatch(descriptor.id) or descriptor.cipher not in _CIPHERS:
+        raise ValueError(f"id {descriptor.id!r} or cipher {descriptor.cipher!r} is impossible")
+    if (descriptor.chunk_size, descriptor.page_chunks) != (CHUNK, PAGE_CHUNKS):
+        raise UnsupportedFormat(
+            f"{url} uses chunks of {descriptor.chunk_size} bytes; this puller knows {CHUNK}"
+        )
+    return descriptor
+
+
+def load(store: Store) -> Descriptor:
+    """Read the descriptor. Raises NoRepository if there is none."""
+    try:
+        return decode(store.get(NAME, max_size=_LIMIT), store.url)
+    except ObjectNotFound as error:
+        raise NoRepository(f"no repository at {store.url}") from error
+
+
+def save(store: Store, descriptor: Descriptor) -> None:
+    """Write the descriptor, only if there is none. Raises ObjectExists."""
+    store.put_new(NAME, msgspec.json.format(msgspec.json.encode(descriptor), indent=1))

@@ -1,0 +1,172 @@
+"""The footer and trailer of a pack (docs/format.md, "Pack").
+
+::
+
+    | slot 0 | slot 1 | … | slot n-1 |   sealed footer   | trailer 48 |
+    0                                 size-48-F       size-48       size
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puller.errors import DamagedData
+from puller.repository.format import compression
+from puller.repository.format.sealing import KEY_BOX, NONCE, TAG, Keys
+from puller.units import CHUNK, GIB, MIB
+
+TRAILER = 48
+VERSION = 1
+MAX_SLOTS = 65536
+MAP_CONTENT_LIMIT = 64 * MIB
+PACK_LIMIT = GIB
+FOOTER_LIMIT = 4 * MIB
+ID = 16
+COMPRESSED = 1
+DEAD = 0x80
+
+_MAGIC = b"PULLERPK"
+_TRAILER = struct.Struct("<8sHBBII12s16s")
+_ROW = ID + 4 + 1
+
+Ids = NDArray[np.uint8]
+
+
+class PackKind(enum.IntEnum):
+    """What the slots of a pack hold."""
+
+    DATA = 1
+    MAP = 2
+
+    @property
+    def content_limit(self) -> int:
+        """Bytes that a slot unpacks to at most."""
+        return CHUNK if self is PackKind.DATA else MAP_CONTENT_LIMIT
+
+    @property
+    def prefix(self) -> str:
+        """Where packs of this kind are stored."""
+        return "packs/" if self is PackKind.DATA else "maps/"
+
+    def object_name(self, pack_id: bytes) -> str:
+        """The object's name."""
+        text = pack_id.hex()
+        return f"{self.prefix}{text[:2]}/{text}"
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a pack says of its n slots: ``ids`` (n, 16), ``lengths`` (n,) in bytes, ``flags`` (n,)."""
+
+    key_box: bytes
+    ids: Ids
+    lengths: NDArray[np.uint32]
+    flags: NDArray[np.uint8]
+
+    @property
+    def count(self) -> int:
+        """Number of slots, dead ones included."""
+        return len(self.flags)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """(n + 1,): where each slot begins in the object, and where the last one ends."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths, dtype=np.int64)])
+
+    def slot_id(self, slot: int) -> bytes:
+        """Id of the content of ``slot``."""
+        return bytes(self.ids[slot])
+
+    def is_dead(self, slot: int) -> bool:
+        """Whether prune has removed ``slot``."""
+        return bool(self.flags[slot] & DEAD)
+
+    def encode(self) -> bytes:
+        """The plain content of the footer: 80 + 21 × n bytes."""
+        columns = self.ids.astype(np.uint8), self.lengths.astype("<u4"), self.flags.astype(np.uint8)
+        return self.key_box + b"".join(column.tobytes() for column in columns)
+
+    @classmethod
+    def decode(cls, content: bytes, count: int) -> Footer:
+        """Parse the plain content. Raises DamagedData where it cannot be."""
+        if count > MAX_SLOTS or len(content) != KEY_BOX + _ROW * count:
+            raise DamagedData(f"a footer of {len(content)} bytes cannot describe {count} slots")
+        at = KEY_BOX
+        ids = np.frombuffer(content, np.uint8, ID * count, at).reshape(count, ID)
+        lengths = np.frombuffer(content, "<u4", count, at + ID * count)
+        flags = np.frombuffer(content, np.uint8, count, at + (ID + 4) * count)
+        if int(lengths.sum(dtype=np.int64)) > PACK_LIMIT:
+            raise DamagedData("a footer describes more bytes than a pack can have")
+        return cls(content[:KEY_BOX], ids, lengths, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """The fixed end of a pack."""
+
+    kind: PackKind
+    cipher: int
+    count: int
+    footer_length: int
+    nonce: bytes
+    pack_id: bytes
+
+    def encode(self) -> bytes:
+        """48 bytes."""
+        return _TRAILER.pack(
+            _MAGIC, VERSION, self.kind, self.cipher, self.count, self.footer_length, self.nonce, self.pack_id
+        )
+
+
+def _footer_aad(keys: Keys, trailer: bytes) -> bytes:
+    return b"puller footer" + keys.repository_id + trailer
+
+
+def encode_tail(keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> bytes:
+    """Sealed footer and trailer, to stand behind the slots."""
+    content = compression.frame(footer.encode())
+    nonce = os.urandom(NONCE)
+    trailer = Trailer(kind, keys.cipher, footer.count, len(content) + TAG, nonce, pack_id).encode()
+    return keys.footer_seal().seal(nonce, content, _footer_aad(keys, trailer)) + trailer
+
+
+def decode_trailer(tail: bytes, kind: PackKind, pack_id: bytes) -> Trailer:
+    """Parse the last 48 bytes of ``tail``. Raises DamagedData."""
+    name = kind.object_name(pack_id)
+    if len(tail) < TRAILER:
+        raise DamagedData(f"{name} is cut short: {len(tail)} bytes are left")
+    magic, version, found_kind, cipher, count, length, nonce, found_id = _TRAILER.unpack(tail[-TRAILER:])
+    if magic != _MAGIC:
+        raise DamagedData(f"{name} is cut short or overwritten: it has no trailer")
+    if version != VERSION:
+        # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
+        raise DamagedData(f"{name} has format version {version}; this puller knows {VERSION}")
+    if found_kind != kind or found_id != pack_id:
+        raise DamagedData(f"{name} holds another pack than its name says")
+    if not TAG < length <= FOOTER_LIMIT or count > MAX_SLOTS:
+        raise DamagedData(f"{name} has an impossible trailer")
+    return Trailer(kind, cipher, count, length, nonce, pack_id)
+
+
+def decode_footer(keys: Keys, trailer: Trailer, sealed: bytes) -> Footer:
+    """Open and parse a sealed footer. Raises DamagedData."""
+    name = trailer.kind.object_name(trailer.pack_id)
+    if trailer.cipher != keys.cipher:
+        raise DamagedData(f"{name} is sealed otherwise than its repository")
+    try:
+        content = keys.footer_seal().open(trailer.nonce, sealed, _footer_aad(keys, trailer.encode()))
+        footer = Footer.decode(compression.unframe(content, KEY_BOX + _ROW * trailer.count), trailer.count)
+        # Slots are raw where compression does not help, so none is longer than its content. A reader
+        # takes a whole slot into memory.
+        if footer.count and int(np.max(footer.lengths)) > trailer.kind.content_limit + TAG:
+            raise DamagedData("it describes a slot that is longer than its content can be")
+        return footer
+    except DamagedData as error:
+        raise DamagedData(f"the footer of {name} is damaged: {error.message}") from error

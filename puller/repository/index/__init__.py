@@ -1,0 +1,1 @@
+"""Which pack holds a chunk: the local cache of the index."""

@@ -1,0 +1,1 @@
+"""Key slots and the key ring that they open."""

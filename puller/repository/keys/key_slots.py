@@ -1,0 +1,261 @@
+"""Key slots: how a password or a key file opens the repository (docs/format.md, "Keys").
+
+Changing a password means to add a slot and to remove the old one: stored data is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets as randomness
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from puller.errors import DamagedData, KeyNotHeld, UnsupportedFormat, UsageError, WrongKey
+from puller.repository.format.sealing import NONCE
+from puller.repository.keys.keyring import KEY, KeyRing, derive
+from puller.store.base import Store
+from puller.units import KIB, MIB
+
+PREFIX = "keys/"
+VERSION = 1
+SLOT_LIMIT = 64 * KIB
+FULL = "full"
+BACKUP_ONLY = "backup-only"
+MIN_KEY_FILE = 32
+"""Bytes: a key file is used as it is, without a costly derivation, so it must be random and long."""
+
+_MOST_MEMORY, _MOST_ITERATIONS, _MOST_LANES = 256 * MIB, 16, 16
+"""Costs of a password that a reader pays. Nothing vouches for a slot before it is opened; 64 MiB, 3 and 4 are
+what puller writes."""
+
+_ID = re.compile(r"[0-9a-f]{16}")
+_ARGON2ID = "argon2id"
+_HKDF = "hkdf-sha256"
+
+
+class Kdf(msgspec.Struct, frozen=True):
+    """How the secret becomes a key. The costs are RFC 9106's second recommendation: 64 MiB, 3 passes."""
+
+    salt: str
+    name: str = _ARGON2ID
+    memory_kib: int = 64 * 1024
+    iterations: int = 3
+    lanes: int = 4
+
+
+class KeySlot(msgspec.Struct, frozen=True):
+    """One object under ``keys/``."""
+
+    kind: str
+    role: str
+    kdf: Kdf
+    nonce: str
+    sealed: str
+    created: datetime
+    label: str = ""
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A secret that a person can remember: made into a key at a cost of memory and time."""
+
+    text: str = field(repr=False)
+
+    kind = "password"
+    kdf_name = _ARGON2ID
+
+    def key(self, kdf: Kdf) -> bytes:
+        """The slot's key. Raises DamagedData, UnsupportedFormat."""
+        if (
+            kdf.memory_kib > _MOST_MEMORY // KIB
+            or kdf.iterations > _MOST_ITERATIONS
+            or kdf.lanes > _MOST_LANES
+        ):
+            raise DamagedData("a key slot asks for an unreasonable amount of work")
+        if min(kdf.memory_kib, kdf.iterations, kdf.lanes) < 1:
+            raise DamagedData("a key slot has impossible parameters")
+        try:
+            argon = Argon2id(
+                salt=bytes.fromhex(kdf.salt),
+                length=KEY,
+                iterations=kdf.iterations,
+                lanes=kdf.lanes,
+                memory_cost=kdf.memory_kib,
+            )
+            return argon.derive(self.text.encode())
+        except UnsupportedAlgorithm as error:
+            raise UnsupportedFormat("this build of 'cryptography' has no Argon2id") from error
+        except MemoryError as error:
+            raise DamagedData(
+                f"a key slot asks for {kdf.memory_kib} KiB of memory, which this host lacks"
+            ) from error
+        except ValueError as error:
+            raise DamagedData(f"a key slot has impossible parameters: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """A file of random bytes, at least MIN_KEY_FILE of them."""
+
+    content: bytes = field(repr=False)
+
+    kind = "key-file"
+    kdf_name = _HKDF
+
+    def key(self, kdf: Kdf) -> bytes:
+        """The slot's key. Raises DamagedData."""
+        try:
+            return derive(self.content, bytes.fromhex(kdf.salt), b"puller v1 key file")
+        except ValueError as error:
+            raise DamagedData(f"a key slot has impossible parameters: {error}") from error
+
+
+Secret = Password | KeyFile
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A slot that a secret has opened. ``content`` is the master secret, or the backup-only keys."""
+
+    slot_id: str
+    role: str
+    repository_id: bytes
+    content: bytes = field(repr=False)
+
+    def ring(self) -> KeyRing:
+        """The keys that the slot gives."""
+        if self.role == FULL:
+            return KeyRing.from_master(self.repository_id, self.content)
+        return KeyRing.from_backup_only(self.repository_id, self.content)
+
+
+def _aad(repository_id: bytes, role: str) -> bytes:
+    return b"puller slot" + repository_id + role.encode()
+
+
+def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
+    """Put a slot of ``opened``'s role and content that ``secret`` opens; return its id."""
+    _refuse_weak(secret)
+    kdf, nonce = Kdf(salt=randomness.token_hex(16), name=secret.kdf_name), os.urandom(NONCE)
+    sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, _aad(opened.repository_id, opened.role))
+    now = datetime.now(UTC).replace(microsecond=0)
+    slot = KeySlot(secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label)
+    slot_id = randomness.token_hex(8)
+    store.put_new(PREFIX + slot_id, msgspec.json.encode(slot))
+    return slot_id
+
+
+def _refuse_weak(secret: Secret) -> None:
+    if isinstance(secret, Password) and not secret.text:
+        raise UsageError("an empty password opens nothing")
+    if isinstance(secret, Password) and not _is_utf8(secret.text):
+        raise UsageError("the password is not UTF-8")
+    if isinstance(secret, KeyFile) and len(secret.content) < MIN_KEY_FILE:
+        raise UsageError(
+            f"a key file of {len(secret.content)} bytes is too short, {MIN_KEY_FILE} are needed",
+            advice="Make one with: head -c 64 /dev/urandom > FILE",
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
+    """Make the master secret of a new repository and the slot that ``secret`` opens; return the keys."""
+    opened = Opened("", FULL, repository_id, os.urandom(KEY))
+    put_slot(store, opened, secret, "first")
+    return opened.ring()
+
+
+def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str) -> str:
+    """Put a slot of ``role``; return its id. Raises KeyNotHeld unless ``opened`` is of the full role."""
+    if opened.role != FULL:
+        raise KeyNotHeld("a backup-only key cannot make other keys")
+    content = opened.content if role == FULL else opened.ring().backup_only()
+    return put_slot(store, Opened("", role, opened.repository_id, content), secret, label)
+
+
+def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
+    """Each slot's id with the slot, or with what is wrong with it."""
+    for info in store.list(PREFIX):
+        slot_id = info.key.removeprefix(PREFIX)
+        if not _ID.fullmatch(slot_id):
+            continue
+        try:
+            yield slot_id, _load(store, info.key)
+        except DamagedData as error:
+            yield slot_id, error
+
+
+def remove_slot(store: Store, slot_id: str) -> None:
+    """Delete a slot. Raises UsageError if there is no such slot or it is the last of the full role."""
+    slots = dict(list_slots(store))
+    if slot_id not in slots:
+        raise UsageError(f"there is no key {slot_id}", advice="List the keys with 'puller key list'.")
+    others = [slot for key, slot in slots.items() if key != slot_id]
+    if not any(isinstance(slot, KeySlot) and slot.role == FULL for slot in others):
+        raise UsageError(
+            f"key {slot_id} is the last that can read the repository",
+            advice="Add another key of the full role first.",
+        )
+    store.delete([PREFIX + slot_id])
+
+
+def _load(store: Store, name: str) -> KeySlot:
+    try:
+        slot = msgspec.json.decode(store.get(name, max_size=SLOT_LIMIT), type=KeySlot)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedData(f"{name} is not a key slot: {error}") from error
+    # Times are compared and shown: those without a zone, and those at the ends of the calendar, cannot be.
+    if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
+        raise DamagedData(f"{name} has a time without a zone or out of all reason")
+    if slot.version > VERSION:
+        raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")
+    return slot
+
+
+def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Opened:
+    """The slot that ``secret`` opens. Raises WrongKey; one damaged slot does not close the others."""
+    if secret is None:
+        raise WrongKey("the repository is encrypted and no password or key file was given")
+    damage: DamagedData | None = None
+    for slot_id, slot in list_slots(store):
+        try:
+            content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, secret)
+            damage = slot if isinstance(slot, DamagedData) else damage
+        except DamagedData as error:
+            damage, content = error, None
+        if content is not None and isinstance(slot, KeySlot):
+            return Opened(slot_id, slot.role, repository_id, content)
+    if damage is not None:
+        raise damage
+    raise WrongKey(f"no key slot of the repository opens with this {secret.kind}")
+
+
+def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
+    """The slot's content, or None if the secret is not its own."""
+    if (slot.kind, slot.kdf.name) != (secret.kind, secret.kdf_name):
+        return None
+    try:
+        nonce, sealed = bytes.fromhex(slot.nonce), bytes.fromhex(slot.sealed)
+        content = AESGCM(secret.key(slot.kdf)).decrypt(nonce, sealed, _aad(repository_id, slot.role))
+    except InvalidTag:
+        return None
+    except ValueError as error:
+        raise DamagedData(f"a key slot is damaged: {error}") from error
+    if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, 3 * KEY)):
+        raise DamagedData(f"a key slot has the impossible role '{slot.role}'")
+    return content

@@ -1,0 +1,113 @@
+"""The keys of a repository and what is derived from them (docs/format.md, "Keys").
+
+The master secret gives everything. A host that holds only the backup-only part (id key, metadata key,
+public data key) can write and deduplicate but cannot open one stored chunk of guest data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from puller.errors import DamagedData, KeyNotHeld
+from puller.repository.format.sealing import KEY_BOX, NONCE, Boxes, Cipher, Seal, seal_for
+
+KEY = 32
+NO_KEY_BOX = bytes(KEY_BOX)
+
+
+def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869) to 32 bytes."""
+    return HKDF(algorithm=SHA256(), length=KEY, salt=salt, info=info).derive(secret)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys one process holds. ``private`` is None for backup-only; both are None without cipher."""
+
+    repository_id: bytes
+    cipher: Cipher
+    id_key: bytes = field(repr=False)
+    metadata_key: bytes = field(repr=False)
+    public: bytes | None = None
+    private: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_master(cls, repository_id: bytes, master: bytes) -> KeyRing:
+        """All keys, from the master secret."""
+        private = derive(master, repository_id, b"puller v1 data")
+        return cls(
+            repository_id,
+            Cipher.AES_256_GCM,
+            derive(master, repository_id, b"puller v1 chunk id"),
+            derive(master, repository_id, b"puller v1 metadata"),
+            X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw(),
+            private,
+        )
+
+    @classmethod
+    def from_backup_only(cls, repository_id: bytes, content: bytes) -> KeyRing:
+        """The keys of a backup-only slot's 96 bytes."""
+        parts = content[:KEY], content[KEY : 2 * KEY], content[2 * KEY :]
+        return cls(repository_id, Cipher.AES_256_GCM, *parts)
+
+    @classmethod
+    def unencrypted(cls, repository_id: bytes) -> KeyRing:
+        """The public keys of a repository without encryption."""
+        return cls(
+            repository_id,
+            Cipher.NONE,
+            derive(repository_id, repository_id, b"puller v1 chunk id"),
+            derive(repository_id, repository_id, b"puller v1 metadata"),
+        )
+
+    def backup_only(self) -> bytes:
+        """What a backup-only slot seals."""
+        assert self.public is not None
+        return self.id_key + self.metadata_key + self.public
+
+    @property
+    def can_read_data(self) -> bool:
+        """Whether stored guest data can be opened with these keys."""
+        return self.cipher is Cipher.NONE or self.private is not None
+
+    def boxes(self) -> Boxes:
+        """The boxes of the repository."""
+        return Boxes(self.repository_id, self.cipher, self.metadata_key)
+
+    def footer_seal(self) -> Seal:
+        """The seal of pack footers."""
+        return seal_for(self.cipher, self.metadata_key)
+
+    def new_data_key(self, pack_id: bytes) -> tuple[bytes, bytes]:
+        """A random key for a data pack, and the key box that tells it to holders of the private key."""
+        if self.public is None:
+            return b"", NO_KEY_BOX
+        pack_key, ephemeral = os.urandom(KEY), X25519PrivateKey.generate()
+        shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(self.public))
+        sender = ephemeral.public_key().public_bytes_raw()
+        wrap = derive(shared, sender + self.public, b"puller v1 pack key" + pack_id)
+        return pack_key, sender + AESGCM(wrap).encrypt(bytes(NONCE), pack_key, None)
+
+    def open_data_key(self, pack_id: bytes, key_box: bytes) -> bytes:
+        """The key of a data pack. Raises KeyNotHeld with a backup-only ring, DamagedData."""
+        if self.private is None or self.public is None:
+            raise KeyNotHeld("this key may make backups but not read stored guest data")
+        sender, wrapped = key_box[:KEY], key_box[KEY:]
+        try:
+            private = X25519PrivateKey.from_private_bytes(self.private)
+            shared = private.exchange(X25519PublicKey.from_public_bytes(sender))
+            wrap = derive(shared, sender + self.public, b"puller v1 pack key" + pack_id)
+            return AESGCM(wrap).decrypt(bytes(NONCE), wrapped, None)
+        except (InvalidTag, ValueError) as error:
+            raise DamagedData(f"the key box of pack {pack_id.hex()} does not open") from error
+
+    def map_key(self, pack_id: bytes) -> bytes:
+        """The key of a map pack."""
+        return derive(self.metadata_key, pack_id, b"puller v1 map pack")

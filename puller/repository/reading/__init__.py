@@ -1,0 +1,1 @@
+"""Chunks, maps and disk images out of the store."""

@@ -1,0 +1,89 @@
+"""Roots and pages out of the store, fetched pack by pack."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from puller.errors import DamagedData
+from puller.repository.format.footer import PackKind
+from puller.repository.format.pages import (
+    ZERO,
+    Address,
+    PackTable,
+    Refs,
+    Root,
+    chunks_in_page,
+    decode_page,
+    decode_root,
+)
+from puller.repository.reading.packs import PackReader
+from puller.store.parallel import each
+from puller.units import page_count
+
+READERS = 4
+"""Packs that are read at once: scattered pages of an old disk lie in as many packs, each a request away."""
+
+
+class MapReader:
+    """Reads the maps of one repository."""
+
+    def __init__(self, packs: PackReader, table: PackTable) -> None:
+        self._packs = packs
+        self.table = table
+
+    def root(self, address: Address) -> Root:
+        """The root at ``address``. Raises DamagedData, MissingObject."""
+        content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
+        return decode_root(content, self.table)
+
+    def roots(self, addresses: Iterable[Address]) -> Generator[Root | DamagedData]:
+        """The roots at ``addresses``, in their order; in place of one that cannot be read what is wrong.
+
+        Some are fetched ahead, a few at a time, so memory does not grow with their number.
+        """
+        yield from each(self._root_or_fault, addresses, READERS)
+
+    def _root_or_fault(self, address: Address) -> Root | DamagedData:
+        try:
+            return self.root(address)
+        except DamagedData as error:
+            return error
+
+    def pages(self, root: Root, numbers: Sequence[int]) -> dict[int, Refs]:
+        """The pages with these numbers. Each map pack is asked once. Raises DamagedData, MissingObject."""
+        found: dict[int, Refs] = {}
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for number in numbers:
+            pack = int(root.pages.packs[number])
+            if pack == ZERO:
+                found[number] = Refs.zeros(chunks_in_page(root.size, number))
+            else:
+                wanted[pack].append(number)
+        for part in self._each(lambda pack: self._pages_of(root, pack, wanted[pack]), list(wanted)):
+            found |= part
+        return found
+
+    def _each(
+        self, read: Callable[[int], dict[int, Refs]], packs: Sequence[int]
+    ) -> Iterator[dict[int, Refs]]:
+        """Read from each of some packs, several at a time."""
+        if len(packs) < 2:
+            yield from map(read, packs)
+            return
+        yield from each(read, packs, READERS)
+
+    def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
+        slots = {number: int(root.pages.slots[number]) for number in members}
+        contents = self._packs.read(PackKind.MAP, self.table.pack_id(pack), list(slots.values()))
+        return {
+            number: decode_page(contents[slot], self.table, chunks_in_page(root.size, number))
+            for number, slot in slots.items()
+        }
+
+    def rebase(self, root: Root, size: int) -> Root:
+        """``root`` for a disk that now has ``size`` bytes: cut, or continued with zeros.
+
+        A page that thereby has another number of chunks cannot be shared; DiskMap writes it anew.
+        """
+        return Root(size, root.pages.resized(page_count(size)))

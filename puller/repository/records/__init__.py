@@ -1,0 +1,1 @@
+"""Small sealed objects that hosts share: condemned and damaged packs."""

@@ -1,0 +1,192 @@
+"""Condemned slots: what prune found unreachable and will remove (docs/format.md, "Condemned").
+
+A record is written once and never changed. It is either *waiting*: what it names may still come to be
+reached; or *final*: no point that is not yet committed may refer to what it names, for ever. Prune
+removes only what a final record names, so the records tell a run all that may vanish under its hands.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
+from puller.repository.format.footer import ID, PackKind
+from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
+from puller.store.base import ObjectInfo, Store
+from puller.store.parallel import each
+from puller.units import MIB
+
+PREFIX = "condemned/"
+VERSION = 1
+
+KEPT = 30 * 86400.0
+"""Seconds that a final record stays. A run that lasts nearly as long must neither index nor commit."""
+
+ALL = -1
+"""The set of all slots, however many a pack has: every bit of a negative number's two's complement."""
+
+RECORD_BYTES = 16 * MIB
+"""About how long the JSON of one record gets. A box may hold 256 MiB, but all runs read all records."""
+
+_ENTRY_BYTES = 64
+"""What a pack takes in a record beside its bitmap, in which a byte is two digits."""
+
+_NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
+_KINDS = {"data": PackKind.DATA, "map": PackKind.MAP}
+_PARALLEL_READS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is condemned of one pack: bit k of ``slots`` stands for slot k; ALL for the whole pack."""
+
+    kind: PackKind
+    slots: int
+
+
+Sentences = Mapping[bytes, Sentence]
+"""By pack id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One object. ``modified`` is when it was put, by the store's clock; ``grace`` is in seconds."""
+
+    name: str
+    modified: float
+    final: bool
+    grace: float
+    packs: Sentences
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    kind: str
+    slots: str | None = None
+
+
+class _Body(msgspec.Struct, frozen=True):
+    stage: str
+    grace: float
+    packs: dict[str, _Entry]
+    version: int = VERSION
+
+
+def bits_of(column: NDArray[np.bool_]) -> int:
+    """The set of the slots at which ``column`` is true."""
+    return int.from_bytes(np.packbits(column, bitorder="little").tobytes(), "little")
+
+
+def column_of(slots: int, count: int) -> NDArray[np.bool_]:
+    """For each of ``count`` slots whether it is in the set."""
+    content = (slots & ((1 << count) - 1)).to_bytes(-(-count // 8), "little")
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), count=count, bitorder="little")
+    return bits.view(np.bool_)
+
+
+def union(parts: Iterable[Sentences]) -> dict[bytes, Sentence]:
+    """All that the parts name, together."""
+    joined: dict[bytes, Sentence] = {}
+    for part in parts:
+        for pack_id, sentence in part.items():
+            slots = sentence.slots | slots_in(joined, pack_id)
+            joined[pack_id] = Sentence(sentence.kind, slots)
+    return joined
+
+
+def slots_in(packs: Sentences, pack_id: bytes) -> int:
+    """The set of the slots of one pack that ``packs`` names."""
+    sentence = packs.get(pack_id)
+    return sentence.slots if sentence else 0
+
+
+def encode(final: bool, grace: float, packs: Sentences) -> bytes:
+    """The content of a record's box."""
+    entries = {pack_id.hex(): _entry(sentence) for pack_id, sentence in packs.items()}
+    return msgspec.json.encode(_Body("final" if final else "waiting", grace, entries))
+
+
+def _entry(sentence: Sentence) -> _Entry:
+    kind = "data" if sentence.kind is PackKind.DATA else "map"
+    if sentence.slots == ALL:
+        return _Entry(kind)
+    content = sentence.slots.to_bytes(-(-sentence.slots.bit_length() // 8), "little")
+    return _Entry(kind, content.hex())
+
+
+def decode(content: bytes, info: ObjectInfo) -> Record:
+    """Parse the content of a record's box. Raises DamagedData or UnsupportedFormat."""
+    try:
+        body = msgspec.json.decode(content, type=_Body)
+        if body.version > VERSION or body.stage not in {"waiting", "final"}:
+            raise UnsupportedFormat(f"{info.key} is of a newer format than this puller knows")
+        packs = dict(_sentence(text, entry) for text, entry in body.packs.items())
+    except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
+        raise DamagedData(f"{info.key} is damaged: {error}") from error
+    return Record(info.key, info.modified, body.stage == "final", body.grace, packs)
+
+
+def _sentence(text: str, entry: _Entry) -> tuple[bytes, Sentence]:
+    pack_id = bytes.fromhex(text)
+    if len(pack_id) != ID:
+        raise ValueError(f"{text!r} is not the id of a pack")
+    slots = ALL if entry.slots is None else int.from_bytes(bytes.fromhex(entry.slots), "little")
+    return pack_id, Sentence(_KINDS[entry.kind], slots)
+
+
+class Condemned:
+    """The records of one repository."""
+
+    def __init__(self, store: Store, boxes: Boxes) -> None:
+        self._store = store
+        self._boxes = boxes
+
+    def listed(self) -> list[ObjectInfo]:
+        """The records that are there, unread."""
+        return [info for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+
+    def read(self, infos: Iterable[ObjectInfo]) -> list[Record]:
+        """The records; without those that have vanished since they were listed.
+
+        Raises DamagedData: who cannot read a record does not know what is going to be removed.
+        """
+        found = each(self._read, infos, _PARALLEL_READS)
+        return [record for record in found if record is not None]
+
+    def _read(self, info: ObjectInfo) -> Record | None:
+        try:
+            box = self._store.get(info.key, max_size=BOX_LIMIT)
+        except ObjectNotFound:
+            return None
+        return decode(self._boxes.unpack(BoxKind.CONDEMNED, info.key, box), info)
+
+    def put(self, final: bool, grace: float, packs: Sentences) -> None:
+        """Write ``packs`` as new records, durable when this returns; nothing if there are none."""
+        for part in _parts(packs):
+            name = PREFIX + secrets.token_hex(ID)
+            content = encode(final, grace, part)
+            self._store.put_new(name, self._boxes.pack(BoxKind.CONDEMNED, name, content))
+
+    def delete(self, records: Sequence[Record]) -> None:
+        """Delete the records."""
+        self._store.delete([record.name for record in records])
+
+
+def _parts(packs: Sentences) -> Iterator[dict[bytes, Sentence]]:
+    """Cut by what they take: of packs with 65536 slots a box has room for some ten thousand only."""
+    part: dict[bytes, Sentence] = {}
+    size = 0
+    for pack_id, sentence in packs.items():
+        part[pack_id] = sentence
+        size += _ENTRY_BYTES + max(0, sentence.slots).bit_length() // 4
+        if size >= RECORD_BYTES:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part

@@ -1,0 +1,89 @@
+"""Damaged packs: what a check has found, told to all who back up later (docs/format.md, "Damaged").
+
+A run stores anew what it reads and would have found in such a pack. So damage that one host has seen
+heals with the next backup on any host, as far as the live disks still have what was lost.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from puller.errors import DamagedData, ObjectNotFound
+from puller.repository.format.footer import ID
+from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
+from puller.store.base import Store
+
+PREFIX = "damaged/"
+VERSION = 1
+
+_NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class DamageRecord:
+    """One object, and the ids of the packs that it names."""
+
+    name: str
+    packs: frozenset[bytes]
+
+
+class _Body(msgspec.Struct, frozen=True):
+    packs: tuple[str, ...]
+    version: int = VERSION
+
+
+def union(records: Iterable[DamageRecord]) -> frozenset[bytes]:
+    """All packs that the records name."""
+    return frozenset().union(*(record.packs for record in records))
+
+
+def encode(packs: Collection[bytes]) -> bytes:
+    """The content of a record's box."""
+    return msgspec.json.encode(_Body(tuple(sorted(pack.hex() for pack in packs))))
+
+
+def decode(content: bytes, name: str) -> DamageRecord:
+    """Parse the content of a record's box. Raises DamagedData."""
+    try:
+        body = msgspec.json.decode(content, type=_Body)
+        packs = frozenset(bytes.fromhex(text) for text in body.packs)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedData(f"{name} is damaged: {error}") from error
+    if body.version > VERSION or any(len(pack) != ID for pack in packs):
+        raise DamagedData(f"{name} names what is no pack, or is of a newer format")
+    return DamageRecord(name, packs)
+
+
+class DamagedPacks:
+    """The records of one repository."""
+
+    def __init__(self, store: Store, boxes: Boxes) -> None:
+        self._store = store
+        self._boxes = boxes
+
+    def read(self) -> list[DamageRecord]:
+        """The records that can be read: nobody needs them, so the others are passed over."""
+        names = [info.key for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        return [record for record in map(self._read, names) if record is not None]
+
+    def _read(self, name: str) -> DamageRecord | None:
+        try:
+            box = self._store.get(name, max_size=BOX_LIMIT)
+            return decode(self._boxes.unpack(BoxKind.DAMAGED, name, box), name)
+        except (ObjectNotFound, DamagedData):
+            return None
+
+    def put(self, packs: Collection[bytes]) -> None:
+        """Write a record, durable when this returns; nothing if there are no ``packs``."""
+        if packs:
+            name = PREFIX + secrets.token_hex(ID)
+            self._store.put_new(name, self._boxes.pack(BoxKind.DAMAGED, name, encode(packs)))
+
+    def delete(self, records: Sequence[DamageRecord]) -> None:
+        """Delete the records."""
+        self._store.delete([record.name for record in records])

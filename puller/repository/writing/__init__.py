@@ -1,0 +1,1 @@
+"""One run that writes: chunks into packs, maps, the commit."""

@@ -1,0 +1,207 @@
+"""Packs being written: many threads seal slots into one open pack, full packs go on to be stored.
+
+::
+
+    codec threads ─ reserve (short lock) ─► │ slot │ slot │ …        │ room for the tail │
+                  ─ seal in parallel ─────► one pooled buffer, sent as it is: no copy
+
+One open pack per kind, rather than one per thread, keeps neighbours of a disk in one pack and memory
+independent of the number of cores.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from puller.errors import RepositoryError
+from puller.pipeline.buffers import Buffer, BufferPool
+from puller.repository.format.chunk_slot import SlotCipher
+from puller.repository.format.compression import Content
+from puller.repository.format.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
+from puller.repository.format.sealing import TAG
+from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
+from puller.units import MIB, format_bytes
+
+DATA_PACK = 32 * MIB
+MAP_PACK = 8 * MIB
+TAIL_ROOM = 2 * MIB
+"""Room for the largest tail: 65536 slots of 21 bytes, which zstd makes no longer, and small fixed parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is to go into a slot: the id of a content, the bytes to seal, their flags."""
+
+    content_id: bytes
+    content: Content
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """``count`` slots of one pack from ``first`` on, whose bytes begin at ``start`` in its buffer."""
+
+    pack: OpenPack
+    first: int
+    count: int
+    start: int
+
+    def fill(self, pieces: Sequence[Piece]) -> int:
+        """Seal ``pieces`` into the slots; return how many bytes that took."""
+        cipher, view = self.pack.cipher, self.pack.buffer.view
+        at = self.start
+        for slot, piece in enumerate(pieces, self.first):
+            end = at + len(piece.content) + cipher.overhead
+            cipher.seal_into(slot, piece.content, view[at:end])
+            at = end
+        return at - self.start
+
+
+@dataclass
+class OpenPack:
+    """A pack that takes slots until it is shut. ``body`` may be read once all slots are filled."""
+
+    kind: PackKind
+    pack_id: bytes
+    cipher: SlotCipher
+    key_box: bytes
+    buffer: Buffer
+    ids: bytearray = field(default_factory=bytearray)
+    lengths: list[int] = field(default_factory=list)
+    flags: bytearray = field(default_factory=bytearray)
+    end: int = 0
+    _unfilled: int = 0
+    _shut: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reserve(self, pieces: Sequence[Piece]) -> Places:
+        """Take the next slots for as many of ``pieces`` as still fit. One thread at a time."""
+        first, start = len(self.flags), self.end
+        room = len(self.buffer.view) - TAIL_ROOM
+        for piece in pieces:
+            length = len(piece.content) + self.cipher.overhead
+            if self.end + length > room or len(self.flags) == MAX_SLOTS:
+                break
+            self.ids += piece.content_id
+            self.lengths.append(length)
+            self.flags.append(piece.flags)
+            self.end += length
+        count = len(self.flags) - first
+        with self._lock:
+            self._unfilled += count
+        return Places(self, first, count, start)
+
+    def filled(self, count: int) -> bool:
+        """Say that reserved slots have their bytes; True for the one call that completes the pack."""
+        with self._lock:
+            self._unfilled -= count
+            return self._shut and self._unfilled == 0
+
+    def shut(self) -> bool:
+        """Take no more slots; True if that completes the pack, because none is being filled."""
+        with self._lock:
+            self._shut = True
+            return self._unfilled == 0
+
+    def footer(self) -> Footer:
+        """What the pack holds."""
+        ids = np.frombuffer(bytes(self.ids), np.uint8).reshape(-1, ID)
+        flags = np.frombuffer(bytes(self.flags), np.uint8)
+        return Footer(self.key_box, ids, np.array(self.lengths, np.uint32), flags)
+
+    def body(self, keys: KeyRing, footer: Footer) -> memoryview:
+        """The whole object, tail included, as a view of the buffer."""
+        tail = encode_tail(keys, self.kind, self.pack_id, footer)
+        self.buffer.view[self.end : self.end + len(tail)] = tail
+        return self.buffer.view[: self.end + len(tail)]
+
+
+class PackWriter:
+    """Fills packs of one kind; calls ``emit`` with each full pack, in the thread that completed it.
+
+    A content that no buffer of ``pool`` has room for gets a pack of its own, in a buffer made for it.
+    ``began`` is called with each new pack's seconds of waiting for a buffer.
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing,
+        kind: PackKind,
+        pool: BufferPool,
+        emit: Callable[[OpenPack], None],
+        began: Callable[[float], None],
+    ) -> None:
+        self._keys = keys
+        self.kind = kind
+        self._pool = pool
+        self._emit = emit
+        self._began = began
+        self._open: OpenPack | None = None
+        self._lock = threading.Lock()
+
+    def add(self, pieces: Sequence[Piece]) -> Iterator[tuple[Places, int]]:
+        """Store ``pieces``; yield, pack by pack, the slots that they went to and the bytes that those take.
+
+        Blocks while all pack buffers are on their way to the store. The pieces of one call become
+        neighbours: one short lock for all of them, where one for each cost the codecs their time.
+
+        Raises RepositoryError, before anything is stored, if a piece is larger than a slot may be.
+        """
+        self._require_storable(pieces)
+        while pieces:
+            with self._lock:
+                places = self._reserve(pieces)
+            stored = places.fill(pieces[: places.count])
+            # Before the next pack is asked for: it may be this one's buffer that it has to wait for.
+            if places.pack.filled(places.count):
+                self._emit(places.pack)
+            yield places, stored
+            pieces = pieces[places.count :]
+
+    def _require_storable(self, pieces: Sequence[Piece]) -> None:
+        largest = max((len(piece.content) for piece in pieces), default=0)
+        if largest > self.kind.content_limit:
+            limit = format_bytes(self.kind.content_limit)
+            raise RepositoryError(
+                f"a content of {format_bytes(largest)} is larger than a slot may be: {limit}"
+            )
+
+    def _reserve(self, pieces: Sequence[Piece]) -> Places:
+        if self._open is not None:
+            places = self._open.reserve(pieces)
+            if places.count:
+                return places
+            self._close_open_pack()
+        # May wait for a buffer with the lock held: those who give buffers back never take it.
+        self._open = self._new_pack(len(pieces[0].content) + TAG)
+        return self._open.reserve(pieces)
+
+    def _close_open_pack(self) -> None:
+        pack, self._open = self._open, None
+        if pack is not None and pack.shut():
+            self._emit(pack)
+
+    def _new_pack(self, least: int) -> OpenPack:
+        """A pack with room for ``least`` bytes of slots: a pooled buffer that is too small would never do."""
+        pack_id = os.urandom(ID)
+        if self.kind is PackKind.MAP:
+            pack_key, key_box = self._keys.map_key(pack_id), NO_KEY_BOX
+        else:
+            pack_key, key_box = self._keys.new_data_key(pack_id)
+        cipher = SlotCipher(self._keys, pack_id, pack_key)
+        asked = time.monotonic()
+        fits = least + TAIL_ROOM <= self._pool.size
+        buffer = (self._pool if fits else BufferPool(1, least + TAIL_ROOM)).acquire()
+        self._began(time.monotonic() - asked)
+        return OpenPack(self.kind, pack_id, cipher, key_box, buffer)
+
+    def flush(self) -> None:
+        """Emit the open pack, if any. Only when no other thread is adding."""
+        with self._lock:
+            self._close_open_pack()

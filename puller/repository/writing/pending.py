@@ -1,0 +1,151 @@
+"""Pending points and the commit: how a point comes to be beside a prune (docs/format.md, "Write order").
+
+::
+
+    writer   put pending ── parents there? ── condemned? ── put point ── pending there? ── delete pending
+    prune    put final record ── list pending, then points ── mark ── remove what is final and unmarked
+
+Either prune sees the pending point, and keeps what it reaches; or the final record was put before the
+pending point, and the writer sees that. No clock is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from puller.errors import DamagedData, NoSuchPoint, ObjectNotFound, Overtaken, PullerError, StoreError
+from puller.repository import points as records
+from puller.repository.format.pages import Address
+from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
+from puller.repository.points import Point, Points
+from puller.repository.writing.claims import Claims
+from puller.store.base import Store
+from puller.store.patience import brief, holding
+
+PREFIX = "pending/"
+
+KEPT = 86400.0
+"""Seconds after which a pending point no longer counts: its run has died. A commit takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A pending point that is there; ``modified`` is when it was put, by the store's clock."""
+
+    uuid: str
+    point: str
+    modified: float
+
+
+class PendingPoints:
+    """The pending points of one repository."""
+
+    def __init__(self, store: Store, boxes: Boxes) -> None:
+        self._store = store
+        self._boxes = boxes
+
+    def listed(self) -> Iterator[Pending]:
+        """All that are there."""
+        for info in self._store.list(PREFIX):
+            name = records.parse_name(info.key, PREFIX)
+            if name is not None:
+                yield Pending(*name, info.modified)
+
+    def get(self, uuid: str, point_id: str) -> Point | None:
+        """The point that is to be; None if it is not pending any more. Raises DamagedData."""
+        name = _name(uuid, point_id)
+        try:
+            box = self._store.get(name, max_size=BOX_LIMIT)
+        except ObjectNotFound:
+            return None
+        content = self._boxes.unpack(BoxKind.POINT, name, box)
+        return records.decode(content, records.object_name(uuid, point_id))
+
+    def put(self, point: Point) -> None:
+        """Announce ``point``, whose packs, pages and roots are durable."""
+        name = _name(point.uuid, point.point)
+        self._store.put(name, self._boxes.pack(BoxKind.POINT, name, msgspec.json.encode(point)))
+
+    def since(self, point: Point) -> float:
+        """When ``point`` was announced, by the store's clock. Raises Overtaken if that is forgotten."""
+        try:
+            return self._store.stat(_name(point.uuid, point.point)).modified
+        except ObjectNotFound as error:
+            raise Overtaken(f"the commit of {point.point} took longer than a day") from error
+
+    def delete(self, names: Iterable[tuple[str, str]]) -> None:
+        """Delete the pending points with these (domain uuid, point id)."""
+        self._store.delete([_name(*name) for name in names])
+
+
+def _name(uuid: str, point_id: str) -> str:
+    return f"{PREFIX}{uuid}/{point_id}"
+
+
+def commit(
+    points: Points, pending: PendingPoints, claims: Claims, bases: set[Address], point: Point
+) -> float:
+    """Publish ``point``, all of whose packs and indexes are durable, unless prune may hurt it.
+
+    Returns when it was announced by the store's clock, in seconds since the epoch.
+
+    ``bases`` are the roots that the run built upon. Raises Overtaken if a point that has one of them is
+    gone, or if what the run refers to is being removed: then nothing is published and the run can be
+    repeated. Raises StoreError as ``Points.commit`` does; the pending point then stays for a day, since
+    the commit may yet take effect.
+    """
+    names = [(point.uuid, point.point)]
+    pending.put(point)
+    try:
+        _require_bases(points, bases, point)
+        claims.require_standing(lambda: pending.since(point))
+    except BaseException:
+        _forget(pending, names)
+        raise
+    points.commit(point)
+    announced = _require_pending(points, pending, point)
+    _forget(pending, names)
+    return announced
+
+
+def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
+    """Without waiting long: prune forgets it too."""
+    with suppress(StoreError), holding(brief()):
+        pending.delete(names)
+
+
+def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
+    """What a run took over from a base without looking is safe as long as a point has that base.
+
+    A disk that was read as a whole names a parent too, and takes nothing over from it: that one may be gone.
+    """
+    needed, lost = set(bases), None
+    for name in sorted({disk.parent for disk in point.disks if disk.parent}) if needed else ():
+        try:
+            needed -= {disk.root.address for disk in points.get(point.uuid, name).disks}
+        except (NoSuchPoint, DamagedData) as error:
+            lost = error
+    if needed and lost is not None:
+        raise _without(lost) from lost
+    if needed:
+        raise Overtaken("no parent of the point has the map that this run was built upon")
+
+
+def _without(lost: NoSuchPoint | DamagedData) -> PullerError:
+    """What to say of a parent that is needed: if it is damaged, the run is to begin anew upon nothing."""
+    if isinstance(lost, DamagedData):
+        return DamagedData(lost.message, advice=lost.advice)
+    return Overtaken(f"the point that this run was taken incrementally from is gone: {lost.message}")
+
+
+def _require_pending(points: Points, pending: PendingPoints, point: Point) -> float:
+    """Prune drops a pending point only after a day, and lists the points only after that."""
+    try:
+        return pending.since(point)
+    except Overtaken:
+        points.delete([(point.uuid, point.point)])
+        raise

@@ -1,0 +1,359 @@
+"""One run that writes to the repository: chunks in, packs, maps and index out, then the commit.
+
+::
+
+    submit ─► codec crew (a thread a core): zero test, id, look-up, zstd, seal
+                 │ addresses                    │ full packs
+                 ▼                              ▼
+              DiskMap                        upload crew ─► store ─► index
+
+Nothing that a run stores is visible before its commit; a run that fails leaves packs that the next
+one finds through the index.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
+from puller.pipeline.buffers import Batch, BufferPool
+from puller.pipeline.flow import Flow
+from puller.repository.format import index
+from puller.repository.format.chunk_slot import compress, content_id
+from puller.repository.format.compression import Content
+from puller.repository.format.footer import PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.sealing import BoxKind
+from puller.repository.index.chunkindex import MISS, ChunkIndex
+from puller.repository.keys.keyring import KeyRing
+from puller.repository.points import Point, Points
+from puller.repository.reading.mapreader import MapReader
+from puller.repository.reading.packs import PackReader
+from puller.repository.writing.claims import Claims
+from puller.repository.writing.diskmap import DiskMap
+from puller.repository.writing.effort import AutoLevel, Effort, FixedLevel
+from puller.repository.writing.packing import (
+    DATA_PACK,
+    MAP_PACK,
+    TAIL_ROOM,
+    OpenPack,
+    PackWriter,
+    Piece,
+    Places,
+)
+from puller.repository.writing.pending import PendingPoints, commit
+from puller.repository.writing.presence import Presence
+from puller.store import patience
+from puller.store.base import Store
+from puller.store.paced import PacedStore
+from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
+
+_ZEROS = bytes(CHUNK)
+_CORES = os.cpu_count() or 1
+
+_QUEUED = 5
+"""Batches that wait for a codec at most. A reader that waits for room leaves its socket full and the server
+idle: with 2 of 1 MiB the codecs of a full on two cores had nothing to do for a tenth of the time."""
+
+_INDEX_EVERY = 64
+"""Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
+
+    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
+    were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
+    """
+
+    codecs: int = _CORES
+    uploads: int = 2
+    packs: int = 3
+    batches: int = _CORES + 6
+    batch_size: int = 2 * MIB
+    level: int | None = 1
+    upload_rate: int | None = None
+
+
+class Holdings(Protocol):
+    """What a run needs of the repository that it writes to."""
+
+    keys: KeyRing
+    store: Store
+    maps: MapReader
+    packs: PackReader
+    points: Points
+    pending: PendingPoints
+
+
+class DiskWriter:
+    """Takes one disk's extents and batches. Counters are in bytes and grow while the run goes on."""
+
+    def __init__(self, run: Run, map_: DiskMap) -> None:
+        self._run = run
+        self.map = map_
+        self.zero_bytes = 0
+        self.read_bytes = 0
+        self.done_bytes = 0
+        self.new_bytes = 0
+        self.stored_bytes = 0
+        self.lock = threading.Lock()
+
+    def announce(self, extent: Extent) -> None:
+        """Say, in disk order, what will be submitted (DATA) or reads as zeros (ZERO)."""
+        if extent.kind is Kind.ZERO:
+            self.zero_bytes += extent.length
+        self.map.announce(extent)
+
+    def submit(self, batch: Batch) -> None:
+        """Hand over announced data; its buffer is released when done. Waits while the codecs are busy."""
+        self.read_bytes += batch.length
+        self._run.encode(self, batch)
+
+    def count(self, done: int, new: int, stored: int) -> None:
+        """Add to the counters; called by the codec threads."""
+        with self.lock:
+            self.done_bytes += done
+            self.new_bytes += new
+            self.stored_bytes += stored
+
+    def finish(self) -> Address:
+        """Write what is left of the map; return the root's address. After ``Run.drain``."""
+        return self._run.address(*self.map.finish())
+
+
+class Run:
+    """A context; leaving it stops all threads, and ``commit`` may come after that.
+
+    Use: disk(), announce/submit, drain(), finish(), flush(), commit().
+    """
+
+    def __init__(self, repository: Holdings, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
+        self.repository = repository
+        self._keys = repository.keys
+        self._store = repository.store
+        self._table = repository.maps.table
+        self._index = known
+        self._claims = claims
+        self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
+        self._bases: set[Address] = set()
+        self._tuning = tuning
+        self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
+        self.flow = Flow()
+        self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
+        self._waiting = ExitStack()
+        self._fresh: list[IndexedPack] = []
+        self._lock = threading.Lock()
+        self.clock_ahead = 0.0
+        """After ``commit``: by how many seconds this host's clock is ahead of the store's."""
+
+    def __enter__(self) -> Run:
+        self.flow.__enter__()
+        # Not the store alone is waited for: also a rate's turn, or an NBD server.
+        if (above := patience.current()) is not None:
+            self._waiting.enter_context(above.calling(self._stop))
+        self._waiting.enter_context(patience.tied(self.flow.on_failure))
+        self._uploads = self._paced(self._tuning.upload_rate)
+        packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
+        self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
+        self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
+        began = self.effort.pack_began
+        self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
+        self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
+        return self
+
+    def _stop(self) -> None:
+        self.flow.fail(Interrupted("stopped by a signal"))
+
+    def _paced(self, rate: int | None) -> Store:
+        """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
+        return self._store if rate is None else PacedStore(self._store, self.flow.pace(rate).take)
+
+    def _pool(self, count: int, size: int) -> BufferPool:
+        return self.flow.pool(count, size + TAIL_ROOM)
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            self.flow.__exit__(*failure)  # type: ignore[arg-type]
+        finally:
+            self._waiting.close()
+            self._index.close()
+            with patience.holding(patience.brief()):
+                self._save_index()
+
+    def _save_index(self) -> None:
+        """After a failure: tell the next run what is stored. As far as the store still answers."""
+        if self._fresh and not self.flow.failed_by(StoreError):
+            with suppress(PullerError):
+                self._put_index(self._fresh)
+
+    def disk(self, size: int, base: Address | None) -> DiskWriter:
+        """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing.
+
+        Raises UnsupportedDisk if a map might not be able to describe so large a disk.
+        """
+        if size > LARGEST_DISK:
+            said, limit = format_bytes(size), format_bytes(LARGEST_DISK)
+            raise UnsupportedDisk(
+                f"a disk of {said} is larger than a map can describe: {limit}",
+                advice="Leave the disk out with --exclude-disk.",
+            )
+        maps = self.repository.maps
+        root = None if base is None else maps.root(base)
+        if base is not None:
+            self._bases.add(base)
+        writer: DiskWriter
+
+        def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+            return self._store_maps(writer, contents)
+
+        writer = DiskWriter(self, DiskMap(size, root, maps, store))
+        return writer
+
+    def attach(self, content: bytes) -> Address:
+        """Store a byte string like a disk; return its root's address."""
+        writer = self.disk(len(content), None)
+        if content:
+            writer.announce(Extent(0, chunk_count(len(content)) * CHUNK, Kind.DATA))
+        for start in range(0, len(content), CHUNK):
+            chunk = content[start : start + CHUNK].ljust(CHUNK, b"\0")
+            self._place(writer, [start // CHUNK], [None if chunk == _ZEROS else chunk])
+        return writer.finish()
+
+    def encode(self, disk: DiskWriter, batch: Batch) -> None:
+        """Queue a batch for the codec crew."""
+        self._codec.put((disk, batch))
+
+    def _encode(self, item: tuple[DiskWriter, Batch]) -> None:
+        disk, batch = item
+        chunks, contents = [], []
+        view = batch.buffer.view
+        for segment in batch.segments:
+            first = segment.offset // CHUNK
+            starts = range(segment.position, segment.position + segment.length, CHUNK)
+            for chunk, start in enumerate(starts, first):
+                content = view[start : start + CHUNK]
+                chunks.append(chunk)
+                # bytes.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
+                contents.append(None if _ZEROS.startswith(content) else content)
+        self._place(disk, chunks, contents)
+        done = batch.length
+        batch.release()
+        disk.count(done, 0, 0)
+
+    def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
+        present = [position for position, content in enumerate(contents) if content is not None]
+        packs = np.full(len(chunks), ZERO, np.int64)
+        slots = np.zeros(len(chunks), np.uint16)
+        packs[present], slots[present] = self._locate(
+            disk, self._data, [c for c in contents if c is not None]
+        )
+        disk.map.place(np.array(chunks, np.int64), packs, slots)
+
+    def _locate(
+        self, disk: DiskWriter, writer: PackWriter, contents: Sequence[Content]
+    ) -> tuple[Numbers, Slots]:
+        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``."""
+        ids = [content_id(self._keys.id_key, content) for content in contents]
+        packs, slots = self._find(writer.kind, ids)
+        missing = np.flatnonzero(packs == MISS).tolist()
+        if missing:
+            # A batch may hold a content twice. Threads that meet one at the same time store it twice.
+            fresh = {ids[at]: contents[at] for at in missing}
+            places = self._store_new(disk, writer, fresh)
+            for at in missing:
+                packs[at], slots[at] = places[ids[at]]
+        return packs, slots
+
+    def _find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        found, slots = self._index.find(b"".join(ids))
+        return self._claims.admit(self._presence.of(kind, found), slots), slots
+
+    def _store_new(
+        self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
+    ) -> dict[bytes, tuple[int, int]]:
+        """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
+        packed = compress(list(fresh.values()), self.effort.level)
+        pieces = [Piece(key, *piece) for key, piece in zip(fresh, packed, strict=True)]
+        found: dict[bytes, tuple[int, int]] = {}
+        total = 0
+        for places, stored in writer.add(pieces):
+            total += stored
+            pack = self._note_places(writer.kind, places)
+            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
+                found[piece.content_id] = pack, slot
+                self._index.add(piece.content_id, pack, slot)
+        new = sum(map(len, fresh.values())) if writer is self._data else 0
+        disk.count(0, new, total)
+        return found
+
+    def _note_places(self, kind: PackKind, places: Places) -> int:
+        """Take note of slots that this run has written; return the number of their pack."""
+        pack = self._table.number(places.pack.pack_id)
+        self._presence.note(kind, pack)
+        self._claims.hold(pack, places.first, places.count)
+        return pack
+
+    def _store_maps(self, disk: DiskWriter, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        return self._locate(disk, self._maps, contents)
+
+    def _upload_pack(self, pack: OpenPack) -> None:
+        footer = pack.footer()
+        body = pack.body(self._keys, footer)
+        self._uploads.put(pack.kind.object_name(pack.pack_id), body)
+        size = len(body)
+        pack.buffer.release()
+        self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
+
+    def _note(self, pack: IndexedPack) -> None:
+        with self._lock:
+            self._fresh.append(pack)
+            if len(self._fresh) < _INDEX_EVERY:
+                return
+            fresh, self._fresh = self._fresh, []
+        self._put_index(fresh)
+
+    def _put_index(self, packs: Sequence[IndexedPack]) -> None:
+        # Prune relies on it that no index names a pack which it removed more than 30 days before.
+        self._claims.require_young()
+        name = f"index/{secrets.token_hex(16)}"
+        self._store.put_new(name, self._keys.boxes().pack(BoxKind.INDEX, name, index.encode(packs)))
+
+    def address(self, pack: int, slot: int) -> Address:
+        """The address with the pack's id in place of its number."""
+        return Address(self._table.pack_id(pack), slot)
+
+    def drain(self) -> None:
+        """Wait until every submitted batch is encoded. Raises the first error of the run."""
+        self._codec.finish()
+
+    def flush(self) -> None:
+        """Make packs and index durable. After every ``finish``; raises the first error of the run."""
+        self._data.flush()
+        self._maps.flush()
+        self._upload.finish()
+        if self._fresh:
+            self._put_index(self._fresh)
+            self._fresh = []
+
+    def commit(self, point: Point) -> None:
+        """Publish ``point``, which refers to what this run has written or found. After ``flush``.
+
+        Raises Overtaken if prune is removing some of that: nothing is published then, and another run
+        can succeed. Raises StoreError; then it may not be known whether the point is there.
+        """
+        began = time.time()
+        repository = self.repository
+        announced = commit(repository.points, repository.pending, self._claims, self._bases, point)
+        self.clock_ahead = began - announced

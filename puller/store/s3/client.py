@@ -1,0 +1,102 @@
+"""The S3 client: how it is configured, and why so."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from puller.errors import UsageError
+from puller.store.s3.body import BufferFile, hear_download
+from puller.store.s3.s3 import S3Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CONFIG = Config(
+    signature_version="s3v4",
+    # The default, a CRC-32 of every body, is refused by servers that do not know the header, and costs
+    # 0.3 CPU seconds per GiB; what puller stores is authenticated by itself.
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+    # One try more, for a connection that the server has closed meanwhile; RetryingStore does the rest.
+    retries={"mode": "standard", "total_max_attempts": 2},
+    max_pool_connections=16,
+    connect_timeout=10,
+    read_timeout=60,
+    tcp_keepalive=True,
+)
+_UNSIGNED_BODY = Config(s3={"payload_signing_enabled": False})
+
+
+_SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
+"""What comes of files that cannot be read, programs that are not there and what these print, besides the
+client's own errors."""
+
+
+def connect(bucket: str, prefix: str, config: Config | None = None) -> S3Store:
+    """Return the store in ``bucket`` under ``prefix``, without touching it.
+
+    Credentials, region and endpoint are those of the AWS environment variables and profiles. What
+    ``config`` sets goes before puller's own settings. Raises ``UsageError`` if the environment names a
+    profile that is not there, or an endpoint that is no URL.
+    """
+    return S3Store(make_client(config), bucket, prefix)
+
+
+def make_client(config: Config | None = None) -> S3Client:
+    """Return the client that ``connect`` uses; raises as it does. It may serve many stores and threads."""
+    try:
+        client = _client(_CONFIG.merge(config) if config is not None else _CONFIG)
+    except _SETTING_UP as error:
+        raise UsageError(
+            f"the S3 client cannot be set up: {error}".rstrip("."),
+            advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
+        ) from error
+    # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
+    # answer MissingContentMD5. The API defines both headers.
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    client.meta.events.register("after-call.s3.GetObject", hear_download)
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    client.meta.events.register_last("before-parameter-build.s3", _stay_at_bucket)
+    return client
+
+
+def _client(config: Config) -> S3Client:
+    """Make the client; bodies go unsigned where TLS protects them, which saves 0.6 CPU seconds per GiB.
+
+    botocore by itself uses path-style addresses with a custom endpoint, and us-east-1 where no region is set.
+    """
+    session = boto3.Session()
+    # An unsigned client tells the endpoint without looking for credentials, which can take seconds.
+    endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
+    if endpoint.startswith("https:"):
+        config = config.merge(_UNSIGNED_BODY)
+    return session.client("s3", config=config)
+
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """Take back botocore's ``Expect: 100-continue`` from a body that is not to be announced."""
+    body = params.get("body")
+    if isinstance(body, BufferFile) and not body.announced:
+        params["headers"].pop("Expect", None)
+
+
+def _stay_at_bucket(model: Any, context: dict[str, Any], **_: object) -> None:
+    """Follow no redirect of a HEAD of the bucket.
+
+    botocore asks with such a one for the region of a bucket that answers with a redirect; if that is
+    redirected too, it asks again, until the interpreter's stack is full.
+    """
+    if model.name == "HeadBucket" and "s3_redirect" in context:
+        context["s3_redirect"]["redirected"] = True

@@ -1,0 +1,177 @@
+"""What botocore's exceptions mean, in puller's own.
+
+Codes are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and a few of
+servers that speak S3 (MinIO, Ceph). A HEAD has no body and so no code: botocore gives the status as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+from botocore import exceptions as aws
+
+from puller.errors import (
+    NoBucket,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    PullerError,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    UnsupportedByStore,
+)
+from puller.store.s3.answers import Refusal, one_line, worded
+from puller.store.s3.faults import PROXY_ADVICE, classify, describe
+
+_CODES: Mapping[str, type[StoreError]] = {
+    "NoSuchBucket": NoBucket,
+    "NoSuchKey": ObjectNotFound,
+    "InvalidObjectState": StoreDenied,
+    "ExpiredToken": StoreDenied,
+    "InvalidToken": StoreDenied,
+    "TokenRefreshRequired": StoreDenied,
+    "RequestTimeTooSkewed": StoreDenied,
+    "QuotaExceeded": StoreFull,
+    "XMinioStorageFull": StoreFull,
+    "XMinioAdminBucketQuotaExceeded": StoreFull,
+    "ConditionalRequestConflict": StoreUnavailable,
+    "OperationAborted": StoreUnavailable,
+    "RequestTimeout": StoreUnavailable,
+    "SlowDown": StoreUnavailable,
+    "Throttling": StoreUnavailable,
+    "NotImplemented": UnsupportedByStore,
+}
+
+_STATUSES: Mapping[int, type[StoreError]] = {
+    401: StoreDenied,
+    403: StoreDenied,
+    404: ObjectNotFound,
+    408: StoreUnavailable,
+    429: StoreUnavailable,
+    501: UnsupportedByStore,
+    507: StoreFull,
+}
+
+_ADVICE: Mapping[str, str] = {
+    "InvalidObjectState": (
+        "The object is in an archive tier: restore it there, and change the bucket's lifecycle rules "
+        "so that they leave the repository's prefix alone."
+    ),
+    "ExpiredToken": "Renew the temporary credentials and run again.",
+    "RequestTimeTooSkewed": "Set this host's clock; S3 allows 15 minutes of difference.",
+    "AccessDenied": (
+        "Let the credentials' policy allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject; "
+        "without s3:ListBucket an absent object looks denied too."
+    ),
+    "NoSuchBucket": "Make the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
+}
+
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OTHER_REGION = frozenset(
+    {
+        "IllegalLocationConstraint",
+        "IllegalLocationConstraintException",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "InvalidRegion",
+    }
+)
+
+
+@contextmanager
+def translated(action: str, by_proxy: bool = False) -> Generator[None, None, None]:
+    """Raise what the S3 client raises inside as an error that begins with ``action``.
+
+    The client calls profiles' programs, parsers and Python's own libraries, and not all that these raise is
+    in its own tree: so only the client is called inside. ``by_proxy``: whether requests go to a proxy.
+    """
+    try:
+        yield
+    except (PullerError, MemoryError):
+        raise
+    except Exception as error:
+        raise translate(error, action, by_proxy) from error
+
+
+def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreError:
+    """Return the error to raise for ``error``, which came up during ``action``."""
+    if isinstance(error, aws.ClientError):
+        return _from_answer(Refusal.of(error), action, by_proxy)
+    kind, advice = classify(error)
+    return kind(f"{action}: {describe(error)}", advice=advice)
+
+
+def translate_code(code: str, message: str, action: str) -> StoreError:
+    """Return the error for one key's failure in the answer to a delete of many."""
+    kind = _CODES.get(code) or (StoreDenied if code == "AccessDenied" else StoreError)
+    words = worded(one_line(message), code) or "the server does not say why"
+    return kind(f"{action}: {words}", advice=_ADVICE.get(code))
+
+
+def demands_checksum(error: aws.ClientError) -> bool:
+    """Tell whether a put was refused because it came without a checksum.
+
+    AWS asks for one where Object Lock protects the object: InvalidRequest, "Content-MD5 OR
+    x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters".
+    """
+    refusal = Refusal.of(error)
+    message = refusal.message.lower()
+    return refusal.status == 400 and ("content-md5" in message or "x-amz-checksum" in message)
+
+
+def rejects_expectation(error: Exception) -> bool:
+    """Tell whether a put may have failed because it asked to be told to go on (``Expect: 100-continue``).
+
+    Servers and proxies that do not know it answer 417, or hang up.
+    """
+    if isinstance(error, aws.ClientError):
+        return Refusal.of(error).status == 417
+    return isinstance(error, aws.HTTPClientError) and not isinstance(error, aws.ReadTimeoutError)
+
+
+def is_beyond_end(error: aws.ClientError) -> bool:
+    """Tell whether a ranged read begins at or after the end of the object (416)."""
+    return Refusal.of(error).status == 416
+
+
+def _from_answer(refusal: Refusal, action: str, by_proxy: bool) -> StoreError:
+    if refusal.status == 407 or (by_proxy and refusal.status == 403 and refusal.anonymous):
+        return StoreError(f"{action}: the proxy refuses: {refusal.words}", advice=PROXY_ADVICE)
+    if _is_elsewhere(refusal):
+        return _from_redirect(refusal, action)
+    denied = refusal.status == 403 and refusal.code in {"", "403"}
+    advice = _ADVICE.get("AccessDenied" if denied else refusal.code)
+    return _kind(refusal)(f"{action}: {refusal.words}", advice=advice)
+
+
+def _is_elsewhere(refusal: Refusal) -> bool:
+    if refusal.code == "AuthorizationHeaderMalformed":  # of other credentials than expected, too
+        return "region" in refusal.message.lower()
+    return refusal.code in _OTHER_REGION or refusal.status in _REDIRECTS
+
+
+def _from_redirect(refusal: Refusal, action: str) -> StoreError:
+    """The bucket is elsewhere: in another region of AWS, or at another address."""
+    if refusal.location:
+        text = f"{action}: the server redirects to {refusal.location}: {refusal.words}"
+        return StoreError(
+            text,
+            advice="Set AWS_ENDPOINT_URL_S3 to the bucket's address and AWS_DEFAULT_REGION to its region.",
+        )
+    region = f", {refusal.region}" if refusal.region else ""
+    return StoreError(
+        f"{action}: {refusal.words}",
+        advice=f"Set AWS_DEFAULT_REGION to the region of the bucket{region}; an endpoint in "
+        "AWS_ENDPOINT_URL_S3 has to be of that region.",
+    )
+
+
+def _kind(refusal: Refusal) -> type[StoreError]:
+    if refusal.code == "PreconditionFailed" or refusal.status == 412:
+        return ObjectExists if refusal.operation == "PutObject" else ObjectChanged
+    fallback = StoreUnavailable if refusal.status >= 500 else StoreError
+    return _CODES.get(refusal.code) or _STATUSES.get(refusal.status, fallback)

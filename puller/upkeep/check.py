@@ -1,0 +1,163 @@
+"""Check: whether every point could be restored, and if not, what exactly is hurt.
+
+First all maps are walked, each distinct page once; then the packs that they reach are looked at, each
+once; only if something is wrong are the maps walked again to say which points, disks and ranges it hurts,
+and are the packs at fault recorded, so that whoever backs up next does not refer to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
+from puller.events import Notice, Observer, Step
+from puller.repository.collecting.reach import Reach
+from puller.repository.format.pages import Address, Root
+from puller.repository.points import Point
+from puller.repository.reading.damage import Damage, merge_damage
+from puller.repository.records.damaged import DamageRecord, union
+from puller.repository.repository import Repository
+from puller.upkeep.attribution import Attribution
+from puller.upkeep.packcheck import Faults, PackCheck
+
+
+@dataclass(frozen=True, slots=True)
+class CheckError:
+    """One thing that is wrong. ``disk`` None: the whole point; ``length`` bytes from ``offset`` are hurt."""
+
+    message: str
+    point: str | None = None
+    domain: str | None = None
+    disk: str | None = None
+    offset: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How many points, packs and chunks were looked at, and what was found."""
+
+    points: int
+    packs: int
+    chunks_read: int
+    errors: tuple[CheckError, ...]
+
+
+def check(
+    repository: Repository, points: Sequence[str | Point], read_data: float, observer: Observer
+) -> CheckReport:
+    """See ``puller.check``."""
+    if not 0 <= read_data <= 100:
+        raise UsageError(f"{read_data} is not a percentage between 0 and 100")
+    if read_data and not repository.keys.can_read_data:
+        raise KeyNotHeld("this key may not read stored guest data, so it cannot check it")
+    errors: list[CheckError] = []
+    chosen = _points(repository, points, errors)
+    observer(Step("repository", "maps"))
+    parts = list(_parts(chosen, errors))
+    reach = Reach(repository.maps)
+    sound = _walk(repository, parts, reach, errors)
+    observer(Step("repository", "packs"))
+    known = repository.damaged.read()
+    packs = PackCheck(repository, reach, read_data, union(known), observer)
+    packs.run()
+    if packs.faults:
+        observer(Step("repository", "damage"))
+        errors += _attribute(repository, sound, packs.faults)
+    errors = _of_standing_points(repository, errors)
+    _record(repository, known, packs, bool(errors), observer)
+    return CheckReport(len(chosen), len(reach.packs) + len(reach.map_packs), packs.chunks_read, tuple(errors))
+
+
+def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:
+    """Without what is wrong with points that were deleted, and perhaps pruned, during the check."""
+    if not errors:
+        return errors
+    standing = {point for _, point in repository.points.names()}
+    return [error for error in errors if error.point is None or error.point in standing]
+
+
+def _record(
+    repository: Repository, known: list[DamageRecord], check: PackCheck, hurt: bool, observer: Observer
+) -> None:
+    """Tell later runs which packs are damaged, and which of the known ones are not any more."""
+    repository.packs.damaged -= check.sound
+    named = union(known)
+    faulty = {repository.maps.table.pack_id(number) for number in check.faults.packs}
+    found = (faulty | repository.packs.damaged) - named if hurt else set[bytes]()
+    try:
+        if check.sound:
+            repository.damaged.put(named - check.sound | found)
+            repository.damaged.delete(known)
+        else:
+            repository.damaged.put(found)
+    except StoreError as error:
+        text = f"the damage cannot be recorded, so later backups may refer to it: {error.message}"
+        observer(Notice("repository", text))
+
+
+def _points(repository: Repository, wanted: Sequence[str | Point], errors: list[CheckError]) -> list[Point]:
+    if wanted:
+        return [item if isinstance(item, Point) else repository.points.select(item) for item in wanted]
+    return repository.points.all(lambda point, error: errors.append(CheckError(error.message, point)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A disk or an attachment of a point."""
+
+    point: Point
+    name: str
+    size: int
+    address: Address
+
+
+def _parts(points: Sequence[Point], errors: list[CheckError]) -> Iterator[_Part]:
+    for point in points:
+        refs = [(disk.disk, disk.size, disk.root) for disk in point.disks]
+        refs += [(item.name, item.size, item.root) for item in point.attachments]
+        for name, size, ref in refs:
+            try:
+                yield _Part(point, name, size, ref.address)
+            except DamagedData as error:
+                errors.append(_located(point, name, Damage(0, size, error.message)))
+
+
+def _walk(
+    repository: Repository, parts: Sequence[_Part], reach: Reach, errors: list[CheckError]
+) -> list[_Part]:
+    """Take in all that the parts reach; return those whose roots can be read."""
+    readable = []
+    for part, root in _with_roots(repository, parts):
+        if isinstance(root, DamagedData):
+            errors.append(_located(part.point, part.name, Damage(0, part.size, root.message)))
+            continue
+        readable.append(part)
+        damage = merge_damage(reach.add(root))
+        errors += (_located(part.point, part.name, item) for item in damage)
+    return readable
+
+
+def _with_roots(repository: Repository, parts: Sequence[_Part]) -> Iterator[tuple[_Part, Root | DamagedData]]:
+    with closing(repository.maps.roots(part.address for part in parts)) as roots:
+        for part, root in zip(parts, roots, strict=True):
+            if isinstance(root, Root) and root.size != part.size:
+                text = f"the map describes {root.size} bytes, the point {part.size}"
+                yield part, DamagedData(text)
+            else:
+                yield part, root
+
+
+def _located(point: Point, disk: str, damage: Damage) -> CheckError:
+    return CheckError(damage.reason, point.point, point.domain, disk, damage.offset, damage.length)
+
+
+def _attribute(repository: Repository, parts: Sequence[_Part], faults: Faults) -> Iterator[CheckError]:
+    """Say which disks the faults hurt, and where."""
+    attribution = Attribution(repository.maps, faults)
+    for part, root in _with_roots(repository, parts):
+        if isinstance(root, Root):
+            damage = attribution.damage(root)
+            yield from (_located(part.point, part.name, item) for item in damage)

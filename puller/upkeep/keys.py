@@ -1,0 +1,104 @@
+"""Keys: the passwords and key files that open a repository, listed, added and removed.
+
+The master secret is not kept with an open repository. Whoever wants to add a key opens a slot once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+
+from puller.errors import DamagedData, KeyNotHeld, UsageError
+from puller.repository.format.sealing import Cipher
+from puller.repository.keys import key_slots as slots
+from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeySlot, Secret
+from puller.repository.repository import Repository
+
+LABEL_LIMIT = 200
+"""Characters of a label: a slot must stay far below the size at which readers refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. Of a damaged one only ``key``, its id, and ``damage`` are known.
+
+    ``kind`` is ``password`` or ``key-file``, ``role`` ``full`` or ``backup-only``; ``opened`` tells
+    whether it is the one that the secret given to ``list_keys`` opens.
+    """
+
+    key: str
+    kind: str | None = None
+    role: str | None = None
+    label: str | None = None
+    created: datetime | None = None
+    opened: bool = False
+    damage: str | None = None
+
+
+def check_full(repository: Repository) -> None:
+    """Raise UsageError if the repository has no keys, KeyNotHeld if a backup-only one opened it."""
+    _check_encrypted(repository)
+    if not repository.keys.can_read_data:
+        raise KeyNotHeld("a backup-only key cannot add or remove keys")
+
+
+def _check_encrypted(repository: Repository) -> None:
+    if repository.keys.cipher is Cipher.NONE:
+        raise UsageError(
+            f"the repository at {repository.store.url} is not encrypted, so it has no keys",
+            advice="Whoever can read the store can read it; make a new repository to have it encrypted.",
+        )
+
+
+def list_keys(repository: Repository, secret: Secret | None) -> list[Key]:
+    """All keys, by age. Raises UsageError if it is not encrypted, WrongKey if ``secret`` opens none."""
+    _check_encrypted(repository)
+    store, repository_id = repository.store, repository.descriptor.id_bytes
+    opened = None if secret is None else slots.open_slot(store, repository_id, secret).slot_id
+    return sorted((_key(name, slot, opened) for name, slot in slots.list_slots(store)), key=_by_age)
+
+
+def _by_age(key: Key) -> tuple[float, str]:
+    return (inf if key.created is None else key.created.timestamp()), key.key
+
+
+def _key(slot_id: str, slot: KeySlot | DamagedData, opened: str | None) -> Key:
+    if isinstance(slot, DamagedData):
+        return Key(slot_id, damage=slot.message)
+    return Key(slot_id, slot.kind, slot.role, slot.label, slot.created, slot_id == opened)
+
+
+def add_key(repository: Repository, current: Secret | None, new: Secret, role: str, label: str) -> str:
+    """Let ``new`` open the repository too; return the key's id.
+
+    ``current`` must open a key of the full role. Raises UsageError, KeyNotHeld, WrongKey, StoreError.
+    """
+    check_full(repository)
+    _check_words(role, label)
+    opened = slots.open_slot(repository.store, repository.descriptor.id_bytes, current)
+    return slots.add_slot(repository.store, opened, new, role, label)
+
+
+def _check_words(role: str, label: str) -> None:
+    if role not in (FULL, BACKUP_ONLY):
+        raise UsageError(
+            f"there is no role '{role}' for a key", advice=f"The roles are {FULL} and {BACKUP_ONLY}."
+        )
+    if len(label) > LABEL_LIMIT:
+        raise UsageError(
+            f"the key's label has {len(label)} characters, {LABEL_LIMIT} are allowed", advice="Shorten it."
+        )
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("the key's label is not UTF-8", advice="Choose a label of UTF-8 text.") from error
+
+
+def remove_key(repository: Repository, key: str) -> None:
+    """Remove a key by its id. Raises UsageError if there is none or it is the last of the full role.
+
+    Also UsageError if the repository is not encrypted, KeyNotHeld, StoreError.
+    """
+    check_full(repository)
+    slots.remove_slot(repository.store, key)

@@ -1,0 +1,99 @@
+"""Mark: what the restore points reach, pending ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+
+from puller.errors import CommitUnreadable, DamagedData, NoSuchPoint
+from puller.repository.collecting.reach import Reach
+from puller.repository.format.pages import Address, Root
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+from puller.repository.writing import pending
+
+_ADVICE = (
+    "Run 'puller check'. Delete the restore points that cannot be repaired with 'puller delete', "
+    "then prune again."
+)
+
+
+class Mark:
+    """Collects in ``reach``. ``beat`` is called now and then."""
+
+    def __init__(self, repository: Repository, beat: Callable[[], None]) -> None:
+        self._repository = repository
+        self._beat = beat
+        self._seen: set[tuple[str, str]] = set()
+        self.reach = Reach(repository.maps)
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Take in committed points. Raises DamagedData if it cannot be told what one of them reaches."""
+        fresh: list[tuple[str, Address]] = []
+        for point in points:
+            self._seen.add((point.uuid, point.point))
+            fresh += [(point.point, address) for address in _roots(point) if not self.reach.has_root(address)]
+        roots = self._repository.maps.roots(address for _, address in fresh)
+        with closing(roots):
+            for (name, address), root in zip(fresh, roots, strict=True):
+                try:
+                    self._take_in(address, root)
+                except DamagedData as error:
+                    raise _unreadable(name, error) from error
+
+    def _take_in(self, address: Address, root: Root | DamagedData) -> None:
+        self._beat()
+        if isinstance(root, DamagedData):
+            raise root
+        if not self.reach.has_root(address):  # several points may share it
+            self.reach.note_root(address)
+            for damage in self.reach.add(root):
+                raise DamagedData(damage.reason)
+
+    def add_new(self, now: float) -> None:
+        """List what is pending, then the points, and take in what was not seen before.
+
+        In this order: a point that is pending no more when it is looked for has been committed before
+        the points are listed. What has been pending for too long by ``now``, the store's time in seconds
+        since the epoch, is deleted first; should its run still live, it finds that out.
+        """
+        for item in self._repository.pending.listed():
+            name = item.uuid, item.point
+            if item.modified + pending.KEPT <= now:
+                self._repository.pending.delete([name])
+            elif name not in self._seen:
+                self._add_pending(*name)
+        names = [name for name in self._repository.points.names() if name not in self._seen]
+        self.add(self._committed(names))
+
+    def _add_pending(self, uuid: str, point_id: str) -> None:
+        """A run that prune overtook takes its point back; should it die before, part of that is gone."""
+        try:
+            point = self._repository.pending.get(uuid, point_id)
+            for address in () if point is None else _roots(point):
+                self._take_in(address, self._repository.maps.root(address))
+        except DamagedData as error:
+            raise CommitUnreadable(
+                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}"
+            ) from error
+
+    def _committed(self, names: Iterable[tuple[str, str]]) -> Iterator[Point]:
+        for name in names:
+            try:
+                yield self._repository.points.get(*name)
+            except NoSuchPoint:
+                continue
+            except DamagedData as error:
+                raise _unreadable(name[1], error) from error
+
+
+def _roots(point: Point) -> Iterator[Address]:
+    yield from (disk.root.address for disk in point.disks)
+    yield from (item.root.address for item in point.attachments)
+
+
+def _unreadable(point_id: str, error: DamagedData) -> DamagedData:
+    return DamagedData(
+        f"what restore point {point_id} needs cannot be told, so nothing is removed: {error.message}",
+        advice=_ADVICE,
+    )

@@ -1,0 +1,204 @@
+"""Prune: retention, then removal of what no restore point reaches, beside running backups.
+
+Two prunes are needed to remove something: one condemns it, a later one, when the grace time has passed,
+makes that final, looks once more at what is reached, and removes it. docs/format.md says why this is safe
+("Why prune is safe"), whatever dies when, and whoever backs up meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from puller.errors import UsageError
+from puller.events import Notice, Observer, Step, ignore
+from puller.repository.collecting.lease import Lease
+from puller.repository.points import AHEAD, Point
+from puller.repository.records.condemned import (
+    ALL,
+    KEPT,
+    Record,
+    Sentence,
+    Sentences,
+    bits_of,
+    slots_in,
+    union,
+)
+from puller.repository.repository import Repository
+from puller.store.probe import UNCONDITIONAL
+from puller.upkeep.mark import Mark
+from puller.upkeep.reclaim import Reclaim
+from puller.upkeep.retention import Decision, Policy, decide
+from puller.upkeep.survey import Survey
+
+GRACE = timedelta(days=1)
+"""Default grace time. A run that takes five minutes less is never refused because of a prune."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What prune did. ``kept`` and ``removed`` are ids of points; ``bytes_freed`` counts packs only."""
+
+    kept: tuple[str, ...]
+    removed: tuple[str, ...]
+    packs_condemned: int
+    packs_deleted: int
+    packs_compacted: int
+    bytes_freed: int
+    decisions: tuple[Decision, ...]
+
+
+def preview(repository: Repository, policy: Policy) -> PruneReport:
+    """What ``prune`` would do with the points, and why. Touches nothing. Raises DamagedData, StoreError.
+
+    Nothing tells the store's time to who only reads, so the clock of this host stands in for it.
+    """
+    return _report(judge(repository.points.all(), policy, time.time()))
+
+
+def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision, ...]:
+    """A decision for each point. What is dated after ``now``, the store's time, by a day or more stays.
+
+    And it does not count: a point dated a year ahead would else make all others too old for a policy.
+    """
+    limit = datetime.fromtimestamp(now, UTC) + AHEAD
+    usual = {item.point: item for item in decide((point for point in points if point.time <= limit), policy)}
+    return tuple(
+        usual.get(item.point) or replace(item, keep=True, reasons=(f"dated after {limit:%Y-%m-%d}",))
+        for item in decide(points, policy)
+    )
+
+
+def prune(
+    repository: Repository, policy: Policy, grace: timedelta = GRACE, observer: Observer = ignore
+) -> PruneReport:
+    """Remove the points that ``policy`` does not keep, and what was condemned ``grace`` or longer ago.
+
+    With a grace time of nothing, what is unreachable is removed at once, and runs that have begun before
+    may fail and have to be repeated. Raises UsageError, Locked, DamagedData if a point is so damaged that
+    it cannot be told what it needs (then nothing at all is removed), StoreError.
+    """
+    if grace < timedelta(0):
+        raise UsageError("the grace time cannot be negative")
+    with Lease.take(repository.store, repository.keys.boxes(), "prune") as lease:
+        return _Prune(repository, lease, grace.total_seconds(), observer).run(policy)
+
+
+def _report(
+    decisions: tuple[Decision, ...], condemned: int = 0, reclaim: Reclaim | None = None
+) -> PruneReport:
+    return PruneReport(
+        kept=tuple(item.point for item in decisions if item.keep),
+        removed=tuple(item.point for item in decisions if not item.keep),
+        packs_condemned=condemned,
+        packs_deleted=reclaim.deleted if reclaim else 0,
+        packs_compacted=reclaim.compacted if reclaim else 0,
+        bytes_freed=reclaim.bytes_freed if reclaim else 0,
+        decisions=decisions,
+    )
+
+
+@dataclass
+class _Prune:
+    """One prune, which holds the lease."""
+
+    repository: Repository
+    lease: Lease
+    grace: float
+    observer: Observer
+    mark: Mark = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mark = Mark(self.repository, self.lease.renew)
+
+    def run(self, policy: Policy) -> PruneReport:
+        """Do it all, in the order that docs/format.md proves right."""
+        if not self.repository.descriptor.conditional_writes:
+            self.observer(Notice("repository", UNCONDITIONAL))
+        decisions = self._apply(policy)
+        self._step("mark")
+        self.mark.add_new(self.lease.measure())
+        self._step("survey")
+        records = self.repository.condemned.read(self.repository.condemned.listed())
+        condemned = union(record.packs for record in records)
+        survey = Survey(self.repository, self.mark.reach, condemned, self.lease.renew)
+        self._step("condemn")
+        fresh, final = self._sentence(records, survey)
+        # Only now, after the final records are durable: whoever commits unseen by this has seen them.
+        self.mark.add_new(self.lease.measure())
+        self._step("reclaim")
+        reclaim = Reclaim(self.repository, survey, self.lease.renew)
+        reclaim.run(final)
+        self._forget(records)
+        self._forget_damage(survey)
+        return _report(decisions, len(fresh), reclaim)
+
+    def _step(self, name: str) -> None:
+        self.observer(Step("repository", name))
+
+    def _apply(self, policy: Policy) -> tuple[Decision, ...]:
+        """Remove points, but only after it is known that what the others need can be told."""
+        self._step("points")
+        points = self.repository.points.all()
+        decisions = judge(points, policy, self.lease.now)
+        kept = {item.point for item in decisions if item.keep}
+        self.mark.add(point for point in points if point.point in kept)
+        self.repository.points.delete(
+            [(point.uuid, point.point) for point in points if point.point not in kept]
+        )
+        return decisions
+
+    def _sentence(self, records: list[Record], survey: Survey) -> tuple[Sentences, Sentences]:
+        """Put records of what is unreachable; return what is condemned anew, and all that is final."""
+        now = self.lease.measure()
+        due = [item for item in records if not item.final and item.modified + self.grace <= now]
+        fresh = _news(survey, union(item.packs for item in records), now - self.grace)
+        waiting, ripening = (fresh, {}) if self.grace else ({}, fresh)
+        final = union(item.packs for item in records if item.final)
+        ripe = _unreached(union([ripening, *(item.packs for item in due)]), survey, final)
+        self.repository.condemned.put(True, self.grace, ripe)
+        self.repository.condemned.put(False, self.grace, waiting)
+        self.repository.condemned.delete(due)
+        return fresh, union([final, ripe])
+
+    def _forget(self, records: list[Record]) -> None:
+        """Drop final records that no run needs any more: the index is clean of what they name."""
+        limit = self.lease.measure() - KEPT
+        self.repository.condemned.delete([item for item in records if item.final and item.modified <= limit])
+
+    def _forget_damage(self, survey: Survey) -> None:
+        """Drop what checks have recorded of packs that are gone and that no point needs."""
+        self.repository.damaged.delete(
+            [
+                record
+                for record in self.repository.damaged.read()
+                if not any(map(survey.matters, record.packs))
+            ]
+        )
+
+
+def _news(survey: Survey, known: Sentences, limit: float) -> dict[bytes, Sentence]:
+    """Garbage in packs from before ``limit`` that is not condemned yet."""
+    return {
+        pack_id: sentence
+        for pack_id, sentence in survey.garbage.items()
+        if survey.packs[pack_id].modified <= limit and sentence.slots & ~slots_in(known, pack_id)
+    }
+
+
+def _unreached(packs: Sentences, survey: Survey, final: Sentences) -> dict[bytes, Sentence]:
+    """What of ``packs`` is there, unreachable still, and not ``final`` yet.
+
+    A pack that was condemned whole and has come to be used again is let off whole.
+    """
+    left: dict[bytes, Sentence] = {}
+    for pack_id, sentence in packs.items():
+        if pack_id not in survey.packs:
+            continue
+        live = bits_of(survey.live(pack_id))
+        slots = 0 if live and sentence.slots == ALL else sentence.slots & ~live
+        if slots & ~slots_in(final, pack_id):
+            left[pack_id] = Sentence(sentence.kind, slots)
+    return left

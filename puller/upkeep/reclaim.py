@@ -1,0 +1,102 @@
+"""Reclaim: packs deleted and compacted, after the index has stopped naming what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from puller.repository.collecting.compaction import compact, compacted
+from puller.repository.collecting.reindex import mergeable, rewrite
+from puller.repository.format.index import IndexedPack
+from puller.repository.records.condemned import ALL, Sentences, bits_of
+from puller.repository.repository import Repository
+from puller.upkeep.survey import Survey
+
+_DELETED_AT_ONCE = 1000
+
+
+class Reclaim:
+    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish."""
+
+    def __init__(self, repository: Repository, survey: Survey, beat: Callable[[], None]) -> None:
+        self._repository = repository
+        self._survey = survey
+        self._beat = beat
+        self.deleted = 0
+        self.compacted = 0
+        self.bytes_freed = 0
+
+    def run(self, final: Sentences) -> None:
+        """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
+        doomed = dict(self._doomed(final))
+        self._rewrite_index(doomed)
+        self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
+        for pack_id, slots in doomed.items():
+            if slots != ALL:
+                self._compact(pack_id, slots)
+
+    def _doomed(self, final: Sentences) -> Iterator[tuple[bytes, int]]:
+        """For each pack the slots to remove; ALL for packs of which nothing stays."""
+        for pack_id, sentence in final.items():
+            if pack_id not in self._survey.packs:
+                continue
+            live = bits_of(self._survey.live(pack_id))
+            if sentence.slots == ALL and not live:
+                yield pack_id, ALL
+                continue
+            present = self._survey.present(pack_id)
+            dead = sentence.slots & ~live & (present or 0)
+            if dead:
+                yield pack_id, ALL if dead == present else dead
+
+    def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
+        inventory = self._survey.inventory
+        hurt = {inventory.homes[pack_id] for pack_id in doomed if pack_id in inventory.homes}
+        names = hurt | inventory.faulty | mergeable(inventory.indexes)
+        if not names and not self._survey.unindexed:
+            return
+
+        said: set[bytes] = set()
+
+        def keep(name: str, pack: IndexedPack) -> IndexedPack | None:
+            self._beat()
+            if pack.pack_id in said or not inventory.is_right(name, pack):
+                return None
+            said.add(pack.pack_id)
+            return self._spared(pack, doomed)
+
+        rewrite(self._repository.store, self._repository.keys.boxes(), names, keep, self._added(doomed))
+
+    def _spared(self, pack: IndexedPack, doomed: Mapping[bytes, int]) -> IndexedPack | None:
+        """What the index is to say of ``pack`` from now on."""
+        slots = doomed.get(pack.pack_id, 0)
+        if slots == ALL:
+            return None
+        return compacted(self._repository.keys, pack, slots) if slots else pack
+
+    def _added(self, doomed: Mapping[bytes, int]) -> Iterator[IndexedPack]:
+        """Packs that are live and have been missing from the index."""
+        for pack_id in self._survey.unindexed:
+            self._beat()
+            opened = self._survey.open(pack_id)
+            if opened is not None:
+                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer)
+                spared = self._spared(pack, doomed)
+                if spared is not None:
+                    yield spared
+
+    def _delete(self, pack_ids: list[bytes]) -> None:
+        packs = self._survey.packs
+        for start in range(0, len(pack_ids), _DELETED_AT_ONCE):
+            self._beat()
+            batch = pack_ids[start : start + _DELETED_AT_ONCE]
+            self._repository.store.delete([packs[pack_id].kind.object_name(pack_id) for pack_id in batch])
+            self.deleted += len(batch)
+            self.bytes_freed += sum(packs[pack_id].size for pack_id in batch)
+
+    def _compact(self, pack_id: bytes, slots: int) -> None:
+        self._beat()
+        opened = self._survey.open(pack_id)
+        if opened is not None:
+            repository = self._repository
+            self.bytes_freed += compact(repository.store, repository.keys, self._survey.reader, opened, slots)
+            self.compacted += 1

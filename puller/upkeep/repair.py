@@ -1,0 +1,128 @@
+"""Repair of the index: written anew from what the packs say of themselves.
+
+::
+
+    lease ──► list index ──► list packs ──► read footers ──► put new index ──► delete the listed old ones
+    no prune                 what those                        durable           what runs have put since
+    beside                   name is there                                       is not listed, and stays
+
+A crash leaves index objects that repeat each other, which the next prune or repair mends. As
+docs/format.md ("Why prune is safe") demands of prune, the new index names only what was seen to be there
+while the lease was held. What a final record condemns is not named, although it may still be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from puller.errors import DamagedData, MissingObject
+from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
+from puller.repository.collecting.compaction import compacted, present
+from puller.repository.collecting.inventory import Inventory
+from puller.repository.collecting.lease import Lease
+from puller.repository.collecting.reindex import write
+from puller.repository.format.footer import PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.reading.packs import PackReader, StoredPack
+from puller.repository.records.condemned import Sentences, slots_in, union
+from puller.repository.repository import Repository
+from puller.store.parallel import each
+
+_READERS = 8
+_BATCH = 64
+"""Packs whose footers are read ahead; each may have 1.4 MiB of columns at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """``packs`` are in the new index, ``indexes_removed`` counts old index objects, damaged ones included.
+
+    ``damaged`` names the packs whose footer cannot be read: they are as they were, and no new backup
+    refers to what they hold.
+    """
+
+    packs: int
+    indexes_removed: int
+    damaged: tuple[str, ...]
+
+
+def repair_index(repository: Repository, observer: Observer = ignore) -> RepairReport:
+    """Replace the index by what the footers of the packs say. Needs no key that reads guest data.
+
+    Raises Locked if a prune or another repair is at work, DamagedData if a condemned record cannot be
+    read (then nothing has been touched), StoreError.
+    """
+    with Lease.take(repository.store, repository.keys.boxes(), "prune") as lease:
+        return _Repair(repository, lease, observer).run()
+
+
+class _Repair:
+    """One repair, which holds the lease."""
+
+    def __init__(self, repository: Repository, lease: Lease, observer: Observer) -> None:
+        self._repository = repository
+        self._lease = lease
+        self._observer = observer
+        self._reader = PackReader(repository.store, repository.keys)
+        self._final = _final(repository)
+        self._written = 0
+        self._damaged: list[str] = []
+
+    def run(self) -> RepairReport:
+        """Put the new index, then delete the old one."""
+        repository = self._repository
+        self._observer(Step("repository", "survey"))
+        inventory = Inventory.take(repository.store)
+        self._observer(Step("repository", "packs"))
+        write(repository.store, repository.keys.boxes(), self._said(inventory))
+        self._observer(Step("repository", "index"))
+        self._lease.measure()
+        old = [info.key for info in inventory.indexes]
+        repository.store.delete(old)
+        return RepairReport(self._written, len(old), tuple(self._damaged))
+
+    def _said(self, inventory: Inventory) -> Iterator[IndexedPack]:
+        """What the new index is to say, a batch of packs at a time."""
+        packs = [(stored.kind, pack_id) for pack_id, stored in inventory.packs.items()]
+        self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
+        for start in range(0, len(packs), _BATCH):
+            self._lease.renew()
+            yield from self._read(packs[start : start + _BATCH])
+            done = min(start + _BATCH, len(packs))
+            self._observer(DiskProgress("repository", "packs", done, done, 0))
+
+    def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
+        for opened in each(lambda pack: self._open(*pack), packs, _READERS):
+            said = None if opened is None else self._spared(opened)
+            if said is not None:
+                self._written += 1
+                yield said
+
+    def _open(self, kind: PackKind, pack_id: bytes) -> StoredPack | None:
+        """The pack; None if it is damaged, which is noted, or gone."""
+        try:
+            return self._reader.open(kind, pack_id)
+        except MissingObject:
+            return None
+        except DamagedData:
+            self._damaged.append(kind.object_name(pack_id))
+            return None
+
+    def _spared(self, pack: StoredPack) -> IndexedPack | None:
+        """What to say of a pack: without its condemned slots, as if it were compacted already.
+
+        Its size then is not that of the object, which tells the next prune to look at the pack itself.
+        """
+        there = present(pack.footer)
+        condemned = slots_in(self._final, pack.pack_id) & there
+        if condemned == there:
+            return None
+        said = IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer)
+        return compacted(self._repository.keys, said, condemned) if condemned else said
+
+
+def _final(repository: Repository) -> Sentences:
+    """All that final records name: only the holder of the lease puts such records."""
+    records = repository.condemned.read(repository.condemned.listed())
+    return union(record.packs for record in records if record.final)

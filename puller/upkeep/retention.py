@@ -1,0 +1,209 @@
+"""Retention: which restore points a policy keeps. Pure.
+
+The rules are those of restic and kopia. ``last`` keeps the newest points; ``hourly`` … ``yearly`` keep the
+newest point of each of the newest hours … years that have any; ``within`` keeps what is at most that much
+older than the newest point. A point stays if any rule keeps it. Each domain is judged by itself, and so is
+each host that has taken points of it: a copy of a machine that runs elsewhere must not push out the
+original's.
+
+Hours, days, ISO weeks, months and years are those of UTC, so that all hosts that prune one repository
+decide alike, whatever their zone, and no hour comes twice or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from puller.errors import UsageError
+from puller.repository.points import DiskRecord, Point, in_order
+from puller.repository.selection import Scope
+from puller.units import format_bytes
+
+NOT_OWN = "not of this job"
+"""Why a point stays that the rules are not for."""
+
+NOT_OF_HOST = "not of these hosts"
+
+LEAST_STAY = timedelta(days=30)
+"""How long the last copy of a disk stays at least after the first point that lacks the disk."""
+
+_PERIODS = {
+    "hourly": timedelta(hours=1),
+    "daily": timedelta(days=1),
+    "weekly": timedelta(weeks=1),
+    "monthly": timedelta(days=31),
+    "yearly": timedelta(days=366),
+}
+
+_Label = Callable[[datetime], str]
+_Reasons = dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What to keep in each domain; None for a rule that is not given. Without any rule all is kept.
+
+    With a ``scope`` the rules are for the points of one job, with ``hosts`` (names or patterns) for those
+    that these took: all others stay. With ``across_hosts`` a domain's points are judged together, whichever
+    host took them.
+    """
+
+    last: int | None = None
+    hourly: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    yearly: int | None = None
+    within: timedelta | None = None
+    scope: Scope | None = None
+    hosts: tuple[str, ...] = ()
+    across_hosts: bool = False
+
+    def __post_init__(self) -> None:
+        counts = self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly
+        if any(count is not None and count < 1 for count in counts):
+            raise UsageError(
+                "a retention rule keeps 1 point or more", advice="Leave out rules that do not apply."
+            )
+        if self.within is not None and self.within < timedelta(0):
+            raise UsageError("a retention rule cannot keep points within a negative time")
+
+    @property
+    def periods(self) -> Iterator[tuple[int, _Label]]:
+        """The rules that are given for periods: how many, and what names the period of a time."""
+        rules: tuple[tuple[int | None, _Label], ...] = (
+            (self.hourly, "hourly {0:%Y-%m-%dT%H}Z".format),
+            (self.daily, "daily {0:%Y-%m-%d}".format),
+            (self.weekly, "weekly {0:%G-W%V}".format),
+            (self.monthly, "monthly {0:%Y-%m}".format),
+            (self.yearly, "yearly {0:%Y}".format),
+        )
+        return ((count, label) for count, label in rules if count is not None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rule is given."""
+        return self == Policy(scope=self.scope, hosts=self.hosts, across_hosts=self.across_hosts)
+
+    @property
+    def reach(self) -> timedelta:
+        """How far back from the newest point the longest rule reaches, LEAST_STAY at least."""
+        spans: list[timedelta] = [
+            span * min(count, timedelta.max // span)
+            for name, span in _PERIODS.items()
+            if (count := getattr(self, name)) is not None
+        ]
+        return max([LEAST_STAY, *spans, *([] if self.within is None else [self.within])])
+
+    def judges(self, point: Point) -> bool:
+        """Whether the rules are for this point."""
+        return self.exempts(point) is None
+
+    def exempts(self, point: Point) -> str | None:
+        """Why the rules are not for this point, or None."""
+        if self.scope is not None and not self.scope.has(point):
+            return NOT_OWN
+        return None if point.is_from(self.hosts) else NOT_OF_HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one point, and why. ``domain`` and ``host`` are the names that the point gives."""
+
+    point: str
+    domain: str
+    keep: bool
+    reasons: tuple[str, ...]
+    host: str = ""
+
+
+def decide(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
+    """A decision for each point, by domain and host, and from the oldest to the newest."""
+    domains: Mapping[tuple[str, str], list[Point]] = defaultdict(list)
+    for point in points:
+        domains[point.uuid, "" if policy.across_hosts else point.host].append(point)
+    return tuple(
+        decision
+        for key in sorted(domains, key=lambda key: (domains[key][0].domain, key))
+        for decision in _decide(domains[key], policy)
+    )
+
+
+def _decide(points: Iterable[Point], policy: Policy) -> Iterator[Decision]:
+    ordered = in_order(points)
+    reasons: _Reasons = defaultdict(list)
+    for point in ordered:
+        if policy.is_empty:
+            reasons[point.point].append("no rule given")
+        elif (exempt := policy.exempts(point)) is not None:
+            reasons[point.point].append(exempt)
+    _judge([point for point in reversed(ordered) if policy.judges(point)], policy, reasons)
+    for point in ordered:
+        why = tuple(reasons.get(point.point, ("no rule keeps it",)))
+        yield Decision(point.point, point.domain, point.point in reasons, why, point.host)
+
+
+def _judge(newest_first: Sequence[Point], policy: Policy, reasons: _Reasons) -> None:
+    if not newest_first:
+        return
+    _keep_newest(newest_first, policy, reasons)
+    _keep_last(newest_first, policy, reasons)
+    for count, label in policy.periods:
+        _keep_periods(newest_first, count, label, reasons)
+
+
+def _keep_newest(points: Sequence[Point], policy: Policy, reasons: _Reasons) -> None:
+    """The newest point stays whatever the policy says, and for a while the newest that has each disk.
+
+    A point need not have all disks of its domain. The last copy of a disk stays as long after the first point
+    that lacks it as the longest rule reaches: until then somebody may miss it, and then it is history as all
+    else that old.
+    """
+    reasons[points[0].point].append("newest of its domain")
+    seen = {disk.disk for disk in points[0].disks}
+    for after, point in pairwise(points):
+        fresh = [disk for disk in point.disks if disk.disk not in seen]
+        seen.update(disk.disk for disk in fresh)
+        if fresh and (policy.is_empty or points[0].time - after.time <= policy.reach):
+            reasons[point.point].append(_last_copy(fresh, None if policy.is_empty else after.time, policy))
+
+
+def _last_copy(disks: Sequence[DiskRecord], missed: datetime | None, policy: Policy) -> str:
+    """Why the newest point with ``disks`` stays, what it costs, and until when."""
+    added = format_bytes(sum(disk.stored_bytes for disk in disks))
+    names = ", ".join(disk.disk for disk in disks)
+    if missed is None:
+        return f"newest with {names}"
+    return f"newest with {names} ({added} added; stays until {_plus(missed, policy.reach):%Y-%m-%d})"
+
+
+def _plus(moment: datetime, span: timedelta) -> datetime:
+    """The sum, or the end of the calendar."""
+    end = datetime.max.replace(tzinfo=UTC)
+    return end if span > end - moment else moment.astimezone(UTC) + span
+
+
+def _keep_last(points: Sequence[Point], policy: Policy, reasons: _Reasons) -> None:
+    for place, point in enumerate(points[: policy.last or 0], 1):
+        reasons[point.point].append(f"last {place}")
+    if policy.within is not None:
+        for point in points:
+            if points[0].time - point.time <= policy.within:
+                reasons[point.point].append(f"within {policy.within} of the newest")
+
+
+def _keep_periods(points: Sequence[Point], count: int, label: _Label, reasons: _Reasons) -> None:
+    """Keep the newest point of each of the ``count`` newest periods that have one."""
+    seen: set[str] = set()
+    for point in points:
+        period = label(point.time.astimezone(UTC))
+        if period in seen:
+            continue
+        seen.add(period)
+        reasons[point.point].append(period)
+        if len(seen) == count:
+            return

@@ -1,0 +1,112 @@
+"""Survey: of each stored pack, what nothing reaches and whether it is worth removing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puller.errors import DamagedData
+from puller.repository.collecting.compaction import present
+from puller.repository.collecting.inventory import Inventory, PackObject
+from puller.repository.collecting.reach import Reach
+from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.reading.packs import PackReader, StoredPack
+from puller.repository.records.condemned import ALL, Sentence, bits_of
+from puller.repository.repository import Repository
+from puller.units import KIB
+
+LEAST_GAIN = 64 * KIB
+"""Bytes that a compaction has to free: it costs three requests and an entry of the index."""
+
+
+class Survey:
+    """``garbage`` is what to condemn by now, age aside; ``unindexed`` is live and missing from the index.
+
+    Sizes come from the listing and from the index. A footer is only read where the index does not know
+    a pack as it is; a pack whose footer cannot be read is left alone, unless nothing at all reaches it.
+    """
+
+    def __init__(
+        self, repository: Repository, reach: Reach, watched: Collection[bytes], beat: Callable[[], None]
+    ) -> None:
+        """``watched`` are packs that are condemned already; ``beat`` is called now and then."""
+        self._repository = repository
+        self._reach = reach
+        self._watched = watched
+        self._beat = beat
+        self._present: dict[bytes, int] = {}
+        self.reader = PackReader(repository.store, repository.keys)
+        self.garbage: dict[bytes, Sentence] = {}
+        self.unindexed: list[bytes] = []
+        self.inventory = Inventory.take(repository.store)
+        for indexed in self.inventory.read_indexes(repository.store, repository.keys.boxes()):
+            self._look(indexed)
+        for pack_id, stored in self.inventory.packs.items():
+            self._look_again(pack_id, stored)
+
+    @property
+    def packs(self) -> dict[bytes, PackObject]:
+        """The stored packs by id."""
+        return self.inventory.packs
+
+    def matters(self, pack_id: bytes) -> bool:
+        """Whether a pack is stored, or a point needs it nevertheless."""
+        number = self._repository.maps.table.number(pack_id)
+        return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
+
+    def live(self, pack_id: bytes) -> NDArray[np.bool_]:
+        """By slot, up to the last one that something reaches."""
+        number = self._repository.maps.table.number(pack_id)
+        slots = self._reach.data if self.packs[pack_id].kind is PackKind.DATA else self._reach.maps
+        return slots.of(number)
+
+    def present(self, pack_id: bytes) -> int | None:
+        """The set of the slots that a pack still has. None if it cannot be told."""
+        if pack_id not in self._present:
+            opened = self.open(pack_id)
+            if opened is None:
+                return None
+            self._present[pack_id] = present(opened.footer)
+        return self._present[pack_id]
+
+    def open(self, pack_id: bytes) -> StoredPack | None:
+        """The pack as it is stored now. None if it is damaged or gone."""
+        try:
+            return self.reader.open(self.packs[pack_id].kind, pack_id)
+        except DamagedData:
+            return None
+
+    def _look(self, pack: IndexedPack) -> None:
+        """Tell the dead slots of a pack of which something is live."""
+        self._beat()
+        live = np.zeros(pack.footer.count, np.bool_)
+        column = self.live(pack.pack_id)[: len(live)]
+        live[: len(column)] = column
+        alive = pack.footer.flags & DEAD == 0
+        dead = alive & ~live
+        condemnable = bool(column.any()) and _is_worth_it(pack, alive, dead)
+        if condemnable:
+            self.garbage[pack.pack_id] = Sentence(pack.kind, bits_of(dead))
+        if condemnable or pack.pack_id in self._watched:
+            self._present[pack.pack_id] = bits_of(alive)
+
+    def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
+        """Tell what is wholly dead, and what is live and not indexed as it is."""
+        if not self.live(pack_id).any():
+            self.garbage[pack_id] = Sentence(pack.kind, ALL)
+        elif pack_id not in self.inventory.homes:
+            self._beat()
+            opened = self.open(pack_id)
+            if opened is not None:
+                self.unindexed.append(pack_id)
+                self._look(IndexedPack(pack.kind, pack_id, pack.size, opened.footer))
+
+
+def _is_worth_it(pack: IndexedPack, alive: NDArray[np.bool_], dead: NDArray[np.bool_]) -> bool:
+    """Whether less than half of what is stored is live, and enough is dead to be worth the requests."""
+    lengths = pack.footer.lengths
+    gain, total = int(lengths[dead].sum(dtype=np.int64)), int(lengths[alive].sum(dtype=np.int64))
+    return gain >= LEAST_GAIN and 2 * (total - gain) < total

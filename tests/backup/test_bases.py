@@ -1,0 +1,55 @@
+"""How far back the search for a base has to go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from puller.backup.bases.bases import Base, distrusted, oldest_of, overdue
+from puller.backup.bases.facts import is_strange, recorded
+from puller.backup.bases.history import History
+from puller.backup.bases.probe import FOREIGN
+from puller.hypervisor.domain.checkpoint import checkpoint_name
+from puller.hypervisor.domain.disk import ImageFacts
+from puller.repository.points import DiskRecord, Point, Ref
+from puller.units import MIB
+
+REPOSITORY = "0123456789abcdef" * 2
+
+
+def test_no_point_of_the_second_of_the_oldest_checkpoint_is_behind_it() -> None:
+    """Two points of one second are in no order by their ids, and the newer one may come first."""
+    names = [checkpoint_name(REPOSITORY, f"20261123T05000{second}Z-80000000") for second in (2, 1)]
+    oldest = oldest_of([*names, "a-stranger-s"], REPOSITORY)
+    assert oldest <= "20261123T050001Z-00000000"
+    assert oldest > "20261123T050000Z-ffffffff"
+    assert oldest_of(["a-stranger-s"], REPOSITORY) > "99991231T235959Z-ffffffff"
+
+
+def test_what_was_read_as_a_whole_too_long_ago_is_compared() -> None:
+    """The newest point that has the disk tells when that was, whatever the disk is incremental from."""
+    now = datetime(2026, 11, 28, tzinfo=UTC)
+    base = Base(None, "checkpoint", "")
+    for whole, due in (("20261101T000000Z-00000000", False), ("20261029T000000Z-00000000", True)):
+        record = DiskRecord("vda", "incremental", MIB, Ref("00" * 16, 0), whole=whole)
+        point = Point("20261127T000000Z-00000000", "web", "u", now, "pull", "incremental", (record,))
+        found = overdue(cast(History, [point]), {"vda": base}, timedelta(days=30), now)
+        assert found["vda"].checkpoint == (None if due else "checkpoint")
+
+
+def test_all_disks_of_a_checkpoint_are_doubted_with_a_foreign_one() -> None:
+    bases = {target: Base(None, "one", "") for target in ("vda", "vdb")} | {"vdc": Base(None, "two", "")}
+    kept = {target: base.checkpoint for target, base in distrusted(bases, {"vdb": FOREIGN}).items()}
+    assert kept == {"vda": None, "vdb": None, "vdc": "two"}
+    damaged = distrusted(bases, {"vdb": "its last map is damaged: gone"})
+    assert [damaged[target].checkpoint for target in bases] == ["one", None, "two"]
+
+
+def test_an_image_is_strange_unless_it_is_the_one_that_it_was_and_no_shorter() -> None:
+    now = ImageFacts(7, "1.5", 100, "3 9.5")
+    then = recorded(now)
+    assert not is_strange(now, then)
+    assert not is_strange(replace(now, size=101), then), "qcow2 grows"
+    changed = ({"inode": 8}, {"born": "2.5"}, {"size": 99}, {"qemu": ""})
+    assert all(is_strange(replace(now, **change), then) for change in changed)

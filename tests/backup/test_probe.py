@@ -1,0 +1,112 @@
+"""How much of a foreign content the probe finds, and that it takes nothing sound for foreign."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+import puller
+from puller.backup.bases.probe import Probe, spread
+from puller.repository.points import DiskRecord
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
+from tests.lab.archive import make_point
+from tests.lab.probed import Simulated
+
+REPOSITORY_SIZE = 4 * MIB
+
+
+def test_one_item_of_each_part() -> None:
+    chance = random.Random(1)
+    assert spread([1, 2], 3, chance) == [1, 2]
+    for count in (1, 3, 7):
+        taken = spread(range(20), count, chance)
+        assert len(taken) == count == len(set(taken))
+        assert taken == sorted(taken)
+
+
+class Disk:
+    """A disk in memory of which nothing changed."""
+
+    def __init__(self, content: bytes, data: Iterable[int] = ()) -> None:
+        self.size = len(content)
+        self._content = content
+        self._data = set(data)
+
+    def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        return iter(())
+
+    def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
+        for extent in ranges:
+            for at in range(extent.offset, extent.end, CHUNK):
+                data = at // CHUNK in self._data or any(self.chunk(at // CHUNK))
+                yield Extent(at, min(CHUNK, extent.end - at), Kind.DATA if data else Kind.ZERO)
+
+    def chunk(self, number: int) -> bytes:
+        return self._content[number * CHUNK : (number + 1) * CHUNK].ljust(CHUNK, b"\0")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> puller.Repository:
+    return puller.create_repository(str(tmp_path_factory.mktemp("probe") / "r"))
+
+
+def sparse(seed: int) -> bytes:
+    content = bytearray(REPOSITORY_SIZE)
+    content[20 * CHUNK : 24 * CHUNK] = random.Random(seed).randbytes(4 * CHUNK)
+    return bytes(content)
+
+
+def record_of(repository: puller.Repository, content: bytes) -> DiskRecord:
+    return make_point(repository, {"vda": content}).disks[0]
+
+
+def finds(repository: puller.Repository, record: DiskRecord, disk: Disk) -> bool:
+    probe = Probe(repository, record, disk.size)
+    return any(probe.differs(number, probe.mark(disk.chunk(number))) for number in probe.places(disk))
+
+
+def test_data_that_reads_as_zeros_is_no_difference(repository: puller.Repository) -> None:
+    """Preallocated images, and zeros that were written, say that they are data."""
+    for content in (sparse(1), bytes(REPOSITORY_SIZE)):
+        record = record_of(repository, content)
+        assert not finds(repository, record, Disk(content, data=range(64)))
+
+
+def test_data_where_the_base_has_zeros_and_the_reverse(repository: puller.Repository) -> None:
+    blank, other = bytes(REPOSITORY_SIZE), sparse(1)
+    assert finds(repository, record_of(repository, blank), Disk(other))
+    assert finds(repository, record_of(repository, other), Disk(blank))
+
+
+def test_a_disk_that_ends_within_a_chunk(repository: puller.Repository) -> None:
+    content = sparse(2)[: 23 * CHUNK + 512]
+    record = record_of(repository, content)
+    assert not finds(repository, record, Disk(content))
+    assert not finds(repository, record, Disk(content + bytes(3 * CHUNK)))
+    assert finds(repository, record, Disk(content[:-512] + bytes(512)))
+
+
+@pytest.mark.parametrize("kind", ["another image", "over a blank one", "blank over it", "scattered blank"])
+def test_an_image_of_another_disk_is_found(kind: str) -> None:
+    """``scripts/soak_trust.py`` does it 300 times, on larger disks."""
+    found = [Simulated.foreign(kind, random.Random(seed), pages=200).found() for seed in range(40)]
+    assert all(found)
+
+
+@pytest.mark.parametrize("shape", ["at one place", "scattered"])
+def test_a_lasting_difference_of_a_hundredth_is_found_within_a_month(shape: str) -> None:
+    runs = [Simulated.partial(0.01, shape, random.Random(seed), pages=200).found() for seed in range(200)]
+    rate = sum(runs) / len(runs)
+    assert 1 - (1 - rate) ** 30 > 0.95, rate
+
+
+def test_the_cost_stays_a_handful_of_requests() -> None:
+    """Pages, footers and reads of a disk of 1 TiB that is half full."""
+    disk = Simulated.partial(0.0, "scattered", random.Random(1), pages=16 * PAGE_CHUNKS)
+    assert not disk.found()
+    assert len(disk.pages) <= 24
+    assert len(disk.footers) <= 28
+    assert disk.reads <= 16 * 6 + 64 + 12
+    assert disk.asked <= 2100

@@ -1,0 +1,3 @@
+"""The same small packs and cache folder as the tests of upkeep."""
+
+from tests.upkeep.conftest import small_packs  # noqa: F401 - a fixture

@@ -1,0 +1,18 @@
+"""Small packs, so that few bytes make many of them, and a cache folder of these tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from puller.units import KIB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_packs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
+        patch.setattr("puller.repository.writing.run.MAP_PACK", 300 * KIB)
+        patch.setenv("PULLER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
