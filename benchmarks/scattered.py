@@ -21,7 +21,7 @@ from typing import Any
 import nbd
 
 from benchmarks.counting import CountingStore
-from puller.backup.transfer import WINDOW
+from puller.backups.transfer import WINDOW
 from puller.cli.libraries import restrain
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, create_qcow2

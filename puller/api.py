@@ -33,7 +33,7 @@ from puller.upkeep.stats import Stats
 from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
-    from puller.backup.backup import FrozenHook
+    from puller.backups.backup import FrozenHook
     from puller.diagnosis.finding import Check
 
 DEFAULT_URI = "qemu:///system"
@@ -112,7 +112,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     whatever comes then. Raises JobLeftOpen if the job cannot be ended for 10 minutes after that.
     """
     # A host where one restores need not have libvirt's Python module.
-    from puller.backup import backup as transaction
+    from puller.backups import backup as transaction
     from puller.hypervisor.guest.quiesce import Quiesce
 
     if mode not in (transaction.PULL, transaction.PUSH):

@@ -35,7 +35,7 @@ MODULES = (
     "puller/repository/format/pages.py",
     "puller/repository/writing/diskmap.py",
     "puller/repository/reading/image.py",
-    "puller/backup/bases/bases.py",
+    "puller/backups/bases/bases.py",
     "puller/repository/writing/packing.py",
     "puller/repository/format/chunk_slot.py",
     "puller/repository/format/footer.py",

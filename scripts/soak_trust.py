@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from puller.backup.bases.probe import HARDER  # noqa: E402
+from puller.backups.bases.probe import HARDER  # noqa: E402
 from tests.lab.probed import Simulated  # noqa: E402
 
 SHARES = (0.001, 0.01, 0.1, 0.5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from puller.backup.bases.bases import Base, LiveBitmaps, choose
-from puller.backup.bases.history import History
-from puller.backup.sources.offline import StoredBitmaps
-from puller.backup.sources.unlock import encryption_of, keys_of, require_keys
+from puller.backups.bases.bases import Base, LiveBitmaps, choose
+from puller.backups.bases.history import History
+from puller.backups.sources.offline import StoredBitmaps
+from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
 from puller.diagnosis.domain import Patient
 from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from puller.backup.bases.history import History
+from puller.backups.bases.history import History
 from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints

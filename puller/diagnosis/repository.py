@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime, timedelta
 
-from puller.backup.clock import BEHIND
+from puller.backups.clock import BEHIND
 from puller.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.format.sealing import Cipher

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
-from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreError, StoreUnavailable
+from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.patience import SHORT, Patience, Silence, current
 
@@ -139,7 +139,7 @@ class RetryingStore:
     def _holds(self, key: str, body: Body) -> bool:
         try:
             return self._store.get(key, max_size=len(body)) == bytes(body)
-        except (ObjectNotFound, DamagedData):  # it is larger
+        except (ObjectNotFound, DamagedData, StoreDenied):  # it is larger, or may not be read by this role
             return False
 
     def _try(self, ask: Callable[[], T]) -> T:

@@ -41,6 +41,7 @@ RECORD = {
 }
 DISK = {
     "disk",
+    "encryption",
     "kind",
     "size",
     "parent",

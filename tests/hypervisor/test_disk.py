@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.backup.omissions import omissions
+from puller.backups.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk, parse_disks, select
 from puller.hypervisor.domain.encryption import Encryption

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.backup import aftermath
+from puller.backups import aftermath
 from puller.cli.output import taken as cli_taken
 from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError, JobLeftOpen
 from puller.events import Event, Notice, Observer, Step

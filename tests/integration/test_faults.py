@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import puller
-from puller.backup.sources import look
-from puller.backup.transfer import Transfer
+from puller.backups.sources import look
+from puller.backups.transfer import Transfer
 from puller.errors import (
     HypervisorError,
     JobRunning,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import puller
-from puller.backup.sources import look
+from puller.backups.sources import look
 from puller.errors import UsageError
 from puller.units import KIB, MIB
 from tests.integration.conftest import Scene, Truth, restored

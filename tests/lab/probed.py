@@ -1,4 +1,4 @@
-"""A disk and its base as two arrays, for the real sampling of ``puller.backup.bases.probe``."""
+"""A disk and its base as two arrays, for the real sampling of ``puller.backups.bases.probe``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.backup.bases.probe import Probe
+from puller.backups.bases.probe import Probe
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 
 PAGES = 1600

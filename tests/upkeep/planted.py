@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from puller.backup.bases.history import History
+from puller.backups.bases.history import History
 from puller.repository.format.index import IndexedPack
 from puller.repository.points import Point, time_of
 from puller.repository.writing.claims import Claims
@@ -74,7 +74,7 @@ def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
     def newest(history: History, now: datetime) -> datetime:
         return max(map(time_of, history.ids), default=now)
 
-    patch.setattr("puller.backup.clock._newest", newest)
+    patch.setattr("puller.backups.clock._newest", newest)
 
 
 PLANTED: dict[str, Plant] = {

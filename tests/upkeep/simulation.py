@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import pytest
 
-from puller.backup import clock
+from puller.backups import clock
 from puller.errors import (
     AmbiguousPoint,
     DamagedData,

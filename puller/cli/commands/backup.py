@@ -46,7 +46,7 @@ def _load_meanwhile() -> None:
 
     def load() -> None:
         with suppress(ImportError):  # told where it is needed
-            import_module("puller.backup.backup")
+            import_module("puller.backups.backup")
 
     Thread(target=load, name="imports", daemon=True).start()
 

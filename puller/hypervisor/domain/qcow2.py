@@ -50,7 +50,7 @@ def read_header(path: Path) -> Header | None:
     try:
         with path.open("rb") as file:
             return _parse(file)
-    except (OSError, struct.error, UnicodeDecodeError):
+    except (OSError, struct.error, ValueError):  # such as an offset that no file has
         return None
 
 

@@ -1,6 +1,6 @@
 """A frozen point in time of some disks: what a backup reads, whoever froze it.
 
-The transaction of ``puller.backup.backup`` knows no more of its source than this page. A pull job is one
+The transaction of ``puller.backups.backup`` knows no more of its source than this page. A pull job is one
 such source; QEMU's pushed images, or the images of a domain that is shut off, are others.
 """
 

@@ -81,6 +81,10 @@ def merge(footer: Footer, slots: Sequence[int]) -> Iterator[Span]:
         yield Span(tuple(span), start, end - start)
 
 
+_LOADING = 64
+"""Locks for fetching footers; a pack's is chosen by its id, which is random."""
+
+
 class PackReader:
     """Reads verified contents out of the packs of one repository. Safe for many threads."""
 
@@ -90,23 +94,31 @@ class PackReader:
         self._cache: OrderedDict[bytes, StoredPack] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
+        self._loading = [threading.Lock() for _ in range(_LOADING)]
         self.damaged: set[bytes] = set()
         """Ids of packs known to be missing or damaged: nothing new should refer to them."""
 
     def open(self, kind: PackKind, pack_id: bytes) -> StoredPack:
         """The pack with its footer. Raises MissingObject, DamagedData, StoreError."""
+        # Threads that want one pack at the same time fetch its footer once.
+        with self._loading[pack_id[0] % _LOADING]:
+            known = self._known(pack_id)
+            if known is not None:
+                return known
+            try:
+                pack = self._load(kind, pack_id)
+            except DamagedData:
+                self.damaged.add(pack_id)
+                raise
+            self._keep(pack)
+            return pack
+
+    def _known(self, pack_id: bytes) -> StoredPack | None:
         with self._lock:
             known = self._cache.get(pack_id)
             if known is not None:
                 self._cache.move_to_end(pack_id)
-                return known
-        try:
-            pack = self._load(kind, pack_id)
-        except DamagedData:
-            self.damaged.add(pack_id)
-            raise
-        self._keep(pack)
-        return pack
+            return known
 
     def _keep(self, pack: StoredPack) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from puller.backup import clock
+from puller.backups import clock
 from puller.errors import DamagedData, NoSuchPoint, RepositoryError
 from puller.events import Event, Notice
 from puller.repository.points import new_id, object_name, time_of

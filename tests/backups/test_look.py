@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.backup.sources import look
-from puller.backup.sources.look import Look
+from puller.backups.sources import look
+from puller.backups.sources.look import Look
 from puller.hypervisor.domain.disk import Disk
 from puller.store.patience import Patience, holding
 from puller.units import MIB

@@ -9,10 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from puller.backup.bases.bases import Base, distrusted
-from puller.backup.bases.facts import recorded
-from puller.backup.bases.probe import mistrust
-from puller.backup.sources.unlock import encryption_of
+from puller.backups.bases.bases import Base, distrusted
+from puller.backups.bases.facts import recorded
+from puller.backups.bases.probe import mistrust
+from puller.backups.sources.unlock import encryption_of
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.job.frozen import DiskExport

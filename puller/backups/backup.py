@@ -16,17 +16,17 @@ from pathlib import Path
 
 from msgspec import structs
 
-from puller.backup import clock, reconcile
-from puller.backup.aftermath import Aftermath
-from puller.backup.bases.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
-from puller.backup.bases.history import History
-from puller.backup.metadata import Beside
-from puller.backup.notes import Notes
-from puller.backup.omissions import omissions
-from puller.backup.sources.offline import Offline
-from puller.backup.sources.push import Push
-from puller.backup.sources.source import NoDisks, Pull, Source
-from puller.backup.transfer import Transfer
+from puller.backups import clock, reconcile
+from puller.backups.aftermath import Aftermath
+from puller.backups.bases.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
+from puller.backups.bases.history import History
+from puller.backups.metadata import Beside
+from puller.backups.notes import Notes
+from puller.backups.omissions import omissions
+from puller.backups.sources.offline import Offline
+from puller.backups.sources.push import Push
+from puller.backups.sources.source import NoDisks, Pull, Source
+from puller.backups.transfer import Transfer
 from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
 from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor.connection import Host

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 import puller
-from puller.backup.bases.probe import Probe, spread
+from puller.backups.bases.probe import Probe, spread
 from puller.repository.points import DiskRecord
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point

@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime, timedelta
 
-from puller.backup.bases.history import History
+from puller.backups.bases.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
 from puller.repository.repository import Repository

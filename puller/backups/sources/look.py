@@ -1,7 +1,7 @@
 """A look at the image of a running disk, for where QEMU's word on what changed has to do otherwise.
 
 An image that QEMU pushed has only what the bitmap calls dirty, so there is no clean chunk in it that could
-be compared with the base (``puller.backup.bases.probe``). Its image on this host has them all.
+be compared with the base (``puller.backups.bases.probe``). Its image on this host has them all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from puller.backup.bases.probe import FOREIGN, Probe
+from puller.backups.bases.probe import FOREIGN, Probe
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
 from puller.hypervisor.domain.disk import Disk
 from puller.nbd.export import Export

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from puller.backup.bases.history import History
+from puller.backups.bases.history import History
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor import secret

@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from puller.backup.bases.facts import is_strange
-from puller.backup.bases.history import History
-from puller.backup.bases.probe import FOREIGN
+from puller.backups.bases.facts import is_strange
+from puller.backups.bases.history import History
+from puller.backups.bases.probe import FOREIGN
 from puller.errors import DamagedData
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk

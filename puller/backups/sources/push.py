@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.backup.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
-from puller.backup.bases.history import History
-from puller.backup.sources.look import Look
-from puller.backup.sources.source import new_mark, untracked_targets
-from puller.backup.sources.unlock import keys_of
+from puller.backups.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backups.bases.history import History
+from puller.backups.sources.look import Look
+from puller.backups.sources.source import new_mark, untracked_targets
+from puller.backups.sources.unlock import keys_of
 from puller.errors import DamagedData, HypervisorError, NbdError, PullerError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -27,7 +27,9 @@ from puller.hypervisor.space import staging
 from puller.hypervisor.space.seal import seal_of
 from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
 from puller.pipeline.flow import Flow
+from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
+from puller.store.parallel import each
 from puller.store.patience import tied
 
 _ALLOCATION_DEPTH = "qemu:allocation-depth"
@@ -86,14 +88,18 @@ class Push:
         if disk.path is None:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
-            tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
-            look = Look(self._repository, disk, record, tell, keys, strange=base.strange)
-            self._looks[disk.target] = look
+            # In a thread: libnbd swallows what a signal raises in the main one while it calls back.
+            look = partial(self._look, record=record, strange=base.strange)
+            (self._looks[disk.target],) = each(look, [disk], 1)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
             return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
         return base
+
+    def _look(self, disk: Disk, record: DiskRecord, strange: bool) -> Look:
+        tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+        return Look(self._repository, disk, record, tell, keys, strange=strange)
 
     def _tell(self, target: str, text: str) -> None:
         self._observer(Notice(self._domain.name, f"disk {target}: {text}"))

@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from puller.backup.notes import Notes
+from puller.backups.notes import Notes
 from puller.errors import HypervisorError
 from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.disk import Disk

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from puller.backup.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
-from puller.backup.bases.history import History
+from puller.backups.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backups.bases.history import History
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain

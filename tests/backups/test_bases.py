@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from puller.backup.bases.bases import Base, distrusted, oldest_of, overdue
-from puller.backup.bases.facts import is_strange, recorded
-from puller.backup.bases.history import History
-from puller.backup.bases.probe import FOREIGN
+from puller.backups.bases.bases import Base, distrusted, oldest_of, overdue
+from puller.backups.bases.facts import is_strange, recorded
+from puller.backups.bases.history import History
+from puller.backups.bases.probe import FOREIGN
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.domain.disk import ImageFacts
 from puller.repository.points import DiskRecord, Point, Ref

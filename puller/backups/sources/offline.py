@@ -2,7 +2,7 @@
 
 A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
 newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
-run is incremental by them from the point that they were made with (``puller.backup.bases.bases``)::
+run is incremental by them from the point that they were made with (``puller.backups.bases.bases``)::
 
     checkpoint's own point ──────── shut off: this point ────── started, written to ────── next point
         └── the bitmap records ─────────────────────────────────────────────────────────────►
@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.backup.bases.bases import Base, Mark, choose, kept, oldest_of
-from puller.backup.bases.history import History
-from puller.backup.sources.unlock import keys_of, require_keys
+from puller.backups.bases.bases import Base, Mark, choose, kept, oldest_of
+from puller.backups.bases.history import History
+from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
     HypervisorError,
@@ -56,7 +56,7 @@ def image_of(domain: Domain, disk: Disk) -> Path:
 
 
 class Offline:
-    """The images of a domain that is shut off; a :class:`~puller.backup.sources.source.Source`."""
+    """The images of a domain that is shut off; a :class:`~puller.backups.sources.source.Source`."""
 
     mode = "pull"
 
