@@ -29,37 +29,48 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MODULES = (
-    "puller/nbd/extents.py",
-    "puller/nbd/reader.py",
-    "puller/repository/format/pages.py",
-    "puller/repository/writing/diskmap.py",
-    "puller/repository/reading/image.py",
-    "puller/backups/bases/bases.py",
-    "puller/repository/writing/packing.py",
-    "puller/repository/format/chunk_slot.py",
-    "puller/repository/format/footer.py",
-    "puller/repository/writing/pending.py",
-    "puller/repository/writing/claims.py",
-    "puller/repository/records/condemned.py",
-    "puller/upkeep/survey.py",
-    "puller/upkeep/retention.py",
-    "puller/store/retrying.py",
-)
+MODULES = {
+    "puller/nbd/extents.py": ("tests/nbd/test_extents.py", "tests/nbd/test_export.py"),
+    "puller/nbd/reader.py": ("tests/nbd/test_reader.py",),
+    "puller/repository/format/pages.py": (
+        "tests/repository/test_codecs.py",
+        "tests/repository/test_diskmap.py",
+    ),
+    "puller/repository/writing/diskmap.py": ("tests/repository/test_diskmap.py",),
+    "puller/repository/reading/image.py": ("tests/repository/test_window.py", "tests/upkeep/test_repair.py"),
+    "puller/backups/bases/bases.py": ("tests/backups/test_bases.py",),
+    "puller/backups/bases/probe.py": ("tests/backups/test_probe.py",),
+    "puller/repository/writing/packing.py": ("tests/repository/test_packing.py",),
+    "puller/repository/format/chunk_slot.py": ("tests/repository/test_codecs.py",),
+    "puller/repository/format/footer.py": ("tests/repository/test_codecs.py",),
+    "puller/repository/writing/pending.py": ("tests/upkeep/test_prune.py",),
+    "puller/repository/writing/claims.py": ("tests/upkeep/test_prune.py",),
+    "puller/repository/records/condemned.py": ("tests/repository/test_condemned.py",),
+    "puller/upkeep/survey.py": ("tests/upkeep/test_prune.py",),
+    "puller/upkeep/retention.py": ("tests/upkeep/test_retention.py",),
+    "puller/store/retrying.py": ("tests/store/test_retrying.py",),
+}
+"""The modules that decide what is read, stored, found, kept and removed, and the tests nearest to each."""
 
 _SLOW = ("tests/repository/test_run.py", "tests/upkeep/test_prune_interleaved.py")
-_SLOWER = ("tests/upkeep/test_simulation.py",)
+_SLOWER = ("tests/upkeep/test_simulation.py", "tests/repository/test_index.py")
+_QUICK = (
+    "tests/repository",
+    "tests/upkeep",
+    "tests/backups",
+    "tests/nbd/test_extents.py",
+    "tests/nbd/test_reader.py",
+)
 
 STAGES = (
-    ("tests/nbd", "tests/repository", "tests/agent", *(f"--ignore={path}" for path in _SLOW + _SLOWER)),
-    (*_SLOW, "tests/store"),
+    (*_QUICK, *(f"--ignore={path}" for path in _SLOW + _SLOWER)),
+    (*_SLOW, "tests/nbd", "tests/store/test_retrying.py"),
     (*_SLOWER, "tests/cli/test_prune.py", "tests/cli/test_check.py"),
-    ("tests/integration/test_generations.py", "tests/integration/test_faults.py"),
 )
-"""What is run one after the other until a test fails: the dearer, the later."""
+"""What is run one after the other until a test fails, after the nearest tests: the dearer, the later."""
 
-LIMIT = 600
-"""Seconds for the tests of one stage; a mutant that makes them hang is caught."""
+LIMITS = (120, 300, 600, 900)
+"""Seconds for the nearest tests and for each stage; a mutant that makes them hang is caught."""
 
 BAR = 0.95
 
@@ -156,7 +167,7 @@ def _run(drawn: Sequence[Mutant], trees: Sequence[Path]) -> list[Mutant]:
             stage = _caught_by(mutant, tree)
         finally:
             free.put(tree)
-        print(f"{'SURVIVED' if stage is None else f'caught by stage {stage + 1}'}: {mutant}", flush=True)
+        print(f"{'SURVIVED' if stage is None else f'caught by stage {stage}'}: {mutant}", flush=True)
         return stage is None
 
     with ThreadPoolExecutor(len(trees)) as pool:
@@ -170,27 +181,28 @@ def _copy_to(tree: Path) -> None:
         shutil.copy2(ROOT / name, tree / name)
     if (kernel := ROOT / "build/guest-kernel").is_dir():
         shutil.copytree(kernel, tree / "build/guest-kernel", symlinks=True)
-    failed = _first_failing(tree, STAGES[:1])
-    if failed is not None:
-        sys.exit(f"the tests fail without a mutant: {' '.join(STAGES[failed])}")
+    for tests in (tuple(path for paths in MODULES.values() for path in paths), STAGES[0]):
+        if not _pass(tree, tests, LIMITS[-1]):
+            sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
 
 
 def _caught_by(mutant: Mutant, tree: Path) -> int | None:
     path = tree / mutant.module
     path.write_text(mutant.source(_text(mutant.module)))
     try:
-        return _first_failing(tree, STAGES)
+        return _first_failing(tree, (MODULES[mutant.module], *STAGES))
     finally:
         path.write_text(_text(mutant.module))
 
 
 def _first_failing(tree: Path, stages: Sequence[Sequence[str]]) -> int | None:
     """The number of the first stage whose tests do not pass in ``tree``, or None."""
-    return next((number for number, tests in enumerate(stages) if not _pass(tree, tests)), None)
+    limited = enumerate(zip(stages, LIMITS, strict=False))
+    return next((number for number, (tests, limit) in limited if not _pass(tree, tests, limit)), None)
 
 
-def _pass(tree: Path, tests: Sequence[str]) -> bool:
-    """Whether the tests pass with the ``puller`` of ``tree``, which comes before the installed one."""
+def _pass(tree: Path, tests: Sequence[str], limit: float) -> bool:
+    """Whether the tests pass within ``limit`` seconds with the ``puller`` of ``tree``, not the installed one."""
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
@@ -202,7 +214,7 @@ def _pass(tree: Path, tests: Sequence[str]) -> bool:
         start_new_session=True,
     )
     try:
-        return process.wait(LIMIT) == 0
+        return process.wait(limit) == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
