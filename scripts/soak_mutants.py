@@ -202,7 +202,7 @@ def _first_failing(tree: Path, stages: Sequence[Sequence[str]]) -> int | None:
 
 
 def _pass(tree: Path, tests: Sequence[str], limit: float) -> bool:
-    """Whether the tests pass within ``limit`` seconds with the ``puller`` of ``tree``, not the installed one."""
+    """Whether the tests pass within ``limit`` seconds, with the ``puller`` of ``tree``."""
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
