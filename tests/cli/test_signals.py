@@ -215,7 +215,7 @@ def _stop_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch, command: str, n
     def observing(*unused: object) -> Iterator[Observer]:
         yield observe
 
-    monkeypatch.setattr(f"puller.cli.{command}.observing", observing)
+    monkeypatch.setattr(f"puller.cli.commands.{command}.observing", observing)
 
 
 def test_an_interrupted_restore_leaves_nothing(

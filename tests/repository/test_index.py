@@ -59,7 +59,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shrink(put: object) -> None:
     for name, value in {"chunkindex.SPILL": 60, "indexfeed.RUN": 300, "indexfeed.RUNS": 3}.items():
-        put(f"puller.repository.{name}", value)  # type: ignore[operator]
+        put(f"puller.repository.index.{name}", value)  # type: ignore[operator]
     for name, value in {"STEP": 400, "SMALL": 150, "RATIO": 2}.items():
         put(f"puller.repository.index.merging.{name}", value)  # type: ignore[operator]
 

@@ -439,7 +439,7 @@ def play(history: Sequence[Step], folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         _shrink(patch)
         simulation = Simulation(Scene.new(), folder)
-        for module in ("claims", "lease"):
+        for module in ("writing.claims", "collecting.lease"):
             patch.setattr(f"puller.repository.{module}._now", simulation.uptime)
         try:
             for step in history:
