@@ -428,7 +428,15 @@ class Names:
         return self.bytes(length).hex()
 
 
-_PAGED = ("units", "repository.image", "repository.pages", "repository.diskmap", "repository.reach")
+_PAGED = (
+    "units",
+    "repository.reading.image",
+    "repository.reading.damage",
+    "repository.format.pages",
+    "repository.writing.diskmap",
+    "repository.collecting.reach",
+    "upkeep.attribution",
+)
 
 
 def play(history: Sequence[Step], folder: Path) -> None:
