@@ -74,6 +74,9 @@ LIMITS = (120, 300, 600, 900)
 
 BAR = 0.95
 
+_LOG = "pytest.log"
+"""In each copy of the tree: what the last run of the tests printed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -179,6 +182,7 @@ def _refuse_broken(tree: Path) -> None:
     """Exit if the tests fail without a mutant: all of them would seem to be caught."""
     for tests in (tuple(path for paths in MODULES.values() for path in paths), *STAGES):
         if not _pass(tree, tests, LIMITS[-1]):
+            print((tree / _LOG).read_text())
             sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
 
 
@@ -210,14 +214,10 @@ def _pass(tree: Path, tests: Sequence[str], limit: float) -> bool:
     """Whether the tests pass within ``limit`` seconds, with the ``puller`` of ``tree``."""
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (tree / _LOG).open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         return process.wait(limit) == 0
     except subprocess.TimeoutExpired:
