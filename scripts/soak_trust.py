@@ -2,9 +2,9 @@
 
     scripts/soak_trust.py [--cases N] [--runs N]
 
-The cases are those of tests/integration/test_foreign.py. The table is that of docs/performance.md: how often
-one run finds that a part of the stored chunks has another content, by the real choice of places on simulated
-disks of 100 GiB.
+The cases are those of tests/integration/test_foreign.py; `scripts/soak --foreign N` plays them alone. The
+table is that of docs/performance.md: how often one run finds that a part of the stored chunks has another
+content, by the real choice of places on simulated disks of 100 GiB.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +59,25 @@ def _rate(share: float, shape: str, times: int, runs: int) -> float:
 def _play(cases: int) -> int:
     test = "tests/integration/test_foreign.py::test_whatever_is_done_to_the_images_the_next_point_is_exact"
     environment = os.environ | {"PULLER_FOREIGN_CASES": str(cases)}
-    command = [sys.executable, "-m", "pytest", "-q", test]
-    return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
+    with tempfile.TemporaryDirectory(prefix="puller-soak-") as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", test]
+        code = subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
+        if report.exists():
+            print(_summary(ET.parse(report).getroot()), flush=True)
+    return code
+
+
+def _summary(report: ET.Element) -> str:
+    """A disk of kind ``full`` or ``rehash`` was read in full."""
+    cases = report.findall(".//testcase")
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    kinds = [found.get("value") for found in report.findall(".//property[@name='kind']")]
+    believed = kinds.count("incremental")
+    return (
+        f"{len(cases)} cases, {failed} failed; {believed} disks were incremental, "
+        f"{len(kinds) - believed} were read in full"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from puller.errors import (
     JobLeftOpen,
     Locked,
     NbdError,
+    NoSuchDomain,
     PullerError,
 )
 from puller.events import Notice, Observer
@@ -75,7 +76,7 @@ class Aftermath:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None or isinstance(error, JobLeftOpen):
             return
         loss = self._loss(error)
         if loss is None and not isinstance(error, Exception):
@@ -86,11 +87,7 @@ class Aftermath:
         if self.checkpoint is not None:
             self._notice(f"checkpoint {self.checkpoint} could not be deleted now; the next run will")
         # What comes after a commit is no failed backup, whatever went away.
-        if (
-            loss is not None
-            and isinstance(error, HypervisorError | NbdError)
-            and not isinstance(error, JobLeftOpen)
-        ):
+        if loss is not None and isinstance(error, HypervisorError | NbdError):
             raise loss from error
 
     def delete(self) -> None:
@@ -101,18 +98,22 @@ class Aftermath:
     def let_be(self, error: Exception, point: Point) -> None:
         """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
 
-        An open job is not left to it so soon: the guest pays for that. Raises JobLeftOpen if it stays.
+        An open job is not left to it so soon: the guest pays for that. Raises JobLeftOpen if it stays, or may
+        do so because libvirt cannot be reached.
         """
-        if not self._host.is_alive():
-            self._come_back(RETURN)
         text = error.message if isinstance(error, PullerError) else str(error)
-        scratch = self._open_scratch() if self._host.is_alive() else None
-        if scratch is not None:
+        if (scratch := self._scratch_at_stake()) is not None:
             self._notice(
                 f"the point is stored; its backup job is still open, and its end is tried on: {text}"
             )
             self._persist(point, scratch)
         self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
+
+    def _scratch_at_stake(self) -> frozenset[Path] | None:
+        """Folders of the scratch of our job if it is open, or may be; None if it is not."""
+        if self._host.is_alive():
+            return self._open_scratch()
+        return None if self._come_back() is None else frozenset(self._folders)
 
     def _open_scratch(self) -> frozenset[Path] | None:
         """Folders of the scratch of our open job, none if libvirt does not say; None if no job is open."""
@@ -144,9 +145,14 @@ class Aftermath:
                 waiting.pause(_BETWEEN)
 
     def _try_to_end(self) -> PullerError | None:
-        """Why the job is still open."""
+        """Why the job is still open, or may be."""
         try:
-            openjob.end_stale(self._domain, self._repository_id)
+            if self._host.is_alive():
+                openjob.end_stale(self._domain, self._repository_id)
+            else:
+                self._clean_up_anew()
+        except NoSuchDomain:  # a transient one that was shut off, and its job with it
+            return None
         except (HypervisorError, Locked) as error:
             return error
         return None
@@ -162,7 +168,9 @@ class Aftermath:
         """What went away, if that is why the run failed."""
         name = self._domain.name
         if not self._host.is_alive():
-            self._come_back(RETURN if isinstance(error, Exception) else HURRY)
+            left = self._come_back(stopped=not isinstance(error, Exception))
+            if left is not None:
+                self._notice(f"the backup job is left for the next run to end: {left.message}")
             return ConnectionLost(
                 f"the connection to libvirt at {self._host.uri} was lost during the backup of domain {name}"
             )
@@ -177,19 +185,22 @@ class Aftermath:
         except HypervisorError:  # a transient domain is gone with its end
             return True
 
-    def _come_back(self, patience: float) -> None:
-        """Over a new connection, end our job and remove its files and its checkpoint."""
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                with Host.connect(self._host.uri) as host:
-                    self._clean_up(host.domain(self._domain.uuid))
-                return
-            except (HypervisorError, Locked) as error:
-                if time.monotonic() > deadline:
-                    self._notice(f"the backup job is left for the next run to end: {error.message}")
-                    return
+    def _come_back(self, *, stopped: bool = False) -> PullerError | None:
+        """Over a new connection, end our job and remove its files and its checkpoint; or why it cannot be.
+
+        It hurries where the run was ``stopped`` by a signal; in a batch that shows in the patience alone.
+        """
+        waiting = current() or long()
+        begun = time.monotonic()
+        while (error := self._try_to_end()) is not None:
+            if _expired(begun + (HURRY if stopped or waiting.ended else RETURN)):
+                break
             time.sleep(_PAUSE)
+        return error
+
+    def _clean_up_anew(self) -> None:
+        with Host.connect(self._host.uri) as host:
+            self._clean_up(host.domain(self._domain.uuid))
 
     def _clean_up(self, domain: Domain) -> None:
         quiesce.thaw_left_over(domain)

@@ -27,7 +27,15 @@ from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import NoDisks, Pull, Source
 from puller.backups.transfer import Transfer
-from puller.errors import BaseDamaged, CheckpointUnusable, DamagedData, HypervisorError, Interrupted, NbdError
+from puller.errors import (
+    BaseDamaged,
+    CheckpointUnusable,
+    DamagedData,
+    HypervisorError,
+    Interrupted,
+    NbdError,
+    StoreUnavailable,
+)
 from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -325,8 +333,10 @@ class _Transaction:
             try:
                 run.commit(point)
             except BaseException as error:
-                # The put may have taken effect before the signal; then the checkpoint is the point's.
-                if is_stop(error) and self._repository.points.holds(point):
+                # The put may have taken effect before the signal, or before the store fell silent (a signal
+                # in a batch shows as that). Then the checkpoint is the point's.
+                unknown = is_stop(error) or isinstance(error, StoreUnavailable)
+                if unknown and self._repository.points.holds(point):
                     self._stored(point)
                 raise
             self._stored(point)

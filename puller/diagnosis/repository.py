@@ -9,7 +9,7 @@ from puller.backups.clock import BEHIND
 from puller.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.format.sealing import Cipher
-from puller.repository.points import Point
+from puller.repository.points import Point, newest_first
 from puller.repository.repository import Repository
 
 STALE = timedelta(hours=48)
@@ -38,20 +38,24 @@ class LastPoint:
     """
 
     def __init__(self, repository: Repository, uuid: str) -> None:
+        self._repository = repository
+        self._uuid = uuid
         self.point: Point | None = None
         self.damaged: list[str] = []
-        for _, point_id in sorted(repository.points.names(uuid), reverse=True):
-            try:
-                point = repository.points.get(uuid, point_id)
-            except NoSuchPoint:
-                continue  # deleted since it was listed
-            except DamagedData:
-                self.damaged += [point_id] if self.point is None else []
-                continue
+        for point in newest_first((point_id for _, point_id in repository.points.names(uuid)), self._get):
             self.point = self.point or point
             if point.host == platform.node():
                 self.point = point
                 return
+
+    def _get(self, point_id: str) -> Point | None:
+        try:
+            return self._repository.points.get(self._uuid, point_id)
+        except NoSuchPoint:
+            return None  # deleted since it was listed
+        except DamagedData:
+            self.damaged += [point_id] if self.point is None else []
+            return None
 
     def answer(self) -> Answer:
         """Whether it is there, whole and new enough."""

@@ -25,16 +25,23 @@ def make_private(path: Path) -> None:
         raise PermissionError(f"{path} belongs to another user")
     if found.st_mode & _OTHERS_WRITE:
         raise PermissionError(f"{path} may be written by others")
-    _require_kept(path.parent)
+    require_kept(path.parent)
 
 
-def _require_kept(above: Path) -> None:
-    """Raise unless what is ours in ``above`` is safe from others who may write there, as in /tmp."""
+def require_kept(above: Path) -> None:
+    """Check that nobody else can put something in the place of what this user makes in the folder ``above``.
+
+    Its owner can, sticky bit or not, and without that bit (/tmp has it) all who may write there. That members
+    of the user's own group may write to the user's own folder is some distributions' umask.
+
+    Raises PermissionError; OSError where it cannot be looked at.
+    """
     found = above.stat()
-    if found.st_mode & stat.S_ISVTX:
+    ours = not _is_another_users(found)
+    others = stat.S_IWOTH if ours else _OTHERS_WRITE
+    if (ours or found.st_uid == 0) and (found.st_mode & stat.S_ISVTX or not found.st_mode & others):
         return
-    if found.st_mode & stat.S_IWOTH or (found.st_uid != 0 and _is_another_users(found)):
-        raise PermissionError(f"{above} may be changed by other users")
+    raise PermissionError(f"{above} may be changed by other users")
 
 
 def _is_another_users(found: os.stat_result) -> bool:

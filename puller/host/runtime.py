@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from puller.errors import PullerError
+from puller.host.privatefolder import require_kept
 
 RUNTIME = Path("/run/user")
 """Where systemd makes the runtime folders of users, each by its number; see pam_systemd(8)."""
@@ -49,15 +50,9 @@ def socket_folder(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
             continue
         with suppress(OSError):
             parent.mkdir(mode=0o700, exist_ok=True)
-            if _is_safe(parent):
-                return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+            require_kept(parent)
+            return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
     raise PullerError(
         f"cannot make a socket in any of {', '.join(dict.fromkeys(map(str, tried)))}",
         advice="Make one of these folders writable for this user, or set TMPDIR to a short path.",
     )
-
-
-def _is_safe(folder: Path) -> bool:
-    """Whether nobody else can put another folder in the place of one that this user makes in ``folder``."""
-    found = folder.stat()
-    return found.st_uid == os.geteuid() or bool(found.st_mode & 0o1000)

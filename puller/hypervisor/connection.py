@@ -6,7 +6,6 @@ import threading
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cache
 from operator import is_not
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import Any, Self
 import libvirt
 
 from puller.errors import HypervisorError, NoSuchDomain
-from puller.hypervisor.domain import sources
+from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
@@ -154,10 +153,9 @@ class Host:
             return self._told[about]
 
     def _volume_paths(self, xml: str) -> Iterator[str]:
-        """Where the volumes of a domain are; of a pool that is not active nobody knows."""
-        for pool, volume in sources.volumes(xml):
-            with suppress(libvirt.libvirtError):
-                yield self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+        for pool, name in sources.volumes(xml):
+            if (found := volume.lookup(self._connection, pool, name)) is not None:
+                yield str(found[1])
 
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
         """A name comes first: a domain may be called like another one's UUID."""
@@ -199,12 +197,21 @@ def _open(uri: str) -> Any:
     return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
-@cache
 def open_embedded(uri: str) -> Any:
     """The one connection of this process to an embedded driver, kept until the process ends.
 
-    Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers").
+    Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers"). Two threads
+    must not do it at once either ("already registered").
     """
+    with _OPENING:
+        return _open_once(uri)
+
+
+_OPENING = threading.Lock()
+
+
+@cache
+def _open_once(uri: str) -> Any:
     return libvirt.open(uri)
 
 

@@ -101,10 +101,10 @@ def sweep_secrets(domain: Domain, repository_id: str) -> tuple[str, ...]:
     Where libvirt has no secrets at all there is nothing to remove.
     """
     connection = _connection(domain)
-    if is_embedded(connection.getURI()):
-        return ()
     removed = []
     with suppress(libvirt.libvirtError):
+        if is_embedded(connection.getURI()):
+            return ()
         for secret in connection.listAllSecrets():
             name = str(secret.usageID())
             if name.startswith(owner_prefix(repository_id)) and name.endswith(f"-{domain.uuid}"):
@@ -122,6 +122,7 @@ def _look_up(domain: Domain, encryption: Encryption) -> Any:
 
 def _connection(domain: Domain) -> Any:
     """What knows the secrets of the domain's host. An embedded driver has another connection for them."""
-    connection = domain.handle.connect()
-    uri = str(connection.getURI())
-    return open_embedded(uri.replace("qemu:", "secret:", 1)) if is_embedded(uri) else connection
+    with translate(f"cannot ask for the secrets of domain {domain.name}"):
+        connection = domain.handle.connect()
+        uri = str(connection.getURI())
+        return open_embedded(uri.replace("qemu:", "secret:", 1)) if is_embedded(uri) else connection

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
-from stat import S_ISBLK
 
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.storage.storage import Storage, storage_at
 
 
 def refuse_shared(host: Host, domain: Domain, disks: Sequence[Disk]) -> None:
@@ -32,15 +31,17 @@ def refuse_shared(host: Host, domain: Domain, disks: Sequence[Disk]) -> None:
 def writers(host: Host, domain: Domain, disks: Sequence[Disk]) -> dict[str, str]:
     """By target, the name of another active domain that can write to the same source."""
     is_alone = domain.is_active()
-    wanted = {_identity(disk): disk.target for disk in disks if disk.shareable or not is_alone}
-    if not wanted:
+    asked = [disk for disk in disks if disk.shareable or not is_alone]
+    if not asked:
         return {}
+    others = [other for other in host.active_domains() if other.uuid != domain.uuid]
+    used = [(other.name, disk) for other in others for disk in _writable(other)]
+    wanted = [(disk, None if disk.path is None else storage_at(disk.path)) for disk in asked]
     return {
-        wanted[_identity(disk)]: other.name
-        for other in host.active_domains()
-        if other.uuid != domain.uuid
-        for disk in _writable(other)
-        if _identity(disk) in wanted
+        disk.target: name
+        for disk, storage in wanted
+        for name, theirs in used
+        if _is_shared(disk, storage, theirs)
     }
 
 
@@ -49,16 +50,8 @@ def _writable(domain: Domain) -> Iterator[Disk]:
         yield from (disk for disk in domain.disks() if disk.holds_changes)
 
 
-def _identity(disk: Disk) -> tuple[object, ...]:
-    """What is the same of two disks on one source, whatever they call it."""
-    return ("source", disk.source) if disk.path is None else _node(disk.path)
-
-
-def _node(path: Path) -> tuple[object, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return "path", path
-    if S_ISBLK(found.st_mode):
-        return "device", found.st_rdev
-    return "file", found.st_dev, found.st_ino
+def _is_shared(disk: Disk, storage: Storage | None, theirs: Disk) -> bool:
+    """Whether ``theirs`` has bytes of ``disk``, which is at ``storage``, whatever either calls it."""
+    if storage is None or theirs.path is None:
+        return (disk.path or disk.source) == (theirs.path or theirs.source)
+    return storage.is_at(str(theirs.path))

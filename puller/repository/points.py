@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from itertools import groupby
 
 import msgspec
 
@@ -170,6 +171,15 @@ def _generation(point: Point, known: Mapping[tuple[str, str], Point]) -> int:
     while parent is not None and parent.time == point.time and count < len(known):
         count, parent = count + 1, known.get((parent.uuid, parent.parent or ""))
     return count
+
+
+def newest_first(point_ids: Iterable[str], read: Callable[[str], Point | None]) -> Iterator[Point]:
+    """The points of one domain that ``read`` gives, the reverse of ``in_order``, read as they are asked for.
+
+    Ids order by the second; within one, only the records say which was taken from which.
+    """
+    for _, group in groupby(sorted(point_ids, reverse=True), key=lambda point_id: point_id[:MOMENT]):
+        yield from reversed(in_order(filter(None, map(read, group))))
 
 
 def newest_of(points: Iterable[Point]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from puller.backups.sources import look
 from puller.backups.sources.look import Look
 from puller.hypervisor.domain.disk import Disk
 from puller.store.patience import Patience, holding
-from puller.units import MIB
+from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
 
 
@@ -43,25 +44,59 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
     assert found == [True]
 
 
-def test_a_wait_for_a_guests_flush_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = tmp_path / "vda.raw"
+class Late:
+    """A look at the image of a guest that flushes late, by a clock of its own."""
+
+    look: Look
+
+    def __init__(self) -> None:
+        self.patience = Patience(60)
+        self.told: list[str] = []
+        self.clock = 1000.0
+        self.pauses = 0
+
+
+WRITTEN = random.Random(1).randbytes(MIB)
+TOLD = "waiting up to 35 s for the guest to flush what the last point holds of it"
+
+
+def _late(monkeypatch: pytest.MonkeyPatch, folder: Path, flush: Callable[[int], bytes | None]) -> Late:
+    """``flush`` says what the image holds after so many pauses, None for what it held before."""
+    image = folder / "vda.raw"
     image.write_bytes(bytes(MIB))
     disk = Disk("vda", str(image), "file", "raw", "disk", False, False, False, image)
-    repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    written = random.Random(1).randbytes(MIB)
-    point = make_point(repository, {"vda": written})
-    pauses: list[float] = []
+    repository = puller.create_repository(str(folder / "r"), password=None)
+    point = make_point(repository, {"vda": WRITTEN})
+    late = Late()
+    late.look = Look(repository, disk, point.disks[0], late.told.append)
 
-    def flush(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            image.write_bytes(written)
+    def pause(seconds: float) -> None:
+        late.clock += seconds
+        late.pauses += 1
+        if (content := flush(late.pauses)) is not None:
+            image.write_bytes(content)
 
-    told: list[str] = []
-    begun = Look(repository, disk, point.disks[0], told.append)
-    waiting = Patience(60)
-    monkeypatch.setattr(waiting, "pause", flush)
-    with holding(waiting):
-        assert not begun.is_foreign(15)
-    assert len(pauses) == 2
-    assert told == ["waiting up to 35 s for the guest to flush what the last point holds of it"]
+    monkeypatch.setattr(late.patience, "pause", pause)
+    monkeypatch.setattr("time.monotonic", lambda: late.clock)
+    return late
+
+
+def test_a_wait_for_a_guests_flush_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many chunks are waited for."""
+    last = bytes(MIB - CHUNK) + WRITTEN[-CHUNK:]
+    late = _late(monkeypatch, tmp_path, {2: last, 4: WRITTEN}.get)
+    with holding(late.patience):
+        assert not late.look.is_foreign(15)
+        assert not late.look.is_foreign(14)
+    assert (late.pauses, late.told) == (4, [TOLD])
+
+
+def test_all_chunks_of_a_disk_have_the_same_time_to_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = bytes(MIB - CHUNK) + WRITTEN[-CHUNK:]
+    late = _late(monkeypatch, tmp_path, {30: last}.get)
+    with holding(late.patience):
+        assert not late.look.is_foreign(15)
+        assert late.look.is_foreign(14)
+    assert late.pauses == 35

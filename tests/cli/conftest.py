@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 import puller
+from puller.backups import aftermath
 from puller.cli.program import run
+from puller.errors import HypervisorError
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.job import openjob
 
 _OURS = ("PULLER_", "LIBVIRT_DEFAULT_URI", "CREDENTIALS_DIRECTORY", "_PULLER_COMPLETE")
 
@@ -161,3 +165,14 @@ def folder(tmp_path: Path) -> Path:
 def repository(folder: Path) -> puller.Repository:
     """A repository that is not encrypted, in ``folder``."""
     return puller.create_repository(str(folder), password=None)
+
+
+@pytest.fixture
+def job_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt refuses to end any job, and nobody waits 10 minutes for it to change its mind."""
+
+    def refuse(domain: Domain) -> None:
+        raise HypervisorError("cannot acquire state change lock")
+
+    monkeypatch.setattr(openjob, "_cancel", refuse)
+    monkeypatch.setattr(aftermath, "PERSISTENCE", 0.0)

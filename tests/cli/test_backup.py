@@ -179,3 +179,22 @@ def test_libvirt_cannot_be_reached(cli: CommandLine, uri: str) -> None:
     answer = cli("backup", "web1", "-c", uri, "--json")
     assert answer.error["code"] == 15
     assert uri in answer.error["message"]
+
+
+@pytest.mark.usefixtures("job_without_end")
+def test_a_job_that_cannot_be_ended(
+    cli: CommandLine, machine: Machine, repository: puller.Repository
+) -> None:
+    """The point stands and is told, and so is the one thing that is left to do."""
+    answer = cli("backup", machine.name, "--json")
+    (stored,) = puller.list_points(repository)
+    assert (answer.code, answer.error["name"]) == (17, "JobLeftOpen")
+    assert answer.error["message"] == (
+        f"point {stored.point} of domain {machine.name} is stored, but its backup job cannot be ended: "
+        "cannot acquire state change lock"
+    )
+    assert answer.error["advice"].startswith(f"Run 'virsh domjobabort {machine.name}' before")
+    assert [point["point"] for point in answer.document["points"]] == [stored.point]
+    assert answer.document["failed"] == []
+    (left,) = answer.document["left"]
+    assert (left["domain"], left["error"]) == (machine.name, answer.error)

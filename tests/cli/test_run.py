@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import select
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 import puller
@@ -20,7 +24,7 @@ from puller.errors import Locked, StoreUnavailable
 from puller.hypervisor.locking.lock import JobLock
 from puller.jobs.job import policy_of, scope_of
 from puller.repository.collecting.lease import Lease
-from puller.store.base import ObjectInfo
+from puller.store.base import Body, ObjectInfo
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
 from puller.upkeep.retention import Policy
@@ -125,6 +129,31 @@ def test_one_that_fails_does_not_stop_the_rest(cli: CommandLine, setting: Settin
     assert [failed["domain"] for failed in answer.document["failed"]] == ["gone"]
     assert answer.document["check"]["points"] == 1
     assert "puller: gone: " in answer.err
+
+
+@pytest.mark.usefixtures("job_without_end")
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_job_of_libvirts_that_cannot_be_ended(
+    cli: CommandLine,
+    setting: Setting,
+    machine: Machine,
+    repository: puller.Repository,
+    tmp_path: Path,
+    parallel: int,
+) -> None:
+    metrics = tmp_path / "puller.prom"
+    setting.job(f'domains = ["{machine.name}"]\nparallel = {parallel}')
+    answer = cli("run", "nightly", "--json", "--metrics-file", str(metrics))
+    (stored,) = puller.list_points(repository)
+    assert (answer.code, answer.error["name"]) == (17, "JobLeftOpen")
+    assert f"virsh domjobabort {machine.name}" in answer.error["advice"]
+    assert [point["point"] for point in answer.document["points"]] == [stored.point]
+    assert (answer.document["failed"], answer.document["failures"]) == ([], [])
+    assert [left["domain"] for left in answer.document["left"]] == [machine.name]
+    kept = metrics.read_text()
+    assert f'puller_backup_job_left_open{{domain="{machine.name}",job="nightly"}} 1.0' in kept
+    assert f'puller_backup_success{{domain="{machine.name}",job="nightly"}} 1.0' in kept
+    assert 'puller_job_exit_code{job="nightly"} 17.0' in kept
 
 
 def test_no_domain_matches(cli: CommandLine, setting: Setting) -> None:
@@ -373,6 +402,52 @@ def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     assert answer.document["prune"]["kept"] == [point.point]
     assert "repository: the store does not answer; trying again for 150 s: connection refused" in answer.err
     assert "repository: the store answers again" in answer.err
+
+
+@pytest.mark.parametrize(("name", "place"), [("put", "pending/"), ("put_new", "points/")])
+def test_a_signal_while_the_store_hangs_in_the_commit_of_one_of_several(
+    cli: CommandLine,
+    setting: Setting,
+    machine_factory: MachineFactory,
+    repository: puller.Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    place: str,
+) -> None:
+    """Nobody waits for that request; the point of the other stands and is told, and no job is left open."""
+    stuck, other = (machine_factory(DiskSpec("vda", MIB)) for _ in range(2))
+    released, stored = threading.Event(), threading.Event()
+    put, put_new = getattr(FolderStore, name), FolderStore.put_new
+
+    def hang(self: FolderStore, key: str, body: Body) -> None:
+        if key.startswith(f"{place}{stuck.uuid}/"):
+            assert stored.wait(60)
+            os.kill(os.getpid(), signal.SIGTERM)
+            released.wait()
+        put(self, key, body)
+
+    def note(self: FolderStore, key: str, body: Body) -> None:
+        (hang if name == "put_new" else put_new)(self, key, body)
+        if key.startswith(f"points/{other.uuid}/"):
+            stored.set()
+
+    setting.job(f'domains = ["{stuck.name}", "{other.name}"]\nparallel = 2')
+    monkeypatch.setattr(FolderStore, name, hang)
+    monkeypatch.setattr(FolderStore, "put_new", note)
+    began = time.monotonic()
+    try:
+        answer = cli("run", "nightly", "--json")
+        took = time.monotonic() - began
+        left = list(tmp_path.rglob("*.scratch"))
+        with pytest.raises(libvirt.libvirtError, match="backup"):
+            stuck.handle.backupGetXMLDesc()
+    finally:
+        released.set()
+    assert (answer.code, left) == (130, []), answer
+    assert took < 30, "not as long as a silent store is waited for"
+    assert {point["domain"] for point in answer.document["points"]} == {other.name}
+    assert stuck.name in {failed["domain"] for failed in answer.document["failed"]}
 
 
 def test_only_one_step(cli: CommandLine, setting: Setting, machine: Machine) -> None:

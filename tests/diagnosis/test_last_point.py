@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from puller.diagnosis.finding import Status
 from puller.diagnosis.repository import STALE, LastPoint
 from tests.lab.history import uuid_of
@@ -25,3 +27,12 @@ def test_a_machine_that_came_from_elsewhere_has_a_last_point() -> None:
     last = LastPoint(scene.open()[1], uuid_of("a"))
     assert last.point == moved
     assert last.answer().status is Status.OK
+
+
+def test_of_one_second_the_later_point_is_the_last_whatever_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, now = Scene.new(), datetime.now(UTC).replace(microsecond=0)
+    ends = iter(["f" * 8, "0" * 8])
+    monkeypatch.setattr("tests.lab.history.new_id", lambda moment: f"{moment:%Y%m%dT%H%M%SZ}-{next(ends)}")
+    scene.back_up("a", [1], moment=now)
+    later = scene.back_up("a", [2], moment=now, time=now + timedelta(milliseconds=500))
+    assert LastPoint(scene.open()[1], uuid_of("a")).point == later

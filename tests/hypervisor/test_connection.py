@@ -3,12 +3,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import libvirt
 import pytest
 
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.image import untracked
 from puller.units import MIB
@@ -65,6 +67,7 @@ def test_libvirt_prints_nothing_by_itself() -> None:
     """A process of its own: the library's handler is set once, before the first connection."""
     script = """
 from puller.errors import NoSuchDomain
+from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.image import untracked
 with Host.connect("test:///default") as host:
@@ -144,3 +147,22 @@ def _ask_on(host: Host) -> None:
     while True:
         with suppress(NoSuchDomain):
             host.domain("nobody")
+
+
+def test_two_threads_open_an_embedded_driver_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Domains of one batch do: libvirt refuses the second, and the backup failed by that."""
+    opened: list[str] = []
+    second = threading.Thread(target=lambda: connection.open_embedded("secret:///embed?root=/none"))
+
+    def opening(uri: str) -> object:
+        opened.append(uri)
+        if len(opened) == 1:
+            second.start()
+            second.join(0.5)  # it waits for this, or would open too
+        return object()
+
+    monkeypatch.setattr(libvirt, "open", opening)
+    first = connection.open_embedded("secret:///embed?root=/none")
+    second.join(60)
+    assert len(opened) == 1
+    assert connection.open_embedded("secret:///embed?root=/none") is first

@@ -9,6 +9,7 @@ import random
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,19 @@ class Scene:
 def io(image: Path, driver: str, *commands: str) -> None:
     words = [word for command in commands for word in ("-c", command)]
     subprocess.run(["qemu-io", "-f", driver, *words, str(image)], check=True, capture_output=True)
+
+
+@contextmanager
+def loop_device(image: Path) -> Iterator[str]:
+    """A block device over the file; skips the test where there are none."""
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop devices here: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def bitmap(image: Path, *words: str) -> None:

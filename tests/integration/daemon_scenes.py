@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import pytest
 
 import puller
+from puller.backups import aftermath
 from puller.errors import PullerError
 from puller.events import Event, Notice, Step
 from puller.hypervisor.connection import prepare_library
@@ -40,8 +42,16 @@ class Stage:
         self.runs = 0
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
 
-    def back_up(self, during: Callable[[], None] = lambda: None, mode: str = "pull") -> dict[str, Any]:
-        """One run; ``during`` is called while the job is open. What came of it, as JSON."""
+    def back_up(
+        self,
+        during: Callable[[], None] = lambda: None,
+        mode: str = "pull",
+        at_end: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """One run; ``during`` is called while the job is open, ``at_end`` just before it is to be ended.
+
+        What came of it, as JSON.
+        """
         notices: list[str] = []
 
         def frozen(exports: Sequence[DiskExport]) -> None:
@@ -54,6 +64,8 @@ class Stage:
                 notices.append(event.text)
             if isinstance(event, Step) and event.name == "push":
                 during()
+            if isinstance(event, Step) and event.name == "end":
+                at_end()
 
         try:
             point = puller.backup(
@@ -66,6 +78,7 @@ class Stage:
                 disks=["vdb"],
             )
         except PullerError as error:
+            self.daemon.revive()
             return {
                 "error": type(error).__name__,
                 "message": error.message,
@@ -122,6 +135,31 @@ def killed_daemon(stage: Stage) -> dict[str, Any]:
     return {"during": stage.back_up(restart), "next": stage.back_up()}
 
 
+def daemon_gone_after_the_commit(stage: Stage) -> dict[str, Any]:
+    """libvirtd is killed once the point is stored, and nobody starts it in time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aftermath, "RETURN", 0.0)
+        patch.setattr(aftermath, "PERSISTENCE", 0.0)
+        outcome = stage.back_up(at_end=stage.daemon.kill)
+    return {"during": outcome, "next": stage.back_up()}
+
+
+def daemon_back_after_the_commit(stage: Stage) -> dict[str, Any]:
+    """libvirtd is killed once the point is stored, and is back late: while the end of the job is tried on."""
+    asked: list[float] = []
+
+    def expired(deadline: float) -> bool:
+        asked.append(deadline)
+        if len(asked) > 1:
+            stage.daemon.revive()
+        return len(asked) == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aftermath, "_expired", expired)
+        outcome = stage.back_up(at_end=stage.daemon.kill)
+    return {"during": outcome, "next": stage.back_up()}
+
+
 def killed_daemon_of_a_push(stage: Stage) -> dict[str, Any]:
     """libvirtd is killed and started again while QEMU pushes: the event of its end never comes."""
 
@@ -145,7 +183,14 @@ def powered_off_guest(stage: Stage) -> dict[str, Any]:
     return {**outcome, "next": stage.back_up()}
 
 
-SCENES = (hanging_agent, killed_daemon, killed_daemon_of_a_push, powered_off_guest)
+SCENES = (
+    hanging_agent,
+    killed_daemon,
+    killed_daemon_of_a_push,
+    daemon_gone_after_the_commit,
+    daemon_back_after_the_commit,
+    powered_off_guest,
+)
 
 
 def main() -> int:

@@ -54,6 +54,29 @@ def test_libvirtd_is_killed_and_started_again_while_qemu_pushes(scenes: dict[str
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 
+def test_libvirtd_is_gone_after_the_commit_and_the_job_may_be_open(scenes: dict[str, Any]) -> None:
+    outcome = scenes["daemon_gone_after_the_commit"]
+    during = outcome["during"]
+    assert (during["error"], during["code"]) == ("JobLeftOpen", 17)
+    assert "is stored, but its backup job cannot be ended: cannot connect to libvirt at" in during["message"]
+    assert during["left"][0] == "a job"
+    assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
+    assert "ended a backup job that an earlier run had left open" in outcome["next"]["notices"]
+
+
+def test_libvirtd_is_back_late_after_the_commit(scenes: dict[str, Any]) -> None:
+    """The older checkpoint is the next run's to delete."""
+    outcome = scenes["daemon_back_after_the_commit"]
+    during = outcome["during"]
+    assert (during["kind"], during["exact"]) == ("incremental", True)
+    assert any(
+        "its backup job is still open, and its end is tried on: " in text for text in during["notices"]
+    )
+    assert [item for item in during["left"] if not item.startswith("puller-")] == []
+    assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
+    assert not any("an earlier run had left open" in text for text in outcome["next"]["notices"])
+
+
 def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
     """The checkpoint of the failed run can be deleted only when the guest is up again."""
     outcome = scenes["powered_off_guest"]

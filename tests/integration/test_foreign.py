@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,20 @@ def _flushed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(0, 19 * CASES, 19))
 def test_whatever_is_done_to_the_images_the_next_point_is_exact(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth, seed: int
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    truth: Truth,
+    record_property: Callable[[str, object], None],
+    seed: int,
 ) -> None:
     case = Case.random(seed)
     machine = machine_factory(*case.specs())
     take = Taker(machine, libvirt_uri, tmp_path, truth)
-    take.assert_exact(play(case, machine, tmp_path, take))
+    point = play(case, machine, tmp_path, take)
+    for disk in point.disks:
+        record_property("kind", disk.kind)
+    take.assert_exact(point)
 
 
 @pytest.mark.parametrize("mode", MODES)

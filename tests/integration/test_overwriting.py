@@ -7,8 +7,6 @@ import os
 import struct
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from puller.events import DiskPlanned, Event, Notice
 from puller.hypervisor.domain import sources
 from puller.nbd.image import ImageServer
 from puller.units import MIB
+from tests.integration.conftest import loop_device
 from tests.lab.archive import make_point
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
@@ -56,18 +55,6 @@ class Restoring:
 @pytest.fixture
 def restoring(tmp_path: Path, libvirt_uri: str) -> Restoring:
     return Restoring(tmp_path, libvirt_uri)
-
-
-@contextmanager
-def loop_device(image: Path) -> Iterator[str]:
-    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no loop devices here: {made.stderr.strip()}")
-    device = made.stdout.strip()
-    try:
-        yield device
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def blank(path: Path, size: int = 8 * MIB) -> Path:

@@ -16,7 +16,7 @@ from puller.errors import NoSuchDisk, UnsupportedDisk, UsageError
 from puller.events import Event, Notice
 from puller.units import MIB
 from puller.upkeep.retention import Policy
-from tests.integration.conftest import checkpoints, leftovers
+from tests.integration.conftest import checkpoints, leftovers, loop_device
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
 
@@ -127,6 +127,26 @@ def test_a_domain_that_is_shut_off_whose_disk_another_one_has_open(
         taker(owner)
     other.stop()
     assert taker(owner).consistency == "offline"
+
+
+def test_a_domain_that_is_shut_off_whose_disk_another_one_has_as_a_device(
+    machine_factory: MachineFactory, taker: Taker
+) -> None:
+    """A loop device over the image: another file to everybody, and the same bytes."""
+    owner = machine_factory(DiskSpec("vda", MIB, "raw"))
+    owner.stop()
+    with loop_device(owner.image("vda")) as device:
+
+        def attach(root: ET.Element) -> None:
+            disk = ET.SubElement(root.find("devices"), "disk", type="block", device="disk")  # type: ignore[arg-type]
+            ET.SubElement(disk, "driver", name="qemu", type="raw")
+            ET.SubElement(disk, "source", dev=device)
+            ET.SubElement(disk, "target", dev="vdb", bus="virtio")
+
+        other = restarted(machine_factory(DiskSpec("vda", MIB)), attach)
+        with pytest.raises(UnsupportedDisk, match=f"vda .* in use by the running domain {other.name}"):
+            taker(owner)
+        other.stop()
 
 
 def without_disks(root: ET.Element) -> None:

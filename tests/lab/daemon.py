@@ -82,6 +82,11 @@ class PrivateLibvirt:
                 raise DaemonError((self._folder / "libvirtd.log").read_text()[-2000:])
             time.sleep(0.05)
 
+    def revive(self) -> None:
+        """Start the daemon unless it was not killed."""
+        if self._process is None:
+            self.start()
+
     def kill(self) -> None:
         """End the daemon at once, as a crash does. QEMU lives on."""
         if self._process is not None:

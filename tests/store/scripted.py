@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
+
+from botocore.config import Config
+
+from puller.store.base import Store
+
+ONCE = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
+HEADERS = {"ETag": '"1"', "Last-Modified": "Mon, 23 Nov 2026 05:00:00 GMT"}
+LARGE = 1 << 20
+
+OPERATIONS: dict[str, Callable[[Store], object]] = {
+    "get": lambda store: store.get("a"),
+    "get_range": lambda store: store.get_range("a", 0, 1),
+    "get_tail": lambda store: store.get_tail("a", 1),
+    "put": lambda store: store.put("a", b""),
+    "put large": lambda store: store.put("a", bytes(LARGE)),
+    "put_new": lambda store: store.put_new("a", b""),
+    "stat": lambda store: store.stat("a"),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete(["a"]),
+}
+"""One of each kind, by name: what every client of S3 has to get through."""
 
 
 @dataclass(frozen=True, slots=True)

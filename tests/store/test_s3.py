@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from botocore.config import Config
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,23 +37,16 @@ from puller.store.probe import honours_put_if_absent
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
-from tests.store.scripted import Answer, ScriptedServer, s3_error, scripted_server
-
-ONE_ATTEMPT = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
-OBJECT_HEADERS = {"ETag": '"1"', "Last-Modified": "Mon, 23 Nov 2026 05:00:00 GMT"}
-LARGE = 1 << 20
-
-OPERATIONS: dict[str, Callable[[Store], object]] = {
-    "get": lambda store: store.get("a"),
-    "get_range": lambda store: store.get_range("a", 0, 1),
-    "get_tail": lambda store: store.get_tail("a", 1),
-    "put": lambda store: store.put("a", b""),
-    "put large": lambda store: store.put("a", bytes(LARGE)),
-    "put_new": lambda store: store.put_new("a", b""),
-    "stat": lambda store: store.stat("a"),
-    "list": lambda store: list(store.list("")),
-    "delete": lambda store: store.delete(["a"]),
-}
+from tests.store.scripted import (
+    HEADERS,
+    LARGE,
+    ONCE,
+    OPERATIONS,
+    Answer,
+    ScriptedServer,
+    s3_error,
+    scripted_server,
+)
 
 
 def assert_each_raises(store: Store, kind: type[StoreError], words: str) -> StoreError:
@@ -81,7 +73,7 @@ def at(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], S3S
 
     def open_at(endpoint: str) -> S3Store:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        return connect("bucket", "prefix", ONE_ATTEMPT)
+        return connect("bucket", "prefix", ONCE)
 
     seaweed.use(monkeypatch)
     return open_at
@@ -117,7 +109,7 @@ class TestPlace:
 
 class TestRefusals:
     def test_no_bucket(self, seaweed: Seaweed, bucket: str) -> None:
-        store = connect(f"{bucket}-not", "", ONE_ATTEMPT)
+        store = connect(f"{bucket}-not", "", ONCE)
         assert_each_raises(store, NoBucket, f"bucket {bucket}-not at {seaweed.endpoint}")
 
     @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -125,7 +117,7 @@ class TestRefusals:
         self, seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str
     ) -> None:
         monkeypatch.setenv(variable, "wrong-one")
-        store = connect(bucket, "", ONE_ATTEMPT)
+        store = connect(bucket, "", ONCE)
         error = assert_each_raises(store, StoreDenied, f"bucket {bucket} at {seaweed.endpoint}")
         assert not error.retryable
         assert "wrong-one" not in str(error)
@@ -195,7 +187,7 @@ class TestRefusals:
 
 
 def test_an_empty_object_replaced_while_its_tail_is_read(at: Callable[[str], S3Store]) -> None:
-    filled = Answer(200, headers=OBJECT_HEADERS, announced=5)
+    filled = Answer(200, headers=HEADERS, announced=5)
     with scripted_server(s3_error(416, "InvalidRange"), filled) as server, pytest.raises(ObjectChanged):
         at(server.endpoint).get_tail("a", 10)
 
@@ -209,7 +201,7 @@ class TestOutage:
         assert error.exit_code == 14
 
     def test_server_dies_and_comes_back(self, seaweed: Seaweed, bucket: str) -> None:
-        store = connect(bucket, "", ONE_ATTEMPT)
+        store = connect(bucket, "", ONCE)
         content = os.urandom(LARGE)
         store.put("a", content)
         seaweed.stop()
@@ -219,13 +211,13 @@ class TestOutage:
         assert store.get("a") == content
 
     def test_a_body_that_breaks_off_is_read_again(self, at: Callable[[str], S3Store]) -> None:
-        broken = Answer(200, b"half", OBJECT_HEADERS, announced=8)
-        with scripted_server(broken, broken, Answer(200, b"complete", OBJECT_HEADERS)) as server:
+        broken = Answer(200, b"half", HEADERS, announced=8)
+        with scripted_server(broken, broken, Answer(200, b"complete", HEADERS)) as server:
             assert at(server.endpoint).get("a") == b"complete"
 
     def test_a_body_that_breaks_off_every_time(self, at: Callable[[str], S3Store]) -> None:
         with (
-            scripted_server(Answer(200, b"half", OBJECT_HEADERS, announced=8)) as server,
+            scripted_server(Answer(200, b"half", HEADERS, announced=8)) as server,
             pytest.raises(StoreUnavailable, match="cannot read a in bucket"),
         ):
             at(server.endpoint).get("a")
@@ -260,7 +252,7 @@ def repeat_every_put(store: S3Store) -> None:
 
 class TestWhatServersDoNotDo:
     def test_ranges_ignored(self, at: Callable[[str], S3Store]) -> None:
-        with scripted_server(Answer(200, b"0123456789", OBJECT_HEADERS)) as server:
+        with scripted_server(Answer(200, b"0123456789", HEADERS)) as server:
             with pytest.raises(UnsupportedByStore, match="part"):
                 at(server.endpoint).get_range("a", 2, 3)
             with pytest.raises(UnsupportedByStore, match="part"):
@@ -272,7 +264,7 @@ class TestWhatServersDoNotDo:
             assert [request.method for request in server.requests] == ["PUT", "PUT", "POST"]
 
     def test_condition_answered_and_ignored(self, at: Callable[[str], S3Store]) -> None:
-        replaced = Answer(200, b"not the first content", OBJECT_HEADERS)
+        replaced = Answer(200, b"not the first content", HEADERS)
         deleted = Answer(200, b"<DeleteResult/>")
         with scripted_server(Answer(), s3_error(412, "PreconditionFailed"), replaced, deleted) as server:
             assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.config import Config
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -40,23 +39,7 @@ from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
-from tests.store.scripted import Answer, s3_error, scripted_server
-
-ONCE = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
-HEADERS = {"ETag": '"1"', "Last-Modified": "Mon, 23 Nov 2026 05:00:00 GMT"}
-LARGE = 1 << 20
-
-OPERATIONS: dict[str, Callable[[Store], object]] = {
-    "get": lambda store: store.get("a"),
-    "get_range": lambda store: store.get_range("a", 0, 1),
-    "get_tail": lambda store: store.get_tail("a", 1),
-    "put": lambda store: store.put("a", b""),
-    "put large": lambda store: store.put("a", bytes(LARGE)),
-    "put_new": lambda store: store.put_new("a", b""),
-    "stat": lambda store: store.stat("a"),
-    "list": lambda store: list(store.list("")),
-    "delete": lambda store: store.delete(["a"]),
-}
+from tests.store.scripted import HEADERS, LARGE, ONCE, OPERATIONS, Answer, s3_error, scripted_server
 
 Connect = Callable[[str], S3Store]
 

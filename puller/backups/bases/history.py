@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 
 from puller.errors import DamagedData, NoSuchPoint
 from puller.hypervisor.domain.checkpoint import owner_of
-from puller.repository.points import MOMENT, Point, in_order
+from puller.repository.points import Point, newest_first
 from puller.repository.repository import Repository
 
 
@@ -19,7 +18,7 @@ class History:
         self._uuid = uuid
         self.ids = sorted((point_id for _, point_id in repository.points.names(uuid)), reverse=True)
         self._read: list[Point] = []
-        self._rest = self._load()
+        self._rest = newest_first(self.ids, self._get)
 
     def __iter__(self) -> Iterator[Point]:
         position = 0
@@ -32,11 +31,6 @@ class History:
         if point is not None:
             self._read.append(point)
         return point is not None
-
-    def _load(self) -> Iterator[Point]:
-        """Ids order by the second; within one, a point comes after those that it was taken from."""
-        for _, group in groupby(self.ids, key=lambda point_id: point_id[:MOMENT]):
-            yield from reversed(in_order(filter(None, map(self._get, group))))
 
     def _get(self, point_id: str) -> Point | None:
         try:

@@ -33,7 +33,7 @@ class Look:
     """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
-    base look wrong at worst. ``tell`` is called before a wait. Raises NbdError if the image
+    base look wrong at worst. ``tell`` is called once, before the first wait. Raises NbdError if the image
     cannot be opened from here, DamagedData.
     """
 
@@ -51,6 +51,8 @@ class Look:
         self._tell = tell
         self._disk = disk
         self._record = record
+        self._flushed_at: float | None = None
+        self._told = False
         self._probe = Probe(repository, record, record.size, strange=strange)
         with self._opened() as server, Export(server.uri) as export:
             if export.size != record.size:
@@ -79,18 +81,23 @@ class Look:
         if mark and not probe.is_zero(number):
             return True  # what waits for a flush is a whole cluster that is not there yet, or is still there
         waiting = current() or long()  # a signal ends it, in whatever thread this is
-        deadline = time.monotonic() + _FLUSH
-        told = False
         while probe.differs(number, self._now(number)):
-            if waiting.ended or time.monotonic() >= deadline:
+            if waiting.ended or time.monotonic() >= self._deadline():
                 return True
-            if not told:
-                self._tell(
-                    f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it"
-                )
-                told = True
+            self._say_once()
             waiting.pause(_PAUSE)
         return False
+
+    def _deadline(self) -> float:
+        """When all that the guest had written as the look began is flushed: the same for each chunk."""
+        if self._flushed_at is None:
+            self._flushed_at = time.monotonic() + _FLUSH
+        return self._flushed_at
+
+    def _say_once(self) -> None:
+        if not self._told:
+            self._tell(f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it")
+        self._told = True
 
     def confirm(self, uri: str, changed: str) -> None:
         """Raise CheckpointUnusable if the changes that are served at ``uri`` are not those since the base."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from puller.backups.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
 from puller.backups.bases.history import History
@@ -27,10 +27,10 @@ from puller.hypervisor.space import staging
 from puller.hypervisor.space.seal import seal_of
 from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
 from puller.pipeline.flow import Flow
-from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
-from puller.store.parallel import each
 from puller.store.patience import tied
+
+T = TypeVar("T")
 
 _ALLOCATION_DEPTH = "qemu:allocation-depth"
 """QEMU's context (docs/interop/nbd.txt) whose value 1 says: allocated in the image itself. What was written
@@ -88,18 +88,14 @@ class Push:
         if disk.path is None:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
-            # In a thread: libnbd swallows what a signal raises in the main one while it calls back.
-            look = partial(self._look, record=record, strange=base.strange)
-            (self._looks[disk.target],) = each(look, [disk], 1)
+            tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+            look = partial(Look, self._repository, disk, record, tell, keys, strange=base.strange)
+            self._looks[disk.target] = _apart(look)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
             return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
         return base
-
-    def _look(self, disk: Disk, record: DiskRecord, strange: bool) -> Look:
-        tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
-        return Look(self._repository, disk, record, tell, keys, strange=strange)
 
     def _tell(self, target: str, text: str) -> None:
         self._observer(Notice(self._domain.name, f"disk {target}: {text}"))
@@ -226,7 +222,7 @@ class PushedDisks:
         look = self._looks.get(target)
         if look is None:
             return DiskExport(target, server.uri, None)
-        _confirm(look, server.uri)
+        _apart(partial(look.confirm, server.uri, _ALLOCATION_DEPTH))
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
@@ -242,10 +238,12 @@ class PushedDisks:
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
 
 
-def _confirm(look: Look, uri: str) -> None:
-    """In a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+def _apart(work: Callable[[], T]) -> T:
+    """Work in a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+    made: list[T] = []
     with Flow() as flow, tied(flow.on_failure):
-        flow.spawn("look", partial(look.confirm, uri, _ALLOCATION_DEPTH)).join()
+        flow.spawn("look", lambda: made.append(work())).join()
+    return made[0]
 
 
 def _served(image: Path, passphrase: bytes | None) -> ImageServer:

@@ -25,10 +25,15 @@ def located(connection: Any, disk: Disk) -> Disk:
     """
     if disk.type != "volume":
         return disk
-    pool, _, name = disk.source.partition("/")
+    found = lookup(connection, *disk.source.partition("/")[::2])
+    return disk if found is None else replace(disk, type=found[0], path=found[1])
+
+
+def lookup(connection: Any, pool: str, name: str) -> tuple[str, Path] | None:
+    """``file`` or ``block`` and the path of a volume; None if it is neither or libvirt finds none."""
     try:
         volume = connection.storagePoolLookupByName(pool).storageVolLookupByName(name)
         kind = _KINDS.get(volume.info()[0])
-        return disk if kind is None else replace(disk, type=kind, path=Path(volume.path()))
+        return None if kind is None else (kind, Path(volume.path()))
     except libvirt.libvirtError:  # the pool is not active, or libvirt has no storage driver here
-        return disk
+        return None

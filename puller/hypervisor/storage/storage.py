@@ -53,7 +53,17 @@ def identity(status: os.stat_result) -> Identity:
 
 def storage_of(descriptor: int) -> Storage:
     """The storage that is open as ``descriptor``."""
-    own = identity(os.fstat(descriptor))
+    return _storage(identity(os.fstat(descriptor)))
+
+
+def storage_at(path: Path) -> Storage | None:
+    """The storage that ``path`` leads to; None if that cannot be looked at."""
+    with suppress(OSError, ValueError):
+        return _storage(identity(path.stat()))
+    return None
+
+
+def _storage(own: Identity) -> Storage:
     above = _closure(own, _above)
     names = tuple(_name(device) for device in above if device != own and not _is_partition(device))
     return Storage(frozenset([*above, *_closure(own, _below)]), names)
