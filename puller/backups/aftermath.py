@@ -95,25 +95,25 @@ class Aftermath:
         with suppress(HypervisorError):
             self._delete(self._domain)
 
-    def let_be(self, error: Exception, point: Point) -> None:
+    def let_be(self, error: Exception, point: Point, *, stopped: bool) -> None:
         """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
 
-        An open job is not left to it so soon: the guest pays for that. Raises JobLeftOpen if it stays, or may
-        do so because libvirt cannot be reached.
+        An open job is not left to it so soon: the guest pays for that. But a run that a signal has ``stopped``
+        has to be gone soon. Raises JobLeftOpen if the job stays, or may do so because libvirt cannot be reached.
         """
         text = error.message if isinstance(error, PullerError) else str(error)
-        if (scratch := self._scratch_at_stake()) is not None:
+        if (scratch := self._scratch_at_stake(stopped)) is not None:
             self._notice(
                 f"the point is stored; its backup job is still open, and its end is tried on: {text}"
             )
-            self._persist(point, scratch)
+            self._persist(point, scratch, HURRY if stopped else PERSISTENCE)
         self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
 
-    def _scratch_at_stake(self) -> frozenset[Path] | None:
+    def _scratch_at_stake(self, stopped: bool) -> frozenset[Path] | None:
         """Folders of the scratch of our job if it is open, or may be; None if it is not."""
         if self._host.is_alive():
             return self._open_scratch()
-        return None if self._come_back() is None else frozenset(self._folders)
+        return None if self._come_back(stopped=stopped) is None else frozenset(self._folders)
 
     def _open_scratch(self) -> frozenset[Path] | None:
         """Folders of the scratch of our open job, none if libvirt does not say; None if no job is open."""
@@ -125,10 +125,10 @@ class Aftermath:
             return None
         return frozenset(path.parent for path in job.scratch)
 
-    def _persist(self, point: Point, scratch: Iterable[Path]) -> None:
+    def _persist(self, point: Point, scratch: Iterable[Path], seconds: float) -> None:
         """End the job, however often it has to be asked, and look at the room for its scratch meanwhile."""
         waiting = current() or long()  # a signal ends it, in whatever thread this is
-        deadline = time.monotonic() + PERSISTENCE
+        deadline = time.monotonic() + seconds
         with ExitStack() as watches:
             for folder in scratch:
                 watches.enter_context(ScratchWatch(folder, self._warn))

@@ -118,8 +118,17 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
 
 def is_stop(error: BaseException) -> bool:
-    """Whether a signal ended the run: in a thread of a batch, as an error of puller's."""
-    return isinstance(error, Interrupted) or not isinstance(error, Exception)
+    """Whether a signal ended the run: in a thread of a batch, as an error of puller's; in the main one also
+    where a failure to clean up took the place of what the signal raised.
+    """
+    met: list[BaseException] = []
+    found: BaseException | None = error
+    while isinstance(found, Exception | GeneratorExit) and found not in met:
+        if isinstance(found, Interrupted):
+            return True
+        met.append(found)
+        found = found.__cause__ or found.__context__
+    return found is not None and found not in met
 
 
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
@@ -256,7 +265,10 @@ class _Transaction:
         except (HypervisorError, NbdError, OSError) as error:
             if self._committed is None:
                 raise
-            self._aftermath.let_be(error, self._committed)
+            stopped = is_stop(error)
+            self._aftermath.let_be(error, self._committed, stopped=stopped)
+            if stopped:
+                raise
             return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:

@@ -41,10 +41,11 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     ``xml`` is the point's ``domain.xml``. ``libvirts`` are asked whether the original is there; where none
     answers it is taken to be lost. Raises OutputRefused, OutputFailed.
     """
-    variables = folder / "nvram.fd" if any(item.name == "nvram.fd" for item in point.attachments) else None
+    held = {item.name: folder / item.name for item in point.attachments}
+    nvram, varstore = held.get("nvram.fd"), held.get("varstore.json")
     taken = _names_beside(point, libvirts)
     try:
-        domain = adapt(xml.decode(), files, image_format, variables, taken)
+        domain = adapt(xml.decode(), files, image_format, nvram, taken, varstore=varstore)
     except (ET.ParseError, UnicodeDecodeError) as error:
         observer(Notice(point.point, f"there is no {NAME}: domain.xml cannot be read: {error}"))
         return

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from puller.errors import StoreUnavailable
 from puller.store.patience import SHORT, Patience, current, holding
 
 A = TypeVar("A")
@@ -75,11 +76,16 @@ class _Crew(Generic[A, B]):
     def _run(self) -> None:
         with holding(self._patience):
             while (task := self._tasks.get()) is not None:
-                if not self._patience.ended:
-                    self._do(*task)
+                self._do(*task)
 
     def _do(self, item: A, result: Future[B]) -> None:
         try:
+            self._require_patience()
             result.set_result(self._work(item))
         except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
             result.set_exception(error)
+
+    def _require_patience(self) -> None:
+        """Raise StoreUnavailable once it has ended: who waits for the item has to learn of that."""
+        if self._patience.ended:
+            raise StoreUnavailable("a read from the store was given up before it began")

@@ -30,6 +30,10 @@ BRIEF = 3.0
 STALLED = 20.0
 """Seconds without a byte from which on a request is as good as silent."""
 
+WAKING = 30.0
+"""Seconds that a folder may be silent at least: a disk that sleeps takes 5 to 15 to turn again, a file server
+that is woken or mounted when it is needed may take longer."""
+
 Tell = Callable[[str], None]
 
 
@@ -42,10 +46,17 @@ class Silence:
 
     It counts from the call's begin, or where bytes moved until a try failed, from that. Bytes that come or go
     now lengthen the wait too, but not those of a while ago: a silent server's socket swallows what is sent.
+    An answer is waited for ``least`` seconds, whatever the patience.
     """
 
-    def __init__(self, place: str = "the store", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        place: str = "the store",
+        clock: Callable[[], float] = time.monotonic,
+        least: float = 0.0,
+    ) -> None:
         self.place = place
+        self._least = least
         self.began = self._since = self._moved = clock()
         self._clock = clock
         self._failed = False
@@ -67,7 +78,7 @@ class Silence:
 
     def left(self, patience: float) -> float:
         """Seconds that an answer is waited for still, of ``patience`` in all."""
-        left = patience - self.lasts
+        left = max(patience, self._least) - self.lasts
         if self._moved == self.began:
             return left
         return max(left, min(patience, STALLED) - (self._clock() - self._moved))

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.patience import SHORT, Patience, Silence, current
+from puller.store.folder import FolderStore
+from puller.store.patience import SHORT, WAKING, Patience, Silence, current
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
@@ -50,6 +51,7 @@ class RetryingStore:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
+        self._may_sleep = isinstance(store, FolderStore)
         self._clock = clock
         self._wait = wait
         self._chance = chance
@@ -144,7 +146,7 @@ class RetryingStore:
 
     def _try(self, ask: Callable[[], T]) -> T:
         patience = current() or Patience(SHORT)
-        silence = Silence(self._store.url, self._clock)
+        silence = Silence(self._store.url, self._clock, WAKING if self._may_sleep else 0.0)
         for pause in pauses(self._chance):
             try:
                 answer = patience.request(ask, silence)

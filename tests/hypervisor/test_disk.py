@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -9,8 +13,10 @@ from hypothesis import strategies as st
 
 from puller.backups.omissions import omissions
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
-from puller.hypervisor.domain.disk import Disk, parse_disks, select
+from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks, select
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.encryption import Encryption
+from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.hostfiles import named_files
 from puller.hypervisor.domain.image import describe, untracked
 
@@ -249,6 +255,26 @@ def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.1)
     with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer in 0 s"):
         describe(Path("/hangs"), "qcow2")
+
+
+ONE = """<domain><devices><disk type='file'><source file='/hangs'/><target dev='vda'/></disk></devices>
+</domain>"""
+
+
+def test_a_look_at_a_file_whose_storage_hangs_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even killed does the program end then."""
+    tool = tmp_path / "stat"
+    tool.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/process\nexec sleep 10\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.hypervisor.domain.facts._SECONDS", 1.0)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    domain = cast(Domain, SimpleNamespace(start_id=lambda: None))
+    (disk,) = with_facts(domain, parse_disks(ONE))
+    assert disk.facts == ImageFacts()
+    os.kill(int((tmp_path / "process").read_text()), signal.SIGKILL)
 
 
 def test_how_the_images_of_a_disk_are_encrypted() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -120,3 +121,38 @@ def test_a_tpm_of_the_host_is_told() -> None:
     backend = "<backend type='passthrough'><device path='/dev/tpm0'/></backend>"
     with pytest.raises(HypervisorError, match="is kept in the host's TPM"):
         firmware.tpm(_domain(devices=f"<tpm>{backend}</tpm>"))
+
+
+def test_a_state_that_is_renamed_between_listing_and_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As swtpm does with each of its writes."""
+    (tmp_path / "TMP2-00.permall").write_bytes(b"sealed keys")
+    listed = Path.rglob
+
+    def rglob(path: Path, pattern: str) -> list[Path]:
+        found = list(listed(path, pattern))
+        if (tmp_path / "TMP2-00.permall").exists():
+            (tmp_path / "TMP2-00.permall").rename(tmp_path / "tpm2-00.permall")
+        return found
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    backend = f"<backend type='emulator'><source type='dir' path='{tmp_path}'/></backend>"
+    content = firmware.tpm(_domain(devices=f"<tpm>{backend}</tpm>"))
+    assert content is not None
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        assert tar.getnames() == ["tpm2-00.permall"]
+
+
+@pytest.mark.parametrize("read", [firmware.nvram, firmware.varstore, firmware.tpm])
+def test_what_cannot_even_be_looked_for_is_told(
+    read: Callable[[Domain], bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    system = "<nvram>/closed/vars</nvram><varstore path='/closed/vars'/>"
+    backend = "<backend type='emulator'><source type='dir' path='/closed/tpm'/></backend>"
+    with pytest.raises(HypervisorError, match=r"cannot read the .*: /closed/\w+: Permission denied"):
+        read(_domain(system, f"<tpm>{backend}</tpm>"))

@@ -63,3 +63,30 @@ def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> Non
     nvram = root.find("./os/nvram")
     assert nvram is not None
     assert (nvram.text, nvram.get("template")) == (None, "/usr/share/OVMF_VARS.fd")
+
+
+BESIDE = """<domain type='kvm'><name>web1</name>
+  <os><varstore template='/usr/share/varstore.json' path='/var/lib/libvirt/qemu/varstore/web1.json'/></os>
+  <devices>
+    <tpm model='tpm-crb'><backend type='emulator'><source type='dir' path='/old-tpm'/></backend></tpm>
+    <memory model='nvdimm'><source><path>/nvdimm</path></source><target><size>1</size></target></memory>
+    <memory model='dimm'><target><size>1</size></target></memory>
+  </devices></domain>"""
+
+
+def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
+    domain = adapt(BESIDE, {}, "raw", None, None, varstore=Path("/r/varstore.json"))
+    root = ET.fromstring(domain.xml)
+    assert root.findall("./os/varstore[@path='/r/varstore.json']")
+    assert root.findall(".//tpm//source[@path='/old-tpm']")
+    assert domain.left_out == ()
+
+
+def test_a_copy_beside_the_original_writes_to_no_file_of_it_that_is_no_disk() -> None:
+    domain = adapt(BESIDE, {}, "raw", None, ["web1"])
+    root = ET.fromstring(domain.xml)
+    for path in ("/var/lib/libvirt/qemu/varstore/web1.json", "/old-tpm", "/nvdimm"):
+        assert path not in domain.xml
+    assert root.find("./os/varstore[@template='/usr/share/varstore.json']") is not None
+    assert len(root.findall("./devices/memory")) == 1
+    assert domain.left_out == ("nvdimm /nvdimm",)

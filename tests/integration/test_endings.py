@@ -195,6 +195,30 @@ def test_a_job_that_cannot_be_ended_at_once_is_ended_later(
     assert scene.backup().parent == point.point
 
 
+def test_a_signal_while_a_job_that_resists_is_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure of the second try to end the job does not hide it: no other domain is begun."""
+    cancel = openjob._cancel
+    met: list[BaseException] = [HypervisorError("cannot acquire state change lock"), KeyboardInterrupt()]
+
+    def resist(domain: Domain) -> None:
+        if met:
+            raise met.pop()
+        cancel(domain)
+
+    def take(domain: str, observer: Observer) -> puller.Point:
+        return puller.backup(scene.repository, domain, connect=scene.uri, observer=observer)
+
+    monkeypatch.setattr(openjob, "_cancel", resist)
+    audience = Audience(lambda _: None, lambda _: None, lambda *_: None)
+    taken = take_all([scene.machine.name] * 2, take, audience)
+    assert isinstance(taken.interruption, KeyboardInterrupt)
+    assert len(taken.points) == 1
+    assert taken.failed == []
+    with pytest.raises(Exception, match="backup"):
+        scene.machine.handle.backupGetXMLDesc()
+    assert leftovers(scene.folder) == []
+
+
 def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from puller.errors import StoreUnavailable
 from puller.store import patience as patiences
+from puller.store.folder import FolderStore
 from puller.store.memory import MemoryStore
 from puller.store.parallel import each
 from puller.store.patience import Patience, holding
@@ -142,6 +144,26 @@ class Hanging(MemoryStore):
         return key.encode()
 
 
+class Asleep(FolderStore):
+    """A folder whose disk has to turn again."""
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        threading.Event().wait(0.3)
+        return super().get(key, max_size=max_size)
+
+
+def test_a_folder_on_a_disk_that_sleeps_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RetryingStore(Asleep(tmp_path))
+    store.put("a", b"1")
+    with holding(Patience(0.1)):
+        assert store.get("a") == b"1"
+        monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
+        with pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+            store.get("a")
+
+
 class Stopped(BaseException):
     """What a signal raises."""
 
@@ -176,6 +198,31 @@ class TestEach:
             for _ in each(RetryingStore(hanging).get, "abc", 2):
                 assert hanging.asked.acquire(timeout=60)
                 raise Stopped
+
+    @pytest.mark.parametrize("threads", [1, 2, 4])
+    def test_what_is_not_begun_as_another_thread_ends_the_patience_fails(self, threads: int) -> None:
+        patience = Patience(patiences.LONG)
+        begun, ended = threading.Event(), threading.Event()
+        met: list[StoreUnavailable] = []
+
+        def work(_: int) -> None:
+            begun.set()
+            assert ended.wait(60)  # and needs no store from here on, so it succeeds
+
+        def consume() -> None:
+            try:
+                with holding(patience):
+                    list(each(work, range(100), threads))
+            except StoreUnavailable as error:
+                met.append(error)
+
+        consumer = threading.Thread(target=consume, daemon=True)
+        consumer.start()
+        assert begun.wait(60)
+        patience.end()
+        ended.set()
+        consumer.join(ENOUGH)
+        assert len(met) == 1
 
     def test_what_still_waits_is_let_go(self) -> None:
         hanging = Hanging(answered=1)

@@ -7,14 +7,17 @@ import ipaddress
 import json
 import os
 import ssl
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -278,6 +281,25 @@ class TestExpectations:
             store.put_new("b", memoryview(body))
         assert [request.body == body for request in server.requests] == [True, True]
         assert not [request for request in server.requests if "expect" in request.headers]
+
+    def test_all_puts_that_were_on_their_way_are_sent_again(
+        self, at: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with scripted_server(Answer(), expectation="refused") as server:
+            store = at(server.endpoint)
+            put, refused = store._client.put_object, threading.Barrier(2)
+
+            def put_beside_another(**request: Any) -> object:
+                try:
+                    return put(**request)
+                except ClientError:
+                    refused.wait(60)
+                    raise
+
+            monkeypatch.setattr(store._client, "put_object", put_beside_another)
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda key: store.put(key, bytes(LARGE)), ["a", "b"]))
+        assert len(server.requests) == 2
 
     def test_others_are_asked_before_a_large_body_is_sent(self, at: Connect) -> None:
         with scripted_server(Answer()) as server:

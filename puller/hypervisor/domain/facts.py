@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from puller.errors import HypervisorError
+from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
 
@@ -44,7 +45,7 @@ def _stat(path: Path, what: str) -> list[str]:
     """Words of coreutils' ``stat``, which knows times of birth; Python's does not. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS, text=True)
+        done = programs.run(command, _SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.split() if done.returncode == 0 else []
+    return done.stdout.decode(errors="replace").split() if done.returncode == 0 else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tarfile
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from pathlib import Path
 
 from puller.errors import HypervisorError
@@ -18,6 +19,9 @@ from puller.units import MIB
 
 LIMIT = 64 * MIB
 """Most bytes taken of either. OVMF's variables have 0.5 to 4 MiB, 64 MiB on ARM; a TPM 2.0 has 20 KiB."""
+
+
+_LOOKS = 5
 
 
 def nvram(domain: Domain) -> bytes | None:
@@ -63,7 +67,7 @@ def tpm(domain: Domain) -> bytes | None:
     path = domain.state_directory.parent / "swtpm" / domain.uuid
     if source is not None and source.get("path"):
         path = Path(source.get("path", ""))
-    if not path.exists():
+    if not _exists(path, what):
         _require_shut_off(domain, path, what)
         return None
     return _archive(path, what)
@@ -75,15 +79,32 @@ def has_tpm(domain: Domain) -> bool:
 
 
 def _archive(path: Path, what: str) -> bytes:
-    """The file, or all files of the folder, without swtpm's locks."""
+    """The file, or all files of the folder, without swtpm's locks.
+
+    swtpm writes a state under another name and renames it, so a file may vanish after it was listed: then
+    they are listed again.
+    """
+    try:
+        for _ in range(_LOOKS):
+            with suppress(FileNotFoundError):
+                return _archived(path, what)
+    except OSError as error:
+        raise _unreadable(what, path, error) from error
+    raise HypervisorError(
+        f"cannot read {what}: {path} changes at every look", advice="See what writes there."
+    )
+
+
+def _archived(path: Path, what: str) -> bytes:
     archive = io.BytesIO()
     folder = path if path.is_dir() else path.parent
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix != ".lock" and file.name != ".lock" and not file.is_dir():
+                modified = int(file.stat().st_mtime)
                 content = _read(file, what)
                 member = tarfile.TarInfo(str(file.relative_to(folder)))
-                member.size, member.mode, member.mtime = len(content), 0o600, int(file.stat().st_mtime)
+                member.size, member.mode, member.mtime = len(content), 0o600, modified
                 tar.addfile(member, io.BytesIO(content))
             if archive.tell() > LIMIT:
                 raise _too_large(what, folder)
@@ -93,10 +114,17 @@ def _archive(path: Path, what: str) -> bytes:
 def _read_if_made(domain: Domain, path: str, what: str) -> bytes | None:
     if not path:
         return None
-    if not Path(path).exists():
+    if not _exists(Path(path), what):
         _require_shut_off(domain, Path(path), what)
         return None
     return _read(Path(path), what)
+
+
+def _exists(path: Path, what: str) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # it is in a folder that may not be entered, or on storage that fails
+        raise _unreadable(what, path, error) from error
 
 
 def _require_shut_off(domain: Domain, path: Path, what: str) -> None:
@@ -118,9 +146,7 @@ def _read(path: Path, what: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(LIMIT + 1)
     except OSError as error:
-        raise HypervisorError(
-            f"cannot read {what}: {path}: {error.strerror}", advice="Run puller as root."
-        ) from error
+        raise _unreadable(what, path, error) from error
     if len(content) > LIMIT:
         raise _too_large(what, path)
     return content
@@ -130,3 +156,7 @@ def _too_large(what: str, path: Path) -> HypervisorError:
     return HypervisorError(
         f"too large, over 64 MiB, to be taken: {what}, {path}", advice="See what is there."
     )
+
+
+def _unreadable(what: str, path: Path, error: OSError) -> HypervisorError:
+    return HypervisorError(f"cannot read {what}: {path}: {error.strerror}", advice="Run puller as root.")

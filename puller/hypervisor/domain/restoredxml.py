@@ -20,8 +20,9 @@ _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", 
 class RestoredDomain:
     """``xml`` defines it by ``name``.
 
-    ``left_out`` are the targets of its writable disks that were not restored, ``added`` those of restored
-    disks that the definition does not have: they were attached to the running domain only.
+    ``left_out`` are the targets of its writable disks that were not restored, and memory that lies in files;
+    ``added`` are those of restored disks that the definition does not have: they were attached to the running
+    domain only.
     """
 
     name: str
@@ -30,21 +31,29 @@ class RestoredDomain:
     added: tuple[str, ...]
 
 
-def adapt(
-    xml: str, files: Mapping[str, Path], image_format: str, nvram: Path | None, taken: Iterable[str] | None
+def adapt(  # noqa: PLR0913 - what a definition is made of
+    xml: str,
+    files: Mapping[str, Path],
+    image_format: str,
+    nvram: Path | None,
+    taken: Iterable[str] | None,
+    *,
+    varstore: Path | None = None,
 ) -> RestoredDomain:
     """The domain of ``xml`` on the restored ``files``, which are by target, and of ``image_format``.
 
-    ``nvram`` is the restored file of its firmware variables. ``taken`` are the names of the domains that the
-    host has where the original is among them: then the restored one gets a name, UUID and MAC addresses of
-    its own. Disks that were not restored are left out unless they are read-only: a copy must not write to
-    those of the original. Raises ElementTree.ParseError.
+    ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` are the names of
+    the domains that the host has where the original is among them: then the restored one gets a name, UUID
+    and MAC addresses of its own. Disks that were not restored are left out unless they are read-only, and
+    memory that lies in a file of the original's: a copy must not write there. Raises ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
     left_out = _adapt_disks(root.find("./devices"), files, image_format)
     if taken is not None:
         _set_apart(root, frozenset(taken))
+        left_out += _without_memory(root.find("./devices"))
     _adapt_nvram(root.find("./os/nvram"), nvram, taken is not None)
+    _adapt_varstore(root.find("./os/varstore"), varstore, taken is not None)
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
     added = tuple(target for target in files if target not in had)
     text = ET.tostring(root, encoding="unicode") + "\n"
@@ -92,7 +101,7 @@ def _set_format(disk: ET.Element, image_format: str) -> None:
 
 
 def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
-    """Give the domain a name of its own, and let libvirt make its UUID and MAC addresses."""
+    """Give the domain a name of its own, and let libvirt make its UUID, MAC addresses and TPM state."""
     if (name := root.find("./name")) is not None:
         names = [f"{name.text}-restored", *(f"{name.text}-restored-{number}" for number in range(2, 1000))]
         name.text = next(free for free in names if free not in taken)
@@ -100,10 +109,29 @@ def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
         (".", "./uuid"),
         ("./devices/interface", "./mac"),
         ("./sysinfo/system", "./entry[@name='uuid']"),
+        ("./devices/tpm/backend[@type='emulator']", "./source"),
     ):
         for holder in root.findall(parent):
             for element in holder.findall(path):
                 holder.remove(element)
+
+
+def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
+    """Take out the devices whose memory is a file, which QEMU does not lock; return what they are."""
+    left_out = []
+    for memory in [] if devices is None else devices.findall("./memory"):
+        if devices is not None and (path := memory.findtext("./source/path")):
+            devices.remove(memory)
+            left_out.append(f"{memory.get('model', 'memory')} {path.strip()}")
+    return tuple(left_out)
+
+
+def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
+    if element is None or (restored is None and not apart):
+        return
+    element.attrib.pop("path", None)  # without one libvirt makes it anew
+    if restored is not None:
+        element.set("path", str(restored))
 
 
 def _adapt_nvram(element: ET.Element | None, restored: Path | None, apart: bool) -> None:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -59,6 +59,13 @@ READ_ATTEMPTS = 3
 """Times that a body is asked for: botocore tries requests again, but not once the body has begun."""
 
 _BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError)
+
+
+class _Way(NamedTuple):
+    """How a body is put: announced with ``Expect: 100-continue``, with a checksum."""
+
+    expects: bool
+    with_checksum: bool
 
 
 class S3Store:
@@ -219,29 +226,33 @@ class S3Store:
 
     def _store(self, request: PutObjectRequestTypeDef, body: Body) -> None:
         while True:
+            way = _Way(self._expects, self._with_checksum)
             try:
-                self._upload(request, body)
+                self._upload(request, body, way)
             except (ClientError, HTTPClientError) as error:
-                if not self._adapts(error, body):
+                if not self._adapts(error, body, way):
                     raise
             else:
                 return
 
-    def _adapts(self, error: Exception, body: Body) -> bool:
-        """Whether a refused put is worth another try, in the way that the server wants from now on."""
-        if self._expects and is_announced(body) and rejects_expectation(error):
+    def _adapts(self, error: Exception, body: Body, way: _Way) -> bool:
+        """Whether a put that was refused so is worth another try, in the way that the server wants.
+
+        Another thread may have learned that already, after this put was on its way.
+        """
+        if way.expects and is_announced(body) and rejects_expectation(error):
             self._expects = False
             return True
-        if not self._with_checksum and isinstance(error, ClientError) and demands_checksum(error):
+        if not way.with_checksum and isinstance(error, ClientError) and demands_checksum(error):
             # A bucket that asks for it once always does.
             self._with_checksum = True
             return True
         return False
 
-    def _upload(self, request: PutObjectRequestTypeDef, body: Body) -> None:
-        if self._with_checksum:
+    def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way) -> None:
+        if way.with_checksum:
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        request["Body"] = upload_body(body, self._expects)
+        request["Body"] = upload_body(body, way.expects)
         self._client.put_object(**request)
 
     def _require_bucket(self) -> None:
