@@ -98,8 +98,8 @@ class Aftermath:
     def let_be(self, error: Exception, point: Point, *, stopped: bool) -> None:
         """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
 
-        An open job is not left to it so soon: the guest pays for that. But a run that a signal has ``stopped``
-        has to be gone soon. Raises JobLeftOpen if the job stays, or may do so because libvirt cannot be reached.
+        An open job is not left to it so soon: the guest pays for that. But a run that a signal
+        has ``stopped`` must end soon. Raises JobLeftOpen if the job stays, or may stay as libvirt cannot be reached.
         """
         text = error.message if isinstance(error, PullerError) else str(error)
         if (scratch := self._scratch_at_stake(stopped)) is not None:
