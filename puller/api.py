@@ -94,7 +94,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     ``disks`` and ``exclude`` are target names of the domain, ``exclude_if_present`` such as it need not
     have. A domain without disks to take gets a point with its configuration. ``full`` ignores earlier points.
     ``compare`` reads all of the disks, whatever their dirty bitmaps say, and stores what differs from the
-    last point; ``compare_every`` does so for disks that were last read as a whole so long ago.
+    last point; ``compare_every`` does so for disks that were not read as a whole for that long.
     ``quiesce`` is ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the
     instant of the freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports
     once the point in time is frozen and before puller reads.
@@ -118,7 +118,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     if mode not in (transaction.PULL, transaction.PUSH):
         raise UsageError(f"there is no mode {mode}: it is pull or push")
     if full and compare:
-        raise UsageError("full and compare exclude each other: full compares with nothing")
+        raise UsageError(
+            "cannot combine full and compare: a full backup compares with nothing",
+            advice="Choose one of the two.",
+        )
     plan = transaction.Plan(
         domain=domain,
         connect=connect,

@@ -270,7 +270,7 @@ class NoSuchDisk(HypervisorError):
     """The domain or restore point has no disk of this target name."""
 
     exit_code = 16
-    default_advice = "Disks are named by their target, such as vda."
+    default_advice = "Name a disk by its target, such as vda."
 
 
 class DomainNotRunning(HypervisorError):

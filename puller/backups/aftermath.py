@@ -99,12 +99,14 @@ class Aftermath:
         """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
 
         An open job is not left to it so soon: the guest pays for that. But a run that a signal
-        has ``stopped`` must end soon. Raises JobLeftOpen if the job stays, or may stay as libvirt cannot be reached.
+        has ``stopped`` must end soon. Raises JobLeftOpen if the job stays, or may as
+        libvirt cannot be reached.
         """
         text = error.message if isinstance(error, PullerError) else str(error)
         if (scratch := self._scratch_at_stake(stopped)) is not None:
             self._notice(
-                f"the point is stored; its backup job is still open, and its end is tried on: {text}"
+                "the point is stored; its backup job is still open, and puller keeps trying to end it: "
+                f"{text}"
             )
             self._persist(point, scratch, HURRY if stopped else PERSISTENCE)
         self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")

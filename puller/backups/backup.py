@@ -71,7 +71,7 @@ class Plan:
 
     ``disks`` empty means all that hold data; the domain need not have those of ``exclude_if_present``;
     ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
-    ``compare_every`` does so for disks that were last read as a whole so long ago. ``mode`` is ``pull`` or
+    ``compare_every`` does so for disks that were not read as a whole for that long. ``mode`` is ``pull`` or
     ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
     bytes a second, of all disks together.
     """

@@ -96,7 +96,7 @@ class Shared(Table):
     compare_every: Annotated[
         Text | None,
         Key(
-            "a duration: a disk that was last read as a whole so long ago is read as a whole and compared",
+            "a duration: disks not read as a whole for that long are read as a whole and compared",
             '"30d"',
             duration,
         ),

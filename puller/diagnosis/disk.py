@@ -63,7 +63,10 @@ def _named(patient: Patient) -> Answer:
 def _left_out(disk: Disk) -> Answer:
     text = f"the disk is {disk.omission}: it is left out"
     if disk.hindrance is None:
-        advice = f"Name it with --disk {disk.target} if no other machine writes to it during a backup."
+        advice = (
+            f"Name it with --disk {disk.target}, beside the other disks, if no other machine writes to it "
+            "during a backup."
+        )
     else:
         advice = f"Back it up by other means; --exclude-disk {disk.target} leaves it out without a notice."
     return warn(text, advice)

@@ -31,6 +31,8 @@ _DENIED_ADVICE = (
     "repository's prefix."
 )
 
+_MAY_NOT_DELETE = "Allow s3:DeleteObject to prune and delete; a host that only backs up works without it."
+
 
 def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Check]:
     """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
@@ -92,11 +94,9 @@ def _right(url: str, trial: Trial, operation: str) -> Answer:
     error = trial.outcomes[operation]
     if error is None:
         return ok("allowed")
-    if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
-        return warn(
-            error.message, "Prune and delete need s3:DeleteObject; a host that only backs up works without."
-        )
     in_bucket = isinstance(error, StoreDenied) and url.startswith("s3://")
+    if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
+        return warn(error.message, _MAY_NOT_DELETE if in_bucket else error.advice)
     return fail(error.message, _DENIED_ADVICE if in_bucket else error.advice)
 
 

@@ -101,7 +101,7 @@ def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
         done = programs.run(command, _SECONDS, cwd="/", **become)
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
-            f"whether {user} reaches {folders[-1]} cannot be told: no answer in {_SECONDS:.0f} s",
+            f"cannot find out whether {user} reaches {folders[-1]}: no answer in {_SECONDS:.0f} s",
             advice="See whether the storage of the folder answers.",
         ) from error
     return Path(os.fsdecode(done.stdout)) if done.stdout else None

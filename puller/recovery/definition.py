@@ -51,7 +51,7 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
         return
     path = folder / NAME
     write_file(path, f"{_comment(point, path)}\n{domain.xml}".encode(), force)
-    observer(Notice(point.point, _advice(point, domain, path, apart=taken is not None)))
+    observer(Notice(point.point, _advice(point, domain, path, disks=bool(files), apart=taken is not None)))
 
 
 def _names_beside(point: Point, libvirts: Sequence[str]) -> list[str] | None:
@@ -74,12 +74,11 @@ def _comment(point: Point, path: Path) -> str:
     )
 
 
-def _advice(point: Point, domain: RestoredDomain, path: Path, *, apart: bool) -> str:
+def _advice(point: Point, domain: RestoredDomain, path: Path, *, disks: bool, apart: bool) -> str:
     entry = "" if path.parent.stat().st_mode & _ENTERED_BY_ALL else f"chmod a+x {path.parent} && "
-    parts = [
-        "domain.xml starts the original's disks",
-        f"to start the restored ones, run '{entry}virsh define {path}'",
-    ]
+    parts = ["domain.xml starts the original's disks"] if disks else []
+    purpose = "start the restored ones" if disks else "define the domain"
+    parts.append(f"to {purpose}, run '{entry}virsh define {path}'")
     if apart:
         parts.append(f"it defines {domain.name}, as {point.domain} exists here")
     if domain.left_out:

@@ -123,7 +123,7 @@ def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
             failed.append(error)  # the other disks are still worth having
             continue
         restored.append(done)
-        _tell_encryption(point, record, observer)
+        _tell_encryption(point, record, request, observer)
         damage += [(record.disk, item) for item in lost]
     for item in () if _is_single(request) else point.attachments:
         try:
@@ -158,14 +158,24 @@ def _define(
     )
 
 
-def _tell_encryption(point: Point, record: DiskRecord, observer: Observer) -> None:
+def _tell_encryption(point: Point, record: DiskRecord, request: Request, observer: Observer) -> None:
     """A point has what the guest saw, and what defines the domain expects an encrypted image."""
-    if record.encryption:
-        text = (
-            f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption: "
-            "take <encryption> from the disk in domain.xml, or encrypt the image, before the domain uses it"
+    if not record.encryption:
+        return
+    text = f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption"
+    if _has_definition(point, request):
+        advice = f"define the domain by {definition.NAME}; domain.xml still has <encryption>"
+    else:
+        advice = (
+            "remove <encryption> from the disk in the domain's XML, or encrypt the image, "
+            "before the domain uses it"
         )
-        observer(Notice(point.point, text))
+    observer(Notice(point.point, f"{text}: {advice}"))
+
+
+def _has_definition(point: Point, request: Request) -> bool:
+    """Whether ``restored.xml`` is written beside the disks."""
+    return Path(request.output, definition.NAME) in _attachment_paths(point, request)
 
 
 def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:

@@ -52,7 +52,8 @@ class Replacement:
         """What has changed."""
         was, now = (f"{each.id} ({each.cipher})" for each in (self.known, self.found))
         return (
-            f"another repository is at {self.known.address} than this host knows: it was {was} and is {now}"
+            f"another repository has replaced the one that this host knows at {self.known.address}: "
+            f"it was {was} and is {now}"
         )
 
     @property

@@ -157,14 +157,13 @@ def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | N
     """Raise if somebody expects this repository to be encrypted."""
     if any(True for _ in slots.list_slots(store)):
         raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
-    if replaced is not None and replaced.known.is_encrypted:
-        raise NotEncrypted(
-            f"the repository at {store.url} is not encrypted, and the one that this host knows there is",
-            advice=replaced.advice,
-        )
+    was = replaced if replaced is not None and replaced.known.is_encrypted else None
+    advice = None if was is None else was.advice
+    plain = f"the repository at {store.url} is not encrypted"
     if secret is not None:
-        given = secret.kind.replace("-", " ")
-        raise NotEncrypted(f"the repository at {store.url} is not encrypted, but a {given} was given")
+        raise NotEncrypted(f"{plain}, but a {secret.kind.replace('-', ' ')} was given", advice=advice)
+    if was is not None:
+        raise NotEncrypted(f"{plain}, but this host knows an encrypted one there", advice=advice)
 
 
 def _open_keys(

@@ -216,6 +216,8 @@ def test_a_repository_that_was_made_plain_gets_nothing(
     for command in (["backup", "guest"], ["check"], ["points"]):
         error = cli(command[0], "-r", str(folder), *command[1:], "--json").error
         assert (error["code"], error["name"]) == (12, "NotEncrypted")
+        assert error["message"].endswith("but a password was given (it is from PULLER_PASSWORD)")
+        assert error["advice"].startswith("Find out who changed it.")
     doctor = cli("doctor", "-r", str(folder), "--connect", "test:///not-there", "--json").document
     (check,) = (check for check in doctor["checks"] if check["name"] == "repository")
     assert (check["status"], "not encrypted" in check["finding"]) == ("fail", True)
@@ -225,6 +227,7 @@ def test_a_repository_that_was_made_plain_gets_nothing(
     monkeypatch.delenv("PULLER_PASSWORD")
     error = cli("points", "-r", str(folder), "--json").error
     assert (error["code"], error["name"]) == (12, "NotEncrypted")
+    assert error["message"].endswith("is not encrypted, but this host knows an encrypted one there")
     monkeypatch.setenv("PULLER_CACHE_DIR", str(tmp_path / "another host"))
     assert cli("points", "-r", str(folder)).code == 0
 

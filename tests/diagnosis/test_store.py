@@ -173,6 +173,7 @@ def test_a_repository_that_can_only_be_read_is_not_well(folder: Path) -> None:
         put_new = put
 
     assert found(ReadOnly(folder)) == {"delete": "warn", "put": "fail"}
+    assert not [check for check in examine(ReadOnly(folder)) if "s3:" in check.advice]
 
 
 def test_a_store_that_falls_silent_is_asked_nothing_more(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.skipif(not is_root(), reason="a private libvirtd needs 
 
 PATIENCE = 400
 _ANYTHING = "…"
+_HOST = "kvm1"
+"""The host of the page."""
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,12 @@ def shown() -> list[str]:
 
 
 def shape(text: str) -> str:
-    """The text without what differs from run to run: ids, times, sizes, numbers, and the width of columns."""
+    """The text without what differs: ids, host, times, sizes, numbers, and the width of columns."""
     for pattern, word in (
         (r"\b[0-9a-f]{32}\b", "ID"),
         (r"\b\d{8}T\d{6}Z-[0-9a-f]{8}\b", "POINT"),
         (r"\b[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d \S+ puller\[\d+\]", "JOURNAL"),
+        (rf"\b({re.escape(platform.node())}|{_HOST})\b", "NAME"),
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "TIME"),
         (r"\b\d+(\.\d+)? ([KMGT]i)?B\b", "SIZE"),
         (r"\b\d+(\.\d+)? (s|min|h|d)\b", "DURATION"),

@@ -222,6 +222,7 @@ def restored_notices(stage: Stage) -> list[str]:
 
     output = str(stage.folder / "told")
     puller.restore(stage.repository, "luks@latest", output=output, observer=tell)
+    puller.restore(stage.repository, "luks@latest", output=f"{output}.raw", disks=["vdb"], observer=tell)
     return told
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -149,22 +149,35 @@ def test_the_time_of_a_point_is_after_the_freeze(scene: Scene, monkeypatch: pyte
     scene.assert_exact(point)
 
 
-def test_a_rehash_needs_no_point_that_is_deleted_meanwhile(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+def _delete(repository: puller.Repository, point: puller.Point, _folder: Path) -> None:
+    puller.delete(repository, [point.point])
+
+
+def _damage(_repository: puller.Repository, point: puller.Point, folder: Path) -> None:
+    (folder / "points" / point.uuid / point.point).write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("befall", [_delete, _damage])
+def test_a_rehash_needs_no_point_that_is_deleted_or_damaged_meanwhile(
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    truth: Truth,
+    befall: Callable[[puller.Repository, puller.Point, Path], None],
 ) -> None:
     """A raw disk names its parent in the point, and takes nothing over from it."""
     machine = machine_factory(DiskSpec("vda", MIB, "raw"))
     machine.write("vda", 1, 0, MIB)
-    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    folder = tmp_path / "repository"
+    repository = puller.create_repository(str(folder), password=None)
     first = puller.backup(repository, machine.name, connect=libvirt_uri)
 
-    def delete(exports: Sequence[DiskExport]) -> None:
+    def meanwhile(exports: Sequence[DiskExport]) -> None:
         truth(exports)
-        puller.delete(repository, [first.point])
+        befall(repository, first, folder)
 
-    second = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=delete)
+    second = puller.backup(repository, machine.name, connect=libvirt_uri, on_frozen=meanwhile)
     assert (second.kind, second.parent) == ("rehash", first.point)
-    assert [point.point for point in puller.list_points(repository)] == [second.point]
     assert truth.equals(restored(repository, second, tmp_path), "vda", 1)
 
 
@@ -188,7 +201,10 @@ def test_a_job_that_cannot_be_ended_at_once_is_ended_later(
     with monkeypatch.context() as patch:
         _refuse(patch, 5)
         point = scene.backup()
-    assert any("its backup job is still open, and its end is tried on: cannot" in text for text in scene.told)
+    assert any(
+        "its backup job is still open, and puller keeps trying to end it: cannot" in text
+        for text in scene.told
+    )
     with pytest.raises(Exception, match="backup"):
         scene.machine.handle.backupGetXMLDesc()
     assert leftovers(scene.folder) == []

@@ -164,9 +164,9 @@ def test_compare_reads_all_and_stores_what_no_look_finds(
     point = take(mode, compare=True)
     take.assert_exact(point)
     assert (point.kind, point.parent, point.disks[0].new_bytes) == ("rehash", first.point, 64 * KIB)
-    assert point.disks[0].reason == "it was to be read in full and compared"
+    assert point.disks[0].reason == "a full comparison is due"
 
 
 def test_full_and_compare_exclude_each_other(scene: Scene) -> None:
-    with pytest.raises(UsageError, match="full and compare exclude each other"):
+    with pytest.raises(UsageError, match="cannot combine full and compare"):
         scene.backup(full=True, compare=True)

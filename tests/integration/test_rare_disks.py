@@ -178,7 +178,10 @@ def test_a_domain_without_disks(
     assert point.point in listing([disk, point], point.time)
     assert "configuration" in description(point, point.time)
     output = tmp_path / "restored"
-    assert puller.restore(taker.repository, point.point, output=str(output)).disks == ()
+    told: list[Event] = []
+    assert puller.restore(taker.repository, point.point, output=str(output), observer=told.append).disks == ()
+    texts = [event.text for event in told if isinstance(event, Notice)]
+    assert [text for text in texts if text.startswith("to define the domain, run 'chmod")] == texts[-1:]
     assert {path.name for path in output.iterdir()} == names | {"restored.xml"}
     with pytest.raises(UsageError, match="has none"):
         puller.restore(taker.repository, point.point, output="nbd://localhost/x")

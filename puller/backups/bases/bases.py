@@ -39,7 +39,7 @@ from puller.repository.repository import Repository
 
 ASKED = "all disks were to be read in full"
 FIRST = "no earlier point has this disk"
-COMPARED = "it was to be read in full and compared"
+COMPARED = "a full comparison is due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[st
     """
     bad = {bases[target].checkpoint: target for target, reason in reasons.items() if reason == FOREIGN}
     doubts = {
-        target: f"disk {bad[base.checkpoint]}, of the same checkpoint, was found to be another"
+        target: f"disk {bad[base.checkpoint]} of the same checkpoint does not match its dirty bitmap"
         for target, base in bases.items()
         if base.checkpoint in bad and base.checkpoint is not None
     } | dict(reasons)

@@ -56,7 +56,7 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
     "--across-hosts",
     is_flag=True,
     help="Judge the points of a domain together, whichever host took them: for domains that migrate. "
-    "Without it each host's are judged by themselves.",
+    "Without this option, each host's points are judged separately.",
 )
 @click.option(
     "--grace",
@@ -71,10 +71,10 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any) -> Outcome:
     """Remove the points that no --keep rule keeps, in each domain; then free space that no point needs.
 
-    Without a --keep rule no point is removed: only space is freed. What each host has taken of a domain is
-    judged by itself, and the newest of it always stays. The newest point with a disk that later ones lack
-    stays as long as the longest rule reaches, and 30 days at least. Space is freed in two steps: a prune
-    condemns what is unreachable, and a later one, when the grace time is over, removes it.
+    Without a --keep rule no point is removed: only space is freed. The points that each host has taken of a
+    domain are judged separately, and the newest of them always stays. The newest point with a disk that later
+    ones lack stays as long as the longest rule reaches, and 30 days at least. Space is freed in two steps: a
+    prune condemns what is unreachable, and a later one, when the grace time is over, removes it.
     """
     repository = open_repository(settings)
     from puller import api

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--force",
     is_flag=True,
-    help="Replace files that exist, overwrite a block device; never what somebody uses.",
+    help="Replace existing files or overwrite a block device, but nothing that is in use.",
 )
 @click.option(
     "--salvage", is_flag=True, help="Keep a damaged disk, with zeros in place of what is lost; exits with 13."

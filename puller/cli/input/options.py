@@ -92,7 +92,7 @@ def hosts_option(text: str) -> Callable[[Callback], Callback]:
     return click.option("--host", "hosts", multiple=True, metavar="HOST", help=f"{text} Can be repeated.")
 
 
-OF_HOST = hosts_option("Of a DOMAIN take the points of this host only: a name, or a pattern such as '*'.")
+OF_HOST = hosts_option("Look for DOMAIN only in the points of this host: a name, or a pattern such as '*'.")
 
 
 class WithGlobalOptions(click.Command):

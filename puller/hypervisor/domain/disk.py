@@ -150,7 +150,7 @@ def _refuse_unknown(domain: str, disks: Sequence[Disk], targets: Sequence[str]) 
 def _known(disks: Sequence[Disk]) -> str:
     """Advice that names the disks there are."""
     names = ", ".join(disk.target for disk in disks)
-    return f"Its disks are {names}." if names else "The domain has no disks at all."
+    return f"Choose among its disks: {names}." if names else "Name no disk: the domain has none."
 
 
 def _parse(element: ET.Element) -> Disk:

@@ -55,7 +55,7 @@ def make_client(config: Config | None = None) -> S3Client:
         client = _client(_CONFIG.merge(config) if config is not None else _CONFIG)
     except _SETTING_UP as error:
         raise UsageError(
-            f"the S3 client cannot be set up: {error}".rstrip("."),
+            f"the S3 client cannot be set up: {error}".rstrip(".: \n"),
             advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
         ) from error
     # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
