@@ -35,7 +35,7 @@ def _why_not(word: str) -> str:
 
 
 def rate(word: str) -> int:
-    """Read a rate such as ``512K``, ``50M`` or ``1.5G``, in bytes per second, at least 1. Raises ValueError."""
+    """Read a rate in bytes per second, at least 1: ``512K``, ``50M``, ``1.5G``. Raises ValueError."""
     match = _RATE.fullmatch(word)
     number = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
     if number < 1:

@@ -68,13 +68,15 @@ def test_any_text_is_a_duration_or_an_error_that_quotes_it(word: str) -> None:
     try:
         found = parse(word)
     except ValueError as error:
-        assert str(error).startswith(f"invalid duration '{word}': ")  # noqa: PT017
+        assert str(error).startswith(f"invalid duration '{word}': ")
     else:
         assert found >= timedelta(0)
         assert word == "0" or word.endswith(UNITS)
 
 
-@given(st.integers(1, 999), st.sampled_from([(60, "s", "min"), (60, "min", "h"), (24, "h", "d"), (7, "d", "w")]))
+@given(
+    st.integers(1, 999), st.sampled_from([(60, "s", "min"), (60, "min", "h"), (24, "h", "d"), (7, "d", "w")])
+)
 def test_units_agree_with_each_other(count: int, step: tuple[int, str, str]) -> None:
     factor, small, large = step
     assert parse(f"{count * factor}{small}") == parse(f"{count}{large}")
