@@ -118,11 +118,16 @@ class Shared(Table):
     ] = None
     scratch_dir: Annotated[
         Text | None,
-        Key("the directory for the scratch images of a pull backup", '"/var/lib/libvirt/images"'),
+        Key(
+            "the directory for scratch images (default: that of the first image)", '"/var/lib/libvirt/images"'
+        ),
     ] = None
     staging_dir: Annotated[
         Text | None,
-        Key("the directory for the images of a push (default: scratch-dir)", '"/var/lib/libvirt/images"'),
+        Key(
+            "the directory for the images of a push (default: that of scratch-dir)",
+            '"/var/lib/libvirt/images"',
+        ),
     ] = None
     parallel: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=64)] | None,

@@ -44,7 +44,7 @@ def test_init_says_that_it_does_not_use_a_password(
     monkeypatch.setenv("PULLER_PASSWORD", "night")
     answer = cli("init", "-r", str(folder), "--no-encryption", "--json")
     assert answer.document["encrypted"] is False
-    assert "not used" in answer.err
+    assert "--no-encryption ignores the password" in answer.err
     assert "night" not in answer.err
 
 
@@ -195,7 +195,7 @@ def test_a_plain_repository_refuses_whoever_has_a_password(
     _set(monkeypatch, tmp_path, source, b"night")
     error = cli("points", "-r", str(folder), "--json").error
     assert (error["code"], error["name"]) == (12, "NotEncrypted")
-    assert "not encrypted, but a password was given (it is from " in error["message"]
+    assert "not encrypted, but a password was given (taken from " in error["message"]
 
 
 def _strip_encryption(folder: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_report_that_cannot_be_written_is_an_error(repository: puller.Reposito
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("puller: the result cannot be written to standard output: No space left")
+    assert done.stderr.startswith("puller: cannot write the result to standard output: No space left")
     assert "Exception" not in done.stderr
 
 
