@@ -87,9 +87,8 @@ def stopped(taken: Taken, error: PullerError) -> PullerError:
     if not taken.points:
         return error
     stored = ", ".join(point.point for point in taken.points)
-    told = Interrupted(
-        error.message, advice=f"Run the same command again for domains that are not stored yet; stored: {stored}."
-    )
+    advice = f"Run the same command again for domains that are not stored yet; stored: {stored}."
+    told = Interrupted(error.message, advice=advice)
     told.__cause__ = error
     return told
 
