@@ -77,8 +77,8 @@ def _load_meanwhile() -> None:
 @click.option(
     "--compare",
     is_flag=True,
-    help="Read all data of every disk, whatever the dirty bitmaps say, and compare it with the last "
-    "restore point. Only the differences are stored.",
+    help="Read all data of every disk without the dirty bitmaps, compare it with the last restore point, "
+    "and store only the differences.",
 )
 @click.option(
     "--mode",
@@ -129,15 +129,15 @@ def _load_meanwhile() -> None:
     "--limit-read",
     type=Rate(),
     metavar="RATE",
-    help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K). "
-    "Without it, there is no limit.",
+    help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
+    "[default: unlimited]",
 )
 @click.option(
     "--limit-upload",
     type=Rate(),
     metavar="RATE",
-    help="Limit the average upload rate, in bytes per second (for example 20M or 500K). Without it, there "
-    "is no limit.",
+    help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
+    "unlimited]",
 )
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:

@@ -35,8 +35,8 @@ _ORDER = ("before", *STEPS, "after")
 @click.option(
     "--only",
     type=click.Choice(STEPS),
-    help="Run only this step, whatever the job's 'then' says. With prune or check, the job's commands "
-    "before and after are not run.",
+    help="Run only this step, even if the job's 'then' does not name it. With prune or check, the job's "
+    "commands before and after are not run.",
 )
 @click.option(
     "--metrics-file",
