@@ -52,9 +52,10 @@ class Program(Group):
 
 program = Program(
     "puller",
-    help="Back up running libvirt/QEMU virtual machines: pull what changed, store it in S3 or a folder.",
-    epilog="The repository's password comes from PULLER_PASSWORD, the file that PULLER_PASSWORD_FILE names, "
-    "or the systemd credential 'puller-password'; on a terminal it is asked for.",
+    help="Back up libvirt/QEMU virtual machines, running or shut off, to S3 or a folder.",
+    epilog="puller takes the repository's password from the first of these that is set: PULLER_PASSWORD, the "
+    "file that PULLER_PASSWORD_FILE names, the configuration's password-file, the systemd credential "
+    "'puller-password'. Without any of them, it asks on the terminal.",
     no_args_is_help=False,
 )
 

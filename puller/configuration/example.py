@@ -1,4 +1,4 @@
-"""An example of the configuration, made of the descriptions of its keys, so that it is never out of date."""
+"""An example of the configuration, made from the descriptions of its keys to be always up to date."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from puller.configuration.schema import (
 )
 
 _HEAD = """\
-# puller's configuration. 'puller config check' tells what is wrong with it.
-# An option of the command line wins over the environment, and that over this file.
-# Lines that begin with "#key" show the other keys that there are."""
+# Configuration of puller. Check it with 'puller config check'.
+# A command-line option overrides the environment, and the environment overrides this file.
+# Lines such as "#key = value" show the keys that are not set."""
 
 
 def example() -> str:
@@ -26,15 +26,15 @@ def example() -> str:
     parts = [
         (_HEAD,),
         ("[repositories.main]", *_lines(RepositoryTable, {"url", "password-file"})),
-        ("# What holds unless a job or an option says something else: repository, connect, progress and",),
-        ("# verbosity for all commands, the rest for jobs.",),
+        ("# Defaults. Every command uses repository, connect, progress and verbosity;",),
+        ("# only jobs use the other keys.",),
         ("[defaults]", *_lines(Defaults, {"repository"}, set(keys(Shared)) - {"repository", "connect"})),
-        ("# A job. 'puller run nightly' does it. All keys that a job has may stand in [defaults] too,",),
-        ("# but for 'domains' and 'exclude'.",),
+        ("# A job. Run it with 'puller run nightly'. All keys of a job except 'domains' and 'exclude'",),
+        ("# may also be set in [defaults].",),
         ("[jobs.nightly]", *_lines(JobTable, {"domains", "then", "check"}, {"repository", "connect"})),
-        ("# Only points that this job took on this host, of its domains, are pruned by its rules.",),
+        ("# The points to keep. Only points that this job took of its domains on this host are pruned.",),
         ("[jobs.nightly.keep]", *_lines(Keep, {"daily", "weekly", "monthly"})),
-        ("# Commands get PULLER_JOB, and the one after the backups PULLER_EXIT_CODE too.",),
+        ("# Commands get PULLER_JOB in their environment; the one afterwards gets PULLER_EXIT_CODE, too.",),
         ("#[jobs.nightly.before]", *_lines(Command, ())),
         ("#[jobs.nightly.after]", *_lines(Command, ())),
     ]
@@ -50,5 +50,5 @@ def _block(lines: Collection[str]) -> str:
 def _lines(table: type[Table], set_: Collection[str], left_out: Collection[str] = ()) -> Iterator[str]:
     shown = {name: key for name, (_, key) in keys(table).items() if key.example and name not in left_out}
     for name, key in sorted(shown.items(), key=lambda item: item[0] not in set_):
-        yield f"# {key.meaning}"
+        yield f"# {key.meaning[:1].upper()}{key.meaning[1:]}"
         yield f"{name} = {key.example}" if name in set_ else f"#{name} = {key.example}"

@@ -20,7 +20,7 @@ from puller.store.location import parse
 
 DEFAULT_PATH = Path("/etc/puller/puller.toml")
 
-_NAME_ADVICE = "A name has letters, digits, '_', '.' and '-' and is at most 64 long: units are called by it."
+_NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
 _PATHS = ("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir")
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
@@ -68,10 +68,10 @@ class Configuration:
             return self.jobs[name]
         if self.file is None:
             raise UsageError(
-                f"there is no configuration that could have a job {name}",
-                advice=f"Write {DEFAULT_PATH}, or name another file with --config.",
+                f"cannot find job {name}: there is no configuration file",
+                advice=f"Create {DEFAULT_PATH}, or name another file with --config or PULLER_CONFIG.",
             )
-        listed = f"Its jobs are {', '.join(self.jobs)}." if self.jobs else "It has none."
+        listed = f"Name one of its jobs: {', '.join(self.jobs)}." if self.jobs else "Add a table [jobs.NAME]."
         raise UsageError(f"{self.file} has no job {name}", advice=meant(name, self.jobs) or listed)
 
 
@@ -87,12 +87,12 @@ def load(named: str | None) -> Configuration:
         if named is None:
             return Configuration()  # there is none, or it is none of this user's business
         raise UsageError(
-            f"the configuration {path} cannot be read: {error.strerror}",
-            advice="Name a file that can be read with --config or PULLER_CONFIG.",
+            f"cannot read the configuration {path}: {error.strerror}",
+            advice="Name a readable file with --config or PULLER_CONFIG.",
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise _unreadable(path, line, "it is not UTF-8", "Save the file as UTF-8.") from error
+        raise _unreadable(path, line, "the file is not UTF-8", "Save the file as UTF-8.") from error
     return decode(text, path)
 
 
@@ -104,13 +104,13 @@ def decode(text: str, path: Path) -> Configuration:
         match = _PLACE.search(str(error))
         line = int(match["line"]) if match and match["line"] else text.count("\n") + 1
         what = _PLACE.sub("", str(error))
-        advice = 'It has to be TOML: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
-        raise _unreadable(path, line, f"this is no TOML: {what[:1].lower()}{what[1:]}", advice) from error
+        advice = 'Correct the syntax: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
+        raise _unreadable(path, line, f"not valid TOML: {what[:1].lower()}{what[1:]}", advice) from error
     except RecursionError as error:
-        raise _unreadable(path, None, "this is nested too deep", "No key of puller's needs that.") from error
+        raise _unreadable(path, None, "nested too deep", "Remove nested values that no key needs.") from error
     except ValueError as error:  # of int(), which takes 4300 digits
-        text = "a number has more digits than can be read"
-        raise _unreadable(path, None, text, "No key of puller's needs that many.") from error
+        text, advice = "a number has too many digits", "Write a shorter number: no key needs so many digits."
+        raise _unreadable(path, None, text, advice) from error
     findings = Findings(str(path), key_lines(text))
     configuration = _Reading(findings).read(content)
     if findings.mistakes:
@@ -150,7 +150,7 @@ class _Reading:
             try:
                 right.append((msgspec.convert(name, Name), table))
             except msgspec.ValidationError:
-                self._findings.add((kind, name), f"{kind}.{name} cannot be called so", _NAME_ADVICE)
+                self._findings.add((kind, name), f"invalid name {kind}.{name}", _NAME_ADVICE)
         return right
 
     def _place(self, name: str, content: Any) -> Place:
@@ -158,8 +158,8 @@ class _Reading:
         right = self._findings.table(path, content, RepositoryTable)
         self._check_paths(path, right)
         if {"key-file", "password-file"} <= right.keys():
-            text = f"{dotted(path)}.password-file stands beside a key-file"
-            self._findings.add((*path, "password-file"), text, "Leave out one of the two.")
+            text = f"{dotted(path)}.password-file and key-file exclude each other"
+            self._findings.add((*path, "password-file"), text, "Remove one of the two.")
         try:
             url = parse(right["url"]).url if "url" in right else ""
         except UsageError as error:
@@ -171,8 +171,8 @@ class _Reading:
         """A service starts in another folder than the user who tried it out."""
         for name in _PATHS:
             if name in content and not Path(content[name]).is_absolute():
-                text = f"{dotted((*path, name))} cannot be {content[name]}: a path has to be absolute"
-                self._findings.add((*path, name), text, "Begin it with a slash.")
+                text = f"{dotted((*path, name))} is not an absolute path: {content[name]}"
+                self._findings.add((*path, name), text, "Write the whole path, beginning with a slash.")
 
     def _check_repository(
         self, path: tuple[str, ...], content: Mapping[str, Any], places: Mapping[str, Place]
@@ -184,8 +184,8 @@ class _Reading:
             parse(word)
         except UsageError:
             names = ", ".join(places) or "none"
-            advice = meant(word, places) or f"Write a URL or one of the names in [repositories]: {names}."
-            text = f"{dotted(path)}.repository cannot be {word}: there is no [repositories.{word}]"
+            advice = meant(word, places) or f"Write a URL, or a name in [repositories] (now: {names})."
+            text = f"invalid value for {dotted(path)}.repository: there is no [repositories.{word}]"
             self._findings.add((*path, "repository"), text, advice)
 
     def _job(self, name: str, content: Any, places: Mapping[str, Place]) -> Job | None:
@@ -204,15 +204,16 @@ class _Reading:
     def _check_whole(self, path: tuple[str, ...], merged: Mapping[str, Any]) -> None:
         name = dotted(path)
         if "prune" in merged.get("then", ()) and not merged.get("keep"):
-            text = f"{name}.then asks for prune, but no rule says what to keep"
-            self._findings.add((*path, "then"), text, f"Write [{name}.keep] with rules such as: daily = 7")
+            text = f"{name}.then includes prune, but no keep rule is set"
+            advice = f"Add a table [{name}.keep] with a rule, for example: daily = 7"
+            self._findings.add((*path, "then"), text, advice)
         both = set(merged.get("disks", ())) & set(merged.get("exclude-disks", ()))
         if both:
-            text = f"{name}.exclude-disks leaves out {', '.join(sorted(both))}, which 'disks' takes"
-            self._findings.add((*path, "exclude-disks"), text, "Name a disk in one of the two lists.")
+            text = f"{name}.exclude-disks and disks both name {', '.join(sorted(both))}"
+            self._findings.add((*path, "exclude-disks"), text, "Name each disk in only one of the two lists.")
         if "job" in merged.get("tags", {}):
-            text = f"{name}.tags.job cannot be set: the name of the job is that tag"
-            self._findings.add((*path, "tags", "job"), text, "Give the tag another name.")
+            text = f"{name}.tags.job is reserved for the name of the job"
+            self._findings.add((*path, "tags", "job"), text, "Choose another name for the tag.")
 
 
 def _made(name: str, table: JobTable) -> Job:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: where, what, and what to write instead."""
+"""Mistakes in a configuration: where each is, what is wrong, and what to write instead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mistake:
 
     @property
     def text(self) -> str:
-        """``/etc/puller/puller.toml:12: jobs.nightly.parallel cannot be 99``."""
+        """``/etc/puller/puller.toml:12: invalid value for jobs.nightly.parallel: 99``."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.message}"
 
@@ -40,7 +40,7 @@ class ConfigurationError(UsageError):
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0))
         first, more = self.mistakes[0], len(self.mistakes) - 1
-        rest = f" (and {more} more: see 'puller config check')" if more else ""
+        rest = f" (and {more} more; 'puller config check' lists all)" if more else ""
         super().__init__(f"{first.text}{rest}", advice=first.advice)
 
 
@@ -59,14 +59,16 @@ class Findings:
         self.mistakes.append(Mistake(self.file, line, dotted(path), message, advice))
 
     def wrong(self, path: Path, value: Any, key: Key, why: str = "") -> None:
-        """Note that ``path`` cannot have this value."""
+        """Note that ``path`` has an invalid value."""
         reason = f": {why}" if why else ""
-        self.add(path, f"{dotted(path)} cannot be {_shown(value)}{reason}", remedy(path[-1], key))
+        self.add(path, f"invalid value for {dotted(path)}: {_shown(value)}{reason}", remedy(path[-1], key))
 
     def table(self, path: Path, value: Any, table: type[Table]) -> dict[str, Any]:
         """The keys of ``value`` that are right, decoded. What is wrong with the others is noted."""
         if not isinstance(value, dict):
-            self.add(path, f"{dotted(path)} is no table", f"Write [{dotted(path)}] and its keys below it.")
+            self.add(
+                path, f"{dotted(path)} must be a table", f"Write [{dotted(path)}] and its keys below it."
+            )
             return {}
         known, right = keys(table), {}
         for name, content in value.items():
@@ -80,11 +82,11 @@ class Findings:
         return right
 
     def _unknown(self, path: Path, known: Iterable[str]) -> None:
-        advice = meant(path[-1], known) or f"The keys here are {', '.join(known)}."
-        self.add(path, f"{dotted(path)} is not known", advice)
+        advice = meant(path[-1], known) or f"Use one of these keys: {', '.join(known)}."
+        self.add(path, f"unknown key {dotted(path)}", advice)
 
     def _missing(self, path: Path, name: str, key: Key) -> None:
-        self.add((*path, name), f"{dotted((*path, name))} is missing", remedy(name, key))
+        self.add((*path, name), f"missing key {dotted((*path, name))}", remedy(name, key))
 
     def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:
         nested = _nested(kind)
@@ -122,14 +124,14 @@ def dotted(path: Path) -> str:
 
 def remedy(name: str, key: Key) -> str:
     """What to write for the key ``name``."""
-    example = f", such as: {name} = {key.example}" if key.example else ""
-    return f"'{name}' is {key.meaning}{example}"
+    example = f", for example: {name} = {key.example}" if key.example else ""
+    return f"Set '{name}' to {key.meaning}{example}"
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The question whether a like word was meant; empty if there is none."""
+    """Ask whether a similar word was meant; empty if there is none."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean '{close[0]}'?" if close else ""
+    return f"Check the spelling: did you mean '{close[0]}'?" if close else ""
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""The keys of the configuration: their types, and what each is for, in one place.
+"""The keys of the configuration: the type and the purpose of each, in one place.
 
-The checks, the remedy that a mistake is answered with and the example are all made of this. A key's type
-is checked by msgspec; ``Text`` with a reader is then read by it, which raises ValueError.
+The checks, the advice for each mistake and the example are all made of this. msgspec checks a key's type;
+a text with a reader is then read by it, which raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from puller.configuration.quantities import duration, rate
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key is for, in words that follow "It is"; an example in TOML; how its text is read."""
+    """What a key holds, in words that follow "Set it to"; an example in TOML; how its text is read."""
 
     meaning: str
     example: str
@@ -29,7 +29,7 @@ Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\\Z
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Texts = Annotated[list[Text], msgspec.Meta(min_length=1)]
 
-_COUNT = "how many of the newest {} with a point keep one, 1 or more"
+_COUNT = "the number of newest {} whose last point stays, counting only those with a point; 1 or more"
 
 
 class Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -40,24 +40,25 @@ class Command(Table):
     """``[jobs.NAME.before]`` and ``.after``."""
 
     command: Annotated[
-        Texts, Key("the program and its arguments, a text each; no shell reads them", '["/bin/true"]')
+        Texts, Key("a list of the program and its arguments; no shell reads them", '["/bin/true"]')
     ]
     timeout: Annotated[
-        Count, Key("after how many seconds the command is killed and counts as failed", "600")
+        Count, Key("the seconds after which the command is killed and has failed (default 600)", "600")
     ] = 600
 
 
 class Keep(Table):
     """``[jobs.NAME.keep]``: which of the job's points stay when it is pruned."""
 
-    last: Annotated[Count | None, Key("how many of the newest points stay, 1 or more", "3")] = None
+    last: Annotated[Count | None, Key("the number of newest points to keep, 1 or more", "3")] = None
     hourly: Annotated[Count | None, Key(_COUNT.format("hours"), "24")] = None
     daily: Annotated[Count | None, Key(_COUNT.format("days"), "7")] = None
     weekly: Annotated[Count | None, Key(_COUNT.format("weeks"), "4")] = None
     monthly: Annotated[Count | None, Key(_COUNT.format("months"), "6")] = None
     yearly: Annotated[Count | None, Key(_COUNT.format("years"), "1")] = None
     within: Annotated[
-        Text | None, Key("a duration: what is at most so much older than the newest stays", '"36h"', duration)
+        Text | None,
+        Key("a duration: keep all points no older than this, counted from the newest", '"36h"', duration),
     ] = None
 
 
@@ -65,117 +66,144 @@ class RepositoryTable(Table):
     """``[repositories.NAME]``."""
 
     url: Annotated[
-        Text, Key("where the repository is: s3://bucket/prefix, or a folder", '"s3://backups/kvm"')
+        Text, Key("the repository's location: s3://bucket/prefix, or a folder", '"s3://backups/kvm"')
     ]
     key_file: Annotated[
-        Text | None, Key("the key file that opens it, by its absolute path", '"/etc/puller/main.key"')
+        Text | None, Key("the absolute path of the key file that opens it", '"/etc/puller/main.key"')
     ] = None
     password_file: Annotated[
-        Text | None, Key("a file that holds its password, by its absolute path", '"/etc/puller/password"')
+        Text | None, Key("the absolute path of a file that holds its password", '"/etc/puller/password"')
     ] = None
 
 
 class Shared(Table):
-    """What a job says for itself, else ``[defaults]`` for all."""
+    """Keys of a job. A job without one takes it from ``[defaults]``."""
 
-    repository: Annotated[Text | None, Key("the name of one of [repositories], or a URL", '"main"')] = None
-    connect: Annotated[Text | None, Key("where libvirt is", '"qemu:///system"')] = None
-    disks: Annotated[Texts | None, Key("the only disks to take, by target", '["vda"]')] = None
-    exclude_disks: Annotated[Texts | None, Key("disks to leave out, by target", '["vdb"]')] = None
+    repository: Annotated[Text | None, Key("a name in [repositories], or a URL", '"main"')] = None
+    connect: Annotated[
+        Text | None, Key("the connection URI of libvirt (default qemu:///system)", '"qemu:///system"')
+    ] = None
+    disks: Annotated[
+        Texts | None, Key("the targets of the only disks to back up (default: all)", '["vda"]')
+    ] = None
+    exclude_disks: Annotated[Texts | None, Key("the targets of the disks to leave out", '["vdb"]')] = None
     mode: Annotated[
-        Literal["pull", "push"] | None, Key("how libvirt hands over the data: pull or push", '"pull"')
+        Literal["pull", "push"] | None,
+        Key('"pull" (puller reads the frozen disks; the default) or "push" (QEMU writes images)', '"pull"'),
     ] = None
     quiesce: Annotated[
         Literal["auto", "on", "off"] | None,
-        Key("whether the guest agent freezes file systems: auto, on or off", '"auto"'),
+        Key(
+            '"auto" (freeze the guest if its agent answers; the default), "on" (fail if not) or "off"',
+            '"auto"',
+        ),
     ] = None
     compression: Annotated[
         Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
-        Key('the level of zstd, from 1 to 19, or "auto"', '"auto"'),
+        Key('the zstd level, from 1 to 19, or "auto" (default 1)', '"auto"'),
     ] = None
     compare_every: Annotated[
         Text | None,
         Key(
-            "a duration: disks not read as a whole for that long are read as a whole and compared",
+            "a duration: read and compare the whole disk if its last whole read is older (default: never)",
             '"30d"',
             duration,
         ),
     ] = None
     limit_read: Annotated[
-        Text | None, Key("how fast disks are read at most, in bytes a second", '"200M"', rate)
+        Text | None, Key("the highest read rate, in bytes per second (default: no limit)", '"200M"', rate)
     ] = None
     limit_upload: Annotated[
-        Text | None, Key("how fast the store is written at most, in bytes a second", '"50M"', rate)
+        Text | None, Key("the highest upload rate, in bytes per second (default: no limit)", '"50M"', rate)
     ] = None
     scratch_dir: Annotated[
-        Text | None, Key("the folder for what guests overwrite during a pull", '"/var/lib/libvirt/images"')
+        Text | None,
+        Key(
+            "the directory for scratch images (default: that of the first image)", '"/var/lib/libvirt/images"'
+        ),
     ] = None
     staging_dir: Annotated[
-        Text | None, Key("the folder for the images of a push", '"/var/lib/libvirt/images"')
+        Text | None,
+        Key(
+            "the directory for the images of a push (default: that of scratch-dir)",
+            '"/var/lib/libvirt/images"',
+        ),
     ] = None
     parallel: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=64)] | None,
-        Key("how many domains are backed up at once, from 1 to 64", "2"),
+        Key("the number of domains to back up at once, from 1 to 64 (default 1)", "2"),
     ] = None
     tags: Annotated[
-        dict[Text, str] | None, Key("kept in every point: texts by name", '{ site = "north" }')
+        dict[Text, str] | None, Key("a table of texts to store in every point", '{ site = "north" }')
     ] = None
     hosts: Annotated[
         Texts | None,
         Key(
-            "the hosts whose points of the job are pruned and checked, names or patterns; else this one",
+            "the hosts whose points are pruned and checked, as names or patterns (default: this host)",
             '["kvm1", "kvm2"]',
         ),
     ] = None
     across_hosts: Annotated[
         bool | None,
-        Key("whether the points of a domain are judged together, whichever of the hosts took them", "true"),
+        Key(
+            "true if a domain's points from all of the hosts are pruned as one series (default false)", "true"
+        ),
     ] = None
     then: Annotated[
         list[Literal["prune", "check"]] | None,
-        Key('what "puller run" does after the backups: "prune", "check" or both', '["prune", "check"]'),
+        Key('the steps after the backups: "prune", "check" or both (default: none)', '["prune", "check"]'),
     ] = None
     grace: Annotated[
         Text | None,
-        Key("a duration: how long what nothing needs waits before prune removes it", '"1d"', duration),
+        Key("a duration: the grace time before unreferenced data is deleted (default 1d)", '"1d"', duration),
     ] = None
     check: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=100)] | None,
-        Key("the percentage of the stored chunks that a check reads, from 0 to 100", "1.0"),
+        Key("the percentage of stored chunks that a check reads, from 0 to 100 (default 0)", "1.0"),
     ] = None
     metrics_file: Annotated[
         Text | None,
-        Key("the file for Prometheus, absolute", '"/var/lib/prometheus/node-exporter/puller.prom"'),
+        Key(
+            "the absolute path of the metrics file for Prometheus",
+            '"/var/lib/prometheus/node-exporter/puller.prom"',
+        ),
     ] = None
-    keep: Annotated[Keep | None, Key("a table of the rules by which prune keeps points", "")] = None
-    before: Annotated[Command | None, Key("a table: the command before the backups", "")] = None
-    after: Annotated[Command | None, Key("a table: the command after them, also after a failure", "")] = None
+    keep: Annotated[Keep | None, Key("a table of the points that prune keeps", "")] = None
+    before: Annotated[Command | None, Key("a table with the command to run before the backups", "")] = None
+    after: Annotated[
+        Command | None, Key("a table with the command to run afterwards, also after a failure", "")
+    ] = None
 
 
 class Defaults(Shared):
-    """``[defaults]``: what holds unless a job, the environment or an option says something else."""
+    """``[defaults]``: what applies unless a job, the environment or an option sets it."""
 
     progress: Annotated[
-        Literal["auto", "lines", "json"] | None, Key("how progress is told: auto, lines or json", '"auto"')
+        Literal["auto", "lines", "json"] | None,
+        Key('the form of progress: "auto" (the default), "lines" or "json"', '"auto"'),
     ] = None
     verbosity: Annotated[
         Literal["quiet", "normal", "verbose"] | None,
-        Key("how much is told: quiet, normal or verbose", '"normal"'),
+        Key('the amount of output: "quiet", "normal" (the default) or "verbose"', '"normal"'),
     ] = None
 
 
 class JobTable(Shared, kw_only=True):
     """``[jobs.NAME]``."""
 
-    domains: Annotated[Texts, Key("the domains: names, UUIDs or patterns with * and ?", '["web*", "db1"]')]
-    exclude: Annotated[Texts | None, Key("names or patterns of domains to leave out", '["*-test"]')] = None
+    domains: Annotated[
+        Texts, Key("a list of domains: names, UUIDs or patterns with * and ?", '["web*", "db1"]')
+    ]
+    exclude: Annotated[Texts | None, Key("the names or patterns of domains to leave out", '["*-test"]')] = (
+        None
+    )
 
 
 class Document(Table):
     """The whole file; each table is checked by itself."""
 
     repositories: Annotated[dict[Name, Any], Key("a table of repositories by name", "")] = {}
-    defaults: Annotated[dict[str, Any], Key("a table of what holds for all jobs", "")] = {}
+    defaults: Annotated[dict[str, Any], Key("a table of defaults for all jobs", "")] = {}
     jobs: Annotated[dict[Name, Any], Key("a table of jobs by name", "")] = {}
 
 

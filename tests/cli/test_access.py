@@ -44,7 +44,7 @@ def test_init_says_that_it_does_not_use_a_password(
     monkeypatch.setenv("PULLER_PASSWORD", "night")
     answer = cli("init", "-r", str(folder), "--no-encryption", "--json")
     assert answer.document["encrypted"] is False
-    assert "not used" in answer.err
+    assert "--no-encryption ignores the password" in answer.err
     assert "night" not in answer.err
 
 
@@ -195,7 +195,7 @@ def test_a_plain_repository_refuses_whoever_has_a_password(
     _set(monkeypatch, tmp_path, source, b"night")
     error = cli("points", "-r", str(folder), "--json").error
     assert (error["code"], error["name"]) == (12, "NotEncrypted")
-    assert "not encrypted, but a password was given (it is from " in error["message"]
+    assert "not encrypted, but a password was given (taken from " in error["message"]
 
 
 def _strip_encryption(folder: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_repository_that_was_made_plain_gets_nothing(
     for command in (["backup", "guest"], ["check"], ["points"]):
         error = cli(command[0], "-r", str(folder), *command[1:], "--json").error
         assert (error["code"], error["name"]) == (12, "NotEncrypted")
-        assert error["message"].endswith("but a password was given (it is from PULLER_PASSWORD)")
+        assert error["message"].endswith("but a password was given (taken from PULLER_PASSWORD)")
         assert error["advice"].startswith("Find out who changed it.")
     doctor = cli("doctor", "-r", str(folder), "--connect", "test:///not-there", "--json").document
     (check,) = (check for check in doctor["checks"] if check["name"] == "repository")

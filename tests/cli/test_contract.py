@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 import puller
+from puller.cli.input.options import GLOBAL_OPTIONS
 from puller.cli.output import failures
 from puller.cli.output.settings import Settings
-from puller.cli.program import COMMANDS
+from puller.cli.program import COMMANDS, program
 from tests.cli.conftest import CommandLine, command, process
 from tests.lab.archive import data_packs, make_point
 
@@ -231,7 +235,7 @@ def test_a_report_that_cannot_be_written_is_an_error(repository: puller.Reposito
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("puller: the result cannot be written to standard output: No space left")
+    assert done.stderr.startswith("puller: cannot write the result to standard output: No space left")
     assert "Exception" not in done.stderr
 
 
@@ -292,3 +296,34 @@ def test_settings_know_json_before_anything_is_parsed() -> None:
     assert Settings.begin({}, ["points", "--json"]).json
     assert not Settings.begin({}, ["points", "--", "--json"]).json
     assert json.dumps(Settings.begin({"PULLER_REPOSITORY": ""}, []).repository) == "null"
+
+
+FILLERS = re.compile(r"\b(tell|so many|so much|whatever|is no|by all means|may be repeated)\b", re.IGNORECASE)
+
+
+def helped() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(program)
+    yield "puller", program
+    for name in COMMANDS:
+        found = program.get_command(context, name)
+        assert found is not None
+        yield f"puller {name}", found
+        if isinstance(found, click.Group):
+            yield from ((f"puller {name} {below}", each) for below, each in found.commands.items())
+
+
+def test_every_help_text_is_a_sentence_without_fillers() -> None:
+    for name, each in helped():
+        options = [option for option in each.params if isinstance(option, click.Option)]
+        texts = {option.opts[0]: option.help or "" for option in (*options, *GLOBAL_OPTIONS)}
+        for what, text in {"": each.help or "", **texts}.items():
+            assert re.match(r"[A-Z]", text), (name, what)
+            assert re.search(r"[.)\]\"]$", text.rstrip()), (name, what, text)
+            assert not FILLERS.search(text), (name, what, text)
+
+
+def test_lists_of_commands_cut_no_sentence_short(cli: CommandLine) -> None:
+    for name in [name for name, each in helped() if isinstance(each, click.Group)]:
+        _, _, listed = cli(*name.split()[1:], "--help").out.partition("\nCommands:\n")
+        assert listed
+        assert "..." not in listed.partition("\n\n")[0]

@@ -263,4 +263,4 @@ def test_figures_that_cannot_be_kept_hide_no_failure(cli: CommandLine, tmp_path:
     words = ("run", "nightly", "--config", str(path), "--metrics-file", "/nonexistent/puller.prom", "--json")
     answer = cli(*words)
     assert answer.error["code"] == 10
-    assert "the metrics file /nonexistent/puller.prom cannot be kept" in answer.err
+    assert "cannot write the metrics file /nonexistent/puller.prom: No such file or directory\n" in answer.err

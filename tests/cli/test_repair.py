@@ -39,7 +39,7 @@ def test_a_damaged_pack_is_named(cli: CommandLine, repository: puller.Repository
     assert answer.document["damaged"] == [str(pack.relative_to(folder))]
     text = cli("repair", "index")
     assert text.code == 13
-    assert f"damaged, left out: {pack.relative_to(folder)}\n" in text.out
+    assert f"damaged pack, left out: {pack.relative_to(folder)}\n" in text.out
 
 
 def test_it_wants_to_know_what(cli: CommandLine) -> None:

@@ -271,7 +271,7 @@ class TestOwnPoints:
         assert answer.code == 13
         assert [error["point"] for error in answer.document["check"]["errors"]] == [hurt.point]
         assert answer.document["check"]["points"] == 1
-        assert "all sound" not in cli("run", "nightly", "--only", "check").out
+        assert "no errors" not in cli("run", "nightly", "--only", "check").out
 
     def test_damage_beside_a_failure_without_a_point_is_told_as_damage(
         self, cli: CommandLine, setting: Setting, repository: puller.Repository, folder: Path
@@ -523,7 +523,7 @@ class TestCommands:
 def test_a_job_that_is_not_there(cli: CommandLine, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     setting.job('domains = ["x"]')
     error = cli("run", "nigthly", "--json").error
-    assert (error["code"], error["advice"]) == (2, "Did you mean 'nightly'?")
+    assert (error["code"], error["advice"]) == (2, "Check the spelling: did you mean 'nightly'?")
     monkeypatch.setenv("PULLER_CONFIG", "/nonexistent")
     assert cli("run", "nightly", "--json").error["code"] == 2
 

@@ -51,7 +51,7 @@ def test_every_answer_names_file_line_key_and_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "what"), [("[" * 5000 + "]" * 5000, "nested too deep"), ("9" * 5000, "more digits")]
+    ("value", "what"), [("[" * 5000 + "]" * 5000, "nested too deep"), ("9" * 5000, "too many digits")]
 )
 def test_what_the_parser_cannot_take(value: str, what: str) -> None:
     assert what in told(f"a = {value}\n")

@@ -28,16 +28,16 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
     pairs = [word.partition("=") for word in words]
     for word, (name, sign, _) in zip(words, pairs, strict=True):
         if not (name and sign):
-            raise click.BadParameter(f"'{word}' is not KEY=VALUE")
+            raise click.BadParameter(f"'{word}' is not of the form KEY=VALUE")
     tags = {name: value for name, _, value in pairs}
     if len(tags) < len(pairs):
-        raise click.BadParameter("a key is given twice")
+        raise click.BadParameter("the same key is given twice")
     return tags
 
 
 def _compression(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
     if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
-        raise click.BadParameter(f"'{word}' is neither a level of 1 to 19 nor auto")
+        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'auto'")
     return word if word == "auto" else int(word)
 
 
@@ -53,49 +53,99 @@ def _load_meanwhile() -> None:
 
 @click.command("backup", cls=Command)
 @click.argument("domains", nargs=-1, required=True, metavar="DOMAIN...")
-@click.option("--disk", "disks", multiple=True, metavar="TARGET", help="Only this disk; may be repeated.")
 @click.option(
-    "--exclude-disk", "exclude", multiple=True, metavar="TARGET", help="Not this disk; may be repeated."
+    "--disk",
+    "disks",
+    multiple=True,
+    metavar="TARGET",
+    help="Back up only this disk, such as vda. Can be repeated. Without it, all supported disks are "
+    "backed up; a notice names those left out.",
 )
-@click.option("--full", is_flag=True, help="Read everything, whatever earlier points know.")
+@click.option(
+    "--exclude-disk",
+    "exclude",
+    multiple=True,
+    metavar="TARGET",
+    help="Leave out this disk, such as vdb. Can be repeated.",
+)
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Read all data of every disk, and build upon no earlier restore point. Without --full and "
+    "--compare, only changed data is read wherever its dirty bitmap can be trusted.",
+)
 @click.option(
     "--compare",
     is_flag=True,
-    help="Read everything, whatever the dirty bitmaps say, and store what differs from the last point.",
+    help="Read all data of every disk without the dirty bitmaps, compare it with the last restore point, "
+    "and store only the differences.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["pull", "push"]),
     default="pull",
     show_default=True,
-    help="Who copies the frozen disks: puller reads them, or QEMU writes images.",
+    help="Choose who copies the frozen disks: pull (puller reads them over NBD) or push (QEMU writes "
+    "images, which puller then reads).",
 )
 @click.option(
     "--quiesce",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Freeze the guest's file systems for an instant: if it can be done, by all means, never.",
+    help="Freeze the guest's file systems at the backup's instant: auto (if the guest agent answers), "
+    "on (fail if it cannot), off.",
 )
 @click.option(
-    "--scratch-dir", metavar="DIR", help="Where the guest's overwritten data waits while the backup runs."
+    "--scratch-dir",
+    metavar="DIR",
+    help="Directory for the scratch images that hold overwritten guest data while the backup runs.  "
+    "[default: that of the domain's first image]",
 )
-@click.option("--staging-dir", metavar="DIR", help="Where the images of a push wait until they are stored.")
-@click.option("--keep-staging", is_flag=True, help="Leave the images of a push, and tell where.")
-@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Kept in the point.")
+@click.option(
+    "--staging-dir",
+    metavar="DIR",
+    help="Directory for the images of a push until they are stored.  [default: the scratch directory]",
+)
+@click.option("--keep-staging", is_flag=True, help="Keep the pushed images and print their paths.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_tags,
+    help="Store this tag in the restore point. Can be repeated.",
+)
 @click.option(
     "--compression",
     default="1",
     show_default=True,
     metavar="LEVEL|auto",
     callback=_compression,
-    help="zstd's level, 1 to 19; auto raises it while the store is the bottleneck.",
+    help="Set the zstd level, from 1 (fastest) to 19 (smallest), or auto (1 to 10, raised while the "
+    "upload is the bottleneck).",
 )
-@click.option("--limit-read", type=Rate(), metavar="RATE", help="Read no faster; bytes/s, as 20M or 500K.")
-@click.option("--limit-upload", type=Rate(), metavar="RATE", help="Store no faster; bytes/s, as 20M or 500K.")
+@click.option(
+    "--limit-read",
+    type=Rate(),
+    metavar="RATE",
+    help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
+    "[default: unlimited]",
+)
+@click.option(
+    "--limit-upload",
+    type=Rate(),
+    metavar="RATE",
+    help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
+    "unlimited]",
+)
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
-    """Take one restore point of each DOMAIN (name or UUID), running or not, one after the other."""
+    """Back up domains: take one restore point of each DOMAIN.
+
+    DOMAIN is a name or a UUID. The domain may be running or shut off. Domains are backed up one after the
+    other; if one fails, the others are still backed up.
+    """
     _load_meanwhile()
     repository = open_repository(settings)
     from puller import api

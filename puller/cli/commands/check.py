@@ -29,7 +29,7 @@ def _percent(context: click.Context, parameter: click.Parameter, word: str | Non
     if word is None:
         return 0.0
     if not (_NUMBER.fullmatch(word) and 0 < float(word.removesuffix("%")) <= 100):
-        raise click.BadParameter(f"'{word}' is not a percentage above 0 and up to 100", context, parameter)
+        raise click.BadParameter(f"'{word}' is not a percentage above 0 and at most 100", context, parameter)
     return float(word.removesuffix("%"))
 
 
@@ -59,13 +59,20 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     _OPTION,
     callback=_percent,
     metavar="[PERCENT]",
-    help="Read the stored data too: all of it, or that share, chosen by chance. "
-    "Write --read-data=50 where a POINT that is a number follows.",
+    help="Also read and verify the stored data: all of it, or a random PERCENT of its chunks. Without it, "
+    "only the structure is verified. If a POINT that consists only of digits follows, write "
+    "--read-data=100.",
 )
 @OF_HOST
 @click.pass_obj
 def command(settings: Settings, points: tuple[str, ...], read_data: float, hosts: tuple[str, ...]) -> Outcome:
-    """Verify restore points, all of them or the named ones. Exits with 0 only if all is sound."""
+    """Verify restore points.
+
+    Verify each POINT, or all points if none is given. The exit code is 0 if they are intact, and 13 if damage
+    is found.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
     repository = open_repository(settings)
     from puller import api
 
@@ -83,7 +90,7 @@ def text(report: CheckReport) -> str:
     """The report for people."""
     looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
     if not report.errors:
-        return f"{looked}; all sound"
+        return f"{looked}; no errors"
     return "\n".join([*(_line(error) for error in report.errors), f"{looked}; errors: {len(report.errors)}"])
 
 
@@ -105,6 +112,6 @@ def failure(report: CheckReport) -> DamagedData | None:
         return None
     hurt = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
-        f"the check found damage in {len(hurt)} restore points (errors: {len(report.errors)})",
-        advice="The other points restore whole; 'puller restore --salvage' gets the rest of a hurt disk.",
+        f"the check found damage in {len(hurt)} restore points ({len(report.errors)} errors)",
+        advice="Restore another point, or what is left of a damaged disk with 'puller restore --salvage'.",
     )

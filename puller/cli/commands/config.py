@@ -12,14 +12,17 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.settings import Settings
 from puller.errors import UsageError
 
-command = Group("config", help="The configuration file: check it, or see an example.", no_args_is_help=False)
+command = Group("config", help="Check the configuration file, or print an example.", no_args_is_help=False)
 
 
 @command.command("check", cls=Bare)
 @click.argument("file", required=False)
 @click.pass_obj
 def check(settings: Settings, file: str | None) -> Outcome:
-    """Tell everything that is wrong with the configuration, or with FILE."""
+    """Check the configuration and print every mistake.
+
+    Check FILE; without it, the file of --config or PULLER_CONFIG, or else /etc/puller/puller.toml.
+    """
     from puller.configuration.file import DEFAULT_PATH, load
     from puller.configuration.mistakes import ConfigurationError
 
@@ -32,17 +35,17 @@ def check(settings: Settings, file: str | None) -> Outcome:
         count = len(mistakes)
         failure = UsageError(
             f"{settings.config} has {count} mistake{'s' if count > 1 else ''}",
-            advice="Correct them, then run 'puller config check' again.",
+            advice="Correct each mistake, then run 'puller config check' again.",
         )
         return Outcome({"file": settings.config, "jobs": [], "mistakes": mistakes}, text, failure)
     jobs = ", ".join(found.jobs) or "none"
     document = {"file": settings.config, "jobs": list(found.jobs), "mistakes": []}
-    return Outcome(document, f"{settings.config} is sound; jobs: {jobs}")
+    return Outcome(document, f"{settings.config} has no mistakes; jobs: {jobs}")
 
 
 @command.command("example", cls=Bare)
 def example() -> Outcome:
-    """Print an example with every key and what it is for."""
+    """Print an example configuration that explains every key."""
     from puller.configuration.example import example as text
 
     return Outcome({"example": text()}, text().rstrip())

@@ -15,10 +15,12 @@ from puller.cli.output.settings import Settings
 @OF_HOST
 @click.pass_obj
 def command(settings: Settings, points: tuple[str, ...], hosts: tuple[str, ...]) -> Outcome:
-    """Delete restore points, in any order: the others stay whole. 'puller prune' then frees the space.
+    """Delete restore points.
+
+    Delete each POINT; all other points stay intact. If a POINT cannot be found, nothing is deleted. Run
+    'puller prune' afterwards to free the space.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
-    All are looked up before any is deleted.
     """
     repository = open_repository(settings)
     from puller import api

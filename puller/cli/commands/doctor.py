@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 
 @click.command("doctor", cls=Bare)
 @click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
-@click.option("--scratch-dir", metavar="DIR", help="Examine this scratch folder, as of 'puller backup'.")
 @click.option(
-    "--job", metavar="JOB", help="Examine what this job would do; of its domains each DOMAIN, or all."
+    "--scratch-dir",
+    metavar="DIR",
+    help="Check this scratch directory. Without it, check the one that a backup would use by default.",
+)
+@click.option(
+    "--job",
+    metavar="JOB",
+    help="Check what this job of the configuration would use: its repository, domains, disks and "
+    "directories. With DOMAIN, check only those of its domains.",
 )
 @click.pass_obj
 def command(
     settings: Settings, domains: tuple[str, ...], scratch_dir: str | None, job: str | None
 ) -> Outcome:
-    """Check host, domains and store for what would break a backup; all domains, or each DOMAIN.
+    """Find problems that would make a backup fail.
 
-    Nothing is changed: one object is put under the repository's locks/ and deleted again. Shows what is
-    not well, with -v all. Exits with 0 if no check failed.
+    Check the host, the store and all domains, or only each DOMAIN (a name or a UUID). Print warnings and
+    failures; with -v, print all checks. The exit code is 0 if no check failed, and 1 otherwise.
+
+    Nothing is changed on the host. To test the credentials, one object is put under the repository's locks/
+    and deleted again.
     """
     choices: dict[str, Any] = {"domains": tuple(dict.fromkeys(domains))}
     if job is None:

@@ -13,10 +13,17 @@ from puller.store.probe import shortcomings
 
 
 @click.command("init", cls=Command)
-@click.option("--no-encryption", is_flag=True, help="Store everything readable by whoever reads the store.")
+@click.option(
+    "--no-encryption",
+    is_flag=True,
+    help="Store all data unencrypted, readable for everybody who can read the store.",
+)
 @click.pass_obj
 def command(settings: Settings, no_encryption: bool) -> Outcome:
-    """Make a repository, encrypted under a password or a key file."""
+    """Create a repository, encrypted with a password or a key file.
+
+    A folder is created if its parent exists. A bucket must exist already.
+    """
     repository = create_repository(settings, encrypted=not no_encryption)
     url = repository.store.url
     if settings.verbosity >= 0:
@@ -25,5 +32,5 @@ def command(settings: Settings, no_encryption: bool) -> Outcome:
     how = "not encrypted" if no_encryption else "encrypted"
     return Outcome(
         {"repository": url, "id": repository.id, "encrypted": not no_encryption},
-        f"made repository {repository.id} at {url} ({how})",
+        f"created repository {repository.id} at {url} ({how})",
     )

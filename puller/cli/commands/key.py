@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 command = Group(
     "key",
-    help="Passwords and key files that open the repository. To change one, add the new and remove the old.",
+    help="Manage the passwords and key files of the repository. To change a password, add the new one, "
+    "then remove the old one.",
     no_args_is_help=False,
 )
 
@@ -29,7 +30,10 @@ command = Group(
 @command.command("list", cls=Command)
 @click.pass_obj
 def list_(settings: Settings) -> Outcome:
-    """List the keys; the one that opened the repository now is marked."""
+    """List the keys of the repository.
+
+    The key that has just opened the repository is marked.
+    """
     repository, secret = open_with_secret(settings)
     from puller import api
 
@@ -38,23 +42,33 @@ def list_(settings: Settings) -> Outcome:
 
 
 @command.command("add", cls=Command)
-@click.option("--new-key-file", metavar="FILE", help="The new key is a file of 32 random bytes or more.")
-@click.option("--new-password-file", metavar="FILE", help="The new key is the password that FILE holds.")
+@click.option(
+    "--new-key-file", metavar="FILE", help="Add this key file, which holds at least 32 random bytes."
+)
+@click.option(
+    "--new-password-file",
+    metavar="FILE",
+    help="Add the password in this file. A newline at its end is ignored.",
+)
 @click.option(
     "--role",
     type=click.Choice(["full", "backup-only"]),
     default="full",
     show_default=True,
-    help="What it may: all, or back up but not read the guests' data.",
+    help="Choose what the key allows: full (everything) or backup-only (back up, but not read the guests' "
+    "data).",
 )
-@click.option("--label", default="", metavar="TEXT", help="Shown by 'puller key list'.")
+@click.option(
+    "--label", default="", metavar="TEXT", help="Set a label that 'puller key list' shows. It is not secret."
+)
 @click.pass_obj
 def add(
     settings: Settings, new_key_file: str | None, new_password_file: str | None, role: str, label: str
 ) -> Outcome:
-    """Add a key; without an option for it, a password is asked for twice.
+    """Add a key: a password or a key file.
 
-    The repository must be opened with a key of the full role.
+    Without --new-key-file and --new-password-file, puller asks twice for a password. Open the repository with
+    a key whose role is full.
     """
     if new_key_file is not None and new_password_file is not None:
         raise click.UsageError("--new-key-file and --new-password-file exclude each other")
@@ -80,9 +94,9 @@ def add(
 @click.argument("key", metavar="ID")
 @click.pass_obj
 def remove(settings: Settings, key: str) -> Outcome:
-    """Remove the key ID: its password or file opens the repository no more.
+    """Remove the key ID, so that it no longer opens the repository.
 
-    The repository must be opened with a key of the full role, and one of these must be left.
+    Open the repository with a key whose role is full. At least one such key must remain.
     """
     repository, _ = open_with_secret(settings)
     from puller import api
@@ -117,6 +131,6 @@ def _row(key: Key) -> tuple[str, ...]:
 def _damage(keys: Sequence[Key]) -> DamagedData | None:
     for key in keys:
         if key.damage is not None:
-            advice = f"Remove it with 'puller key remove {key.key}' and add it anew."
+            advice = f"Remove it with 'puller key remove {key.key}' and add the key again."
             return DamagedData(key.damage, advice=advice)
     return None

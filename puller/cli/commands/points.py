@@ -16,10 +16,13 @@ from puller.errors import DamagedData
 
 @click.command("points", cls=Command)
 @click.argument("domain", required=False)
-@hosts_option("List only the points that this host has taken: a name or a pattern.")
+@hosts_option("List only the points that HOST took, a name or a pattern such as 'kvm*'.")
 @click.pass_obj
 def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> Outcome:
-    """List the restore points, oldest first; of one DOMAIN (name or UUID) if given."""
+    """List restore points, oldest first.
+
+    List the points of DOMAIN (a name or a UUID), or of all domains if none is given.
+    """
     repository = open_repository(settings)
     from puller import api
 

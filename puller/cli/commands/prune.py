@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 _COUNTS = {
     "last": "Keep the N newest points.",
-    "hourly": "Keep the newest point of each of the N newest hours that have one.",
-    "daily": "The same for days.",
-    "weekly": "The same for ISO weeks.",
-    "monthly": "The same for months.",
-    "yearly": "The same for years.",
+    "hourly": "Keep the newest point of each of the N newest hours that have one (UTC).",
+    "daily": "Keep the newest point of each of the N newest days that have one (UTC).",
+    "weekly": "Keep the newest point of each of the N newest ISO weeks that have one (UTC).",
+    "monthly": "Keep the newest point of each of the N newest months that have one (UTC).",
+    "yearly": "Keep the newest point of each of the N newest years that have one (UTC).",
 }
-_NO_RULE = "puller: no --keep rule is given, so all restore points stay"
+_NO_RULE = "puller: no --keep rule is given, so no restore point is removed"
 
 
 def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
@@ -49,14 +49,16 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
     "within",
     type=Duration(),
     metavar="DUR",
-    help="Keep what is at most so much older than the newest point: 36h, 7d, 2w, 1y6m.",
+    help="Keep all points no older than this, counted from the newest (for example 36h, 7d, 2w or 1y6mo).",
 )
-@hosts_option("Judge only the points that this host has taken: a name or a pattern. All others stay.")
+@hosts_option(
+    "Remove only points that HOST took, a name or a pattern such as 'kvm*'. Other hosts' points stay."
+)
 @click.option(
     "--across-hosts",
     is_flag=True,
-    help="Judge the points of a domain together, whichever host took them: for domains that migrate. "
-    "Without this option, each host's points are judged separately.",
+    help="Apply the rules to all points of a domain together, for domains that move from host to host. "
+    "Without it, the rules apply to the points of each host separately.",
 )
 @click.option(
     "--grace",
@@ -64,17 +66,23 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
     default="1d",
     show_default=True,
     metavar="DUR",
-    help="How long what nothing needs any more waits before it is removed. With 0, running backups may fail.",
+    help="Grace time before unreferenced data is deleted (for example 12h or 2d). Choose more than the "
+    "longest backup takes: with 0, running backups may fail.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell which points would go and why; touch nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print which points would be removed, and why, but change nothing."
+)
 @click.pass_obj
 def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any) -> Outcome:
-    """Remove the points that no --keep rule keeps, in each domain; then free space that no point needs.
+    """Remove old restore points and free their space.
 
-    Without a --keep rule no point is removed: only space is freed. The points that each host has taken of a
-    domain are judged separately, and the newest of them always stays. The newest point with a disk that later
-    ones lack stays as long as the longest rule reaches, and 30 days at least. Space is freed in two steps: a
-    prune condemns what is unreachable, and a later one, when the grace time is over, removes it.
+    A point stays if any --keep rule keeps it. Without a --keep rule, no point is removed and only space is
+    freed. The rules apply to each domain and host separately, and the newest point of each always stays. If
+    later points lack a disk, the newest point that has it stays as long as the longest rule reaches, but at
+    least 30 days.
+
+    Space is freed in two steps: one prune condemns unreferenced data, and a later one deletes it once the
+    grace time is over.
     """
     repository = open_repository(settings)
     from puller import api

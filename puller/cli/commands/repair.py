@@ -19,15 +19,16 @@ from puller.errors import DamagedData
 if TYPE_CHECKING:
     from puller.upkeep.repair import RepairReport
 
-command = Group("repair", help="Rebuild what can be rebuilt.", no_args_is_help=False)
+command = Group("repair", help="Rebuild the index of the repository.", no_args_is_help=False)
 
 
 @command.command("index", cls=Command)
 @click.pass_obj
 def index(settings: Settings) -> Outcome:
-    """Rebuild the index from the packs. Exits with 0 only if every pack could be read.
+    """Rebuild the index from the packs.
 
-    Restore points need no index; without it, backups store again what is stored already.
+    Restores do not need the index. Backups without it store data again that the repository already has. The
+    exit code is 0 if every pack could be read, and 13 otherwise.
     """
     repository = open_repository(settings)
     from puller.upkeep.repair import repair_index
@@ -38,7 +39,7 @@ def index(settings: Settings) -> Outcome:
 
 
 def _text(report: RepairReport) -> str:
-    lines = [f"damaged, left out: {printable(name)}" for name in report.damaged]
+    lines = [f"damaged pack, left out: {printable(name)}" for name in report.damaged]
     return "\n".join(
         [*lines, f"packs in the index: {report.packs}, old indexes removed: {report.indexes_removed}"]
     )
@@ -48,6 +49,6 @@ def _failure(report: RepairReport) -> DamagedData | None:
     if not report.damaged:
         return None
     return DamagedData(
-        f"the index is rebuilt without damaged packs: {len(report.damaged)}",
-        advice="Run 'puller check' to see which restore points and disks they hurt.",
+        f"the index was rebuilt without {len(report.damaged)} damaged packs",
+        advice="Run 'puller check' to see which restore points and disks are damaged.",
     )

@@ -29,25 +29,36 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="PATH",
-    help="A folder; or with one --disk a file, a block device or an nbd:// or nbd+unix:// URI.",
+    help="Write to this directory, which is created if needed. With one --disk, PATH can also be a file, "
+    "a block device, or an nbd://, nbds:// or nbd+unix:// URI.",
 )
 @OF_HOST
-@click.option("--disk", "disks", multiple=True, metavar="TARGET", help="Only this disk; may be repeated.")
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    metavar="TARGET",
+    help="Restore only this disk, such as vda. Can be repeated. Without it, all disks are restored.",
+)
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["raw", "qcow2"]),
     default="raw",
     show_default=True,
-    help="Format of the files.",
+    help="Write files in this format; raw files are sparse.",
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Replace existing files or overwrite a block device, but nothing that is in use.",
+    help="Replace existing files and overwrite a block device, but never one that is in use. Without it, "
+    "they are refused.",
 )
 @click.option(
-    "--salvage", is_flag=True, help="Keep a damaged disk, with zeros in place of what is lost; exits with 13."
+    "--salvage",
+    is_flag=True,
+    help="Write a damaged disk too, with zeros in place of lost data, and exit with 13. Without it, a "
+    "damaged disk is not written.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
@@ -60,7 +71,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     force: bool,
     salvage: bool,
 ) -> Outcome:
-    """Write the disks of a restore point to files, a device or an NBD export.
+    """Restore the disks of a point to files, a device or NBD.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
@@ -112,7 +123,7 @@ def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
 
 
 def _text(restored: Restored) -> str:
-    lines = [] if restored.disks else [f"point {restored.point} has no disks: its configuration is restored"]
+    lines = [] if restored.disks else [f"point {restored.point} has no disks: restored its configuration"]
     lines += [
         f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
         for done in restored.disks
@@ -130,6 +141,6 @@ def _failure(restored: Restored) -> DamagedData | None:
     disks = ", ".join(sorted({disk for disk, _ in restored.damage}))
     lost = format_bytes(sum(damage.length for _, damage in restored.damage))
     return DamagedData(
-        f"{lost} of point {restored.point} are lost (disk {disks}); the output has zeros there",
-        advice="Compare with another restore point; 'puller check --read-data' shows which are sound.",
+        f"lost {lost} of point {restored.point} (disk {disks}): the output has zeros in their place",
+        advice="Restore another point if you can: 'puller check --read-data' shows which points are intact.",
     )

@@ -35,15 +35,22 @@ _ORDER = ("before", *STEPS, "after")
 @click.option(
     "--only",
     type=click.Choice(STEPS),
-    help="Do this step only, whether or not the job's 'then' has it; prune and check run no commands.",
+    help="Run only this step, even if the job's 'then' does not name it. With prune or check, the job's "
+    "commands before and after are not run.",
 )
-@click.option("--metrics-file", metavar="FILE", help="Keep figures for Prometheus in this file.")
+@click.option(
+    "--metrics-file",
+    metavar="FILE",
+    help="Write metrics for Prometheus to this file. Without it, the job's metrics-file is used if it has "
+    "one.",
+)
 @click.pass_obj
 def command(settings: Settings, job: str, only: str | None, metrics_file: str | None) -> Outcome:
-    """Do one job of the configuration: back up all domains that it matches, so many at a time.
+    """Run a job of the configuration.
 
-    What its 'then' asks for follows: prune by the job's rules, and a check. Two runs of one job at a time
-    are refused with 11.
+    Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
+    'then': prune by the job's rules, and check. If the job is already running on this host, the exit code
+    is 11.
     """
     chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
@@ -172,7 +179,7 @@ def _failure(report: JobReport) -> PullerError | None:
         return found[0][1] if found else None
     text = f"job {report.job}: " + "; ".join(f"{step}: {error.message}" for step, error in found)
     if stored := len(report.taken.points):
-        return PartialFailure(text, advice=f"See each failure above; domains backed up: {stored}.")
+        return PartialFailure(text, advice=f"Read each error above; {stored} domains were backed up.")
     errors = [error for _, error in found]
     first = next((error for error in errors if isinstance(error, DamagedData)), errors[0])
     return type(first)(text, advice=first.advice)

@@ -18,7 +18,7 @@ from puller.cli.output.settings import Settings
 @OF_HOST
 @click.pass_obj
 def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
-    """Show one restore point in full.
+    """Show all details of a restore point.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @click.command("stats", cls=Command)
-@hosts_option("Count only the points that this host has taken: a name or a pattern.")
+@hosts_option("Count only the points that HOST took, a name or a pattern such as 'kvm*'.")
 @click.pass_obj
 def command(settings: Settings, hosts: tuple[str, ...]) -> Outcome:
-    """Tell what the repository holds, and what each domain costs."""
+    """Show what the repository holds, and what each domain adds."""
     repository = open_repository(settings)
     from puller import api
 

@@ -18,8 +18,8 @@ def repository_url(settings: Settings) -> str:
     """The repository's URL. Raises UsageError if none is given."""
     if not settings.repository:
         raise UsageError(
-            "no repository is given",
-            advice="Name it with -r URL or PULLER_REPOSITORY, or in the configuration.",
+            "no repository given",
+            advice="Name one with -r URL, PULLER_REPOSITORY or the configuration.",
         )
     return settings.repository
 
@@ -34,7 +34,7 @@ def open_repository(settings: Settings) -> Repository:
 
 
 def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
-    """The same, and the secret that was used: what is done with keys needs it once more."""
+    """Open the repository, and return the secret as well: managing keys needs it again."""
     repository, secret = _open_or_ask(settings)
     if (replaced := repository.replaced) is not None:
         say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
@@ -48,7 +48,7 @@ def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
     except NotEncrypted as error:
         if secret.is_given:
             raise NotEncrypted(
-                f"{error.message} (it is from {secret.source})", advice=error.advice
+                f"{error.message} (taken from {secret.source})", advice=error.advice
             ) from error
         raise
     except WrongKey as error:
@@ -61,16 +61,16 @@ def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
 
 
 def _secret(settings: Settings) -> Secret:
-    """What an option, the environment or the configuration gives for this repository."""
+    """Return the secret that an option, the environment or the configuration gives for this repository."""
     return given_secret(settings.key_file, os.environ, settings.place)
 
 
 def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
-    """The error, which says where the secret is from: there are many places."""
+    """Add where the secret is from: there are many places."""
     advice = error.advice
     if secret.key_file is not None:
         advice = "Name another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
-    return WrongKey(f"{error.message} (it is from {secret.source})", advice=advice)
+    return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
 def _open(url: str, secret: Secret) -> Repository:
@@ -80,15 +80,15 @@ def _open(url: str, secret: Secret) -> Repository:
 
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:
-    """Make the repository. Raises UsageError and what ``puller.create_repository`` raises."""
+    """Create the repository. Raises UsageError and what ``puller.create_repository`` raises."""
     url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
         secret = _new_password()
     if not encrypted and secret.is_given:
         if settings.verbosity >= 0:
             say(
-                "puller: --no-encryption: the password or key file that is given is not used; other commands "
-                "refuse the repository as long as it is given"
+                "puller: --no-encryption ignores the password or key file that is given; unset it, or other "
+                "commands will refuse the repository"
             )
         secret = Secret()
     from puller import api

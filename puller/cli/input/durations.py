@@ -1,4 +1,4 @@
-"""Durations as options: ``7d``, ``36h``, ``2w``, ``1y6m``."""
+"""Durations as options: ``90min``, ``36h``, ``7d``, ``1y6mo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The global options: told before or after the command's name, or by the environment."""
+"""The global options: given before or after the command's name, or by the environment."""
 
 from __future__ import annotations
 
@@ -52,38 +52,44 @@ GLOBAL_OPTIONS = (
     _option(
         "--config",
         metavar="FILE",
-        help="Read this configuration.  [env: PULLER_CONFIG; "
-        "default: /etc/puller/puller.toml, if it is there]",
+        help="Read this configuration file.  [env: PULLER_CONFIG; "
+        "default: /etc/puller/puller.toml, if it exists]",
     ),
     _option(
         "-r",
         "--repository",
         metavar="URL",
-        help="s3://bucket/prefix, a folder (/path or file:///path), or a name in the configuration.  "
-        "[env: PULLER_REPOSITORY]",
+        help="Use this repository: s3://bucket/prefix, a folder (/path, ./path or file:///path), or a "
+        "name in the configuration.  [env: PULLER_REPOSITORY; default: from the configuration]",
     ),
     _option(
         "--key-file",
         metavar="FILE",
-        help="Open the repository with this key file, not a password.  [env: PULLER_KEY_FILE]",
+        help="Open the repository with this key file instead of a password.  [env: PULLER_KEY_FILE]",
     ),
     _option(
         "-c",
         "--connect",
         metavar="URI",
-        help="Where libvirt is.  [env: LIBVIRT_DEFAULT_URI; default: qemu:///system]",
+        help="Connect to libvirt at this URI.  [env: LIBVIRT_DEFAULT_URI; default: qemu:///system]",
     ),
-    _option(JSON, is_flag=True, help="Write one JSON document to stdout, errors included."),
-    _option("-q", "--quiet", is_flag=True, callback=_quiet, help="Tell errors only."),
-    _option("-v", "--verbose", is_flag=True, callback=_verbose, help="Tell every step."),
+    _option(JSON, is_flag=True, help="Print one JSON document to stdout, also for an error."),
+    _option("-q", "--quiet", is_flag=True, callback=_quiet, help="Print only errors."),
+    _option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        callback=_verbose,
+        help="Print every step. Of -q and -v, the last one counts.",
+    ),
     _option(
         "--progress",
         type=click.Choice(PROGRESS),
-        help="Tell progress as bars or lines, whichever suits; as lines; or all of stderr as JSON lines.  "
-        "[env: PULLER_PROGRESS; default: auto]",
+        help="Choose the form of progress: auto (bars on a terminal, lines elsewhere), lines, or json (all "
+        "of stderr as JSON lines).  [env: PULLER_PROGRESS; default: auto]",
     ),
-    _option("--debug", is_flag=True, help="Show the traceback of an error."),
-    _option("--version", is_flag=True, is_eager=True, callback=_version, help="Show the version."),
+    _option("--debug", is_flag=True, help="Print the traceback of an error."),
+    _option("--version", is_flag=True, is_eager=True, callback=_version, help="Print the version."),
 )
 
 
@@ -92,18 +98,21 @@ def hosts_option(text: str) -> Callable[[Callback], Callback]:
     return click.option("--host", "hosts", multiple=True, metavar="HOST", help=f"{text} Can be repeated.")
 
 
-OF_HOST = hosts_option("Look for DOMAIN only in the points of this host: a name, or a pattern such as '*'.")
+OF_HOST = hosts_option(
+    "For DOMAIN@latest and DOMAIN@TIME, use only points that HOST took, a name or a pattern such as '*' for "
+    "all hosts. Required if several hosts took points of DOMAIN."
+)
 
 
 class WithGlobalOptions(click.Command):
-    """A command that takes the global options beside its own, and answers ``--help --json`` in JSON."""
+    """A command with the global options, which answers ``--help --json`` in JSON."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Its own parameters, then the global ones."""
+        """Return its own parameters, then the global ones."""
         return [*super().get_params(ctx), *GLOBAL_OPTIONS]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the two kinds of options apart."""
+        """Show its own and the global options in two sections."""
         taken = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
         own = [option for option in taken if option not in GLOBAL_OPTIONS]
         for title, options in (("Options", own), ("Global options", GLOBAL_OPTIONS)):
@@ -112,7 +121,7 @@ class WithGlobalOptions(click.Command):
                 formatter.write_dl(records)
 
     def get_help(self, ctx: click.Context) -> str:
-        """The help as text, or as a document where JSON is asked for."""
+        """Return the help as text, or as a document if JSON was asked for."""
         text = super().get_help(ctx)
         return json.dumps({"help": text}) if _settings(ctx).json else text
 
@@ -122,7 +131,7 @@ class Bare(WithGlobalOptions):
 
 
 class Command(WithGlobalOptions):
-    """One command of puller. What its options and the environment leave open, the configuration says."""
+    """A command of puller. The configuration sets what its options and the environment do not."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click."""

@@ -1,4 +1,4 @@
-"""Rates as options: ``500K``, ``20M``, ``1.5G``; bytes a second, the letters powers of 1024."""
+"""Rates as options: ``500K``, ``20M``, ``1.5G``, in bytes per second; the letters are powers of 1024."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from puller.configuration.quantities import rate
 
 
 class Rate(click.ParamType[int]):
-    """A rate on the command line, in bytes a second."""
+    """A rate on the command line, in bytes per second."""
 
     name = "rate"
 

@@ -22,8 +22,8 @@ CREDENTIAL = "puller-password"
 KEY_FILE_LIMIT = MIB
 """Bytes. A key file has 32 or some more; a device that never ends must not be read to its end."""
 
-_ADVICE = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE, or run this on a terminal to be asked."
-_FILE_ADVICE = "Name a file that can be read and holds what is meant."
+_ADVICE = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE, or run the command on a terminal to be asked."
+_FILE_ADVICE = "Name a readable file that holds the password or key."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Secret:
 
 
 def given_secret(key_file: str | None, environment: Mapping[str, str], place: Place | None) -> Secret:
-    """The first that is there: the key file that is named, a password in the environment, what the
-    configuration says of this repository, systemd's credential, which is for whatever the service opens.
+    """Return the first secret of: the named key file, the environment's password, the configuration's secret
+    for this repository, systemd's credential (for whatever repository the service opens).
 
-    Raises UsageError if a source is there that gives nothing useful.
+    Raises UsageError if a source exists but holds no usable secret.
     """
     if key_file is not None:
         return _from_key_file(key_file)
@@ -76,11 +76,11 @@ def new_secret(key_file: str | None, password_file: str | None) -> Secret:
     if key_file is not None:
         return _from_key_file(key_file)
     if password_file is not None:
-        return _from_file(Path(password_file), "the new password", _FILE_ADVICE)
+        return _from_file(Path(password_file), "--new-password-file", _FILE_ADVICE)
     if not can_ask():
         raise UsageError(
             "the new key needs a password or a key file",
-            advice="Pass --new-password-file or --new-key-file, or run this on a terminal to be asked.",
+            advice="Pass --new-password-file or --new-key-file, or run the command on a terminal.",
         )
     return ask("New password", twice=True)
 
@@ -100,9 +100,7 @@ def _key_file(path: str) -> bytes:
         with Path(path).open("rb") as file:
             content = file.read(KEY_FILE_LIMIT + 1)
     except OSError as error:
-        raise UsageError(
-            f"the key file {path} cannot be read: {error.strerror}", advice=_FILE_ADVICE
-        ) from error
+        raise UsageError(f"cannot read the key file {path}: {error.strerror}", advice=_FILE_ADVICE) from error
     if not 0 < len(content) <= KEY_FILE_LIMIT:
         size = "is empty" if not content else "is longer than 1 MiB"
         raise UsageError(f"the key file {path} {size}", advice=_FILE_ADVICE)
@@ -133,16 +131,18 @@ def _read_password(path: Path, source: str, advice: str) -> str:
     try:
         content = path.read_bytes().removesuffix(b"\n")
     except OSError as error:
-        text = f"{source} is to be read from {path}, which fails: {error.strerror}"
+        text = f"cannot read {source} from {path}: {error.strerror}"
         raise UsageError(text, advice=advice) from error
     return _checked(content.decode(errors="surrogateescape"), f"{source} ({path})", advice)
 
 
 def _checked(password: str, source: str, advice: str) -> str:
     if not password:
-        raise UsageError(f"{source} gives an empty password", advice=advice)
+        raise UsageError(f"the password from {source} is empty", advice=advice)
     try:
         password.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{source} is not UTF-8", advice="Choose a password of UTF-8 text.") from error
+        raise UsageError(
+            f"the password from {source} is not UTF-8", advice="Choose a password of UTF-8 text."
+        ) from error
     return password

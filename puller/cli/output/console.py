@@ -104,8 +104,8 @@ def answer(text: str) -> None:
     except OSError as error:
         silence(sys.stdout)
         raise PullerError(
-            f"the result cannot be written to standard output: {error.strerror}",
-            advice="What the command does to repository and disks is done; only its report is lost.",
+            f"cannot write the result to standard output: {error.strerror}",
+            advice="Check where the output goes: the command itself is done, and only its report is lost.",
         ) from error
 
 

@@ -17,7 +17,7 @@ _BINDINGS = {"nbd": "python3-libnbd", "libvirt": "python3-libvirt", "libvirtmod"
 
 
 class InternalError(PullerError):
-    """Something that puller did not expect: a bug."""
+    """An error that puller did not expect: a bug."""
 
 
 class MissingBinding(PullerError):
@@ -32,7 +32,7 @@ def translate(error: BaseException) -> PullerError:
         case click.ClickException():
             return _raised_from(error, _usage(error))
         case click.Abort():
-            return _raised_from(error, Interrupted("stopped at a question"))
+            return _raised_from(error, Interrupted("stopped while asking for input"))
         case Stopped():
             return _raised_from(error, Interrupted(f"stopped by {error.signal}"))
         case ModuleNotFoundError(name=str(name)) if name in _BINDINGS:
@@ -55,8 +55,8 @@ def _usage(error: click.ClickException) -> UsageError:
 
 def _missing(name: str) -> MissingBinding:
     return MissingBinding(
-        f"Python's module '{name}' is not installed",
-        advice=f"Install {_BINDINGS[name]} from the distribution; the 'nbd' of PyPI is another thing.",
+        f"the Python module '{name}' is not installed",
+        advice=f"Install {_BINDINGS[name]} from the distribution: 'nbd' on PyPI is a different package.",
     )
 
 

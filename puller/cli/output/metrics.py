@@ -34,27 +34,39 @@ _ERRORS = "puller_errors_total"
 _SUCCESS = "puller_backup_success"
 _LEFT_OPEN = "puller_backup_job_left_open"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "When the newest point was taken."),
-    "puller_backup_success": (_DOMAIN, "Whether the last run took a point of the domain."),
-    "puller_backup_duration_seconds": (_DOMAIN, "How long the newest point took."),
-    "puller_backup_dirty_bytes": (_DOMAIN, "Named as changed by the source, newest point."),
-    "puller_backup_read_bytes": (_DOMAIN, "Read from the disks, newest point."),
-    "puller_backup_stored_bytes": (_DOMAIN, "Added to the store, newest point."),
-    "puller_backup_deduplicated_bytes": (_DOMAIN, "Read, but zero or in the repository already."),
-    "puller_backup_freeze_seconds": (_DOMAIN, "How long the guest's file systems stood frozen."),
-    "puller_backup_scratch_peak_bytes": (_DOMAIN, "Scratch that the guest's writes took."),
-    "puller_backup_job_left_open": (_DOMAIN, "Whether the newest point's backup job could not be ended."),
-    "puller_job_last_run_timestamp_seconds": (_JOB, "When its backups last ended, however they did."),
-    "puller_job_duration_seconds": (_JOB, "How long that run took."),
-    "puller_job_exit_code": (_JOB, "The exit code of that run; 0 is success."),
-    "puller_prune_exit_code": (_JOB, "The exit code of its last prune; 0 is success."),
-    "puller_prune_last_success_timestamp_seconds": (_JOB, "When its points were last pruned."),
-    "puller_prune_freed_bytes": (_JOB, "Freed by its last prune."),
-    "puller_check_exit_code": (_JOB, "The exit code of its last check; 0 is success."),
-    "puller_check_last_success_timestamp_seconds": (_JOB, "When its points were last found sound."),
-    "puller_check_errors": (_JOB, "Errors that its last check found."),
+    "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "Time of the newest point."),
+    "puller_backup_success": (_DOMAIN, "1 if the last run took a point of the domain, else 0."),
+    "puller_backup_duration_seconds": (_DOMAIN, "Duration of the backup that took the newest point."),
+    "puller_backup_dirty_bytes": (_DOMAIN, "Bytes that the source reported as changed, newest point."),
+    "puller_backup_read_bytes": (_DOMAIN, "Bytes read from the disks, newest point."),
+    "puller_backup_stored_bytes": (_DOMAIN, "Bytes added to the store, newest point."),
+    "puller_backup_deduplicated_bytes": (
+        _DOMAIN,
+        "Bytes read that were zero or already in the repository, newest point.",
+    ),
+    "puller_backup_freeze_seconds": (
+        _DOMAIN,
+        "Time that the guest's file systems were frozen, newest point.",
+    ),
+    "puller_backup_scratch_peak_bytes": (
+        _DOMAIN,
+        "Bytes of scratch that the guest's writes used, newest point.",
+    ),
+    "puller_backup_job_left_open": (
+        _DOMAIN,
+        "1 if the newest point's backup job could not be ended, else 0.",
+    ),
+    "puller_job_last_run_timestamp_seconds": (_JOB, "Time of the end of the last run with backups."),
+    "puller_job_duration_seconds": (_JOB, "Duration of the last run with backups."),
+    "puller_job_exit_code": (_JOB, "Exit code of the last run with backups; 0 is success."),
+    "puller_prune_exit_code": (_JOB, "Exit code of the last prune; 0 is success."),
+    "puller_prune_last_success_timestamp_seconds": (_JOB, "Time of the last successful prune."),
+    "puller_prune_freed_bytes": (_JOB, "Bytes freed by the last prune."),
+    "puller_check_exit_code": (_JOB, "Exit code of the last check; 0 is success."),
+    "puller_check_last_success_timestamp_seconds": (_JOB, "Time of the last check that found no error."),
+    "puller_check_errors": (_JOB, "Errors found by the last check."),
 }
-_ERRORS_HELP = "Failures by class of error; those of a whole job have no domain."
+_ERRORS_HELP = "Failures by class of error; those of a whole job have an empty domain."
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
@@ -89,8 +101,8 @@ def export(path: str, run: Run) -> None:
             _replace(Path(path), render(merge(_read(Path(path)), run, time.time())))
     except (OSError, ValueError) as error:
         raise PullerError(
-            f"the metrics file {path} cannot be kept: {error}",
-            advice="Name a file with --metrics-file in a folder that puller may write to, or delete it.",
+            f"cannot write the metrics file {path}: {getattr(error, 'strerror', None) or error}",
+            advice="Name a file in a directory that puller can write to; delete a damaged file.",
         ) from error
 
 

@@ -72,8 +72,8 @@ class Settings:
             self.said = _VERBOSITY[defaults.verbosity]
         self.progress = self.progress or defaults.progress or PROGRESS[0]
         if self.progress not in PROGRESS:
-            text = f"PULLER_PROGRESS is '{self.progress}'"
-            raise UsageError(text, advice=f"It may be {', '.join(PROGRESS)}.")
+            text = f"invalid value for PULLER_PROGRESS: {self.progress}"
+            raise UsageError(text, advice=f"Set it to one of: {', '.join(PROGRESS)}.")
         self.connect = self.connect or defaults.connect
         if word := self.repository or configuration.repository:
             self.place = configuration.place(word)

@@ -78,7 +78,7 @@ def failure(taken: Taken) -> PullerError | None:
     domain, first = errors[0]
     if len(errors) == 1:
         return first
-    message = f"none of {len(errors)} domains was backed up; {domain}: {first.message}"
+    message = f"cannot back up any of {len(errors)} domains; {domain}: {first.message}"
     return type(first)(message, advice=first.advice)
 
 
@@ -87,11 +87,12 @@ def stopped(taken: Taken, error: PullerError) -> PullerError:
     if not taken.points:
         return error
     stored = ", ".join(point.point for point in taken.points)
-    told = Interrupted(error.message, advice=f"Run the same command again for the rest; stored: {stored}.")
+    advice = f"Run the same command again for domains that are not stored yet; stored: {stored}."
+    told = Interrupted(error.message, advice=advice)
     told.__cause__ = error
     return told
 
 
 def _partial(taken: Taken, failed: Sequence[str]) -> PartialFailure:
     total = len(taken.points) + len(failed)
-    return PartialFailure(f"{len(failed)} of {total} domains were not backed up: {', '.join(failed)}")
+    return PartialFailure(f"cannot back up {len(failed)} of {total} domains: {', '.join(failed)}")
