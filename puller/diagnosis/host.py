@@ -9,8 +9,10 @@ from puller.diagnosis.finding import Answer, Check, ask, fail, ok
 from puller.hypervisor.connection import Host, Version
 from puller.nbd import library
 
-LEAST_LIBVIRT: Version = (6, 0, 0)
-"""The first with ``virDomainBackupBegin``. Whether it works with a domain is asked of each domain."""
+LEAST_LIBVIRT: Version = (6, 10, 0)
+"""The first that reports an unusable checkpoint as such (``VIR_ERR_CHECKPOINT_INCONSISTENT``).
+
+From 7.6 on it backs up incrementally without being switched on. Each domain is asked for that."""
 
 LEAST_QEMU: Version = (4, 2, 0)
 """The first with ``blockdev-backup`` and bitmaps as libvirt's backups need them."""
@@ -35,7 +37,7 @@ def _at_least(name: str, found: Version, least: Version) -> Answer:
     text = f"{name} {_dotted(found)}"
     if found < least:
         return fail(
-            f"{text} has no pull backups", f"Upgrade {name}: {_dotted(least)} is the first that has them."
+            f"{text} is too old for puller's backups", f"Upgrade {name} to {_dotted(least)} or later."
         )
     return ok(text)
 

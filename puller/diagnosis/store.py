@@ -118,7 +118,7 @@ def _conditional(trial: Trial) -> Answer:
         case False:
             return warn(
                 "the store does not honour If-None-Match",
-                "Never run two prunes or inits at once: nothing keeps them apart here.",
+                "Never run two inits at once: nothing keeps them apart on this store.",
             )
     return ok("not tried")
 
