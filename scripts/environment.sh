@@ -6,3 +6,4 @@ export PATH="$PATH:/usr/sbin:/sbin"                              # mkfs and frie
 export NO_PROXY="127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY}" # servers of the tests listen on loopback
 export no_proxy="$NO_PROXY"
 export LIBVIRT_LOG_OUTPUTS=4:file:/dev/null # all that libvirt fails in is raised; its warnings would fill the screen
+export NO_MKDOCS_2_WARNING=1 # the theme would print its advertisement with each build; docs/decisions.md has what matters
