@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
-from puller.backups.bases.bases import Base, distrusted, oldest_of, overdue
+from puller.backups.bases.bases import Base, choose, distrusted, oldest_of, overdue
 from puller.backups.bases.facts import is_strange, recorded
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.hypervisor.domain.checkpoint import checkpoint_name
-from puller.hypervisor.domain.disk import ImageFacts
+from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.units import MIB
 
@@ -53,3 +53,46 @@ def test_an_image_is_strange_unless_it_is_the_one_that_it_was_and_no_shorter() -
     assert not is_strange(replace(now, size=101), then), "qcow2 grows"
     changed = ({"inode": 8}, {"born": "2.5"}, {"size": 99}, {"qemu": ""})
     assert all(is_strange(replace(now, **change), then) for change in changed)
+
+
+class Sound:
+    """Dirty bitmaps that are all whole."""
+
+    oldest = ""
+
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        return frozenset({"vda", "vdb"})
+
+    def fault(self, checkpoint: str) -> str:
+        return "broken"
+
+
+def _point(second: int, *targets: str) -> Point:
+    point_id = f"20261123T05000{second}Z-80000000"
+    records = tuple(
+        DiskRecord(target, "full", MIB, Ref("00" * 16, 0), format="qcow2", source=f"/{target}")
+        for target in targets
+    )
+    checkpoint = checkpoint_name(REPOSITORY, point_id)
+    moment = datetime(2026, 11, 23, 5, 0, second, tzinfo=UTC)
+    return Point(point_id, "web", "u", moment, "pull", "full", records, checkpoint=checkpoint)
+
+
+def _disk(target: str, **facts: Any) -> Disk:
+    xml = f"<disk type='file' device='disk'><driver type='qcow2'/><source file='/{target}'/>"
+    (disk,) = parse_disks(f"<domain><devices>{xml}<target dev='{target}'/></disk></devices></domain>")
+    return replace(disk, **facts)
+
+
+def test_a_disk_that_the_newest_point_lacks_is_taken_from_an_older_one() -> None:
+    history = [_point(2, "vda"), _point(1, "vda", "vdb")]
+    bases = choose(cast(History, history), [_disk("vda"), _disk("vdb")], Sound())
+    parents = {target: base.parent.point for target, base in bases.items() if base.parent is not None}
+    assert parents == {"vda": history[0], "vdb": history[1]}
+    assert {base.kind for base in bases.values()} == {"incremental"}
+
+
+def test_the_reason_names_the_images_behind_a_disk() -> None:
+    history = [_point(1, "vda")]
+    bases = choose(cast(History, history), [_disk("vda", backing=("qcow2 /b", "raw /c"))], Sound())
+    assert bases["vda"].reason == "it lies upon qcow2 /b, raw /c now and lay upon nothing"

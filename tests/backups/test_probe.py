@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
 import puller
-from puller.backups.bases.probe import Probe, spread
+from puller.backups.bases.probe import Probe, spread, stretches
 from puller.repository.points import DiskRecord
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
-from tests.lab.probed import Simulated
+from tests.lab.probed import Base, Simulated
 
 REPOSITORY_SIZE = 4 * MIB
 
@@ -24,6 +26,19 @@ def test_one_item_of_each_part() -> None:
         taken = spread(range(20), count, chance)
         assert len(taken) == count == len(set(taken))
         assert taken == sorted(taken)
+
+
+@pytest.mark.parametrize("last", [3, 400, PAGE_CHUNKS, 3 * PAGE_CHUNKS + 9])
+def test_the_ends_of_four_parts_up_to_the_last_data_are_looked_at(last: int) -> None:
+    contents = np.zeros(4 * PAGE_CHUNKS, np.int64)
+    contents[[1, last]] = 7
+    image: Any = Base(contents)
+    parts = stretches(image, len(contents))
+    assert len(parts) == 4
+    assert parts[0][1] == last + 1
+    assert [stop for _, stop in parts[1:]] + [0] == [start for start, _ in parts]
+    lengths = [stop - start for start, stop in parts]
+    assert max(lengths) - min(lengths) <= 1
 
 
 class Disk:
@@ -88,6 +103,17 @@ def test_a_disk_that_ends_within_a_chunk(repository: puller.Repository) -> None:
     assert finds(repository, record, Disk(content[:-512] + bytes(512)))
 
 
+def test_a_strange_image_is_looked_at_harder(repository: puller.Repository) -> None:
+    content = random.Random(3).randbytes(64 * CHUNK) + bytes(2 * PAGE_CHUNKS * CHUNK)
+    record = record_of(repository, content)
+    disk = Disk(content, data=range(64, len(content) // CHUNK))
+    usual, harder = (
+        len(list(Probe(repository, record, disk.size, strange=strange).places(disk)))
+        for strange in (False, True)
+    )
+    assert usual < harder
+
+
 @pytest.mark.parametrize("kind", ["another image", "over a blank one", "blank over it", "scattered blank"])
 def test_an_image_of_another_disk_is_found(kind: str) -> None:
     """``scripts/soak_trust.py`` does it 300 times, on larger disks."""
@@ -110,3 +136,21 @@ def test_the_cost_stays_a_handful_of_requests() -> None:
     assert len(disk.footers) <= 28
     assert disk.reads <= 16 * 6 + 64 + 12
     assert disk.asked <= 2100
+
+
+def test_a_strange_image_is_looked_at_ten_times_as_hard_and_no_harder() -> None:
+    """16 pages with data are read for a disk that is as it was, 160 for one that is not."""
+    contents = np.ones(400 * PAGE_CHUNKS, np.int64)
+    for times, pages in ((1, 16), (10, 160)):
+        disk = Simulated(contents, contents, random.Random(1), times)
+        assert not disk.found()
+        ends = 4  # of the four parts, each in a page of its own
+        assert pages <= len(disk.pages) <= pages + ends + 2
+
+
+@pytest.mark.parametrize(("strange", "times"), [(False, 1), (True, 10)])
+def test_only_a_strange_image_is_looked_at_harder(
+    repository: puller.Repository, strange: bool, times: int
+) -> None:
+    record = record_of(repository, bytes(CHUNK))
+    assert Probe(repository, record, CHUNK, strange=strange)._times == times

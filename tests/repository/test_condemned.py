@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.errors import DamagedData, UnsupportedFormat
+from puller.errors import DamagedData, Overtaken, UnsupportedFormat
 from puller.repository.format.footer import PackKind
+from puller.repository.format.pages import PackTable
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records import condemned
 from puller.repository.records.condemned import (
@@ -21,6 +24,7 @@ from puller.repository.records.condemned import (
     slots_in,
     union,
 )
+from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo
 from puller.store.memory import MemoryStore
 
@@ -135,3 +139,30 @@ def test_a_record_is_bound_to_its_name() -> None:
     store.put(other, store.get(info.key))
     with pytest.raises(DamagedData):
         records.read([store.stat(other)])
+
+
+@pytest.mark.parametrize("condemned_slot", range(9))
+def test_a_run_is_overtaken_if_just_what_it_has_written_is_condemned(condemned_slot: int) -> None:
+    _, records = make()
+    table, pack = PackTable(), bytes(15) + b"p"
+    claims = Claims(records, table)
+    claims.hold(table.number(pack), 2, 1)
+    claims.hold(table.number(pack), 4, 3)
+    packs = {pack: CondemnedSlots(PackKind.DATA, 1 << condemned_slot)}
+    records.put(True, 3600, packs)
+    if condemned_slot in {2, 4, 5, 6}:
+        with pytest.raises(Overtaken):
+            claims.require_standing(time.time)
+    else:
+        claims.require_standing(time.time)
+
+
+def test_records_are_cut_by_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry takes 64 bytes and a digit for four slots."""
+    monkeypatch.setattr(condemned, "RECORD_BYTES", 640)
+    whole = {bytes([number]) * 16: CondemnedSlots(PackKind.DATA, ALL) for number in range(25)}
+    many = {bytes([number]) * 16: CondemnedSlots(PackKind.DATA, (1 << 1024) - 1) for number in range(5)}
+    for packs, lengths in ((whole, [10, 10, 5]), (many, [2, 2, 1])):
+        parts = list(condemned._parts(packs))
+        assert [len(part) for part in parts] == lengths
+        assert {pack: slots for part in parts for pack, slots in part.items()} == packs

@@ -97,3 +97,15 @@ def test_a_box_that_no_reader_takes_is_not_made(
     monkeypatch.setattr("puller.repository.format.sealing.BOX_LIMIT", 100)
     with pytest.raises(RepositoryError, match="larger than a box may hold"):
         repository.keys.boxes().pack(BoxKind.POINT, "points/x", bytes(101))
+
+
+def test_the_tail_of_a_pack_of_the_smallest_contents_has_room(repository: Repository) -> None:
+    """A pack has 65536 slots at most, which fill it here; ids do not compress."""
+    rng = random.Random(1)
+    pieces = [Piece(rng.randbytes(ID), rng.randbytes(110), 0) for _ in range(65536)]
+    emitted = Emitted(repository, 1)
+    writer = _writer(repository, emitted)
+    assert sum(places.count for places, _ in writer.add(pieces)) == 65536
+    writer.flush()
+    (pack,) = emitted.packs
+    assert len(pack.flags) == 65536

@@ -6,18 +6,22 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from puller.errors import DamagedData, Locked, UsageError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.footer import DEAD, ID, Footer, PackKind
+from puller.repository.format.index import IndexedPack
+from puller.repository.format.sealing import KEY_BOX
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.repository import Repository
 from puller.store.base import Store
 from puller.store.folder import FolderStore
 from puller.store.s3.client import connect
+from puller.upkeep import survey
 from puller.upkeep.delete import delete
 from puller.upkeep.prune import GRACE, preview, prune
 from puller.upkeep.retention import Policy
@@ -302,6 +306,21 @@ def test_requests_grow_with_points_and_packs_only(scene: Scene) -> None:
     reads = [text for text in process.operations if text.startswith("get ")]
     assert len(reads) == len(set(reads))
     assert not any("packs/" in text for text in reads)
+
+
+def test_a_compaction_pays_from_64_kib_and_a_half_on() -> None:
+    """``dead`` and ``live`` are bytes of one slot each."""
+    for dead, live, expected in (
+        (65536, 65535, True),
+        (65535, 1, False),
+        (65536, 65536, False),
+        (1 << 20, (1 << 20) - 1, True),
+    ):
+        ids, lengths = np.zeros((2, ID), np.uint8), np.array([dead, live], np.uint32)
+        footer = Footer(bytes(KEY_BOX), ids, lengths, np.zeros(2, np.uint8))
+        pack = IndexedPack(PackKind.DATA, bytes(ID), dead + live, footer)
+        both, first = np.array([True, True]), np.array([True, False])
+        assert survey._is_worth_it(pack, both, first) is expected, (dead, live)
 
 
 # --- real stores ------------------------------------------------------------------------------
