@@ -28,7 +28,7 @@ from puller.hypervisor.locking import runlock
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.shared import writers
 from puller.hypervisor.storage import imagelock
-from puller.nbd.image import remove_bitmap
+from puller.nbd.image import Keys, remove_bitmap
 from puller.repository.repository import Repository
 from puller.store.patience import holding, long
 
@@ -180,7 +180,7 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
 
 
 def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[RemovedBitmap]:
-    for image, keys in [(image, keys_of(domain, image.disk)) for image in images]:
+    for image, keys in [(image, _keys(domain, image.disk)) for image in images]:
         for name in image.bitmaps:
             if domain.is_active():  # libvirt keeps QEMU's locks on block devices apart from those of others
                 raise _in_use(domain, image.path)
@@ -191,6 +191,16 @@ def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[Remove
                     raise
                 raise _in_use(domain, image.path) from error
             yield RemovedBitmap(image.disk.target, name)
+
+
+def _keys(domain: Domain, disk: Disk) -> Keys:
+    """What opens the image: QEMU's tools do not change an encrypted one without its passphrase."""
+    try:
+        return keys_of(domain, disk)
+    except UnsupportedDisk as error:
+        raise UnsupportedDisk(
+            error.message, advice="Start the domain, then run the same command again."
+        ) from error
 
 
 def _in_use(domain: Domain, path: Path) -> Locked:
