@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.counting import CountingStore
-from puller.pipeline.buffers import Batch, Segment
+from puller.pipeline.buffers import Batch, ReadSegment
 from puller.repository import repository as repositories
 from puller.repository.format.footer import PackKind
 from puller.repository.keys.key_slots import KeyFile
@@ -99,7 +99,8 @@ class Archive:
             for place, chunk in enumerate(chunks):
                 writer.announce(Extent(chunk * CHUNK, CHUNK, Kind.DATA))
                 buffer.view[place * CHUNK : (place + 1) * CHUNK] = rng.randbytes(CHUNK)
-            segments = (Segment(chunk * CHUNK, CHUNK, place * CHUNK) for place, chunk in enumerate(chunks))
+            places = enumerate(chunks)
+            segments = (ReadSegment(chunk * CHUNK, CHUNK, place * CHUNK) for place, chunk in places)
             writer.submit(Batch(buffer, tuple(segments)))
             run.drain()
             root = Ref.to(writer.finish())

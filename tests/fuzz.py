@@ -34,15 +34,15 @@ from puller.repository.format.footer import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
-from puller.repository.records.condemned import Sentence, column_of, union
+from puller.repository.records.condemned import CondemnedSlots, column_of, union
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.store.memory import MemoryStore
 from puller.units import GIB
 from puller.upkeep.check import check
 from puller.upkeep.keys import list_keys
-from puller.upkeep.mark import Mark
 from puller.upkeep.prune import preview, prune
+from puller.upkeep.reachability import Reachability
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
 from tests.lab.history import attached, back_up, content
@@ -100,7 +100,10 @@ class Target:
             self.expected[back_up(repository, domain, disk).commit().point] = content(disk)
         repository.points.delete([(gone.uuid, gone.point)])
         prune(self.open(), Policy(), timedelta(0))  # leaves dead slots and a final record
-        waiting = {bytes(range(16)): Sentence(PackKind.DATA, 5), bytes(16): Sentence(PackKind.MAP, -1)}
+        waiting = {
+            bytes(range(16)): CondemnedSlots(PackKind.DATA, 5),
+            bytes(16): CondemnedSlots(PackKind.MAP, -1),
+        }
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
@@ -257,7 +260,7 @@ def _run(case: Case, repository: Repository) -> None:
 def _read_pending(case: Case, repository: Repository) -> None:
     for item in repository.pending.listed():
         repository.pending.get(item.uuid, item.point)
-    Mark(repository, lambda: None).add_new(time.time())
+    Reachability(repository, lambda: None).add_new(time.time())
 
 
 def _read_condemned(case: Case, repository: Repository) -> None:

@@ -95,7 +95,7 @@ class Aftermath:
         with suppress(HypervisorError):
             self._delete(self._domain)
 
-    def let_be(self, error: Exception, point: Point, *, stopped: bool) -> None:
+    def keep_point(self, error: Exception, point: Point, *, stopped: bool) -> None:
         """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
 
         An open job is not left to it so soon: the guest pays for that. But a run that a signal

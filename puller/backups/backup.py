@@ -266,7 +266,7 @@ class _Transaction:
             if self._committed is None:
                 raise
             stopped = is_stop(error)
-            self._aftermath.let_be(error, self._committed, stopped=stopped)
+            self._aftermath.keep_point(error, self._committed, stopped=stopped)
             if stopped:
                 raise
             return self._committed

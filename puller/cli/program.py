@@ -64,7 +64,7 @@ program = Program(
 def run(arguments: Sequence[str]) -> int:
     """Run the program, print what there is to say, return the exit code."""
     _tolerate_any_text()
-    console.begin(_voice())
+    console.begin(_reporter())
     settings = Settings.begin(os.environ, arguments)
     try:
         with settings.service as service, stop_on_signals(service.stopping):
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         return failures.translate(stop).exit_code
 
 
-def _voice() -> console.Voice:
+def _reporter() -> console.Reporter:
     if not journal.reads_stderr(os.environ):
         return console.plain
     return journal.Journal(journal.SOCKET)

@@ -9,7 +9,7 @@ from puller.backups.bases.bases import Base, LiveBitmaps, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
-from puller.diagnosis.domain import Patient
+from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -20,7 +20,7 @@ from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
 
-def examine(patient: Patient) -> Iterator[Check]:
+def examine(patient: Examined) -> Iterator[Check]:
     """Ask about each disk that a backup takes."""
     taken = patient.taken()
     if patient.disks or patient.left_out or not taken:
@@ -47,7 +47,7 @@ def examine(patient: Patient) -> Iterator[Check]:
             yield ask("disk-base", subject, partial(_base, bases[disk.target]))
 
 
-def _named(patient: Patient) -> Answer:
+def _named(patient: Examined) -> Answer:
     known = {disk.target for disk in patient.domain.disks()}
     unknown = [target for target in patient.disks if target not in known]
     if unknown:
@@ -72,7 +72,7 @@ def _left_out(disk: Disk) -> Answer:
     return warn(text, advice)
 
 
-def _writers(patient: Patient, disks: Sequence[Disk]) -> Answer:
+def _writers(patient: Examined, disks: Sequence[Disk]) -> Answer:
     for target, other in writers(patient.host, patient.domain, disks).items():
         return fail(
             f"disk {target} is in use by the running domain {other}, which would write to it during a backup",
@@ -81,7 +81,7 @@ def _writers(patient: Patient, disks: Sequence[Disk]) -> Answer:
     return ok("no other running domain of this host can write to the disks")
 
 
-def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
+def _bases(patient: Examined, disks: Sequence[Disk]) -> Mapping[str, Base]:
     """What the next point would take each disk from; nothing where that cannot be told."""
     repository, domain = patient.repository, patient.domain
     if repository is None:
@@ -96,7 +96,7 @@ def _bases(patient: Patient, disks: Sequence[Disk]) -> Mapping[str, Base]:
         return {}  # an image that cannot be read, of which other questions tell
 
 
-def _format(patient: Patient, disk: Disk) -> Answer:
+def _format(patient: Examined, disk: Disk) -> Answer:
     leave_out = f"leave the disk out with --exclude-disk {disk.target}"
     if disk.hindrance is not None:
         return fail(f"the disk is {disk.hindrance}: it cannot be backed up", leave_out.capitalize() + ".")
@@ -114,7 +114,7 @@ def _format(patient: Patient, disk: Disk) -> Answer:
     return ok(f"{disk.format} on {disk.type}")
 
 
-def _encryption(patient: Patient, disk: Disk) -> Answer:
+def _encryption(patient: Examined, disk: Disk) -> Answer:
     """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
     try:
         require_keys(patient.domain, disk, keys_of(patient.domain, disk))
@@ -148,7 +148,7 @@ def _unread(disk: Disk) -> Answer:
     )
 
 
-def _bitmaps(patient: Patient, disk: Disk) -> Answer:
+def _bitmaps(patient: Examined, disk: Disk) -> Answer:
     header = None if disk.path is None else read_header(disk.path)
     known = checkpoints.list_checkpoints(patient.domain)
     if header is None:
@@ -185,7 +185,7 @@ def _lost(tracking: Sequence[str], header: Header) -> list[str]:
     return [name for name in tracking if name not in whole]
 
 
-def _job(patient: Patient, disk: Disk) -> Answer:
+def _job(patient: Examined, disk: Disk) -> Answer:
     if openjob.open_job(patient.domain) is not None or not patient.domain.has_block_job(disk.target):
         return ok("no copy, commit or pull is going on")
     return fail(

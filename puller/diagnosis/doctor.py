@@ -16,7 +16,7 @@ from puller.diagnosis import domain as domains
 from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
-from puller.diagnosis.domain import Patient
+from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Check, Status, ask, attempt
 from puller.diagnosis.repository import LastPoint, identity, opened
 from puller.diagnosis.scratch import Folders
@@ -117,7 +117,7 @@ def _questions(
 ) -> Iterator[Check]:
     if domain is not None:
         chosen_disks = examination.disks, examination.exclude_disks
-        yield from _guarded(Patient(host, domain, repository, *chosen_disks), examination)
+        yield from _guarded(Examined(host, domain, repository, *chosen_disks), examination)
 
 
 def _targets(domain: Domain) -> set[str]:
@@ -127,7 +127,7 @@ def _targets(domain: Domain) -> set[str]:
         return set()
 
 
-def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
+def _guarded(patient: Examined, examination: Examination) -> Iterator[Check]:
     """The questions about one domain. It may vanish meanwhile, which ends them with a failed check."""
     try:
         yield from _examine_domain(patient, examination)
@@ -135,7 +135,7 @@ def _guarded(patient: Patient, examination: Examination) -> Iterator[Check]:
         yield Check("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
 
 
-def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Check]:
+def _examine_domain(patient: Examined, examination: Examination) -> Iterator[Check]:
     domain = patient.domain
     yield from domains.examine(patient)
     if patient.repository is not None and (domain.is_active() or examination.domains):
@@ -146,7 +146,7 @@ def _examine_domain(patient: Patient, examination: Examination) -> Iterator[Chec
         yield from scratches.examine(patient, _folders(patient, examination))
 
 
-def _folders(patient: Patient, examination: Examination) -> Folders:
+def _folders(patient: Examined, examination: Examination) -> Folders:
     taken = tuple(disk for disk in patient.taken() if disk.hindrance is None)
     given = examination.scratch_dir
     if examination.mode == "push" and examination.staging_dir is not None:

@@ -31,7 +31,7 @@ _AGENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class Examined:
     """A domain that is examined; ``repository`` is None where none could be opened.
 
     ``disks`` and ``left_out`` are the targets that a backup is told to take and to leave out.
@@ -62,7 +62,7 @@ class Patient:
         ]
 
 
-def examine(patient: Patient) -> Iterator[Check]:
+def examine(patient: Examined) -> Iterator[Check]:
     """Ask what concerns the domain as a whole. It may be shut off."""
     name = patient.domain.name
     yield ask("state", name, partial(_state, patient))
@@ -75,13 +75,13 @@ def examine(patient: Patient) -> Iterator[Check]:
         yield ask("guest-agent", name, partial(_guest_agent, patient))
 
 
-def _state(patient: Patient) -> Answer:
+def _state(patient: Examined) -> Answer:
     if patient.domain.is_active():
         return ok("active")
     return ok("shut off: a backup reads its images")
 
 
-def _support(patient: Patient) -> Answer:
+def _support(patient: Examined) -> Answer:
     if patient.host.supports_backup(patient.domain):
         return ok("libvirt can back it up incrementally")
     return fail(
@@ -90,7 +90,7 @@ def _support(patient: Patient) -> Answer:
     )
 
 
-def _persistence(patient: Patient) -> Answer:
+def _persistence(patient: Examined) -> Answer:
     if patient.domain.is_persistent():
         return ok("persistent")
     return warn(
@@ -99,7 +99,7 @@ def _persistence(patient: Patient) -> Answer:
     )
 
 
-def _snapshots(patient: Patient) -> Answer:
+def _snapshots(patient: Examined) -> Answer:
     found = patient.domain.snapshots()
     if not found:
         return ok("no snapshots")
@@ -109,7 +109,7 @@ def _snapshots(patient: Patient) -> Answer:
     )
 
 
-def _checkpoints(patient: Patient) -> Answer:
+def _checkpoints(patient: Examined) -> Answer:
     names = [item.name for item in checkpoints.list_checkpoints(patient.domain)]
     foreign = [name for name in names if not name.startswith(checkpoints.OWN)]
     orphans = _orphans(patient, names)
@@ -127,7 +127,7 @@ def _checkpoints(patient: Patient) -> Answer:
     return ok(f"checkpoints: {len(names)}")
 
 
-def _orphans(patient: Patient, names: list[str]) -> list[str]:
+def _orphans(patient: Examined, names: list[str]) -> list[str]:
     """Checkpoints that a run left which could neither commit nor delete them, or whose point is gone."""
     repository, uuid = patient.repository, patient.domain.uuid
     if repository is None or holder(uuid, lock_directory()) is not None:
@@ -137,7 +137,7 @@ def _orphans(patient: Patient, names: list[str]) -> list[str]:
     return [name for name in ours if not history.holds(name)]
 
 
-def _open_job(patient: Patient) -> Answer:
+def _open_job(patient: Examined) -> Answer:
     job = openjob.open_job(patient.domain)
     if job is None:
         return ok("no backup job is open")
@@ -155,7 +155,7 @@ def _open_job(patient: Patient) -> Answer:
     )
 
 
-def _guest_agent(patient: Patient) -> Answer:
+def _guest_agent(patient: Examined) -> Answer:
     if not patient.domain.is_running():
         return ok("the guest is paused: its agent is not asked")
     return _AGENT[agent_state(patient.domain)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from puller.diagnosis.domain import Patient
+from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor import kernelsecurity as kernel
@@ -37,7 +37,7 @@ class Folders:
         return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
-def examine(patient: Patient, folders: Folders) -> Iterator[Check]:
+def examine(patient: Examined, folders: Folders) -> Iterator[Check]:
     """Ask about the folder of the scratch and, of a running domain, that of the socket."""
     name = patient.domain.name
     held = confinement(patient.domain.xml(), patient.host.capabilities())
@@ -88,7 +88,7 @@ def label(folders: Folders, held: Confinement) -> Answer:
     return ok(f"{models} does not keep QEMU out" if models else "QEMU is not confined")
 
 
-def _space(patient: Patient, folders: Folders) -> Answer:
+def _space(patient: Examined, folders: Folders) -> Answer:
     # libvirt tells no size of a network disk of a domain that is shut off.
     told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
     sizes = [patient.domain.disk_size(disk.target) for disk in told]
@@ -113,7 +113,7 @@ def _staging_space(folder: Path, needed: int) -> Answer:
     return ok(text)
 
 
-def _leftovers(patient: Patient, folders: Folders) -> Answer:
+def _leftovers(patient: Examined, folders: Folders) -> Answer:
     job = openjob.open_job(patient.domain) if patient.domain.is_active() else None
     in_use = frozenset[Path]() if job is None else job.scratch
     places = {folders.scratch, *(disk.path.parent for disk in folders.disks if disk.path)}
@@ -128,7 +128,7 @@ def _leftovers(patient: Patient, folders: Folders) -> Answer:
     )
 
 
-def _socket(patient: Patient, held: Confinement) -> Answer:
+def _socket(patient: Examined, held: Confinement) -> Answer:
     folder = patient.domain.runtime_directory()
     if len(bytes(socket_path(patient.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
         return fail(f"the path of {folder} is too long for a socket in it", "Give the domain a shorter name.")

@@ -23,7 +23,7 @@ Stored = Callable[[Point], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class Reporters:
     """Who is told what while a batch runs."""
 
     observer: Observer
@@ -42,7 +42,7 @@ class Taken:
     """Domains whose points are stored, and what came after that."""
 
 
-def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: int = 1) -> Taken:
+def take_all(domains: Sequence[str], take: Take, audience: Reporters, parallel: int = 1) -> Taken:
     """Call ``take`` for each of the ``domains``, ``parallel`` of them at a time.
 
     Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
@@ -55,13 +55,13 @@ def take_all(domains: Sequence[str], take: Take, audience: Audience, parallel: i
         else:
             batch.at_once(domains, parallel)
     except BaseException as error:
-        if (stop := stop_behind(error)) is None:
+        if (stop := find_stop(error)) is None:
             raise
         batch.taken.interruption = stop  # between two backups: what is stored is to be told
     return batch.taken
 
 
-def stop_behind(error: BaseException) -> BaseException | None:
+def find_stop(error: BaseException) -> BaseException | None:
     """What is no Exception, such as a signal's, and led to ``error``; None if nothing is.
 
     A failure to clean up after a signal takes the place of what the signal raised, and it may be met within
@@ -77,7 +77,7 @@ def stop_behind(error: BaseException) -> BaseException | None:
 
 
 class _Batch:
-    def __init__(self, take: Take, audience: Audience) -> None:
+    def __init__(self, take: Take, audience: Reporters) -> None:
         self.taken = Taken()
         self._take = take
         self._audience = audience
@@ -102,7 +102,7 @@ class _Batch:
                 futures.extend(pool.submit(work, domain) for domain in domains)
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
-                self.taken.interruption = stop_behind(error) or error
+                self.taken.interruption = find_stop(error) or error
                 self._stop(futures)
                 waiting.end()
 
@@ -142,7 +142,7 @@ class _Batch:
             self._keep(point)
         with self._lock:
             (self.taken.left if stored else self.taken.failed).append((domain, error))
-            self.taken.interruption = self.taken.interruption or stop_behind(error)
+            self.taken.interruption = self.taken.interruption or find_stop(error)
         self._audience.on_failure(domain, error)
 
     def _observe(self, event: Event) -> None:

@@ -16,7 +16,7 @@ from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain
 from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
-from puller.jobs.batch import Audience, Taken, stop_behind, take_all
+from puller.jobs.batch import Reporters, Taken, find_stop, take_all
 from puller.jobs.hooks import run_command
 from puller.repository.collecting import lease
 from puller.repository.points import Point
@@ -57,7 +57,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     *,
     steps: Sequence[str],
     connect: str,
-    audience: Audience,
+    audience: Reporters,
     exit_code: Callable[[JobReport], int],
 ) -> JobReport:
     """Do the ``steps`` (``backup``, ``prune``, ``check``) of ``job``, in their order.
@@ -72,7 +72,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
 
 
 class _Run:
-    def __init__(self, repository: Repository, job: Job, connect: str, audience: Audience) -> None:
+    def __init__(self, repository: Repository, job: Job, connect: str, audience: Reporters) -> None:
         self._repository = repository
         self._job = job
         self._connect = connect
@@ -100,7 +100,7 @@ class _Run:
             work()
         except BaseException as error:  # noqa: BLE001 - what is done is to be told, whatever happens next
             self.report.failures.append((step, error))
-            self.report.interruption = self.report.interruption or stop_behind(error)
+            self.report.interruption = self.report.interruption or find_stop(error)
             self._audience.on_failure(step, error)
             return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from puller.nbd.export import Export
-from puller.pipeline.buffers import Batch, Buffer, BufferPool, Segment
+from puller.pipeline.buffers import Batch, Buffer, BufferPool, ReadSegment
 from puller.units import CHUNK, KIB, Extent, Kind
 
 _REQUESTS = 16
@@ -59,14 +59,14 @@ class _Filling:
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
-        self.segments: list[Segment] = []
+        self.segments: list[ReadSegment] = []
         self.position = 0
         self.pending = 0
 
-    def append(self, offset: int, length: int) -> tuple[Segment, memoryview]:
+    def append(self, offset: int, length: int) -> tuple[ReadSegment, memoryview]:
         """Add a segment; return it and where its bytes belong. The rest of its last chunk is made zero."""
         end = self.position + length
-        segment = Segment(offset, length, self.position)
+        segment = ReadSegment(offset, length, self.position)
         self.segments.append(segment)
         into = self.buffer.view[self.position : end]
         self.position = -(-end // CHUNK) * CHUNK
@@ -85,7 +85,7 @@ class _Reading:
         self._window = window
         self._open: _Filling | None = None
         self._held: set[_Filling] = set()
-        self._flying: dict[int, tuple[_Filling, Segment]] = {}
+        self._flying: dict[int, tuple[_Filling, ReadSegment]] = {}
         self._bytes = 0
 
     def start(self, extent: Extent) -> Iterator[Batch]:

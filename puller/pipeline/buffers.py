@@ -74,7 +74,7 @@ class BufferPool:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class ReadSegment:
     """``length`` bytes of a disk from ``offset``, standing at ``position`` in a buffer.
 
     ``offset`` and ``position`` are multiples of the chunk size. So is ``length``, except at the end
@@ -90,7 +90,7 @@ class Batch:
     """A buffer and the segments of one disk that are in it."""
 
     buffer: Buffer
-    segments: tuple[Segment, ...]
+    segments: tuple[ReadSegment, ...]
 
     @property
     def length(self) -> int:

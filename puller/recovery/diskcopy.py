@@ -14,7 +14,7 @@ from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.recovery.outputs import Output
-from puller.recovery.stretch import STRETCH, Stretch
+from puller.recovery.write_coalescer import STRETCH, WriteCoalescer
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob
@@ -83,7 +83,7 @@ class Copier:
 
     def _copy_job(self, job: PackJob) -> None:
         buffer = self._buffers.acquire()
-        stretch = Stretch(buffer, self._output)
+        stretch = WriteCoalescer(buffer, self._output)
         done = 0
         for item in self._image.read(job):
             if isinstance(item, Damage):

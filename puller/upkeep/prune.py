@@ -19,16 +19,16 @@ from puller.repository.points import AHEAD, Point
 from puller.repository.records.condemned import (
     ALL,
     KEPT,
+    Condemnations,
+    CondemnedSlots,
     Record,
-    Sentence,
-    Sentences,
     bits_of,
     slots_in,
     union,
 )
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
-from puller.upkeep.mark import Mark
+from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
 from puller.upkeep.survey import Survey
@@ -108,10 +108,10 @@ class _Prune:
     lease: Lease
     grace: float
     observer: Observer
-    mark: Mark = field(init=False)
+    mark: Reachability = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mark = Mark(self.repository, self.lease.renew)
+        self.mark = Reachability(self.repository, self.lease.renew)
 
     def run(self, policy: Policy) -> PruneReport:
         """Do it all, in the order that docs/format.md proves right."""
@@ -150,7 +150,7 @@ class _Prune:
         )
         return decisions
 
-    def _sentence(self, records: list[Record], survey: Survey) -> tuple[Sentences, Sentences]:
+    def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of what is unreachable; return what is condemned anew, and all that is final."""
         now = self.lease.measure()
         due = [item for item in records if not item.final and item.modified + self.grace <= now]
@@ -179,7 +179,7 @@ class _Prune:
         )
 
 
-def _news(survey: Survey, known: Sentences, limit: float) -> dict[bytes, Sentence]:
+def _news(survey: Survey, known: Condemnations, limit: float) -> dict[bytes, CondemnedSlots]:
     """Garbage in packs from before ``limit`` that is not condemned yet."""
     return {
         pack_id: sentence
@@ -188,17 +188,17 @@ def _news(survey: Survey, known: Sentences, limit: float) -> dict[bytes, Sentenc
     }
 
 
-def _unreached(packs: Sentences, survey: Survey, final: Sentences) -> dict[bytes, Sentence]:
+def _unreached(packs: Condemnations, survey: Survey, final: Condemnations) -> dict[bytes, CondemnedSlots]:
     """What of ``packs`` is there, unreachable still, and not ``final`` yet.
 
     A pack that was condemned whole and has come to be used again is let off whole.
     """
-    left: dict[bytes, Sentence] = {}
+    left: dict[bytes, CondemnedSlots] = {}
     for pack_id, sentence in packs.items():
         if pack_id not in survey.packs:
             continue
         live = bits_of(survey.live(pack_id))
         slots = 0 if live and sentence.slots == ALL else sentence.slots & ~live
         if slots & ~slots_in(final, pack_id):
-            left[pack_id] = Sentence(sentence.kind, slots)
+            left[pack_id] = CondemnedSlots(sentence.kind, slots)
     return left

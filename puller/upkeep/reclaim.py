@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from puller.repository.collecting.compaction import compact, compacted
 from puller.repository.collecting.reindex import mergeable, rewrite
 from puller.repository.format.index import IndexedPack
-from puller.repository.records.condemned import ALL, Sentences, bits_of
+from puller.repository.records.condemned import ALL, Condemnations, bits_of
 from puller.repository.repository import Repository
 from puller.upkeep.survey import Survey
 
@@ -25,7 +25,7 @@ class Reclaim:
         self.compacted = 0
         self.bytes_freed = 0
 
-    def run(self, final: Sentences) -> None:
+    def run(self, final: Condemnations) -> None:
         """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
         self._rewrite_index(doomed)
@@ -34,7 +34,7 @@ class Reclaim:
             if slots != ALL:
                 self._compact(pack_id, slots)
 
-    def _doomed(self, final: Sentences) -> Iterator[tuple[bytes, int]]:
+    def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""
         for pack_id, sentence in final.items():
             if pack_id not in self._survey.packs:

@@ -25,7 +25,7 @@ from puller.repository.collecting.reindex import write
 from puller.repository.format.footer import PackKind
 from puller.repository.format.index import IndexedPack
 from puller.repository.reading.packs import PackReader, StoredPack
-from puller.repository.records.condemned import Sentences, slots_in, union
+from puller.repository.records.condemned import Condemnations, slots_in, union
 from puller.repository.repository import Repository
 from puller.store.parallel import each
 
@@ -122,7 +122,7 @@ class _Repair:
         return compacted(self._repository.keys, said, condemned) if condemned else said
 
 
-def _final(repository: Repository) -> Sentences:
+def _final(repository: Repository) -> Condemnations:
     """All that final records name: only the holder of the lease puts such records."""
     records = repository.condemned.read(repository.condemned.listed())
     return union(record.packs for record in records if record.final)

@@ -14,7 +14,7 @@ from puller.repository.collecting.reach import Reach
 from puller.repository.format.footer import DEAD, PackKind
 from puller.repository.format.index import IndexedPack
 from puller.repository.reading.packs import PackReader, StoredPack
-from puller.repository.records.condemned import ALL, Sentence, bits_of
+from puller.repository.records.condemned import ALL, CondemnedSlots, bits_of
 from puller.repository.repository import Repository
 from puller.units import KIB
 
@@ -39,7 +39,7 @@ class Survey:
         self._beat = beat
         self._present: dict[bytes, int] = {}
         self.reader = PackReader(repository.store, repository.keys)
-        self.garbage: dict[bytes, Sentence] = {}
+        self.garbage: dict[bytes, CondemnedSlots] = {}
         self.unindexed: list[bytes] = []
         self.inventory = Inventory.take(repository.store)
         for indexed in self.inventory.read_indexes(repository.store, repository.keys.boxes()):
@@ -89,14 +89,14 @@ class Survey:
         dead = alive & ~live
         condemnable = bool(column.any()) and _is_worth_it(pack, alive, dead)
         if condemnable:
-            self.garbage[pack.pack_id] = Sentence(pack.kind, bits_of(dead))
+            self.garbage[pack.pack_id] = CondemnedSlots(pack.kind, bits_of(dead))
         if condemnable or pack.pack_id in self._watched:
             self._present[pack.pack_id] = bits_of(alive)
 
     def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
         """Tell what is wholly dead, and what is live and not indexed as it is."""
         if not self.live(pack_id).any():
-            self.garbage[pack_id] = Sentence(pack.kind, ALL)
+            self.garbage[pack_id] = CondemnedSlots(pack.kind, ALL)
         elif pack_id not in self.inventory.homes:
             self._beat()
             opened = self.open(pack_id)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import puller
 from puller.diagnosis import domain as domains
 from puller.diagnosis.doctor import Examination, doctor
-from puller.diagnosis.domain import Patient
+from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Check, Status
 from puller.diagnosis.scratch import Folders, label
 from puller.hypervisor.confinement import Confinement
@@ -157,7 +157,7 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
             before.undefine()
             return known
 
-        def vanishing(patient: Patient) -> Iterator[Check]:
+        def vanishing(patient: Examined) -> Iterator[Check]:
             if patient.domain.name == "amidst":
                 amidst.undefine()
             yield from questions(patient)

@@ -70,7 +70,8 @@ def test_libvirtd_is_back_late_after_the_commit(scenes: dict[str, Any]) -> None:
     during = outcome["during"]
     assert (during["kind"], during["exact"]) == ("incremental", True)
     assert any(
-        "its backup job is still open, and its end is tried on: " in text for text in during["notices"]
+        "its backup job is still open, and puller keeps trying to end it: " in text
+        for text in during["notices"]
     )
     assert [item for item in during["left"] if not item.startswith("puller-")] == []
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()

@@ -22,7 +22,7 @@ from puller.hypervisor.job import openjob
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.space import scratchwatch
-from puller.jobs.batch import Audience, take_all
+from puller.jobs.batch import Reporters, take_all
 from puller.repository.points import time_of
 from puller.units import MIB
 from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
@@ -225,7 +225,7 @@ def test_a_signal_while_a_job_that_resists_is_ended(scene: Scene, monkeypatch: p
         return puller.backup(scene.repository, domain, connect=scene.uri, observer=observer)
 
     monkeypatch.setattr(openjob, "_cancel", resist)
-    audience = Audience(lambda _: None, lambda _: None, lambda *_: None)
+    audience = Reporters(lambda _: None, lambda _: None, lambda *_: None)
     taken = take_all([scene.machine.name] * 2, take, audience)
     assert isinstance(taken.interruption, KeyboardInterrupt)
     assert len(taken.points) == 1
@@ -259,7 +259,7 @@ def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
         rooms.extend([2**40] * 10**6)
         _refuse(patch, 10**6)
         patch.setattr(aftermath, "_expired", lambda deadline: full.wait(60))
-        taken = take_all([scene.machine.name], take, Audience(tell, lambda _: None, lambda *_: None))
+        taken = take_all([scene.machine.name], take, Reporters(tell, lambda _: None, lambda *_: None))
     failure = cli_taken.failure(taken)
     assert isinstance(failure, JobLeftOpen) and failure.exit_code == 17
     (point,) = taken.points

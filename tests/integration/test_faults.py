@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import puller
-from puller.backups.sources import look
+from puller.backups.sources import content_probe
 from puller.backups.transfer import Transfer
 from puller.errors import (
     HypervisorError,
@@ -267,7 +267,7 @@ def test_disks_that_change_places_are_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bitmaps of one checkpoint have one name on all disks, so the wrong one would seem to fit."""
-    monkeypatch.setattr(look, "_FLUSH", 0.0)
+    monkeypatch.setattr(content_probe, "_FLUSH", 0.0)
     machine = machine_factory(DiskSpec("vda", 4 * MIB), DiskSpec("vdb", 4 * MIB))
     machine.write("vda", 1, 0, MIB)
     machine.write("vdb", 2, 0, 2 * MIB)
@@ -305,7 +305,7 @@ def test_a_disk_that_was_cut_and_grew_again(
     scene: Scene, cut: int, grown: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QEMU keeps no dirty bits of what it cuts, and continues the bitmap with clean ones."""
-    monkeypatch.setattr(look, "_FLUSH", 0.0)
+    monkeypatch.setattr(content_probe, "_FLUSH", 0.0)
     scene.machine.write("vda", 6, 8 * MIB, 12 * MIB)
     scene.backup()
     for size in (cut, grown):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import puller
-from puller.backups.sources import look
+from puller.backups.sources import content_probe
 from puller.errors import UsageError
 from puller.units import KIB, MIB
 from tests.integration.conftest import Scene, Truth, restored
@@ -55,7 +55,7 @@ class Taker:
 
 @pytest.fixture(autouse=True)
 def _flushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(look, "_FLUSH", 0.0)
+    monkeypatch.setattr(content_probe, "_FLUSH", 0.0)
 
 
 @pytest.mark.parametrize("seed", range(0, 19 * CASES, 19))

@@ -16,7 +16,7 @@ import puller
 from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
 from puller.repository.format.footer import PackKind
-from puller.repository.records.condemned import ALL, Condemned, Sentence
+from puller.repository.records.condemned import ALL, Condemned, CondemnedSlots
 from puller.store import patience
 from puller.store.base import ObjectInfo
 from puller.units import MIB
@@ -167,7 +167,7 @@ def test_a_signal_while_threads_read_from_a_server_that_hangs(
 
     def condemn() -> None:
         for _ in range(3):
-            packs = {os.urandom(16): Sentence(PackKind.DATA, ALL)}
+            packs = {os.urandom(16): CondemnedSlots(PackKind.DATA, ALL)}
             scene.repository.condemned.put(final=False, grace=1e6, packs=packs)
         listed = Condemned.listed
         monkeypatch.setattr(Condemned, "listed", lambda self: hang(listed(self)))

@@ -12,7 +12,7 @@ import pytest
 
 from puller.errors import HypervisorError, Interrupted, NoSuchDomain, StoreUnavailable
 from puller.events import Observer, Step, ignore
-from puller.jobs.batch import Audience, stop_behind, take_all
+from puller.jobs.batch import Reporters, find_stop, take_all
 from puller.repository.points import Point
 from puller.store.patience import current
 
@@ -34,7 +34,7 @@ def ignored(domain: str, error: BaseException) -> None:
 class Listener:
     def __init__(self) -> None:
         self.heard: list[str] = []
-        self.audience = Audience(ignore, self._on_point, self._on_failure)
+        self.audience = Reporters(ignore, self._on_point, self._on_failure)
 
     def _on_point(self, made: Point) -> None:
         self.heard.append(made.domain)
@@ -105,7 +105,7 @@ def test_what_is_no_stop() -> None:
         next(reading)
         reading.close()
     assert isinstance(closed.value.__context__, GeneratorExit)
-    assert [stop_behind(error) for error in (ValueError(), first, closed.value)] == [None] * 3
+    assert [find_stop(error) for error in (ValueError(), first, closed.value)] == [None] * 3
 
 
 def _fail_to_end_the_job() -> None:
@@ -119,7 +119,7 @@ def test_a_signal_between_two_backups_hides_none_that_is_stored() -> None:
     def told(made: Point) -> None:
         raise Signal
 
-    taken = take_all(["a", "b"], lambda domain, observer: point(domain), Audience(ignore, told, ignored))
+    taken = take_all(["a", "b"], lambda domain, observer: point(domain), Reporters(ignore, told, ignored))
     assert [made.domain for made in taken.points] == ["a"]
     assert taken.failed == []
     assert isinstance(taken.interruption, Signal)

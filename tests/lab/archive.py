@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from puller.pipeline.buffers import Batch, Segment
+from puller.pipeline.buffers import Batch, ReadSegment
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run, Tuning
@@ -88,4 +88,4 @@ def _feed(run: Run, writer: DiskWriter, content: bytes) -> None:
         buffer = run.batches.acquire()
         padded = chunk_count(len(piece)) * CHUNK
         buffer.view[:padded] = piece.ljust(padded, b"\0")
-        writer.submit(Batch(buffer, (Segment(offset, len(piece), 0),)))
+        writer.submit(Batch(buffer, (ReadSegment(offset, len(piece), 0),)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from puller.pipeline.buffers import Batch, Segment
+from puller.pipeline.buffers import Batch, ReadSegment
 from puller.repository.format.pages import Address
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
@@ -38,7 +38,7 @@ def _submit(run: Run, writer: DiskWriter, piece: bytes, start: int) -> None:
     buffer = run.batches.acquire()
     padded = piece.ljust(chunk_count(len(piece)) * CHUNK, b"\0")
     buffer.view[: len(padded)] = padded
-    writer.submit(Batch(buffer, (Segment(start, len(piece), 0),)))
+    writer.submit(Batch(buffer, (ReadSegment(start, len(piece), 0),)))
 
 
 def store_disk(

@@ -12,13 +12,23 @@ from puller.errors import DamagedData, UnsupportedFormat
 from puller.repository.format.footer import PackKind
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records import condemned
-from puller.repository.records.condemned import ALL, Condemned, Sentence, bits_of, column_of, slots_in, union
+from puller.repository.records.condemned import (
+    ALL,
+    Condemned,
+    CondemnedSlots,
+    bits_of,
+    column_of,
+    slots_in,
+    union,
+)
 from puller.store.base import ObjectInfo
 from puller.store.memory import MemoryStore
 
 _BITS = st.just(ALL) | st.integers(1, 1 << 70)
 _PACKS = st.dictionaries(
-    st.binary(min_size=16, max_size=16), st.builds(Sentence, st.sampled_from(PackKind), _BITS), max_size=5
+    st.binary(min_size=16, max_size=16),
+    st.builds(CondemnedSlots, st.sampled_from(PackKind), _BITS),
+    max_size=5,
 )
 INFO = ObjectInfo("condemned/" + "0" * 32, 1, 1234.5, "etag")
 
@@ -29,15 +39,15 @@ def make() -> tuple[MemoryStore, Condemned]:
 
 
 @given(st.booleans(), st.floats(0, 1e9), _PACKS)
-def test_records_survive(final: bool, grace: float, packs: dict[bytes, Sentence]) -> None:
+def test_records_survive(final: bool, grace: float, packs: dict[bytes, CondemnedSlots]) -> None:
     record = condemned.decode(condemned.encode(final, grace, packs), INFO)
     assert (record.final, record.grace, record.packs, record.modified) == (final, grace, packs, 1234.5)
 
 
 def test_the_form_is_that_of_the_format() -> None:
     packs = {
-        bytes(16): Sentence(PackKind.DATA, ALL),
-        b"\xff" * 16: Sentence(PackKind.MAP, 1 << 9 | 1 << 8 | 1),
+        bytes(16): CondemnedSlots(PackKind.DATA, ALL),
+        b"\xff" * 16: CondemnedSlots(PackKind.MAP, 1 << 9 | 1 << 8 | 1),
     }
     assert msgspec.json.decode(condemned.encode(False, 3600, packs)) == {
         "version": 1,
@@ -59,7 +69,7 @@ def test_sets_and_columns_agree(column: list[bool]) -> None:
 
 
 @given(st.lists(_PACKS, max_size=4))
-def test_union_names_what_any_names(parts: list[dict[bytes, Sentence]]) -> None:
+def test_union_names_what_any_names(parts: list[dict[bytes, CondemnedSlots]]) -> None:
     joined = union(parts)
     assert joined.keys() == {pack_id for part in parts for pack_id in part}
     for pack_id in joined:
@@ -69,7 +79,7 @@ def test_union_names_what_any_names(parts: list[dict[bytes, Sentence]]) -> None:
 def test_records_are_split_listed_read_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(condemned, "RECORD_BYTES", 128)  # two packs with few slots
     store, records = make()
-    packs = {bytes([number]) * 16: Sentence(PackKind.DATA, number or ALL) for number in range(5)}
+    packs = {bytes([number]) * 16: CondemnedSlots(PackKind.DATA, number or ALL) for number in range(5)}
     records.put(True, 60, packs)
     records.put(False, 60, {})
     store.put("condemned/notes", b"foreign")
@@ -88,14 +98,14 @@ def test_records_of_packs_with_many_slots_are_split_by_what_they_take(
     monkeypatch.setattr("puller.repository.format.sealing.BOX_LIMIT", 64 * 1024)
     monkeypatch.setattr(condemned, "RECORD_BYTES", 40 * 1024)
     _, records = make()
-    packs = {bytes([number]) * 16: Sentence(PackKind.MAP, (1 << 65536) - 1) for number in range(9)}
+    packs = {bytes([number]) * 16: CondemnedSlots(PackKind.MAP, (1 << 65536) - 1) for number in range(9)}
     records.put(True, 60, packs)
     assert union(record.packs for record in records.read(records.listed())) == packs
 
 
 def test_a_record_that_cannot_be_read_is_an_error() -> None:
     store, records = make()
-    records.put(False, 60, {bytes(16): Sentence(PackKind.DATA, ALL)})
+    records.put(False, 60, {bytes(16): CondemnedSlots(PackKind.DATA, ALL)})
     [info] = records.listed()
     store.put(info.key, b"garbage")
     with pytest.raises(DamagedData):
@@ -119,7 +129,7 @@ def test_impossible_records(content: bytes, error: type[Exception]) -> None:
 
 def test_a_record_is_bound_to_its_name() -> None:
     store, records = make()
-    records.put(False, 60, {bytes(16): Sentence(PackKind.DATA, ALL)})
+    records.put(False, 60, {bytes(16): CondemnedSlots(PackKind.DATA, ALL)})
     [info] = records.listed()
     other = "condemned/" + "1" * 32
     store.put(other, store.get(info.key))

@@ -32,10 +32,10 @@ from puller.repository.format.footer import DEAD, Footer, PackKind
 from puller.repository.format.index import IndexedPack
 from puller.repository.format.pages import PackTable
 from puller.repository.index.chunkindex import open_index
+from puller.repository.index.index_file import BLOCK, BLOCK_ROWS
 from puller.repository.index.indexcache import CacheFolder, Known, cache_directory
 from puller.repository.index.indexfeed import refresh
 from puller.repository.index.merging import merge
-from puller.repository.index.segment import BLOCK, BLOCK_ROWS
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository
 from puller.store.memory import MemoryStore

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from puller.errors import DamagedData
 from puller.repository.index.catalogue import Catalogue
+from puller.repository.index.index_file import BLOCK, BLOCK_ROWS, IndexFile, open_segment, write_segment
 from puller.repository.index.merging import merge, untouched
 from puller.repository.index.rows import Rows, prefixes_of
-from puller.repository.index.segment import BLOCK, BLOCK_ROWS, Segment, open_segment, write_segment
 
 # Four prefixes, so that equal ones run over several blocks.
 row = st.tuples(st.sampled_from([0, 1, 1 << 63, (1 << 64) - 1]), st.integers(0, 300), st.integers(0, 9))
@@ -35,12 +35,12 @@ def rows_of(drawn: Sequence[Row]) -> Rows:
     return Rows(ids.reshape(-1, 16), numbers, np.arange(len(drawn), dtype=np.uint16)).in_order()
 
 
-def written(rows: Rows, name: bytes = bytes(16)) -> Segment:
+def written(rows: Rows, name: bytes = bytes(16)) -> IndexFile:
     with tempfile.TemporaryFile() as file:
         return write_segment(os.dup(file.fileno()), name, [rows], len(rows))
 
 
-def find(segment: Segment, ids: Sequence[bytes], live: bytes | None = None) -> dict[int, tuple[int, int]]:
+def find(segment: IndexFile, ids: Sequence[bytes], live: bytes | None = None) -> dict[int, tuple[int, int]]:
     raw = np.frombuffer(b"".join(ids), np.uint8)
     positions, numbers, slots = segment.find(ids, prefixes_of(raw), live)
     return dict(zip(positions, zip(numbers, slots, strict=True), strict=True))
@@ -112,7 +112,7 @@ def test_segments_stay_few(sizes: list[int], fresh: int) -> None:
     assert len(held) <= 12
 
 
-def damaged(content: bytes, tmp_path: Path) -> Segment:
+def damaged(content: bytes, tmp_path: Path) -> IndexFile:
     path = tmp_path / "segment"
     path.write_bytes(content)
     descriptor = os.open(path, os.O_RDONLY)

@@ -36,7 +36,7 @@ from puller.repository import repository as repositories
 from puller.repository.format.footer import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeyFile
-from puller.repository.records.condemned import ALL, Sentence
+from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.store.base import Store
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
@@ -423,7 +423,7 @@ def test_whatever_is_put_conditionally_survives_a_lost_answer(
     if secret is not None:
         opened = slots.open_slot(repository.store, repository.descriptor.id_bytes, secret)
         slots.add_slot(repository.store, opened, KeyFile(b"l" * 32), slots.FULL, "")
-    repository.condemned.put(False, 1.0, {b"p" * 16: Sentence(PackKind.DATA, ALL)})
+    repository.condemned.put(False, 1.0, {b"p" * 16: CondemnedSlots(PackKind.DATA, ALL)})
     repository.damaged.put([b"p" * 16])
     assert len(repository.condemned.listed()) == len(repository.damaged.read()) == 1
     assert repositories.open_repository(RetryingStore(wire), secret).id == repository.id

@@ -18,8 +18,8 @@ from puller.repository.writing import pending
 from puller.repository.writing.claims import LONGEST_RUN, MARGIN, Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run
-from puller.upkeep.mark import Mark
 from puller.upkeep.prune import GRACE
+from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from tests.lab.history import Backup, back_up
 from tests.lab.simulated import Died, Process
@@ -322,7 +322,7 @@ _SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], bo
         _slow_commit_is_broken,
     ),
     "prune does not look for pending points": (_ignoring(PendingPoints, "listed", ()), _duels_notice),
-    "prune does not look for new points": (_ignoring(Mark, "add_new"), _duels_notice),
+    "prune does not look for new points": (_ignoring(Reachability, "add_new"), _duels_notice),
     "prune removes without a final record": (_ignoring(Condemned, "put"), _duels_notice),
     "prune leaves a wrong index": (_ignoring(Reclaim, "_rewrite_index"), _late_index_misleads),
 }

@@ -11,7 +11,7 @@ from puller.events import DiskProgress, Event
 from puller.repository.collecting.lease import Lease
 from puller.repository.format.footer import PackKind
 from puller.repository.keys.keyring import KeyRing
-from puller.repository.records.condemned import ALL, Sentence
+from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.repository.repository import Repository
 from puller.store.base import is_key
 from puller.upkeep.prune import GRACE
@@ -102,7 +102,7 @@ def _condemned(scene: Scene, slots: int) -> str:
     """Condemn slots of the largest pack for good, as a prune does that dies before it removes them."""
     name = max(scene.world.names("packs/"), key=lambda name: len(scene.world.objects.get(name)))
     repository = scene.open()[1]
-    repository.condemned.put(True, 0.0, {bytes.fromhex(name[-32:]): Sentence(PackKind.DATA, slots)})
+    repository.condemned.put(True, 0.0, {bytes.fromhex(name[-32:]): CondemnedSlots(PackKind.DATA, slots)})
     return name
 
 

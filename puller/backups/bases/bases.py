@@ -76,7 +76,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CheckpointMark:
     """The newest checkpoint that records when a point is taken, and its XML."""
 
     checkpoint: str | None
@@ -187,7 +187,7 @@ def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
     return {target: base.checkpoint for target, base in bases.items()}
 
 
-def kept(bases: Mapping[str, Base]) -> Mark:
+def kept(bases: Mapping[str, Base]) -> CheckpointMark:
     """The newest checkpoint that the bases have: it stays where no new one can be made.
 
     Its own point stays the base of later runs; what was read since is read again, and known.
@@ -198,7 +198,7 @@ def kept(bases: Mapping[str, Base]) -> Mark:
         if base.checkpoint is not None and base.parent is not None
     }
     newest = max(marks, default=None)
-    return Mark(newest, None if newest is None else marks[newest])
+    return CheckpointMark(newest, None if newest is None else marks[newest])
 
 
 def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from puller.backups.bases.bases import Base, Mark, choose, kept, oldest_of
+from puller.backups.bases.bases import Base, CheckpointMark, choose, kept, oldest_of
 from puller.backups.bases.history import History
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
@@ -84,7 +84,7 @@ class Offline:
         """See Source."""
         return StoredDisks(self._domain, self._disks, bases, self._keys)
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source: the checkpoint that is there stays."""
         return kept(bases)
 

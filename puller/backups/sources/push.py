@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from puller.backups.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
-from puller.backups.sources.look import Look
+from puller.backups.sources.content_probe import ContentProbe
 from puller.backups.sources.source import new_mark, untracked_targets
 from puller.backups.sources.unlock import keys_of
 from puller.errors import DamagedData, HypervisorError, NbdError, PullerError, UnsupportedDisk
@@ -67,7 +67,7 @@ class Push:
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[str, ContentProbe] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
@@ -89,7 +89,7 @@ class Push:
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
-            look = partial(Look, self._repository, disk, record, tell, keys, strange=base.strange)
+            look = partial(ContentProbe, self._repository, disk, record, tell, keys, strange=base.strange)
             self._looks[disk.target] = _apart(look)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
@@ -134,7 +134,7 @@ class Push:
         looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
         return PushedDisks(job, looks, kept, self._observer)
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source."""
         return new_mark(self._domain, self._disks, checkpoint)
 
@@ -161,7 +161,7 @@ class PushedDisks:
     """
 
     def __init__(
-        self, job: PushJob, looks: Mapping[str, Look], kept: Mapping[str, Path], observer: Observer
+        self, job: PushJob, looks: Mapping[str, ContentProbe], kept: Mapping[str, Path], observer: Observer
     ) -> None:
         self._name = job.domain_name
         self._job = job

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from puller.backups.bases.bases import Base, LiveBitmaps, Mark, checkpoints_of, choose
+from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -45,7 +45,7 @@ class Source(Protocol):
         """The disks to be read, still to be entered; entering makes ``checkpoint`` where that can be."""
         ...
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """The checkpoint that will tell later runs what changed since this point."""
         ...
 
@@ -79,7 +79,7 @@ class Pull:
         seal = seal_of(self._domain, self._disks, checkpoint)
         return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source."""
         return new_mark(self._domain, self._disks, checkpoint)
 
@@ -103,9 +103,9 @@ class NoDisks:
         """See Source: no job is begun, as libvirt takes an empty list for all disks."""
         return NothingFrozen()
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> Mark:
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source."""
-        return Mark(None, None)
+        return CheckpointMark(None, None)
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
@@ -113,8 +113,8 @@ def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
     return frozenset(disk.target for disk in disks if untracked(disk) is not None)
 
 
-def new_mark(domain: Domain, disks: Sequence[Disk], checkpoint: str) -> Mark:
+def new_mark(domain: Domain, disks: Sequence[Disk], checkpoint: str) -> CheckpointMark:
     """The checkpoint that a job has just made; none if no disk of it can have one."""
     if len(untracked_targets(disks)) == len(disks):
-        return Mark(None, None)
-    return Mark(checkpoint, checkpoints.xml(domain, checkpoint))
+        return CheckpointMark(None, None)
+    return CheckpointMark(checkpoint, checkpoints.xml(domain, checkpoint))

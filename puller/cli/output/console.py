@@ -47,30 +47,30 @@ class Line:
     fields: dict[str, Fact] = field(default_factory=dict)
 
 
-Voice = Callable[[Line], None]
+Reporter = Callable[[Line], None]
 """Tells lines in one form or another. Called from many threads; must not fail: nobody may be listening."""
 
 
 def plain(line: Line) -> None:
-    """The voice for people."""
+    """The reporter for people."""
     try:
         click.echo(line.text, err=True)
     except OSError:
         silence(sys.stderr)
 
 
-_voice: Voice = plain
+_reporter: Reporter = plain
 
 
-def speak_as(voice: Voice) -> None:
-    """Tell everything from now on by ``voice``: a process has one stderr, and so one voice."""
-    global _voice  # noqa: PLW0603
-    _voice = voice
+def report_as(reporter: Reporter) -> None:
+    """Tell everything from now on by ``reporter``: a process has one stderr, and so one reporter."""
+    global _reporter  # noqa: PLW0603
+    _reporter = reporter
 
 
-def begin(voice: Voice) -> None:
-    """Begin a command: tell by ``voice``, of nothing in particular."""
-    speak_as(voice)
+def begin(reporter: Reporter) -> None:
+    """Begin a command: tell by ``reporter``, of nothing in particular."""
+    report_as(reporter)
     _context.clear()
 
 
@@ -84,12 +84,12 @@ def speak_about(**fields: Fact) -> None:
 
 def is_heard_by_programs() -> bool:
     """Whether lines reach somebody with their fields: the journal, or who asked for JSON."""
-    return _voice is not plain
+    return _reporter is not plain
 
 
 def say(text: str, event: str = "message", priority: int = INFO, **fields: Fact) -> None:
     """Tell a line to whoever reads stderr."""
-    _voice(Line(text, event, priority, {**_context, **fields}))
+    _reporter(Line(text, event, priority, {**_context, **fields}))
 
 
 def answer(text: str) -> None:

@@ -92,7 +92,7 @@ class Settings:
     def start(self) -> None:
         """All is known that was to be said: tell from now on as it was asked for."""
         if self.progress == "json":
-            console.speak_as(as_json)
+            console.report_as(as_json)
         self.service.ready()
 
 

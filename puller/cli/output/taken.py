@@ -12,13 +12,13 @@ from puller.errors import Interrupted, PartialFailure, PullerError
 
 if TYPE_CHECKING:
     from puller.events import Observer
-    from puller.jobs.batch import Audience, Taken
+    from puller.jobs.batch import Reporters, Taken
     from puller.repository.points import Point
 
 
-def audience(settings: Settings, observer: Observer, complaining: bool) -> Audience:
+def audience(settings: Settings, observer: Observer, complaining: bool) -> Reporters:
     """Who is told while the backups run. ``complaining``: of each failure at once, as more is to come."""
-    from puller.jobs.batch import Audience
+    from puller.jobs.batch import Reporters
 
     def on_point(point: Point) -> None:
         settings.service.forget(point.domain)
@@ -29,7 +29,7 @@ def audience(settings: Settings, observer: Observer, complaining: bool) -> Audie
         if complaining:
             failures.complain(failures.translate(error), settings, subject)
 
-    return Audience(observer, on_point, on_failure)
+    return Reporters(observer, on_point, on_failure)
 
 
 def tell_point(point: Point) -> None:

@@ -27,6 +27,7 @@ from puller.errors import DamagedData
 from puller.repository.format.footer import ID, Ids
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.index.catalogue import Catalogue
+from puller.repository.index.index_file import IndexFile
 from puller.repository.index.indexcache import (
     CacheFolder,
     Known,
@@ -37,7 +38,6 @@ from puller.repository.index.indexcache import (
 from puller.repository.index.indexfeed import Read, refresh
 from puller.repository.index.merging import merge, untouched
 from puller.repository.index.rows import Rows, prefixes_of
-from puller.repository.index.segment import Segment
 
 MISS = -1
 """Pack number that says "not held"."""
@@ -80,7 +80,7 @@ class _Own:
 
     recent: dict[bytes, int]
     full: Mapping[bytes, int]
-    segments: tuple[Segment, ...]
+    segments: tuple[IndexFile, ...]
 
     def recall(self, content_id: bytes) -> int | None:
         """The value of a content that is not in a segment yet."""
@@ -151,7 +151,7 @@ class ChunkIndex:
             with self._changing:
                 self._own = replace(self._own, full={}, segments=segments)
 
-    def _with(self, segments: tuple[Segment, ...], fresh: Rows) -> tuple[Segment, ...]:
+    def _with(self, segments: tuple[IndexFile, ...], fresh: Rows) -> tuple[IndexFile, ...]:
         run = unnamed_segment(self._scratch, [fresh], len(fresh))
         kept = untouched([len(segment) for segment in segments], len(run))
         old = [*segments[kept:], run]
@@ -184,7 +184,7 @@ class _Batch:
             positions, found = np.array(values, np.int64).T
             self._put(positions, found >> 16, (found & 0xFFFF).astype(np.uint16))
 
-    def look_in(self, segment: Segment, live: bytes | None, resolve: Callable[[Numbers], Numbers]) -> None:
+    def look_in(self, segment: IndexFile, live: bytes | None, resolve: Callable[[Numbers], Numbers]) -> None:
         """Look for what is missing; ``resolve`` turns the segment's pack numbers into the run's."""
         if not self._keys:
             return

@@ -25,8 +25,8 @@ from pathlib import Path
 from puller.errors import DamagedData
 from puller.host.privatefolder import make_private
 from puller.repository.index.catalogue import STAMP, Catalogue
+from puller.repository.index.index_file import IndexFile, open_segment, write_segment
 from puller.repository.index.rows import Rows
-from puller.repository.index.segment import Segment, open_segment, write_segment
 
 _TRIES = 3
 """Between reading a catalogue and opening its segments another process may have replaced both."""
@@ -37,7 +37,7 @@ class Known:
     """A catalogue with its segments, largest first. ``stamp`` tells from which file they were loaded."""
 
     catalogue: Catalogue
-    segments: tuple[Segment, ...]
+    segments: tuple[IndexFile, ...]
     stamp: bytes
 
     @property
@@ -71,7 +71,7 @@ def temporary_directory() -> Path:
     return Path(os.environ.get("TMPDIR") or "/var/tmp")
 
 
-def unnamed_segment(folder: Path, parts: Iterable[Rows], expected: int) -> Segment:
+def unnamed_segment(folder: Path, parts: Iterable[Rows], expected: int) -> IndexFile:
     """Write a segment to a file without a name: it is gone when the segment is. Raises OSError."""
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         descriptor = os.dup(file.fileno())
@@ -108,7 +108,7 @@ class CacheFolder:
     def _segment(self, name: bytes) -> Path:
         return self.path / f"{name.hex()}.segment"
 
-    def _open(self, name: bytes) -> Segment:
+    def _open(self, name: bytes) -> IndexFile:
         descriptor = os.open(self._segment(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return open_segment(descriptor, name)
@@ -116,7 +116,7 @@ class CacheFolder:
             os.close(descriptor)
             raise
 
-    def write(self, parts: Iterable[Rows], expected: int) -> Segment:
+    def write(self, parts: Iterable[Rows], expected: int) -> IndexFile:
         """Write a segment that is to be published; its file stays locked while this process holds it."""
         name = os.urandom(16)
         descriptor = self._create(self._segment(name))

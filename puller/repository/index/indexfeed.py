@@ -20,10 +20,10 @@ from puller.repository.format.footer import DEAD, ID
 from puller.repository.format.index import IndexedPack
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.index.catalogue import Catalogue
+from puller.repository.index.index_file import IndexFile
 from puller.repository.index.indexcache import CacheFolder, Known, unnamed_segment
 from puller.repository.index.merging import merge, untouched
 from puller.repository.index.rows import Rows
-from puller.repository.index.segment import Segment
 from puller.store.base import ObjectInfo, Store
 from puller.store.parallel import each
 
@@ -103,7 +103,7 @@ class _Intake:
         self._number = first
         self._parts: list[Rows] = []
         self._rows = 0
-        self._runs: list[Segment] = []
+        self._runs: list[IndexFile] = []
 
     def add(self, source: bytes, packs: Sequence[IndexedPack]) -> None:
         """Take in what one index object says. Dead slots are left out."""
@@ -130,14 +130,14 @@ class _Intake:
         # Nothing is looked up in it, so the filter may be of the smallest size.
         self._runs.append(unnamed_segment(self._folder, parts, 0))
 
-    def finish(self) -> list[Segment]:
+    def finish(self) -> list[IndexFile]:
         """All rows, as sorted runs."""
         if self._rows:
             self._put_run()
         return self._runs
 
 
-def _settled(folder: CacheFolder, known: Known, runs: Sequence[Segment]) -> Known:
+def _settled(folder: CacheFolder, known: Known, runs: Sequence[IndexFile]) -> Known:
     """Merge ``runs`` with the smaller ones of the segments, or everything if much of it is void."""
     fresh = sum(map(len, runs))
     if known.catalogue.is_wasteful(known.rows + fresh):

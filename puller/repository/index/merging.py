@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.repository.index.index_file import BLOCK_ROWS, IndexFile
 from puller.repository.index.rows import Prefixes, Rows, prefixes_of
-from puller.repository.index.segment import BLOCK_ROWS, Segment
 
 STEP = 1 << 18
 """Rows that a merge sorts at once: some 6 MiB, and a few times that while it is done."""
@@ -34,7 +34,7 @@ def untouched(sizes: Sequence[int], fresh: int) -> int:
     return kept
 
 
-def merge(segments: Sequence[Segment], numbers: NDArray[np.int64] | None) -> Iterator[Rows]:
+def merge(segments: Sequence[IndexFile], numbers: NDArray[np.int64] | None) -> Iterator[Rows]:
     """All rows of ``segments`` in ascending order, some at a time, the pack numbers replaced.
 
     Pack number k becomes ``numbers[k]``; rows for which that is negative are left out. None keeps all.
@@ -46,7 +46,7 @@ def merge(segments: Sequence[Segment], numbers: NDArray[np.int64] | None) -> Ite
         yield rows if numbers is None else rows.renumbered(numbers)
 
 
-def _bounds(segments: Sequence[Segment]) -> Prefixes:
+def _bounds(segments: Sequence[IndexFile]) -> Prefixes:
     """Prefixes that part the rows into about equal shares of STEP, however the ids are spread."""
     uppers = np.sort(np.concatenate([np.zeros(0, np.uint64), *(segment.uppers for segment in segments)]))
     every = STEP // BLOCK_ROWS
@@ -56,7 +56,7 @@ def _bounds(segments: Sequence[Segment]) -> Prefixes:
 class _Cursor:
     """Reads one segment from its beginning to its end."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: IndexFile) -> None:
         self._segment = segment
         self._next = 0
         self._rows = Rows.none()

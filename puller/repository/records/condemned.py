@@ -44,14 +44,14 @@ _PARALLEL_READS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class CondemnedSlots:
     """What is condemned of one pack: bit k of ``slots`` stands for slot k; ALL for the whole pack."""
 
     kind: PackKind
     slots: int
 
 
-Sentences = Mapping[bytes, Sentence]
+Condemnations = Mapping[bytes, CondemnedSlots]
 """By pack id."""
 
 
@@ -63,7 +63,7 @@ class Record:
     modified: float
     final: bool
     grace: float
-    packs: Sentences
+    packs: Condemnations
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -90,29 +90,29 @@ def column_of(slots: int, count: int) -> NDArray[np.bool_]:
     return bits.view(np.bool_)
 
 
-def union(parts: Iterable[Sentences]) -> dict[bytes, Sentence]:
+def union(parts: Iterable[Condemnations]) -> dict[bytes, CondemnedSlots]:
     """All that the parts name, together."""
-    joined: dict[bytes, Sentence] = {}
+    joined: dict[bytes, CondemnedSlots] = {}
     for part in parts:
         for pack_id, sentence in part.items():
             slots = sentence.slots | slots_in(joined, pack_id)
-            joined[pack_id] = Sentence(sentence.kind, slots)
+            joined[pack_id] = CondemnedSlots(sentence.kind, slots)
     return joined
 
 
-def slots_in(packs: Sentences, pack_id: bytes) -> int:
+def slots_in(packs: Condemnations, pack_id: bytes) -> int:
     """The set of the slots of one pack that ``packs`` names."""
     sentence = packs.get(pack_id)
     return sentence.slots if sentence else 0
 
 
-def encode(final: bool, grace: float, packs: Sentences) -> bytes:
+def encode(final: bool, grace: float, packs: Condemnations) -> bytes:
     """The content of a record's box."""
     entries = {pack_id.hex(): _entry(sentence) for pack_id, sentence in packs.items()}
     return msgspec.json.encode(_Body("final" if final else "waiting", grace, entries))
 
 
-def _entry(sentence: Sentence) -> _Entry:
+def _entry(sentence: CondemnedSlots) -> _Entry:
     kind = "data" if sentence.kind is PackKind.DATA else "map"
     if sentence.slots == ALL:
         return _Entry(kind)
@@ -132,12 +132,12 @@ def decode(content: bytes, info: ObjectInfo) -> Record:
     return Record(info.key, info.modified, body.stage == "final", body.grace, packs)
 
 
-def _sentence(text: str, entry: _Entry) -> tuple[bytes, Sentence]:
+def _sentence(text: str, entry: _Entry) -> tuple[bytes, CondemnedSlots]:
     pack_id = bytes.fromhex(text)
     if len(pack_id) != ID:
         raise ValueError(f"{text!r} is not the id of a pack")
     slots = ALL if entry.slots is None else int.from_bytes(bytes.fromhex(entry.slots), "little")
-    return pack_id, Sentence(_KINDS[entry.kind], slots)
+    return pack_id, CondemnedSlots(_KINDS[entry.kind], slots)
 
 
 class Condemned:
@@ -166,7 +166,7 @@ class Condemned:
             return None
         return decode(self._boxes.unpack(BoxKind.CONDEMNED, info.key, box), info)
 
-    def put(self, final: bool, grace: float, packs: Sentences) -> None:
+    def put(self, final: bool, grace: float, packs: Condemnations) -> None:
         """Write ``packs`` as new records, durable when this returns; nothing if there are none."""
         for part in _parts(packs):
             name = PREFIX + secrets.token_hex(ID)
@@ -178,9 +178,9 @@ class Condemned:
         self._store.delete([record.name for record in records])
 
 
-def _parts(packs: Sentences) -> Iterator[dict[bytes, Sentence]]:
+def _parts(packs: Condemnations) -> Iterator[dict[bytes, CondemnedSlots]]:
     """Cut by what they take: of packs with 65536 slots a box has room for some ten thousand only."""
-    part: dict[bytes, Sentence] = {}
+    part: dict[bytes, CondemnedSlots] = {}
     size = 0
     for pack_id, sentence in packs.items():
         part[pack_id] = sentence

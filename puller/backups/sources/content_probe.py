@@ -29,7 +29,7 @@ _FLUSH = 35.0
 _PAUSE = 1.0
 
 
-class Look:
+class ContentProbe:
     """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound

@@ -10,7 +10,7 @@ STRETCH = MIB
 """Bytes written at once at most: 16 chunks, so that a write costs little beside what it writes."""
 
 
-class Stretch:
+class WriteCoalescer:
     """What is on its way to ``output`` in ``buffer``. One thread's own.
 
     ::

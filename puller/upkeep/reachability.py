@@ -1,4 +1,4 @@
-"""Mark: what the restore points reach, pending ones included."""
+"""Reachability: what the restore points reach, pending ones included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADVICE = (
 )
 
 
-class Mark:
+class Reachability:
     """Collects in ``reach``. ``beat`` is called now and then."""
 
     def __init__(self, repository: Repository, beat: Callable[[], None]) -> None:

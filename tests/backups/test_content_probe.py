@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.backups.sources import look
-from puller.backups.sources.look import Look
+from puller.backups.sources import content_probe
+from puller.backups.sources.content_probe import ContentProbe
 from puller.hypervisor.domain.disk import Disk
 from puller.store.patience import Patience, holding
 from puller.units import CHUNK, MIB
@@ -22,14 +22,14 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In parallel backups a signal raises nothing where the disks are looked at."""
-    monkeypatch.setattr(look, "_FLUSH", 3600.0)
+    monkeypatch.setattr(content_probe, "_FLUSH", 3600.0)
     image = tmp_path / "vda.raw"
     image.write_bytes(bytes(MIB))
     disk = Disk("vda", str(image), "file", "raw", "disk", False, False, False, image)
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     point = make_point(repository, {"vda": random.Random(1).randbytes(MIB)})
     told: list[str] = []
-    begun = Look(repository, disk, point.disks[0], told.append)
+    begun = ContentProbe(repository, disk, point.disks[0], told.append)
     found: list[bool] = []
     waiting = Patience(60)
 
@@ -47,7 +47,7 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
 class Late:
     """A look at the image of a guest that flushes late, by a clock of its own."""
 
-    look: Look
+    look: ContentProbe
 
     def __init__(self) -> None:
         self.patience = Patience(60)
@@ -68,7 +68,7 @@ def _late(monkeypatch: pytest.MonkeyPatch, folder: Path, flush: Callable[[int], 
     repository = puller.create_repository(str(folder / "r"), password=None)
     point = make_point(repository, {"vda": WRITTEN})
     late = Late()
-    late.look = Look(repository, disk, point.disks[0], late.told.append)
+    late.look = ContentProbe(repository, disk, point.disks[0], late.told.append)
 
     def pause(seconds: float) -> None:
         late.clock += seconds

@@ -56,7 +56,7 @@ Hits = tuple[list[int], list[int], list[int]]
 """Columns: positions among the ids that were asked for, pack numbers, slots."""
 
 
-class Segment:
+class IndexFile:
     """An open segment. Its file is closed when nobody holds the object any more. Safe for many threads."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Segment:
         return rows.cut(0, self._rows - first * BLOCK_ROWS)
 
 
-def open_segment(descriptor: int, name: bytes) -> Segment:
+def open_segment(descriptor: int, name: bytes) -> IndexFile:
     """The segment in an open file, which it closes later. Raises DamagedData, OSError.
 
     The blocks are not read now, so opening costs about 1.5 bytes of reading a row.
@@ -172,7 +172,7 @@ def open_segment(descriptor: int, name: bytes) -> Segment:
         raise DamagedData(f"the index segment {name.hex()} is damaged")
     _without_readahead(descriptor)
     uppers, bits = np.frombuffer(tail, "<u8", blocks), np.frombuffer(tail, np.uint8, offset=8 * blocks)
-    return Segment(descriptor, name, rows, uppers, bits)
+    return IndexFile(descriptor, name, rows, uppers, bits)
 
 
 def _check_trailer(trailer: bytes, name: bytes) -> tuple[int, int]:
@@ -212,7 +212,7 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(pieces)
 
 
-def write_segment(descriptor: int, name: bytes, parts: Iterable[Rows], expected: int) -> Segment:
+def write_segment(descriptor: int, name: bytes, parts: Iterable[Rows], expected: int) -> IndexFile:
     """Write ``parts``, which ascend by prefix, to an empty file; return it as an open segment.
 
     ``expected`` is the number of rows, or an upper bound that sizes the filter. Raises OSError; the
@@ -279,7 +279,7 @@ class _Writer:
         starts = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))
         self._bits[places[starts]] |= np.bitwise_or.reduceat(_MASKS[bits & 7], starts)
 
-    def finish(self) -> Segment:
+    def finish(self) -> IndexFile:
         """Write what is left and the tail."""
         self._put(self._rest)
         uppers = np.concatenate([np.zeros(0, np.uint64), *self._uppers])
@@ -288,7 +288,7 @@ class _Writer:
         for part in (*tail, _digest(*tail)):
             _write(self._descriptor, part)
         _without_readahead(self._descriptor)
-        return Segment(self._descriptor, self._name, self._rows, uppers, self._bits)
+        return IndexFile(self._descriptor, self._name, self._rows, uppers, self._bits)
 
 
 def _by_block(column: NDArray[np.generic], count: int, width: int) -> NDArray[np.uint8]:
