@@ -34,6 +34,7 @@ from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
+    from puller.backups.forget import Forgotten
     from puller.diagnosis.finding import Check
 
 DEFAULT_URI = "qemu:///system"
@@ -338,3 +339,20 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
         staging_dir,
     )
     return list(examining.doctor(open_store(url), opener, examination))
+
+
+def forget(
+    repository: Repository, domain: str, *, connect: str = DEFAULT_URI, observer: Observer = ignore
+) -> Forgotten:
+    """Remove this repository's checkpoints and dirty bitmaps from a domain, running or shut off.
+
+    Returns what was removed. Those of other repositories and programs stay, and so do the restore points. The
+    next backup is a rehash: it reads all data of every disk and stores only what differs from the last point.
+
+    Raises NoSuchDomain, JobRunning, Locked, UnsupportedDisk, HypervisorError, NbdError, StoreError. For a
+    domain that is shut off, Locked also means that another program uses an image, and UnsupportedDisk that an
+    image is not on this host. After an error, call it again to remove the rest.
+    """
+    from puller.backups import forget as forgetting
+
+    return forgetting.forget(repository, domain, connect, observer)

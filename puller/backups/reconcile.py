@@ -88,15 +88,16 @@ def _redefine(domain: Domain, point: Point) -> bool:
 
 
 def _remove_stray(domain: Domain, name: str, targets: list[str], observer: Observer) -> None:
-    where = ", ".join(targets)
     try:
-        remove_stray(domain, name, targets)
+        removed = remove_stray(domain, name, targets)
     except HypervisorError as error:
+        where = ", ".join(targets)
         observer(Notice(domain.name, f"a dirty bitmap without use stays in {where}: {error.message}"))
-    else:
-        observer(
-            Notice(domain.name, f"removed dirty bitmap {name} from {where}: no checkpoint has it any more")
-        )
+        return
+    if removed:  # else the image tells of what was removed since QEMU opened it
+        where = ", ".join(removed)
+        text = f"removed dirty bitmap {name} from {where}: no checkpoint has it any more"
+        observer(Notice(domain.name, text))
 
 
 def _ours(domain: Domain, repository: Repository) -> list[Checkpoint]:

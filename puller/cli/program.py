@@ -29,6 +29,7 @@ COMMANDS = (
     "repair",
     "stats",
     "doctor",
+    "forget",
     "key",
     "config",
     "completion",

@@ -89,6 +89,16 @@ def detach_backing(path: Path) -> None:
     _qemu_img(doing, "rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute()))
 
 
+def remove_bitmap(path: Path, name: str, keys: Keys = ()) -> None:
+    """Remove the dirty bitmap ``name`` from the qcow2 image at ``path``; images behind it are not opened.
+
+    Raises NbdError if ``qemu-img`` is missing or fails, as it does if another program has the image open.
+    """
+    node = _node(path, "qcow2", (), {**_opened_by(keys[:1]), "backing": None})
+    doing = f"cannot remove bitmap {name} from {path}"
+    _qemu_img(doing, "bitmap", "--remove", "--", node, name, keys=keys[:1])
+
+
 def copy_bytes(path: Path, image_format: str, keys: Keys = ()) -> int:
     """Bytes that a full copy of the image at ``path``, chain included, takes as qcow2; it may be in use.
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from puller.errors import NbdError, PullerError
+from puller.hypervisor.domain.qcow2 import Header, read_header
 from puller.hypervisor.space.seal import create
 from puller.nbd.export import Export
-from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing
+from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing, remove_bitmap
 from puller.nbd.writer import Target
 from puller.units import CHUNK, MIB
 from tests.lab.luks import PASSPHRASE
@@ -222,3 +223,27 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:  # the process has ended
         return b""
+
+
+def test_a_bitmap_is_removed_from_an_encrypted_image_whose_backing_file_is_away(tmp_path: Path) -> None:
+    image, keys = tmp_path / "image", [Key("qcow2", PASSPHRASE)]
+    option = "encrypt.format=luks,encrypt.key-secret=key0,encrypt.iter-time=10"
+    away = str(tmp_path / "away")
+    create(PASSPHRASE, "-u", "-b", away, "-F", "raw", "-o", option, "--", str(image), str(MIB))
+    secret = f"secret,id=key0,data={PASSPHRASE.decode().replace(',', ',,')}"
+    parts = {"driver": "qcow2", "file": {"filename": str(image)}, "backing": None}
+    node = f"json:{json.dumps({**parts, 'encrypt': {'key-secret': 'key0'}})}"
+    for name in ("ours", "theirs"):
+        run("qemu-img", "bitmap", "--add", "--object", secret, node, name)
+    remove_bitmap(image, "ours", keys)
+    assert [bitmap.name for bitmap in header(image).bitmaps] == ["theirs"]
+    with pytest.raises(NbdError, match=f"cannot remove bitmap ours from {image}: .*not found"):
+        remove_bitmap(image, "ours", keys)
+    with pytest.raises(NbdError, match=f"cannot remove bitmap theirs from {image}: "):
+        remove_bitmap(image, "theirs")
+
+
+def header(image: Path) -> Header:
+    found = read_header(image)
+    assert found is not None
+    return found

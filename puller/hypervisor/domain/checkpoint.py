@@ -140,6 +140,19 @@ def delete(domain: Domain, name: str) -> None:
             _delete_remains(domain, name)
 
 
+def forget_record(domain: Domain, name: str) -> None:
+    """Delete libvirt's record of our checkpoint ``name``, and no bitmap. Fine if it is gone.
+
+    This is all that libvirt can do while the domain is shut off.
+    """
+    if not name.startswith(OWN):
+        raise ValueError(f"checkpoint {name} is not puller's to delete")
+    handle = _find(domain, name)
+    if handle is not None:
+        with translate(f"cannot delete the record of checkpoint {name} of domain {domain.name}"):
+            handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
 def _delete_remains(domain: Domain, name: str) -> None:
     """Delete a checkpoint that lacks bitmaps, without stranding those that it still has.
 

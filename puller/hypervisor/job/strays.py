@@ -22,35 +22,45 @@ from puller.hypervisor.faults import translate
 
 
 def find_strays(domain: Domain, repository_id: str) -> dict[str, list[str]]:
+    """The bitmaps of :func:`find_stored` that belong to no checkpoint that libvirt knows."""
+    known = {checkpoint.name for checkpoint in list_checkpoints(domain)}
+    stored = find_stored(domain, repository_id)
+    return {name: targets for name, targets in stored.items() if name not in known}
+
+
+def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
     """By name of the bitmap: the disks whose images have it. Images that cannot be read are passed over.
 
     It sees what is stored in an image; what QEMU has made since its start is not.
     """
-    known = {checkpoint.name for checkpoint in list_checkpoints(domain)}
     found: dict[str, list[str]] = {}
     for disk in domain.disks():
         if disk.path is None or untracked(disk) is not None:
             continue
         with suppress(HypervisorError):
             for name in stored_bitmaps(describe(disk.path, disk.format)[0]):
-                if name.startswith(owner_prefix(repository_id)) and name not in known:
+                if name.startswith(owner_prefix(repository_id)):
                     found.setdefault(name, []).append(disk.target)
     return found
 
 
-def remove_stray(domain: Domain, name: str, targets: Iterable[str]) -> None:
-    """Remove the bitmap ``name`` from these disks; the domain must be active. Raises HypervisorError.
+def remove_stray(domain: Domain, name: str, targets: Iterable[str]) -> tuple[str, ...]:
+    """Remove the bitmap ``name`` from these disks, and return those that had it; the domain must be active.
 
     Fine if QEMU does not know it any more: an image tells of bitmaps that were deleted since the start.
+    Raises HypervisorError.
     """
+    removed = []
     for target in targets:
         with translate(f"cannot remove bitmap {name} of disk {target} of domain {domain.name}"):
             flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
             handle = domain.handle.checkpointCreateXML(_record(domain, name, target), flags)
             try:
                 handle.delete()
+                removed.append(target)
             except libvirt.libvirtError:
                 handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    return tuple(removed)
 
 
 def _record(domain: Domain, name: str, target: str) -> str:

@@ -1,0 +1,210 @@
+"""Forget: remove from a domain the checkpoints and dirty bitmaps that this repository's backups made.
+
+While the domain runs, only libvirt can do it. While it is shut off, libvirt can delete its records alone, so
+the bitmaps are removed from the images first: a run that fails between the two leaves records that the next
+one finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from puller.backups.bases.history import History
+from puller.backups.sources.unlock import keys_of
+from puller.errors import HypervisorError, Locked, NbdError, UnsupportedDisk
+from puller.events import Notice, Observer
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.checkpoint import Checkpoint, owner_prefix
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked
+from puller.hypervisor.job import openjob
+from puller.hypervisor.job.strays import find_stored, remove_stray
+from puller.hypervisor.locking import runlock
+from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.shared import writers
+from puller.hypervisor.storage import imagelock
+from puller.nbd.image import Keys, remove_bitmap
+from puller.repository.repository import Repository
+from puller.store.patience import holding, long
+
+_LOOK_BACK = 8
+"""Newest points whose bitmaps are looked for in QEMU although libvirt has no record of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedBitmap:
+    """The dirty bitmap ``bitmap`` was removed from the disk with the target ``disk``."""
+
+    disk: str
+    bitmap: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was removed from ``domain``: names of ``checkpoints``, and ``bitmaps``."""
+
+    domain: str
+    checkpoints: tuple[str, ...]
+    bitmaps: tuple[RemovedBitmap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The image at ``path`` of the ``disk``, which holds our ``bitmaps``."""
+
+    disk: Disk
+    path: Path
+    bitmaps: tuple[str, ...]
+
+
+def forget(repository: Repository, name: str, connect: str, observer: Observer) -> Forgotten:
+    """See ``puller.forget``."""
+
+    def notice(text: str) -> None:
+        observer(Notice(name, text))
+
+    with holding(long(notice)), Host.connect(connect) as host:
+        domain = host.domain(name)
+        with DomainLock(domain.uuid, domain.name, lock_directory()):
+            _refuse_living(domain, repository.id)
+            if openjob.end_stale(domain, repository.id):
+                notice("ended a backup job that an earlier run had left open")
+            recorded = _recorded(domain, repository.id)
+            if domain.is_active():
+                removed = tuple(_remove_from_running(domain, repository, recorded))
+            else:
+                images = _marked_images(domain, repository.id, observer)
+                _require_free(host, domain, images)
+                removed = tuple(_remove_from_images(domain, images))
+                for checkpoint in recorded:
+                    checkpoints.forget_record(domain, checkpoint.name)
+            return Forgotten(domain.name, tuple(item.name for item in recorded), removed)
+
+
+def _refuse_living(domain: Domain, repository_id: str) -> None:
+    """Raise Locked if a run of another user or container is at work, whose lock is in another folder."""
+    for folder in {disk.path.parent for disk in domain.disks() if disk.path is not None}:
+        runlock.require_dead(domain, repository_id, folder)
+
+
+def _recorded(domain: Domain, repository_id: str) -> list[Checkpoint]:
+    found = checkpoints.list_checkpoints(domain)
+    return [item for item in found if item.name.startswith(owner_prefix(repository_id))]
+
+
+def _remove_from_running(
+    domain: Domain, repository: Repository, recorded: list[Checkpoint]
+) -> Iterator[RemovedBitmap]:
+    # Before anything is deleted: the images go on listing it until QEMU closes them.
+    stored = find_stored(domain, repository.id)
+    for checkpoint in recorded:
+        name = checkpoint.name
+        present = {*checkpoints.dirty_bytes(domain, name), *stored.get(name, ())} & checkpoint.disks
+        checkpoints.delete(domain, name)
+        yield from (RemovedBitmap(target, name) for target in sorted(present))
+    for name, targets in _without_record(domain, repository, stored).items():
+        yield from (RemovedBitmap(target, name) for target in remove_stray(domain, name, sorted(targets)))
+
+
+def _without_record(
+    domain: Domain, repository: Repository, stored: dict[str, list[str]]
+) -> dict[str, set[str]]:
+    """Bitmaps that may be there although libvirt does not know them: by name, the disks to look at.
+
+    Those that QEMU has made since its start are in no image yet; only the points tell their names.
+    """
+    tracked = {disk.target for disk in domain.disks() if disk.is_candidate and untracked(disk) is None}
+    found = {name: set(targets) for name, targets in stored.items()}
+    for point in islice(History(repository, domain.uuid), _LOOK_BACK):
+        if point.checkpoint is not None and point.checkpoint.startswith(owner_prefix(repository.id)):
+            found.setdefault(point.checkpoint, set()).update({disk.disk for disk in point.disks} & tracked)
+    return found
+
+
+def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> list[_Image]:
+    """The images of a domain that is shut off which hold bitmaps of ours.
+
+    Raises UnsupportedDisk or HypervisorError if an image that may hold some cannot be looked at.
+    """
+    found = []
+    for disk in domain.disks():
+        if not disk.holds_changes or untracked(disk) is not None:
+            continue
+        path = _path(domain, disk)
+        own, *behind = (_names(image, repository_id) for image in describe(path, disk.format))
+        if own:
+            found.append(_Image(disk, path, own))
+        for name in sorted({name for names in behind for name in names}):
+            observer(Notice(domain.name, f"bitmap {name} stays in a backing file of disk {disk.target}"))
+    return found
+
+
+def _names(image: dict[str, object], repository_id: str) -> tuple[str, ...]:
+    prefix = owner_prefix(repository_id)
+    return tuple(sorted(name for name in stored_bitmaps(image) if name.startswith(prefix)))
+
+
+def _path(domain: Domain, disk: Disk) -> Path:
+    if disk.path is None:
+        raise UnsupportedDisk(
+            f"cannot look for bitmaps on disk {disk.target} of domain {domain.name}: "
+            f"its image ({disk.type}) is not a file or device of this host",
+            advice="Start the domain, then run the same command again.",
+        )
+    return disk.path
+
+
+def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
+    """Raise Locked if one of ``images`` is in use, before any of them is changed."""
+    for target, other in writers(host, domain, [image.disk for image in images]).items():
+        raise Locked(
+            f"disk {target} of domain {domain.name} is in use by the running domain {other}",
+            advice=f"Shut off {other}, then run the same command again.",
+        )
+    for image in images:
+        try:
+            with image.path.open("rb") as file:
+                held = imagelock.is_held(file.fileno())
+        except OSError as error:
+            raise HypervisorError(
+                f"cannot open image {image.path} of domain {domain.name}: {error.strerror}",
+                advice="Check that the disk's storage is there, and who may write to it.",
+            ) from error
+        if held:
+            raise _in_use(domain, image.path)
+
+
+def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[RemovedBitmap]:
+    for image, keys in [(image, _keys(domain, image.disk)) for image in images]:
+        for name in image.bitmaps:
+            if domain.is_active():  # libvirt keeps QEMU's locks on block devices apart from those of others
+                raise _in_use(domain, image.path)
+            try:
+                remove_bitmap(image.path, name, keys)
+            except NbdError as error:
+                if "lock" not in error.message:
+                    raise
+                raise _in_use(domain, image.path) from error
+            yield RemovedBitmap(image.disk.target, name)
+
+
+def _keys(domain: Domain, disk: Disk) -> Keys:
+    """What opens the image: QEMU's tools do not change an encrypted one without its passphrase."""
+    try:
+        return keys_of(domain, disk)
+    except UnsupportedDisk as error:
+        raise UnsupportedDisk(
+            error.message, advice="Start the domain, then run the same command again."
+        ) from error
+
+
+def _in_use(domain: Domain, path: Path) -> Locked:
+    return Locked(
+        f"image {path} of domain {domain.name} is in use by another process",
+        advice="Wait until it is free, or if the domain was started, run the same command again.",
+    )
