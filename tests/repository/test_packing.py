@@ -12,7 +12,7 @@ from puller.repository import repository as repositories
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
-from puller.repository.format.sealing import BoxKind
+from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
@@ -102,7 +102,8 @@ def test_a_box_that_no_reader_takes_is_not_made(
 def test_the_tail_of_a_pack_of_the_smallest_contents_has_room(repository: Repository) -> None:
     """A pack has 65536 slots at most, which fill it here; ids do not compress."""
     rng = random.Random(1)
-    pieces = [Piece(rng.randbytes(ID), rng.randbytes(110), 0) for _ in range(65536)]
+    size = MAP_PACK // 65536 - (0 if repository.keys.public is None else TAG)
+    pieces = [Piece(rng.randbytes(ID), rng.randbytes(size), 0) for _ in range(65536)]
     emitted = Emitted(repository, 1)
     writer = _writer(repository, emitted)
     assert sum(places.count for places, _ in writer.add(pieces)) == 65536
