@@ -34,11 +34,13 @@ def make_pool(connection: Any, folder: Path) -> Any:
         f"<pool type='dir'><name>pool</name><target><path>{folder}</path></target></pool>"
     )
     pool.create()
-    for target, compat in TARGETS.items():
-        version = "" if compat == "0.10" else f"<compat>{compat}</compat>"
+    for (
+        target,
+        compat,
+    ) in TARGETS.items():  # where none is named, libvirt 9 makes 0.10 and libvirt 11 makes 1.1
         pool.createXML(
             f"<volume><name>{target}.qcow2</name><capacity>{SIZE}</capacity>"
-            f"<target><format type='qcow2'/>{version}</target></volume>"
+            f"<target><format type='qcow2'/><compat>{compat}</compat></target></volume>"
         )
     return pool
 

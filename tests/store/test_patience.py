@@ -129,16 +129,15 @@ def test_a_slow_upload_is_no_silent_store(at: Callable[[str], RetryingStore]) ->
 
 
 class Hanging(MemoryStore):
-    """Answers nothing, for ever, but for the first ``answered`` calls."""
+    """Answers nothing, for ever, but for the keys that are ``answered``."""
 
-    def __init__(self, answered: int = 0) -> None:
+    def __init__(self, answered: str = "") -> None:
         super().__init__()
-        self._left = answered
+        self._answered = answered
         self.asked = threading.Semaphore(0)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
-        self._left -= 1
-        if self._left < 0:
+        if key not in self._answered:
             self.asked.release()
             threading.Event().wait()
         return key.encode()
@@ -193,7 +192,7 @@ class TestEach:
             list(each(RetryingStore(Hanging()).get, "abc", 2))
 
     def test_who_leaves_waits_for_no_thread(self) -> None:
-        hanging = Hanging(answered=1)
+        hanging = Hanging("a")
         with holding(Patience(patiences.LONG)), pytest.raises(Stopped):
             for _ in each(RetryingStore(hanging).get, "abc", 2):
                 assert hanging.asked.acquire(timeout=60)
@@ -225,7 +224,7 @@ class TestEach:
         assert len(met) == 1
 
     def test_what_still_waits_is_let_go(self) -> None:
-        hanging = Hanging(answered=1)
+        hanging = Hanging("a")
         ended = threading.Semaphore(0)
 
         def work(key: str) -> bytes:
