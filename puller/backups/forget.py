@@ -78,6 +78,7 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
             if domain.is_active():
                 removed = tuple(_remove_from_running(domain, repository, recorded))
             else:
+                _refuse_saved(domain)
                 images = _marked_images(domain, repository.id, observer)
                 _require_free(host, domain, images)
                 removed = tuple(_remove_from_images(domain, images))
@@ -90,6 +91,16 @@ def _refuse_living(domain: Domain, repository_id: str) -> None:
     """Raise Locked if a run of another user or container is at work, whose lock is in another folder."""
     for folder in {disk.path.parent for disk in domain.disks() if disk.path is not None}:
         runlock.require_dead(domain, repository_id, folder)
+
+
+def _refuse_saved(domain: Domain) -> None:
+    """A saved state may refer to dirty bitmaps that the images would lack then."""
+    if domain.is_saved():
+        raise HypervisorError(
+            f"domain {domain.name} has a saved state, which may refer to its dirty bitmaps",
+            advice=f"Start the domain, or discard the state with 'virsh managedsave-remove {domain.name}', "
+            "then run the command again.",
+        )
 
 
 def _recorded(domain: Domain, repository_id: str) -> list[Checkpoint]:

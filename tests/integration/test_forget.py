@@ -112,12 +112,15 @@ def test_inconsistent_bitmaps_after_a_crash(scene: Scene) -> None:
     assert_rehash(scene)
 
 
-def test_a_domain_with_a_saved_state(scene: Scene) -> None:
+def test_a_domain_with_a_saved_state_is_refused(scene: Scene) -> None:
     machine, name = scene.machine, own(scene)
     machine.save()
+    with pytest.raises(HypervisorError, match="has a saved state") as refused:
+        forget(scene)
+    assert "virsh managedsave-remove" in refused.value.advice
+    assert_untouched(scene, name)
+    machine.handle.managedSaveRemove()
     assert forget(scene) == Forgotten(machine.name, (name,), (RemovedBitmap("vda", name),))
-    machine.start()
-    assert_rehash(scene)
 
 
 def test_a_domain_without_anything_of_ours(machine_factory: MachineFactory, scene: Scene) -> None:
