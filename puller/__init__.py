@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         check,
         create_repository,
         delete,
+        diff,
         doctor,
         forget,
         list_keys,
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
         prune,
         remove_key,
         restore,
+        rollback,
         stats,
     )
     from puller.errors import PullerError
+    from puller.recovery.rollback import RolledBack
     from puller.repository.points import Point
     from puller.repository.repository import Repository
     from puller.upkeep.retention import Policy
@@ -44,11 +47,13 @@ __all__ = [
     "Policy",
     "PullerError",
     "Repository",
+    "RolledBack",
     "add_key",
     "backup",
     "check",
     "create_repository",
     "delete",
+    "diff",
     "doctor",
     "forget",
     "list_keys",
@@ -58,6 +63,7 @@ __all__ = [
     "prune",
     "remove_key",
     "restore",
+    "rollback",
     "stats",
 ]
 
@@ -66,6 +72,7 @@ _HOMES = {
     "Policy": "puller.upkeep.retention",
     "PullerError": "puller.errors",
     "Repository": "puller.repository.repository",
+    "RolledBack": "puller.recovery.rollback",
 }
 
 

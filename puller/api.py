@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
+from puller.recovery.diff import LIVE, PointDifference, diff_points, disk_difference
 from puller.recovery.restore import Request, Restored
 from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
     from puller.backups.forget import Forgotten
     from puller.diagnosis.finding import Check
+    from puller.recovery.rollback import RolledBack
 
 DEFAULT_URI = "qemu:///system"
 
@@ -201,6 +203,68 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point, hosts), request, observer)
+
+
+def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    compare: bool = False,
+    dry_run: bool = False,
+    salvage: bool = False,
+    backup_first: bool = False,
+    connect: str = DEFAULT_URI,
+    observer: Observer = ignore,
+) -> RolledBack:
+    """Put the disks of a domain that is shut off back to ``point``, by writing only what differs.
+
+    ``disks`` are targets, all of the point if none is given. What differs is known from the disks' dirty
+    bitmaps and the points' maps; with ``compare``, or without a usable bitmap, the disks are read. With
+    ``dry_run`` nothing is written. ``backup_first`` takes a point of the present state before. Bitmaps record
+    the rollback, so the next backup is incremental. If it is interrupted, call it again: it completes, and
+    until then ``backup`` refuses the disk.
+
+    Raises NoSuchPoint, AmbiguousPoint, NoSuchDomain, NoSuchDisk, DomainRunning, Locked, OutputInUse,
+    OutputRefused, UnsupportedDisk, DamagedData, HypervisorError, NbdError, StoreError.
+    """
+    from puller.recovery import rollback as rolling
+
+    request = rolling.Request(connect, tuple(dict.fromkeys(disks)), compare, dry_run, salvage)
+    with holding(_patience(point, observer)):
+        chosen = repository.points.select(point, hosts)
+        if backup_first and not dry_run:
+            backup(repository, chosen.uuid, connect=connect, observer=observer)
+        return rolling.rollback(repository, chosen, request, observer)
+
+
+def diff(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    other: str = LIVE,
+    *,
+    hosts: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    connect: str = DEFAULT_URI,
+    observer: Observer = ignore,
+) -> PointDifference:
+    """What differs between two points, by disk, out of their maps; or with ``live`` what the disks of the
+    domain, which must be shut off, differ in now: what ``rollback`` would write.
+
+    Ranges are in whole chunks of 64 KiB. Two points may be of different domains. Raises as ``rollback``.
+    """
+    with holding(_patience(point, observer)):
+        first = repository.points.select(point, hosts)
+        if other != LIVE:
+            return diff_points(repository, first, repository.points.select(other, hosts), tuple(disks))
+        from puller.recovery import rollback as rolling
+
+        request = rolling.Request(connect, tuple(dict.fromkeys(disks)))
+        found = rolling.differences(repository, first, request, observer)
+        return PointDifference(
+            first.point, LIVE, tuple(disk_difference(item.disk, item.changes) for item in found)
+        )
 
 
 def check(

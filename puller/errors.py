@@ -279,6 +279,18 @@ class DomainNotRunning(HypervisorError):
     default_advice = "Start the domain, then run the backup again."
 
 
+class DomainRunning(HypervisorError):
+    """The domain runs, or will go on from a saved state: its disks must not be changed underneath it."""
+
+    default_advice = "Shut the domain off, then run the same command again."
+
+
+class RollbackUnfinished(HypervisorError):
+    """A rollback of a disk was begun and not completed: the disk is partly old and partly new."""
+
+    default_advice = "Complete the rollback: run 'puller restore POINT --in-place' again."
+
+
 class UnsupportedDisk(HypervisorError):
     """A disk cannot take part in a backup with a checkpoint."""
 

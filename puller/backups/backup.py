@@ -34,6 +34,7 @@ from puller.errors import (
     HypervisorError,
     Interrupted,
     NbdError,
+    RollbackUnfinished,
     StoreUnavailable,
 )
 from puller.events import Committed, Notice, Observer, Step
@@ -49,6 +50,7 @@ from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
+from puller.hypervisor.storage.rollback_mark import find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -134,8 +136,20 @@ def is_stop(error: BaseException) -> bool:
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
+    _refuse_half_rolled_back(domain, chosen)
     whole = chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
     return with_facts(domain, whole)
+
+
+def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
+    for disk in disks:
+        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
+            raise RollbackUnfinished(
+                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
+                "completed: the disk is partly old and partly new",
+                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
+                f"leave the disk out with --exclude-disk {disk.target}.",
+            )
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:

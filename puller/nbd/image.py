@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ from puller.host.passphrases import Handed, handed_over, secret_id
 from puller.host.runtime import socket_folder
 from puller.nbd.connection import Connection
 
+SOCKET_FOLDER = "puller-nbd-"
+"""What the names of the servers' directories begin with; this process's number follows."""
+
 _TOOL_SECONDS = 300.0
 """How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
 MiB for a TiB."""
@@ -33,6 +37,10 @@ unless the storage hangs."""
 _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 _SEE = "The message is QEMU's own; correct what it names and run again."
+
+_ENDING_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
+"""A server that has no client yet does not notice that puller was killed. The kernel's signal comes when the
+thread that started it ends, too (prctl(2), PR_SET_PDEATHSIG)."""
 
 _WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
 
@@ -72,6 +80,11 @@ def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object])
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
+def socket_uri(socket: Path) -> str:
+    """The URI of the server that listens at ``socket``."""
+    return f"nbd+unix:///?socket={quote(str(socket), safe='/')}"
+
+
 def create_qcow2(path: Path, size: int) -> None:
     """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
 
@@ -87,6 +100,15 @@ def detach_backing(path: Path) -> None:
     """
     doing = f"cannot take the backing file from {path}"
     _qemu_img(doing, "rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute()))
+
+
+def resize(path: Path, image_format: str, size: int, keys: Keys = ()) -> None:
+    """Make the image at ``path`` a disk of ``size`` bytes; dirty bitmaps in it are cut or continued.
+
+    What is behind the new end is lost. Raises NbdError if ``qemu-img`` is missing or fails.
+    """
+    node = _node(path, image_format, keys, {})
+    _qemu_img(f"cannot resize {path}", "resize", "-q", "--shrink", "--", node, str(size), keys=keys)
 
 
 def remove_bitmap(path: Path, name: str, keys: Keys = ()) -> None:
@@ -156,9 +178,9 @@ class ImageServer:
         self._image = [f"--format={image_format}", "--", str(path.absolute())]
         if node is not None or any(keys):
             self._image = ["--", _node(path, image_format, keys, node or {})]
-        self._folder = socket_folder("puller-nbd-", "socket")
+        self._folder = socket_folder(f"{SOCKET_FOLDER}{os.getpid()}-", "socket")
         home = Path(self._folder.name)
-        self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
+        self.uri = socket_uri(home / "socket")
         self._ready, self._log = home / "pid", home / "log"
         try:
             self._process = self._run(home / "socket", options)
@@ -174,6 +196,12 @@ class ImageServer:
         """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
         return cls(path, image_format, ["--read-only", *offer], keys=keys)
+
+    @classmethod
+    def recorded(cls, path: Path, image_format: str, *, bitmap: str | None = None, keys: Keys = ()) -> Self:
+        """A server for writing. The image's bitmaps go on recording; ``bitmap`` names one that is offered."""
+        offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
+        return cls(path, image_format, [*_WRITING, *offer], keys=keys)
 
     @classmethod
     def pushed(cls, path: Path, passphrase: bytes | None = None) -> Self:
@@ -197,7 +225,7 @@ class ImageServer:
             with self._log.open("wb") as log, _handed_over(self._keys) as handed:
                 # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
                 return subprocess.Popen(
-                    ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
+                    [*_ENDING_WITH_US, "qemu-nbd", *fixed, *options, *handed.options, *self._image],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -7,17 +7,18 @@ writes it where it belongs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
+from puller.recovery.difference import Changes
 from puller.recovery.outputs import Output
 from puller.recovery.write_coalescer import STRETCH, WriteCoalescer
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
-from puller.repository.reading.image import DiskImage, PackJob
+from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.repository import Repository
 from puller.store.patience import tied
 
@@ -66,13 +67,13 @@ class Copier:
 
     def copy(self) -> None:
         """Copy everything. Damage is collected, any other error is raised."""
-        self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
+        self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._total()))
         with Flow() as flow, tied(flow.on_failure):
             self._buffers = flow.pool(FETCHERS, STRETCH)
             crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
-            for window in self._image.windows():
+            for window in self._windows():
                 self._lose(window.damage)
-                for offset, length in window.gaps():
+                for offset, length in self._zeros(window):
                     self._output.zero(offset, length)
                     self._progress(length, 0)
                 for offset, length in window.filled():
@@ -81,6 +82,15 @@ class Copier:
                     crew.put(job)
             crew.finish()
 
+    def _total(self) -> int:
+        return self._image.size
+
+    def _windows(self) -> Iterator[Window]:
+        return self._image.windows()
+
+    def _zeros(self, window: Window) -> Iterator[tuple[int, int]]:
+        return window.gaps()
+
     def _copy_job(self, job: PackJob) -> None:
         buffer = self._buffers.acquire()
         stretch = WriteCoalescer(buffer, self._output)
@@ -88,7 +98,7 @@ class Copier:
         for item in self._image.read(job):
             if isinstance(item, Damage):
                 self._lose([item])
-                self._output.zero(item.offset, item.length)
+                self._give_up(item)
                 self._progress(item.length, 0)
             else:
                 stretch.add(*item)
@@ -96,6 +106,10 @@ class Copier:
         stretch.flush()
         self._progress(done, done)
         buffer.release()
+
+    def _give_up(self, lost: Damage) -> None:
+        """Put zeros in place of what is lost: the output is new, or to be salvaged."""
+        self._output.zero(lost.offset, lost.length)
 
     def _lose(self, damage: Sequence[Damage]) -> None:
         if not damage:
@@ -112,3 +126,38 @@ class Copier:
             self.written += written
             event = DiskProgress(self._subject, self._disk, self._done, self.written, 0)
         self._observer(event)
+
+
+class ChangedCopier(Copier):
+    """Copies what ``changes`` names of a disk onto an output that has all else.
+
+    What is lost of the point stays as it is there, unless ``salvage`` asks for zeros.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a copier's parameters and its own
+        self,
+        subject: str,
+        disk: str,
+        image: DiskImage,
+        output: Output,
+        observer: Observer,
+        changes: Changes,
+        *,
+        salvage: bool,
+    ) -> None:
+        super().__init__(subject, disk, image, output, observer)
+        self._changes = changes
+        self._salvage = salvage
+
+    def _total(self) -> int:
+        return self._changes.bytes
+
+    def _windows(self) -> Iterator[Window]:
+        return self._image.windows_of(self._changes.pages)
+
+    def _zeros(self, window: Window) -> Iterator[tuple[int, int]]:
+        return window.gaps() if self._salvage else window.zeros()
+
+    def _give_up(self, lost: Damage) -> None:
+        if self._salvage:
+            super()._give_up(lost)

@@ -40,6 +40,7 @@ from puller.hypervisor.domain.image import describe, files_of, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport
 from puller.nbd.image import ImageServer, Keys
+from puller.nbd.strays import end_strays
 
 _USABLE = frozenset({"auto"})
 
@@ -134,6 +135,7 @@ class StoredDisks:
         self.exports: tuple[DiskExport, ...] = ()
 
     def __enter__(self) -> Self:
+        end_strays()
         with ExitStack() as servers:
             servers.enter_context(self._starts)
             self.exports = tuple(self._serve(servers, disk) for disk in self._disks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from puller.cli.commands import inplace
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.output.console import is_heard_by_programs, printable
@@ -14,7 +15,7 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
-from puller.errors import DamagedData
+from puller.errors import DamagedData, UsageError
 from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    required=True,
     metavar="PATH",
     help="Write to this directory, which is created if needed. With one --disk, PATH can also be a file, "
     "a block device, or an nbd://, nbds:// or nbd+unix:// URI.",
@@ -60,21 +60,53 @@ if TYPE_CHECKING:
     help="Write a damaged disk too, with zeros in place of lost data, and exit with 13. Without it, a "
     "damaged disk is not written.",
 )
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Roll the domain's own disks back: write only what differs from POINT. The domain must be shut off.",
+)
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="With --in-place, read the disks to find what differs. Without it, the dirty bitmaps and the maps "
+    "of the points tell, where they can.",
+)
+@click.option(
+    "--backup-first",
+    is_flag=True,
+    help="With --in-place, first take a restore point of the disks as they are now.",
+)
+@click.option("--dry-run", is_flag=True, help="With --in-place, show how much differs, and write nothing.")
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
     settings: Settings,
     point: str,
-    output: str,
+    output: str | None,
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
     format_: str,
     force: bool,
     salvage: bool,
+    in_place: bool,
+    compare: bool,
+    backup_first: bool,
+    dry_run: bool,
 ) -> Outcome:
-    """Restore the disks of a point to files, a device or NBD.
+    """Restore the disks of a point to files, a device or NBD, or roll a domain back.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
+    if in_place:
+        _refuse_together("--in-place", {"--output": output is not None, "--force": force})
+        return inplace.roll_back(
+            settings, point, hosts, disks, compare, dry_run, salvage, backup_first=backup_first
+        )
+    _refuse_alone("--in-place", {"--compare": compare, "--backup-first": backup_first, "--dry-run": dry_run})
+    if output is None:
+        raise UsageError(
+            "restore needs --output or --in-place",
+            advice="Name a directory with --output, or roll the domain's own disks back with --in-place.",
+        )
     repository = open_repository(settings)
     from puller import api
 
@@ -93,6 +125,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             observer=observer,
         )
     return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
+
+
+def _refuse_together(option: str, others: dict[str, bool]) -> None:
+    for other, given in others.items():
+        if given:
+            raise UsageError(f"cannot combine {option} and {other}", advice="Leave one of them out.")
+
+
+def _refuse_alone(option: str, others: dict[str, bool]) -> None:
+    for other, given in others.items():
+        if given:
+            raise UsageError(f"{other} needs {option}", advice=f"Add {option}, or leave {other} out.")
 
 
 def _without_ends(observer: Observer) -> Observer:

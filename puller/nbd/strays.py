@@ -1,0 +1,48 @@
+"""Servers of images that a killed puller has left behind without a client.
+
+``qemu-nbd`` ends when its last client leaves, and a puller that dies leaves. One that is killed while its
+server starts has never been a client, and a server that is still starting loses the signal of its end, too
+(QEMU 7.2: ``state = RUNNING`` comes after the handlers). Such a server would hold the image's lock for ever.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from puller.errors import NbdError
+from puller.host.runtime import runtime_directory
+from puller.nbd.connection import Connection
+from puller.nbd.image import SOCKET_FOLDER, socket_uri
+
+_END_SECONDS = 10.0
+"""How long a server may take to close its image. It takes milliseconds."""
+
+
+def end_strays() -> None:
+    """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
+    for folder in runtime_directory().glob(f"{SOCKET_FOLDER}*"):
+        owner = folder.name.removeprefix(SOCKET_FOLDER).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            _end(folder)
+
+
+def _end(folder: Path) -> None:
+    if not _is_answered(folder):
+        return
+    deadline = time.monotonic() + _END_SECONDS
+    while _is_answered(folder):
+        if time.monotonic() > deadline:
+            return  # it has other clients, of a puller that cannot be seen from here
+        time.sleep(0.01)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_answered(folder: Path) -> bool:
+    """Whether a server answers there; it has had a client then."""
+    with suppress(NbdError):
+        Connection(socket_uri(folder / "socket")).drop()
+        return True
+    return False
