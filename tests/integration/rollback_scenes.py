@@ -97,7 +97,7 @@ class Case:
             point.point,
             "--in-place",
         ]
-        return subprocess.Popen([sys.executable, "-m", "puller.cli", *command])
+        return subprocess.Popen([sys.executable, "-m", "puller.cli", *command], stdout=sys.stderr)
 
     def _kill(self, point: puller.Point) -> bool:
         """Kill a rollback some time after it has begun to write; whether it was still alive."""

@@ -50,7 +50,7 @@ def assert_next_is_incremental(scene: Scene) -> None:
 
 def roll(scene: Scene, point: puller.Point, **options: Any) -> puller.RolledBack:
     scene.told = []
-    observer = scene._observe  # noqa: SLF001 - what the scene's user is told
+    observer = scene._observe
     return puller.rollback(scene.repository, point.point, connect=scene.uri, observer=observer, **options)
 
 
