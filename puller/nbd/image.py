@@ -38,10 +38,6 @@ _INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qem
 
 _SEE = "The message is QEMU's own; correct what it names and run again."
 
-_ENDING_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
-"""A server that has no client yet does not notice that puller was killed. The kernel's signal comes when the
-thread that started it ends, too (prctl(2), PR_SET_PDEATHSIG)."""
-
 _WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
 
 
@@ -225,7 +221,7 @@ class ImageServer:
             with self._log.open("wb") as log, _handed_over(self._keys) as handed:
                 # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
                 return subprocess.Popen(
-                    [*_ENDING_WITH_US, "qemu-nbd", *fixed, *options, *handed.options, *self._image],
+                    ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -1,8 +1,9 @@
 """Servers of images that a killed puller has left behind without a client.
 
 ``qemu-nbd`` ends when its last client leaves, and a puller that dies leaves. One that is killed while its
-server starts has never been a client, and a server that is still starting loses the signal of its end, too
-(QEMU 7.2: ``state = RUNNING`` comes after the handlers). Such a server would hold the image's lock for ever.
+server starts has never been a client, so the server waits for one and holds the image's lock for ever. A
+signal at puller's death (prctl(2), PR_SET_PDEATHSIG) is no way out: qemu-nbd 7.2 that gets SIGTERM while it
+starts neither ends nor answers.
 """
 
 from __future__ import annotations

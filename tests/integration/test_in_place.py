@@ -1,4 +1,4 @@
-"""Rollback: a domain's own disks go back to a point, exactly, and the next backup is incremental and exact."""
+"""A rollback puts a domain's own disks back to a point, exactly, and the next backup is incremental."""
 
 from __future__ import annotations
 
