@@ -134,8 +134,8 @@ def is_stop(error: BaseException) -> bool:
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    whole = chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
-    return with_facts(domain, whole)
+    known = with_facts(domain, chosen)
+    return known if domain.is_active() else tuple(with_stored_chain(disk) for disk in known)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:

@@ -14,15 +14,21 @@ from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.image import untracked, with_stored_chain
-from puller.hypervisor.domain.qcow2 import Header, read_header
+from puller.hypervisor.domain.image import (
+    image_facts,
+    layout,
+    looked_into,
+    stored_bitmaps,
+    untracked,
+    with_stored_chain,
+)
 from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
 
 def examine(patient: Examined) -> Iterator[Check]:
     """Ask about each disk that a backup takes."""
-    taken = patient.taken()
+    taken = [looked_into(disk) for disk in patient.taken()]
     if patient.disks or patient.left_out or not taken:
         yield ask("disks", patient.domain.name, partial(_named, patient))
     for disk in patient.omitted():
@@ -130,44 +136,44 @@ def _encryption(patient: Examined, disk: Disk) -> Answer:
 def _image(disk: Disk) -> Answer:
     if disk.path is None:
         return ok("not a file of this host: not looked into")
-    header = read_header(disk.path)
-    if header is None:
-        return _unread(disk)
-    if header.corrupt:
+    try:
+        facts = layout(image_facts(disk.path, disk.format))
+    except HypervisorError as error:
+        return fail(
+            error.message,
+            "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image.",
+        )
+    if facts.get("corrupt"):
         return fail(
             f"QEMU has marked {disk.path} as corrupt",
             f"Stop the domain and run 'qemu-img check -r all {disk.path}'.",
         )
-    return ok(f"qcow2 version {header.version}")
-
-
-def _unread(disk: Disk) -> Answer:
-    return fail(
-        f"{disk.path} cannot be read from here, or is not qcow2",
-        "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image.",
-    )
+    return ok(f"qcow2, compat {facts['compat']}")
 
 
 def _bitmaps(patient: Examined, disk: Disk) -> Answer:
-    header = None if disk.path is None else read_header(disk.path)
     known = checkpoints.list_checkpoints(patient.domain)
-    if header is None:
+    try:
+        stored = None if disk.path is None else stored_bitmaps(image_facts(disk.path, disk.format))
+    except HypervisorError:  # of which another question tells
+        stored = None
+    if stored is None:
         return ok(f"checkpoints: {len(known)}")
     names = {item.name for item in known}
-    stranded = [bitmap.name for bitmap in header.bitmaps if bitmap.name not in names]
+    stranded = [name for name in stored if name not in names]
     if stranded:
         return warn(
             f"{disk.path} has {len(stranded)} dirty bitmaps without a checkpoint, such as {stranded[0]}",
             _remedy(disk, stranded[0]),
         )
     tracking = [item.name for item in known if disk.target in item.disks]
-    lost = [] if patient.domain.is_active() else _lost(tracking, header)
+    lost = [] if patient.domain.is_active() else _lost(tracking, stored)
     if lost:
         return warn(
             f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
             "Nothing need be done: the next point reads all of the disk.",
         )
-    return ok(f"stored bitmaps: {len(header.bitmaps)}")
+    return ok(f"stored bitmaps: {len(stored)}")
 
 
 def _remedy(disk: Disk, bitmap: str) -> str:
@@ -179,10 +185,9 @@ def _remedy(disk: Disk, bitmap: str) -> str:
     )
 
 
-def _lost(tracking: Sequence[str], header: Header) -> list[str]:
+def _lost(tracking: Sequence[str], stored: Mapping[str, frozenset[str]]) -> list[str]:
     """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
-    whole = {bitmap.name for bitmap in header.bitmaps if not bitmap.in_use}
-    return [name for name in tracking if name not in whole]
+    return [name for name in tracking if "in-use" in stored.get(name, {"in-use"})]
 
 
 def _job(patient: Examined, disk: Disk) -> Answer:

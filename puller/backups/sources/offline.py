@@ -36,7 +36,7 @@ from puller.errors import (
 )
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, files_of, stored_bitmaps
+from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport
 from puller.nbd.image import ImageServer, Keys
@@ -94,7 +94,7 @@ class StoredBitmaps:
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
         self._flags = {
-            disk.target: stored_bitmaps(describe(image_of(domain, disk), disk.format)[0]) for disk in disks
+            disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format)) for disk in disks
         }
         known = {name for bitmaps in self._flags.values() for name in bitmaps}
         self.oldest = oldest_of(known, repository_id)

@@ -113,7 +113,7 @@ class Push:
         size = self._domain.disk_size(disk.target)
         if base.checkpoint is not None:
             dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
-            return staging.copied_bytes(dirty, size, disk.path)
+            return staging.copied_bytes(dirty, size, disk.cluster)
         try:
             if disk.path is None:
                 return size

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 from puller.errors import HypervisorError, StagingFull
-from puller.hypervisor.domain.image import cluster_size
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import CHUNK, MIB, format_bytes
 
@@ -45,13 +44,12 @@ def keep(image: Path, path: Path) -> None:
         raise HypervisorError(f"{image} cannot be kept as {path}: {error.strerror}") from error
 
 
-def copied_bytes(dirty: int, size: int, path: Path | None) -> int:
+def copied_bytes(dirty: int, size: int, cluster: int | None) -> int:
     """The most that QEMU copies of a disk of ``size`` bytes with ``dirty`` ones in its bitmap.
 
-    It copies whole clusters of the new image, which get the size of those of the disk's image at ``path``
-    (seen with libvirt 9.0 and QEMU 7.2), 64 KiB at least.
+    It copies whole clusters of the new image, which are as large as those of the disk's image, ``cluster``
+    bytes if that is known (seen with libvirt 9.0 and QEMU 7.2), but 64 KiB at least.
     """
-    cluster = None if path is None else cluster_size(path)
     return min(size, dirty * max(1, (cluster or CHUNK) // CHUNK))
 
 
