@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
-from puller.configuration.lines import Path
 from puller.configuration.schema import Key, Table, keys
 from puller.errors import UsageError
+
+Path = tuple[str, ...]
+"""The keys that lead to a value: ``("jobs", "nightly", "parallel")``."""
 
 _LONGEST = 40
 """Characters of a wrong value that are shown: enough to find it."""
@@ -19,7 +21,7 @@ _LONGEST = 40
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake; ``line`` is None where the file has no line that is to blame."""
+    """One mistake. ``line`` is that of an error in the syntax; else None, and ``key`` names the key."""
 
     file: str
     line: int | None
@@ -29,16 +31,16 @@ class Mistake:
 
     @property
     def text(self) -> str:
-        """``/etc/puller/puller.toml:12: invalid value for jobs.nightly.parallel: 99``."""
+        """``/etc/puller/puller.toml: invalid value for jobs.nightly.parallel: 99``."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.message}"
 
 
 class ConfigurationError(UsageError):
-    """The configuration cannot be used. ``mistakes`` are all that were found, in the file's order."""
+    """The configuration cannot be used. ``mistakes`` are all that were found."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+        self.mistakes = tuple(mistakes)
         first, more = self.mistakes[0], len(self.mistakes) - 1
         rest = f" (and {more} more; 'puller config check' lists all)" if more else ""
         super().__init__(f"{first.text}{rest}", advice=first.advice)
@@ -46,17 +48,14 @@ class ConfigurationError(UsageError):
 
 @dataclass
 class Findings:
-    """Collects the mistakes of one file. ``lines`` tells where its keys stand."""
+    """Collects the mistakes of one file."""
 
     file: str
-    lines: dict[Path, int]
     mistakes: list[Mistake] = field(default_factory=list)
 
     def add(self, path: Path, message: str, advice: str) -> None:
-        """Note a mistake at ``path``, or at the nearest table above it that the file names."""
-        near = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
-        line = None if near is None else self.lines[near]
-        self.mistakes.append(Mistake(self.file, line, dotted(path), message, advice))
+        """Note a mistake at ``path``."""
+        self.mistakes.append(Mistake(self.file, None, dotted(path), message, advice))
 
     def wrong(self, path: Path, value: Any, key: Key, why: str = "") -> None:
         """Note that ``path`` has an invalid value."""
