@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from puller.backups.bases.bases import Base, distrusted
@@ -73,9 +72,7 @@ class Transfer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self._run.flow.fail(error)
         join(self._readers)

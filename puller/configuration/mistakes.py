@@ -57,11 +57,6 @@ class Findings:
         """Note a mistake at ``path``."""
         self.mistakes.append(Mistake(self.file, None, dotted(path), message, advice))
 
-    def wrong(self, path: Path, value: Any, key: Key, why: str = "") -> None:
-        """Note that ``path`` has an invalid value."""
-        reason = f": {why}" if why else ""
-        self.add(path, f"invalid value for {dotted(path)}: {_shown(value)}{reason}", remedy(path[-1], key))
-
     def table(self, path: Path, value: Any, table: type[Table]) -> dict[str, Any]:
         """The keys of ``value`` that are right, decoded. What is wrong with the others is noted."""
         if not isinstance(value, dict):
@@ -98,7 +93,7 @@ class Findings:
             if key.read is not None:
                 key.read(content)
         except msgspec.ValidationError:
-            self.wrong(path, content, key)
+            self.add(path, f"invalid value for {dotted(path)}: {_shown(content)}", remedy(path[-1], key))
         except ValueError as error:
             self.add(path, f"{dotted(path)}: {error}", remedy(path[-1], key))
         else:

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import is_not
-from types import TracebackType
 from typing import Any, Self
 
 import libvirt
@@ -55,9 +54,7 @@ class Host:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -81,11 +78,6 @@ class Host:
                 if (handle := _found(lookup, name)) is not None:
                     return Domain(handle, state_directory(self.uri))
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
-
-    def domains(self) -> tuple[str, ...]:
-        """Names of all domains, running or not, sorted."""
-        with translate(f"cannot list the domains of {self.uri}"):
-            return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
         """Every path that an active domain has storage at, whole chains of images, as (domain, path)."""

@@ -20,7 +20,7 @@ from tests.lab.machine import DiskSpec
 
 def test_a_domain_is_found_by_name_and_by_uuid(host: Host, machine_factory: MachineFactory) -> None:
     machine = machine_factory(DiskSpec("vda", MIB))
-    assert machine.name in host.domains()
+    assert machine.name in host.uuids()
     assert host.domain(machine.name).uuid == machine.uuid
     assert host.domain(machine.uuid).name == machine.name
 

@@ -18,7 +18,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import untracked
-from puller.hypervisor.job.frozen import FrozenDisks, NothingFrozen
+from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.hypervisor.space.seal import seal_of
@@ -99,9 +99,9 @@ class NoDisks:
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Nothing is written."""
 
-    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> NothingFrozen:
+    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> FrozenDisks:
         """See Source: no job is begun, as libvirt takes an empty list for all disks."""
-        return NothingFrozen()
+        return FrozenDisks()
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source."""
