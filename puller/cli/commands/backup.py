@@ -12,7 +12,7 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command
-from puller.cli.input.rates import Rate
+from puller.cli.input.quantities import RATE
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -127,14 +127,14 @@ def _load_meanwhile() -> None:
 )
 @click.option(
     "--limit-read",
-    type=Rate(),
+    type=RATE,
     metavar="RATE",
     help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
     "[default: unlimited]",
 )
 @click.option(
     "--limit-upload",
-    type=Rate(),
+    type=RATE,
     metavar="RATE",
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",
