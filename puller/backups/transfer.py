@@ -24,8 +24,7 @@ from puller.repository.writing.run import DiskWriter, Run
 from puller.units import CHUNK, MIB
 
 WINDOW = 4 * MIB
-"""Bytes in flight on a connection: 8 requests of 512 KiB, which storage that answers after 5 ms serves at
-800 MiB/s. With 16 requests a full took 2 % longer, and QEMU a fifth more CPU for it; 2 MiB were no better."""
+"""Bytes in flight on a connection: enough for storage that answers after milliseconds."""
 
 
 def _window(read_rate: int | None) -> int:

@@ -142,7 +142,7 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
     """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
 
     ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
-    the guest flushes: 320 KiB of 128 MiB written (seen with QEMU 7.2). The files have grown by them already;
+    the guest flushes (seen with QEMU 7.2). The files have grown by them already;
     a device has not, so it may hold all ``size`` bytes.
     """
     if not path.is_file():

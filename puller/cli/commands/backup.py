@@ -42,7 +42,7 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 
 
 def _load_meanwhile() -> None:
-    """Import what a backup needs, 0.3 s, while the key is derived: 0.2 s that leave the interpreter free."""
+    """Import what a backup needs while the key is derived, which leaves the interpreter free."""
 
     def load() -> None:
         with suppress(ImportError):  # told where it is needed

@@ -26,7 +26,7 @@ FLOOR = 16 * MIB
 """Bytes that stay free whatever the rate."""
 
 HORIZON = 2.0
-"""Seconds of writing for which there must be room. To end a job takes 0.1 s, some more on a busy host."""
+"""Seconds of writing for which there must be room. To end a job takes far less."""
 
 MEMORY = 1.0
 """Seconds over which the rate is taken: guests write in bursts."""

@@ -1,9 +1,9 @@
 """Temporary files of a job that are encrypted, as the disks are whose content they hold.
 
-libvirt can make such files in the begin of a job. But the processor is then measured for half a second and
-more, and a passphrase that needs no stretching is stretched for two: all within QEMU's main loop, while the
-guest's file systems are frozen (5 s a disk with QEMU 7.2, and the measuring fails where processor time is
-counted in ticks). So the files are made beforehand, and libvirt is told to take them as they are.
+libvirt can make such files in the begin of a job. But QEMU then measures the processor, and stretches a
+passphrase that needs no stretching, for seconds: all within its main loop, while the guest's file systems are
+frozen. The measuring also fails where processor time is counted in ticks (QEMU 7.2). So the files are made
+beforehand, and libvirt is told to take them as they are.
 """
 
 from __future__ import annotations

@@ -1,11 +1,4 @@
-"""How hard a run compresses: a level that stays, or one that follows whatever holds the run up.
-
-zstd 1.5.7 on 96 MiB of /usr in chunks of 64 KiB, MB/s of one thread and ratio::
-
-    level    1      3      4      5      6      10     12     15     19
-    MB/s     688    516    446    208    145    91     29     12     4
-    ratio    2.526  2.584  2.598  2.643  2.669  2.706  2.713  2.743  2.757
-"""
+"""How hard a run compresses: a level that stays, or one that follows whatever holds the run up."""
 
 from __future__ import annotations
 
@@ -16,7 +9,7 @@ from typing import Protocol
 LOWEST, HIGHEST = 1, 19
 
 LADDER = (1, 3, 4, 5, 6, 10)
-"""Levels that AutoLevel uses: above 10, a hundredth of size costs three times the work and more."""
+"""Levels that AutoLevel uses: higher ones cost far more than they save."""
 
 UP, DOWN = 0.10, 0.01
 """Shares of its time that a run waits for the store, above and below which the level changes.

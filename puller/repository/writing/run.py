@@ -62,8 +62,7 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 _QUEUED = 5
-"""Batches that wait for a codec at most. A reader that waits for room leaves its socket full and the server
-idle: with 2 of 1 MiB the codecs of a full on two cores had nothing to do for a tenth of the time."""
+"""Batches that wait for a codec at most. A reader that waits for room leaves the server idle."""
 
 _INDEX_EVERY = 64
 """Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
@@ -73,8 +72,8 @@ _INDEX_EVERY = 64
 class Tuning:
     """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
 
-    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
-    were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
+    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec. ``level``
+    is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
     """
 
     codecs: int = _CORES
@@ -245,7 +244,7 @@ class Run:
             for chunk, start in enumerate(starts, first):
                 content = view[start : start + CHUNK]
                 chunks.append(chunk)
-                # bytes.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
+                # bytes.startswith compares far faster than memoryview == bytes.
                 contents.append(None if _ZEROS.startswith(content) else content)
         self._place(disk, chunks, contents)
         done = batch.length
