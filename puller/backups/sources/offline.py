@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from puller.backups.bases.bases import Base, CheckpointMark, choose, kept, oldest_of
 from puller.backups.bases.history import History
+from puller.backups.sources.source import Source
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
@@ -53,16 +54,12 @@ def image_of(domain: Domain, disk: Disk) -> Path:
     return disk.path
 
 
-class Offline:
-    """The images of a domain that is shut off; a :class:`~puller.backups.sources.source.Source`."""
-
-    mode = "pull"
+class Offline(Source):
+    """The images of a domain that is shut off."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:
-        self._domain = domain
-        self._disks = disks
+        super().__init__(domain, disks, folder)
         self._repository_id = repository_id
-        self.folder = folder
         self._keys: dict[str, Keys] = {}
 
     def bases(self, history: History) -> dict[str, Base]:

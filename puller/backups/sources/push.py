@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
+from puller.backups.bases.bases import Base, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.content_probe import ContentProbe
-from puller.backups.sources.source import new_mark, untracked_targets
+from puller.backups.sources.source import Source, untracked_targets
 from puller.backups.sources.unlock import keys_of
 from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
@@ -42,8 +42,8 @@ _LET_GO = 10.0
 _STEP = 0.02
 
 
-class Push:
-    """A Source whose ``disks`` QEMU writes into images in the folder ``directory``.
+class Push(Source):
+    """A source whose ``disks`` QEMU writes into images in the folder ``directory``.
 
     With ``keep`` they stay there as plain files.
     """
@@ -59,10 +59,8 @@ class Push:
         keep: bool,
         observer: Observer,
     ) -> None:
+        super().__init__(domain, disks, directory)
         self._repository = repository
-        self._domain = domain
-        self._disks = disks
-        self.folder = directory
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
@@ -132,10 +130,6 @@ class Push:
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
         looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
         return PushedDisks(job, looks, kept, self._observer)
-
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """See Source."""
-        return new_mark(self._domain, self._disks, checkpoint)
 
 
 def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:

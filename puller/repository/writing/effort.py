@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 LOWEST, HIGHEST = 1, 19
 
@@ -17,32 +16,21 @@ UP, DOWN = 0.10, 0.01
 Far apart, so that a level that fits is kept."""
 
 
-class Effort(Protocol):
-    """Gives the level to compress at, and is told how the run goes."""
+class Effort:
+    """Gives the ``level`` to compress at, and is told how the run goes: here, it stays whatever happens."""
 
-    level: int
+    def __init__(self, level: int) -> None:
+        self.level = level
 
     def pack_began(self, waited: float) -> None:
         """A new pack was begun, after ``waited`` seconds in which all its buffers were being uploaded."""
 
     def summary(self) -> str | None:
         """What there is to tell of it in the end, if anything."""
+        return None
 
 
-class FixedLevel:
-    """One level, whatever happens."""
-
-    def __init__(self, level: int) -> None:
-        self.level = level
-
-    def pack_began(self, waited: float) -> None:
-        """See Effort: nothing changes."""
-
-    def summary(self) -> None:
-        """See Effort: the user knows."""
-
-
-class AutoLevel:
+class AutoLevel(Effort):
     """Raises the level while the store is the bottleneck, and lowers it again while it is not.
 
     It is asked by many threads and told by one at a time. ``clock`` gives seconds.
@@ -53,7 +41,7 @@ class AutoLevel:
         self._began: float | None = None
         self._packs = [0] * len(LADDER)
         self._rung = 0
-        self.level = LADDER[0]
+        super().__init__(LADDER[0])
 
     def pack_began(self, waited: float) -> None:
         """See Effort. The share of ``waited`` in the time since the last pack decides."""

@@ -41,7 +41,7 @@ from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
-from puller.repository.writing.effort import AutoLevel, Effort, FixedLevel
+from puller.repository.writing.effort import AutoLevel, Effort
 from puller.repository.writing.packing import (
     DATA_PACK,
     MAP_PACK,
@@ -148,7 +148,7 @@ class Run:
         self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
-        self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
+        self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
         self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
         self._waiting = ExitStack()
