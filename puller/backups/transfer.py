@@ -18,6 +18,7 @@ from puller.hypervisor.job.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.flow import join
+from puller.pipeline.pace import Pace
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run
@@ -61,7 +62,7 @@ class Transfer:
     ) -> None:
         self._repository = repository
         self._run = run
-        self._pace = None if read_rate is None else run.flow.pace(read_rate)
+        self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
         self._window = _window(read_rate)
         self._subject = subject
         self._observer = observer

@@ -65,7 +65,6 @@ class Connection:
     def __init__(self, uri: str, context: str | None = None, watch: Watch = unwatched) -> None:
         self.uri = uri
         self.context = context
-        self.status_requests = 0
         self._handle: nbd.NBD | None = nbd.NBD()
         self._socket = self._begin(self._handle)
         watch(self.interrupt)
@@ -165,7 +164,6 @@ class Connection:
             entries.extend(found)
             return 0
 
-        self.status_requests += 1
         try:
             self._finish(self.handle.aio_block_status(length, offset, collect))
         except nbd.Error as error:

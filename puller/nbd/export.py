@@ -47,8 +47,6 @@ class Export:
             self._connections.append(self._open_second(uri, changed, watch))
         self.size = self.data.size
         self._kept: tuple[int | None, list[Extent]] | None = None
-        self.bytes_read = 0
-        self.read_requests = 0
 
     def _open_second(self, uri: str, context: str, watch: Watch) -> Connection:
         try:
@@ -61,11 +59,6 @@ class Export:
     def uri(self) -> str:
         """Where the export is, for messages."""
         return self.data.uri
-
-    @property
-    def status_requests(self) -> int:
-        """Block status requests made so far."""
-        return sum(connection.status_requests for connection in self._connections)
 
     def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """What the bitmap names as changed between two offsets, ascending, all of kind DATA."""

@@ -131,7 +131,6 @@ class _Reading:
         cookie = self._export.data.begin_read(into, offset)
         self._flying[cookie] = filling, segment
         self._bytes += length
-        self._export.read_requests += 1
 
     def _complete(self) -> Iterator[Batch]:
         """Wait for a request; yield its batch if that was the last one."""
@@ -140,7 +139,6 @@ class _Reading:
         filling, segment = self._flying.pop(cookie)
         self._bytes -= segment.length
         self._export.data.retire_read(cookie, segment.offset, segment.length)
-        self._export.bytes_read += segment.length
         filling.pending -= 1
         if not filling.pending and filling is not self._open:
             yield self._batch(filling)

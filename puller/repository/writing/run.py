@@ -27,6 +27,7 @@ import numpy as np
 from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
+from puller.pipeline.pace import Pace
 from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
@@ -150,7 +151,7 @@ class Run:
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
         self.flow = Flow()
-        self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
+        self.batches = self.flow.adopt(BufferPool(tuning.batches, tuning.batch_size))
         self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
@@ -164,7 +165,8 @@ class Run:
             self._waiting.enter_context(above.calling(self._stop))
         self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
-        packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
+        packs = self.flow.adopt(BufferPool(self._tuning.packs, DATA_PACK + TAIL_ROOM))
+        maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
         self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
@@ -177,10 +179,7 @@ class Run:
 
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
-        return self._store if rate is None else PacedStore(self._store, self.flow.pace(rate).take)
-
-    def _pool(self, count: int, size: int) -> BufferPool:
-        return self.flow.pool(count, size + TAIL_ROOM)
+        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
         try:
