@@ -72,15 +72,14 @@ class Findings:
                 right[name] = content
         for info in msgspec.structs.fields(table):
             if info.required and info.encode_name not in value:
-                self._missing(path, info.encode_name, known[info.encode_name][1])
+                missing = (*path, info.encode_name)
+                key = known[info.encode_name][1]
+                self.add(missing, f"missing key {dotted(missing)}", remedy(missing[-1], key))
         return right
 
     def _unknown(self, path: Path, known: Iterable[str]) -> None:
         advice = meant(path[-1], known) or f"Use one of these keys: {', '.join(known)}."
         self.add(path, f"unknown key {dotted(path)}", advice)
-
-    def _missing(self, path: Path, name: str, key: Key) -> None:
-        self.add((*path, name), f"missing key {dotted((*path, name))}", remedy(name, key))
 
     def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:
         nested = _nested(kind)

@@ -49,7 +49,7 @@ class Host:
         prepare_library()
         advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
         with translate(f"cannot connect to libvirt at {uri}", advice):
-            return cls(_open(uri), uri)
+            return cls(open_embedded(uri) if is_embedded(uri) else libvirt.open(uri), uri)
 
     def __enter__(self) -> Self:
         return self
@@ -183,10 +183,6 @@ def _is_uuid(name: str) -> bool:
 def _version(number: int) -> Version:
     """libvirt's ``major * 1,000,000 + minor * 1,000 + release``."""
     return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
-
-
-def _open(uri: str) -> Any:
-    return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
 def open_embedded(uri: str) -> Any:

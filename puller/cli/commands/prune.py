@@ -92,7 +92,8 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
     if policy.is_empty and settings.verbosity >= 0:
         say(_NO_RULE)
     if dry_run:
-        return _preview(api.preview_prune(repository, policy))
+        plan = api.preview_prune(repository, policy)
+        return Outcome(asdict(plan), _explanation(plan.decisions))
     with observing(settings, PRUNE) as observer:
         report = api.prune(repository, policy, grace=grace, observer=observer)
     return Outcome(document(report), text(report))
@@ -110,10 +111,6 @@ def text(report: PruneReport) -> str:
         f"packs: {report.packs_condemned} condemned, {report.packs_deleted} deleted, "
         f"{report.packs_compacted} compacted; {format_bytes(report.bytes_freed)} freed"
     )
-
-
-def _preview(report: PruneReport) -> Outcome:
-    return Outcome(asdict(report), _explanation(report.decisions))
 
 
 def _explanation(decisions: Iterable[Decision]) -> str:

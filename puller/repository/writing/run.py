@@ -214,7 +214,7 @@ class Run:
         writer: DiskWriter
 
         def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-            return self._store_maps(writer, contents)
+            return self._locate(writer, self._maps, contents)
 
         writer = DiskWriter(self, DiskMap(size, root, maps, store))
         return writer
@@ -302,9 +302,6 @@ class Run:
         self._presence.note(kind, pack)
         self._claims.hold(pack, places.first, places.count)
         return pack
-
-    def _store_maps(self, disk: DiskWriter, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        return self._locate(disk, self._maps, contents)
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
