@@ -313,6 +313,20 @@ def test_an_image_that_is_not_what_the_domain_says(ward: Ward) -> None:
     assert found["disk-image other/vda"] == "fail"
 
 
+def test_an_image_whose_storage_hangs_is_looked_into_once(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, calls, tool = ward.image("hung.img"), tmp_path / "calls", tmp_path / "qemu-img"
+    tool.write_text(f"#!/bin/sh\necho called >> {calls}\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.5)
+    with ward.defined("hung", source(image)):
+        found = ward.found("hung")
+    assert found["disk-image hung/vda"] == "fail"
+    assert calls.read_text() == "called\n"
+
+
 @pytest.mark.parametrize(
     ("bitmap", "remedy"), [("lonely", "qemu-img bitmap --remove"), ("puller-lonely", "Run a backup")]
 )

@@ -21,9 +21,13 @@ def looked_into(disk: Disk) -> Disk:
     if disk.path is None or disk.format != "qcow2":
         return disk
     with suppress(HypervisorError):
-        facts = image_facts(disk.path, disk.format)
-        return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"])
+        return with_layout(disk, image_facts(disk.path, disk.format))
     return disk
+
+
+def with_layout(disk: Disk, facts: dict[str, Any]) -> Disk:
+    """The disk with what ``facts`` say of its qcow2 image."""
+    return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"])
 
 
 def untracked(disk: Disk) -> str | None:
