@@ -162,8 +162,8 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
                 f"domain {domain.name} has no disk {target}",
                 advice="Name the disks to roll back with --disk, or restore this one with --output.",
             )
-    chosen = tuple(with_stored_chain(present[target]) for target in dict.fromkeys(wanted))
-    return with_facts(domain, chosen)
+    known = with_facts(domain, tuple(present[target] for target in dict.fromkeys(wanted)))
+    return tuple(map(with_stored_chain, known))
 
 
 def _refuse_used(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,7 +63,7 @@ def command(
         connect=settings.connect or api.DEFAULT_URI,
         **choices,
     )
-    document = {"checks": [_record(check) for check in checks]}
+    document = {"checks": [{**asdict(check), "status": check.status.value} for check in checks]}
     return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
 
 
@@ -76,16 +77,6 @@ def _choices(job: Job) -> dict[str, Any]:
         "mode": job.mode or "pull",
         "scratch_dir": job.scratch_dir,
         "staging_dir": job.staging_dir,
-    }
-
-
-def _record(check: Check) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "subject": check.subject,
-        "status": check.status.value,
-        "finding": check.finding,
-        "advice": check.advice,
     }
 
 

@@ -53,11 +53,8 @@ def command(settings: Settings, job: str, only: str | None, metrics_file: str | 
     is 11.
     """
     chosen = settings.begin_job(job)
-    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
-
-
-def _steps(job: Job, only: str | None) -> tuple[str, ...]:
-    return (only,) if only else ("backup", *(step for step in STEPS if step in job.then))
+    steps = (only,) if only else ("backup", *(step for step in STEPS if step in chosen.then))
+    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(steps)
 
 
 class _Command:
