@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -180,16 +180,23 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     repository: Repository,
     point: str,
     *,
-    output: str,
+    output: str | None = None,
     hosts: Sequence[str] = (),
     disks: Sequence[str] = (),
-    format: str = "raw",  # noqa: A002 - the field's word
+    places: Mapping[str, str] | None = None,
+    format: Literal["raw", "qcow2"] | None = None,  # noqa: A002 - the field's word
     force: bool = False,
     salvage: bool = False,
+    zero_rest: bool = False,
     connect: str = DEFAULT_URI,
     observer: Observer = ignore,
 ) -> Restored:
-    """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
+    """Write the disks of a point to ``output``: a directory, or with one disk a file, device or NBD URI.
+
+    ``places`` says by target where a disk goes instead: a file, device or NBD URI; without ``output`` only
+    these disks are written. All are written at the same time. Files have ``format``, or if that is None the
+    format, cluster size and version that the disk had on its host. ``zero_rest`` writes zeros behind a disk
+    that is shorter than its device.
 
     ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
     that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
@@ -200,7 +207,16 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
     """
     libvirts = (connect, DEFAULT_URI)
-    request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
+    request = Request(
+        output,
+        tuple(dict.fromkeys(disks)),
+        places or {},
+        format,
+        force=force,
+        salvage=salvage,
+        zero_rest=zero_rest,
+        libvirts=libvirts,
+    )
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point, hosts), request, observer)
 

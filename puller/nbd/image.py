@@ -78,12 +78,25 @@ def socket_uri(socket: Path) -> str:
     return f"nbd+unix:///?socket={quote(str(socket), safe='/')}"
 
 
-def create_qcow2(path: Path, size: int) -> None:
+def create_qcow2(path: Path, size: int, options: Mapping[str, str] | None = None) -> None:
     """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
 
-    Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
+    ``options`` are those of ``qemu-img create``, such as ``cluster_size``. Replaces a file at ``path``.
+    Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    _qemu_img(f"cannot create {path}", "create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size))
+    more = [f"-o{name}={value}" for name, value in (options or {}).items()]
+    words = ["create", "-q", "-f", "qcow2", *more, "--", str(path.absolute()), str(size)]
+    _qemu_img(f"cannot create {path}", *words)
+
+
+def places_of(path: Path) -> list[tuple[int, int, int]]:
+    """Where the clusters of the qcow2 image at ``path`` are: (start on the disk, length, offset in the file).
+
+    All of the disk is named if it was made with ``preallocation=metadata``. Raises NbdError.
+    """
+    words = ["map", "--output=json", "-f", "qcow2", "--", str(path.absolute())]
+    found = json.loads(_qemu_img(f"cannot read the layout of {path}", *words))
+    return [(each["start"], each["length"], each["offset"]) for each in found if "offset" in each]
 
 
 def detach_backing(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
-from puller.hypervisor.domain.restoredxml import RestoredDomain, adapt
+from puller.hypervisor.domain.restoredxml import DiskSource, RestoredDomain, adapt
 from puller.recovery.asking import ask
 from puller.recovery.attachments import write_file
 from puller.repository.points import Point
@@ -28,15 +28,14 @@ _ENTERED_BY_ALL = 0o001
 def write_definition(  # noqa: PLR0913 - what a definition is made of
     point: Point,
     xml: bytes,
-    files: Mapping[str, Path],
+    sources: Mapping[str, DiskSource],
     *,
-    image_format: str,
     folder: Path,
     force: bool,
     libvirts: Sequence[str],
     observer: Observer,
 ) -> None:
-    """Write it into ``folder`` for the disks in ``files``, by target, and tell how it is used.
+    """Write it into ``folder`` for the disks in ``sources``, by target, and tell how it is used.
 
     ``xml`` is the point's ``domain.xml``. ``libvirts`` are asked whether the original is there; where none
     answers it is taken to be lost. Raises OutputRefused, OutputFailed.
@@ -45,13 +44,13 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     nvram, varstore = held.get("nvram.fd"), held.get("varstore.json")
     taken = _names_beside(point, libvirts)
     try:
-        domain = adapt(xml.decode(), files, image_format, nvram, taken, varstore=varstore)
+        domain = adapt(xml.decode(), sources, nvram, taken, varstore=varstore)
     except (ET.ParseError, UnicodeDecodeError) as error:
         observer(Notice(point.point, f"there is no {NAME}: domain.xml cannot be read: {error}"))
         return
     path = folder / NAME
     write_file(path, f"{_comment(point, path)}\n{domain.xml}".encode(), force)
-    observer(Notice(point.point, _advice(point, domain, path, disks=bool(files), apart=taken is not None)))
+    observer(Notice(point.point, _advice(point, domain, path, disks=bool(sources), apart=taken is not None)))
 
 
 def _names_beside(point: Point, libvirts: Sequence[str]) -> list[str] | None:

@@ -7,11 +7,12 @@ writes it where it belongs.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
-from puller.pipeline.buffers import BufferPool
+from puller.pipeline.buffers import Buffer, BufferPool
 from puller.pipeline.flow import Flow
 from puller.recovery.difference import Changes
 from puller.recovery.outputs import Output
@@ -50,6 +51,34 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
     )
 
 
+def copy_all(copiers: Sequence[Copier]) -> None:
+    """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised."""
+    for copier in copiers:
+        copier.begin()
+    with Flow() as flow, tied(flow.on_failure):
+        buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
+
+        def work(item: tuple[Copier, PackJob]) -> None:
+            buffer = buffers.acquire()
+            item[0].do(item[1], buffer)
+            buffer.release()
+
+        crew = flow.crew("restore", FETCHERS, FETCHERS, work)
+        for copier, jobs in _in_turn(copiers):
+            for job in jobs:
+                crew.put((copier, job))
+        crew.finish()
+
+
+def _in_turn(copiers: Sequence[Copier]) -> Iterator[tuple[Copier, list[PackJob]]]:
+    waiting = deque((copier, copier.works()) for copier in copiers)
+    while waiting:
+        copier, works = waiting.popleft()
+        if (jobs := next(works, None)) is not None:
+            yield copier, jobs
+            waiting.append((copier, works))
+
+
 class Copier:
     """Copies one disk from its image to its output."""
 
@@ -58,29 +87,26 @@ class Copier:
         self._disk = disk
         self._image = image
         self._output = output
-        self._buffers: BufferPool
         self._observer = observer
         self._lock = threading.Lock()
         self._done = 0
         self.written = 0
         self.damage: list[Damage] = []
 
-    def copy(self) -> None:
-        """Copy everything. Damage is collected, any other error is raised."""
+    def begin(self) -> None:
+        """Say how much there is to do."""
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._total()))
-        with Flow() as flow, tied(flow.on_failure):
-            self._buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
-            crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
-            for window in self._windows():
-                self._lose(window.damage)
-                for offset, length in self._zeros(window):
-                    self._output.zero(offset, length)
-                    self._progress(length, 0)
-                for offset, length in window.filled():
-                    self._output.expect(offset, length)
-                for job in window.jobs:
-                    crew.put(job)
-            crew.finish()
+
+    def works(self) -> Iterator[list[PackJob]]:
+        """Prepare the output for a window at a time, and yield the window's jobs for ``do``."""
+        for window in self._windows():
+            self._lose(window.damage)
+            for offset, length in self._zeros(window):
+                self._output.zero(offset, length)
+                self._progress(length, 0)
+            for offset, length in window.filled():
+                self._output.expect(offset, length)
+            yield list(window.jobs)
 
     def _total(self) -> int:
         return self._image.size
@@ -91,8 +117,8 @@ class Copier:
     def _zeros(self, window: Window) -> Iterator[tuple[int, int]]:
         return window.gaps()
 
-    def _copy_job(self, job: PackJob) -> None:
-        buffer = self._buffers.acquire()
+    def do(self, job: PackJob, buffer: Buffer) -> None:
+        """Fetch, verify and write what ``job`` names. Damage is collected, any other error is raised."""
         stretch = WriteCoalescer(buffer, self._output)
         done = 0
         for item in self._image.read(job):
@@ -105,7 +131,6 @@ class Copier:
                 done += len(item[1])
         stretch.flush()
         self._progress(done, done)
-        buffer.release()
 
     def _give_up(self, lost: Damage) -> None:
         """Put zeros in place of what is lost: the output is new, or to be salvaged."""

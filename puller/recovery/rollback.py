@@ -42,7 +42,7 @@ from puller.nbd.strays import end_strays
 from puller.nbd.writer import Target
 from puller.recovery.comparison import compare_contents
 from puller.recovery.difference import Changes, compare_maps
-from puller.recovery.diskcopy import ChangedCopier, damaged, open_image
+from puller.recovery.diskcopy import ChangedCopier, copy_all, damaged, open_image
 from puller.recovery.outputs import OldImage
 from puller.recovery.overwriting import Domains, claim
 from puller.repository.points import DiskRecord, Point
@@ -302,7 +302,7 @@ class _DiskRollback:
                 changes,
                 salvage=salvage,
             )
-            copier.copy()
+            copy_all([copier])
             target.flush()
         return copier.written, merge_damage(copier.damage)
 

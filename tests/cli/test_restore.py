@@ -34,7 +34,7 @@ def test_into_a_folder(cli: CommandLine, point: puller.Point, tmp_path: Path) ->
     assert document["point"] == point.point
     by_disk = {disk["disk"]: disk for disk in document["disks"]}
     assert by_disk.keys() == {"vda", "vdb"}
-    assert by_disk["vda"].keys() == {"disk", "output", "bytes_written", "seconds"}
+    assert by_disk["vda"].keys() == {"disk", "output", "bytes_written", "seconds", "format"}
     assert by_disk["vda"]["output"] == str(tmp_path / "out" / "vda.raw")
     assert by_disk["vda"]["bytes_written"] == len(CONTENT) - 2 * CHUNK
     assert (tmp_path / "out" / "vda.raw").read_bytes() == CONTENT

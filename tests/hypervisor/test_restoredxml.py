@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from puller.hypervisor.domain.disk import parse_disks
-from puller.hypervisor.domain.restoredxml import adapt
+from puller.hypervisor.domain.restoredxml import DiskSource, adapt
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>
@@ -28,11 +28,11 @@ XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1
   </devices>
   <qemu:commandline><qemu:arg value='-S'/></qemu:commandline>
 </domain>"""
-FILES = {"vda": Path("/r/vda.qcow2"), "vdb": Path("/r/vdb.qcow2"), "vde": Path("/r/vde.qcow2")}
+FILES = {target: DiskSource(Path(f"/r/{target}.qcow2"), "qcow2") for target in ("vda", "vdb", "vde")}
 
 
 def test_the_original_is_lost() -> None:
-    domain = adapt(XML, FILES, "qcow2", Path("/r/nvram.fd"), None)
+    domain = adapt(XML, FILES, Path("/r/nvram.fd"), None)
     assert (domain.name, domain.left_out, domain.added) == ("web1", ("vdc",), ("vde",))
     disks = {disk.target: disk for disk in parse_disks(domain.xml)}
     assert {target: (disk.type, disk.source, disk.format, disk.device) for target, disk in disks.items()} == {
@@ -54,7 +54,7 @@ def test_the_original_is_lost() -> None:
 
 
 def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> None:
-    domain = adapt(XML, FILES, "raw", None, ["web1", "web1-restored"])
+    domain = adapt(XML, FILES, None, ["web1", "web1-restored"])
     root = ET.fromstring(domain.xml)
     assert (domain.name, root.findtext("name")) == ("web1-restored-2", "web1-restored-2")
     assert "5d1a3bc7" not in domain.xml
@@ -75,7 +75,7 @@ BESIDE = """<domain type='kvm'><name>web1</name>
 
 
 def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
-    domain = adapt(BESIDE, {}, "raw", None, None, varstore=Path("/r/varstore.json"))
+    domain = adapt(BESIDE, {}, None, None, varstore=Path("/r/varstore.json"))
     root = ET.fromstring(domain.xml)
     assert root.findall("./os/varstore[@path='/r/varstore.json']")
     assert root.findall(".//tpm//source[@path='/old-tpm']")
@@ -83,7 +83,7 @@ def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
 
 
 def test_a_copy_beside_the_original_writes_to_no_file_of_it_that_is_no_disk() -> None:
-    domain = adapt(BESIDE, {}, "raw", None, ["web1"])
+    domain = adapt(BESIDE, {}, None, ["web1"])
     root = ET.fromstring(domain.xml)
     for path in ("/var/lib/libvirt/qemu/varstore/web1.json", "/old-tpm", "/nvdimm"):
         assert path not in domain.xml

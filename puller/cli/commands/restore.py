@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from puller.recovery.restore import Restored
 
 
+Format = Literal["raw", "qcow2"]
+
+
 @click.command("restore", cls=Command)
 @click.argument("point")
 @click.option(
@@ -38,16 +41,21 @@ if TYPE_CHECKING:
     "--disk",
     "disks",
     multiple=True,
-    metavar="TARGET",
-    help="Restore only this disk, such as vda. Can be repeated. Without it, all disks are restored.",
+    metavar="TARGET[=PATH]",
+    help="Restore only this disk, such as vda. Can be repeated. With =PATH, restore it to this file, block "
+    "device or NBD URI. Without the option, all disks are restored.",
 )
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["raw", "qcow2"]),
-    default="raw",
-    show_default=True,
-    help="Write files in this format; raw files are sparse.",
+    help="Write files in this format; raw files are sparse. Without it, a file's suffix (.raw, .img, .qcow2) "
+    "decides, or else the format that the disk had; raw if it had neither of these.",
+)
+@click.option(
+    "--zero-rest",
+    is_flag=True,
+    help="Write zeros behind a disk that is shorter than its device. Without it, the rest stays as it is.",
 )
 @click.option(
     "--force",
@@ -85,7 +93,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     output: str | None,
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
-    format_: str,
+    format_: str | None,
+    zero_rest: bool,
     force: bool,
     salvage: bool,
     in_place: bool,
@@ -98,14 +107,24 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
     if in_place:
-        _refuse_together("--in-place", {"--output": output is not None, "--force": force})
+        _refuse_together(
+            "--in-place",
+            {
+                "--output": output is not None,
+                "--force": force,
+                "--format": format_ is not None,
+                "--zero-rest": zero_rest,
+                "--disk TARGET=PATH": any("=" in disk for disk in disks),
+            },
+        )
         return inplace.roll_back(
             settings, point, hosts, disks, compare, dry_run, salvage, backup_first=backup_first
         )
     _refuse_alone("--in-place", {"--compare": compare, "--backup-first": backup_first, "--dry-run": dry_run})
-    if output is None:
+    targets, places = _split(disks)
+    if output is None and not places:
         raise UsageError(
-            "restore needs --output or --in-place",
+            "restore needs --output, --disk TARGET=PATH or --in-place",
             advice="Name a directory with --output, or roll the domain's own disks back with --in-place.",
         )
     repository = open_repository(settings)
@@ -118,14 +137,29 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             point,
             output=output,
             hosts=hosts,
-            disks=disks,
-            format=format_,
+            disks=targets,
+            places=places,
+            format=cast("Format | None", format_),
             force=force,
             salvage=salvage,
+            zero_rest=zero_rest,
             connect=settings.connect or api.DEFAULT_URI,
             observer=observer,
         )
     return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
+
+
+def _split(disks: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """The targets that are named alone, and the place of each of the others."""
+    alone: list[str] = []
+    places: dict[str, str] = {}
+    for disk in disks:
+        target, separator, place = disk.partition("=")
+        if not separator:
+            alone.append(target)
+        elif not target or not place or places.setdefault(target, place) != place:
+            raise UsageError(f"invalid --disk {disk!r}", advice="Give each disk once, as vda or vda=PATH.")
+    return alone, places
 
 
 def _refuse_together(option: str, others: dict[str, bool]) -> None:

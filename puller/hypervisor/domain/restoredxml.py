@@ -17,6 +17,14 @@ _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", 
 
 
 @dataclass(frozen=True, slots=True)
+class DiskSource:
+    """A restored disk: the file or block device at ``path``, which is an image of ``format``."""
+
+    path: Path
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredDomain:
     """``xml`` defines it by ``name``.
 
@@ -31,16 +39,15 @@ class RestoredDomain:
     added: tuple[str, ...]
 
 
-def adapt(  # noqa: PLR0913 - what a definition is made of
+def adapt(
     xml: str,
-    files: Mapping[str, Path],
-    image_format: str,
+    sources: Mapping[str, DiskSource],
     nvram: Path | None,
     taken: Iterable[str] | None,
     *,
     varstore: Path | None = None,
 ) -> RestoredDomain:
-    """The domain of ``xml`` on the restored ``files``, which are by target, and of ``image_format``.
+    """The domain of ``xml`` on the restored ``sources``, which are by target.
 
     ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` are the names of
     the domains that the host has where the original is among them: then the restored one gets a name, UUID
@@ -48,25 +55,25 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     memory that lies in a file of the original's: a copy must not write there. Raises ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
-    left_out = _adapt_disks(root.find("./devices"), files, image_format)
+    left_out = _adapt_disks(root.find("./devices"), sources)
     if taken is not None:
         _set_apart(root, frozenset(taken))
         left_out += _without_memory(root.find("./devices"))
     _adapt_nvram(root.find("./os/nvram"), nvram, taken is not None)
     _adapt_varstore(root.find("./os/varstore"), varstore, taken is not None)
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
-    added = tuple(target for target in files if target not in had)
+    added = tuple(target for target in sources if target not in had)
     text = ET.tostring(root, encoding="unicode") + "\n"
     return RestoredDomain(root.findtext("./name", ""), text, left_out, added)
 
 
-def _adapt_disks(devices: ET.Element | None, files: Mapping[str, Path], image_format: str) -> tuple[str, ...]:
+def _adapt_disks(devices: ET.Element | None, sources: Mapping[str, DiskSource]) -> tuple[str, ...]:
     left_out = []
     for disk in [] if devices is None else devices.findall("./disk"):
         element = disk.find("./target")
         target = "" if element is None else element.get("dev", "")
-        if target in files:
-            _put_upon(disk, files[target], image_format)
+        if target in sources:
+            _put_upon(disk, sources[target])
         elif devices is not None and _is_writable(disk):
             devices.remove(disk)
             left_out.append(target)
@@ -77,17 +84,18 @@ def _is_writable(disk: ET.Element) -> bool:
     return disk.get("device", "disk") in ("disk", "lun") and disk.find("./readonly") is None
 
 
-def _put_upon(disk: ET.Element, file: Path, image_format: str) -> None:
+def _put_upon(disk: ET.Element, source: DiskSource) -> None:
     for name in _OF_THE_OLD_SOURCE:
         for element in disk.findall(f"./{name}"):
             disk.remove(element)
-    disk.set("type", "file")
+    block = source.path.is_block_device()
+    disk.set("type", "block" if block else "file")
     if disk.get("device") == "lun":  # a SCSI device of the old host
         disk.set("device", "disk")
         for name in ("sgio", "rawio"):
             disk.attrib.pop(name, None)
-    _set_format(disk, image_format)
-    disk.insert(1, ET.Element("source", file=str(file)))
+    _set_format(disk, source.format)
+    disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
 
 
 def _set_format(disk: ET.Element, image_format: str) -> None:
