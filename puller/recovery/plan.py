@@ -11,7 +11,6 @@ from puller.errors import NoSuchDisk, OutputRefused, UsageError
 from puller.recovery import definition, outputs
 from puller.repository.points import DiskRecord, Point
 
-
 _SUFFIXES = {".raw": "raw", ".img": "raw", ".qcow2": "qcow2"}
 """What a file's name says of its format."""
 
