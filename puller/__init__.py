@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         open_repository,
         preview_prune,
         prune,
+        recreate,
         remove_key,
         restore,
         rollback,
         stats,
     )
     from puller.errors import PullerError
+    from puller.recovery.recreation import Recreated
     from puller.recovery.rollback import RolledBack
     from puller.repository.points import Point
     from puller.repository.repository import Repository
@@ -46,6 +48,7 @@ __all__ = [
     "Point",
     "Policy",
     "PullerError",
+    "Recreated",
     "Repository",
     "RolledBack",
     "add_key",
@@ -61,6 +64,7 @@ __all__ = [
     "open_repository",
     "preview_prune",
     "prune",
+    "recreate",
     "remove_key",
     "restore",
     "rollback",
@@ -71,6 +75,7 @@ _HOMES = {
     "Point": "puller.repository.points",
     "Policy": "puller.upkeep.retention",
     "PullerError": "puller.errors",
+    "Recreated": "puller.recovery.recreation",
     "Repository": "puller.repository.repository",
     "RolledBack": "puller.recovery.rollback",
 }

@@ -37,9 +37,13 @@ if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
     from puller.backups.forget import Forgotten
     from puller.diagnosis.finding import Check
+    from puller.recovery.recreation import Recreated
     from puller.recovery.rollback import RolledBack
 
 DEFAULT_URI = "qemu:///system"
+
+KEEP, DISCONNECT = "keep", "disconnect"
+"""What else than the name of a network ``recreate`` takes for ``network``."""
 
 
 def create_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
@@ -219,6 +223,52 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     )
     with holding(_patience(point, observer)):
         return _restore(repository, repository.points.select(point, hosts), request, observer)
+
+
+def recreate(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    output: str | None = None,
+    name: str | None = None,
+    pool: str | None = None,
+    hosts: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    places: Mapping[str, str] | None = None,
+    format: Literal["raw", "qcow2"] | None = None,  # noqa: A002 - the field's word
+    network: str = KEEP,
+    map_networks: Mapping[str, str] | None = None,
+    start: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    connect: str = DEFAULT_URI,
+    observer: Observer = ignore,
+) -> Recreated:
+    """Restore the disks of a point and define its domain on them: as itself, or with ``name`` as a copy.
+
+    A copy gets a UUID, MAC addresses, firmware variables and TPM state of its own. Disks go to ``output`` (a
+    directory), to ``places``, or to new volumes of the storage ``pool``. ``network`` is ``keep``,
+    ``disconnect``, or the libvirt network to connect all interfaces to; ``map_networks`` renames networks and
+    bridges. ``dry_run`` restores nothing and returns the XML that would be defined. The rest is as for
+    ``restore``.
+
+    Raises DomainExists, HypervisorError, and as ``restore``.
+    """
+    from puller.hypervisor.domain.restoredxml import Networks
+    from puller.recovery import recreation
+
+    if output is None and pool is None and not places:
+        raise UsageError(
+            "no place is given for the disks", advice="Give a directory, a storage pool, or a place for each."
+        )
+    libvirts = (connect, DEFAULT_URI)
+    targets = tuple(dict.fromkeys(disks))
+    request = Request(output, targets, places or {}, format, force=force, libvirts=libvirts)
+    named = None if network in {KEEP, DISCONNECT} else network
+    networks = Networks(network == DISCONNECT, named, map_networks or {})
+    wanted = recreation.Recreation(connect, request, name, pool, networks, start, dry_run)
+    with holding(_patience(point, observer)):
+        return recreation.recreate(repository, repository.points.select(point, hosts), wanted, observer)
 
 
 def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has

@@ -279,6 +279,12 @@ class DomainNotRunning(HypervisorError):
     default_advice = "Start the domain, then run the backup again."
 
 
+class DomainExists(UsageError):
+    """libvirt has a domain of the name or UUID that is to be defined; nothing was touched."""
+
+    default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
+
+
 class DomainRunning(HypervisorError):
     """The domain runs, or will go on from a saved state: its disks must not be changed underneath it."""
 

@@ -15,6 +15,7 @@ import libvirt
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 
@@ -104,6 +105,15 @@ class Host:
         """The UUID of every domain, running or not, by its name."""
         with translate(f"cannot list the domains of {self.uri}"):
             return {handle.name(): handle.UUIDString() for handle in self._connection.listAllDomains()}
+
+    def define(self, xml: str) -> Domain:
+        """Define the domain of ``xml``, or change the definition of the one of this name and UUID."""
+        with translate("cannot define the domain"):
+            return Domain(self._connection.defineXML(xml), state_directory(self.uri))
+
+    def pool(self, name: str) -> Pool:
+        """The storage pool of this name. Raises HypervisorError if there is none."""
+        return Pool(self._connection, name)
 
     @property
     def libvirt_version(self) -> Version:

@@ -7,12 +7,12 @@ would start on them.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
-from puller.hypervisor.domain.restoredxml import DiskSource, RestoredDomain, adapt
+from puller.hypervisor.domain.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
 from puller.recovery.asking import ask
 from puller.recovery.attachments import write_file
 from puller.repository.points import Point
@@ -44,7 +44,8 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     nvram, varstore = held.get("nvram.fd"), held.get("varstore.json")
     taken = _names_beside(point, libvirts)
     try:
-        domain = adapt(xml.decode(), sources, nvram, taken, varstore=varstore)
+        copy = None if taken is None else Copy(free_name(point.domain, taken))
+        domain = adapt(xml.decode(), sources, nvram, copy, varstore=varstore)
     except (ET.ParseError, UnicodeDecodeError) as error:
         observer(Notice(point.point, f"there is no {NAME}: domain.xml cannot be read: {error}"))
         return
@@ -80,8 +81,13 @@ def _advice(point: Point, domain: RestoredDomain, path: Path, *, disks: bool, ap
     parts.append(f"to {purpose}, run '{entry}virsh define {path}'")
     if apart:
         parts.append(f"it defines {domain.name}, as {point.domain} exists here")
-    if domain.left_out:
-        parts.append(f"without {', '.join(domain.left_out)}, which was not restored")
-    if domain.added:
-        parts.append(f"add {', '.join(domain.added)} by hand: the definition does not have it")
+    parts += differences(domain)
     return "; ".join(parts)
+
+
+def differences(domain: RestoredDomain) -> Iterator[str]:
+    """What the definition lacks, as clauses."""
+    if domain.left_out:
+        yield f"without {', '.join(domain.left_out)}, which was not restored"
+    if domain.added:
+        yield f"without {', '.join(domain.added)}, which the definition did not have: add it by hand"

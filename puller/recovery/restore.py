@@ -6,7 +6,7 @@ Nothing appears under its real name before it is whole, and nothing is overwritt
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ class Request:
 
     ``places`` says by target where a disk goes; other disks, and the attachments, go to ``output``, if there
     is one. ``format`` is that of files, None for what the disk had on its host. ``zero_rest`` writes zeros
-    behind a disk that is shorter than its device. ``salvage`` keeps a damaged disk, with zeros in place of what
+    behind a disk that is shorter than its device. ``salvage`` keeps a damaged disk, with zeros where data
     is lost.
     ``libvirts`` are URIs of the libvirts whose domains may use what is to be overwritten.
     """
@@ -90,10 +90,33 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
     Raises NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, StoreError, and DamagedData that names disk
     and ranges.
     """
+
+    def define(xml: bytes, directory: Path, disks: Sequence[RestoredDisk]) -> None:
+        write_definition(
+            point,
+            xml,
+            {done.disk: _source(done) for done in disks if not outputs.is_uri(done.output)},
+            folder=directory.absolute(),
+            force=request.force,
+            libvirts=request.libvirts,
+            observer=observer,
+        )
+
+    return restore_and(define, repository, point, request, observer)
+
+
+Define = Callable[[bytes, Path, Sequence[RestoredDisk]], None]
+"""Called with ``domain.xml``, the directory that it was restored to, and the disks that were restored."""
+
+
+def restore_and(
+    define: Define, repository: Repository, point: Point, request: Request, observer: Observer
+) -> Restored:
+    """As ``restore``; ``define`` writes a definition beside the disks, if they go to a directory."""
     plan = request.plan(point)
     with ExitStack() as claims:
         held = _claim(claims, point, plan, request, observer)
-        return _Restore(repository, point, plan, held, request, observer).run()
+        return _Restore(repository, point, plan, held, request, define, observer).run()
 
 
 def _claim(
@@ -119,8 +142,10 @@ class _Restore:
         plan: Plan,
         held: Mapping[str, int],
         request: Request,
+        define: Define,
         observer: Observer,
     ) -> None:
+        self._define = define
         self._repository = repository
         self._point = point
         self._plan = plan
@@ -216,18 +241,7 @@ class _Restore:
                 continue
             write_file(directory / item.name, content, self._request.force)
             if item.name == definition.SOURCE:
-                self._define(content, directory)
-
-    def _define(self, xml: bytes, directory: Path) -> None:
-        write_definition(
-            self._point,
-            xml,
-            {done.disk: _source(done) for done in self._restored if not outputs.is_uri(done.output)},
-            folder=directory.absolute(),
-            force=self._request.force,
-            libvirts=self._request.libvirts,
-            observer=self._observer,
-        )
+                self._define(content, directory, self._restored)
 
     def _tell_encryption(self, disk: Placement) -> None:
         """A point has what the guest saw, and what defines the domain expects an encrypted image."""

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from puller.hypervisor.domain.disk import parse_disks
-from puller.hypervisor.domain.restoredxml import DiskSource, adapt
+from puller.hypervisor.domain.restoredxml import Copy, DiskSource, Networks, adapt, free_name
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>
@@ -54,7 +54,7 @@ def test_the_original_is_lost() -> None:
 
 
 def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> None:
-    domain = adapt(XML, FILES, None, ["web1", "web1-restored"])
+    domain = adapt(XML, FILES, None, Copy(free_name("web1", ["web1", "web1-restored"])))
     root = ET.fromstring(domain.xml)
     assert (domain.name, root.findtext("name")) == ("web1-restored-2", "web1-restored-2")
     assert "5d1a3bc7" not in domain.xml
@@ -83,10 +83,28 @@ def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
 
 
 def test_a_copy_beside_the_original_writes_to_no_file_of_it_that_is_no_disk() -> None:
-    domain = adapt(BESIDE, {}, None, ["web1"])
+    domain = adapt(BESIDE, {}, None, Copy("web1-restored"))
     root = ET.fromstring(domain.xml)
     for path in ("/var/lib/libvirt/qemu/varstore/web1.json", "/old-tpm", "/nvdimm"):
         assert path not in domain.xml
     assert root.find("./os/varstore[@template='/usr/share/varstore.json']") is not None
     assert len(root.findall("./devices/memory")) == 1
     assert domain.left_out == ("nvdimm /nvdimm",)
+
+
+def test_a_copy_has_the_uuid_that_it_is_given() -> None:
+    root = ET.fromstring(adapt(XML, FILES, None, Copy("web2", "11111111-2222-3333-4444-555555555555")).xml)
+    assert [element.text for element in root.findall("./uuid")] == ["11111111-2222-3333-4444-555555555555"]
+
+
+def test_interfaces_are_kept_disconnected_or_connected_elsewhere() -> None:
+    def interface(networks: Networks) -> ET.Element:
+        found = ET.fromstring(adapt(XML, FILES, None, None, networks=networks).xml).find(".//interface")
+        assert found is not None
+        return found
+
+    assert ET.tostring(interface(Networks())) == ET.tostring(interface(Networks(mapped={"other": "x"})))
+    assert interface(Networks()).find("link") is None
+    assert interface(Networks(disconnect=True)).find("./link[@state='down']") is not None
+    for networks in (Networks(all="lab"), Networks(mapped={"default": "lab"})):
+        assert interface(networks).find("./source[@network='lab']") is not None

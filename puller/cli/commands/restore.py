@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from puller.cli.commands import inplace
+from puller.cli.commands import definition, inplace
 from puller.cli.input.access import open_repository
+from puller.cli.input.modes import pairs, refuse_odd, split_disks
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.output.console import is_heard_by_programs, printable
 from puller.cli.output.measures import RESTORE
@@ -85,7 +86,48 @@ Format = Literal["raw", "qcow2"]
     is_flag=True,
     help="With --in-place, first take a restore point of the disks as they are now.",
 )
-@click.option("--dry-run", is_flag=True, help="With --in-place, show how much differs, and write nothing.")
+@click.option(
+    "--define",
+    is_flag=True,
+    help="Define the domain on the restored disks: as itself if it is gone, or with --name as a copy.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="With --define, define a copy of this name, with a UUID, MAC addresses, firmware variables and TPM "
+    "state of its own.",
+)
+@click.option(
+    "--pool",
+    metavar="POOL",
+    help="With --define, restore the disks to new volumes of this libvirt storage pool.",
+)
+@click.option(
+    "--network",
+    metavar="keep|disconnect|NAME",
+    help="With --define, keep the network interfaces, take their cables out, or connect all of them to this "
+    "libvirt network.  [default: keep]",
+)
+@click.option(
+    "--map-disk",
+    "mapped_disks",
+    multiple=True,
+    metavar="TARGET=PATH",
+    help="With --define, restore this disk to this file or block device. Can be repeated.",
+)
+@click.option(
+    "--map-network",
+    "mapped_networks",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="With --define, use the network or bridge NEW in place of OLD. Can be repeated.",
+)
+@click.option("--start", is_flag=True, help="With --define, start the domain.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --in-place, show how much differs; with --define, print the XML. Write nothing.",
+)
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
     settings: Settings,
@@ -101,27 +143,61 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     compare: bool,
     backup_first: bool,
     dry_run: bool,
+    define: bool,
+    name: str | None,
+    pool: str | None,
+    network: str | None,
+    mapped_disks: tuple[str, ...],
+    mapped_networks: tuple[str, ...],
+    start: bool,
 ) -> Outcome:
     """Restore the disks of a point to files, a device or NBD, or roll a domain back.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
+    refuse_odd(
+        {"--in-place": in_place, "--define": define},
+        {
+            "--output": (output is not None, ["--define"]),
+            "--force": (force, ["--define"]),
+            "--format": (format_ is not None, ["--define"]),
+            "--zero-rest": (zero_rest, []),
+            "--disk TARGET=PATH": (any("=" in disk for disk in disks), ["--define"]),
+            "--salvage": (salvage, ["--in-place"]),
+        },
+        {
+            "--compare": (compare, ["--in-place"]),
+            "--backup-first": (backup_first, ["--in-place"]),
+            "--dry-run": (dry_run, ["--in-place", "--define"]),
+            "--name": (name is not None, ["--define"]),
+            "--pool": (pool is not None, ["--define"]),
+            "--network": (network is not None, ["--define"]),
+            "--map-disk": (bool(mapped_disks), ["--define"]),
+            "--map-network": (bool(mapped_networks), ["--define"]),
+            "--start": (start, ["--define"]),
+        },
+    )
     if in_place:
-        _refuse_together(
-            "--in-place",
-            {
-                "--output": output is not None,
-                "--force": force,
-                "--format": format_ is not None,
-                "--zero-rest": zero_rest,
-                "--disk TARGET=PATH": any("=" in disk for disk in disks),
-            },
-        )
         return inplace.roll_back(
             settings, point, hosts, disks, compare, dry_run, salvage, backup_first=backup_first
         )
-    _refuse_alone("--in-place", {"--compare": compare, "--backup-first": backup_first, "--dry-run": dry_run})
-    targets, places = _split(disks)
+    targets, places = split_disks((*disks, *mapped_disks))
+    if define:
+        choices = {
+            "output": output,
+            "name": name,
+            "pool": pool,
+            "hosts": hosts,
+            "disks": targets,
+            "places": places,
+            "format": format_,
+            "network": network or "keep",
+            "map_networks": pairs("--map-network", mapped_networks),
+            "start": start,
+            "dry_run": dry_run,
+            "force": force,
+        }
+        return definition.recreate(settings, point, choices)
     if output is None and not places:
         raise UsageError(
             "restore needs --output, --disk TARGET=PATH or --in-place",
@@ -147,31 +223,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             observer=observer,
         )
     return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
-
-
-def _split(disks: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """The targets that are named alone, and the place of each of the others."""
-    alone: list[str] = []
-    places: dict[str, str] = {}
-    for disk in disks:
-        target, separator, place = disk.partition("=")
-        if not separator:
-            alone.append(target)
-        elif not target or not place or places.setdefault(target, place) != place:
-            raise UsageError(f"invalid --disk {disk!r}", advice="Give each disk once, as vda or vda=PATH.")
-    return alone, places
-
-
-def _refuse_together(option: str, others: dict[str, bool]) -> None:
-    for other, given in others.items():
-        if given:
-            raise UsageError(f"cannot combine {option} and {other}", advice="Leave one of them out.")
-
-
-def _refuse_alone(option: str, others: dict[str, bool]) -> None:
-    for other, given in others.items():
-        if given:
-            raise UsageError(f"{other} needs {option}", advice=f"Add {option}, or leave {other} out.")
 
 
 def _without_ends(observer: Observer) -> Observer:

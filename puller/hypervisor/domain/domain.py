@@ -29,6 +29,11 @@ class Domain:
         with translate(f"cannot ask for the state of domain {self.name}"):
             return bool(self.handle.isActive())
 
+    def start(self) -> None:
+        """Start the domain."""
+        with translate(f"cannot start domain {self.name}"):
+            self.handle.create()
+
     def start_id(self) -> str | None:
         """What libvirt calls this run of the domain, another after each start; None if it is shut off."""
         return ET.fromstring(self.xml()).get("id")  # the handle's own is that of the start it was made in

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Else the prefix becomes ns0, which libvirt reads and people do not.
@@ -39,28 +39,58 @@ class RestoredDomain:
     added: tuple[str, ...]
 
 
-def adapt(
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A domain to live beside the one that was backed up: its name, and its UUID unless libvirt makes one."""
+
+    name: str
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What becomes of the domain's network interfaces.
+
+    ``disconnect`` takes their cables out; ``all`` is the libvirt network that they are all connected to;
+    ``mapped`` gives other names to networks and bridges.
+    """
+
+    disconnect: bool = False
+    all: str | None = None
+    mapped: Mapping[str, str] = field(default_factory=dict)
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """A name for a copy of the domain ``name`` that is not among those that are ``taken``."""
+    used = frozenset(taken)
+    names = [f"{name}-restored", *(f"{name}-restored-{number}" for number in range(2, len(used) + 3))]
+    return next(free for free in names if free not in used)
+
+
+def adapt(  # noqa: PLR0913 - what a definition is made of
     xml: str,
     sources: Mapping[str, DiskSource],
     nvram: Path | None,
-    taken: Iterable[str] | None,
+    copy: Copy | None,
     *,
     varstore: Path | None = None,
+    networks: Networks | None = None,
 ) -> RestoredDomain:
     """The domain of ``xml`` on the restored ``sources``, which are by target.
 
-    ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` are the names of
-    the domains that the host has where the original is among them: then the restored one gets a name, UUID
-    and MAC addresses of its own. Disks that were not restored are left out unless they are read-only, and
-    memory that lies in a file of the original's: a copy must not write there. Raises ElementTree.ParseError.
+    ``nvram`` and ``varstore`` are the restored files of its firmware variables. A ``copy`` gets MAC addresses
+    of its own, and no TPM state of the original's. Disks that were not restored are left out unless they are
+    read-only, and of a copy memory that lies in a file of the original's: it must not write there. Raises
+    ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
     left_out = _adapt_disks(root.find("./devices"), sources)
-    if taken is not None:
-        _set_apart(root, frozenset(taken))
+    if copy is not None:
+        _set_apart(root, copy)
         left_out += _without_memory(root.find("./devices"))
-    _adapt_nvram(root.find("./os/nvram"), nvram, taken is not None)
-    _adapt_varstore(root.find("./os/varstore"), varstore, taken is not None)
+    _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
+    _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
+    _connect(root, networks or Networks())
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
     added = tuple(target for target in sources if target not in had)
     text = ET.tostring(root, encoding="unicode") + "\n"
@@ -108,11 +138,30 @@ def _set_format(disk: ET.Element, image_format: str) -> None:
         driver.remove(cache)
 
 
-def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
-    """Give the domain a name of its own, and let libvirt make its UUID, MAC addresses and TPM state."""
+def _connect(root: ET.Element, networks: Networks) -> None:
+    """See https://libvirt.org/formatdomain.html#network-interfaces."""
+    for interface in root.findall("./devices/interface"):
+        source = interface.find("./source")
+        if networks.all is not None:
+            if source is not None:
+                interface.remove(source)
+            interface.set("type", "network")
+            interface.insert(0, ET.Element("source", network=networks.all))
+        elif source is not None:
+            for name in ("network", "bridge"):
+                used = source.get(name, "")
+                if used in networks.mapped:
+                    source.set(name, networks.mapped[used])
+        if networks.disconnect:
+            for link in interface.findall("./link"):
+                interface.remove(link)
+            interface.append(ET.Element("link", state="down"))
+
+
+def _set_apart(root: ET.Element, copy: Copy) -> None:
+    """Give the domain its own name and UUID, and let libvirt make its MAC addresses and TPM state."""
     if (name := root.find("./name")) is not None:
-        names = [f"{name.text}-restored", *(f"{name.text}-restored-{number}" for number in range(2, 1000))]
-        name.text = next(free for free in names if free not in taken)
+        name.text = copy.name
     for parent, path in (
         (".", "./uuid"),
         ("./devices/interface", "./mac"),
@@ -122,6 +171,10 @@ def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
         for holder in root.findall(parent):
             for element in holder.findall(path):
                 holder.remove(element)
+    if copy.uuid is not None:
+        element = ET.Element("uuid")
+        element.text = copy.uuid
+        root.insert(1, element)
 
 
 def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
