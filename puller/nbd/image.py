@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from urllib.parse import quote
 from puller.errors import NbdError
 from puller.host.passphrases import handed_over, secret_id
 from puller.host.qemu import INSTALL, Failure, complaint, qemu_img
-from puller.host.runtime import socket_folder
+from puller.host.runtime import SocketFolder
 from puller.nbd.connection import Connection
 
 SOCKET_FOLDER = "puller-nbd-"
-"""What the names of the servers' directories begin with; this process's number follows."""
+"""What the names of the servers' directories begin with."""
 
 _TOOL_SECONDS = 300.0
 """How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
@@ -164,8 +163,8 @@ class ImageServer:
         self._image = [f"--format={image_format}", "--", str(path.absolute())]
         if node is not None or any(keys):
             self._image = ["--", _node(path, image_format, keys, node or {})]
-        self._folder = socket_folder(f"{SOCKET_FOLDER}{os.getpid()}-", "socket")
-        home = Path(self._folder.name)
+        self._folder = SocketFolder(SOCKET_FOLDER, "socket")
+        home = self._folder.path
         self.uri = socket_uri(home / "socket")
         self._ready, self._log = home / "pid", home / "log"
         try:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from puller.errors import NbdError
-from puller.host.runtime import runtime_directory
+from puller.host.runtime import abandoned
 from puller.nbd.connection import Connection
 from puller.nbd.image import SOCKET_FOLDER, socket_uri
 
@@ -24,10 +24,8 @@ _END_SECONDS = 10.0
 
 def end_strays() -> None:
     """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
-    for folder in runtime_directory().glob(f"{SOCKET_FOLDER}*"):
-        owner = folder.name.removeprefix(SOCKET_FOLDER).partition("-")[0]
-        if not Path("/proc", owner).exists():
-            _end(folder)
+    for folder in abandoned(SOCKET_FOLDER):
+        _end(folder)
 
 
 def _end(folder: Path) -> None:
@@ -36,7 +34,7 @@ def _end(folder: Path) -> None:
     deadline = time.monotonic() + _END_SECONDS
     while _is_answered(folder):
         if time.monotonic() > deadline:
-            return  # it has other clients, of a puller that cannot be seen from here
+            return  # its image's storage hangs
         time.sleep(0.01)
     shutil.rmtree(folder, ignore_errors=True)
 
