@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor import kernelsecurity as kernel
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
@@ -37,7 +37,7 @@ class Folders:
         return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
-def examine(patient: Examined, folders: Folders) -> Iterator[Check]:
+def examine(patient: Examined, folders: Folders) -> Iterator[Finding]:
     """Ask about the folder of the scratch and, of a running domain, that of the socket."""
     name = patient.domain.name
     held = confinement(patient.domain.xml(), patient.host.capabilities())
