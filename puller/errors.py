@@ -213,7 +213,7 @@ class StoreDenied(StoreError):
 class NoBucket(StoreError):
     """The bucket or folder that should hold the repository does not exist."""
 
-    default_advice = "Make the bucket or the folder first, or correct the URL."
+    default_advice = "Make the bucket or the directory first, or correct the URL."
 
 
 class StoreFull(StoreError):
@@ -225,7 +225,7 @@ class StoreFull(StoreError):
 class UnsupportedByStore(StoreError):
     """The store does not implement the operation or the condition asked for."""
 
-    default_advice = "Use a store with ranged reads and conditional writes, or a folder with hard links."
+    default_advice = "Use a store with ranged reads and conditional writes, or a directory with hard links."
 
 
 class ObjectNotFound(StoreError):

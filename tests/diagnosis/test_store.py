@@ -168,7 +168,7 @@ def test_a_repository_that_can_only_be_read_is_not_well(folder: Path) -> None:
             raise StoreDenied("deletion is denied")
 
         def put(self, key: str, body: Body) -> None:
-            raise StoreDenied("storing is denied", advice="Let this user write to the folder.")
+            raise StoreDenied("storing is denied", advice="Let this user write to the directory.")
 
         put_new = put
 
