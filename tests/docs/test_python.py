@@ -77,7 +77,7 @@ def test_every_example_runs_and_prints_what_the_page_shows(
         told = printed.getvalue().replace(libvirt_uri, "qemu:///system")
         assert not shown or matches(told, shown), f"{code}\n{told}"
     web1.stop()
-    compared = ["qemu-img", "compare", web1.image("vda"), tmp_path / "restore/web1/vda.qcow2"]
+    compared = ["qemu-img", "compare", str(web1.image("vda")), f"{tmp_path}/restore/web1/vda.qcow2"]
     assert (
         subprocess.run(compared, check=True, capture_output=True, text=True).stdout
         == "Images are identical.\n"
