@@ -211,7 +211,7 @@ class StoreDenied(StoreError):
 
 
 class NoBucket(StoreError):
-    """The bucket or folder that should hold the repository does not exist."""
+    """The bucket or directory that should hold the repository does not exist."""
 
     default_advice = "Make the bucket or the directory first, or correct the URL."
 
@@ -319,7 +319,7 @@ class ScratchFull(HypervisorError):
 
 
 class StagingFull(HypervisorError):
-    """The staging folder cannot take the images of a push job."""
+    """The staging directory cannot take the images of a push job."""
 
     default_advice = "Give more room with --staging-dir."
 

@@ -27,7 +27,7 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class RestoredDisk:
-    """One disk that was written: where to, how many bytes that were not zero, and how long it took."""
+    """One disk that was written to ``output``. ``bytes_written`` counts what is not zero."""
 
     disk: str
     output: str
@@ -37,7 +37,10 @@ class RestoredDisk:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The outcome of a restore. ``damage`` is empty unless the caller asked to salvage."""
+    """What a restore wrote.
+
+    ``damage`` pairs the target of a disk with what of it is lost. It is empty unless ``salvage`` was given.
+    """
 
     point: str
     disks: tuple[RestoredDisk, ...]
