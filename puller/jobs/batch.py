@@ -38,7 +38,7 @@ class Taken:
     Attributes:
         points: The points that were taken.
         failed: The domains without a new point, each with its error.
-        interruption: What stopped the batch, such as a signal. It is also the error of the domains that it hit.
+        interruption: What stopped the batch, such as a signal. The domains that it hit have it too.
         left: Domains whose points are stored, each with the error that came after that.
     """
 

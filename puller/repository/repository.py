@@ -41,8 +41,8 @@ from puller.store.unconditional import UnconditionalStore
 class Repository:
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
-    ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its URL;
-    None if it does not. Threads can share it.
+    ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
+    URL; None if it does not. Threads can share it.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ LABEL_LIMIT = 200
 class Key:
     """A key of the repository. Of a damaged key only ``key``, its id, and ``damage`` are known.
 
-    ``kind`` is ``password`` or ``key-file``, ``role`` is ``full`` or ``backup-only``. ``opened`` is true for the
-    key that the password or key file given to ``list_keys`` opens.
+    ``kind`` is ``password`` or ``key-file``, ``role`` is ``full`` or ``backup-only``. ``opened`` is true for
+    the key that the password or key file given to ``list_keys`` opens.
     """
 
     key: str

@@ -38,8 +38,8 @@ _BATCH = 64
 class RepairReport:
     """What a repair of the index did.
 
-    ``packs`` is the number of packs in the new index, ``indexes_removed`` the number of old index objects that
-    were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and no new
+    ``packs`` is the number of packs in the new index, ``indexes_removed`` the number of old index objects
+    that were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and no new
     backup refers to what they hold.
     """
 
