@@ -20,8 +20,8 @@ class Event:
 class Step(Event):
     """The run of ``subject`` has entered the step ``name``.
 
-    In all events ``subject`` is the domain's name in a backup, the point's id in a restore, and ``repository``
-    elsewhere.
+    In all events ``subject`` is the domain's name in a backup, the point's id in a restore, and
+    ``repository`` elsewhere.
     """
 
     subject: str

@@ -39,8 +39,8 @@ class RepairReport:
     """What a repair of the index did.
 
     ``packs`` is the number of packs in the new index, ``indexes_removed`` the number of old index objects
-    that were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and no new
-    backup refers to what they hold.
+    that were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and
+    no new backup refers to what they hold.
     """
 
     packs: int
