@@ -299,3 +299,36 @@ def test_the_index_can_be_rebuilt(repository: puller.Repository) -> None:
 
     assert puller.repair_index(repository, observer=observe) == puller.RepairReport(0, 0, ())
     assert steps == ["survey", "packs", "index"]
+
+
+VERBS = {
+    "Attach",
+    "Check",
+    "Choose",
+    "Correct",
+    "Create",
+    "Do",
+    "End",
+    "Find",
+    "Free",
+    "Give",
+    "List",
+    "Make",
+    "Name",
+    "Prune",
+    "Read",
+    "Remove",
+    "Restore",
+    "Run",
+    "See",
+    "Set",
+    "Start",
+    "Upgrade",
+    "Use",
+    "Wait",
+}
+
+
+def test_the_advice_of_each_error_is_one_sentence_that_begins_with_a_verb() -> None:
+    advice = {error.__name__: error.default_advice for error in errors()}
+    assert [name for name, text in advice.items() if text.split()[0] not in VERBS or text[-1] != "."] == []

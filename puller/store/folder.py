@@ -71,7 +71,7 @@ _ERRORS: dict[int | None, type[StoreError]] = {
 _ADVICE: dict[type[StoreError], str] = {
     StoreDenied: "Let this user write to the directory, and mount its file system for writing.",
     StoreUnavailable: "Check that the server of the file system runs and that it is mounted.",
-    NoBucket: "Make the directory that is to hold the repository, or correct the path.",
+    NoBucket: "Create the directory above the repository first, or correct the path.",
     StoreError: "Check the file system; 'dmesg' may tell more.",
 }
 
