@@ -11,7 +11,7 @@ from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -30,7 +30,7 @@ Look = dict[str, Any] | HypervisorError | None
 """What a qcow2 image says, or why it cannot be read; None if it is no such file of this host."""
 
 
-def examine(patient: Examined) -> Iterator[Check]:
+def examine(patient: Examined) -> Iterator[Finding]:
     """Ask about each disk that a backup takes. Each image is looked into once: its storage may hang."""
     taken = patient.taken()
     looks = {disk.target: _look(disk) for disk in taken}

@@ -64,7 +64,9 @@ def make_plan(  # noqa: PLR0913 - what a user decides
     UsageError.
     """
     if image_format not in {None, *outputs.FORMATS}:
-        raise UsageError(f"'{image_format}' is not a format; there are {', '.join(outputs.FORMATS)}")
+        raise UsageError(
+            f"invalid format '{image_format}'", advice=f"Use one of: {', '.join(outputs.FORMATS)}."
+        )
     for name in (*places.values(), *([output] if output is not None else [])):
         _refuse_unknown(name)
     chosen = _choose(point, (*disks, *places), everything=output is not None and not disks)
@@ -135,7 +137,7 @@ def _files(point: Point, directory: Path) -> Iterator[Path]:
 def _refuse_unknown(name: str) -> None:
     if "://" in name and not outputs.is_uri(name):
         raise UsageError(
-            f"unknown kind of output: {name}",
+            f"cannot restore to {name}: unknown kind of URI",
             advice="Give a directory, a file, a block device, or an nbd:// or nbd+unix:// URI.",
         )
     outputs.refuse_impossible(name)

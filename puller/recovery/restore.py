@@ -31,9 +31,9 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class RestoredDisk:
-    """One disk that was written: where to, how many bytes that were not zero, and how long it took.
+    """One disk that was written to ``output``, a file of ``format`` or a device or export, which are ``raw``.
 
-    ``format`` is that of a file, ``raw`` for all else.
+    ``bytes_written`` counts what is not zero.
     """
 
     disk: str
@@ -45,7 +45,10 @@ class RestoredDisk:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The outcome of a restore. ``damage`` is empty unless the caller asked to salvage."""
+    """What a restore wrote.
+
+    ``damage`` pairs the target of a disk with what of it is lost. It is empty unless ``salvage`` was given.
+    """
 
     point: str
     disks: tuple[RestoredDisk, ...]

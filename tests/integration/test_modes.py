@@ -7,7 +7,6 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -37,7 +36,7 @@ def modes(folder: Path) -> set[int]:
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_a_restore_is_its_owners_alone_from_the_first_byte(
-    tmp_path: Path, format_: Literal["raw", "qcow2"]
+    tmp_path: Path, format_: puller.ImageFormat
 ) -> None:
     repository = puller.create_repository(str(tmp_path / "repository"), password="x")
     make_point(repository, {"vda": os.urandom(MIB), "vdb": os.urandom(CHUNK)})

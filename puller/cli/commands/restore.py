@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,10 +22,8 @@ from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
+    from puller.api import ImageFormat
     from puller.recovery.restore import Restored
-
-
-Format = Literal["raw", "qcow2"]
 
 
 @click.command("restore", cls=Command)
@@ -135,7 +133,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     output: str | None,
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
-    format_: str | None,
+    format_: ImageFormat | None,
     zero_rest: bool,
     force: bool,
     salvage: bool,
@@ -215,7 +213,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             hosts=hosts,
             disks=targets,
             places=places,
-            format=cast("Format | None", format_),
+            format=format_,
             force=force,
             salvage=salvage,
             zero_rest=zero_rest,
