@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puller.configuration.job import Mode, QuiesceMode
-from puller.errors import DamagedData, UsageError
+from puller.errors import DamagedData, RollbackUnfinished, UsageError
 from puller.events import Notice, Observer, ignore
 from puller.recovery.diff import LIVE, PointDifference, diff_points, disk_difference
 from puller.recovery.restore import Request, Restored
@@ -516,7 +516,8 @@ def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
     with holding(_patience(point, observer)):
         chosen = repository.points.select(point, hosts)
         if backup_first and not dry_run:
-            backup(repository, chosen.uuid, connect=connect, observer=observer)
+            rolling.refuse(repository, chosen, request, observer)
+            _back_up_first(repository, chosen, connect, observer)
         return rolling.rollback(repository, chosen, request, observer)
 
 
@@ -568,6 +569,14 @@ def diff(  # noqa: PLR0913 - one keyword for each choice that a user has
         found = rolling.differences(repository, first, request, observer)
         parts = tuple(disk_difference(item.disk, item.changes) for item in found)
         return PointDifference(first.point, LIVE, parts)
+
+
+def _back_up_first(repository: Repository, point: Point, connect: str, observer: Observer) -> None:
+    """Take a point, except where an earlier rollback was not completed, which this one will do."""
+    try:
+        backup(repository, point.uuid, connect=connect, observer=observer)
+    except RollbackUnfinished as error:
+        observer(Notice(point.point, f"no point of the present state is taken: {error.message}"))
 
 
 def _check_format(value: str | None) -> None:

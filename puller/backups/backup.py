@@ -107,6 +107,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         disks = _disks(domain, plan)
         refuse_shared(host, domain, disks)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
+            _refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
             folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
@@ -136,7 +137,6 @@ def is_stop(error: BaseException) -> bool:
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    _refuse_half_rolled_back(domain, chosen)
     known = with_facts(domain, chosen)
     return known if domain.is_active() else tuple(with_stored_chain(disk) for disk in known)
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
+from puller.errors import DamagedData
 from puller.nbd.export import Export
 from puller.nbd.extents import rounded
 from puller.nbd.reader import read
@@ -14,7 +15,7 @@ from puller.recovery.difference import Changes
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.format.footer import ID
 from puller.repository.reading.image import DiskImage, Flags, Window
-from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind, chunk_count
 
 _ZEROS = bytes(CHUNK)
 
@@ -45,13 +46,20 @@ class _Comparison:
         self._id_key = id_key
         count = len(window.chosen)
         self._ids = np.zeros((count, ID), np.uint8)
-        for chunks, ids in image.ids(window):
-            self._ids[chunks - window.first] = ids
+        unknown = []
+        for job in window.jobs:
+            try:
+                self._ids[job.chunks - window.first] = image.ids(job)
+            except DamagedData:
+                unknown.append(job.chunks - window.first)  # writing it will tell what is lost
         # Until it is looked at, what is stored differs from what is zero, and what is lost from everything.
         self._unlike: Flags = np.asarray(self._ids.any(axis=1))
+        self._lost = np.zeros(count, np.bool_)
+        for chunks in unknown:
+            self._lost[chunks] = True
         for lost in window.damage:
             first = lost.offset // CHUNK - window.first
-            self._unlike[first : first - (-lost.length // CHUNK)] = True
+            self._lost[first : first + chunk_count(lost.length)] = True
 
     def run(self, export: Export, pool: BufferPool, changes: Changes) -> int:
         """Compare; return the bytes read."""
@@ -68,9 +76,10 @@ class _Comparison:
                 compared += batch.length
                 self._look(batch)
                 batch.release()
-        for start in range(0, len(self._unlike), PAGE_CHUNKS):
+        differs = self._unlike | self._lost
+        for start in range(0, len(differs), PAGE_CHUNKS):
             page = (self._window.first + start) // PAGE_CHUNKS
-            changes.add(page, self._unlike[start : start + PAGE_CHUNKS])
+            changes.add(page, differs[start : start + PAGE_CHUNKS])
         return compared
 
     def _look(self, batch: Batch) -> None:
@@ -84,4 +93,4 @@ class _Comparison:
         expected = self._ids[number].tobytes()
         if any(expected):
             return bool(content_id(self._id_key, content) != expected)
-        return bool(content != _ZEROS)
+        return not _ZEROS.startswith(bytes(content))

@@ -14,6 +14,7 @@ from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import Buffer, BufferPool
 from puller.pipeline.flow import Flow
+from puller.recovery import outputs
 from puller.recovery.difference import Changes
 from puller.recovery.outputs import Output
 from puller.recovery.write_coalescer import STRETCH, WriteCoalescer
@@ -60,7 +61,8 @@ def copy_all(copiers: Sequence[Copier]) -> None:
 
         def work(item: tuple[Copier, PackJob]) -> None:
             buffer = buffers.acquire()
-            item[0].do(item[1], buffer)
+            with outputs.translated(item[0].place):
+                item[0].do(item[1], buffer)
             buffer.release()
 
         crew = flow.crew("restore", FETCHERS, FETCHERS, work)
@@ -74,19 +76,30 @@ def _in_turn(copiers: Sequence[Copier]) -> Iterator[tuple[Copier, list[PackJob]]
     waiting = deque((copier, copier.works()) for copier in copiers)
     while waiting:
         copier, works = waiting.popleft()
-        if (jobs := next(works, None)) is not None:
+        with outputs.translated(copier.place):
+            jobs = next(works, None)
+        if jobs is not None:
             yield copier, jobs
             waiting.append((copier, works))
 
 
 class Copier:
-    """Copies one disk from its image to its output."""
+    """Copies one disk from its image to its output, whose name in messages is ``place``."""
 
-    def __init__(self, subject: str, disk: str, image: DiskImage, output: Output, observer: Observer) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a copy is made of
+        self,
+        subject: str,
+        disk: str,
+        image: DiskImage,
+        output: Output,
+        place: str,
+        observer: Observer,
+    ) -> None:
         self._subject = subject
         self._disk = disk
         self._image = image
         self._output = output
+        self.place = place
         self._observer = observer
         self._lock = threading.Lock()
         self._done = 0
@@ -165,12 +178,13 @@ class ChangedCopier(Copier):
         disk: str,
         image: DiskImage,
         output: Output,
+        place: str,
         observer: Observer,
         changes: Changes,
         *,
         salvage: bool,
     ) -> None:
-        super().__init__(subject, disk, image, output, observer)
+        super().__init__(subject, disk, image, output, place, observer)
         self._changes = changes
         self._salvage = salvage
 

@@ -284,11 +284,11 @@ def device(path: Path, held: int, size: int) -> Iterator[tuple[Output, int]]:
 
 
 @contextmanager
-def export(uri: str, size: int) -> Iterator[Output]:
-    """An existing NBD export of at least ``size`` bytes."""
+def export(uri: str, size: int) -> Iterator[tuple[Output, int]]:
+    """An existing NBD export with room for ``size`` bytes, and the bytes left."""
     with Target(uri) as target:
         refuse_small(uri, target.size, size)
-        yield OldImage(target)
+        yield OldImage(target), target.size - size
         target.flush()
 
 

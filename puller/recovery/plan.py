@@ -56,12 +56,13 @@ def make_plan(  # noqa: PLR0913 - what a user decides
     places: Mapping[str, str],
     image_format: str | None,
     force: bool,
+    made: frozenset[str] = frozenset(),
 ) -> Plan:
     """Pair each disk with its output.
 
     ``output`` is a directory, or with one disk the disk itself; ``places`` says by target where a disk goes
-    instead. Without ``output`` only the disks in ``places`` are written. Raises NoSuchDisk, OutputRefused,
-    UsageError.
+    instead. Without ``output`` only the disks in ``places`` are written. What exists needs ``force``, except
+    in ``made``. Raises NoSuchDisk, OutputRefused, UsageError.
     """
     if image_format not in {None, *outputs.FORMATS}:
         raise UsageError(
@@ -76,11 +77,11 @@ def make_plan(  # noqa: PLR0913 - what a user decides
         places = {chosen[0].disk: output}
     directory = None if single or output is None else Path(output)
     placed = tuple(_placed(record, places, directory, image_format) for record in chosen)
-    _refuse_same(placed)
     files = () if directory is None else tuple(_files(point, directory))
+    _refuse_same(placed, files)
     for name in (*(disk.name for disk in placed), *map(str, files)):
         with outputs.translated(name):
-            _refuse(name, force)
+            _refuse(name, force or name in made)
     return Plan(placed, directory, files)
 
 
@@ -143,13 +144,16 @@ def _refuse_unknown(name: str) -> None:
     outputs.refuse_impossible(name)
 
 
-def _refuse_same(placed: tuple[Placement, ...]) -> None:
-    seen: dict[str, str] = {}
+def _refuse_same(placed: tuple[Placement, ...], files: tuple[Path, ...]) -> None:
+    seen = {os.path.realpath(path): path.name for path in files}
     for disk in placed:
         place = disk.name if outputs.is_uri(disk.name) else os.path.realpath(disk.name)
         if place in seen:
-            raise UsageError(f"disks {seen[place]} and {disk.target} have the same output {disk.name}")
-        seen[place] = disk.target
+            raise UsageError(
+                f"{seen[place]} and disk {disk.target} have the same output {disk.name}",
+                advice="Give each disk a place of its own.",
+            )
+        seen[place] = f"disk {disk.target}"
 
 
 def _refuse(name: str, force: bool) -> None:

@@ -147,7 +147,7 @@ class _Recreating:
         pool = self._host.pool(self._wanted.pool)
         placed = {disk.target: disk for disk in self._placed(pool)}
         names = {target: disk.name for target, disk in placed.items()}
-        request = replace(request, places={**names, **request.places}, force=True)
+        request = replace(request, places={**names, **request.places}, made=frozenset(names.values()))
         made: list[str] = []
         try:
             for disk in () if self._wanted.dry_run else placed.values():

@@ -14,6 +14,7 @@ from pathlib import Path
 from puller.errors import DamagedData
 from puller.events import DiskDone, Notice, Observer, ignore
 from puller.hypervisor.domain.restoredxml import DiskSource
+from puller.hypervisor.storage.rollback_mark import clear_mark
 from puller.recovery import definition, outputs
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.definition import write_definition
@@ -63,7 +64,8 @@ class Request:
     is one. ``format`` is that of files, None for what the disk had on its host. ``zero_rest`` writes zeros
     behind a disk that is shorter than its device. ``salvage`` keeps a damaged disk, with zeros where data
     is lost.
-    ``libvirts`` are URIs of the libvirts whose domains may use what is to be overwritten.
+    ``libvirts`` are URIs of the libvirts whose domains may use what is to be overwritten. ``made`` are places
+    that were made for the disks, and so are overwritten without ``force``.
     """
 
     output: str | None
@@ -74,6 +76,7 @@ class Request:
     salvage: bool = False
     zero_rest: bool = False
     libvirts: tuple[str, ...] = ("qemu:///system",)
+    made: frozenset[str] = frozenset()
 
     def plan(self, point: Point) -> Plan:
         """Where everything goes. Raises NoSuchDisk, OutputRefused, UsageError."""
@@ -84,6 +87,7 @@ class Request:
             places=self.places,
             image_format=self.format,
             force=self.force,
+            made=self.made,
         )
 
 
@@ -191,24 +195,28 @@ class _Restore:
         empty = image.empty_pages()
         filled = 1 - float(empty.mean()) if len(empty) else 0.0
         copied = output.enter_context(self._open(disk, image.size, filled))
-        copier = Copier(self._point.point, disk.target, image, copied, self._observer)
+        copier = Copier(self._point.point, disk.target, image, copied, disk.name, self._observer)
         return _Work(disk, output, copier)
 
     def _open(self, disk: Placement, size: int, filled: float) -> AbstractContextManager[Output]:
-        if outputs.is_uri(disk.name):
-            return outputs.export(disk.name, size)
-        path = Path(disk.name)
         if not disk.is_file:
-            return self._device(disk, size)
+            return self._existing(disk, size)
+        path = Path(disk.name)
         outputs.make_folder(path.parent)
-        publish = outputs.replace if self._request.force else outputs.add
+        forced = self._request.force or disk.name in self._request.made
+        publish = outputs.replace if forced else outputs.add
         if disk.format == "qcow2":
             return qcow2(path, size, publish, self._layouts.get(disk.target, Layout()), filled)
         return outputs.raw(path, size, publish)
 
     @contextmanager
-    def _device(self, disk: Placement, size: int) -> Iterator[Output]:
-        with outputs.device(Path(disk.name), self._held[disk.name], size) as (output, rest):
+    def _existing(self, disk: Placement, size: int) -> Iterator[Output]:
+        """A block device or an NBD export, which may be larger than the disk."""
+        if outputs.is_uri(disk.name):
+            opened = outputs.export(disk.name, size)
+        else:
+            opened = outputs.device(Path(disk.name), self._held[disk.name], size)
+        with opened as (output, rest):
             yield output
             if rest and self._request.zero_rest:
                 output.zero(size, rest)
@@ -225,6 +233,8 @@ class _Restore:
         with work.output:
             if damage and not self._request.salvage:
                 raise damaged(self._point, disk.target, damage)
+        if not outputs.is_uri(disk.name):
+            clear_mark(Path(disk.name))  # of a rollback of what was there
         self._observer(DiskDone(self._point.point, disk.target))
         seconds = time.monotonic() - work.began
         self._restored.append(RestoredDisk(disk.target, disk.name, copier.written, seconds, disk.format))

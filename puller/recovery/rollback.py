@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from puller.backups.bases.bases import COMPARED, Base, choose, doubted
@@ -27,19 +27,20 @@ from puller.backups.bases.history import History
 from puller.backups.bases.probe import mistrust
 from puller.backups.sources.offline import StoredBitmaps, image_of
 from puller.backups.sources.unlock import keys_of, require_keys
-from puller.errors import DamagedData, DomainRunning, Locked, NbdError, NoSuchDisk, OutputRefused
+from puller.errors import DamagedData, DomainRunning, KeyNotHeld, Locked, NbdError, NoSuchDisk, OutputRefused
 from puller.events import DiskDone, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_facts
-from puller.hypervisor.domain.image import describe, with_stored_chain
+from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.storage.rollback_mark import RollbackMark, clear_mark, find_mark, put_mark
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Keys, resize
 from puller.nbd.strays import end_strays
 from puller.nbd.writer import Target
+from puller.recovery import outputs
 from puller.recovery.comparison import compare_contents
 from puller.recovery.difference import Changes, compare_maps
 from puller.recovery.diskcopy import ChangedCopier, copy_all, damaged, open_image
@@ -100,16 +101,31 @@ class Difference:
 def rollback(repository: Repository, point: Point, request: Request, observer: Observer) -> RolledBack:
     """Put the domain's disks back to ``point``. Everything is looked at before anything is written.
 
-    Raises NoSuchDomain, NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, UnsupportedDisk,
+    All images are open, and so locked, before the first one is written, and all marks are there until the
+    last one is complete: neither a guest nor a backup meets disks of two times. Raises NoSuchDomain,
+    NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, OutputFailed, UnsupportedDisk, KeyNotHeld,
     DamagedData, HypervisorError, NbdError, StoreError.
     """
     with _opened(repository, point, request, observer) as disks:
-        done, damage = [], []
-        for disk in disks:
-            result, lost = disk.roll_back(request)
-            done.append(result)
-            damage += [(result.disk, item) for item in lost]
-        return RolledBack(point.point, point.domain, tuple(done), tuple(damage))
+        if request.dry_run:
+            return RolledBack(point.point, point.domain, tuple(disk.preview() for disk in disks))
+        with ExitStack() as servers:
+            begun = [disk.begin(servers) for disk in disks]
+            for work in begun:
+                work.mark()
+            for work in begun:
+                work.write(salvage=request.salvage)
+        damage = [(work.disk, item) for work in begun for item in work.damage]
+        if damage and not request.salvage:
+            raise _all_damaged(point, begun)
+        done = tuple(work.complete() for work in begun)
+        return RolledBack(point.point, point.domain, done, tuple(damage))
+
+
+def refuse(repository: Repository, point: Point, request: Request, observer: Observer) -> None:
+    """Raise what ``rollback`` would raise before it touches anything."""
+    with _opened(repository, point, request, observer):
+        pass
 
 
 def differences(
@@ -125,6 +141,8 @@ def _opened(
     repository: Repository, point: Point, request: Request, observer: Observer
 ) -> Iterator[list[_DiskRollback]]:
     """The disks of the point's domain, held against other pullers, and refused if a guest may use them."""
+    if not repository.keys.can_read_data:
+        raise KeyNotHeld("this key may make backups but not read stored guest data")
     with Host.connect(request.connect) as host:
         domain = host.domain(point.uuid)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
@@ -203,50 +221,49 @@ class _DiskRollback:
         observer: Observer,
     ) -> None:
         self._repository = repository
-        self._point = point
-        self._record = _record_of(point, disk.target)
+        self.point = point
+        self.target = disk.target
         self._disk = disk
-        self._path = image_of(domain, disk)
+        self.path = image_of(domain, disk)
         self._base = base
-        self._observer = observer
+        self.observer = observer
         self._keys: Keys = keys_of(domain, disk)
         require_keys(domain, disk, self._keys)
-        self._mark = find_mark(self._path)
-        self._image = open_image(repository, point, self._record)
-        self._size = int(describe(self._path, disk.format)[0]["virtual-size"])
+        self._mark = find_mark(self.path)
+        self.image = open_image(repository, point, _record_of(point, disk.target))
+        self._is_device = self.path.is_block_device() and disk.format == "raw"
+        self._size = self._measured()
         self._refuse_small_device()
 
     def difference(self) -> Difference:
         """What differs now; nothing is written."""
-        server = ImageServer.read_only(
-            self._path, self._disk.format, bitmap=self._base.checkpoint, keys=self._keys
-        )
-        with self._in_use_told(), server:
-            changes, compared = self._changes(server.uri)
-        return Difference(self._disk.target, changes, compared)
+        with self._in_use_told(), self._serve(writable=False) as server:
+            changes, compared = self.changes(server.uri)
+        return Difference(self.target, changes, compared)
 
-    def roll_back(self, request: Request) -> tuple[RolledBackDisk, list[Damage]]:
-        """Write what differs. Raises DamagedData where the point's data is damaged and not salvaged."""
+    def preview(self) -> RolledBackDisk:
+        """What ``Work.complete`` would tell, without a byte written."""
         began = time.monotonic()
-        if request.dry_run:
-            found = self.difference()
-            return self._result(found.changes, 0, found.compared, began), []
-        put_mark(self._path, RollbackMark(self._point.point, self._disk.target, self._trusted()))
-        if self._size != self._image.size and not self._path.is_block_device():
-            resize(self._path, self._disk.format, self._image.size, self._keys)
-        with (
-            self._in_use_told(),
-            ImageServer.recorded(
-                self._path, self._disk.format, bitmap=self._base.checkpoint, keys=self._keys
-            ) as server,
-        ):
-            changes, compared = self._changes(server.uri)
-            written, damage = self._write(server.uri, changes, salvage=request.salvage)
-        if damage and not request.salvage:
-            raise damaged(self._point, self._disk.target, damage)
-        clear_mark(self._path)
-        self._observer(DiskDone(self._point.point, self._disk.target))
-        return self._result(changes, written, compared, began), damage
+        found = self.difference()
+        return self.result(found.changes, 0, found.compared, began)
+
+    def begin(self, servers: ExitStack) -> _Work:
+        """Serve the image for writing until ``servers`` close, and find what differs."""
+        began = time.monotonic()
+        with self._in_use_told():
+            if self._size != self.image.size and not self._is_device:
+                self.put_mark()
+                resize(self.path, self._disk.format, self.image.size, self._keys)
+            server = servers.enter_context(self._serve(writable=True))
+        return _Work(self, server.uri, *self.changes(server.uri), began)
+
+    def put_mark(self) -> None:
+        """Say beside the image that it is partly old and partly new."""
+        put_mark(self.path, RollbackMark(self.point.point, self.target, self._trusted()))
+
+    def _serve(self, *, writable: bool) -> ImageServer:
+        serve = ImageServer.recorded if writable else ImageServer.read_only
+        return serve(self.path, self._disk.format, bitmap=self._base.checkpoint, keys=self._keys)
 
     def _trusted(self) -> int:
         """Where the bitmap has seen every change: up to the least size of the disk since its base."""
@@ -254,17 +271,18 @@ class _DiskRollback:
         earlier = base if self._mark is None else self._mark.trusted
         return min(base, self._size, earlier)
 
-    def _changes(self, uri: str) -> tuple[Changes, int]:
-        if self._base.checkpoint is not None and self._base.parent is not None:
+    def changes(self, uri: str) -> tuple[Changes, int]:
+        """Where the disk at ``uri`` may differ from the point, and the bytes that were read to know it."""
+        if self._base.checkpoint is not None and self._base.parent is not None and self._trusted():
             try:
                 if (found := self._by_bitmap(uri, self._base.parent.record)) is not None:
                     return found, 0
             except DamagedData as error:
                 self._tell(f"the map of point {self._base.parent.point.point} is damaged: {error.message}")
         elif self._base.reason != COMPARED:
-            self._tell(self._base.reason or "no earlier point has this disk")
+            self._tell(self._base.reason or "an earlier rollback was not completed")
         with Export(uri) as export:
-            return compare_contents(export, self._image, self._repository.keys.id_key)
+            return compare_contents(export, self.image, self._repository.keys.id_key)
 
     def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
         """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""
@@ -273,48 +291,42 @@ class _DiskRollback:
             if why is not None:
                 self._tell(why)
                 return None
-            old = open_image(self._repository, self._point, base)
-            changes = compare_maps(self._repository.maps, old.root, self._image.root)
+            old = open_image(self._repository, self.point, base)
+            changes = compare_maps(self._repository.maps, old.root, self.image.root)
             for extent in export.dirty():
                 changes.add_chunks(extent.offset // CHUNK, -(-extent.end // CHUNK))
         self._add_untrusted(changes)
         return changes
 
     def _add_untrusted(self, changes: Changes) -> None:
-        trusted = min(self._trusted(), self._image.size)
-        whole = self._trusted() == self._image.size == self._size
+        trusted = min(self._trusted(), self.image.size)
+        whole = self._trusted() == self.image.size == self._size
         if not whole:
-            changes.add_chunks(trusted // CHUNK, -(-self._image.size // CHUNK))
+            changes.add_chunks(trusted // CHUNK, -(-self.image.size // CHUNK))
 
     def _tell(self, why: str) -> None:
-        text = f"disk {self._disk.target} is read and compared with point {self._point.point}: {why}"
-        self._observer(Notice(self._point.point, text))
+        text = f"disk {self.target} is read and compared with point {self.point.point}: {why}"
+        self.observer(Notice(self.point.point, text))
 
-    def _write(self, uri: str, changes: Changes, *, salvage: bool) -> tuple[int, list[Damage]]:
-        with Target(uri) as target:
-            output = OldImage(target)
-            copier = ChangedCopier(
-                self._point.point,
-                self._disk.target,
-                self._image,
-                output,
-                self._observer,
-                changes,
-                salvage=salvage,
-            )
-            copy_all([copier])
-            target.flush()
-        return copier.written, merge_damage(copier.damage)
-
-    def _result(self, changes: Changes, written: int, compared: int, began: float) -> RolledBackDisk:
+    def result(self, changes: Changes, written: int, compared: int, began: float) -> RolledBackDisk:
+        """What is told of the disk."""
         seconds = time.monotonic() - began
-        return RolledBackDisk(self._disk.target, str(self._path), changes.bytes, written, compared, seconds)
+        return RolledBackDisk(self.target, str(self.path), changes.bytes, written, compared, seconds)
+
+    def _measured(self) -> int:
+        """The size that QEMU sees, which of an encrypted image is that of what is inside."""
+        with (
+            self._in_use_told(),
+            ImageServer.read_only(self.path, self._disk.format, keys=self._keys) as server,
+            Export(server.uri) as export,
+        ):
+            return export.size
 
     def _refuse_small_device(self) -> None:
-        if self._path.is_block_device() and self._disk.format == "raw" and self._size < self._image.size:
+        if self._is_device and self._size < self.image.size:
             raise OutputRefused(
-                f"{self._path} has {format_bytes(self._size)}, disk {self._disk.target} needs "
-                f"{format_bytes(self._image.size)}",
+                f"{self.path} has {format_bytes(self._size)}, disk {self.target} needs "
+                f"{format_bytes(self.image.size)}",
                 advice="Enlarge the device, then run the same command again.",
             )
 
@@ -326,9 +338,61 @@ class _DiskRollback:
             if "lock" not in error.message:
                 raise
             raise Locked(
-                f"image {self._path} is in use by another process",
+                f"image {self.path} is in use by another process",
                 advice="Wait until it is free, then run the same command again.",
             ) from error
+
+
+class _Work:
+    """One disk that is open for writing: ``changes`` differ, ``compared`` bytes were read to know it."""
+
+    def __init__(self, owner: _DiskRollback, uri: str, changes: Changes, compared: int, began: float) -> None:
+        self._owner = owner
+        self._uri = uri
+        self._changes = changes
+        self._compared = compared
+        self._began = began
+        self._written = 0
+        self.disk = owner.target
+        self.damage: list[Damage] = []
+
+    def mark(self) -> None:
+        """Put the mark, if there is anything to write."""
+        if self._changes.pages:
+            self._owner.put_mark()
+
+    def write(self, *, salvage: bool) -> None:
+        """Write what differs. What of it is lost stays as it is, or with ``salvage`` becomes zeros."""
+        owner = self._owner
+        with outputs.translated(str(owner.path)), Target(self._uri) as target:
+            copier = ChangedCopier(
+                owner.point.point,
+                owner.target,
+                owner.image,
+                OldImage(target),
+                str(owner.path),
+                owner.observer,
+                self._changes,
+                salvage=salvage,
+            )
+            copy_all([copier])
+            target.flush()
+        self._written, self.damage = copier.written, merge_damage(copier.damage)
+
+    def complete(self) -> RolledBackDisk:
+        """Take the mark away: the image is durable and closed."""
+        clear_mark(self._owner.path)
+        self._owner.observer(DiskDone(self._owner.point.point, self.disk))
+        return self._owner.result(self._changes, self._written, self._compared, self._began)
+
+
+def _all_damaged(point: Point, begun: Sequence[_Work]) -> DamagedData:
+    """One error that names what of all disks is lost."""
+    found = [damaged(point, work.disk, work.damage) for work in begun if work.damage]
+    return DamagedData(
+        "; ".join(error.message for error in found),
+        advice="All else is rolled back. Roll back to another point, or pass --salvage to get zeros there.",
+    )
 
 
 def _record_of(point: Point, target: str) -> DiskRecord:

@@ -85,7 +85,7 @@ class Stage:
     def is_exact(self) -> bool:
         """Whether the last point is what the images are, of the machine that is off."""
         output = self.folder / "restored"
-        puller.restore(self.repository, "volumes@latest", output=str(output))
+        puller.restore(self.repository, "volumes@latest", output=str(output), format="raw")
         images = [(self.folder / "pool" / f"{target}.qcow2", output / f"{target}.raw") for target in TARGETS]
         return all(
             subprocess.run(["qemu-img", "compare", "-q", *map(str, pair)], check=False).returncode == 0

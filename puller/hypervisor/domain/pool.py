@@ -9,9 +9,11 @@ from typing import Any
 
 import libvirt
 
+from puller.errors import HypervisorError
 from puller.hypervisor.faults import translate
 
 _OF_FILES = frozenset({"dir", "fs", "netfs"})
+_OF_DEVICES = frozenset({"logical"})
 
 
 class Pool:
@@ -24,6 +26,11 @@ class Pool:
             root = ET.fromstring(self._handle.XMLDesc())
         self.directory = Path(root.findtext("./target/path", "/"))
         self.kind = root.get("type", "")
+        if self.kind not in _OF_FILES | _OF_DEVICES:
+            raise HypervisorError(
+                f"storage pool {name} is of type {self.kind}, in which puller makes no volumes",
+                advice="Make them with 'virsh vol-create-as', and name them with --map-disk TARGET=PATH.",
+            )
 
     @property
     def holds_files(self) -> bool:

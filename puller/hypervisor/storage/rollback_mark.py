@@ -14,6 +14,7 @@ Beside a block device there is only ``/dev``, which a restart of the host emptie
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -46,24 +47,33 @@ UNREADABLE = RollbackMark("unknown", "unknown")
 
 
 def mark_path(image: Path) -> Path:
-    """Where the mark of ``image`` is, if there is one."""
+    """Where the mark of ``image`` is, if there is one: beside the file itself, whatever link leads to it.
+
+    A device keeps the name that it has: what that leads to (``/dev/dm-3``) is another after a restart.
+    """
     if image.is_block_device():
         return DEVICE_MARKS / f"{quote(str(image), safe='')}.puller-rollback"
+    image = image.resolve()
     return image.with_name(f".{image.name}.puller-rollback")
 
 
 def find_mark(image: Path) -> RollbackMark | None:
-    """The mark of ``image``; None if no rollback of it is under way. Raises HypervisorError."""
-    path = mark_path(image)
+    """The mark of ``image``; None if no rollback of it is under way. Raises HypervisorError.
+
+    Who may not enter the image's directory sees no mark there: backups of running domains need no such right.
+    """
     try:
+        path = mark_path(image)
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_LIMIT), type=RollbackMark)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except (msgspec.MsgspecError, ValueError):
         return UNREADABLE
     except OSError as error:
-        raise _failed("read", path, error) from error
+        if error.errno == errno.ENAMETOOLONG:  # no rollback of it could put one
+            return None
+        raise _failed("read", image, error) from error
 
 
 def put_mark(image: Path, mark: RollbackMark) -> None:
@@ -85,6 +95,8 @@ def put_mark(image: Path, mark: RollbackMark) -> None:
 def clear_mark(image: Path) -> None:
     """Take the mark away. Raises HypervisorError."""
     path = mark_path(image)
+    if not path.exists():
+        return
     try:
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -98,6 +110,6 @@ def _private(name: str, flags: int) -> int:
 
 def _failed(what: str, path: Path, error: OSError) -> HypervisorError:
     return HypervisorError(
-        f"cannot {what} the mark of a rollback {path}: {error.strerror}",
+        f"cannot {what} the rollback's mark {path}: {error.strerror}",
         advice="Check that puller may write to the directory of the image.",
     )

@@ -225,16 +225,12 @@ class DiskImage:
         first = numbers[0] * PAGE_CHUNKS
         return Window(first, self.size, wanted, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
 
-    def ids(self, window: Window) -> Iterator[tuple[NDArray[np.int64], Ids]]:
-        """The chunks of each job of ``window``, and the ids of their contents out of the pack's footer.
-
-        Raises DamagedData.
-        """
-        for job in window.jobs:
-            footer = self._packs.open(PackKind.DATA, job.pack_id).footer
-            if int(job.slots.max()) >= footer.count:
-                raise DamagedData(f"a map names slot {int(job.slots.max())} of a pack of {footer.count}")
-            yield job.chunks, footer.ids[job.slots]
+    def ids(self, job: PackJob) -> Ids:
+        """The ids of the chunks of ``job``, out of the pack's footer. Raises DamagedData."""
+        footer = self._packs.open(PackKind.DATA, job.pack_id).footer
+        if int(job.slots.max()) >= footer.count:
+            raise DamagedData(f"a map names slot {int(job.slots.max())} of a pack of {footer.count}")
+        return footer.ids[job.slots]
 
     def read(self, job: PackJob) -> Iterator[tuple[int, bytes] | Damage]:
         """The verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.
