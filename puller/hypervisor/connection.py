@@ -106,9 +106,12 @@ class Host:
         with translate(f"cannot list the domains of {self.uri}"):
             return {handle.name(): handle.UUIDString() for handle in self._connection.listAllDomains()}
 
-    def define(self, xml: str) -> Domain:
-        """Define the domain of ``xml``, or change the definition of the one of this name and UUID."""
-        with translate("cannot define the domain"):
+    def define(self, xml: str, advice: str) -> Domain:
+        """Define the domain of ``xml``, or change the definition of the one of this name and UUID.
+
+        Raises HypervisorError with ``advice`` if libvirt refuses.
+        """
+        with translate("cannot define the domain", advice):
             return Domain(self._connection.defineXML(xml), state_directory(self.uri))
 
     def pool(self, name: str) -> Pool:

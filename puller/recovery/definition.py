@@ -88,6 +88,6 @@ def _advice(point: Point, domain: RestoredDomain, path: Path, *, disks: bool, ap
 def differences(domain: RestoredDomain) -> Iterator[str]:
     """What the definition lacks, as clauses."""
     if domain.left_out:
-        yield f"without {', '.join(domain.left_out)}, which was not restored"
+        yield f"without {', '.join(domain.left_out)}, not restored or not to be shared with the original"
     if domain.added:
         yield f"without {', '.join(domain.added)}, which the definition did not have: add it by hand"

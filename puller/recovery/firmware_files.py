@@ -9,22 +9,31 @@ tpm.tar       the directory of ``<tpm>``, or libvirt's for the UUID      libvirt
 ============  =========================================================  ===============================
 
 Where the XML names no file, libvirt's own place counts: ``nvram`` and ``varstore`` in its state directory,
-``swtpm/UUID`` beside that. libvirt gives the files to the users of QEMU and swtpm when the domain starts.
+``swtpm/UUID`` beside that. libvirt gives the variables to QEMU's user when the domain starts, but not the
+TPM's state to swtpm's: that is done here.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import pwd
+import re
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from puller.errors import DamagedData, OutputRefused
+from puller.recovery import outputs
 from puller.recovery.attachments import write_file
 
 NVRAM, VARSTORE, TPM = "nvram.fd", "varstore.json", "tpm.tar"
+
+ENTERED = 0o711
+"""Mode of new directories, which the users of QEMU and swtpm must enter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +53,42 @@ class FirmwarePlaces:
                     advice="Move it away, or pass --force to replace it.",
                 )
 
-    def write(self, held: Mapping[str, bytes]) -> None:
-        """Put what is ``held`` by the point in its place, over what is there. Raises OutputFailed."""
+    def write(self, held: Mapping[str, bytes], configuration: Path) -> None:
+        """Put what is ``held`` by the point in its place, over what is there. Raises OutputFailed.
+
+        ``configuration`` is the directory of libvirt's ``qemu.conf``.
+        """
         for name, path in ((NVRAM, self.nvram), (VARSTORE, self.varstore)):
             if name in held and path is not None:
-                write_file(path, held[name], force=True)
+                _write(path, held[name])
         if TPM in held and self.tpm is not None:
+            owner = _user_of_swtpm(configuration)
             for member, content in _members(held[TPM]):
-                write_file(self.tpm / member, content, force=True)
+                _write(self.tpm / member, content, owner)
+
+
+def _write(path: Path, content: bytes, owner: tuple[int, int] | None = None) -> None:
+    with outputs.translated(str(path)):
+        outputs.make_folder(path.parent, ENTERED)
+    write_file(path, content, force=True)
+    if owner is not None:
+        with outputs.translated(str(path)):
+            os.chown(path, *owner)
+
+
+def _user_of_swtpm(configuration: Path) -> tuple[int, int] | None:
+    """User and group that libvirt runs swtpm as; None if puller is not root and cannot give files away."""
+    if os.geteuid():
+        return None
+    named = ""
+    with suppress(OSError):
+        named = (configuration / "qemu.conf").read_text(errors="replace")
+    found = re.findall(r'^\s*swtpm_user\s*=\s*"(.+)"', named, re.MULTILINE)
+    user = found[-1] if found else "tss"  # libvirt's default, or root where there is no such user
+    with suppress(KeyError):
+        entry = pwd.getpwuid(int(user.lstrip("+"))) if user.lstrip("+").isdigit() else pwd.getpwnam(user)
+        return entry.pw_uid, entry.pw_gid
+    return None
 
 
 def places(xml: str, state_directory: Path, *, name: str, uuid: str, copied: bool) -> FirmwarePlaces:

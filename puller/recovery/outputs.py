@@ -227,12 +227,20 @@ def _past_the_cache(descriptor: int) -> Iterator[int | None]:
         os.close(direct)
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder and all that is missing above it, each for this user only."""
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make the folder and all that is missing above it, each of ``mode``: for this user only."""
     if path.is_dir():
         return
-    make_folder(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
+    make_folder(path.parent, mode)
+    with suppress(FileExistsError):  # made by somebody just now
+        path.mkdir(mode=0o700)
+        path.chmod(mode)  # whatever the umask
+
+
+def closed_to_others(path: Path) -> Path | None:
+    """The uppermost directory on the way to ``path`` that only its owner and group may enter."""
+    ways = (folder for folder in reversed(path.absolute().parents) if folder.is_dir())
+    return next((folder for folder in ways if not folder.stat().st_mode & stat.S_IXOTH), None)
 
 
 def create(path: Path) -> None:

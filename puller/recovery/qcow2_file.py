@@ -8,8 +8,8 @@ one to raw. Here ``qemu-img`` lays the image out once, with a place for every cl
     file     header, tables | clusters | table | clusters | …      (as ``qemu-img map`` says)
 
 Clusters that nobody writes stay holes of the file and read as zeros. The tables of all clusters take some 160
-MiB for a TiB, so a disk that is mostly empty is better written through ``qemu-nbd``; and so is an image with
-extended L2 entries, whose places are not in use before QEMU writes to them.
+MiB for a TiB, so a disk that is mostly empty is better written through ``qemu-nbd``; so is a large one with small
+clusters, and one with extended L2 entries, whose places are not in use before QEMU writes to them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,21 @@ from puller.units import KIB
 SPARSE = 0.25
 """Part of a disk's map pages that are in use, below which it counts as mostly empty."""
 
+MAX_TABLES = 32768
+"""L2 tables whose places are held in memory at most: 16 TiB in clusters of 64 KiB, 64 GiB in those of 4."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a qcow2 image is made: bytes of a cluster, ``compat`` (``0.10``, ``1.1``), extended L2 entries."""
+    """How a qcow2 image is made: bytes of a cluster, ``compat`` (``0.10``, ``1.1``), extended L2 entries.
+
+    ``apart`` is whether it had its data in a file of its own, which a new image has not.
+    """
 
     cluster: int = 64 * KIB
     compat: str = "1.1"
     extended: bool = False
+    apart: bool = False
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Layout:
@@ -47,7 +54,12 @@ class Layout:
             int(facts.get("cluster-size", plain.cluster)),
             str(data.get("compat", plain.compat)),
             bool(data.get("extended-l2")),
+            "data-file" in data,
         )
+
+    def tables(self, size: int) -> int:
+        """How many L2 tables a disk of ``size`` bytes has, at each of which its clusters are interrupted."""
+        return -(-size // (self.cluster * self.cluster // 8))
 
     def options(self) -> dict[str, str]:
         """As options of ``qemu-img create``."""
@@ -102,7 +114,7 @@ def qcow2(path: Path, size: int, publish: Publish, layout: Layout, filled: float
     """
     with new_file(path, publish) as partial:
         create(partial)  # qemu-img keeps the mode of a file that exists; its own would be 0644
-        if layout.extended or filled < SPARSE:
+        if layout.extended or filled < SPARSE or layout.tables(size) > MAX_TABLES:
             create_qcow2(partial, size, layout.options())
             with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
                 yield NewImage(target)

@@ -15,17 +15,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from puller.errors import DomainExists, NoSuchDisk, OutputRefused
+from puller.errors import DomainExists, NoSuchDisk, OutputRefused, UsageError
 from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.pool import Pool
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, Networks, RestoredDomain, adapt
-from puller.hypervisor.uri import state_directory
+from puller.hypervisor.domain.restoredxml import (
+    Copy,
+    DiskSource,
+    Networks,
+    RestoredDomain,
+    adapt,
+    networks_of,
+)
+from puller.hypervisor.uri import configuration_directory, state_directory
 from puller.recovery import definition, firmware_files, outputs
 from puller.recovery.attachments import read_attachment, write_file
-from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE
-from puller.recovery.plan import Placement
+from puller.recovery.firmware_files import ENTERED, NVRAM, TPM, VARSTORE
+from puller.recovery.plan import Placement, Plan
 from puller.recovery.restore import Request, Restored, RestoredDisk, restore_and
 from puller.repository.points import Point
 from puller.repository.repository import Repository
@@ -101,6 +109,7 @@ class _Recreating:
             uuid=self._uuid,
             copied=self._copy is not None,
         )
+        self._refuse_unknown_networks()
         if not wanted.disks.force:
             self._firmware.refuse_existing(self._held)
 
@@ -112,16 +121,57 @@ class _Recreating:
             if self._wanted.dry_run:
                 return Recreated(self._point.point, domain.name, self._uuid, domain.xml, None)
 
+            self._make_folders(plan)
+
             def define(xml: bytes, directory: Path, disks: Sequence[RestoredDisk]) -> None:
                 write_file(directory / definition.NAME, domain.xml.encode(), request.force)
 
             restored = restore_and(define, self._repository, self._point, request, self._observer)
-        self._firmware.write(self._held)
-        defined = self._host.define(domain.xml)
+        self._firmware.write(self._held, configuration_directory(self._wanted.connect))
+        defined = self._host.define(domain.xml, self._after_refusal(plan))
         self._tell_rest(domain)
+        closed = self._tell_closed(plan)
         if self._wanted.start:
-            defined.start()
+            enter = (
+                f"Run 'chmod a+x {closed}', then" if closed is not None else "Correct what it names, then run"
+            )
+            defined.start(f"{enter} 'virsh start {defined.name}': the domain is defined.")
         return Recreated(self._point.point, defined.name, defined.uuid, domain.xml, restored)
+
+    def _refuse_unknown_networks(self) -> None:
+        """A name that is misspelt would leave the domain on the network that it was on."""
+        known = networks_of(self._held[definition.SOURCE].decode())
+        for name in self._wanted.networks.mapped:
+            if name not in known:
+                raise UsageError(
+                    f"domain {self._point.domain} is on no network or bridge {name}",
+                    advice=f"Map one of these: {', '.join(sorted(known)) or 'it has none'}.",
+                )
+
+    def _make_folders(self, plan: Plan) -> None:
+        """New directories are such that QEMU's user can enter them; the files are for nobody else."""
+        folders = {Path(disk.name).parent for disk in plan.disks if disk.is_file}
+        for folder in folders | ({plan.directory} if plan.directory is not None else set()):
+            with outputs.translated(str(folder)):
+                outputs.make_folder(folder, ENTERED)
+
+    def _after_refusal(self, plan: Plan) -> str:
+        if plan.directory is None:
+            return (
+                "The disks are restored. Correct the XML that --dry-run prints, and run 'virsh define' on it."
+            )
+        path = plan.directory / definition.NAME
+        return f"The disks are restored. Correct {path}, then run 'virsh define {path}'."
+
+    def _tell_closed(self, plan: Plan) -> Path | None:
+        """Say which directory QEMU's user cannot enter, if QEMU runs as another user."""
+        if urlsplit(self._wanted.connect).path != "/system":
+            return None
+        for disk in plan.disks:
+            if disk.is_file and (closed := outputs.closed_to_others(Path(disk.name))) is not None:
+                self._tell(f"QEMU's user may not be able to enter {closed}: if so, run 'chmod a+x {closed}'")
+                return closed
+        return None
 
     def _attachments(self) -> dict[str, bytes]:
         needed = {definition.SOURCE, NVRAM, VARSTORE, TPM}
@@ -197,4 +247,7 @@ class _Recreating:
 
     def _tell_rest(self, domain: RestoredDomain) -> None:
         for text in definition.differences(domain):
-            self._observer(Notice(self._point.point, f"domain {domain.name} is defined {text}"))
+            self._tell(f"domain {domain.name} is defined {text}")
+
+    def _tell(self, text: str) -> None:
+        self._observer(Notice(self._point.point, text))

@@ -240,6 +240,10 @@ class _Restore:
         self._restored.append(RestoredDisk(disk.target, disk.name, copier.written, seconds, disk.format))
         self._damage += [(disk.target, item) for item in damage]
         self._tell_encryption(disk)
+        if self._layouts.get(disk.target, Layout()).apart:
+            self._tell(
+                f"disk {disk.target} had its data in a file of its own (data-file): {disk.name} holds it now"
+            )
 
     def _write_attachments(self, directory: Path) -> None:
         for item in self._point.attachments:

@@ -76,8 +76,8 @@ if TYPE_CHECKING:
 @click.option(
     "--compare",
     is_flag=True,
-    help="With --in-place, read the disks to find what differs. Without it, the dirty bitmaps and the maps "
-    "of the points tell, where they can.",
+    help="With --in-place, read the disks to find what differs. Without it, puller takes that from the dirty "
+    "bitmaps and the maps of the points, where it can.",
 )
 @click.option(
     "--backup-first",
@@ -149,9 +149,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     mapped_networks: tuple[str, ...],
     start: bool,
 ) -> Outcome:
-    """Restore the disks of a point to files, a device or NBD, or roll a domain back.
+    """Restore the disks of a point, or roll a domain back.
 
-    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    Without --in-place and --define, the disks become files, or go to devices and NBD exports. POINT is an
+    id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
     refuse_odd(
         {"--in-place": in_place, "--define": define},

@@ -29,9 +29,9 @@ class Domain:
         with translate(f"cannot ask for the state of domain {self.name}"):
             return bool(self.handle.isActive())
 
-    def start(self) -> None:
-        """Start the domain."""
-        with translate(f"cannot start domain {self.name}"):
+    def start(self, advice: str) -> None:
+        """Start the domain. Raises HypervisorError with ``advice`` if libvirt or QEMU refuses."""
+        with translate(f"cannot start domain {self.name}", advice):
             self.handle.create()
 
     def start_id(self) -> str | None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puller.hypervisor.domain.separation import separate_channels, without_shared
+
 # Else the prefix becomes ns0, which libvirt reads and people do not.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
@@ -28,7 +30,8 @@ class DiskSource:
 class RestoredDomain:
     """``xml`` defines it by ``name``.
 
-    ``left_out`` are the targets of its writable disks that were not restored, and memory that lies in files;
+    ``left_out`` are the targets of its writable disks that were not restored, and of a copy what the original
+    has and two cannot share: memory in files, devices and directories of the host;
     ``added`` are those of restored disks that the definition does not have: they were attached to the running
     domain only.
     """
@@ -79,18 +82,20 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     """The domain of ``xml`` on the restored ``sources``, which are by target.
 
     ``nvram`` and ``varstore`` are the restored files of its firmware variables. A ``copy`` gets MAC addresses
-    of its own, and no TPM state of the original's. Disks that were not restored are left out unless they are
-    read-only, and of a copy memory that lies in a file of the original's: it must not write there. Raises
+    of its own, and no TPM state, ports, sockets and logs of the original's. Disks that were not restored are
+    left out unless they are read-only, and so is, of a copy, what it must not share. Raises
     ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
     left_out = _adapt_disks(root.find("./devices"), sources)
     if copy is not None:
         _set_apart(root, copy)
-        left_out += _without_memory(root.find("./devices"))
+        left_out += without_shared(root.find("./devices"))
     _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
     _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
     _connect(root, networks or Networks())
+    if (generation := root.find("./genid")) is not None:
+        generation.text = None  # a new one tells the guest that it is not where it was
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
     added = tuple(target for target in sources if target not in had)
     text = ET.tostring(root, encoding="unicode") + "\n"
@@ -158,6 +163,12 @@ def _connect(root: ET.Element, networks: Networks) -> None:
             interface.append(ET.Element("link", state="down"))
 
 
+def networks_of(xml: str) -> frozenset[str]:
+    """The networks and bridges that the domain's interfaces are on."""
+    sources = ET.fromstring(xml).findall("./devices/interface/source")
+    return frozenset(source.get(kind, "") for source in sources for kind in ("network", "bridge")) - {""}
+
+
 def _set_apart(root: ET.Element, copy: Copy) -> None:
     """Give the domain its own name and UUID, and let libvirt make its MAC addresses and TPM state."""
     if (name := root.find("./name")) is not None:
@@ -171,20 +182,11 @@ def _set_apart(root: ET.Element, copy: Copy) -> None:
         for holder in root.findall(parent):
             for element in holder.findall(path):
                 holder.remove(element)
+    separate_channels(root.find("./devices"))
     if copy.uuid is not None:
         element = ET.Element("uuid")
         element.text = copy.uuid
         root.insert(1, element)
-
-
-def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
-    """Take out the devices whose memory is a file, which QEMU does not lock; return what they are."""
-    left_out = []
-    for memory in [] if devices is None else devices.findall("./memory"):
-        if devices is not None and (path := memory.findtext("./source/path")):
-            devices.remove(memory)
-            left_out.append(f"{memory.get('model', 'memory')} {path.strip()}")
-    return tuple(left_out)
 
 
 def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
