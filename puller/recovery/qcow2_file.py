@@ -8,8 +8,8 @@ one to raw. Here ``qemu-img`` lays the image out once, with a place for every cl
     file     header, tables | clusters | table | clusters | …      (as ``qemu-img map`` says)
 
 Clusters that nobody writes stay holes of the file and read as zeros. The tables of all clusters take some 160
-MiB for a TiB, so a disk that is mostly empty is better written through ``qemu-nbd``; so is a large one with small
-clusters, and one with extended L2 entries, whose places are not in use before QEMU writes to them.
+MiB for a TiB, so a disk that is mostly empty is better written through ``qemu-nbd``; so is a large one with
+small clusters, and one with extended L2 entries, whose places are not in use before QEMU writes to them.
 """
 
 from __future__ import annotations

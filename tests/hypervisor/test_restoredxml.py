@@ -149,5 +149,7 @@ def test_the_domain_itself_keeps_what_it_has_but_its_generation_id() -> None:
 
 
 def test_networks_and_bridges_are_known_by_name() -> None:
-    bridged = XML.replace("</devices>", "<interface type='bridge'><source bridge='br0'/></interface></devices>")
+    bridged = XML.replace(
+        "</devices>", "<interface type='bridge'><source bridge='br0'/></interface></devices>"
+    )
     assert networks_of(bridged) == {"default", "br0"}

@@ -6,16 +6,33 @@ import json
 import random
 import subprocess
 import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import puller
-from puller.errors import DomainRunning, RollbackUnfinished
+from puller.errors import (
+    DamagedData,
+    DomainRunning,
+    KeyNotHeld,
+    NbdError,
+    NoSuchDisk,
+    OutputInUse,
+    OutputRefused,
+    RollbackUnfinished,
+)
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
+from puller.nbd.image import ImageServer
+from puller.recovery import rollback as rolling
+from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
-from tests.integration.conftest import SIZE, Scene
+from tests.integration.conftest import SIZE, Scene, Truth, io, loop_device
+from tests.lab.archive import data_packs
 from tests.lab.daemon import in_own_namespace, is_root
+from tests.lab.fixtures import MachineFactory
+from tests.lab.machine import DiskSpec
 
 
 def scribble(scene: Scene, seed: int = 0) -> None:
@@ -194,3 +211,292 @@ def test_two_points_are_compared_out_of_their_maps(scene: Scene) -> None:
     assert (disk.changed_bytes, found.first, found.second) == (256 * KIB, first.point, second.point)
     (back,) = puller.diff(scene.repository, second.point, first.point).disks
     assert back.ranges == disk.ranges
+
+
+# --- what is unlike the ordinary machine ----------------------------------------------------------
+
+
+def compare(
+    scene: Scene, image: Path | str, image_format: str, point: puller.Point, target: str = "vda"
+) -> bool:
+    """Whether the image has what a restore of the disk of the point has."""
+    plain = scene.folder / f"{point.point}-{target}.raw"
+    if not plain.exists():
+        puller.restore(scene.repository, point.point, output=str(plain), disks=[target])
+    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, plain, image]
+    return not subprocess.run(command, check=False).returncode
+
+
+def put_on(scene: Scene, source: Path | str, kind: str = "file", image_format: str = "qcow2") -> None:
+    """Put the disk of the machine, which is off, on another image."""
+
+    def edit(root: ET.Element) -> None:
+        disk = root.find("./devices/disk")
+        assert disk is not None
+        disk.set("type", kind)
+        for name, attributes in (
+            ("source", {"file" if kind == "file" else "dev": str(source)}),
+            ("driver", {"name": "qemu", "type": image_format}),
+        ):
+            element = disk.find(f"./{name}")
+            assert element is not None
+            element.attrib.clear()
+            element.attrib.update(attributes)
+
+    scene.redefine(edit)
+
+
+def two_disks(machine_factory: MachineFactory, uri: str, folder: Path, truth: Truth) -> Scene:
+    scene = Scene(machine_factory(DiskSpec("vda", SIZE), DiskSpec("vdb", SIZE)), uri, folder, truth)
+    for target in ("vda", "vdb"):
+        scene.fill(target)
+    scene.backup()
+    return scene
+
+
+def test_an_image_upon_another_one(scene: Scene) -> None:
+    first = first_of(scene)
+    scene.machine.stop()
+    base, overlay = scene.machine.image("vda"), scene.folder / "overlay.qcow2"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay, str(SIZE + MIB)]
+    subprocess.run(command, check=True)
+    io(overlay, "qcow2", "write -P 9 1M 256k", "write -z 4M 1M", f"write -P 7 {SIZE} 64k")
+    before = base.read_bytes()
+    put_on(scene, overlay)
+    roll(scene, first)
+    assert compare(scene, overlay, "qcow2", first)
+    assert base.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["file", "block"])
+def test_raw_disks_are_compared(scene: Scene, kind: str) -> None:
+    first, plain = first_of(scene), scene.folder / "plain.img"
+    scene.machine.stop()
+    subprocess.run(["qemu-img", "convert", "-O", "raw", scene.machine.image("vda"), plain], check=True)
+    io(plain, "raw", "write -P 9 1M 256k", "write -z 4M 1M", "write -P 5 20M 64k")
+    if kind == "file":
+        put_on(scene, plain, image_format="raw")
+        (done,) = roll(scene, first).disks
+        assert done.changed_bytes == 256 * KIB + MIB + 64 * KIB
+        assert compare(scene, plain, "raw", first)
+        return
+    with plain.open("r+b") as file:
+        file.truncate(SIZE + MIB)
+    with loop_device(plain) as device:
+        put_on(scene, device, "block", "raw")
+        (done,) = roll(scene, first).disks
+        assert done.changed_bytes == 256 * KIB + MIB + 64 * KIB
+        assert compare(scene, device, "raw", first)
+        assert not mark_path(Path(device)).exists()
+    with plain.open("r+b") as file:
+        file.truncate(SIZE - MIB)
+    with loop_device(plain) as device:
+        put_on(scene, device, "block", "raw")
+        with pytest.raises(OutputRefused, match=r"has 23\.0 MiB, disk vda needs 24\.0 MiB"):
+            roll(scene, first)
+
+
+def test_another_image_under_the_same_name_is_compared(scene: Scene) -> None:
+    """It has a bitmap of the right name that knows nothing of it."""
+    first = first_of(scene)
+    scene.machine.stop()
+    image, copy = scene.machine.image("vda"), scene.folder / "copy.qcow2"
+    copy.write_bytes(image.read_bytes())
+    other = Path(f"{image}.other")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", other, str(SIZE)], check=True)
+    io(other, "qcow2", "write -P 3 0 20M")
+    other.rename(image)
+    roll(scene, first)
+    assert any("is read and compared" in text for text in scene.told)
+    assert is_at(scene, first)
+
+
+def test_disks_that_changed_places_are_compared(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
+    first = first_of(scene)
+    scene.machine.stop()
+    one, two, third = (scene.machine.image("vda"), scene.machine.image("vdb"), tmp_path / "third")
+    one.rename(third)
+    two.rename(one)
+    third.rename(two)
+    roll(scene, first)
+    assert compare(scene, one, "qcow2", first)
+    assert compare(scene, two, "qcow2", first, "vdb")
+
+
+@pytest.mark.parametrize("size", [SIZE + 512, SIZE - 100 * KIB, 40 * KIB])
+def test_a_size_that_is_no_whole_number_of_chunks(scene: Scene, size: int) -> None:
+    """The wanted point has another size than the disk, and neither ends with a chunk."""
+    scene.machine.stop()
+    resize(scene, size)
+    scene.machine.start()
+    scene.machine.write("vda", 4, size - 8 * KIB, 8 * KIB)
+    odd = scene.backup()
+    assert odd.disks[0].size == size
+    scene.machine.stop()
+    first = first_of(scene)
+    resize(scene, SIZE + 7 * KIB)
+    io(scene.machine.image("vda"), "qcow2", f"write -P 6 {SIZE - 64 * KIB} 71k")
+    for point in (first, odd, first):
+        roll(scene, point)
+        assert is_at(scene, point), point.disks[0].size
+
+
+def test_a_damaged_map_of_the_base_makes_it_compare(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = first_of(scene)
+    scribble(scene)
+    scene.machine.stop()
+
+    def lost(*_: object) -> None:
+        raise DamagedData("a page is damaged")
+
+    monkeypatch.setattr(rolling, "compare_maps", lost)
+    (done,) = roll(scene, first).disks
+    assert done.bytes_compared > 0
+    assert any("is damaged: a page is damaged" in text for text in scene.told)
+    assert is_at(scene, first)
+
+
+# --- refusals, and what is left after a failure ----------------------------------------------------
+
+
+def test_an_image_that_is_in_use_or_gone_is_refused_before_anything_is_written(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
+    first = first_of(scene)
+    for target in ("vda", "vdb"):
+        scene.machine.write(target, 9, 0, MIB)
+    scene.machine.flush()
+    scene.machine.stop()
+    one, two = scene.machine.image("vda"), scene.machine.image("vdb")
+    before = one.read_bytes()
+    with ImageServer.read_only(two, "qcow2"), pytest.raises(OutputInUse, match="qemu-nbd"):
+        roll(scene, first)
+    away = two.rename(tmp_path / "away")
+    with pytest.raises(OutputRefused, match=f"image {two} of disk vdb does not exist"):
+        roll(scene, first)
+    away.rename(two)
+    with pytest.raises(NoSuchDisk, match="has no disk vdz"):
+        roll(scene, first, disks=["vdz"])
+    assert (one.read_bytes(), find_mark(one), find_mark(two)) == (before, None, None)
+
+
+def test_a_backup_only_key_is_refused_before_anything_is_written(scene: Scene, tmp_path: Path) -> None:
+    sealed = puller.create_repository(str(tmp_path / "sealed"), password="x")
+    point = puller.backup(sealed, scene.machine.name, connect=scene.uri)
+    scribble(scene)
+    scene.machine.stop()
+    sealed.keys = KeyRing.from_backup_only(sealed.keys.repository_id, sealed.keys.backup_only())
+    before = scene.machine.image("vda").read_bytes()
+    with pytest.raises(KeyNotHeld):
+        puller.rollback(sealed, point.point, connect=scene.uri)
+    assert scene.machine.image("vda").read_bytes() == before
+
+
+def test_a_failure_at_the_second_disk_leaves_both_marked(
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    truth: Truth,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first disk is of the point then and the second is not: a backup would make a point of two times."""
+    scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
+    first = first_of(scene)
+    for target in ("vda", "vdb"):
+        scene.machine.write(target, 9, 0, MIB)
+    scene.machine.flush()
+    scene.machine.stop()
+    images = {target: scene.machine.image(target) for target in ("vda", "vdb")}
+
+    class Failing(rolling.ChangedCopier):
+        def begin(self) -> None:
+            if self._disk == "vdb":
+                raise NbdError("the storage failed")
+            super().begin()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rolling, "ChangedCopier", Failing)
+        with pytest.raises(puller.PullerError, match="the storage failed"):
+            roll(scene, first)
+    assert [compare(scene, images[target], "qcow2", first, target) for target in images] == [True, False]
+    assert all(find_mark(image) for image in images.values())
+    with pytest.raises(RollbackUnfinished):
+        scene.backup()
+    roll(scene, first)
+    assert [compare(scene, images[target], "qcow2", first, target) for target in images] == [True, True]
+    assert not any(find_mark(image) for image in images.values())
+
+
+def test_damaged_data_stays_as_it_is_or_becomes_zeros(scene: Scene) -> None:
+    first = first_of(scene)
+    scene.machine.write("vda", 9, 0, 4 * MIB)
+    scene.machine.flush()
+    scene.machine.stop()
+    pack = max(data_packs(scene.folder / "repository"), key=lambda path: path.stat().st_size)
+    sound = pack.read_bytes()
+    hurt = bytearray(sound)
+    hurt[3 * CHUNK] ^= 1
+    pack.write_bytes(hurt)
+    scene.repository = puller.open_repository(str(scene.folder / "repository"))
+    image = scene.machine.image("vda")
+    with pytest.raises(DamagedData, match="disk vda of point"):
+        roll(scene, first)
+    assert find_mark(image) is not None
+    saved = roll(scene, first, salvage=True)
+    ((target, lost),) = saved.damage
+    assert (target, lost.length, find_mark(image)) == ("vda", CHUNK, None)
+    plain = scene.folder / "salvaged.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", image, plain], check=True)
+    assert plain.read_bytes()[lost.offset : lost.offset + CHUNK] == bytes(CHUNK)
+    pack.write_bytes(sound)
+    scene.repository = puller.open_repository(str(scene.folder / "repository"))
+    roll(scene, first)
+    assert is_at(scene, first)
+
+
+def test_the_same_command_completes_what_a_backup_would_refuse(scene: Scene) -> None:
+    first, image = first_of(scene), scene.machine.image("vda")
+    scribble(scene)
+    scene.machine.stop()
+    put_mark(image, RollbackMark(first.point, "vda", SIZE))
+    roll(scene, first, backup_first=True)
+    assert any(text.startswith("no point of the present state is taken: ") for text in scene.told)
+    assert is_at(scene, first)
+    assert len(puller.list_points(scene.repository)) == 1
+
+
+def test_a_point_is_not_taken_first_where_the_rollback_is_refused(scene: Scene) -> None:
+    with pytest.raises(DomainRunning):
+        roll(scene, first_of(scene), backup_first=True)
+    assert len(puller.list_points(scene.repository)) == 1
+
+
+def test_a_rollback_to_another_point_completes_the_first_one(scene: Scene) -> None:
+    first = first_of(scene)
+    scribble(scene, 1)
+    second = scene.backup()
+    scribble(scene, 2)
+    scene.machine.stop()
+    put_mark(scene.machine.image("vda"), RollbackMark(first.point, "vda", 2 * MIB))
+    roll(scene, second)
+    assert is_at(scene, second)
+    assert_next_is_incremental(scene)
+
+
+def test_the_mark_is_found_by_any_name_and_goes_with_a_restore_over_the_image(scene: Scene) -> None:
+    first, image = first_of(scene), scene.machine.image("vda")
+    link = scene.folder / "link.qcow2"
+    link.symlink_to(image)
+    put_mark(link, RollbackMark(first.point, "vda", SIZE))
+    assert find_mark(image) == find_mark(link) == RollbackMark(first.point, "vda", SIZE)
+    scene.machine.stop()
+    puller.restore(
+        scene.repository, first.point, output=str(image), disks=["vda"], format="qcow2", force=True
+    )
+    assert find_mark(image) is None
+    scene.machine.start()
+    scene.backup()

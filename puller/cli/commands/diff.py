@@ -39,7 +39,7 @@ def command(
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME). In
     place of the second one, 'live' (the default) means the disks of the domain as they are now: it must be
     shut off, and the ranges are those that 'puller restore POINT --in-place' would write. Ranges are in whole
-    chunks of 64 KiB. No data is read, except with 'live' where no dirty bitmap can tell what changed.
+    chunks of 64 KiB. No data is read, except with 'live' where no dirty bitmap shows what changed.
     """
     repository = open_repository(settings)
     from puller import api
