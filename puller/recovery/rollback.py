@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from puller.backups.bases.bases import COMPARED, Base, choose, doubted
 from puller.backups.bases.history import History
@@ -181,7 +182,17 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
                 advice="Name the disks to roll back with --disk, or restore this one with --output.",
             )
     known = with_facts(domain, tuple(present[target] for target in dict.fromkeys(wanted)))
+    for disk in known:
+        _refuse_missing(point, disk.target, image_of(domain, disk))
     return tuple(map(with_stored_chain, known))
+
+
+def _refuse_missing(point: Point, target: str, path: Path) -> None:
+    if not path.exists():
+        raise OutputRefused(
+            f"image {path} of disk {target} does not exist",
+            advice=f"Restore it: 'puller restore {point.point} --disk {target} --output {path}'.",
+        )
 
 
 def _refuse_used(
@@ -191,11 +202,6 @@ def _refuse_used(
     domains = Domains((request.connect,), point.point, observer)
     for disk in disks:
         path = image_of(domain, disk)
-        if not path.exists():
-            raise OutputRefused(
-                f"image {path} of disk {disk.target} does not exist",
-                advice=f"Restore it: 'puller restore {point.point} --disk {disk.target} --output {path}'.",
-            )
         with claim(path, domains):
             pass  # qemu-nbd takes QEMU's lock on it when it opens it
 
