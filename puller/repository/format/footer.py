@@ -25,7 +25,9 @@ from puller.units import CHUNK, GIB, MIB
 TRAILER = 48
 VERSION = 1
 MAX_SLOTS = 65536
-MAP_CONTENT_LIMIT = 64 * MIB
+MAP_CONTENT_LIMIT = 96 * MIB
+"""Bytes. The root of the largest disk takes 88 MiB, if each page is in another map pack."""
+
 PACK_LIMIT = GIB
 FOOTER_LIMIT = 4 * MIB
 ID = 16
