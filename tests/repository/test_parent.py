@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,7 +80,9 @@ def rehash(repository: Repository, disk: bytes | bytearray, parent: Address) -> 
 
 
 def lose_index(repository: Repository) -> None:
+    """In the store and on this host."""
     repository.store.delete([info.key for info in repository.store.list("index/")])
+    shutil.rmtree(Path(os.environ["PULLER_CACHE_DIR"]) / repository.id)
 
 
 def fresh(repository: Repository) -> Repository:
