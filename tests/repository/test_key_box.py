@@ -22,7 +22,7 @@ from puller.repository import repository as repositories
 from puller.repository.keys import key_box
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import KeyRing, derive
-from puller.store.memory import MemoryStore
+from tests.lab.memory import MemoryStore
 
 MASTER, REPOSITORY, PACK = bytes(range(32)), b"r" * 16, b"p" * 16
 INFO = b"puller v1 pack key" + REPOSITORY + PACK

@@ -45,9 +45,9 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing import run as runs
 from puller.repository.writing.packing import TAIL_ROOM
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, TIB, Extent, Kind, page_count
 from tests.lab.feed import SMALL
+from tests.lab.memory import MemoryStore
 
 PLAIN = KeyRing.unencrypted(bytes(16))
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"

@@ -15,8 +15,8 @@ from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.store.memory import MemoryStore
 from puller.units import MIB
+from tests.lab.memory import MemoryStore
 
 
 class Emitted:
