@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from puller.errors import DamagedData, UsageError
@@ -13,6 +13,7 @@ from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
 from puller.repository.keys.key_slots import FULL, KeyFile, Password, Secret
 from puller.repository.points import Point
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
@@ -22,6 +23,9 @@ from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
+from puller.upkeep.keep import Kept
+from puller.upkeep.keep import keep as _keep
+from puller.upkeep.keep import release as _release
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -249,9 +253,36 @@ def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
 def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str] = ()) -> tuple[str, ...]:
     """Delete ``points``, named as for ``restore``, and return their ids. ``prune`` frees the space.
 
-    All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, PointKept (``keep`` holds one
+    of them, and none is deleted), DamagedData, StoreError.
     """
     return _delete(repository, points, hosts)
+
+
+def keep(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    until: datetime | None = None,
+    note: str = "",
+    observer: Observer = ignore,
+) -> Kept:
+    """Hold ``point``, named as for ``restore``, against ``prune`` and ``delete``, and say what holds it now.
+
+    Without ``until`` it is held until ``release``. A time without a zone is UTC. An earlier keep of the point
+    is replaced. A prune that is running may have decided before: ``observer`` is told. Raises UsageError if
+    ``until`` is in the past, NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    """
+    return _keep(repository, point, Keep(until, note), hosts, observer)
+
+
+def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) -> Kept:
+    """End all that ``keep`` has done for ``point``, named as for ``restore``.
+
+    A point that is not kept is no error. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    """
+    return _release(repository, point, hosts)
 
 
 def list_keys(

@@ -38,6 +38,7 @@ RECORD = {
     "tags",
     "disks",
     "seconds",
+    "keep",
 }
 DISK = {
     "disk",
@@ -103,6 +104,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "host": platform.node(),
         "tags": {"why": "upgrade"},
         "seconds": 1.5,
+        "keep": None,
     }
     assert disk.keys() == DISK
     assert (disk["disk"], disk["kind"], disk["size"]) == ("vda", "full", 2 * CHUNK)
@@ -133,7 +135,7 @@ def test_points_as_a_table(cli: CommandLine, points: list[puller.Point]) -> None
 def test_show_in_full(cli: CommandLine, points: list[puller.Point]) -> None:
     shown = cli("show", points[0].point, "--json").document
     assert shown.keys() == RECORD | {"attachments", "checkpoint_xml"}
-    assert shown["attachments"] == [{"name": "domain.xml", "size": len(DOMAIN_XML)}]
+    assert shown["attachments"] == [{"name": "domain.xml", "size": len(DOMAIN_XML), "time": None}]
     assert shown["checkpoint_xml"] == "<domaincheckpoint/>"
     text = cli("show", points[0].point).out
     for word in (points[0].point, points[0].uuid, "2026-11-23T12:00:00Z", "why=upgrade", "vdb", "domain.xml"):

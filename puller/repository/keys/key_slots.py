@@ -192,7 +192,7 @@ def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
     """Each slot's id with the slot, or with what is wrong with it."""
     for info in store.list(PREFIX):
         slot_id = info.key.removeprefix(PREFIX)
-        if not _ID.fullmatch(slot_id):
+        if not _ID.fullmatch(slot_id) or not info.size:
             continue
         try:
             yield slot_id, _load(store, info.key)
