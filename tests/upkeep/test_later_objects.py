@@ -18,8 +18,10 @@ from puller.events import Event, Notice
 from puller.repository.foreign import foreign
 from puller.repository.format.names import FOLDERS
 from puller.repository.format.sealing import BOX_HEADER, BOX_MAGIC, Boxes, BoxKind
+from puller.repository.keys.key_slots import KeyFile
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.image import DiskImage
+from puller.repository.repository import open_repository
 from puller.upkeep.check import check
 from tests.cli.conftest import CommandLine, cli, nothing_in_the_environment  # noqa: F401 - fixtures
 from tests.fuzz import _KEY_FILE, Target
@@ -189,6 +191,19 @@ def test_check_and_doctor_name_it_once(target: Target) -> None:
         target.store.delete(FOREIGN)
     assert foreign(target.store, FOLDERS) == [], "an object of every kind is puller's own"
     assert foreign_objects(target.open()).status is Status.OK
+
+
+def test_a_later_key_slot_does_not_close_the_others(target: Target) -> None:
+    name = next(name for name in target.objects if name.startswith("keys/"))
+    slot = msgspec.json.decode(target.objects[name]) | {"version": 2, "kind": "tpm"}
+    target.store.put(f"keys/{'0' * 15}1", msgspec.json.encode(slot))
+    try:
+        assert open_repository(target.store, target.secret).points.names()
+        with pytest.raises(UnknownKind) as unknown:
+            open_repository(target.store, KeyFile(bytes(32)))
+        assert "Upgrade" in unknown.value.advice
+    finally:
+        target.store.delete([f"keys/{'0' * 15}1"])
 
 
 def test_a_kind_counts_as_later_only_if_its_seal_says_so(target: Target) -> None:

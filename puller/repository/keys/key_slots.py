@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from puller.errors import DamagedData, KeyNotHeld, UnsupportedFormat, UsageError, WrongKey
+from puller.errors import DamagedData, KeyNotHeld, UnknownKind, UnsupportedFormat, UsageError, WrongKey
 from puller.repository.format.sealing import NONCE
 from puller.repository.keys.keyring import KEY, KeyRing, derive
 from puller.store.base import Store
@@ -223,7 +223,7 @@ def _load(store: Store, name: str) -> KeySlot:
     if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
         raise DamagedData(f"{name} has a time without a zone or out of all reason")
     if slot.version > VERSION:
-        raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")
+        raise UnknownKind(f"{name} has format version {slot.version}; this puller knows {VERSION}")
     return slot
 
 
