@@ -16,7 +16,7 @@ from puller.diagnosis.repository import foreign_objects
 from puller.errors import DamagedData, UnknownKind
 from puller.events import Event, Notice
 from puller.repository.foreign import foreign
-from puller.repository.format.names import FOLDERS
+from puller.repository.format.names import FOLDERS, is_foreign
 from puller.repository.format.sealing import BOX_HEADER, BOX_MAGIC, Boxes, BoxKind
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.keys.keyring import KeyRing
@@ -190,6 +190,7 @@ def test_check_and_doctor_name_it_once(target: Target) -> None:
     finally:
         target.store.delete(FOREIGN)
     assert foreign(target.store, FOLDERS) == [], "an object of every kind is puller's own"
+    assert not is_foreign(f"kept/{UUID}/{POINT}/{RANDOM}", 0)
     assert foreign_objects(target.open()).status is Status.OK
 
 

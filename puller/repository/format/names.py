@@ -33,4 +33,5 @@ FOLDERS = tuple(_SHAPES)
 def is_foreign(key: str, size: int) -> bool:
     """Tell whether an object in one of ``FOLDERS`` is not puller's: by its name, or because it is empty."""
     folder, _, rest = key.partition("/")
-    return not size or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None
+    is_empty = not size and folder != "kept"  # an empty keep holds its point
+    return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None
