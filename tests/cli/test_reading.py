@@ -324,6 +324,6 @@ def test_a_domain_by_the_name_that_it_had(cli: CommandLine, repository: puller.R
 def test_an_object_that_nobody_wrote_is_no_newest_point(
     cli: CommandLine, points: list[puller.Point], folder: Path
 ) -> None:
-    (folder / "points" / points[0].uuid / "20990101T000000Z-00000000").write_bytes(b"")
+    (folder / "points" / points[0].uuid / "20990101T000000Z-00000000").write_bytes(b"of nobody")
     newest = max(item.point for item in points if item.uuid == points[0].uuid)
     assert cli("show", "web1@latest", "--json").document["point"] == newest
