@@ -77,7 +77,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class DiskRecord(msgspec.Struct, frozen=True):
-    """One disk of a point. All sizes in bytes; docs/cli.md says what each counts."""
+    """One disk of a point. Sizes are in bytes; docs/cli.md, "POINT-RECORD", describes each member."""
 
     disk: str
     kind: str
@@ -99,7 +99,10 @@ class DiskRecord(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """A byte string that belongs to a point, stored like a disk. ``time`` is when it had been read."""
+    """Stored content of a point other than disks, such as ``domain.xml``; ``size`` in bytes.
+
+    ``time`` is when it had been read, by the clock of the host.
+    """
 
     name: str
     size: int
@@ -108,7 +111,10 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One committed backup of one domain."""
+    """A restore point: the state of a domain at one instant. ``point`` is its id.
+
+    docs/cli.md, "POINT-RECORD", describes each member.
+    """
 
     point: str
     domain: str

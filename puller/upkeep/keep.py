@@ -14,7 +14,7 @@ from puller.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptPoint:
     """Whether a point is kept, until when (None: without end), and why."""
 
     point: str
@@ -29,7 +29,7 @@ def keep(
     wanted: Keep,
     hosts: Collection[str] = (),
     observer: Observer = ignore,
-) -> Kept:
+) -> KeptPoint:
     """Hold a point against prune and delete. See ``puller.keep``."""
     fresh = Keep(_future(wanted.until), _short(wanted.note))
     point = repository.points.locate(selector, hosts)
@@ -44,7 +44,7 @@ def keep(
     return _replace(repository, point, older, fresh)
 
 
-def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep) -> Kept:
+def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep) -> KeptPoint:
     """Delete the keeps from before. What holds then may be longer than asked for, if that is not allowed."""
     try:
         repository.keeps.delete(older)
@@ -52,14 +52,14 @@ def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep)
         now = datetime.now(UTC)
         standing = repository.keeps.holding(now, *point).get(point)
         fresh = longest([fresh, standing or fresh], now) or fresh
-    return Kept(point[1], True, fresh.until, fresh.note)
+    return KeptPoint(point[1], True, fresh.until, fresh.note)
 
 
-def release(repository: Repository, selector: str, hosts: Collection[str] = ()) -> Kept:
+def release(repository: Repository, selector: str, hosts: Collection[str] = ()) -> KeptPoint:
     """Delete all keeps of a point, whether they can be read or not. See ``puller.release``."""
     point = repository.points.locate(selector, hosts)
     repository.keeps.delete([info.key for info in repository.keeps.listed(*point)])
-    return Kept(point[1], False)
+    return KeptPoint(point[1], False)
 
 
 def _future(until: datetime | None) -> datetime | None:

@@ -47,12 +47,24 @@ _Reasons = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to keep in each domain; None for a rule that is not given. Without any rule all is kept.
+    """The rules that say which points to keep. A point stays if any rule keeps it; without rules all stay.
 
-    With a ``scope`` the rules are for the points of one job, with ``hosts`` (names or patterns) for those
-    that these took, with ``domains`` (names or UUIDs) for theirs, and with ``tags`` for those that have one
-    of them: all others stay. So do points that have one of ``keep_tags``. A tag is ``KEY=VALUE``, or ``KEY``
-    for any value. With ``across_hosts`` a domain's points are judged together, whichever host took them.
+    The rules apply to each domain and host separately. Periods are those of UTC.
+
+    Attributes:
+        last: Number of newest points to keep.
+        hourly: Number of newest hours that have points, whose newest point stays.
+        daily: The same for days.
+        weekly: The same for ISO weeks.
+        monthly: The same for months.
+        yearly: The same for years.
+        within: Keep all points no older than this, counted from the newest.
+        scope: Apply the rules only to the points of one job; all others stay.
+        hosts: Apply the rules only to points that these hosts took, names or patterns; all others stay.
+        across_hosts: Judge a domain's points together, whichever host took them.
+        domains: Apply the rules only to the points of these domains, names or UUIDs; all others stay.
+        tags: Apply the rules only to points with one of these tags (``KEY=VALUE``, or ``KEY`` for any value).
+        keep_tags: Keep all points with one of these tags. This is not a rule.
     """
 
     last: int | None = None
@@ -148,7 +160,7 @@ def _machines(word: str, ordered: Sequence[Point]) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one point, and why. ``domain`` and ``host`` are the names that the point gives."""
+    """Whether to keep one point, and why. ``domain`` and ``host`` are the names in the point's record."""
 
     point: str
     domain: str

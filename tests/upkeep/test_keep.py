@@ -18,7 +18,7 @@ from puller.repository.points import Point
 from puller.repository.records.kept import Keep, longest, point_of
 from puller.repository.repository import Repository, open_repository
 from puller.upkeep.delete import delete
-from puller.upkeep.keep import Kept, keep, release
+from puller.upkeep.keep import KeptPoint, keep, release
 from puller.upkeep.prune import preview, prune
 from puller.upkeep.retention import Policy
 from tests.lab.history import MOMENT, uuid_of
@@ -42,7 +42,7 @@ def points(scene: Scene) -> list[Point]:
     return [scene.back_up("a", [1, day + 10], moment=MOMENT + day * DAY) for day in range(3)]
 
 
-def _keep(scene: Scene, point: Point, until: datetime | None = None, note: str = "") -> Kept:
+def _keep(scene: Scene, point: Point, until: datetime | None = None, note: str = "") -> KeptPoint:
     return keep(scene.open()[1], point.point, Keep(until, note))
 
 
@@ -52,7 +52,7 @@ def _names(scene: Scene) -> list[str]:
 
 def test_prune_lets_a_kept_point_stay_and_says_so(scene: Scene, points: list[Point]) -> None:
     kept = _keep(scene, points[0], LATER, "before the migration")
-    assert kept == Kept(points[0].point, True, LATER, "before the migration")
+    assert kept == KeptPoint(points[0].point, True, LATER, "before the migration")
     seen = preview(scene.open()[1], LAST)
     report = scene.prune(NOW, LAST)
     assert seen.decisions == report.decisions
@@ -67,9 +67,9 @@ def test_prune_lets_a_kept_point_stay_and_says_so(scene: Scene, points: list[Poi
 def test_a_released_point_goes_and_leaves_no_keep(scene: Scene, points: list[Point]) -> None:
     for until in (None, LATER):
         _keep(scene, points[0], until)
-    assert release(scene.open()[1], points[0].point) == Kept(points[0].point, False)
+    assert release(scene.open()[1], points[0].point) == KeptPoint(points[0].point, False)
     assert scene.world.names("kept/") == []
-    assert release(scene.open()[1], points[0].point) == Kept(points[0].point, False)
+    assert release(scene.open()[1], points[0].point) == KeptPoint(points[0].point, False)
     assert points[0].point in scene.prune(NOW, LAST).removed
 
 
@@ -112,7 +112,9 @@ def test_who_may_not_delete_holds_longer_but_cannot_shorten(scene: Scene, points
 
     host = Repository(Denied(scene.world), scene.template.descriptor, scene.template.keys)
     assert keep(host, points[0].point, Keep(LATER - DAY)).until == LATER
-    assert keep(host, points[0].point, Keep(LATEST, "mine")) == Kept(points[0].point, True, LATEST, "mine")
+    assert keep(host, points[0].point, Keep(LATEST, "mine")) == KeptPoint(
+        points[0].point, True, LATEST, "mine"
+    )
     assert len(scene.world.names("kept/")) == 3
     with pytest.raises(StoreDenied):
         release(host, points[0].point)

@@ -18,7 +18,7 @@ from puller.cli.output.settings import Settings
 from puller.cli.output.times import local
 
 if TYPE_CHECKING:
-    from puller.upkeep.keep import Kept
+    from puller.upkeep.keep import KeptPoint
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LAST_SECOND = time(23, 59, 59)
@@ -69,6 +69,6 @@ def command(
     return Outcome(document(kept), f"keeping {kept.point} {end}")
 
 
-def document(kept: Kept) -> dict[str, Any]:
+def document(kept: KeptPoint) -> dict[str, Any]:
     """What docs/cli.md promises."""
     return {"point": kept.point, "kept": kept.kept, "until": moment(kept.until), "note": kept.note}
