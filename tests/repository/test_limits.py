@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import struct
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
 import pytest
 
-from puller.errors import DamagedData, UnsupportedDisk
+from puller.errors import DamagedData, UnsupportedDisk, UsageError
 from puller.repository import points
 from puller.repository import repository as repositories
 from puller.repository.format import index
@@ -42,10 +42,12 @@ from puller.repository.format.sealing import BOX_LIMIT
 from puller.repository.keys.key_slots import Password, list_slots
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.points import Point
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing import run as runs
 from puller.repository.writing.packing import TAIL_ROOM
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, TIB, Extent, Kind, page_count
+from puller.upkeep.keep import keep
 from tests.lab.feed import SMALL
 from tests.lab.memory import MemoryStore
 
@@ -226,6 +228,18 @@ def test_many_points_of_one_second(repository: Repository) -> None:
     for point_id in ids:
         repository.points.commit(_point(point_id))
     assert [point.point for point in repository.points.of(UUID)] == ids
+
+
+def test_a_keep_that_is_too_large_holds(repository: Repository) -> None:
+    point = _point(points.new_id(NOW))
+    repository.points.commit(point)
+    name, late = (UUID, point.point), datetime(2999, 1, 1, tzinfo=UTC)
+    with pytest.raises(UsageError, match="1000 are allowed"):
+        keep(repository, point.point, Keep(None, "x" * 1001))
+    assert keep(repository, point.point, Keep(late, "\N{SNOWMAN}" * 1000)).kept
+    repository.keeps.put(name, Keep(late, "x" * 65536))
+    held = repository.keeps.holding(late + timedelta(days=9), *name)[name]
+    assert "65536 are allowed" in (held.damage or "")
 
 
 @pytest.mark.parametrize(("year", "sound"), [(1969, False), (1970, True), (9998, True), (9999, False)])
