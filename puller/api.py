@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
 from puller.recovery.restore import Request, Restored
@@ -17,7 +18,6 @@ from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
 from puller.store.location import address, open_store
-from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
@@ -50,15 +50,26 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     return repositories.create(RetryingStore(store), _secret(password, key_file), address(store))
 
 
-def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def open_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    scope: CancelScope | None = None,
+) -> Repository:
     """Open the repository at ``url``.
+
+    All waits for its store belong to ``scope``: any thread may end them with ``scope.cancel()``. Without a
+    scope, a store that gives no answer is asked again for 5 s.
 
     This host remembers its id and whether it is encrypted; ``replaced`` of the repository says what has
     changed since the first time. Raises NoRepository, WrongKey (also with a secret for a repository that is
     not encrypted), UnsupportedFormat, StoreError.
     """
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
+    return repositories.open_repository(
+        RetryingStore(store, scope), _secret(password, key_file), address(store)
+    )
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -199,8 +210,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
-    with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point, hosts), request, observer)
+    bound = _working(repository, point, observer)
+    return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
 def check(
@@ -217,11 +228,9 @@ def check(
     Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
     StoreError.
     """
-    with holding(_patience("repository", observer)):
-        chosen = [
-            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
-        ]
-        return _check(repository, chosen, read_data, observer)
+    bound = _working(repository, "repository", observer)
+    chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
+    return _check(bound, chosen, read_data, observer)
 
 
 def prune(
@@ -232,13 +241,12 @@ def prune(
     A policy without rules keeps all points. With a grace time of nothing, what is unreachable is removed
     at once, and runs that have begun before may fail. Raises UsageError, Locked, DamagedData, StoreError.
     """
-    with holding(_patience("repository", observer)):
-        return _prune(repository, policy, grace, observer)
+    return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
-def _patience(subject: str, observer: Observer) -> Patience:
-    """With a store that gives no answer; ``observer`` is told."""
-    return long(lambda text: observer(Notice(subject, text)))
+def _working(repository: Repository, subject: str, observer: Observer) -> Repository:
+    """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
+    return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.diagnosis import disk as disks
 from puller.diagnosis import domain as domains
 from puller.diagnosis import host as hosts
@@ -75,9 +76,13 @@ def _examine_domains(host: Host, repository: Repository | None, examination: Exa
     if examination.domains and not chosen:
         text = f"none is meant by {', '.join(examination.domains)}"
         yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
-    work = partial(_examine_named, host, repository, examination)
+
+    def work(scope: CancelScope, name: str) -> tuple[list[Check], set[str]]:
+        bound = None if repository is None else repository.within(scope)
+        return _examine_named(host.within(scope), bound, examination, name)
+
     met: set[str] = set()
-    for checks, targets in each(work, chosen, _AT_ONCE):
+    for checks, targets in each(host.scope, work, chosen, _AT_ONCE):
         met |= targets
         yield from checks
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from puller.nbd.connection import Connection, Watch, unwatched
+from puller.cancelling import CancelScope
+from puller.nbd.connection import Connection
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
 from puller.units import CHUNK, GIB, MIB, Extent, Kind
 
@@ -37,7 +38,7 @@ _SPAN = GIB
 class Export:
     """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` tells what changed.
 
-    ``watch`` gets what interrupts each of its connections, while they are still being opened.
+    The end of ``scope`` interrupts it, also while it is being opened.
 
     It holds one connection for data and allocation, and a second one for ``changed`` (Connection
     tells why). One thread owns an export; only ``interrupt`` may be called from others. Every method
@@ -45,19 +46,19 @@ class Export:
     connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
     """
 
-    def __init__(self, uri: str, changed: str | None = None, watch: Watch = unwatched) -> None:
-        self.data = Connection(uri, "base:allocation", watch)
+    def __init__(self, uri: str, changed: str | None = None, scope: CancelScope | None = None) -> None:
+        self.data = Connection(uri, "base:allocation", scope)
         self._connections = [self.data]
         if changed is not None:
-            self._connections.append(self._open_second(uri, changed, watch))
+            self._connections.append(self._open_second(uri, changed, scope))
         self.size = self.data.size
         self._kept: tuple[int | None, list[Extent]] | None = None
         self.bytes_read = 0
         self.read_requests = 0
 
-    def _open_second(self, uri: str, context: str, watch: Watch) -> Connection:
+    def _open_second(self, uri: str, context: str, scope: CancelScope | None) -> Connection:
         try:
-            return Connection(uri, context, watch)
+            return Connection(uri, context, scope)
         except BaseException:
             self.data.close()
             raise
@@ -183,4 +184,7 @@ class Export:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            self.drop()  # a server that hangs would not hear a farewell

@@ -8,6 +8,7 @@ from queue import LifoQueue
 from types import TracebackType
 from typing import Self
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
 from puller.units import MIB
@@ -23,12 +24,13 @@ class Target:
 
     Each call takes a connection of its own, and waits while all are in use: one to a server where a
     flush covers its own connection only, else a few. Calls on ranges that overlap must not be made at
-    the same time. Raises NbdError if the server cannot be reached or is read-only, and from every method
-    when the server fails.
+    the same time. The end of ``scope`` interrupts them. Raises NbdError if the server cannot be reached or is
+    read-only, and from every method when the server fails.
     """
 
-    def __init__(self, uri: str) -> None:
-        first = Connection(uri)
+    def __init__(self, uri: str, scope: CancelScope | None = None) -> None:
+        self._scope = scope
+        first = Connection(uri, scope=scope)
         self._connections = [first]
         try:
             self._prepare(first)
@@ -44,7 +46,7 @@ class Target:
         if first.read_only:
             raise NbdError(f"{first.uri} is read-only", advice="Serve the export for writing.")
         while first.can_share and len(self._connections) < _CONNECTIONS:
-            self._connections.append(Connection(first.uri))
+            self._connections.append(Connection(first.uri, scope=self._scope))
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -84,4 +86,8 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        for connection in self._connections:
+            if error is None:
+                connection.close()
+            else:
+                connection.drop()

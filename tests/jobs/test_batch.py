@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, Interrupted, NoSuchDomain, StoreUnavailable
 from puller.events import Observer, Step, ignore
 from puller.jobs.batch import Reporters, find_stop, take_all
 from puller.repository.points import Point
-from puller.store.patience import current
 
 TIME = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -172,11 +172,11 @@ def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
 ) -> None:
     begun = threading.Barrier(3)
 
+    scope = CancelScope()
+
     def take(domain: str, observer: Observer) -> Point:
-        patience = current()
-        assert patience is not None
         begun.wait(60)
-        patience.pause(60)
+        scope.pause(60)
         raise StoreUnavailable("given up")
 
     def wait(futures: object) -> None:
@@ -184,6 +184,6 @@ def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
         raise Signal
 
     monkeypatch.setattr("puller.jobs.batch.wait", wait)
-    taken = take_all(["a", "b"], take, Listener().audience, 2)
+    taken = take_all(["a", "b"], take, Listener().audience, 2, scope)
     assert [str(error) for _, error in taken.failed] == ["stopped by a signal"] * 2
     assert {type(error) for _, error in taken.failed} == {Interrupted}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, image_name
@@ -57,7 +58,7 @@ def untracked(disk: Disk) -> str | None:
     return None
 
 
-def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
+def describe(path: Path, image_format: str, scope: CancelScope | None = None) -> list[dict[str, Any]]:
     """What ``qemu-img info`` says of the image and of those behind it, the image itself first.
 
     It waits for no lock, so of an image in use it tells what is stored: bitmaps that QEMU holds are
@@ -65,7 +66,8 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     """
     options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
     try:
-        done = programs.run(["qemu-img", "info", *options, "--", str(path.absolute())], _INFO_SECONDS)
+        words = ["qemu-img", "info", *options, "--", str(path.absolute())]
+        done = programs.run(words, _INFO_SECONDS, scope)
     except FileNotFoundError as error:
         raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:
@@ -82,14 +84,14 @@ def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout))
 
 
-def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
+def files_of(path: Path, image_format: str, scope: CancelScope | None = None) -> tuple[Path, ...]:
     """The files and devices of this host that the image at ``path`` is made of, itself the first.
 
     These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
     one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
     """
     found: dict[Path, None] = {path: None}
-    for image in describe(path, image_format):
+    for image in describe(path, image_format, scope):
         home = Path(image["filename"])
         data = image.get("format-specific", {}).get("data", {})
         beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
@@ -97,14 +99,14 @@ def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
     return tuple(file for file in found if file.exists())
 
 
-def with_stored_chain(disk: Disk) -> Disk:
+def with_stored_chain(disk: Disk, scope: CancelScope | None = None) -> Disk:
     """The disk of a domain that is shut off, with the images that its own one says are behind it.
 
     Of a disk that cannot be incremental nothing is looked at. Raises :class:`HypervisorError`.
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
-    behind = describe(disk.path, disk.format)[1:]
+    behind = describe(disk.path, disk.format, scope)[1:]
     return replace(disk, backing=tuple(image_name(image["format"], image["filename"]) for image in behind))
 
 

@@ -72,9 +72,15 @@ class JobEvents:
         self._heard.clear()
 
     def wait(self, seconds: float) -> None:
-        """Return when an event comes, or one has come since the last call, or after ``seconds``."""
-        if self._heard.wait(seconds):
-            self._heard.clear()
+        """Return when an event comes, or one has come since the last call, or after ``seconds``.
+
+        Raises Interrupted when the domain's scope is cancelled.
+        """
+        scope = self._domain.scope
+        with scope.calling(self._heard.set):
+            if self._heard.wait(seconds):
+                self._heard.clear()
+        scope.check()
 
     def _hear(self, connection: Any, domain: Any, statistics: Mapping[str, Any], opaque: object) -> None:
         end = parse_end(statistics)

@@ -38,7 +38,7 @@ def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
         if disk.path is None or untracked(disk) is not None:
             continue
         with suppress(HypervisorError):
-            for name in stored_bitmaps(describe(disk.path, disk.format)[0]):
+            for name in stored_bitmaps(describe(disk.path, disk.format, domain.scope)[0]):
                 if name.startswith(owner_prefix(repository_id)):
                     found.setdefault(name, []).append(disk.target)
     return found

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host import programs
 from puller.host.passphrases import handed_over, secret_id
@@ -101,7 +102,7 @@ class Seal:
         options = list(_options(lock, None if disk.path is None else cluster_size(disk.path)))
         named = ["-o", ",".join(options)] if options else []
         size = str(self._domain.disk_size(disk.target))
-        create(None if lock is None else lock.passphrase, *named, "--", str(path), size)
+        create(self._domain.scope, None if lock is None else lock.passphrase, *named, "--", str(path), size)
 
 
 def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
@@ -113,10 +114,10 @@ def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
             yield f"encrypt.iter-time={lock.stretch}"
 
 
-def create(passphrase: bytes | None, *words: str) -> None:
+def create(scope: CancelScope, passphrase: bytes | None, *words: str) -> None:
     """``qemu-img create`` a qcow2 image. Raises HypervisorError."""
     for _ in range(_TRIES):
-        said = _create(passphrase, words)
+        said = _create(scope, passphrase, words)
         if said is None:
             return
         if _TICKS not in said:
@@ -124,13 +125,13 @@ def create(passphrase: bytes | None, *words: str) -> None:
     raise HypervisorError(f"qemu-img cannot make {words[-2]}: {said}")
 
 
-def _create(passphrase: bytes | None, words: Sequence[str]) -> str | None:
+def _create(scope: CancelScope, passphrase: bytes | None, words: Sequence[str]) -> str | None:
     """What ``qemu-img`` complained of; None if it did not."""
     with handed_over([passphrase]) as handed:
         command = ["qemu-img", "create", "-q", "-f", "qcow2", *handed.options, *words]
         try:
             # The umask, as a try that fails removes the file, and the next one makes it.
-            done = programs.run(command, _CREATE_SECONDS, pass_fds=handed.descriptors, umask=0o077)
+            done = programs.run(command, _CREATE_SECONDS, scope, pass_fds=handed.descriptors, umask=0o077)
         except FileNotFoundError as error:
             raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
         except subprocess.TimeoutExpired as error:

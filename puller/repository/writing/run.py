@@ -18,13 +18,14 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
+from puller.cancelling import cleanup
+from puller.errors import PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.repository.format import index
@@ -53,7 +54,6 @@ from puller.repository.writing.packing import (
 )
 from puller.repository.writing.pending import PendingPoints, commit
 from puller.repository.writing.presence import Presence
-from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -136,11 +136,15 @@ class DiskWriter:
 class Run:
     """A context; leaving it stops all threads, and ``commit`` may come after that.
 
-    Use: disk(), announce/submit, drain(), finish(), flush(), commit().
+    Use: disk(), announce/submit, drain(), finish(), flush(), commit(). The waits of the ``repository`` belong
+    to the scope of the ``flow``.
     """
 
-    def __init__(self, repository: Holdings, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
+    def __init__(
+        self, repository: Holdings, flow: Flow, known: ChunkIndex, claims: Claims, tuning: Tuning
+    ) -> None:
         self.repository = repository
+        self.flow = flow
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
@@ -150,9 +154,7 @@ class Run:
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
-        self.flow = Flow()
         self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
-        self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
         self.clock_ahead = 0.0
@@ -160,10 +162,6 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
-        # Not the store alone is waited for: also a rate's turn, or an NBD server.
-        if (above := patience.current()) is not None:
-            self._waiting.enter_context(above.calling(self._stop))
-        self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
         packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
@@ -172,9 +170,6 @@ class Run:
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
-
-    def _stop(self) -> None:
-        self.flow.fail(Interrupted("stopped by a signal"))
 
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
@@ -187,14 +182,13 @@ class Run:
         try:
             self.flow.__exit__(*failure)  # type: ignore[arg-type]
         finally:
-            self._waiting.close()
             self._index.close()
-            with patience.holding(patience.brief()):
-                self._save_index()
+            self._save_index()
 
     def _save_index(self) -> None:
         """After a failure: tell the next run what is stored. As far as the store still answers."""
         if self._fresh and not self.flow.failed_by(StoreError):
+            self._store = self._store.within(cleanup())
             with suppress(PullerError):
                 self._put_index(self._fresh)
 
