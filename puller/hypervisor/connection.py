@@ -15,6 +15,7 @@ import libvirt
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
@@ -52,7 +53,8 @@ class Host(Scoped):
         prepare_library()
         advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
         with translate(f"cannot connect to libvirt at {uri}", advice):
-            return cls(_open(uri), uri, scope)
+            link, waits = Link(), scope or CancelScope()
+            return cls(Guarded(link.call(waits, lambda: _open(uri)), link, waits), uri, waits)
 
     def __enter__(self) -> Self:
         return self

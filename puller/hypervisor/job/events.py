@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import libvirt
 
+from puller.errors import HypervisorError
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
 
@@ -62,7 +63,7 @@ class JobEvents:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(libvirt.libvirtError):  # the connection may be what was lost
+        with suppress(libvirt.libvirtError, HypervisorError):  # the connection may be what was lost
             self._connection.domainEventDeregisterAny(self._id)
 
     def forget(self) -> None:
@@ -114,7 +115,7 @@ class Starts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(libvirt.libvirtError):  # the connection may be what was lost
+        with suppress(libvirt.libvirtError, HypervisorError):  # the connection may be what was lost
             self._connection.domainEventDeregisterAny(self._id)
 
     def any(self) -> bool:
