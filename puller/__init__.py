@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         restore,
         stats,
     )
+    from puller.cancelling import CancelScope
     from puller.errors import PullerError
     from puller.repository.points import Point
     from puller.repository.repository import Repository
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CancelScope",
     "Point",
     "Policy",
     "PullerError",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CancelScope": "puller.cancelling",
     "Point": "puller.repository.points",
     "Policy": "puller.upkeep.retention",
     "PullerError": "puller.errors",

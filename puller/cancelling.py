@@ -163,11 +163,12 @@ class CancelScope:
 
     def note_failure(self, why: str) -> None:
         """Tell the observer about an outage, once until there is an answer again."""
-        self._outage.begin(f"the store does not answer; trying again for {self.policy.seconds:.0f} s: {why}")
+        text = f"the store does not answer; trying again for {self.policy.seconds:.0f} s: {why}"
+        self._outage.note(True, text)
 
     def note_answer(self) -> None:
         """Tell the observer that an outage is over, if there was one."""
-        self._outage.end("the store answers again")
+        self._outage.note(False, "the store answers again")
 
 
 def cleanup() -> CancelScope:
@@ -183,17 +184,12 @@ class _Outage:
         self._told = False
         self._lock = threading.Lock()
 
-    def begin(self, text: str) -> None:
-        self._turn(True, text)
-
-    def end(self, text: str) -> None:
-        if self._told:
-            self._turn(False, text)
-
-    def _turn(self, told: bool, text: str) -> None:
+    def note(self, lasts: bool, text: str) -> None:
+        if lasts == self._told:  # nearly always, and then without the lock
+            return
         with self._lock:
-            before, self._told = self._told, told
-        if before != told and self._tell is not None:
+            before, self._told = self._told, lasts
+        if before != lasts and self._tell is not None:
             self._tell(text)
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 
 from dataclasses import dataclass, field
 
 from puller.cancelling import CancelScope
-from puller.errors import Interrupted, StoreUnavailable
+from puller.errors import Interrupted, NbdError, StoreUnavailable
 from puller.events import Committed, Event, Observer
 from puller.repository.points import Point
 
@@ -133,8 +133,8 @@ class _Batch:
         self._audience.on_point(point)
 
     def _cause(self, error: BaseException) -> BaseException:
-        """A wait for the store that was given up is told as the stop that it is due to."""
-        if self._scope.cancelled and isinstance(error, StoreUnavailable):
+        """A wait that was given up is told as the stop that it is due to."""
+        if self._scope.cancelled and isinstance(error, StoreUnavailable | NbdError):
             return Interrupted("stopped by a signal")
         return error
 

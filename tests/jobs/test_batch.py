@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from puller.cancelling import CancelScope
-from puller.errors import HypervisorError, Interrupted, NoSuchDomain, StoreUnavailable
+from puller.errors import (
+    HypervisorError,
+    Interrupted,
+    NbdError,
+    NoSuchDomain,
+    PullerError,
+    StoreUnavailable,
+)
 from puller.events import Observer, Step, ignore
 from puller.jobs.batch import Reporters, find_stop, take_all
 from puller.repository.points import Point
@@ -167,8 +174,9 @@ def test_a_signal_as_they_are_begun_stops_those_that_are(monkeypatch: pytest.Mon
     assert [(domain, type(error)) for domain, error in taken.failed] == [("a", Interrupted)]
 
 
-def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("error", [StoreUnavailable("given up"), NbdError("the connection was shut")])
+def test_a_signal_ends_a_wait_and_is_told_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: PullerError
 ) -> None:
     begun = threading.Barrier(3)
 
@@ -177,7 +185,7 @@ def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
     def take(domain: str, observer: Observer) -> Point:
         begun.wait(60)
         scope.pause(60)
-        raise StoreUnavailable("given up")
+        raise error
 
     def wait(futures: object) -> None:
         begun.wait(60)
