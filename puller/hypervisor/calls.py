@@ -32,7 +32,7 @@ HUNG = 1.0
 
 _SLICE = 0.2
 
-_ADVICE = "See whether libvirt's daemon answers: 'virsh list'; restart it if not. Guests run on meanwhile."
+_ADVICE = "See whether libvirt's daemon answers: 'virsh list'. If not, restart it; guests run on meanwhile."
 
 
 class Link:
