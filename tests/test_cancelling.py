@@ -28,12 +28,14 @@ from puller.jobs.job import _Run
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
 from puller.nbd.writer import Target
+from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
+from puller.pipeline.pace import Pace
 from puller.recovery import asking
-from puller.store.memory import MemoryStore
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
+from tests.lab.memory import MemoryStore
 from tests.nbd.rogue import RogueServer
 
 ENOUGH = 60.0
@@ -143,7 +145,7 @@ def _in_flow(work: Callable[[Flow, Place], object]) -> Callable[[Place], None]:
 
 
 def _fill(flow: Flow, place: Place) -> None:
-    lane: Lane[int] = flow.lane(1)
+    lane: Lane[int] = flow.adopt(Lane(1))
     lane.put(1)
     place.waiting()
     lane.put(2)
@@ -151,18 +153,19 @@ def _fill(flow: Flow, place: Place) -> None:
 
 def _take(flow: Flow, place: Place) -> None:
     place.waiting()
-    next(iter(flow.lane(1)))
+    lane: Lane[int] = flow.adopt(Lane(1))
+    next(iter(lane))
 
 
 def _acquire(flow: Flow, place: Place) -> None:
-    pool = flow.pool(1, 4096)
+    pool = flow.adopt(BufferPool(1, 4096))
     pool.acquire()
     place.waiting()
     pool.acquire()
 
 
 def _pace(flow: Flow, place: Place) -> None:
-    pace = flow.pace(1)
+    pace = flow.adopt(Pace(1))
     pace.take(1 << 20)
     place.waiting()
     pace.take(1)

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import is_not
-from types import TracebackType
 from typing import Any, Self
 
 import libvirt
@@ -54,14 +53,13 @@ class Host(Scoped):
         advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
         with translate(f"cannot connect to libvirt at {uri}", advice):
             link, waits = Link(), scope or CancelScope()
-            return cls(Guarded(link.call(waits, lambda: _open(uri)), link, waits), uri, waits)
+            opening = open_embedded if is_embedded(uri) else libvirt.open
+            return cls(Guarded(link.call(waits, lambda: opening(uri)), link, waits), uri, waits)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,11 +83,6 @@ class Host(Scoped):
                 if (handle := _found(lookup, name)) is not None:
                     return Domain(handle, state_directory(self.uri), self.scope)
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
-
-    def domains(self) -> tuple[str, ...]:
-        """Names of all domains, running or not, sorted."""
-        with translate(f"cannot list the domains of {self.uri}"):
-            return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
         """Every path that an active domain has storage at, whole chains of images, as (domain, path)."""
@@ -195,10 +188,6 @@ def _is_uuid(name: str) -> bool:
 def _version(number: int) -> Version:
     """libvirt's ``major * 1,000,000 + minor * 1,000 + release``."""
     return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
-
-
-def _open(uri: str) -> Any:
-    return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
 def open_embedded(uri: str) -> Any:

