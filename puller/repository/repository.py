@@ -32,6 +32,7 @@ from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
+from puller.repository.records.kept import Keeps
 from puller.repository.remembered import Identity, Replacement
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
@@ -60,6 +61,7 @@ class Repository(Scoped):
         self.pending = PendingPoints(store, keys.boxes())
         self.condemned = Condemned(store, keys.boxes())
         self.damaged = DamagedPacks(store, keys.boxes())
+        self.keeps = Keeps(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -76,8 +78,11 @@ class Repository(Scoped):
 
     def indexed(self) -> Iterator[IndexedPack]:
         """What all index objects say. A damaged one is passed over: the index is never needed."""
-        for info in self.store.list(INDEX_PREFIX):
+        for info in self._indexes():
             yield from self._read_index(info.key) or ()
+
+    def _indexes(self) -> Iterator[ObjectInfo]:
+        return (info for info in self.store.list(INDEX_PREFIX) if info.size)
 
     def _read_index(self, key: str) -> list[IndexedPack] | None:
         return read_index(self.store, self.keys.boxes(), key)
@@ -103,7 +108,7 @@ class Repository(Scoped):
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
+        listed = {identity(info): info.key for info in self._indexes()}
         known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
         return Run(self, flow, known, claims, tuning)
 

@@ -70,7 +70,7 @@ class DamagedPacks(Scoped):
 
     def read(self) -> list[DamageRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""
-        names = [info.key for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        names = [info.key for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
         return [record for record in map(self._read, names) if record is not None]
 
     def _read(self, name: str) -> DamageRecord | None:
