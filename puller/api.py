@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
@@ -23,7 +24,6 @@ from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
 from puller.store.location import address, open_store
-from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
@@ -86,7 +86,13 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     return repositories.create(RetryingStore(store), secret, address(store))
 
 
-def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def open_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    scope: CancelScope | None = None,
+) -> Repository:
     """Open a repository.
 
     This host remembers the repository's id and whether it is encrypted. If another repository is there now,
@@ -96,6 +102,8 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
+            ends them early.
 
     Returns:
         The open repository. Threads can share it.
@@ -114,7 +122,7 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
     """
     secret = _secret(password, key_file)
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), secret, address(store))
+    return repositories.open_repository(RetryingStore(store, scope), secret, address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -364,8 +372,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     _check_lists(hosts=hosts, disks=disks)
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
-    with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point, hosts), request, observer)
+    bound = _working(repository, point, observer)
+    return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
 def check(
@@ -403,11 +411,9 @@ def check(
         ()
     """
     _check_lists(points=points, hosts=hosts)
-    with holding(_patience("repository", observer)):
-        chosen = [
-            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
-        ]
-        return _check(repository, chosen, read_data, observer)
+    bound = _working(repository, "repository", observer)
+    chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
+    return _check(bound, chosen, read_data, observer)
 
 
 def prune(
@@ -439,13 +445,12 @@ def prune(
         >>> report.removed
         ('20261101T010004Z-9b1c03aa',)
     """
-    with holding(_patience("repository", observer)):
-        return _prune(repository, policy, grace, observer)
+    return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
-def _patience(subject: str, observer: Observer) -> Patience:
-    """With a store that gives no answer; ``observer`` is told."""
-    return long(lambda text: observer(Notice(subject, text)))
+def _working(repository: Repository, subject: str, observer: Observer) -> Repository:
+    """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
+    return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
@@ -697,8 +702,7 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    with holding(_patience("repository", observer)):
-        return _repair_index(repository, observer)
+    return _repair_index(_working(repository, "repository", observer), observer)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

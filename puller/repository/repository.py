@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Self
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import (
     DamagedData,
     NoRepository,
@@ -13,6 +15,7 @@ from puller.errors import (
     RepositoryExists,
     WrongKey,
 )
+from puller.pipeline.flow import Flow
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
@@ -39,7 +42,7 @@ from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
 
-class Repository:
+class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
@@ -50,6 +53,7 @@ class Repository:
         self, store: Store, descriptor: Descriptor, keys: KeyRing, replaced: Replacement | None = None
     ) -> None:
         self.store = store
+        self.scope = store.scope
         self.replaced = replaced
         self.descriptor = descriptor
         self.keys = keys
@@ -60,6 +64,12 @@ class Repository:
         self.keeps = Keeps(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Scoped.within``."""
+        bound = super().within(scope)
+        bound.store = self.store.within(scope)
+        return bound
 
     @property
     def id(self) -> str:
@@ -86,13 +96,21 @@ class Repository:
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
         """
+        flow = Flow(self.scope)
+        try:
+            return self.within(flow.scope)._begin(flow, tuning or Tuning(), excluded)
+        except BaseException:
+            flow.scope.cancel()  # the index may still be read, by threads that were left
+            raise
+
+    def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
         # Before the index is listed: prune drops a record only once no index names what it condemns.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
         listed = {identity(info): info.key for info in self._indexes()}
         known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
-        return Run(self, known, claims, tuning or Tuning())
+        return Run(self, flow, known, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

@@ -14,11 +14,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.repository.format.footer import ID, Ids, PackKind
 from puller.repository.format.pages import ZERO, Address, Numbers, Refs
@@ -136,14 +136,20 @@ class ParentDisk:
 
     def _ids(self, kind: PackKind, packs: Collection[int]) -> Sequence[Ids]:
         """Of each pack the ids of its slots."""
-        read = partial(self._ids_of, kind)
-        return list(map(read, packs) if len(packs) < 2 else each(read, packs, READERS))
 
-    def _ids_of(self, kind: PackKind, pack: int) -> Ids:
+        def read(scope: CancelScope, pack: int) -> Ids:
+            return self._ids_of(self._footers.within(scope), kind, pack)
+
+        scope = self._footers.scope
+        if len(packs) < 2:  # no thread is worth it
+            return [read(scope, pack) for pack in packs]
+        return list(each(scope, read, packs, READERS))
+
+    def _ids_of(self, footers: Footers, kind: PackKind, pack: int) -> Ids:
         pack_id = self._maps.table.pack_id(pack)
         if pack_id in self._damaged:
             return _NOTHING
         try:
-            return self._footers.ids(kind, pack_id)
+            return footers.ids(kind, pack_id)
         except DamagedData:
             return _NOTHING
