@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         diff,
         doctor,
         forget,
+        keep,
         list_keys,
         list_points,
         open_repository,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         prune,
         read_configuration,
         recreate,
+        release,
         remove_key,
         repair_index,
         restore,
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.cancelling import (
+        CancelScope,
     )
     from puller.configuration.file import (
         Configuration,
@@ -103,6 +108,7 @@ if TYPE_CHECKING:
         OutputRefused,
         Overtaken,
         PartialFailure,
+        PointKept,
         PullerError,
         RepositoryError,
         RepositoryExists,
@@ -113,6 +119,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreFull,
         StoreUnavailable,
+        UnknownKind,
         UnsupportedByStore,
         UnsupportedDisk,
         UnsupportedFormat,
@@ -179,6 +186,9 @@ if TYPE_CHECKING:
         CheckError,
         CheckReport,
     )
+    from puller.upkeep.keep import (
+        KeptPoint,
+    )
     from puller.upkeep.keys import (
         Key,
     )
@@ -203,6 +213,7 @@ __all__ = [
     "AmbiguousPoint",
     "Attachment",
     "BaseDamaged",
+    "CancelScope",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -242,6 +253,7 @@ __all__ = [
     "JobStep",
     "Keep",
     "Kept",
+    "KeptPoint",
     "Key",
     "KeyNotHeld",
     "KeyRole",
@@ -270,6 +282,7 @@ __all__ = [
     "Place",
     "Point",
     "PointDifference",
+    "PointKept",
     "Policy",
     "PruneReport",
     "PullerError",
@@ -297,6 +310,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "Taken",
+    "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
     "UnsupportedFormat",
@@ -310,6 +324,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "keep",
     "list_keys",
     "list_points",
     "open_repository",
@@ -317,6 +332,7 @@ __all__ = [
     "prune",
     "read_configuration",
     "recreate",
+    "release",
     "remove_key",
     "repair_index",
     "restore",
@@ -327,26 +343,26 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget "
-        "list_keys list_points open_repository preview_prune prune read_configuration recreate "
+        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
+        "list_keys list_points open_repository preview_prune prune read_configuration recreate release "
         "remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
-        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
-        "NbdError NoBucket NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted "
-        "NotQuiesced ObjectChanged ObjectExists ObjectNotFound OutputFailed OutputInUse "
-        "OutputRefused Overtaken PartialFailure PullerError RepositoryError RepositoryExists "
-        "RollbackUnfinished ScratchFull StagingFull StoreDenied StoreError StoreFull "
-        "StoreUnavailable UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError "
-        "WrongKey"
+        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
+        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
+        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
+        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -360,6 +376,7 @@ _HOMES = {
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",

@@ -7,9 +7,10 @@ refused with UsageError before anything is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import DamagedData, RollbackUnfinished, UsageError
 from puller.events import Notice, Observer, ignore
@@ -19,15 +20,18 @@ from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
 from puller.store.location import address, open_store
-from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
+from puller.upkeep.keep import KeptPoint
+from puller.upkeep.keep import keep as _keep
+from puller.upkeep.keep import release as _release
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -88,7 +92,13 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     return repositories.create(RetryingStore(store), secret, address(store))
 
 
-def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def open_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    scope: CancelScope | None = None,
+) -> Repository:
     """Open a repository.
 
     This host remembers the repository's id and whether it is encrypted. If another repository is there now,
@@ -98,6 +108,8 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
+            ends them early.
 
     Returns:
         The open repository. Threads can share it.
@@ -116,7 +128,7 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
     """
     secret = _secret(password, key_file)
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), secret, address(store))
+    return repositories.open_repository(RetryingStore(store, scope), secret, address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -382,8 +394,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
         zero_rest=zero_rest,
         libvirts=(connect, DEFAULT_URI),
     )
-    with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point, hosts), request, observer)
+    bound = _working(repository, point, observer)
+    return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
 def recreate(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -453,8 +465,8 @@ def recreate(  # noqa: PLR0913 - one keyword for each choice that a user has
     named = None if network in {KEEP, DISCONNECT} else network
     networks = Networks(network == DISCONNECT, named, map_networks or {})
     wanted = recreation.Recreation(connect, request, name, pool, networks, start, dry_run)
-    with holding(_patience(point, observer)):
-        return recreation.recreate(repository, repository.points.select(point, hosts), wanted, observer)
+    bound = _working(repository, point, observer)
+    return recreation.recreate(bound, bound.points.select(point, hosts), wanted, observer)
 
 
 def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -513,12 +525,12 @@ def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     _check_lists(hosts=hosts, disks=disks)
     request = rolling.Request(connect, tuple(dict.fromkeys(disks)), compare, dry_run, salvage)
-    with holding(_patience(point, observer)):
-        chosen = repository.points.select(point, hosts)
-        if backup_first and not dry_run:
-            rolling.refuse(repository, chosen, request, observer)
-            _back_up_first(repository, chosen, connect, observer)
-        return rolling.rollback(repository, chosen, request, observer)
+    bound = _working(repository, point, observer)
+    chosen = bound.points.select(point, hosts)
+    if backup_first and not dry_run:
+        rolling.refuse(bound, chosen, request, observer)
+        _back_up_first(bound, chosen, connect, observer)
+    return rolling.rollback(bound, chosen, request, observer)
 
 
 def diff(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -559,16 +571,16 @@ def diff(  # noqa: PLR0913 - one keyword for each choice that a user has
         1310720
     """
     _check_lists(hosts=hosts, disks=disks)
-    with holding(_patience(point, observer)):
-        first = repository.points.select(point, hosts)
-        if other != LIVE:
-            return diff_points(repository, first, repository.points.select(other, hosts), tuple(disks))
-        from puller.recovery import rollback as rolling
+    bound = _working(repository, point, observer)
+    first = bound.points.select(point, hosts)
+    if other != LIVE:
+        return diff_points(bound, first, bound.points.select(other, hosts), tuple(disks))
+    from puller.recovery import rollback as rolling
 
-        request = rolling.Request(connect, tuple(dict.fromkeys(disks)))
-        found = rolling.differences(repository, first, request, observer)
-        parts = tuple(disk_difference(item.disk, item.changes) for item in found)
-        return PointDifference(first.point, LIVE, parts)
+    request = rolling.Request(connect, tuple(dict.fromkeys(disks)))
+    found = rolling.differences(bound, first, request, observer)
+    parts = tuple(disk_difference(item.disk, item.changes) for item in found)
+    return PointDifference(first.point, LIVE, parts)
 
 
 def _back_up_first(repository: Repository, point: Point, connect: str, observer: Observer) -> None:
@@ -619,11 +631,9 @@ def check(
         ()
     """
     _check_lists(points=points, hosts=hosts)
-    with holding(_patience("repository", observer)):
-        chosen = [
-            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
-        ]
-        return _check(repository, chosen, read_data, observer)
+    bound = _working(repository, "repository", observer)
+    chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
+    return _check(bound, chosen, read_data, observer)
 
 
 def prune(
@@ -655,13 +665,12 @@ def prune(
         >>> report.removed
         ('20261101T010004Z-9b1c03aa',)
     """
-    with holding(_patience("repository", observer)):
-        return _prune(repository, policy, grace, observer)
+    return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
-def _patience(subject: str, observer: Observer) -> Patience:
-    """With a store that gives no answer; ``observer`` is told."""
-    return long(lambda text: observer(Notice(subject, text)))
+def _working(repository: Repository, subject: str, observer: Observer) -> Repository:
+    """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
+    return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
@@ -701,6 +710,7 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
 
     Raises:
         NoSuchPoint, AmbiguousPoint: A name matches no point, or several; nothing was deleted.
+        PointKept: ``keep`` holds one of the points; nothing was deleted.
         DamagedData: A record that has to be read is damaged.
         StoreError: The store cannot be reached or refuses.
 
@@ -710,6 +720,69 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
     """
     _check_lists(points=points, hosts=hosts)
     return _delete(repository, points, hosts)
+
+
+def keep(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    until: datetime | None = None,
+    note: str = "",
+    observer: Observer = ignore,
+) -> KeptPoint:
+    """Protect a point from ``prune`` and ``delete``. An earlier protection of the point is replaced.
+
+    If a prune is running it may have decided before, and may still delete the point: an event of class Notice
+    says so.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+        until: Protect the point until this time, in UTC unless it has a zone; without it, until ``release``.
+        note: Store why the point is kept, in 1000 characters at most.
+        observer: Called with each event.
+
+    Returns:
+        What protects the point now. It may last longer than asked for, if older keeps cannot be deleted.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several; or the point was just deleted.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: ``until`` is in the past, or ``note`` is too long.
+
+    Example:
+        >>> puller.keep(repository, "web1@latest", note="before the upgrade").kept
+        True
+    """
+    _check_lists(hosts=hosts)
+    return _keep(repository, point, Keep(until, note), hosts, observer)
+
+
+def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) -> KeptPoint:
+    """End all that ``keep`` has done for a point. A point that is not kept is not an error.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+
+    Returns:
+        The point, which nothing protects now.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.release(repository, "web1@latest").kept
+        False
+    """
+    _check_lists(hosts=hosts)
+    return _release(repository, point, hosts)
 
 
 def list_keys(
@@ -849,8 +922,7 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    with holding(_patience("repository", observer)):
-        return _repair_index(repository, observer)
+    return _repair_index(_working(repository, "repository", observer), observer)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

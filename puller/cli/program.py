@@ -27,6 +27,8 @@ COMMANDS = (
     "check",
     "prune",
     "delete",
+    "keep",
+    "release",
     "repair",
     "stats",
     "doctor",

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.host.runtime import abandoned
 from puller.nbd.connection import Connection
@@ -22,26 +23,26 @@ _END_SECONDS = 10.0
 """How long a server may take to close its image. It takes milliseconds."""
 
 
-def end_strays() -> None:
+def end_strays(scope: CancelScope) -> None:
     """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
     for folder in abandoned(SOCKET_FOLDER):
-        _end(folder)
+        _end(folder, scope)
 
 
-def _end(folder: Path) -> None:
-    if not _is_answered(folder):
+def _end(folder: Path, scope: CancelScope) -> None:
+    if not _is_answered(folder, scope):
         return
     deadline = time.monotonic() + _END_SECONDS
-    while _is_answered(folder):
+    while _is_answered(folder, scope):
         if time.monotonic() > deadline:
             return  # its image's storage hangs
         time.sleep(0.01)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_answered(folder: Path) -> bool:
+def _is_answered(folder: Path, scope: CancelScope) -> bool:
     """Whether a server answers there; it has had a client then."""
     with suppress(NbdError):
-        Connection(socket_uri(folder / "socket")).drop()
+        Connection(socket_uri(folder / "socket"), scope=scope).drop()
         return True
     return False

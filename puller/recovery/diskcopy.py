@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import Buffer, BufferPool
@@ -22,7 +23,6 @@ from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.repository import Repository
-from puller.store.patience import tied
 
 FETCHERS = 4
 """Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
@@ -52,11 +52,14 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
     )
 
 
-def copy_all(copiers: Sequence[Copier]) -> None:
-    """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised."""
+def copy_all(copiers: Sequence[Copier], flow: Flow) -> None:
+    """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised.
+
+    ``flow`` is for the threads, and is entered here; its scope is that of the outputs.
+    """
     for copier in copiers:
-        copier.begin()
-    with Flow() as flow, tied(flow.on_failure):
+        copier.begin(flow.scope)
+    with flow:
         buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
 
         def work(item: tuple[Copier, PackJob]) -> None:
@@ -106,8 +109,9 @@ class Copier:
         self.written = 0
         self.damage: list[Damage] = []
 
-    def begin(self) -> None:
-        """Say how much there is to do."""
+    def begin(self, scope: CancelScope) -> None:
+        """Say how much there is to do; waits for the store belong to ``scope``."""
+        self._image = self._image.within(scope)
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._total()))
 
     def works(self) -> Iterator[list[PackJob]]:

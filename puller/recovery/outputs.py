@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.host.allocation import allocate, punch
 from puller.nbd.writer import Target
@@ -292,9 +293,9 @@ def device(path: Path, held: int, size: int) -> Iterator[tuple[Output, int]]:
 
 
 @contextmanager
-def export(uri: str, size: int) -> Iterator[tuple[Output, int]]:
+def export(uri: str, size: int, scope: CancelScope) -> Iterator[tuple[Output, int]]:
     """An existing NBD export with room for ``size`` bytes, and the bytes left."""
-    with Target(uri) as target:
+    with Target(uri, scope) as target:
         refuse_small(uri, target.size, size)
         yield OldImage(target), target.size - size
         target.flush()

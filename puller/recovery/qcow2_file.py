@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puller.cancelling import CancelScope
 from puller.nbd.image import ImageServer, create_qcow2, places_of
 from puller.nbd.writer import Target
 from puller.recovery.outputs import Content, NewImage, Output, Publish, RawFile, create, new_file, opened_raw
@@ -107,7 +108,9 @@ class LaidOut:
 
 
 @contextmanager
-def qcow2(path: Path, size: int, publish: Publish, layout: Layout, filled: float) -> Iterator[Output]:
+def qcow2(  # noqa: PLR0913, PLR0917 - what a file is made of
+    path: Path, size: int, publish: Publish, layout: Layout, filled: float, scope: CancelScope
+) -> Iterator[Output]:
     """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in.
 
     ``filled`` is the part of its map pages that are in use, 0 to 1.
@@ -115,11 +118,14 @@ def qcow2(path: Path, size: int, publish: Publish, layout: Layout, filled: float
     with new_file(path, publish) as partial:
         create(partial)  # qemu-img keeps the mode of a file that exists; its own would be 0644
         if layout.extended or filled < SPARSE or layout.tables(size) > MAX_TABLES:
-            create_qcow2(partial, size, layout.options())
-            with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
+            create_qcow2(partial, size, layout.options(), scope)
+            with (
+                ImageServer(partial, "qcow2", scope=scope) as server,
+                Target(server.uri, scope) as target,
+            ):
                 yield NewImage(target)
                 target.flush()
         else:
-            create_qcow2(partial, size, {**layout.options(), "preallocation": "metadata"})
+            create_qcow2(partial, size, {**layout.options(), "preallocation": "metadata"}, scope)
             with opened_raw(partial) as file:
-                yield LaidOut(file, Places(places_of(partial)))
+                yield LaidOut(file, Places(places_of(partial, scope)))

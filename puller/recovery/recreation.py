@@ -69,7 +69,7 @@ class Recreated:
 
 def recreate(repository: Repository, point: Point, wanted: Recreation, observer: Observer) -> Recreated:
     """Restore and define. Raises DomainExists, HypervisorError, and as ``restore``."""
-    with Host.connect(wanted.connect) as host:
+    with Host.connect(wanted.connect, repository.scope) as host:
         _refuse_known(host, point, wanted)
         return _Recreating(repository, point, wanted, host, observer).run()
 

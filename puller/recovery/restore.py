@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskDone, Notice, Observer, ignore
 from puller.hypervisor.domain.restoredxml import DiskSource
 from puller.hypervisor.storage.rollback_mark import clear_mark
+from puller.pipeline.flow import Flow
 from puller.recovery import definition, outputs
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.definition import write_definition
@@ -106,6 +108,7 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
             folder=directory.absolute(),
             force=request.force,
             libvirts=request.libvirts,
+            scope=repository.scope,
             observer=observer,
         )
 
@@ -122,15 +125,20 @@ def restore_and(
     """As ``restore``; ``define`` writes a definition beside the disks, if they go to a directory."""
     plan = request.plan(point)
     with ExitStack() as claims:
-        held = _claim(claims, point, plan, request, observer)
+        held = _claim(claims, point, plan, request, observer, repository.scope)
         return _Restore(repository, point, plan, held, request, define, observer).run()
 
 
-def _claim(
-    claims: ExitStack, point: Point, plan: Plan, request: Request, observer: Observer
+def _claim(  # noqa: PLR0913, PLR0917 - the use case's own parameters
+    claims: ExitStack,
+    point: Point,
+    plan: Plan,
+    request: Request,
+    observer: Observer,
+    scope: CancelScope,
 ) -> dict[str, int]:
     """Hold all outputs that exist, by name, as descriptors. Raises OutputInUse, OutputFailed."""
-    domains = Domains(request.libvirts, point.point, observer)
+    domains = Domains(request.libvirts, point.point, observer, scope)
     held = {}
     for name in [*(disk.name for disk in plan.disks), *map(str, plan.files)]:
         if not outputs.is_uri(name) and Path(name).exists():
@@ -159,6 +167,7 @@ class _Restore:
         self._held = held
         self._request = request
         self._observer = observer
+        self._flow = Flow(repository.scope)
         self._layouts = layouts_of(repository, point, plan.disks)
         self._restored: list[RestoredDisk] = []
         self._damage: list[tuple[str, Damage]] = []
@@ -176,7 +185,7 @@ class _Restore:
     def _write_disks(self) -> None:
         with ExitStack() as opened:
             begun = [work for disk in self._plan.disks if (work := self._begin(opened, disk)) is not None]
-            copy_all([work.copier for work in begun])
+            copy_all([work.copier for work in begun], self._flow)
             for work in begun:
                 try:
                     self._finish(work)
@@ -206,14 +215,15 @@ class _Restore:
         forced = self._request.force or disk.name in self._request.made
         publish = outputs.replace if forced else outputs.add
         if disk.format == "qcow2":
-            return qcow2(path, size, publish, self._layouts.get(disk.target, Layout()), filled)
+            layout = self._layouts.get(disk.target, Layout())
+            return qcow2(path, size, publish, layout, filled, self._flow.scope)
         return outputs.raw(path, size, publish)
 
     @contextmanager
     def _existing(self, disk: Placement, size: int) -> Iterator[Output]:
         """A block device or an NBD export, which may be larger than the disk."""
         if outputs.is_uri(disk.name):
-            opened = outputs.export(disk.name, size)
+            opened = outputs.export(disk.name, size, self._flow.scope)
         else:
             opened = outputs.device(Path(disk.name), self._held[disk.name], size)
         with opened as (output, rest):

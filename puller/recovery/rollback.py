@@ -41,6 +41,7 @@ from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Keys, resize
 from puller.nbd.strays import end_strays
 from puller.nbd.writer import Target
+from puller.pipeline.flow import Flow
 from puller.recovery import outputs
 from puller.recovery.comparison import compare_contents
 from puller.recovery.difference import Changes, compare_maps
@@ -144,10 +145,10 @@ def _opened(
     """The disks of the point's domain, held against other pullers, and refused if a guest may use them."""
     if not repository.keys.can_read_data:
         raise KeyNotHeld("this key may make backups but not read stored guest data")
-    with Host.connect(request.connect) as host:
+    with Host.connect(request.connect, repository.scope) as host:
         domain = host.domain(point.uuid)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
-            end_strays()
+            end_strays(repository.scope)
             _refuse_active(domain)
             disks = _disks(domain, point, request)
             _refuse_used(domain, disks, point, request, observer)
@@ -184,7 +185,7 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
     known = with_facts(domain, tuple(present[target] for target in dict.fromkeys(wanted)))
     for disk in known:
         _refuse_missing(point, disk.target, image_of(domain, disk))
-    return tuple(map(with_stored_chain, known))
+    return tuple(with_stored_chain(disk, domain.scope) for disk in known)
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:
@@ -199,7 +200,7 @@ def _refuse_used(
     domain: Domain, disks: Sequence[Disk], point: Point, request: Request, observer: Observer
 ) -> None:
     """Raise OutputInUse if a guest, a mount or a program uses one of the images."""
-    domains = Domains((request.connect,), point.point, observer)
+    domains = Domains((request.connect,), point.point, observer, domain.scope)
     for disk in disks:
         path = image_of(domain, disk)
         with claim(path, domains):
@@ -227,6 +228,7 @@ class _DiskRollback:
         observer: Observer,
     ) -> None:
         self._repository = repository
+        self.scope = repository.scope
         self.point = point
         self.target = disk.target
         self._disk = disk
@@ -259,7 +261,7 @@ class _DiskRollback:
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
                 self.put_mark()
-                resize(self.path, self._disk.format, self.image.size, self._keys)
+                resize(self.path, self._disk.format, self.image.size, self._keys, self.scope)
             server = servers.enter_context(self._serve(writable=True))
         return _Work(self, server.uri, *self.changes(server.uri), began)
 
@@ -269,7 +271,9 @@ class _DiskRollback:
 
     def _serve(self, *, writable: bool) -> ImageServer:
         serve = ImageServer.recorded if writable else ImageServer.read_only
-        return serve(self.path, self._disk.format, bitmap=self._base.checkpoint, keys=self._keys)
+        return serve(
+            self.path, self._disk.format, bitmap=self._base.checkpoint, keys=self._keys, scope=self.scope
+        )
 
     def _trusted(self) -> int:
         """Where the bitmap has seen every change: up to the least size of the disk since its base."""
@@ -287,12 +291,12 @@ class _DiskRollback:
                 self._tell(f"the map of point {self._base.parent.point.point} is damaged: {error.message}")
         elif self._base.reason != COMPARED:
             self._tell(self._base.reason or "an earlier rollback was not completed")
-        with Export(uri) as export:
+        with Export(uri, scope=self.scope) as export:
             return compare_contents(export, self.image, self._repository.keys.id_key)
 
     def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
         """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""
-        with Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}") as export:
+        with Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}", self.scope) as export:
             why = mistrust(self._repository, export, base, strange=self._base.strange)
             if why is not None:
                 self._tell(why)
@@ -323,8 +327,8 @@ class _DiskRollback:
         """The size that QEMU sees, which of an encrypted image is that of what is inside."""
         with (
             self._in_use_told(),
-            ImageServer.read_only(self.path, self._disk.format, keys=self._keys) as server,
-            Export(server.uri) as export,
+            ImageServer.read_only(self.path, self._disk.format, keys=self._keys, scope=self.scope) as server,
+            Export(server.uri, scope=self.scope) as export,
         ):
             return export.size
 
@@ -369,8 +373,8 @@ class _Work:
 
     def write(self, *, salvage: bool) -> None:
         """Write what differs. What of it is lost stays as it is, or with ``salvage`` becomes zeros."""
-        owner = self._owner
-        with outputs.translated(str(owner.path)), Target(self._uri) as target:
+        owner, flow = self._owner, Flow(self._owner.scope)
+        with outputs.translated(str(owner.path)), Target(self._uri, flow.scope) as target:
             copier = ChangedCopier(
                 owner.point.point,
                 owner.target,
@@ -381,7 +385,7 @@ class _Work:
                 self._changes,
                 salvage=salvage,
             )
-            copy_all([copier])
+            copy_all([copier], flow)
             target.flush()
         self._written, self.damage = copier.written, merge_damage(copier.damage)
 

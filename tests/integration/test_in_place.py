@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import puller
+from puller.cancelling import CancelScope
 from puller.errors import (
     DamagedData,
     DomainRunning,
@@ -26,6 +27,7 @@ from puller.errors import (
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
 from puller.recovery import rollback as rolling
+from puller.recovery.diskcopy import ChangedCopier
 from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, io, loop_device
@@ -223,7 +225,7 @@ def compare(
     plain = scene.folder / f"{point.point}-{target}.raw"
     if not plain.exists():
         puller.restore(scene.repository, point.point, output=str(plain), disks=[target])
-    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, plain, image]
+    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, str(plain), str(image)]
     return not subprocess.run(command, check=False).returncode
 
 
@@ -258,7 +260,19 @@ def test_an_image_upon_another_one(scene: Scene) -> None:
     first = first_of(scene)
     scene.machine.stop()
     base, overlay = scene.machine.image("vda"), scene.folder / "overlay.qcow2"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay, str(SIZE + MIB)]
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "qcow2",
+        "-b",
+        str(base),
+        str(overlay),
+        str(SIZE + MIB),
+    ]
     subprocess.run(command, check=True)
     io(overlay, "qcow2", "write -P 9 1M 256k", "write -z 4M 1M", f"write -P 7 {SIZE} 64k")
     before = base.read_bytes()
@@ -412,11 +426,11 @@ def test_a_failure_at_the_second_disk_leaves_both_marked(
     scene.machine.stop()
     images = {target: scene.machine.image(target) for target in ("vda", "vdb")}
 
-    class Failing(rolling.ChangedCopier):
-        def begin(self) -> None:
+    class Failing(ChangedCopier):
+        def begin(self, scope: CancelScope) -> None:
             if self._disk == "vdb":
                 raise NbdError("the storage failed")
-            super().begin()
+            super().begin(scope)
 
     with monkeypatch.context() as patch:
         patch.setattr(rolling, "ChangedCopier", Failing)

@@ -269,13 +269,13 @@ def test_damage_is_named_or_salvaged_on_each_target(tmp_path: Path, kind: str) -
         assert old.read_bytes()[: len(DENSE)] == expected
 
 
-def target_at(stack: ExitStack, old: Path, kind: str) -> tuple[str, str]:
+def target_at(stack: ExitStack, old: Path, kind: str) -> tuple[str, puller.ImageFormat]:
     """The name of a target of this kind that has ``old`` as its storage, and the format to write."""
     if kind == "device":
         return stack.enter_context(loop_device(old)), "raw"
     if kind == "export":
         return stack.enter_context(ImageServer(old, "raw")).uri, "raw"
-    return str(old), kind
+    return str(old), "qcow2" if kind == "qcow2" else "raw"
 
 
 KINDS = ("full", "incremental", "rehash", "deduplicated", "pushed", "shut off")
@@ -359,7 +359,7 @@ def onto(repository: puller.Repository, point: puller.Point, truth: Path, kind: 
             output=output,
             disks=["vda"],
             format=image_format,
-            force=True,  # type: ignore[arg-type]
+            force=True,
         )
     assert same(truth, old, "qcow2" if kind == "qcow2" else "raw"), f"{point.point} onto {kind}"
     if kind == "qcow2":

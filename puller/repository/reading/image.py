@@ -21,6 +21,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectChanged
 from puller.repository.format.footer import Ids, PackKind
 from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
@@ -113,12 +114,13 @@ def _jobs(first_chunk: int, refs: Refs, table: PackTable) -> Iterator[PackJob]:
             yield PackJob(pack_id, present[part] + first_chunk, slots[part])
 
 
-class DiskImage:
+class DiskImage(Scoped):
     """One disk of a restore point. Raises DamagedData or MissingObject if its root cannot be read."""
 
     def __init__(self, maps: MapReader, packs: PackReader, root: Address) -> None:
         self._maps = maps
         self._packs = packs
+        self.scope = maps.scope
         self._root: Root = maps.root(root)
         self._loaded: dict[int, Refs] = {}
 
