@@ -106,7 +106,7 @@ class PackReader:
             if known is not None:
                 return known
             try:
-                pack = self._load(kind, pack_id)
+                pack = self.load(kind, pack_id)
             except DamagedData:
                 self.damaged.add(pack_id)
                 raise
@@ -137,7 +137,8 @@ class PackReader:
         with self._lock:
             self._drop(pack_id)
 
-    def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+    def load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+        """As ``open``, but as the pack is stored now, and kept nowhere."""
         name = kind.object_name(pack_id)
         try:
             tail, info = self._store.get_tail(name, TAIL)

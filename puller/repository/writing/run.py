@@ -37,6 +37,7 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
+from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.writing.claims import Claims
@@ -146,6 +147,8 @@ class Run:
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
+        self.footers = Footers(repository.packs)
+        """What stored packs hold, read during this run."""
         self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
