@@ -13,7 +13,7 @@ import pytest
 from puller.errors import DamagedData, NoRepository
 from puller.repository import points
 from puller.repository import repository as repositories
-from puller.repository.format import descriptor
+from puller.repository.format import descriptor, index
 from puller.repository.format.footer import (
     TRAILER,
     Footer,

@@ -81,9 +81,9 @@ class ChunkIndex:
         """Where contents of a kind of pack are: for each of n ids its pack number, or MISS, and its slot."""
         values = [*map(self._found[kind].get, ids)]
         missing = [place for place, value in enumerate(values) if value is None]
-        if missing and self._follow_hints(kind, [ids[place] for place in missing]):
-            for place in missing:
-                values[place] = self._found[kind].get(ids[place])
+        for _ in self._follow_hints(kind, [ids[place] for place in missing]) if missing else ():
+            for place in missing:  # at once: what comes next may push it out again
+                values[place] = values[place] or self._found[kind].get(ids[place])
         found = np.array([MISS << 16 if value is None else value for value in values], np.int64)
         packs, slots = found >> 16, (found & 0xFFFF).astype(np.uint16)
         for pack in set(packs.tolist()) - {MISS}:
@@ -103,16 +103,17 @@ class ChunkIndex:
         """Let go of all files."""
         self._files = []
 
-    def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> bool:
-        """Read the footers that the hints lead to; whether there was one that was not known."""
+    def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[int]:
+        """Read the footers that the hints lead to; yield the pack of each that was not known."""
         numbers = id_bits(np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID))
-        known = [self._read(kind, pack, None) for pack in self._own[kind].find(numbers)]
+        for pack in self._own[kind].find(numbers):
+            if self._read(kind, pack, None):
+                yield pack
         for file in list(self._files):
             try:
-                known += [self._read_hinted(kind, file, number) for number in file.find(numbers)]
+                yield from (number for number in file.find(numbers) if self._read_hinted(kind, file, number))
             except (OSError, DamagedData):
                 self._give_up(file)
-        return any(known)
 
     def _read_hinted(self, kind: PackKind, file: HintFile, number: int) -> bool:
         named = file.pack(number)
