@@ -65,7 +65,8 @@ class Reclaim:
             said.add(pack.pack_id)
             return True
 
-        self._index.replace([info for info in inventory.indexes if info.key in names], keep)
+        by_age = sorted(inventory.indexes, key=lambda info: info.modified)
+        self._index.replace([info for info in by_age if info.key in names], keep)
 
     def _name(self, pack_id: bytes) -> None:
         self._beat()

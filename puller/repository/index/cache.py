@@ -112,7 +112,8 @@ class _Refresh:
                 writer = HintWriter(target, shift, self.budget // 4)
                 for old in files:
                     writer.take(old, self.listed)
-                self._gather(writer, sorted(fresh), 0.5**shift)
+                # By age: what a run wrote stays together, and a pack that it wrote next follows.
+                self._gather(writer, sorted(fresh, key=lambda key: self.listed[key].modified), 0.5**shift)
                 writer.finish(self.repository_id)
             file = HintFile(Path(path), self.repository_id)
             file.path = Path(path).rename(self.folder / name)
