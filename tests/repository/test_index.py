@@ -33,12 +33,13 @@ from puller.repository import repository as repositories
 from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
 from puller.repository.format.index import IndexedPack, IndexPart, IndexRows
 from puller.repository.format.pages import PackTable
-from puller.repository.index import cache, chunkindex, hints
+from puller.repository.index import cache, hints
 from puller.repository.index.cache import BUDGET, load_hints
-from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.index.hints import HintFile
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository
+from puller.repository.writing import chunkindex
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK, KIB
 from tests.lab.feed import SMALL, store_disk
