@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, MissingObject
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.inventory import Inventory
@@ -91,15 +92,16 @@ class _Repair:
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
     def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
-        for opened in each(lambda pack: self._open(*pack), packs, _READERS):
+        for opened in each(self._repository.scope, self._open, packs, _READERS):
             if opened is not None:
                 self._written += 1
                 yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer)
 
-    def _open(self, kind: PackKind, pack_id: bytes) -> StoredPack | None:
+    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes]) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
+        kind, pack_id = pack
         try:
-            return self._reader.open(kind, pack_id)
+            return self._reader.within(scope).open(kind, pack_id)
         except MissingObject:
             return None
         except DamagedData:

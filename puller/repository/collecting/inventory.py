@@ -72,11 +72,11 @@ class Inventory:
 
 
 def _list_packs(store: Store) -> dict[bytes, PackObject]:
-    """By id. What is not named like a pack is foreign."""
+    """By id. What is not named like a pack is foreign, and so is an empty object."""
     found: dict[bytes, PackObject] = {}
     for kind in PackKind:
         for info in store.list(kind.prefix):
             name = _PACK.fullmatch(info.key)
-            if name is not None:
+            if name is not None and info.size:
                 found[bytes.fromhex(name[2])] = PackObject(kind, info.size, info.modified)
     return found
