@@ -17,15 +17,15 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, Ids, PackKind
+from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.index import id_bits
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.index.hints import HintFile
+from puller.repository.reading.footers import Footers
 
 MISS = -1
 """Pack number that says "not held"."""
@@ -37,14 +37,6 @@ OWN = 1 << 16
 """Of what this run has written: ids that are kept when their contents are not, at some 190 bytes each."""
 
 _DEAD = bytes(ID)
-
-
-class FooterIds(Protocol):
-    """What is asked for the footers of packs: see ``puller.repository.reading.footers``."""
-
-    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
-        """The ids in a pack's slots, zero bytes for a dead one. Raises DamagedData."""
-        ...
 
 
 @dataclass
@@ -63,7 +55,7 @@ class ChunkIndex:
     def __init__(
         self,
         files: Sequence[HintFile],
-        footers: FooterIds,
+        footers: Footers,
         table: PackTable,
         avoided: Collection[bytes] = (),
         damaged: Collection[bytes] = (),
