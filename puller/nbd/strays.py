@@ -22,6 +22,9 @@ from puller.nbd.image import SOCKET_FOLDER, socket_uri
 _END_SECONDS = 10.0
 """How long a server may take to close its image. It takes milliseconds."""
 
+_OLD_SECONDS = 3600.0
+"""After which no server is still starting: that takes 30 s at most."""
+
 
 def end_strays(scope: CancelScope) -> None:
     """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
@@ -31,6 +34,7 @@ def end_strays(scope: CancelScope) -> None:
 
 def _end(folder: Path, scope: CancelScope) -> None:
     if not _is_answered(folder, scope):
+        _remove_if_old(folder)
         return
     deadline = time.monotonic() + _END_SECONDS
     while _is_answered(folder, scope):
@@ -38,6 +42,13 @@ def _end(folder: Path, scope: CancelScope) -> None:
             return  # its image's storage hangs
         time.sleep(0.01)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_old(folder: Path) -> None:
+    """Remove what nobody will answer in any more. A server that was just started has yet to listen."""
+    with suppress(OSError):
+        if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_answered(folder: Path, scope: CancelScope) -> bool:
