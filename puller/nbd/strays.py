@@ -38,9 +38,9 @@ def _end(folder: Path, scope: CancelScope) -> None:
         return
     deadline = time.monotonic() + _END_SECONDS
     while _is_answered(folder, scope):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or scope.cancelled:
             return  # its image's storage hangs
-        time.sleep(0.01)
+        scope.pause(0.01)
     shutil.rmtree(folder, ignore_errors=True)
 
 
