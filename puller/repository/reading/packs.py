@@ -135,7 +135,7 @@ class PackReader(Scoped):
             if known is not None:
                 return known
             try:
-                pack = self._load(kind, pack_id)
+                pack = self.load(kind, pack_id)
             except DamagedData:
                 self.damaged.add(pack_id)
                 raise
@@ -146,7 +146,8 @@ class PackReader(Scoped):
         """Drop a cached footer that turned out to be outdated."""
         self._cache.forget(pack_id)
 
-    def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+    def load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+        """As ``open``, but as the pack is stored now, and kept nowhere."""
         name = kind.object_name(pack_id)
         try:
             tail, info = self._store.get_tail(name, TAIL)
