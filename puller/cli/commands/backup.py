@@ -77,8 +77,8 @@ def _load_meanwhile() -> None:
 @click.option(
     "--compare",
     is_flag=True,
-    help="Read all data of every disk, whatever its dirty bitmap says, and store only what differs from "
-    "the last restore point.",
+    help="Read all data of every disk without use of the dirty bitmaps, and store only what differs from the "
+    "last restore point.",
 )
 @click.option(
     "--mode",
