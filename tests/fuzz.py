@@ -29,12 +29,14 @@ from puller.cli.output.times import local
 from puller.errors import PullerError, RepositoryError, UsageError
 from puller.events import ignore
 from puller.repository import repository as repositories
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
 from puller.repository.format.footer import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
+from puller.repository.records.verified import Proof, tidy
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.store.memory import MemoryStore
@@ -45,7 +47,7 @@ from puller.upkeep.prune import preview, prune
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
-from tests.lab.history import attached, back_up, content
+from tests.lab.history import attached, back_up, content, pack_id_of
 from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
 
 ADDRESS_SPACE = 2 * GIB
@@ -62,6 +64,7 @@ _FOLDERS = (
     "pending/",
     "condemned/",
     "damaged/",
+    "verified/",
     "locks/",
     "keys/",
     "",
@@ -107,7 +110,8 @@ class Target:
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
-        lock = f"locks/prune/{'0' * 32}"
+        repository.verified.put([Proof(bytes(16), 0), Proof(bytes(range(16)), 3, 1.5)])
+        lock = f"locks/prune/{'0' * 32}-00000000"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
         if self.secret is not None:
@@ -179,7 +183,7 @@ def draw(targets: Sequence[Target], seed: str) -> Case:
         plain = folder in ("", "keys/")
         body = (mutate_json if plain else mutate)(rng, old, other)
     elif folder in _PACK_KINDS:
-        body = reseal_pack(rng, keys, _PACK_KINDS[folder], bytes.fromhex(name[-32:]), old)
+        body = reseal_pack(rng, keys, _PACK_KINDS[folder], pack_id_of(name), old)
     else:
         body = reseal_box(rng, keys, name, old, other)
     return Case(target, name, body, sealed, seed)
@@ -260,7 +264,7 @@ def _run(case: Case, repository: Repository) -> None:
 def _read_pending(case: Case, repository: Repository) -> None:
     for item in repository.pending.listed():
         repository.pending.get(item.uuid, item.point)
-    Reachability(repository, lambda: None).add_new(time.time())
+    Reachability(repository, Disposal(), lambda: None).add_new(time.time())
 
 
 def _read_condemned(case: Case, repository: Repository) -> None:
@@ -273,6 +277,12 @@ def _read_condemned(case: Case, repository: Repository) -> None:
 def _read_damaged(case: Case, repository: Repository) -> None:
     for record in repository.damaged.read():
         assert all(len(pack) == 16 for pack in record.packs)
+
+
+def _read_verified(case: Case, repository: Repository) -> None:
+    records = repository.verified.read(repository.verified.listed())
+    assert all(len(proof.pack_id) == 16 for record in records for proof in record.proofs)
+    tidy(records, lambda proof: proof.generation == 0)
 
 
 def _lease(case: Case, repository: Repository) -> None:
@@ -321,6 +331,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "pending/": [_read_pending, *_ALL],
     "condemned/": [_read_condemned, *_ALL],
     "damaged/": [_read_damaged, *_ALL],
+    "verified/": [_read_verified, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],
     "": [_open],

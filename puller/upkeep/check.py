@@ -8,10 +8,10 @@ and are the packs at fault recorded, so that whoever backs up next does not refe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
+from puller.errors import DamagedData, KeyNotHeld, StoreDenied, StoreError, UsageError
 from puller.events import Notice, Observer, Step
 from puller.repository.collecting.reach import Reach
 from puller.repository.format.pages import Address, Root
@@ -84,15 +84,14 @@ def _record(
 ) -> None:
     """Tell later runs which packs are damaged, and which of the known ones are not any more."""
     repository.packs.damaged -= check.sound
-    named = union(known)
     faulty = {repository.maps.table.pack_id(number) for number in check.faults.packs}
-    found = (faulty | repository.packs.damaged) - named if hurt else set[bytes]()
+    found = (faulty | repository.packs.damaged) - union(known) if hurt else set[bytes]()
+    outdated = [record for record in known if not check.sound.isdisjoint(record.packs)]
+    still = union(outdated) - check.sound - union(record for record in known if record not in outdated)
     try:
-        if check.sound:
-            repository.damaged.put(named - check.sound | found)
-            repository.damaged.delete(known)
-        else:
-            repository.damaged.put(found)
+        repository.damaged.put(still | found)
+        with suppress(StoreDenied):  # a record that cannot be deleted only costs the next backups some room
+            repository.damaged.delete(outdated)
     except StoreError as error:
         text = f"the damage cannot be recorded, so later backups may refer to it: {error.message}"
         observer(Notice("repository", text))

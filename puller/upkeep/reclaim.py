@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
+from puller.errors import MissingObject, ObjectChanged, ObjectExists
 from puller.repository.collecting.compaction import compact, compacted
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.reindex import mergeable, rewrite
 from puller.repository.format.index import IndexedPack
 from puller.repository.records.condemned import ALL, Condemnations, bits_of
@@ -15,12 +18,21 @@ _DELETED_AT_ONCE = 1000
 
 
 class Reclaim:
-    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish."""
+    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish.
 
-    def __init__(self, repository: Repository, survey: Survey, beat: Callable[[], None]) -> None:
+    ``left`` are packs of which what is condemned is still there; ``index_stays`` tells whether an index that
+    may name what is gone could not be deleted.
+    """
+
+    def __init__(
+        self, repository: Repository, survey: Survey, disposal: Disposal, beat: Callable[[], None]
+    ) -> None:
         self._repository = repository
         self._survey = survey
+        self._disposal = disposal
         self._beat = beat
+        self.left: set[bytes] = set()
+        self.index_stays = False
         self.deleted = 0
         self.compacted = 0
         self.bytes_freed = 0
@@ -28,11 +40,24 @@ class Reclaim:
     def run(self, final: Condemnations) -> None:
         """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
+        if not self._delete_lower():
+            # A store that keeps the old generations would only hold more and more of them.
+            self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
+            doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
         self._rewrite_index(doomed)
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
-        for pack_id, slots in doomed.items():
-            if slots != ALL:
-                self._compact(pack_id, slots)
+        partly = [(pack_id, slots) for pack_id, slots in doomed.items() if slots != ALL]
+        if not all(self._compact(pack_id, slots) for pack_id, slots in partly):
+            self.left.update(pack_id for pack_id, _ in partly)
+
+    def _delete_lower(self) -> bool:
+        """Delete what a prune left that died after a compaction, or was refused; False if it is refused."""
+        names: list[str] = []
+        for pack_id, pack in self._survey.packs.items():
+            self._beat()
+            if pack.lower and self._survey.open(pack_id) is not None:
+                names += pack.lower_names(pack_id)
+        return self._delete_all(names)
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""
@@ -51,7 +76,8 @@ class Reclaim:
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
         inventory = self._survey.inventory
         hurt = {inventory.homes[pack_id] for pack_id in doomed if pack_id in inventory.homes}
-        names = hurt | inventory.faulty | mergeable(inventory.indexes)
+        needed = [info for info in inventory.indexes if info.key not in inventory.faulty]
+        names = hurt | inventory.faulty | mergeable(needed)
         if not names and not self._survey.unindexed:
             return
 
@@ -64,7 +90,9 @@ class Reclaim:
             said.add(pack.pack_id)
             return self._spared(pack, doomed)
 
-        rewrite(self._repository.store, self._repository.keys.boxes(), names, keep, self._added(doomed))
+        store, boxes = self._repository.store, self._repository.keys.boxes()
+        replaced = rewrite(store, boxes, names, keep, self._added(doomed))
+        self.index_stays = not self._delete_all(replaced)
 
     def _spared(self, pack: IndexedPack, doomed: Mapping[bytes, int]) -> IndexedPack | None:
         """What the index is to say of ``pack`` from now on."""
@@ -79,7 +107,7 @@ class Reclaim:
             self._beat()
             opened = self._survey.open(pack_id)
             if opened is not None:
-                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer)
+                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer, opened.generation)
                 spared = self._spared(pack, doomed)
                 if spared is not None:
                     yield spared
@@ -89,14 +117,33 @@ class Reclaim:
         for start in range(0, len(pack_ids), _DELETED_AT_ONCE):
             self._beat()
             batch = pack_ids[start : start + _DELETED_AT_ONCE]
-            self._repository.store.delete([packs[pack_id].kind.object_name(pack_id) for pack_id in batch])
-            self.deleted += len(batch)
-            self.bytes_freed += sum(packs[pack_id].size for pack_id in batch)
+            if self._delete_all([name for pack_id in batch for name in packs[pack_id].names(pack_id)]):
+                self.deleted += len(batch)
+                self.bytes_freed += sum(packs[pack_id].size for pack_id in batch)
+            else:
+                self.left.update(batch)
 
-    def _compact(self, pack_id: bytes, slots: int) -> None:
+    def _compact(self, pack_id: bytes, slots: int) -> bool:
+        """Compact a pack; False if the store refuses to delete the generation before."""
         self._beat()
         opened = self._survey.open(pack_id)
-        if opened is not None:
-            repository = self._repository
-            self.bytes_freed += compact(repository.store, repository.keys, self._survey.reader, opened, slots)
-            self.compacted += 1
+        if opened is None:
+            return True
+        repository = self._repository
+        try:
+            freed = compact(repository.store, repository.keys, self._survey.reader, opened, slots)
+        except (
+            ObjectExists,
+            ObjectChanged,
+            MissingObject,
+        ):  # a prune that took over is further than this one
+            self.left.add(pack_id)
+            return True
+        self.compacted += 1
+        if not self._delete_all([opened.name]):
+            return False
+        self.bytes_freed += freed
+        return True
+
+    def _delete_all(self, names: list[str]) -> bool:
+        return self._disposal.attempt(partial(self._repository.store.delete, names)) if names else True

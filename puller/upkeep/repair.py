@@ -14,9 +14,10 @@ while the lease was held. What a final record condemns is not named, although it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from puller.errors import DamagedData, MissingObject
+from puller.errors import DamagedData, MissingObject, StoreDenied
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.compaction import compacted, present
 from puller.repository.collecting.inventory import Inventory
@@ -24,6 +25,7 @@ from puller.repository.collecting.lease import Lease
 from puller.repository.collecting.reindex import write
 from puller.repository.format.footer import PackKind
 from puller.repository.format.index import IndexedPack
+from puller.repository.index.indexfeed import INDEX_PREFIX
 from puller.repository.reading.packs import PackReader, StoredPack
 from puller.repository.records.condemned import Condemnations, slots_in, union
 from puller.repository.repository import Repository
@@ -78,13 +80,15 @@ class _Repair:
         write(repository.store, repository.keys.boxes(), self._said(inventory))
         self._observer(Step("repository", "index"))
         self._lease.measure()
-        old = [info.key for info in inventory.indexes]
-        repository.store.delete(old)
-        return RepairReport(self._written, len(old), tuple(self._damaged))
+        old = {info.key for info in inventory.indexes}
+        with suppress(StoreDenied):  # what stays says what the new index says too, or what readers tolerate
+            repository.store.delete(old)
+        left = {info.key for info in repository.store.list(INDEX_PREFIX)}
+        return RepairReport(self._written, len(old - left), tuple(self._damaged))
 
     def _said(self, inventory: Inventory) -> Iterator[IndexedPack]:
         """What the new index is to say, a batch of packs at a time."""
-        packs = [(stored.kind, pack_id) for pack_id, stored in inventory.packs.items()]
+        packs = [(stored.kind, pack_id, stored.generation) for pack_id, stored in inventory.packs.items()]
         self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
         for start in range(0, len(packs), _BATCH):
             self._lease.renew()
@@ -92,21 +96,21 @@ class _Repair:
             done = min(start + _BATCH, len(packs))
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
-    def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
+    def _read(self, packs: Sequence[tuple[PackKind, bytes, int]]) -> Iterator[IndexedPack]:
         for opened in each(lambda pack: self._open(*pack), packs, _READERS):
             said = None if opened is None else self._spared(opened)
             if said is not None:
                 self._written += 1
                 yield said
 
-    def _open(self, kind: PackKind, pack_id: bytes) -> StoredPack | None:
+    def _open(self, kind: PackKind, pack_id: bytes, generation: int) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
         try:
-            return self._reader.open(kind, pack_id)
+            return self._reader.open(kind, pack_id, generation)
         except MissingObject:
             return None
         except DamagedData:
-            self._damaged.append(kind.object_name(pack_id))
+            self._damaged.append(kind.object_name(pack_id, generation))
             return None
 
     def _spared(self, pack: StoredPack) -> IndexedPack | None:
@@ -118,7 +122,7 @@ class _Repair:
         condemned = slots_in(self._final, pack.pack_id) & there
         if condemned == there:
             return None
-        said = IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer)
+        said = IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer, pack.generation)
         return compacted(self._repository.keys, said, condemned) if condemned else said
 
 

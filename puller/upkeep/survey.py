@@ -75,7 +75,7 @@ class Survey:
     def open(self, pack_id: bytes) -> StoredPack | None:
         """The pack as it is stored now. None if it is damaged or gone."""
         try:
-            return self.reader.open(self.packs[pack_id].kind, pack_id)
+            return self.reader.open(self.packs[pack_id].kind, pack_id, self.packs[pack_id].generation)
         except DamagedData:
             return None
 
@@ -102,7 +102,7 @@ class Survey:
             opened = self.open(pack_id)
             if opened is not None:
                 self.unindexed.append(pack_id)
-                self._look(IndexedPack(pack.kind, pack_id, pack.size, opened.footer))
+                self._look(IndexedPack(pack.kind, pack_id, pack.size, opened.footer, pack.generation))
 
 
 def _is_worth_it(pack: IndexedPack, alive: NDArray[np.bool_], dead: NDArray[np.bool_]) -> bool:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from puller.errors import PullerError
-from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.footer import DEAD, PackKind, parse_pack_name
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
@@ -140,7 +140,6 @@ def is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
 def misleading_index(repository: Repository) -> list[str]:
     """Slots that a run beginning now could find in the index and that are not there."""
     claims = Claims(repository.condemned, repository.maps.table)
-    stored = {info.key for info in repository.store.list("")}
     reader = PackReader(repository.store, repository.keys)
     wrong = []
     for pack in repository.indexed():
@@ -150,12 +149,19 @@ def misleading_index(repository: Repository) -> list[str]:
         numbers = np.full(len(alive), repository.maps.table.number(pack.pack_id), np.int64)
         offered = alive[claims.admit(numbers, alive) >= 0]
         name = pack.kind.object_name(pack.pack_id)
-        if len(offered) and name not in stored:
+        if len(offered) and not reader.is_stored(pack.kind, pack.pack_id):
             wrong.append(name)
         elif len(offered):
             flags = reader.open(pack.kind, pack.pack_id).footer.flags
             wrong += [f"{name}#{slot}" for slot in offered[flags[offered] & DEAD != 0].tolist()]
     return wrong
+
+
+def pack_id_of(name: str) -> bytes:
+    """The id of the pack that is stored under ``name``."""
+    parsed = parse_pack_name(name)
+    assert parsed is not None, name
+    return parsed[1]
 
 
 def data_bytes(repository: Repository) -> int:

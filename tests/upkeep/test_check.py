@@ -19,7 +19,7 @@ from puller.upkeep.check import CheckReport, check
 from puller.upkeep.packcheck import Faults
 from puller.upkeep.prune import GRACE
 from tests.lab.feed import feed
-from tests.lab.history import MOMENT, TUNING, content, uuid_of
+from tests.lab.history import MOMENT, TUNING, content, pack_id_of, uuid_of
 from tests.lab.simulated import Process
 from tests.upkeep.scene import NOW, Scene
 
@@ -121,7 +121,7 @@ def test_found_damage_is_stored_anew_by_the_next_backup_and_stays_told(scene: Sc
 
 def test_a_disk_tells_whether_it_needs_a_damaged_pack(scene: Scene) -> None:
     first = scene.back_up("a", [1, 2])
-    pack = bytes.fromhex(_damage(scene)[-32:])
+    pack = pack_id_of(_damage(scene))
     second = scene.back_up("a", [1, 9], first)
     third = scene.back_up("a", [8, 9], second)
     repository = scene.open()[1]

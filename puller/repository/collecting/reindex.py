@@ -38,8 +38,8 @@ def mergeable(indexes: Sequence[ObjectInfo]) -> set[str]:
 
 def rewrite(
     store: Store, boxes: Boxes, names: Iterable[str], keep: Keep, added: Iterable[IndexedPack]
-) -> None:
-    """Replace the index objects ``names`` by what ``keep`` makes of them, and ``added``.
+) -> list[str]:
+    """Put what ``keep`` makes of the index objects ``names``, and ``added``; return which are to be deleted.
 
     One that cannot be read stays: it may be of a newer version.
     """
@@ -52,7 +52,7 @@ def rewrite(
             writer.add(kept for pack in packs if (kept := keep(name, pack)) is not None)
     writer.add(added)
     writer.flush()
-    store.delete(replaced)
+    return replaced
 
 
 def write(store: Store, boxes: Boxes, packs: Iterable[IndexedPack]) -> None:

@@ -45,6 +45,7 @@ class BoxKind(enum.IntEnum):
     CONDEMNED = 3
     LOCK = 4
     DAMAGED = 5
+    VERIFIED = 6
 
 
 class Seal(Protocol):

@@ -7,24 +7,20 @@ pack, not one a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 
-from puller.errors import ObjectNotFound
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import Numbers, PackTable
 from puller.repository.index.chunkindex import MISS
-from puller.store.base import Store
+from puller.repository.reading.packs import PackReader
 
 
 class Presence:
     """Remembers for one run which packs are there. Safe for many threads."""
 
-    def __init__(self, store: Store, table: PackTable, damaged: Collection[bytes]) -> None:
-        self._store = store
+    def __init__(self, packs: PackReader, table: PackTable) -> None:
+        self._packs = packs
         self._table = table
-        self._damaged = damaged
         self._known: dict[tuple[PackKind, int], bool] = {}
 
     def note(self, kind: PackKind, pack: int) -> None:
@@ -37,16 +33,9 @@ class Presence:
         return np.where(np.isin(packs, gone), MISS, packs) if gone else packs
 
     def _has(self, kind: PackKind, pack: int) -> bool:
-        if self._damaged and self._table.pack_id(pack) in self._damaged:
+        if self._packs.damaged and self._table.pack_id(pack) in self._packs.damaged:
             return False
         known = self._known.get((kind, pack))
         if known is None:
-            known = self._known[kind, pack] = self._ask(kind, pack)
+            known = self._known[kind, pack] = self._packs.is_stored(kind, self._table.pack_id(pack))
         return known
-
-    def _ask(self, kind: PackKind, pack: int) -> bool:
-        try:
-            self._store.stat(kind.object_name(self._table.pack_id(pack)))
-        except ObjectNotFound:
-            return False
-        return True

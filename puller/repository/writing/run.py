@@ -146,7 +146,7 @@ class Run:
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
+        self._presence = Presence(repository.packs, repository.maps.table)
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
@@ -311,7 +311,7 @@ class Run:
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
         body = pack.body(self._keys, footer)
-        self._uploads.put(pack.kind.object_name(pack.pack_id), body)
+        self._uploads.put_new(pack.kind.object_name(pack.pack_id), body)
         size = len(body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
