@@ -29,6 +29,7 @@ from puller.upkeep.keys import remove_key as _remove_key
 from puller.upkeep.prune import GRACE, PruneReport, preview
 from puller.upkeep.prune import prune as _prune
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from puller.upkeep.stats import Stats
 from puller.upkeep.stats import stats as _stats
 
@@ -203,25 +204,30 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
         return _restore(repository, repository.points.select(point, hosts), request, observer)
 
 
-def check(
+def check(  # noqa: PLR0913 - one keyword for each choice that a user has
     repository: Repository,
     points: Sequence[str | Point] = (),
     *,
     hosts: Sequence[str] = (),
     read_data: float = 0.0,
+    max_age: timedelta | None = None,
+    budget: timedelta | int | None = None,
     observer: Observer = ignore,
 ) -> CheckReport:
     """Verify ``points``, named as for ``restore`` or as records (all if none): structure, and ``read_data``
-    percent of the stored chunks.
+    percent of the stored data, the least recently verified first.
 
-    Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
-    StoreError.
+    With ``max_age`` read all that has not been verified for so long, with ``budget``, a time or a number of
+    bytes, as much as it allows; both leave unopened what is not read. What is read and sound is recorded, so
+    the next check goes on. Damage is reported, not raised, and recorded for later backups. Raises UsageError,
+    NoSuchPoint, AmbiguousPoint, KeyNotHeld, StoreError.
     """
+    reading = Reading(read_data, max_age, budget)
     with holding(_patience("repository", observer)):
         chosen = [
             item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
         ]
-        return _check(repository, chosen, read_data, observer)
+        return _check(repository, chosen, reading, observer)
 
 
 def prune(

@@ -47,6 +47,7 @@ from puller.upkeep.prune import preview, prune
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from tests.lab.history import attached, back_up, content, pack_id_of
 from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
 
@@ -236,14 +237,14 @@ def _preview(case: Case, repository: Repository) -> None:
 
 
 def _check(case: Case, repository: Repository) -> None:
-    check(repository, (), 100.0, ignore)
+    check(repository, (), Reading(100.0), ignore)
 
 
 def _prune(case: Case, repository: Repository) -> None:
     repository.store.delete([info.key for info in repository.store.list("locks/")])
     prune(repository, Policy(), timedelta(0))
     if not case.sealed and case.folder not in ("packs/", "maps/", "points/"):
-        assert check(case.target.open(), (), 100.0, ignore).errors == (), "prune has hurt a point"
+        assert check(case.target.open(), (), Reading(100.0), ignore).errors == (), "prune has hurt a point"
 
 
 def _repair(case: Case, repository: Repository) -> None:

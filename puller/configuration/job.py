@@ -12,7 +12,8 @@ from puller.configuration.schema import Command, Keep
 class Job:
     """One job. ``repository`` is a name or a URL; None stands for what is not said anywhere.
 
-    ``check`` is a percentage, ``limit_read`` and ``limit_upload`` are bytes a second.
+    ``check`` is a percentage, ``check_budget`` a time or a number of bytes; ``limit_read`` and
+    ``limit_upload`` are bytes a second.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Job:
     keep: Keep = field(default_factory=Keep)
     grace: timedelta | None = None
     check: float = 0.0
+    check_max_age: timedelta | None = None
+    check_budget: timedelta | int | None = None
     metrics_file: str | None = None
     before: Command | None = None
     after: Command | None = None

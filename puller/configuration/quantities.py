@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from puller.units import GIB, KIB, MIB
+from puller.units import GIB, KIB, MIB, TIB
 
 _DAY = 24 * 60 * 60
 _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 * 60, "min": 60, "s": 1}
@@ -16,7 +16,8 @@ _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,6}}){unit})?" for unit 
 _LONE_M = re.compile(r"[0-9]m(?![a-z])")
 
 _RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMG]?)", re.IGNORECASE)
-_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMGT])", re.IGNORECASE)
+_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 def duration(word: str) -> timedelta:
@@ -41,3 +42,20 @@ def rate(word: str) -> int:
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
+
+
+def budget(word: str) -> timedelta | int:
+    """Read a budget: a duration such as ``2h``, or bytes such as ``500G`` or ``1.5T``. Raises ValueError."""
+    match = _SIZE.fullmatch(word)
+    if match:
+        found: timedelta | int = int(float(match[1]) * _FACTORS[match[2].upper()])
+    else:
+        try:
+            found = duration(word)
+        except ValueError:
+            found = 0
+    if not found:
+        raise ValueError(
+            f"invalid budget '{word}': use a duration such as 90min or 2h, or a size such as 500G"
+        )
+    return found

@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from puller.errors import StoreDenied
-from puller.events import Event, Notice
+from puller.events import Event, Notice, ignore
 from puller.repository import repository as repositories
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, Password
@@ -20,6 +20,7 @@ from puller.upkeep.keys import add_key
 from puller.upkeep.prune import GRACE, PruneReport, prune
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from tests.lab.history import MOMENT, back_up
 from tests.lab.simulated import World
 from tests.lab.worm import WormStore
@@ -39,7 +40,9 @@ class Worm(Scene):
     @classmethod
     def at(cls, days: float, prefix: str = "") -> Worm:
         world = World()
-        return cls(world, repositories.create(WormStore(world, days), FIRST), days=days, prefix=prefix)
+        return cls(
+            world, repositories.create(WormStore(world, days, prefix), FIRST), days=days, prefix=prefix
+        )
 
     def open(self) -> tuple[WormStore, Repository]:
         store = WormStore(self.world, self.days, self.prefix)
@@ -54,7 +57,7 @@ class Worm(Scene):
         return [event.text for event in self.told if isinstance(event, Notice)]
 
     def is_sound(self) -> bool:
-        return check(self.open()[1], (), 100.0, lambda event: None).errors == () and not self.faults()
+        return check(self.open()[1], (), Reading(100.0), ignore).errors == () and not self.faults()
 
 
 @pytest.fixture(params=[0, 30, inf], ids=["no overwriting", "30 days", "for ever"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from puller.repository.format.footer import PackKind, parse_pack_name
@@ -85,10 +85,10 @@ class Inventory:
         return stored is not None and (stored.generation, stored.size) == (pack.generation, pack.size)
 
 
-def list_packs(store: Store) -> dict[bytes, PackObject]:
+def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
     """The stored packs by id. What is not named like a pack is foreign."""
     found: dict[bytes, PackObject] = {}
-    for kind in PackKind:
+    for kind in kinds:
         for info in store.list(kind.prefix):
             name = parse_pack_name(info.key)
             if name is not None and name[0] is kind:

@@ -9,11 +9,12 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
-from puller.errors import DamagedData, ObjectNotFound
+from puller.errors import DamagedData, ObjectNotFound, StoreDenied
 from puller.repository.format.footer import ID, MAX_GENERATION
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
@@ -155,15 +156,24 @@ class VerifiedPacks:
         except (ObjectNotFound, DamagedData):
             return None
 
-    def put(self, proofs: Sequence[Proof]) -> tuple[str, ...]:
-        """Write records, durable when this returns, and return their names; none without ``proofs``."""
-        names = []
+    def put(self, proofs: Sequence[Proof]) -> list[ObjectInfo]:
+        """Write records, durable when this returns, and return them; none without ``proofs``."""
+        written = []
         for start in range(0, len(proofs), RECORD_PACKS):
             name = PREFIX + secrets.token_hex(ID)
             content = encode(proofs[start : start + RECORD_PACKS])
             self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, content))
-            names.append(name)
-        return tuple(names)
+            written.append(self._store.stat(name))
+        return written
+
+    def now(self) -> float:
+        """The store's time, as a record shows it that says nothing and is deleted again."""
+        name = PREFIX + secrets.token_hex(ID)
+        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(())))
+        modified = self._store.stat(name).modified
+        with suppress(StoreDenied):
+            self._store.delete([name])
+        return modified
 
     def delete(self, records: Sequence[VerifiedRecord]) -> None:
         """Delete the records."""
