@@ -79,10 +79,10 @@ def due(candidates: Iterable[Candidate], reading: Reading, now: float) -> list[C
 
 
 def _first(ordered: Sequence[Candidate], size: float) -> Iterator[Candidate]:
-    """Candidates of ``size`` bytes together, or a little more."""
+    """Candidates of about ``size`` bytes together, one at least."""
     total = 0
     for candidate in ordered:
-        if total >= size:
+        if total and total + candidate.size / 2 > size:
             return
         total += candidate.size
         yield candidate

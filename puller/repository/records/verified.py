@@ -119,9 +119,8 @@ def tidy(records: Sequence[VerifiedRecord], counts: Callable[[Proof], bool]) -> 
             small.append((record, news))
     if len(small) < LEAST:
         return Tidied((), tuple(void))
-    latest = {
-        proof.pack_id: proof for _, news in small for proof in news if proof.time == said[proof.pack_id]
-    }
+    # What is met later is of an older record and was verified later, or it were no news.
+    latest = {proof.pack_id: proof for _, news in small for proof in news}
     return Tidied(tuple(latest.values()), (*void, *(record for record, _ in small)))
 
 
