@@ -51,13 +51,22 @@ class Reclaim:
             self.left.update(pack_id for pack_id, _ in partly)
 
     def _delete_lower(self) -> bool:
-        """Delete what a prune left that died after a compaction, or was refused; False if it is refused."""
+        """Delete what a prune left that died after a compaction, or was refused; False if it is refused.
+
+        What stays shows slots that are condemned, so the records that name them have to stay too.
+        """
+        packs = {pack_id: pack for pack_id, pack in self._survey.packs.items() if pack.lower}
         names: list[str] = []
-        for pack_id, pack in self._survey.packs.items():
+        for pack_id, pack in packs.items():
             self._beat()
-            if pack.lower and self._survey.open(pack_id) is not None:
+            if self._survey.open(pack_id) is None:
+                self.left.add(pack_id)
+            else:
                 names += pack.lower_names(pack_id)
-        return self._delete_all(names)
+        if self._delete_all(names):
+            return True
+        self.left.update(packs)
+        return False
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""

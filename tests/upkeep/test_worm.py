@@ -200,6 +200,22 @@ def test_a_record_stays_as_long_as_what_it_names_cannot_be_removed() -> None:
     assert worm.waste() == [] and worm.is_sound()
 
 
+def test_a_record_stays_as_long_as_a_lower_generation_shows_what_it_names() -> None:
+    """Whoever reads the footer of that generation would refer to what goes with it."""
+    worm = Worm.at(inf, "packs/")
+    _compacting(worm)
+    worm.prune(NOW)
+    records = worm.world.names("condemned/")
+    for _ in range(2):
+        worm.wait(timedelta(days=31))
+        worm.prune(NOW)
+    assert worm.world.names("condemned/") == records != []
+    worm.back_up("c", [1, 2])
+    worm.prefix = "-"
+    worm.prune(NOW)
+    assert worm.waste() == [] and worm.is_sound()
+
+
 def test_an_old_pending_point_that_cannot_be_deleted_counts() -> None:
     """Its run may commit it yet: it finds the pending object in its place."""
     worm = Worm.at(inf, "pending/")
