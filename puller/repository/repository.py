@@ -16,15 +16,17 @@ from puller.errors import (
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import IndexPart, PackEntry
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
-from puller.repository.index.chunkindex import open_index
-from puller.repository.index.indexfeed import INDEX_PREFIX, identity, read_index
+from puller.repository.index.cache import load_hints
+from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Points
+from puller.repository.reading.footers import Footers
+from puller.repository.reading.indexes import list_index, read_index, read_packs
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
@@ -65,13 +67,13 @@ class Repository:
         """32 hexadecimal digits."""
         return self.descriptor.id
 
-    def indexed(self) -> Iterator[IndexedPack]:
-        """What all index objects say. A damaged one is passed over: the index is never needed."""
-        for info in self.store.list(INDEX_PREFIX):
-            yield from self._read_index(info.key) or ()
+    def indexed(self) -> Iterator[PackEntry]:
+        """The packs that all index objects name. A damaged one is passed over: the index is never needed."""
+        for info in list_index(self.store):
+            yield from read_packs(self.store, self.keys, info) or ()
 
-    def _read_index(self, key: str) -> list[IndexedPack] | None:
-        return read_index(self.store, self.keys.boxes(), key)
+    def _read_index(self, info: ObjectInfo, share: float) -> IndexPart | None:
+        return read_index(self.store, self.keys, info, share)
 
     def learn_damage(self) -> None:
         """Take in what checks have recorded: ``packs.damaged`` then names those packs too."""
@@ -82,13 +84,15 @@ class Repository:
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
         """
-        # Before the index is listed: prune drops a record only once no index names what it condemns.
+        # Before a footer is read: prune drops a record only once no footer has what it condemns.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
-        known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
-        return Run(self, known, claims, tuning or Tuning())
+        tuning, footers = tuning or Tuning(), Footers(self.packs)
+        listed = list_index(self.store)
+        hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, tuning.index_budget)
+        known = ChunkIndex(hints, footers.ids, self.maps.table, avoided, self.packs.damaged)
+        return Run(self, known, footers, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

@@ -23,7 +23,6 @@ from puller.repository.records.condemned import (
     Condemnations,
     CondemnedSlots,
     Record,
-    bits_of,
     slots_in,
     union,
 )
@@ -174,10 +173,8 @@ class _Prune:
         return fresh, union([final, ripe])
 
     def _forget(self, records: list[Record], reclaim: Reclaim) -> None:
-        """Drop final records that no run needs any more: what they name is gone, also from the index."""
+        """Drop final records that no run needs any more: what they name is gone, from every generation."""
         limit = self.lease.measure() - KEPT
-        if reclaim.index_stays:
-            return
         done = [
             item
             for item in records
@@ -233,7 +230,7 @@ def _unreached(packs: Condemnations, survey: Survey, final: Condemnations) -> di
     for pack_id, sentence in packs.items():
         if pack_id not in survey.packs:
             continue
-        live = bits_of(survey.live(pack_id))
+        live = survey.live(pack_id)
         slots = 0 if live and sentence.slots == ALL else sentence.slots & ~live
         if slots & ~slots_in(final, pack_id):
             left[pack_id] = CondemnedSlots(sentence.kind, slots)

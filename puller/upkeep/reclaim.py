@@ -1,4 +1,4 @@
-"""Reclaim: packs deleted and compacted, after the index has stopped naming what goes."""
+"""Reclaim: packs deleted and compacted, and the index after them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 from puller.errors import MissingObject, ObjectChanged, ObjectExists
 from puller.repository.collecting.compaction import compact, compacted
 from puller.repository.collecting.disposal import Disposal
-from puller.repository.collecting.reindex import mergeable, rewrite
-from puller.repository.format.index import IndexedPack
-from puller.repository.records.condemned import ALL, Condemnations, bits_of
+from puller.repository.collecting.reindex import IndexWriter, mergeable
+from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.reading.packs import StoredPack
+from puller.repository.records.condemned import ALL, Condemnations
 from puller.repository.repository import Repository
 from puller.upkeep.survey import Survey
 
@@ -20,8 +21,7 @@ _DELETED_AT_ONCE = 1000
 class Reclaim:
     """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish.
 
-    ``left`` are packs of which what is condemned is still there; ``index_stays`` tells whether an index that
-    may name what is gone could not be deleted.
+    ``left`` are packs of which what is condemned is still there.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class Reclaim:
         self._survey = survey
         self._disposal = disposal
         self._beat = beat
+        self._index = IndexWriter(repository.store, repository.keys)
         self.left: set[bytes] = set()
-        self.index_stays = False
         self.deleted = 0
         self.compacted = 0
         self.bytes_freed = 0
@@ -44,11 +44,11 @@ class Reclaim:
             # A store that keeps the old generations would only hold more and more of them.
             self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
             doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
-        self._rewrite_index(doomed)
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
         partly = [(pack_id, slots) for pack_id, slots in doomed.items() if slots != ALL]
         if not all(self._compact(pack_id, slots) for pack_id, slots in partly):
             self.left.update(pack_id for pack_id, _ in partly)
+        self._rewrite_index(doomed)
 
     def _delete_lower(self) -> bool:
         """Delete what a prune left that died after a compaction, or was refused; False if it is refused.
@@ -73,7 +73,7 @@ class Reclaim:
         for pack_id, sentence in final.items():
             if pack_id not in self._survey.packs:
                 continue
-            live = bits_of(self._survey.live(pack_id))
+            live = self._survey.live(pack_id)
             if sentence.slots == ALL and not live:
                 yield pack_id, ALL
                 continue
@@ -83,43 +83,29 @@ class Reclaim:
                 yield pack_id, ALL if dead == present else dead
 
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
+        """Name what the index lacks; clear away what is not so any more, and small objects."""
         inventory = self._survey.inventory
-        hurt = {inventory.homes[pack_id] for pack_id in doomed if pack_id in inventory.homes}
-        needed = [info for info in inventory.indexes if info.key not in inventory.faulty]
-        names = hurt | inventory.faulty | mergeable(needed)
-        if not names and not self._survey.unindexed:
-            return
-
+        names = inventory.outdated(doomed.keys()) | mergeable(inventory.needed)
+        for pack_id in self._survey.unindexed:
+            if pack_id not in doomed:
+                self._name(pack_id)
         said: set[bytes] = set()
 
-        def keep(name: str, pack: IndexedPack) -> IndexedPack | None:
+        def keep(name: str, pack: PackEntry) -> bool:
             self._beat()
-            if pack.pack_id in said or not inventory.is_right(name, pack):
-                return None
+            if pack.pack_id in doomed or pack.pack_id in said or not inventory.is_right(name, pack):
+                return False
             said.add(pack.pack_id)
-            return self._spared(pack, doomed)
+            return True
 
-        store, boxes = self._repository.store, self._repository.keys.boxes()
-        replaced = rewrite(store, boxes, names, keep, self._added(doomed))
-        self.index_stays = not self._delete_all(replaced)
+        replaced = self._index.replace([info for info in inventory.indexes if info.key in names], keep)
+        self._delete_all(replaced)
 
-    def _spared(self, pack: IndexedPack, doomed: Mapping[bytes, int]) -> IndexedPack | None:
-        """What the index is to say of ``pack`` from now on."""
-        slots = doomed.get(pack.pack_id, 0)
-        if slots == ALL:
-            return None
-        return compacted(self._repository.keys, pack, slots) if slots else pack
-
-    def _added(self, doomed: Mapping[bytes, int]) -> Iterator[IndexedPack]:
-        """Packs that are live and have been missing from the index."""
-        for pack_id in self._survey.unindexed:
-            self._beat()
-            opened = self._survey.open(pack_id)
-            if opened is not None:
-                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer, opened.generation)
-                spared = self._spared(pack, doomed)
-                if spared is not None:
-                    yield spared
+    def _name(self, pack_id: bytes) -> None:
+        self._beat()
+        opened = self._survey.open(pack_id)
+        if opened is not None:
+            self._index.add(_indexed(opened))
 
     def _delete(self, pack_ids: list[bytes]) -> None:
         packs = self._survey.packs
@@ -141,14 +127,11 @@ class Reclaim:
         repository = self._repository
         try:
             freed = compact(repository.store, repository.keys, self._survey.reader, opened, slots)
-        except (
-            ObjectExists,
-            ObjectChanged,
-            MissingObject,
-        ):  # a prune that took over is further than this one
+        except (ObjectExists, ObjectChanged, MissingObject):  # another prune is further than this one
             self.left.add(pack_id)
             return True
         self.compacted += 1
+        self._index.add(compacted(repository.keys, _indexed(opened), slots))
         if not self._delete_all([opened.name]):
             return False
         self.bytes_freed += freed
@@ -156,3 +139,7 @@ class Reclaim:
 
     def _delete_all(self, names: list[str]) -> bool:
         return self._disposal.attempt(partial(self._repository.store.delete, names)) if names else True
+
+
+def _indexed(pack: StoredPack) -> IndexedPack:
+    return IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer, pack.generation)

@@ -2,231 +2,213 @@
 
 ::
 
-    find ─► contents of this run, the latest   (a dictionary)
-         ─► contents of earlier runs           (segments of the host's cache)
-         ─► contents of this run, the others   (segments in files without a name)
+    find ─► contents met lately: of this run, and of packs whose footers were read       (a dictionary)
+         ─► hints: in which pack to look                       (the host's files, and rows of this run)
+              └─► the footer of that pack, in which the neighbours are found, too
 
-The index never decides what can be restored. A content that it misses is stored once more; so it may
-be incomplete, repeat itself, or be rebuilt at any time.
+The index never decides what can be restored. A content that it misses is stored once more; so it may be
+incomplete, repeat itself, or be rebuilt at any time. What it finds stands in a footer that this run has read.
 """
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, Ids
+from puller.repository.format.footer import ID, Ids, PackKind
+from puller.repository.format.index import IndexRows, id_bits
 from puller.repository.format.pages import Numbers, PackTable, Slots
-from puller.repository.index.catalogue import Catalogue
-from puller.repository.index.index_file import IndexFile
-from puller.repository.index.indexcache import (
-    CacheFolder,
-    Known,
-    cache_directory,
-    temporary_directory,
-    unnamed_segment,
-)
-from puller.repository.index.indexfeed import Read, refresh
-from puller.repository.index.merging import merge, untouched
-from puller.repository.index.rows import Rows, prefixes_of
+from puller.repository.index.hints import HintFile, find_rows, hint_rows, sample
 
 MISS = -1
 """Pack number that says "not held"."""
 
-SPILL = 1 << 17
-"""Contents of this run that are kept in a dictionary, at some 190 bytes each."""
+RECENT = 1 << 17
+"""Contents that are kept in dictionaries, at some 190 bytes each."""
+
+OWN_ROWS = 1 << 20
+"""Rows that this run keeps in memory for what it has written, at 8 bytes each."""
+
+_YOUNG = 1 << 15
+_DEAD = bytes(ID)
+
+LoadIds = Callable[[PackKind, bytes], Ids]
+"""Reads the ids that a pack's slots hold, zero bytes for a dead one. Raises DamagedData if they cannot be told."""
 
 
-def open_index(
-    repository_id: bytes,
-    listed: Mapping[bytes, str],
-    read: Read,
-    table: PackTable,
-    excluded: Collection[bytes] = frozenset(),
-) -> ChunkIndex:
-    """The index of what the ``listed`` index objects name, except contents of ``excluded`` packs.
+@dataclass
+class _Pack:
+    """A pack whose contents are in the dictionaries. ``after`` is where the hints have the next one."""
 
-    See ``refresh`` for ``listed`` and ``read``. A cache folder that cannot be used is no error: then
-    the index is built in a temporary folder; and if there is no room for that either, nothing counts
-    as held. Raises what ``read`` raises.
-    """
-    unusable = suppress(OSError, DamagedData)
-    with unusable:
-        folder = CacheFolder(cache_directory(repository_id.hex()), repository_id)
-        known = refresh(folder, listed, read)
-        return ChunkIndex(known, table, excluded, folder.path, partial(folder.discard, known.stamp))
-    scratch = temporary_directory()
-    with (
-        unusable,
-        tempfile.TemporaryDirectory(prefix="puller-index-", dir=scratch, ignore_cleanup_errors=True) as path,
-    ):
-        known = refresh(CacheFolder(Path(path), repository_id), listed, read)
-        return ChunkIndex(known, table, excluded, scratch)
-    return ChunkIndex(Known(Catalogue.empty(), (), b""), table, excluded, scratch)
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """Contents of this run, the value being ``pack << 16 | slot``. ``full`` is on its way into a segment."""
-
-    recent: dict[bytes, int]
-    full: Mapping[bytes, int]
-    segments: tuple[IndexFile, ...]
-
-    def recall(self, content_id: bytes) -> int | None:
-        """The value of a content that is not in a segment yet."""
-        value = self.recent.get(content_id)
-        return self.full.get(content_id) if value is None else value
+    kind: PackKind
+    after: tuple[HintFile, int] | None = None
+    is_written: bool = False
+    ids: list[bytes] = field(default_factory=list)
 
 
 class ChunkIndex:
-    """Finds contents by id. Safe for many threads, none of which waits for another to find."""
+    """Finds contents by id. Safe for many threads."""
 
     def __init__(
         self,
-        known: Known,
+        files: Sequence[HintFile],
+        load: LoadIds,
         table: PackTable,
-        excluded: Collection[bytes],
-        scratch: Path,
-        on_damage: Callable[[], None] = lambda: None,
+        avoided: Collection[bytes] = (),
+        damaged: Collection[bytes] = (),
     ) -> None:
-        self._stored = known.segments
-        self._live = known.catalogue.live(excluded)
-        self._numbering = _Numbering(known.catalogue.packs, table)
-        self._scratch = scratch
-        self._on_damage = on_damage
-        # Replaced as a whole, so that whoever finds sees a state that was.
-        self._own = _Own({}, {}, ())
-        self._changing = threading.Lock()
-        self._spilling = threading.Lock()
+        """Contents of packs that are ``avoided``, or ``damaged`` when they are looked for, count as not held."""
+        self._files = list(files)
+        self._load = load
+        self._table = table
+        self._avoided = avoided
+        self._damaged = damaged
+        # Read without the lock, so that those who find wait for nobody.
+        self._found: dict[PackKind, dict[bytes, int]] = {kind: {} for kind in PackKind}
+        self._packs: OrderedDict[int, _Pack] = OrderedDict()
+        self._held = 0
+        self._useless: set[int] = set()
+        self._own = {kind: OwnRows() for kind in PackKind}
+        self._lock = threading.Lock()
 
-    def find(self, ids: Ids | bytes) -> tuple[Numbers, Slots]:
-        """Where the contents are: for each of n ids its pack number, or MISS, and its slot.
+    def find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        """Where contents of a kind of pack are: for each of n ids its pack number, or MISS, and its slot."""
+        values = [*map(self._found[kind].get, ids)]
+        missing = [place for place, value in enumerate(values) if value is None]
+        for _ in self._follow_hints(kind, [ids[place] for place in missing]) if missing else ():
+            for place in missing:  # at once: what comes next may push it out again
+                values[place] = values[place] or self._found[kind].get(ids[place])
+        found = np.array([MISS << 16 if value is None else value for value in values], np.int64)
+        packs, slots = found >> 16, (found & 0xFFFF).astype(np.uint16)
+        for pack in set(packs.tolist()) - {MISS}:
+            if self._table.pack_id(pack) in self._damaged:
+                packs[packs == pack] = MISS
+            else:
+                self._note_use(pack, int(slots[packs == pack].max()))
+        return packs, slots
 
-        ``ids`` are n × 16 bytes, or an array (n, 16).
-        """
-        own = self._own
-        batch = _Batch(ids if isinstance(ids, bytes) else ids.tobytes())
-        for contents in filter(None, (own.recent, own.full)):
-            batch.recall(contents)
-        for segment in self._stored:
-            batch.look_in(segment, self._live, self._numbering.resolve)
-        for segment in own.segments:
-            batch.look_in(segment, None, _as_it_is)
-        return batch.packs, batch.slots
-
-    def recall(self, content_id: bytes) -> tuple[int, int] | None:
-        """The (pack number, slot) of a content, if this run has added it lately."""
-        value = self._own.recall(content_id)
-        return None if value is None else (value >> 16, value & 0xFFFF)
-
-    def add(self, content_id: bytes, pack: int, slot: int) -> None:
-        """Remember a content of this run; what was added first stays."""
-        with self._changing:
-            recent = self._own.recent
-            recent.setdefault(content_id, pack << 16 | slot)
-        if len(recent) >= SPILL:
-            self._spill()
-
-    def _spill(self) -> None:
-        """Turn the dictionary into a segment. Whoever fills the next one meanwhile waits here."""
-        with self._spilling:
-            with self._changing:
-                if len(self._own.recent) < SPILL:
-                    return
-                self._own = own = replace(self._own, recent={}, full=self._own.recent)
-            segments = own.segments
-            # Without room for it the dictionary is forgotten: its contents may be stored once more.
-            with suppress(OSError, DamagedData):
-                segments = self._with(own.segments, _rows_of(own.full))
-            with self._changing:
-                self._own = replace(self._own, full={}, segments=segments)
-
-    def _with(self, segments: tuple[IndexFile, ...], fresh: Rows) -> tuple[IndexFile, ...]:
-        run = unnamed_segment(self._scratch, [fresh], len(fresh))
-        kept = untouched([len(segment) for segment in segments], len(run))
-        old = [*segments[kept:], run]
-        if len(old) > 1:
-            run = unnamed_segment(self._scratch, merge(old, None), sum(map(len, old)))
-        return *segments[:kept], run
+    def add(self, kind: PackKind, content_id: bytes, pack: int, slot: int) -> None:
+        """Remember a content that this run has written."""
+        with self._lock:
+            self._packs.setdefault(pack, _Pack(kind, is_written=True))
+            self._put(pack, [(content_id, slot)])
 
     def close(self) -> None:
-        """Let go of all files. If the cache turned out to be damaged, the next run builds it anew."""
-        if any(segment.damaged for segment in self._stored):
-            with suppress(OSError):
-                self._on_damage()
-        self._stored, self._own = (), _Own({}, {}, ())
+        """Let go of all files."""
+        self._files = []
+
+    def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[int]:
+        """Read the footers that the hints lead to; yield the pack of each that was not known."""
+        numbers = id_bits(np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID))
+        for pack in self._own[kind].find(numbers):
+            if self._read(kind, pack, None):
+                yield pack
+        for file in list(self._files):
+            try:
+                yield from (number for number in file.find(numbers) if self._read_hinted(kind, file, number))
+            except (OSError, DamagedData):
+                self._give_up(file)
+
+    def _read_hinted(self, kind: PackKind, file: HintFile, number: int) -> bool:
+        named = file.pack(number)
+        if named is None or named[0] is not kind:
+            return False
+        return self._read(kind, self._table.number(named[1]), (file, number + 1))
+
+    def _read(self, kind: PackKind, pack: int, after: tuple[HintFile, int] | None) -> bool:
+        """Take in what a pack holds, unless it is known; ``after`` is None for a pack of this run."""
+        if pack in self._packs or pack in self._useless:
+            return False
+        pack_id = self._table.pack_id(pack)
+        try:
+            ids = None if pack_id in self._avoided or pack_id in self._damaged else self._load(kind, pack_id)
+        except DamagedData:
+            ids = None
+        if ids is None:
+            if after is not None:  # else it may be on its way to the store
+                self._useless.add(pack)
+            return False
+        named = [(key.tobytes(), slot) for slot, key in enumerate(ids)]
+        with self._lock:
+            if pack not in self._packs:
+                self._packs[pack] = _Pack(kind, after)
+                self._put(pack, [(key, slot) for key, slot in named if key != _DEAD])
+        return True
+
+    def _give_up(self, file: HintFile) -> None:
+        """Do without a damaged file; the next run makes another."""
+        self._files = [other for other in self._files if other is not file]
+        with suppress(OSError):
+            file.path.unlink()
+
+    def _put(self, pack: int, contents: Collection[tuple[bytes, int]]) -> None:
+        """With the lock held: note contents of one of the packs. Those met longest ago are forgotten."""
+        entry = self._packs[pack]
+        for content_id, slot in contents:
+            self._found[entry.kind][content_id] = pack << 16 | slot
+            entry.ids.append(content_id)
+        self._held += len(contents)
+        self._packs.move_to_end(pack)
+        while self._held > RECENT and len(self._packs) > 1:
+            self._forget(*self._packs.popitem(last=False))
+
+    def _forget(self, pack: int, entry: _Pack) -> None:
+        found = self._found[entry.kind]
+        for content_id in entry.ids:
+            if found.get(content_id, MISS) >> 16 == pack:
+                del found[content_id]
+        self._held -= len(entry.ids)
+        if entry.is_written:
+            ids = id_bits(np.frombuffer(b"".join(entry.ids), np.uint8).reshape(-1, ID))
+            self._own[entry.kind].add(ids, pack)
+
+    def _note_use(self, pack: int, slot: int) -> None:
+        """Keep what is in use; from the middle of a pack on, read the one that was written after it."""
+        with self._lock:
+            entry = self._packs.get(pack)
+            if entry is None:
+                return
+            self._packs.move_to_end(pack)
+            after = entry.after if 2 * slot >= len(entry.ids) else None
+            entry.after = None if after else entry.after
+        if after is not None:
+            with suppress(OSError, DamagedData):
+                self._read_hinted(entry.kind, *after)
 
 
-class _Batch:
-    """Ids that are looked for, and what has been found of them."""
+class OwnRows:
+    """Hints to what this run has written. Where they become too many, the sample is halved."""
 
-    def __init__(self, ids: bytes) -> None:
-        self._keys = [ids[at : at + ID] for at in range(0, len(ids), ID)]
-        self._prefixes = prefixes_of(np.frombuffer(ids, np.uint8))
-        self.packs = np.full(len(self._keys), MISS, np.int64)
-        self.slots = np.zeros(len(self._keys), np.uint16)
-        self._missing = np.arange(len(self._keys))
+    def __init__(self) -> None:
+        self._shift = 0
+        self._parts = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        """The many, and the few that came last; each ascends."""
 
-    def recall(self, contents: Mapping[bytes, int]) -> None:
-        """Look among what this run has added lately."""
-        values = [(at, value) for at, value in enumerate(map(contents.get, self._keys)) if value is not None]
-        if values:
-            positions, found = np.array(values, np.int64).T
-            self._put(positions, found >> 16, (found & 0xFFFF).astype(np.uint16))
+    def add(self, ids: IndexRows, pack: int) -> None:
+        """Note the contents of a pack. One thread at a time."""
+        old, young = self._parts
+        rows = hint_rows(ids, pack)
+        young = _ascending(young, sample(rows, self._shift))
+        if len(young) > _YOUNG:
+            old, young = _ascending(old, young), young[:0]
+        if len(old) > OWN_ROWS:
+            self._shift += 1
+            old = sample(old, self._shift)
+        self._parts = old, young
 
-    def look_in(self, segment: IndexFile, live: bytes | None, resolve: Callable[[Numbers], Numbers]) -> None:
-        """Look for what is missing; ``resolve`` turns the segment's pack numbers into the run's."""
-        if not self._keys:
-            return
-        positions, numbers, slots = segment.find(self._keys, self._prefixes, live)
-        if positions:
-            self._put(np.array(positions), resolve(np.array(numbers)), np.array(slots, np.uint16))
-
-    def _put(self, positions: NDArray[np.int64], packs: Numbers, slots: Slots) -> None:
-        """Note what was found at ``positions`` of what was missing; go on with the rest."""
-        places = self._missing[positions]
-        self.packs[places], self.slots[places] = packs, slots
-        left = np.ones(len(self._missing), np.bool_)
-        left[positions] = False
-        (rest,) = left.nonzero()
-        self._missing, self._prefixes = self._missing[rest], self._prefixes[rest]
-        self._keys = [self._keys[position] for position in rest.tolist()]
+    def find(self, ids: IndexRows) -> Iterator[int]:
+        """Numbers of packs that may hold some of the contents."""
+        for rows in self._parts:
+            yield from find_rows(rows, ids) if len(rows) else ()
 
 
-class _Numbering:
-    """Turns a catalogue's pack numbers into those of the run's table, which learns only what is met."""
-
-    def __init__(self, packs: Ids, table: PackTable) -> None:
-        self._packs = packs
-        self._table = table
-        self._numbers = np.full(len(packs), MISS, np.int64)
-
-    def resolve(self, numbers: Numbers) -> Numbers:
-        """The run's numbers for the catalogue's ``numbers``."""
-        found = self._numbers[numbers]
-        if (found == MISS).any():
-            for number in np.unique(numbers[found == MISS]).tolist():
-                self._numbers[number] = self._table.number(self._packs[number].tobytes())
-            found = self._numbers[numbers]
-        return found
-
-
-def _as_it_is(numbers: Numbers) -> Numbers:
-    """Segments of this run have the run's numbers."""
-    return numbers
-
-
-def _rows_of(contents: Mapping[bytes, int]) -> Rows:
-    values: NDArray[np.int64] = np.fromiter(contents.values(), np.int64, len(contents))
-    ids = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, ID)
-    return Rows(ids, (values >> 16).astype(np.uint32), (values & 0xFFFF).astype(np.uint16)).in_order()
+def _ascending(*parts: IndexRows) -> IndexRows:
+    rows = np.concatenate(parts)
+    rows.sort()
+    return rows

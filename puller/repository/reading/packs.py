@@ -129,10 +129,7 @@ class PackReader:
             if known is not None and generation in {None, known.generation}:
                 return known
             try:
-                if generation is None:
-                    pack = self._load_any(kind, pack_id)
-                else:
-                    pack = self._load_listed(kind, pack_id, generation)
+                pack = self.load(kind, pack_id, generation)
             except DamagedData:
                 self.damaged.add(pack_id)
                 raise
@@ -163,15 +160,10 @@ class PackReader:
         with self._lock:
             self._drop(pack_id)
 
-    def is_stored(self, kind: PackKind, pack_id: bytes) -> bool:
-        """Whether any generation of a pack is there. One request, but where the plain name is gone."""
-        try:
-            self._store.stat(kind.object_name(pack_id, self._generations.get(pack_id, 0)))
-        except ObjectNotFound:
-            return bool(self._listed(kind, pack_id))
-        return True
-
-    def _load_listed(self, kind: PackKind, pack_id: bytes, generation: int) -> StoredPack:
+    def load(self, kind: PackKind, pack_id: bytes, generation: int | None = None) -> StoredPack:
+        """As ``open``, but as the pack is stored now, and kept nowhere."""
+        if generation is None:
+            return self._load_any(kind, pack_id)
         try:
             return self._load(kind, pack_id, generation)
         except ObjectNotFound as error:

@@ -2,7 +2,7 @@
 
 ::
 
-    list condemned ─► load index ─► find, add … ─► pending record ─► list condemned again ─► commit
+    list condemned ─► load hints ─► find, add … ─► pending record ─► list condemned again ─► commit
      what must not      (after!)     noted here      seen by prune     what was added since
      be referred to
 
@@ -38,7 +38,7 @@ def _now() -> float:
 
 
 class Claims:
-    """Made before the index is loaded, so that an index that is loaded later names nothing older.
+    """Made before a footer is read, so that none that is read later has what was removed before.
 
     Safe for many threads. Raises DamagedData, UnsupportedFormat or StoreError where the records cannot
     be read: then it is unknown what must not be referred to.
@@ -105,7 +105,7 @@ def _is_due(record: Record, now: float) -> bool:
 def _excluded(records: list[Record]) -> set[bytes]:
     """Packs of which nothing should be referred to.
 
-    A compacted pack is not among them: the index knows its live slots, and they stay useful.
+    A compacted pack is not among them: its footer tells its live slots, and they stay useful.
     """
     return {
         pack

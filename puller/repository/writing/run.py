@@ -31,12 +31,13 @@ from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
-from puller.repository.format.sealing import BoxKind
+from puller.repository.index.cache import BUDGET
 from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
+from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.writing.claims import Claims
@@ -52,7 +53,6 @@ from puller.repository.writing.packing import (
     Places,
 )
 from puller.repository.writing.pending import PendingPoints, commit
-from puller.repository.writing.presence import Presence
 from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
@@ -75,6 +75,7 @@ class Tuning:
 
     ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
     were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
+    ``index_budget`` is how many bytes this host may keep of the index.
     """
 
     codecs: int = _CORES
@@ -84,6 +85,7 @@ class Tuning:
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
+    index_budget: int = BUDGET
 
 
 class Holdings(Protocol):
@@ -139,14 +141,17 @@ class Run:
     Use: disk(), announce/submit, drain(), finish(), flush(), commit().
     """
 
-    def __init__(self, repository: Holdings, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
+    def __init__(
+        self, repository: Holdings, known: ChunkIndex, footers: Footers, claims: Claims, tuning: Tuning
+    ) -> None:
         self.repository = repository
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self._presence = Presence(repository.packs, repository.maps.table)
+        self.footers = footers
+        """What stored packs hold, read during this run."""
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
@@ -277,8 +282,8 @@ class Run:
         return packs, slots
 
     def _find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        found, slots = self._index.find(b"".join(ids))
-        return self._claims.admit(self._presence.of(kind, found), slots), slots
+        found, slots = self._index.find(kind, ids)
+        return self._claims.admit(found, slots), slots
 
     def _store_new(
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
@@ -290,18 +295,17 @@ class Run:
         total = 0
         for places, stored in writer.add(pieces):
             total += stored
-            pack = self._note_places(writer.kind, places)
+            pack = self._note_places(places)
             for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
                 found[piece.content_id] = pack, slot
-                self._index.add(piece.content_id, pack, slot)
+                self._index.add(writer.kind, piece.content_id, pack, slot)
         new = sum(map(len, fresh.values())) if writer is self._data else 0
         disk.count(0, new, total)
         return found
 
-    def _note_places(self, kind: PackKind, places: Places) -> int:
+    def _note_places(self, places: Places) -> int:
         """Take note of slots that this run has written; return the number of their pack."""
         pack = self._table.number(places.pack.pack_id)
-        self._presence.note(kind, pack)
         self._claims.hold(pack, places.first, places.count)
         return pack
 
@@ -325,10 +329,8 @@ class Run:
         self._put_index(fresh)
 
     def _put_index(self, packs: Sequence[IndexedPack]) -> None:
-        # Prune relies on it that no index names a pack which it removed more than 30 days before.
-        self._claims.require_young()
-        name = f"index/{secrets.token_hex(16)}"
-        self._store.put_new(name, self._keys.boxes().pack(BoxKind.INDEX, name, index.encode(packs)))
+        name = INDEX_PREFIX + secrets.token_hex(16)
+        self._store.put_new(name, index.encode(self._keys, name, IndexPart.of(packs)))
 
     def address(self, pack: int, slot: int) -> Address:
         """The address with the pack's id in place of its number."""
