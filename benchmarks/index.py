@@ -2,9 +2,9 @@
 
     python -m benchmarks.index                     # 3 and 100 TiB of distinct data; then what samples find
 
-Index objects are made up as they are asked for, as prune leaves them (2 ** 19 rows each, packs of 500 chunks), by a
-store that counts. Each repository is opened in a process of its own. What samples find is counted with ids alone:
-each backup finds and adds as a run does, in batches of 2 MiB, over footers that are at hand.
+Index objects are made up as they are asked for, as prune leaves them (2 ** 19 rows each, packs of 500
+chunks), by a store that counts. Each repository is opened in a process of its own. What samples find is
+counted with ids alone: each backup finds and adds as a run does, in batches of 2 MiB, footers at hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from puller.repository.format.footer import ID, Ids, PackKind
 from puller.repository.format.index import (
     BLOCK_ROWS,
     HEADER,
-    IndexHead,
     IndexPart,
     IndexRows,
     PackEntry,
@@ -57,7 +56,7 @@ BEFORE = 25.03
 
 
 class MadeUp:
-    """Index objects of so many chunks, made as they are asked for. Counts requests, bytes and its own time."""
+    """Index objects of so many chunks, made as they are asked for. Counts requests, bytes, its own time."""
 
     def __init__(self, chunks: int) -> None:
         self.objects = -(-chunks // ROWS)
@@ -87,9 +86,7 @@ class MadeUp:
         rng = np.random.default_rng(int(key[6:], 16))
         framed = compression.frame(rng.bytes(ID * PACKS) + self._columns)
         nonce, seal = bytes(NONCE), KEYS.footer_seal()
-        header = index._HEADER.pack(
-            b"PULLERIX", 1, KEYS.cipher, 0, PACKS, ROWS, len(framed) + TAG, nonce
-        )
+        header = index._HEADER.pack(b"PULLERIX", 1, KEYS.cipher, 0, PACKS, ROWS, len(framed) + TAG, nonce)
         pieces = [header, seal.seal(nonce, framed, index._table_aad(KEYS, key, header))]
         blocks = -(-rows // BLOCK_ROWS)
         steps = rng.standard_exponential(blocks * BLOCK_ROWS) * (2.0**64 / ROWS)
@@ -115,17 +112,19 @@ def new_host(tib: float) -> None:
     store = MadeUp(int(tib * TIB) // CHUNK)
     listed = store.listed()
     before, _ = resident()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     files = load_hints(bytes(ID), listed, lambda info, share: read_index(store, KEYS, info, share), BUDGET)  # type: ignore[arg-type]
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used - store.seconds
     now, peak = resident()
     known = ChunkIndex(files, lambda kind, pack: np.zeros((0, ID), np.uint8), PackTable())
     rate = look_ups(known)
-    disk = sum(file.stat().st_size for file in Path(os.environ["PULLER_CACHE_DIR"]).rglob("*") if file.is_file())
+    disk = sum(
+        file.stat().st_size for file in Path(os.environ["PULLER_CACHE_DIR"]).rglob("*") if file.is_file()
+    )
     share = store.bytes / (store.objects * ROWS * BEFORE)
     print(
-        f"{tib:6.0f} TiB  s = {1 << files[0].shift:4}  {store.requests:6} requests {store.bytes / MIB:6.0f} MiB"
-        f" ({share:5.1%} of before)  ready in {seconds:5.2f} s, of which the made-up store {store.seconds:5.2f}"
+        f"{tib:6.2f} TiB  s = {1 << files[0].shift:4}  {store.requests} requests {store.bytes / MIB:6.0f} MiB"
+        f" ({share:5.1%})  ready in {seconds:5.2f} s, {used:5.2f} CPU-s without the store"
         f"  resident +{(now - before) / MIB:3.0f} MiB, at most +{(peak - before) / MIB:3.0f}"
         f"  on disk {disk / MIB:4.0f} MiB  {rate:9,.0f} misses a second"
     )
@@ -165,7 +164,7 @@ class Archive:
         with path.open("wb") as file:
             writer = HintWriter(file, self.shift, BUDGET)
             for part in self.parts:
-                writer.add(os.urandom(ID), part)
+                writer.add(os.urandom(ID).hex(), part)
             writer.finish(bytes(ID))
         try:
             return HintFile(path, bytes(ID))
@@ -180,7 +179,9 @@ class Archive:
         for at in range(0, len(ids), BATCH):
             batch = ids[at : at + BATCH]
             packs, _ = known.find(PackKind.DATA, batch)
-            for key in dict.fromkeys(key for key, pack in zip(batch, packs.tolist(), strict=True) if pack < 0):
+            for key in dict.fromkeys(
+                key for key, pack in zip(batch, packs.tolist(), strict=True) if pack < 0
+            ):
                 known.add(PackKind.DATA, key, table.number(names[len(fresh) // SLOTS]), len(fresh) % SLOTS)
                 fresh.append(key)
         self._keep(names, fresh)

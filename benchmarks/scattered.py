@@ -34,7 +34,6 @@ from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
-from puller.repository.writing.presence import Presence
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 
@@ -44,10 +43,9 @@ PROGRAMS = 64 * MIB
 
 MAP_WORK = [(DiskMap, "announce"), (DiskMap, "place"), (DiskMap, "finish")]
 INDEX_WORK = [
-    (repositories, "open_index"),
-    *((ChunkIndex, name) for name in ("find", "add", "recall")),
+    (repositories, "load_hints"),
+    *((ChunkIndex, name) for name in ("find", "add")),
     *((Claims, name) for name in ("admit", "hold")),
-    *((Presence, name) for name in ("of", "note")),
 ]
 
 Write = Callable[[nbd.NBD, int], int]

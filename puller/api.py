@@ -11,6 +11,7 @@ from puller.events import Notice, Observer, ignore
 from puller.recovery.restore import Request, Restored
 from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
+from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import FULL, KeyFile, Password, Secret
 from puller.repository.points import Point
 from puller.repository.repository import Repository
@@ -51,15 +52,27 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     return repositories.create(RetryingStore(store), _secret(password, key_file), address(store))
 
 
-def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def open_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    index_budget: int | None = None,
+) -> Repository:
     """Open the repository at ``url``.
+
+    ``index_budget`` is how many bytes this host may keep of the repository's index; None stands for 256 MiB.
 
     This host remembers its id and whether it is encrypted; ``replaced`` of the repository says what has
     changed since the first time. Raises NoRepository, WrongKey (also with a secret for a repository that is
-    not encrypted), UnsupportedFormat, StoreError.
+    not encrypted), UnsupportedFormat, StoreError, UsageError.
     """
+    if index_budget is not None and index_budget < LEAST_BUDGET:
+        raise UsageError(f"cannot keep an index in {index_budget} bytes: {LEAST_BUDGET} are needed")
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
+    opened = repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
+    opened.index_budget = BUDGET if index_budget is None else index_budget
+    return opened
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:

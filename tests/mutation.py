@@ -188,7 +188,8 @@ def reseal_index(rng: random.Random, keys: KeyRing, name: str, body: bytes) -> b
             number = rng.choice(_EXTREMES)
             field = rng.choice(("generation", "size", "slots", "dead"))
             limit = {"size": 64, "dead": 16}.get(field, 32)
-            packs = [pack._replace(**{field: number & (1 << limit) - 1}) for pack in part.packs]
+            changes: dict[str, Any] = {field: number & (1 << limit) - 1}
+            packs = [pack._replace(**changes) for pack in part.packs]
             return index.encode(keys, name, replace(part, packs=packs))
         case 2:
             sealed = body[head.blocks_at - head.table_length : head.blocks_at]

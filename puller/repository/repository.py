@@ -19,7 +19,7 @@ from puller.repository.format.descriptor import Descriptor
 from puller.repository.format.index import IndexPart, PackEntry
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
-from puller.repository.index.cache import load_hints
+from puller.repository.index.cache import BUDGET, load_hints
 from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Secret
@@ -44,6 +44,7 @@ from puller.store.unconditional import UnconditionalStore
 class Repository:
     """Points, packs, maps and runs of one repository, with the keys that opened it.
 
+    ``index_budget`` is how many bytes this host may keep of the index.
     ``replaced`` says how it differs from what this host remembers of its place; None if it does not.
     """
 
@@ -52,6 +53,7 @@ class Repository:
     ) -> None:
         self.store = store
         self.replaced = replaced
+        self.index_budget = BUDGET
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
@@ -88,11 +90,10 @@ class Repository:
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        tuning, footers = tuning or Tuning(), Footers(self.packs)
-        listed = list_index(self.store)
-        hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, tuning.index_budget)
+        listed, footers = list_index(self.store), Footers(self.packs)
+        hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
         known = ChunkIndex(hints, footers.ids, self.maps.table, avoided, self.packs.damaged)
-        return Run(self, known, footers, claims, tuning)
+        return Run(self, known, footers, claims, tuning or Tuning())
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

@@ -108,7 +108,7 @@ class Survey:
 
 
 def _may_be_worth_it(pack: PackEntry, unreached: int) -> bool:
-    """Whether the footer is worth a look: half of the slots, or less, is reached, and the pack is not small."""
+    """Whether the footer is worth a look: the pack is not small, and half of it or less is reached."""
     return pack.size >= LEAST_GAIN and 2 * unreached.bit_count() >= pack.present.bit_count()
 
 

@@ -1,4 +1,4 @@
-"""The index as a run uses it: against a model, sampled, over damaged caches, between threads and processes."""
+"""The index as a run uses it: against a model, sampled, over damaged caches, with many at once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def shrink(patch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (chunkindex, "RECENT", 400),
-        (chunkindex, "_YOUNG", 50),
         (cache, "_SMALL", 100),
         (hints, "_STEP", 16),
         (hints, "_PIECE", 50),
@@ -202,19 +201,20 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World({})
+        self.names = 0
         self.repository_id = os.urandom(16)
 
     @initialize()
     def begin(self) -> None:
         self.opened = self.world.open(self.repository_id)
 
-    @rule(name=st.integers(0, 6), packs=st.lists(described, max_size=4))
-    def put(self, name: int, packs: list[Described]) -> None:
-        if f"index/{name}" not in self.world.objects:
-            self.world.objects[f"index/{name}"] = packs
-            for pack, level in packs:
-                self.world.levels[pack] = max(level, self.world.levels.get(pack, 0))
-            self.reopen(set())
+    @rule(packs=st.lists(described, max_size=4))
+    def put(self, packs: list[Described]) -> None:
+        self.names += 1
+        self.world.objects[f"index/{self.names}"] = packs
+        for pack, level in packs:
+            self.world.levels[pack] = max(level, self.world.levels.get(pack, 0))
+        self.reopen(set())
 
     @precondition(lambda self: self.world.objects)
     @rule(data=st.data())
@@ -417,7 +417,7 @@ def test_ids_that_are_all_alike_do_not_break_the_budget() -> None:
     part = IndexPart(world.read(world.listed()[0], 1.0).packs, np.zeros(5000, np.uint64))
     (file,) = load_hints(REPOSITORY, world.listed(), lambda info, share: part, 32 * KIB)
     assert file.rows <= 1024
-    assert list(file.find(np.array([5 << 20], np.uint64)))[0] == 0
+    assert next(file.find(np.array([5 << 20], np.uint64))) == 0
 
 
 def test_packs_beyond_the_budget_are_left_out() -> None:
@@ -716,16 +716,20 @@ def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() ->
 
 
 def test_hints_to_what_the_run_has_written_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunkindex, "OWN_ROWS", 500)
-    own = chunkindex.OwnRows()
-    rng = np.random.default_rng(1)
-    packs = [rng.integers(0, 1 << 63, 100, np.uint64) << np.uint64(1) for _ in range(100)]
-    for number, ids in enumerate(packs):
-        own.add(ids, number)
-    assert sum(map(len, own._parts)) <= 500 + 100
-    led = sum(number in set(own.find(ids)) for number, ids in enumerate(packs))
-    assert led > 80
-    assert all(set(own.find(ids)) <= {number} for number, ids in enumerate(packs))
+    monkeypatch.setattr(chunkindex, "OWN", 300)
+    opened = World({}).open()
+    keys = [random.Random(number).randbytes(16) for number in range(5000)]
+
+    def load(kind: PackKind, pack_id: bytes) -> Ids:
+        first = 100 * int.from_bytes(pack_id, "big")
+        return np.frombuffer(b"".join(keys[first : first + 100]), np.uint8).reshape(-1, 16)
+
+    opened.index._load = load
+    for number, key in enumerate(keys):
+        opened.add(key, id_of(number // 100), number % 100)
+    assert len(opened.index._own) <= 300
+    found = [place for at in range(0, 4500, 30) for place in opened.find(keys[at : at + 30])]
+    assert sum(place is not None for place in found) > 3000
 
 
 # --- repositories -----------------------------------------------------------------------------
@@ -749,15 +753,6 @@ def test_contents_whose_index_vanished_are_stored_again(repository: Repository) 
     repository.store.delete(index_keys(repository))
     _, writer = store_disk(repository, noise(1, 5) + noise(2, 5))
     assert writer.new_bytes == 10 * CHUNK
-
-
-def test_an_index_object_that_was_overwritten_counts_anew(repository: Repository) -> None:
-    store_disk(repository, noise(1, 5))
-    (key,) = index_keys(repository)
-    repository.run(SMALL)
-    repository.store.put(key, bytes(repository.store.stat(key).size))
-    _, writer = store_disk(repository, noise(1, 5))
-    assert writer.new_bytes == 5 * CHUNK
 
 
 def test_contents_of_excluded_packs_are_stored_again(repository: Repository) -> None:

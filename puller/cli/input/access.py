@@ -44,7 +44,7 @@ def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
 def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
     url, secret = repository_url(settings), _secret(settings)
     try:
-        return _open(url, secret), secret
+        return _open(settings, url, secret), secret
     except NotEncrypted as error:
         if secret.is_given:
             raise NotEncrypted(
@@ -57,7 +57,7 @@ def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
         if not can_ask():
             raise
     secret = ask("Password of the repository", twice=False)
-    return _open(url, secret), secret
+    return _open(settings, url, secret), secret
 
 
 def _secret(settings: Settings) -> Secret:
@@ -73,10 +73,11 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
-def _open(url: str, secret: Secret) -> Repository:
+def _open(settings: Settings, url: str, secret: Secret) -> Repository:
     from puller import api
 
-    return api.open_repository(url, password=secret.password, key_file=secret.key_file)
+    kept = settings.place.index_budget if settings.place is not None else None
+    return api.open_repository(url, password=secret.password, key_file=secret.key_file, index_budget=kept)
 
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from puller.configuration.quantities import budget
+from puller.configuration.quantities import duration_or_size
 
 
 class Budget(click.ParamType[timedelta | int]):
@@ -20,6 +20,6 @@ class Budget(click.ParamType[timedelta | int]):
     ) -> timedelta | int:
         """See click."""
         try:
-            return value if isinstance(value, (timedelta, int)) else budget(str(value))
+            return value if isinstance(value, (timedelta, int)) else duration_or_size(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)

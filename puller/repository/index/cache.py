@@ -1,8 +1,8 @@
-"""The hints that a host keeps of one repository between runs: a large file, and a small one of what is newer.
+"""The hints that a host keeps of a repository between runs: a large file, and a small one of what is newer.
 
-Nothing here is needed: whatever is missing or damaged is read again from the store. Each file says by itself which
-index objects it holds, and takes the place of its predecessor in one step. So processes that use one folder at
-once do not wait for each other, and of two that write, the later one wins.
+Nothing here is needed: whatever is missing or damaged is read again from the store. Each file says by itself
+which index objects it was made of, and takes its predecessor's place in one step. So processes that use one
+folder at once do not wait for each other, and of two that write, the later one wins.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
 from puller.errors import DamagedData
 from puller.host.folders import cache_directory, temporary_directory
 from puller.host.privatefolder import make_private
-from puller.repository.format.footer import ID
 from puller.repository.format.index import IndexPart
 from puller.repository.index.hints import ROW, HintFile, HintWriter
 from puller.store.base import ObjectInfo
@@ -28,87 +25,73 @@ from puller.store.parallel import each
 from puller.units import MIB
 
 BUDGET = 256 * MIB
-"""Bytes that a host keeps of the index of one repository."""
+"""Bytes that a host keeps of the index of one repository, if nothing else is said."""
 
 LEAST_BUDGET = MIB
 
-_READERS = 4
 _MAIN, _NEWER = "main", "newer"
-_NEWER_SHARE = 8
-"""The small file is merged into the large one when it would have more than one of so many rows."""
+_READERS = 4
+_SMALL, _SHARE = 1 << 16, 8
+"""Rows, or one in so many of those in the large file, up to which others stay in the small one."""
 
-_SMALL = 1 << 16
-"""Rows that are not worth a merge."""
+_MARGIN = 2
+"""How often a sample is to be half of what there is room for, before all is read again."""
 
 _STALE = 86400.0
 """Seconds after which a file that was not finished is one that a killed process left."""
-
-_MARGIN = 2
-"""How many times a sample is to be half of what there is room for, before all is read again."""
 
 Read = Callable[[ObjectInfo, float], IndexPart | None]
 """Reads an index object: its packs, and a share of its rows. Called in several threads at once."""
 
 
-def identity(info: ObjectInfo) -> bytes:
-    """16 bytes that stand for one version of an index object."""
-    return blake3(f"{info.key}\0{info.size}\0{info.etag}".encode()).digest(ID)
-
-
 def load_hints(
     repository_id: bytes, listed: Iterable[ObjectInfo], read: Read, budget: int
 ) -> tuple[HintFile, ...]:
-    """Hints of what the ``listed`` index objects say.
+    """Hints of what the ``listed`` index objects say, in ``budget`` bytes.
 
-    A folder that cannot be used is no error: then they are written into a temporary one; and if there is no room
-    for that either, there are none. Raises what ``read`` raises.
+    A folder that cannot be used is no error: then they are written into a temporary one; and if there is no
+    room for that either, there are none. Raises what ``read`` raises.
     """
-    by_identity = {identity(info): info for info in listed}
+    named = {info.key: info for info in listed}
     unusable = suppress(OSError, DamagedData)
     with unusable:
         folder = cache_directory(repository_id.hex())
         make_private(folder)
-        return _Refresh(folder, repository_id, by_identity, read, budget).run()
-    with (
-        unusable,
-        tempfile.TemporaryDirectory(
-            prefix="puller-index-", dir=temporary_directory(), ignore_cleanup_errors=True
-        ) as path,
-    ):
-        return _Refresh(Path(path), repository_id, by_identity, read, budget).run()
+        return _Refresh(folder, repository_id, named, read, budget).run()
+    with unusable, tempfile.TemporaryDirectory("", "puller-index-", temporary_directory()) as path:
+        return _Refresh(Path(path), repository_id, named, read, budget).run()
     return ()
 
 
 @dataclass(frozen=True)
 class _Refresh:
-    """One folder brought up to date with the ``listed`` index objects, by identity."""
+    """One folder brought up to date with the ``listed`` index objects, by name."""
 
     folder: Path
     repository_id: bytes
-    listed: Mapping[bytes, ObjectInfo]
+    listed: Mapping[str, ObjectInfo]
     read: Read
     budget: int
-
-    @property
-    def _shift(self) -> int:
-        """The sample that fits, by the sizes of the index objects."""
-        rows = sum(info.size for info in self.listed.values()) // ROW
-        return (max(0, rows - 1) // (self.budget // 4 // ROW)).bit_length()
 
     def run(self) -> tuple[HintFile, ...]:
         """The files, after what is new has been read. Raises OSError, DamagedData."""
         main, newer = self._open(_MAIN), self._open(_NEWER)
-        shift = self._shift if main is None else max(self._shift, main.shift)
-        if shift > self._shift + _MARGIN:  # much of what was there is gone, or there is more room
-            shift, main = self._shift, None
-        files = [file for file in (main, newer) if main and file and file.shift <= shift]
+        room = self.budget // 4 // ROW  # packs have as much, and the successor of a file takes that once more
+        shift = (max(0, self._rows(self.listed) - 1) // room).bit_length()
+        if main is not None and shift < main.shift <= shift + _MARGIN:
+            shift = main.shift
+        files = [file for file in (main, newer) if file is not None and file.shift <= shift]
         fresh = self.listed.keys() - {source for file in files for source, _ in file.sources}
-        rows = sum(self.listed[source].size for source in fresh) // ROW >> shift
-        rows += sum(file.rows for file in files[1:])
-        if main is None or shift > main.shift or self._is_wasteful(main):
-            return (self._write(_MAIN, shift, files, fresh),)
-        if rows > max(_SMALL, main.rows // _NEWER_SHARE):
-            return (self._write(_MAIN, shift, files, fresh),)
+        added = (self._rows(fresh) >> shift) + sum(file.rows for file in files[1:])
+        if (
+            main is None
+            or main.shift != shift
+            or added > max(_SMALL, main.rows // _SHARE)
+            or self._ails(main)
+        ):
+            file = self._write(_MAIN, shift, files, fresh)
+            (self.folder / _NEWER).unlink(missing_ok=True)
+            return (file,)
         return (main, self._write(_NEWER, shift, files[1:], fresh)) if fresh else tuple(files)
 
     def _open(self, name: str) -> HintFile | None:
@@ -117,32 +100,33 @@ class _Refresh:
         except (FileNotFoundError, DamagedData):
             return None
 
-    def _is_wasteful(self, file: HintFile) -> bool:
-        """Whether a quarter of the packs, or more, is of index objects that have vanished."""
+    def _rows(self, names: Iterable[str]) -> int:
+        """About how many rows index objects have, or a few more: most of each is rows."""
+        return sum(self.listed[name].size for name in names) // ROW
+
+    def _ails(self, file: HintFile) -> bool:
+        """Whether more than a quarter of the packs is of index objects that have vanished."""
         return 4 * int(file.kept(self.listed).sum()) < 3 * file.packs
 
-    def _write(self, name: str, shift: int, files: Sequence[HintFile], fresh: Iterable[bytes]) -> HintFile:
+    def _write(self, name: str, shift: int, files: Sequence[HintFile], fresh: Iterable[str]) -> HintFile:
         """Put what ``files`` still rightly say, and what is ``fresh``, into the place of ``name``."""
         self._sweep()
-        descriptor, made = tempfile.mkstemp(".new", dir=self.folder)
+        descriptor, path = tempfile.mkstemp(".new", dir=self.folder)
         try:
             with os.fdopen(descriptor, "wb") as target:
                 writer = HintWriter(target, shift, self.budget // 4)
                 for old in files:
                     writer.take(old, self.listed)
-                self._gather(writer, fresh, 0.5**shift)
+                self._gather(writer, sorted(fresh), 0.5**shift)
                 writer.finish(self.repository_id)
-            file = HintFile(Path(made), self.repository_id)
-            file.path = Path(made).rename(self.folder / name)
+            file = HintFile(Path(path), self.repository_id)
+            file.path = Path(path).rename(self.folder / name)
         except BaseException:
-            Path(made).unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
             raise
-        if name == _MAIN:
-            (self.folder / _NEWER).unlink(missing_ok=True)
         return file
 
-    def _gather(self, writer: HintWriter, fresh: Iterable[bytes], share: float) -> None:
-        names = sorted(fresh)
+    def _gather(self, writer: HintWriter, names: Sequence[str], share: float) -> None:
         with closing(each(lambda name: self.read(self.listed[name], share), names, _READERS)) as found:
             for name, part in zip(names, found, strict=True):
                 if part is not None:

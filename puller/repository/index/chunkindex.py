@@ -2,8 +2,8 @@
 
 ::
 
-    find ─► contents met lately: of this run, and of packs whose footers were read       (a dictionary)
-         ─► hints: in which pack to look                       (the host's files, and rows of this run)
+    find ─► contents met lately: of this run, and of packs whose footers were read    (a dictionary)
+         ─► hints: in which pack to look                (the host's files; a sample of this run's ids)
               └─► the footer of that pack, in which the neighbours are found, too
 
 The index never decides what can be restored. A content that it misses is stored once more; so it may be
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -22,33 +22,32 @@ import numpy as np
 
 from puller.errors import DamagedData
 from puller.repository.format.footer import ID, Ids, PackKind
-from puller.repository.format.index import IndexRows, id_bits
+from puller.repository.format.index import id_bits
 from puller.repository.format.pages import Numbers, PackTable, Slots
-from puller.repository.index.hints import HintFile, find_rows, hint_rows, sample
+from puller.repository.index.hints import HintFile
 
 MISS = -1
 """Pack number that says "not held"."""
 
 RECENT = 1 << 17
-"""Contents that are kept in dictionaries, at some 190 bytes each."""
+"""Contents that are kept in the dictionary, at some 190 bytes each."""
 
-OWN_ROWS = 1 << 20
-"""Rows that this run keeps in memory for what it has written, at 8 bytes each."""
+OWN = 1 << 16
+"""Of what this run has written: ids that are kept when their contents are not, at some 190 bytes each."""
 
-_YOUNG = 1 << 15
 _DEAD = bytes(ID)
 
 LoadIds = Callable[[PackKind, bytes], Ids]
-"""Reads the ids that a pack's slots hold, zero bytes for a dead one. Raises DamagedData if they cannot be told."""
+"""Reads a pack's footer: the ids in its slots, zero bytes for a dead one. Raises DamagedData."""
 
 
 @dataclass
 class _Pack:
-    """A pack whose contents are in the dictionaries. ``after`` is where the hints have the next one."""
+    """A pack whose contents are in the dictionary. ``after`` is where the hints have the next one."""
 
     kind: PackKind
     after: tuple[HintFile, int] | None = None
-    is_written: bool = False
+    is_own: bool = False
     ids: list[bytes] = field(default_factory=list)
 
 
@@ -63,7 +62,7 @@ class ChunkIndex:
         avoided: Collection[bytes] = (),
         damaged: Collection[bytes] = (),
     ) -> None:
-        """Contents of packs that are ``avoided``, or ``damaged`` when they are looked for, count as not held."""
+        """Contents of packs that are ``avoided``, or ``damaged`` by then, count as not held."""
         self._files = list(files)
         self._load = load
         self._table = table
@@ -74,7 +73,8 @@ class ChunkIndex:
         self._packs: OrderedDict[int, _Pack] = OrderedDict()
         self._held = 0
         self._useless: set[int] = set()
-        self._own = {kind: OwnRows() for kind in PackKind}
+        self._own: dict[bytes, int] = {}
+        self._own_bound = 1 << 64
         self._lock = threading.Lock()
 
     def find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
@@ -83,7 +83,8 @@ class ChunkIndex:
         missing = [place for place, value in enumerate(values) if value is None]
         for _ in self._follow_hints(kind, [ids[place] for place in missing]) if missing else ():
             for place in missing:  # at once: what comes next may push it out again
-                values[place] = values[place] or self._found[kind].get(ids[place])
+                if values[place] is None:
+                    values[place] = self._found[kind].get(ids[place])
         found = np.array([MISS << 16 if value is None else value for value in values], np.int64)
         packs, slots = found >> 16, (found & 0xFFFF).astype(np.uint16)
         for pack in set(packs.tolist()) - {MISS}:
@@ -96,24 +97,26 @@ class ChunkIndex:
     def add(self, kind: PackKind, content_id: bytes, pack: int, slot: int) -> None:
         """Remember a content that this run has written."""
         with self._lock:
-            self._packs.setdefault(pack, _Pack(kind, is_written=True))
+            self._packs.setdefault(pack, _Pack(kind, is_own=True))
             self._put(pack, [(content_id, slot)])
 
     def close(self) -> None:
         """Let go of all files."""
         self._files = []
 
-    def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[int]:
-        """Read the footers that the hints lead to; yield the pack of each that was not known."""
+    def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[None]:
+        """Read the footers that the hints lead to; yield after each that was not known."""
+        for pack in map(self._own.get, ids):
+            if pack is not None and self._read(kind, pack, None):
+                yield
         numbers = id_bits(np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID))
-        for pack in self._own[kind].find(numbers):
-            if self._read(kind, pack, None):
-                yield pack
         for file in list(self._files):
             try:
-                yield from (number for number in file.find(numbers) if self._read_hinted(kind, file, number))
-            except (OSError, DamagedData):
-                self._give_up(file)
+                yield from (None for number in file.find(numbers) if self._read_hinted(kind, file, number))
+            except (OSError, DamagedData):  # the next run makes another file
+                self._files = [other for other in self._files if other is not file]
+                with suppress(OSError):
+                    file.path.unlink()
 
     def _read_hinted(self, kind: PackKind, file: HintFile, number: int) -> bool:
         named = file.pack(number)
@@ -123,14 +126,12 @@ class ChunkIndex:
 
     def _read(self, kind: PackKind, pack: int, after: tuple[HintFile, int] | None) -> bool:
         """Take in what a pack holds, unless it is known; ``after`` is None for a pack of this run."""
-        if pack in self._packs or pack in self._useless:
-            return False
         pack_id = self._table.pack_id(pack)
+        if pack in self._packs or pack in self._useless or pack_id in self._avoided:
+            return False
         try:
-            ids = None if pack_id in self._avoided or pack_id in self._damaged else self._load(kind, pack_id)
+            ids = self._load(kind, pack_id)
         except DamagedData:
-            ids = None
-        if ids is None:
             if after is not None:  # else it may be on its way to the store
                 self._useless.add(pack)
             return False
@@ -140,12 +141,6 @@ class ChunkIndex:
                 self._packs[pack] = _Pack(kind, after)
                 self._put(pack, [(key, slot) for key, slot in named if key != _DEAD])
         return True
-
-    def _give_up(self, file: HintFile) -> None:
-        """Do without a damaged file; the next run makes another."""
-        self._files = [other for other in self._files if other is not file]
-        with suppress(OSError):
-            file.path.unlink()
 
     def _put(self, pack: int, contents: Collection[tuple[bytes, int]]) -> None:
         """With the lock held: note contents of one of the packs. Those met longest ago are forgotten."""
@@ -164,9 +159,14 @@ class ChunkIndex:
             if found.get(content_id, MISS) >> 16 == pack:
                 del found[content_id]
         self._held -= len(entry.ids)
-        if entry.is_written:
-            ids = id_bits(np.frombuffer(b"".join(entry.ids), np.uint8).reshape(-1, ID))
-            self._own[entry.kind].add(ids, pack)
+        if entry.is_own:
+            self._own.update(dict.fromkeys(self._sampled(entry.ids), pack))
+        while len(self._own) > OWN and self._own_bound > 1:
+            self._own_bound >>= 1
+            self._own = {content_id: self._own[content_id] for content_id in self._sampled(self._own)}
+
+    def _sampled(self, ids: Iterable[bytes]) -> list[bytes]:
+        return [content_id for content_id in ids if int.from_bytes(content_id[:8], "big") < self._own_bound]
 
     def _note_use(self, pack: int, slot: int) -> None:
         """Keep what is in use; from the middle of a pack on, read the one that was written after it."""
@@ -180,35 +180,3 @@ class ChunkIndex:
         if after is not None:
             with suppress(OSError, DamagedData):
                 self._read_hinted(entry.kind, *after)
-
-
-class OwnRows:
-    """Hints to what this run has written. Where they become too many, the sample is halved."""
-
-    def __init__(self) -> None:
-        self._shift = 0
-        self._parts = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-        """The many, and the few that came last; each ascends."""
-
-    def add(self, ids: IndexRows, pack: int) -> None:
-        """Note the contents of a pack. One thread at a time."""
-        old, young = self._parts
-        rows = hint_rows(ids, pack)
-        young = _ascending(young, sample(rows, self._shift))
-        if len(young) > _YOUNG:
-            old, young = _ascending(old, young), young[:0]
-        if len(old) > OWN_ROWS:
-            self._shift += 1
-            old = sample(old, self._shift)
-        self._parts = old, young
-
-    def find(self, ids: IndexRows) -> Iterator[int]:
-        """Numbers of packs that may hold some of the contents."""
-        for rows in self._parts:
-            yield from find_rows(rows, ids) if len(rows) else ()
-
-
-def _ascending(*parts: IndexRows) -> IndexRows:
-    rows = np.concatenate(parts)
-    rows.sort()
-    return rows

@@ -6,9 +6,9 @@
 
     pack:   id, kind          row:   38 bits of an id above 26 bits of a pack's number
 
-A row is only a hint. Whoever follows it reads the pack's footer and believes that; so a file may be outdated or
-damaged, which costs a request or a content stored again. Rows are read by position: a mapping would hold the
-interpreter's lock through page faults, count as resident, and kill the process if someone truncates the file.
+A row is only a hint. Whoever follows it reads the pack's footer and believes that; so a file may be outdated
+or damaged, which costs a request or a content stored again. Rows are read by position: a mapping would hold
+the interpreter's lock through page faults, and kill the process if someone truncates the file.
 """
 
 from __future__ import annotations
@@ -42,21 +42,9 @@ _PIECE = 1 << 18
 _LARGEST_SHIFT = 32
 
 
-def hint_rows(ids: IndexRows, packs: NDArray[np.int64] | int) -> IndexRows:
-    """Rows that lead from ids, given by their first bytes, to packs."""
-    return ids & ~np.uint64(_NUMBERS) | np.asarray(packs).astype(np.uint64)
-
-
 def sample(rows: IndexRows, shift: int) -> IndexRows:
     """The ids or rows that begin with ``shift`` zero bits: 1 in 2 ** ``shift``."""
     return rows[rows >> np.uint64(64 - shift) == 0] if shift else rows
-
-
-def find_rows(rows: IndexRows, ids: IndexRows) -> list[int]:
-    """Pack numbers in ``rows``, which ascend, for those of the ids that they have: for each the first."""
-    places = rows.searchsorted(ids & ~np.uint64(_NUMBERS)).clip(max=len(rows) - 1)
-    found = rows[places]
-    return [row & _NUMBERS for row in found[(found ^ ids) <= np.uint64(_NUMBERS)].tolist()]
 
 
 class _Tail(msgspec.Struct, array_like=True):
@@ -64,7 +52,7 @@ class _Tail(msgspec.Struct, array_like=True):
     shift: int
     packs: int
     rows: int
-    sources: list[tuple[bytes, int]]
+    sources: list[tuple[str, int]]
     fences: bytes
 
 
@@ -75,12 +63,12 @@ def _digest(tail: bytes) -> bytes:
 class HintFile:
     """An open file, closed when nobody holds the object any more. Safe for many threads.
 
-    It has rows for the ids that begin with ``shift`` zero bits. ``sources`` are the index objects that it was made
-    of, each with its number of packs.
+    It has rows for the ids that begin with ``shift`` zero bits. ``sources`` are the index objects that it was
+    made of, each with its number of packs. Methods raise OSError, DamagedData.
     """
 
     def __init__(self, path: Path, repository_id: bytes) -> None:
-        """Open the file. The tail is checked, a row only when it is met. Raises OSError, DamagedData."""
+        """Open the file. The tail is checked, a row only when it is met."""
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         weakref.finalize(self, os.close, self._descriptor)
@@ -97,7 +85,7 @@ class HintFile:
             raise DamagedData("the index cache is of another repository, or cut short")
 
     def find(self, ids: IndexRows) -> Iterator[int]:
-        """Numbers of packs that may hold some of the ids, given by their first bytes. Raises OSError, DamagedData."""
+        """Numbers of packs that may hold some of the ids, which are given by their first bytes."""
         wanted = sample(ids, self.shift)
         blocks = self._fences.searchsorted(wanted | np.uint64(_NUMBERS), "right").tolist()
         for number, block in zip(wanted.tolist(), blocks, strict=True):
@@ -113,25 +101,25 @@ class HintFile:
             yield rows[place] & _NUMBERS
 
     def pack(self, number: int) -> tuple[PackKind, bytes] | None:
-        """Kind and id of a pack; None for a number that no pack has. Raises OSError, DamagedData."""
+        """Kind and id of a pack; None for a number that no pack has."""
         if number >= self.packs:
             return None
         record = self._read(_PACK * number, _PACK)
         return (PackKind(record[ID]), record[:ID]) if record[ID] in tuple(PackKind) else None
 
-    def kept(self, listed: Collection[bytes]) -> NDArray[np.bool_]:
+    def kept(self, listed: Collection[str]) -> NDArray[np.bool_]:
         """By pack number: whether the pack's index object is still listed."""
         there = np.array([source in listed for source, _ in self.sources], np.bool_)
         return np.repeat(there, [count for _, count in self.sources])
 
     def all_packs(self) -> Iterator[NDArray[np.uint8]]:
-        """Records of all packs, some at a time. Raises OSError, DamagedData."""
+        """Records of all packs, some at a time."""
         for first in range(0, self.packs, _PIECE):
             content = self._read(_PACK * first, _PACK * min(_PIECE, self.packs - first))
             yield np.frombuffer(content, np.uint8).reshape(-1, _PACK)
 
     def all_rows(self) -> Iterator[IndexRows]:
-        """All rows, some at a time. Raises OSError, DamagedData."""
+        """All rows, some at a time."""
         for first in range(0, self.rows, _PIECE):
             yield np.frombuffer(self._read_rows(first, _PIECE), np.uint64)
 
@@ -148,8 +136,8 @@ class HintFile:
 class HintWriter:
     """Makes a file: packs go into it as they come, rows stay in memory until ``finish``.
 
-    Rows take ``room`` bytes at most: when they are about to take more, the sample is halved. Packs take as much:
-    those of index objects that come after that are left out.
+    Rows take ``room`` bytes at most: when they are about to take more, the sample is halved. Packs take as
+    much: those of index objects that come after that are left out.
     """
 
     def __init__(self, file: BinaryIO, shift: int, room: int) -> None:
@@ -159,32 +147,32 @@ class HintWriter:
         self._room = min(room // _PACK, _NUMBERS)
         self._rows = np.empty(room // ROW, np.uint64)
         self._count = 0
-        self._sources: list[tuple[bytes, int]] = []
+        self._sources: list[tuple[str, int]] = []
 
-    def add(self, source: bytes, part: IndexPart) -> None:
+    def add(self, source: str, part: IndexPart) -> None:
         """Take in what an index object says. Raises OSError."""
         fits = self._packs + len(part.packs) <= self._room
         packs, rows = (part.packs, part.rows) if fits else ((), part.rows[:0])
-        self._put(hint_rows(rows, place_of(rows) + self._packs))
+        self._put(rows, place_of(rows) + self._packs)
         self._file.write(b"".join(pack.pack_id + bytes((pack.kind,)) for pack in packs))
         self._sources.append((source, len(packs)))
         self._packs += len(packs)
 
-    def take(self, file: HintFile, listed: Collection[bytes]) -> None:
+    def take(self, file: HintFile, listed: Collection[str]) -> None:
         """Take in what another file has of ``listed`` index objects. Raises OSError, DamagedData."""
         kept = file.kept(listed)
         numbers = np.cumsum(kept, dtype=np.int32) + np.int32(self._packs - 1)
         for rows in file.all_rows():
             places = rows & np.uint64(_NUMBERS)
             chosen = kept[places]
-            self._put(hint_rows(rows[chosen], numbers[places[chosen]]))
+            self._put(rows[chosen], numbers[places[chosen]])
         for first, packs in zip(range(0, file.packs, _PIECE), file.all_packs(), strict=True):
             self._file.write(packs[kept[first : first + _PIECE]].tobytes())
         self._sources += [source for source in file.sources if source[0] in listed]
         self._packs += int(kept.sum())
 
-    def _put(self, rows: IndexRows) -> None:
-        rows = sample(rows, self._shift)
+    def _put(self, ids: IndexRows, packs: NDArray[np.integer]) -> None:
+        rows = sample(ids & ~np.uint64(_NUMBERS) | packs.astype(np.uint64), self._shift)
         while self._count + len(rows) > len(self._rows) and self._shift < _LARGEST_SHIFT:
             self._shift += 1
             held, rows = sample(self._rows[: self._count], self._shift), sample(rows, self._shift)

@@ -29,7 +29,7 @@ _TABLE_SHARE = 160
 """One byte in so many is of the table, if packs hold 500 chunks; then one request fetches a sample."""
 
 _LEAST = 8 * KIB
-"""Bytes that the first request asks for beyond that: header, seals, and the block in which the sample ends."""
+"""Bytes that the first request asks for beyond that: header, seals, the block in which the sample ends."""
 
 
 def list_index(store: Store) -> Iterator[ObjectInfo]:

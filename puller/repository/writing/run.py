@@ -33,7 +33,6 @@ from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
-from puller.repository.index.cache import BUDGET
 from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
@@ -75,7 +74,6 @@ class Tuning:
 
     ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
     were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
-    ``index_budget`` is how many bytes this host may keep of the index.
     """
 
     codecs: int = _CORES
@@ -85,7 +83,6 @@ class Tuning:
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
-    index_budget: int = BUDGET
 
 
 class Holdings(Protocol):
