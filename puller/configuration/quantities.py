@@ -37,7 +37,7 @@ def _why_not(word: str) -> str:
 
 def rate(word: str) -> int:
     """Read a rate in bytes per second, at least 1: ``512K``, ``50M``, ``1.5G``. Raises ValueError."""
-    number = _bytes(word)
+    number = _bytes(word, "KMG")
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
@@ -61,7 +61,9 @@ def budget(word: str) -> int:
     return number
 
 
-def _bytes(word: str) -> int:
-    """0 where it is no number."""
+def _bytes(word: str, letters: str = "KMGT") -> int:
+    """0 where it is no number with one of the ``letters``."""
     match = _NUMBER.fullmatch(word)
-    return int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
+    if match is None or match[2].upper() not in letters:
+        return 0
+    return int(float(match[1]) * _FACTORS[match[2].upper()])
