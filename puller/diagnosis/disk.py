@@ -10,7 +10,7 @@ from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -20,7 +20,7 @@ from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
 
-def examine(patient: Examined) -> Iterator[Check]:
+def examine(patient: Examined) -> Iterator[Finding]:
     """Ask about each disk that a backup takes."""
     taken = patient.taken()
     if patient.disks or patient.left_out or not taken:

@@ -68,9 +68,9 @@ _ERRORS: dict[int | None, type[StoreError]] = {
 
 
 _ADVICE: dict[type[StoreError], str] = {
-    StoreDenied: "Let this user write to the folder, and see that its file system is not mounted read-only.",
+    StoreDenied: "Let this user write to the directory, and mount its file system for writing.",
     StoreUnavailable: "Check that the server of the file system runs and that it is mounted.",
-    NoBucket: "Make the folder that is to hold the repository, or correct the path.",
+    NoBucket: "Create the directory above the repository first, or correct the path.",
     StoreError: "Check the file system; 'dmesg' may tell more.",
 }
 
@@ -196,7 +196,7 @@ class FolderStore:
         if self._root.exists():
             return
         if not self._root.parent.is_dir():
-            raise NoBucket(f"the folder {self._root.parent}, in which to make {self.url}, does not exist")
+            raise NoBucket(f"the directory {self._root.parent}, in which to make {self.url}, does not exist")
         with suppress(FileExistsError):
             self._root.mkdir(mode=0o700)
         sync_folder(self._root.parent)
@@ -241,7 +241,7 @@ class FolderStore:
         try:
             yield
         except FileNotFoundError as error:
-            text = f"{action} in {self.url}: there is no such file or folder"
+            text = f"{action} in {self.url}: there is no such file or directory"
             raise absent(text, advice=_ADVICE.get(absent)) from error
         except OSError as error:
             raise translate(error, f"{action} in {self.url}") from error

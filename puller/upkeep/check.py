@@ -29,7 +29,11 @@ from puller.upkeep.schedule import Allowance, Reading
 
 @dataclass(frozen=True, slots=True)
 class CheckError:
-    """One thing that is wrong. ``disk`` None: the whole point; ``length`` bytes from ``offset`` are hurt."""
+    """One thing that is damaged.
+
+    ``length`` bytes from ``offset`` of ``disk`` cannot be restored. If ``disk`` is None, the whole point is
+    damaged; if ``point`` is None, the error is not about one point.
+    """
 
     message: str
     point: str | None = None
@@ -41,10 +45,10 @@ class CheckError:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How many points, packs and chunks were looked at, and what was found.
+    """How many points, packs and chunks a check verified, and the damage that it found in ``errors``.
 
-    ``packs_verified`` were read as a whole and found sound; ``packs_left`` were due, and the budget did not
-    suffice. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
+    ``packs_verified`` packs were read as a whole and are intact; ``packs_left`` were due, but the budget was
+    spent. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
     clock; None if a pack of the points never was.
     """
 

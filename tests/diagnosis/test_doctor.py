@@ -19,7 +19,7 @@ import puller
 from puller.diagnosis import domain as domains
 from puller.diagnosis.doctor import Examination, doctor
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Check, Status
+from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.scratch import Folders, label
 from puller.hypervisor.confinement import Confinement
 from puller.hypervisor.connection import Host
@@ -48,14 +48,14 @@ class Ward:
         self.uri = uri
         self.point = puller.backup(repository, machine.name, connect=uri)
 
-    def checks(self, *domains: str, **choices: Any) -> list[Check]:
+    def checks(self, *domains: str, **choices: Any) -> list[Finding]:
         examination = Examination(self.uri, domains or (self.machine.name,), **choices)
         return list(doctor(self.repository.store, lambda: self.repository, examination))
 
     def found(self, *domains: str, **choices: Any) -> Found:
         """What is not ok; each such finding has one sentence of advice."""
         faults = [check for check in self.checks(*domains, **choices) if check.status is not Status.OK]
-        assert all(check.advice.endswith(".") and check.finding for check in faults)
+        assert all(check.advice.endswith(".") and check.text for check in faults)
         return {f"{check.name} {check.subject}": check.status.value for check in faults}
 
     @contextmanager
@@ -157,7 +157,7 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
             before.undefine()
             return known
 
-        def vanishing(patient: Examined) -> Iterator[Check]:
+        def vanishing(patient: Examined) -> Iterator[Finding]:
             if patient.domain.name == "amidst":
                 amidst.undefine()
             yield from questions(patient)
@@ -165,7 +165,7 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
         monkeypatch.setattr(Host, "uuids", listed)
         monkeypatch.setattr(domains, "examine", vanishing)
         checks = [check for check in ward.checks("*") if check.subject.partition("/")[0] in xml]
-        assert [(check.subject, check.status, check.finding) for check in checks] == [
+        assert [(check.subject, check.status, check.text) for check in checks] == [
             ("amidst", Status.OK, "undefined meanwhile"),
             ("before", Status.OK, "undefined meanwhile"),
         ]

@@ -171,7 +171,7 @@ def test_a_full_staging_fails_the_push(
     machine = machine_factory(DiskSpec("vda", 64 * MIB, "qcow2-falloc"))
     work = bench(machine)
     work.scratch = small_file_system
-    full = f"staging folder {small_file_system} is full"
+    full = f"staging directory {small_file_system} is full"
     with work.push(1, {"vda": None}) as job, pytest.raises(StagingFull, match=full):
         job.wait(unheeded)
     assert work.leftovers() == []

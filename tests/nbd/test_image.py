@@ -97,7 +97,7 @@ def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("puller.host.runtime.SOCKET_PATH", 10)
     with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
         ImageServer(image, "qcow2")
-    assert raised.value.advice.startswith("Make one of these folders writable")
+    assert raised.value.advice.startswith("Make one of these directories writable")
 
 
 def test_close_does_not_wait_for_other_clients(tmp_path: Path) -> None:

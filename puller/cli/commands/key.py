@@ -17,6 +17,7 @@ from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 
 if TYPE_CHECKING:
+    from puller.api import KeyRole
     from puller.upkeep.keys import Key
 
 command = Group(
@@ -63,7 +64,7 @@ def list_(settings: Settings) -> Outcome:
 )
 @click.pass_obj
 def add(
-    settings: Settings, new_key_file: str | None, new_password_file: str | None, role: str, label: str
+    settings: Settings, new_key_file: str | None, new_password_file: str | None, role: KeyRole, label: str
 ) -> Outcome:
     """Add a key: a password or a key file.
 

@@ -19,6 +19,7 @@ from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
+    from puller.api import ImageFormat
     from puller.recovery.restore import Restored
 
 
@@ -67,7 +68,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     output: str,
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
-    format_: str,
+    format_: ImageFormat,
     force: bool,
     salvage: bool,
 ) -> Outcome:

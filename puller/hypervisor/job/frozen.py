@@ -19,12 +19,12 @@ from puller.errors import PullerError
 class DiskExport:
     """Where to read one disk as it was at the frozen moment.
 
-    ``uri`` is an NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). ``changed`` is
-    the metadata context whose flag 1 marks what changed since the disk's base, such as
-    ``qemu:dirty-bitmap:backup-vda``; None where there is no base and all of the disk is to be read.
-
-    ``partial`` says that ``uri`` shows no more than what changed, and that the changes have been found to
-    be those since the base: nothing else of the disk can be read there.
+    Attributes:
+        target: The disk's target, such as ``vda``.
+        uri: An NBD URI (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md).
+        changed: The metadata context whose flag 1 marks what changed since the disk's base, such as
+            ``qemu:dirty-bitmap:backup-vda``. None if there is no base and all of the disk is read.
+        partial: Whether ``uri`` shows only what changed since the base, and nothing else of the disk.
     """
 
     target: str

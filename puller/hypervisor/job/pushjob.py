@@ -120,7 +120,7 @@ class PushJob(BackupJob):
             )
         if end.reason == _NO_SPACE:
             folder = next(iter(self.images.values())).parent
-            raise StagingFull(f"staging folder {folder} is full: the push job of domain {name} failed")
+            raise StagingFull(f"staging directory {folder} is full: the push job of domain {name} failed")
         raise HypervisorError(f"the push job of domain {name} failed: {end.reason or 'it was cancelled'}")
 
     def _begin(self) -> None:

@@ -88,5 +88,5 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise PullerError(
             f"cannot use the lock file {path}: {error.strerror or error}",
-            advice="Let its folder belong to this user and be writable for nobody else, or remove it.",
+            advice="Let its directory belong to this user and be writable for nobody else, or remove it.",
         ) from error

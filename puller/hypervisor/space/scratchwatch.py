@@ -91,7 +91,7 @@ class ScratchWatch:
 
 def _full(folder: Path, free: int) -> ScratchFull:
     return ScratchFull(
-        f"scratch folder {folder} has only {format_bytes(free)} free and is filling up: "
+        f"scratch directory {folder} has only {format_bytes(free)} free and is filling up: "
         "the backup was ended before writes of the guest could fail",
         advice="Give more room with --scratch-dir, or back up when the guest writes less.",
     )

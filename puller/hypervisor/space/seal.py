@@ -95,7 +95,7 @@ class Seal:
         except OSError as error:
             raise HypervisorError(
                 f"{path} cannot be made: {error.strerror}",
-                advice="Give another folder with --scratch-dir, or with --staging-dir for a push.",
+                advice="Give another directory with --scratch-dir, or with --staging-dir for a push.",
             ) from error
         lock = self._locks.get(disk.target)
         options = list(_options(lock, None if disk.path is None else cluster_size(disk.path)))

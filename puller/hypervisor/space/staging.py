@@ -81,7 +81,8 @@ def reserve(image: Path, length: int) -> None:
         failed = _libc().fallocate(descriptor, _KEEP_SIZE, 0, length)
         if failed and ctypes.get_errno() == errno.ENOSPC:
             raise StagingFull(
-                f"staging folder {image.parent} has not the {format_bytes(length)} that {image.name} may take"
+                f"staging directory {image.parent} does not have the {format_bytes(length)} "
+                f"that {image.name} may take"
             )
     finally:
         os.close(descriptor)
@@ -102,5 +103,5 @@ def check_free(directory: Path, needed: int) -> None:
     free = free_bytes(directory, "staging")
     if free < needed:
         raise StagingFull(
-            f"staging folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
+            f"staging directory {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )
