@@ -77,6 +77,10 @@ class MadeUp:
         self.seconds += time.thread_time() - began
         return content
 
+    def pack_ids(self, number: int) -> bytes:
+        """Those that an index object names."""
+        return np.random.default_rng(~number & 0xFFFFFFFF).bytes(ID * PACKS)
+
     @staticmethod
     def _blocks_size(rows: int) -> int:
         return rows * 8 + -(-rows // BLOCK_ROWS) * (NONCE + TAG)
@@ -84,7 +88,7 @@ class MadeUp:
     def _object(self, key: str, rows: int) -> bytes:
         """The beginning of an object, with the whole blocks of so many rows at least."""
         rng = np.random.default_rng(int(key[6:], 16))
-        framed = compression.frame(rng.bytes(ID * PACKS) + self._columns)
+        framed = compression.frame(self.pack_ids(int(key[6:], 16)) + self._columns)
         nonce, seal = bytes(NONCE), KEYS.footer_seal()
         header = index._HEADER.pack(b"PULLERIX", 1, KEYS.cipher, 0, PACKS, ROWS, len(framed) + TAG, nonce)
         pieces = [header, seal.seal(nonce, framed, index._table_aad(KEYS, key, header))]
