@@ -38,7 +38,7 @@ class Examination:
     """What to examine, as a backup with these choices would take it.
 
     ``domains`` are names, UUIDs or patterns; if none are named, all are meant but for those that ``excluded``
-    means. ``root`` is where the kernel's /sys is.
+    means.
     """
 
     connect: str
@@ -49,7 +49,6 @@ class Examination:
     mode: str = "pull"
     scratch_dir: str | None = None
     staging_dir: str | None = None
-    root: Path = Path("/")
 
 
 def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Finding]:
@@ -154,4 +153,4 @@ def _folders(patient: Examined, examination: Examination) -> Folders:
     if examination.mode == "push" and examination.staging_dir is not None:
         given = examination.staging_dir
     folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
-    return Folders(folder, taken, examination.root, examination.mode)
+    return Folders(folder, taken, examination.mode)

@@ -10,7 +10,6 @@ from pathlib import Path
 from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
-from puller.hypervisor import kernelsecurity as kernel
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.domain.disk import Disk
@@ -22,13 +21,10 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging; ``root`` is
-    where the kernel's /sys is.
-    """
+    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging."""
 
     scratch: Path
     disks: tuple[Disk, ...]
-    root: Path = Path("/")
     mode: str = "pull"
 
     @property
@@ -66,26 +62,11 @@ def _access(folders: Folders, held: Confinement) -> Answer:
 
 
 def label(folders: Folders, held: Confinement) -> Answer:
-    """Whether AppArmor or SELinux keeps a QEMU that is ``held`` so out of the scratch's folder."""
-    folder, kind = folders.scratch, kernel.selinux_type(folders.scratch)
-    if (
-        "apparmor" in held.models
-        and kernel.apparmor_is_on(folders.root)
-        and kernel.apparmor_withholds(folder)
-    ):
-        return fail(
-            f"AppArmor confines QEMU, and libvirt's virt-aa-helper gives it no file in {folder}",
-            f"Give a directory with {folders.option} that is below none of the system's own, such as "
-            "/var/lib/libvirt/images.",
-        )
-    confined = "selinux" in held.models and kernel.selinux_enforces(folders.root)
-    if confined and kernel.selinux_withholds(kind):
-        return fail(
-            f"SELinux confines QEMU, which may not enter {folder} with its type {kind}",
-            f"Run 'semanage fcontext -a -t virt_image_t \"{folder}(/.*)?\"' and 'restorecon -R {folder}'.",
-        )
-    models = ", ".join(sorted(held.models))
-    return ok(f"{models} does not keep QEMU out" if models else "QEMU is not confined")
+    """Name the security models that confine QEMU. Their policies are known to the kernel only."""
+    if not held.models:
+        return ok("QEMU is not confined")
+    models = " and ".join(sorted(held.models))
+    return ok(f"{models} confines QEMU; only a backup shows whether it may use {folders.scratch}")
 
 
 def _space(patient: Examined, folders: Folders) -> Answer:

@@ -70,7 +70,7 @@ def _examine_rights(url: str, trial: Trial) -> Iterator[Finding]:
 def _bucket(store: Store) -> Bucket | None:
     if not store.url.startswith("s3://"):
         return None
-    # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
+    # boto3 is slow to load, which users of folders need not wait for.
     from puller.store.s3.s3 import S3Store
 
     return store.bucket if isinstance(store, S3Store) else None

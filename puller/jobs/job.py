@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from puller import api
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
@@ -244,18 +246,9 @@ _CHOICES = (
 
 def policy_of(job: Job) -> Policy:
     """The rules by which the job's points are kept."""
-    keep = job.keep
-    return Policy(
-        last=keep.last,
-        hourly=keep.hourly,
-        daily=keep.daily,
-        weekly=keep.weekly,
-        monthly=keep.monthly,
-        yearly=keep.yearly,
-        within=None if keep.within is None else duration(keep.within),
-        scope=scope_of(job),
-        across_hosts=job.across_hosts,
-    )
+    within = None if job.keep.within is None else duration(job.keep.within)
+    rules = {**structs.asdict(job.keep), "within": within}
+    return Policy(**rules, scope=scope_of(job), across_hosts=job.across_hosts)
 
 
 def scope_of(job: Job) -> Scope:

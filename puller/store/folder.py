@@ -39,10 +39,8 @@ from puller.store.mounts import is_remote, means_lacking, sync_folder
 from puller.store.patience import note_progress
 
 _DIRECT = 1 << 20
-"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow.
-
-Packs of 32 MiB, written and synced on ext4, other work beside it: 0.06 CPU-s/GiB and 1.5 s/GiB so, 1.3 and 7
-through the cache, which on a full host first has to push out what guests are using."""
+"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow: on a full
+host the cache first has to push out what guests are using."""
 
 _BLOCK = 4096
 """What a direct write's length must be a multiple of; devices with larger blocks say EINVAL."""

@@ -17,9 +17,9 @@ from puller.repository.reading import footers as module
 from puller.repository.reading.footers import Footers
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests.lab.feed import store_disk
+from tests.lab.memory import MemoryStore
 
 
 @pytest.fixture

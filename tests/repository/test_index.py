@@ -38,9 +38,9 @@ from puller.repository.index.hints import HintFile
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository
 from puller.store.base import ObjectInfo
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, KIB
 from tests.lab.feed import SMALL, store_disk
+from tests.lab.memory import MemoryStore
 
 REPOSITORY = bytes(range(16))
 PACKS, SLOTS = 12, 120

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,15 +108,7 @@ def remove(settings: Settings, key: str) -> Outcome:
 
 
 def _record(key: Key) -> dict[str, Any]:
-    return {
-        "key": key.key,
-        "kind": key.kind,
-        "role": key.role,
-        "label": key.label,
-        "created": None if key.created is None else rfc3339(key.created),
-        "opened": key.opened,
-        "damage": key.damage,
-    }
+    return {**asdict(key), "created": None if key.created is None else rfc3339(key.created)}
 
 
 def _listing(keys: Sequence[Key]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,15 +108,7 @@ def _without_ends(observer: Observer) -> Observer:
 
 
 def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
-    disks = [
-        {
-            "disk": done.disk,
-            "output": done.output,
-            "bytes_written": done.bytes_written,
-            "seconds": round(done.seconds, 3),
-        }
-        for done in restored.disks
-    ]
+    disks = [{**asdict(done), "seconds": round(done.seconds, 3)} for done in restored.disks]
     damage = [
         {"disk": disk, "offset": lost.offset, "length": lost.length, "message": lost.reason}
         for disk, lost in restored.damage
