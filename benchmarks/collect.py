@@ -3,8 +3,8 @@
     python -m benchmarks.collect                   # some minutes, and 60 MiB of disk
 
 A repository of one point with one disk, all of it data in packs of 500 chunks. The map is stored as it would
-be; data packs and index objects are made up as they are asked for. Of the packs 2 in 100 are reached by nothing,
-and 1 in 100 in less than half; so a prune condemns them, and must read the footers of the latter. Each is a
+be; data packs and index objects are made up as they are asked for. Of the packs 2 in 100 are reached by
+nothing, and 1 in 100 in less than half; so a prune condemns them, and must read the footers of the latter. Each is a
 process of its own.
 """
 
@@ -74,11 +74,11 @@ class Large:
             return (ObjectInfo(name, 33 * MIB, OLD, "") for name in names)
         return iter(self.index.listed()) if prefix == "index/" else self.inner.list(prefix)
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         self.requests += 1
         if key.startswith("index/"):
             return self.index.get_range(key, offset, length)
-        return self.inner.get_range(key, offset, length, etag=etag)
+        return self.inner.get_range(key, offset, length)
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self.requests += 1
@@ -109,7 +109,7 @@ class Large:
 
 def opened(store: Large) -> Repository:
     descriptor = Descriptor("00" * ID, datetime.now(UTC), "aes-256-gcm", conditional_writes=True)
-    return Repository(store, descriptor, KEYS)  # type: ignore[arg-type]
+    return Repository(store, descriptor, KEYS)
 
 
 def build(folder: Path, tib: float) -> None:

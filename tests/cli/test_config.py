@@ -9,6 +9,7 @@ import pytest
 
 import puller
 from puller.cli.input import access
+from puller.cli.output.settings import Settings
 from puller.configuration import file as configuration
 from puller.errors import UsageError
 from puller.units import MIB
@@ -89,10 +90,12 @@ def test_how_much_of_the_index_this_host_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     budgets = []
-    monkeypatch.setattr(
-        "puller.cli.commands.points.open_repository",
-        lambda settings: budgets.append(access.open_repository(settings).index_budget) or repository,
-    )
+
+    def note(settings: Settings) -> puller.Repository:
+        budgets.append(access.open_repository(settings).index_budget)
+        return repository
+
+    monkeypatch.setattr("puller.cli.commands.points.open_repository", note)
     for line in ("", 'index-budget = "1.5G"\n'):
         path.write_text(f'[repositories.main]\nurl = "{folder}"\n{line}')
         assert cli("points").code == 0

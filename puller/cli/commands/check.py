@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
-from puller.cli.input.budgets import Budget
-from puller.cli.input.durations import Duration
 from puller.cli.input.options import OF_HOST, Command
+from puller.cli.input.quantities import BUDGET, DURATION
 from puller.cli.output.console import printable
 from puller.cli.output.measures import CHECK
 from puller.cli.output.outcome import Outcome
@@ -69,14 +68,14 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
 )
 @click.option(
     "--max-age",
-    type=Duration(),
+    type=DURATION,
     metavar="DURATION",
     help="Read and verify all data that no check has verified for this long (for example 30d), the oldest "
     "first. What was verified since is only looked for, not opened.",
 )
 @click.option(
     "--budget",
-    type=Budget(),
+    type=BUDGET,
     metavar="DURATION|SIZE",
     help="Stop reading data after this time (for example 2h) or this many bytes (for example 500G). The next "
     "check continues with what was verified longest ago. Without --max-age and --read-data, all data is due.",
