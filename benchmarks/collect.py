@@ -3,9 +3,8 @@
     python -m benchmarks.collect                   # some minutes, and 60 MiB of disk
 
 A repository of one point with one disk, all of it data in packs of 500 chunks. The map is stored as it would
-be; data packs and index objects are made up as they are asked for. Of the packs 2 in 100 are reached by
-nothing, and 1 in 100 in less than half; so a prune condemns them, and must read the footers of the latter.
-Each is a process of its own.
+be; data packs and index objects are made up. Of the packs 2 in 100 are reached by nothing, and 1 in
+100 in less than half; so a prune condemns them, and must read the footers of the latter.
 """
 
 from __future__ import annotations

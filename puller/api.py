@@ -100,7 +100,8 @@ def open_repository(
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
-        index_budget: The most that this host keeps of the repository's index, in bytes. Default: 256 MiB.
+        index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
+            stands for 256 MiB.
 
     Returns:
         The open repository. Threads can share it.
@@ -117,13 +118,16 @@ def open_repository(
     Example:
         >>> repository = puller.open_repository("s3://backups/kvm", password="…")
     """
-    if index_budget is not None and index_budget < LEAST_BUDGET:
-        raise UsageError(f"cannot keep an index in {index_budget} bytes: {LEAST_BUDGET} are needed")
     secret = _secret(password, key_file)
+    if index_budget is not None and index_budget < LEAST_BUDGET:
+        raise UsageError(
+            f"cannot keep an index in {index_budget} bytes",
+            advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
+        )
     store = open_store(url)
-    opened = repositories.open_repository(RetryingStore(store), secret, address(store))
-    opened.index_budget = BUDGET if index_budget is None else index_budget
-    return opened
+    repository = repositories.open_repository(RetryingStore(store), secret, address(store))
+    repository.index_budget = BUDGET if index_budget is None else index_budget
+    return repository
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:

@@ -45,7 +45,7 @@ class Repository:
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
-    URL; None if it does not. ``index_budget`` is how many bytes this host may keep of the index. Threads can
+    URL; None if it does not. ``index_budget`` is how many bytes this host keeps of its index. Threads can
     share it.
     """
 

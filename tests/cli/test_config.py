@@ -89,13 +89,14 @@ def test_how_much_of_the_index_this_host_keeps(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    budgets = []
+    budgets: list[int] = []
 
-    def note(settings: Settings) -> puller.Repository:
-        budgets.append(access.open_repository(settings).index_budget)
-        return repository
+    def open_noted(settings: Settings) -> puller.Repository:
+        opened = access.open_repository(settings)
+        budgets.append(opened.index_budget)
+        return opened
 
-    monkeypatch.setattr("puller.cli.commands.points.open_repository", note)
+    monkeypatch.setattr("puller.cli.commands.points.open_repository", open_noted)
     for line in ("", 'index-budget = "1.5G"\n'):
         path.write_text(f'[repositories.main]\nurl = "{folder}"\n{line}')
         assert cli("points").code == 0
