@@ -34,10 +34,10 @@ from puller.repository.format.index import (
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import NONCE, TAG
 from puller.repository.index.cache import BUDGET, load_hints
-from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.index.hints import HintFile, HintWriter
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.indexes import read_index
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK, MIB
 

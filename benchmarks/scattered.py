@@ -29,9 +29,9 @@ from puller.nbd.reader import read
 from puller.repository import repository as repositories
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import Address
-from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
 from puller.store.folder import FolderStore

@@ -20,7 +20,6 @@ from puller.repository.format.index import IndexPart, PackEntry
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
 from puller.repository.index.cache import BUDGET, load_hints
-from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Secret
 from puller.repository.keys.keyring import KeyRing
@@ -33,6 +32,7 @@ from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run, Tuning

@@ -98,7 +98,8 @@ class Reclaim:
             said.add(pack.pack_id)
             return True
 
-        replaced = self._index.replace([info for info in inventory.indexes if info.key in names], keep)
+        by_age = sorted(inventory.indexes, key=lambda info: info.modified)
+        replaced = self._index.replace([info for info in by_age if info.key in names], keep)
         self._delete_all(replaced)
 
     def _name(self, pack_id: bytes) -> None:

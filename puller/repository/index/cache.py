@@ -34,11 +34,8 @@ _READERS = 4
 _SMALL, _SHARE = 1 << 16, 8
 """Rows, or one in so many of those in the large file, up to which others stay in the small one."""
 
-_MARGIN = 2
-"""How often a sample is to be half of what there is room for, before all is read again."""
-
 _STALE = 86400.0
-"""Seconds after which a file that was not finished is one that a killed process left."""
+"""Seconds after which nobody is writing a file any more."""
 
 Read = Callable[[ObjectInfo, float], IndexPart | None]
 """Reads an index object: its packs, and a share of its rows. Called in several threads at once."""
@@ -78,21 +75,16 @@ class _Refresh:
         main, newer = self._open(_MAIN), self._open(_NEWER)
         room = self.budget // 4 // ROW  # packs have as much, and the successor of a file takes that once more
         shift = (max(0, self._rows(self.listed) - 1) // room).bit_length()
-        if main is not None and shift < main.shift <= shift + _MARGIN:
+        if main is not None and main.shift == shift + 1:  # not worth reading all of it again
             shift = main.shift
         files = [file for file in (main, newer) if file is not None and file.shift <= shift]
         fresh = self.listed.keys() - {source for file in files for source, _ in file.sources}
         added = (self._rows(fresh) >> shift) + sum(file.rows for file in files[1:])
-        if (
-            main is None
-            or main.shift != shift
-            or added > max(_SMALL, main.rows // _SHARE)
-            or self._ails(main)
-        ):
-            file = self._write(_MAIN, shift, files, fresh)
-            (self.folder / _NEWER).unlink(missing_ok=True)
-            return (file,)
-        return (main, self._write(_NEWER, shift, files[1:], fresh)) if fresh else tuple(files)
+        if main is not None and main.shift == shift and added <= self._most_beside(main):
+            return (main, self._write(_NEWER, shift, files[1:], fresh)) if fresh else tuple(files)
+        file = self._write(_MAIN, shift, files, fresh)
+        (self.folder / _NEWER).unlink(missing_ok=True)
+        return (file,)
 
     def _open(self, name: str) -> HintFile | None:
         try:
@@ -104,20 +96,24 @@ class _Refresh:
         """About how many rows index objects have, or a few more: most of each is rows."""
         return sum(self.listed[name].size for name in names) // ROW
 
-    def _ails(self, file: HintFile) -> bool:
-        """Whether more than a quarter of the packs is of index objects that have vanished."""
-        return 4 * int(file.kept(self.listed).sum()) < 3 * file.packs
+    def _most_beside(self, main: HintFile) -> int:
+        """Rows that may stay in the small file; none if a quarter of the large one, or more, has vanished."""
+        is_sound = 4 * int(main.kept(self.listed).sum()) >= 3 * main.packs
+        return max(_SMALL, main.rows // _SHARE) if is_sound else -1
 
     def _write(self, name: str, shift: int, files: Sequence[HintFile], fresh: Iterable[str]) -> HintFile:
         """Put what ``files`` still rightly say, and what is ``fresh``, into the place of ``name``."""
-        self._sweep()
+        for left in self.folder.glob("*.new"):  # by a process that was killed
+            if left.stat().st_mtime < time.time() - _STALE:
+                left.unlink(missing_ok=True)
         descriptor, path = tempfile.mkstemp(".new", dir=self.folder)
         try:
             with os.fdopen(descriptor, "wb") as target:
                 writer = HintWriter(target, shift, self.budget // 4)
                 for old in files:
                     writer.take(old, self.listed)
-                self._gather(writer, sorted(fresh), 0.5**shift)
+                # By age: what a run wrote stays together, and a pack that it wrote next follows.
+                self._gather(writer, sorted(fresh, key=lambda key: self.listed[key].modified), 0.5**shift)
                 writer.finish(self.repository_id)
             file = HintFile(Path(path), self.repository_id)
             file.path = Path(path).rename(self.folder / name)
@@ -131,9 +127,3 @@ class _Refresh:
             for name, part in zip(names, found, strict=True):
                 if part is not None:
                     writer.add(name, part)
-
-    def _sweep(self) -> None:
-        for path in self.folder.glob("*.new"):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE:
-                    path.unlink()

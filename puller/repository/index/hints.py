@@ -47,17 +47,13 @@ def sample(rows: IndexRows, shift: int) -> IndexRows:
     return rows[rows >> np.uint64(64 - shift) == 0] if shift else rows
 
 
-class _Tail(msgspec.Struct, array_like=True):
+class _Tail(msgspec.Struct, array_like=True, tag="puller hints 1"):
     repository: bytes
     shift: int
     packs: int
     rows: int
     sources: list[tuple[str, int]]
     fences: bytes
-
-
-def _digest(tail: bytes) -> bytes:
-    return blake3(b"puller hints 1" + tail).digest(16)
 
 
 class HintFile:
@@ -76,9 +72,12 @@ class HintFile:
         end = self._read(max(0, size - _END), _END)
         length = int.from_bytes(end[16:], "little")
         content = self._read(max(0, size - _END - length), min(length, size))
-        if _digest(content) != end[:16]:
+        if blake3(content).digest(16) != end[:16]:
             raise DamagedData("the index cache is damaged")
-        tail = msgspec.msgpack.decode(content, type=_Tail)
+        try:
+            tail = msgspec.msgpack.decode(content, type=_Tail)
+        except msgspec.MsgspecError as error:
+            raise DamagedData("the index cache is of another version of puller") from error
         self.shift, self.packs, self.rows, self.sources = tail.shift, tail.packs, tail.rows, tail.sources
         self._fences = np.frombuffer(tail.fences, np.uint64)
         if tail.repository != repository_id or _PACK * self.packs + ROW * self.rows + length + _END != size:
@@ -92,7 +91,8 @@ class HintFile:
             yield from self._find_in(block - 1, number & ~_NUMBERS) if block else ()
 
     def _find_in(self, block: int, least: int) -> Iterator[int]:
-        rows = memoryview(self._read_rows(_STEP * block, _STEP)).cast("Q")
+        first, count = _STEP * block, min(_STEP, self.rows - _STEP * block)
+        rows = memoryview(self._read(_PACK * self.packs + ROW * first, ROW * count)).cast("Q")
         if rows[0] != self._fences[block]:
             raise DamagedData("a row of the index cache is damaged")
         for place in range(bisect_left(rows, least), len(rows)):
@@ -112,19 +112,10 @@ class HintFile:
         there = np.array([source in listed for source, _ in self.sources], np.bool_)
         return np.repeat(there, [count for _, count in self.sources])
 
-    def all_packs(self) -> Iterator[NDArray[np.uint8]]:
-        """Records of all packs, some at a time."""
-        for first in range(0, self.packs, _PIECE):
-            content = self._read(_PACK * first, _PACK * min(_PIECE, self.packs - first))
-            yield np.frombuffer(content, np.uint8).reshape(-1, _PACK)
-
-    def all_rows(self) -> Iterator[IndexRows]:
-        """All rows, some at a time."""
-        for first in range(0, self.rows, _PIECE):
-            yield np.frombuffer(self._read_rows(first, _PIECE), np.uint64)
-
-    def _read_rows(self, first: int, count: int) -> bytes:
-        return self._read(_PACK * self.packs + ROW * first, ROW * min(count, self.rows - first))
+    def pieces(self, offset: int, width: int, count: int) -> Iterator[bytes]:
+        """``count`` records of ``width`` bytes from ``offset`` on, some at a time."""
+        for first in range(0, count, _PIECE):
+            yield self._read(offset + width * first, width * min(_PIECE, count - first))
 
     def _read(self, offset: int, length: int) -> bytes:
         content = os.pread(self._descriptor, length, offset)
@@ -162,12 +153,14 @@ class HintWriter:
         """Take in what another file has of ``listed`` index objects. Raises OSError, DamagedData."""
         kept = file.kept(listed)
         numbers = np.cumsum(kept, dtype=np.int32) + np.int32(self._packs - 1)
-        for rows in file.all_rows():
+        for content in file.pieces(_PACK * file.packs, ROW, file.rows):
+            rows = np.frombuffer(content, np.uint64)
             places = rows & np.uint64(_NUMBERS)
             chosen = kept[places]
             self._put(rows[chosen], numbers[places[chosen]])
-        for first, packs in zip(range(0, file.packs, _PIECE), file.all_packs(), strict=True):
-            self._file.write(packs[kept[first : first + _PIECE]].tobytes())
+        for number, content in enumerate(file.pieces(0, _PACK, file.packs)):
+            packs = np.frombuffer(content, np.uint8).reshape(-1, _PACK)
+            self._file.write(packs[kept[number * _PIECE : (number + 1) * _PIECE]].tobytes())
         self._sources += [source for source in file.sources if source[0] in listed]
         self._packs += int(kept.sum())
 
@@ -190,4 +183,4 @@ class HintWriter:
         tail = _Tail(repository_id, self._shift, self._packs, self._count, self._sources, fences)
         content = msgspec.msgpack.encode(tail)
         self._file.write(rows.data)
-        self._file.write(content + _digest(content) + len(content).to_bytes(8, "little"))
+        self._file.write(content + blake3(content).digest(16) + len(content).to_bytes(8, "little"))

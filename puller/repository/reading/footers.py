@@ -26,7 +26,7 @@ class Footers:
 
     def __init__(self, packs: PackReader) -> None:
         self._packs = packs
-        self._cache: OrderedDict[bytes, Ids] = OrderedDict()
+        self._cache: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
         self._loading = [threading.Lock() for _ in range(_LOADING)]
@@ -37,17 +37,17 @@ class Footers:
         Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
         """
         with self._loading[pack_id[0] % _LOADING]:
-            known = self._known(pack_id)
+            known = self._known((kind, pack_id))
             if known is None:
                 known = self._load(kind, pack_id)
-                self._keep(pack_id, known)
+                self._keep((kind, pack_id), known)
             return known
 
-    def _known(self, pack_id: bytes) -> Ids | None:
+    def _known(self, pack: tuple[PackKind, bytes]) -> Ids | None:
         with self._lock:
-            if pack_id in self._cache:
-                self._cache.move_to_end(pack_id)
-            return self._cache.get(pack_id)
+            if pack in self._cache:
+                self._cache.move_to_end(pack)
+            return self._cache.get(pack)
 
     def _load(self, kind: PackKind, pack_id: bytes) -> Ids:
         try:
@@ -58,9 +58,9 @@ class Footers:
             self._packs.damaged.add(pack_id)
             raise
 
-    def _keep(self, pack_id: bytes, ids: Ids) -> None:
+    def _keep(self, pack: tuple[PackKind, bytes], ids: Ids) -> None:
         with self._lock:
-            self._cache[pack_id] = ids
+            self._cache[pack] = ids
             self._cached += ids.nbytes
             while self._cached > CACHED:
                 self._cached -= self._cache.popitem(last=False)[1].nbytes

@@ -19,8 +19,8 @@ import numpy as np
 
 from puller.errors import Overtaken
 from puller.repository.format.pages import Numbers, PackTable, Slots
-from puller.repository.index.chunkindex import MISS
 from puller.repository.records.condemned import ALL, KEPT, Condemned, Record, union
+from puller.repository.writing.chunkindex import MISS
 
 LONGEST_RUN = KEPT - 86400.0
 """Seconds; a day less than final records are kept, for requests that are slow to take effect."""

@@ -34,12 +34,12 @@ from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
-from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
+from puller.repository.writing.chunkindex import MISS, ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
 from puller.repository.writing.effort import AutoLevel, Effort
