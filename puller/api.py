@@ -7,7 +7,7 @@ refused with UsageError before anything is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puller.configuration.job import Mode, QuiesceMode
@@ -19,6 +19,7 @@ from puller.repository import repository as repositories
 from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
@@ -28,6 +29,9 @@ from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
+from puller.upkeep.keep import KeptPoint
+from puller.upkeep.keep import keep as _keep
+from puller.upkeep.keep import release as _release
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -505,6 +509,7 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
 
     Raises:
         NoSuchPoint, AmbiguousPoint: A name matches no point, or several; nothing was deleted.
+        PointKept: ``keep`` holds one of the points; nothing was deleted.
         DamagedData: A record that has to be read is damaged.
         StoreError: The store cannot be reached or refuses.
 
@@ -514,6 +519,69 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
     """
     _check_lists(points=points, hosts=hosts)
     return _delete(repository, points, hosts)
+
+
+def keep(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    until: datetime | None = None,
+    note: str = "",
+    observer: Observer = ignore,
+) -> KeptPoint:
+    """Protect a point from ``prune`` and ``delete``. An earlier protection of the point is replaced.
+
+    If a prune is running it may have decided before, and may still delete the point: an event of class Notice
+    says so.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+        until: Protect the point until this time, in UTC unless it has a zone; without it, until ``release``.
+        note: Store why the point is kept, in 1000 characters at most.
+        observer: Called with each event.
+
+    Returns:
+        What protects the point now. It may last longer than asked for, if older keeps cannot be deleted.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several; or the point was just deleted.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: ``until`` is in the past, or ``note`` is too long.
+
+    Example:
+        >>> puller.keep(repository, "web1@latest", note="before the upgrade").kept
+        True
+    """
+    _check_lists(hosts=hosts)
+    return _keep(repository, point, Keep(until, note), hosts, observer)
+
+
+def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) -> KeptPoint:
+    """End all that ``keep`` has done for a point. A point that is not kept is not an error.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+
+    Returns:
+        The point, which nothing protects now.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.release(repository, "web1@latest").kept
+        False
+    """
+    _check_lists(hosts=hosts)
+    return _release(repository, point, hosts)
 
 
 def list_keys(

@@ -38,11 +38,14 @@ from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Sec
 from puller.repository.reading.image import DiskImage
 from puller.repository.reading.indexes import list_index, read_index
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
+from puller.repository.records.kept import Keep
 from puller.repository.records.verified import Proof, tidy
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.units import GIB
 from puller.upkeep.check import check
+from puller.upkeep.delete import delete
+from puller.upkeep.keep import release
 from puller.upkeep.keys import list_keys
 from puller.upkeep.prune import preview, prune
 from puller.upkeep.reachability import Reachability
@@ -68,6 +71,7 @@ _FOLDERS = (
     "condemned/",
     "damaged/",
     "verified/",
+    "kept/",
     "locks/",
     "keys/",
     "",
@@ -114,6 +118,8 @@ class Target:
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
         repository.verified.put([Proof(bytes(16), 0), Proof(bytes(range(16)), 3, 1.5)])
+        for point in repository.points.all():
+            repository.keeps.put((point.uuid, point.point), Keep(_NOW + timedelta(days=36500), "of the lab"))
         lock = f"locks/prune/{'0' * 32}-00000000"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
@@ -294,6 +300,24 @@ def _read_verified(case: Case, repository: Repository) -> None:
     tidy(records, lambda proof: proof.generation == 0)
 
 
+def _read_keeps(case: Case, repository: Repository) -> None:
+    """Whatever has become of a keep, its point stays, unless the keys were used to end it."""
+    keeps = repository.keeps.holding(_NOW)
+    points = repository.points.all()
+    listing(points, _NOW, keeps)
+    for point in points:
+        keep = keeps.get((point.uuid, point.point))
+        description(point, _NOW, keep), full_record(point, keep)
+        assert keep or case.sealed or case.body is None
+
+
+def _release(case: Case, repository: Repository) -> None:
+    for uuid, point in repository.points.names():
+        release(repository, point)
+        assert repository.keeps.listed(uuid, point) == []
+    delete(repository, [point for _, point in repository.points.names()])
+
+
 def _lease(case: Case, repository: Repository) -> None:
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         pass
@@ -341,6 +365,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "condemned/": [_read_condemned, *_ALL],
     "damaged/": [_read_damaged, *_ALL],
     "verified/": [_read_verified, *_ALL],
+    "kept/": [_read_keeps, _preview, _release, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],
     "": [_open],

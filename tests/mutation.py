@@ -66,6 +66,7 @@ BOX_KINDS = {
     "locks/": BoxKind.LOCK,
     "damaged/": BoxKind.DAMAGED,
     "verified/": BoxKind.VERIFIED,
+    "kept/": BoxKind.KEEP,
 }
 
 

@@ -380,7 +380,7 @@ class _Transaction:
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = tuple(
-                Attachment(name, len(body), Ref.to(run.attach(body)))
+                Attachment(name, len(body), Ref.to(run.attach(body)), beside.times[name])
                 for name, body in beside.contents.items()
             )
             run.flush()

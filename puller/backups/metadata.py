@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from puller.backups.notes import Notes
 from puller.errors import HypervisorError
@@ -57,12 +58,19 @@ def gather(
 
 
 class Beside:
-    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError."""
+    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError.
+
+    ``times`` are when each had been read, by the host's clock.
+    """
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
         self._domain = domain
         self._sealed = sealed
-        self.contents = dict(gather(domain, disks, notes, sealed=sealed))
+        self.contents: dict[str, bytes] = {}
+        self.times: dict[str, datetime] = {}
+        for name, content in gather(domain, disks, notes, sealed=sealed):
+            self.contents[name] = content
+            self.times[name] = datetime.now(UTC)
 
     def compare(self, notes: Notes) -> None:
         """Note what is another by now. What cannot be told, as of a domain that has ended, is passed over."""

@@ -18,7 +18,7 @@ from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
 from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Finding, Status, ask, attempt
-from puller.diagnosis.repository import LastPoint, identity, opened
+from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
 from puller.diagnosis.scratch import Folders
 from puller.errors import NoSuchDomain, PullerError
 from puller.hypervisor.connection import Host
@@ -58,6 +58,7 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     yield opening.check
     if opening.outcome is not None:
         yield ask("identity", store.url, partial(identity, opening.outcome))
+        yield ask("foreign-objects", store.url, partial(foreign_objects, opening.outcome))
     uri = examination.connect
     connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
     yield connecting.check

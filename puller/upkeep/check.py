@@ -16,6 +16,8 @@ from datetime import datetime
 from puller.errors import DamagedData, KeyNotHeld, StoreDenied, StoreError
 from puller.events import Notice, Observer, Step
 from puller.repository.collecting.reach import Reach
+from puller.repository.foreign import described, foreign
+from puller.repository.format.names import FOLDERS
 from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
@@ -73,6 +75,8 @@ def check(
         raise KeyNotHeld("this key may not read stored guest data, so it cannot check it")
     allowance = Allowance(reading, clock)
     errors: list[CheckError] = []
+    if not points:
+        _tell_foreign(repository, observer)
     chosen = _points(repository, points, errors)
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
@@ -95,6 +99,12 @@ def check(
         examined.left,
         examined.oldest,
     )
+
+
+def _tell_foreign(repository: Repository, observer: Observer) -> None:
+    keys = foreign(repository.store, FOLDERS)
+    if keys:
+        observer(Notice("repository", described(keys)))
 
 
 def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:

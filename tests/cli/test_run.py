@@ -339,7 +339,7 @@ def test_a_prune_that_cannot_read_what_is_pending_fails_once(
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     pending = folder / "pending" / point.uuid / point.point
     pending.parent.mkdir(parents=True)
-    pending.write_bytes(b"")
+    pending.write_bytes(b"torn")
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     tried: list[object] = []
     real = api.prune

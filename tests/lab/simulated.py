@@ -14,7 +14,7 @@ from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
 from tests.lab.memory import MemoryStore
 
-NOTES = ("locks/", "pending/", "points/")
+NOTES = ("locks/", "pending/", "points/", "kept/")
 """Prefixes of what nothing else refers to."""
 
 

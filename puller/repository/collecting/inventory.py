@@ -93,12 +93,12 @@ class Inventory:
 
 
 def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
-    """The stored packs by id. What is not named like a pack is foreign."""
+    """The stored packs by id. What is not named like a pack is foreign, and so is an empty object."""
     found: dict[bytes, PackObject] = {}
     for kind in kinds:
         for info in store.list(kind.prefix):
             name = parse_pack_name(info.key)
-            if name is not None and name[0] is kind:
+            if name is not None and name[0] is kind and info.size:
                 _, pack_id, generation = name
                 listed = PackObject(kind, info.size, info.modified, generation)
                 other = found.get(pack_id)

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from puller.errors import DamagedData, KeyNotHeld, UnsupportedFormat, UsageError, WrongKey
+from puller.errors import DamagedData, KeyNotHeld, UnknownKind, UnsupportedFormat, UsageError, WrongKey
 from puller.repository.format.sealing import NONCE
 from puller.repository.keys.keyring import KEY, KeyRing, derive
 from puller.store.base import Store
@@ -192,7 +192,7 @@ def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
     """Each slot's id with the slot, or with what is wrong with it."""
     for info in store.list(PREFIX):
         slot_id = info.key.removeprefix(PREFIX)
-        if not _ID.fullmatch(slot_id):
+        if not _ID.fullmatch(slot_id) or not info.size:
             continue
         try:
             yield slot_id, _load(store, info.key)
@@ -223,7 +223,7 @@ def _load(store: Store, name: str) -> KeySlot:
     if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
         raise DamagedData(f"{name} has a time without a zone or out of all reason")
     if slot.version > VERSION:
-        raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")
+        raise UnknownKind(f"{name} has format version {slot.version}; this puller knows {VERSION}")
     return slot
 
 

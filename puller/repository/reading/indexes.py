@@ -33,8 +33,8 @@ _LEAST = 8 * KIB
 
 
 def list_index(store: Store) -> Iterator[ObjectInfo]:
-    """The index objects. What is not named like one is foreign."""
-    return (info for info in store.list(INDEX_PREFIX) if _NAME.fullmatch(info.key))
+    """The index objects. What is not named like one is foreign, and so is an empty object."""
+    return (info for info in store.list(INDEX_PREFIX) if info.size and _NAME.fullmatch(info.key))
 
 
 def read_packs(store: Store, keys: Keys, info: ObjectInfo) -> list[PackEntry] | None:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
+from puller.errors import DamagedData, ObjectNotFound, UnknownKind, UnsupportedFormat
 from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
@@ -149,10 +149,10 @@ class Condemned:
 
     def listed(self) -> list[ObjectInfo]:
         """The records that are there, unread."""
-        return [info for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[Record]:
-        """The records; without those that have vanished since they were listed.
+        """The records; without those that have vanished since they were listed, or are of a later kind.
 
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
@@ -164,7 +164,11 @@ class Condemned:
             box = self._store.get(info.key, max_size=BOX_LIMIT)
         except ObjectNotFound:
             return None
-        return decode(self._boxes.unpack(BoxKind.CONDEMNED, info.key, box), info)
+        try:
+            content = self._boxes.unpack(BoxKind.CONDEMNED, info.key, box)
+        except UnknownKind:
+            return None
+        return decode(content, info)
 
     def put(self, final: bool, grace: float, packs: Condemnations) -> None:
         """Write ``packs`` as new records, durable when this returns; nothing if there are none."""

@@ -78,7 +78,7 @@ class DamagedPacks:
 
     def read(self) -> list[DamageRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""
-        infos = [info for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        infos = [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
         return [record for record in map(self._read, infos) if record is not None]
 
     def _read(self, info: ObjectInfo) -> DamageRecord | None:

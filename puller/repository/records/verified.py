@@ -142,7 +142,7 @@ class VerifiedPacks:
 
     def listed(self) -> list[ObjectInfo]:
         """The records that are there, unread."""
-        return [info for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[VerifiedRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from puller.errors import DamagedData, NoSuchPoint, ObjectNotFound, Overtaken, PullerError, StoreError
+from puller.errors import (
+    DamagedData,
+    NoSuchPoint,
+    ObjectNotFound,
+    Overtaken,
+    PullerError,
+    StoreError,
+    UnknownKind,
+)
 from puller.repository import points as records
 from puller.repository.format.pages import Address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
@@ -52,7 +60,7 @@ class PendingPoints:
         """All that are there."""
         for info in self._store.list(PREFIX):
             name = records.parse_name(info.key, PREFIX)
-            if name is not None:
+            if name is not None and info.size:  # an empty object is nobody's
                 yield Pending(*name, info.modified)
 
     def get(self, uuid: str, point_id: str) -> Point | None:
@@ -62,7 +70,10 @@ class PendingPoints:
             box = self._store.get(name, max_size=BOX_LIMIT)
         except ObjectNotFound:
             return None
-        content = self._boxes.unpack(BoxKind.POINT, name, box)
+        try:
+            content = self._boxes.unpack(BoxKind.POINT, name, box)
+        except UnknownKind:
+            return None
         return records.decode(content, records.object_name(uuid, point_id))
 
     def put(self, point: Point) -> None:
