@@ -17,13 +17,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from blake3 import blake3
 
 from benchmarks.index import KEYS, PACKS, SLOTS, TIB, MadeUp
+from puller.cancelling import CancelScope
 from puller.events import Event, Step
 from puller.pipeline.buffers import BufferPool
 from puller.repository.format.chunk_slot import compress, content_id
@@ -54,6 +57,7 @@ class Large:
 
     def __init__(self, folder: Path, tib: float) -> None:
         self.inner = FolderStore(folder)
+        self.scope = self.inner.scope
         self.reached = -(-int(tib * TIB) // CHUNK // SLOTS)
         self.packs = -(-int(self.reached * 1.02) // PACKS) * PACKS
         self.index = MadeUp(self.packs * SLOTS)
@@ -62,6 +66,11 @@ class Large:
 
     def _ids(self, number: int) -> bytes:
         return b"".join(map(pack_id, range(number * PACKS, (number + 1) * PACKS)))
+
+    def within(self, scope: CancelScope) -> Self:
+        other = copy(self)
+        other.inner, other.scope = self.inner.within(scope), scope
+        return other
 
     @property
     def url(self) -> str:

@@ -47,6 +47,7 @@ PACKS = (1 << 19) // SLOTS
 ROWS = PACKS * SLOTS
 TIB = 1 << 40
 LOOK_UPS = 1 << 17
+_NONE = np.zeros((0, ID), np.uint8)
 BATCH = 32
 BEFORE = 25.03
 """Bytes of an index object for a chunk until November 2026."""
@@ -120,7 +121,7 @@ def new_host(tib: float) -> None:
     files = load_hints(bytes(ID), listed, lambda info, share: read_index(store, KEYS, info, share), BUDGET)  # type: ignore[arg-type]
     seconds, used = time.perf_counter() - began, time.process_time() - used - store.seconds
     now, peak = resident()
-    known = ChunkIndex(files, lambda kind, pack: np.zeros((0, ID), np.uint8), PackTable())
+    known = ChunkIndex(files, Archive(0, Path()), PackTable())
     rate = look_ups(known)
     disk = sum(
         file.stat().st_size for file in Path(os.environ["PULLER_CACHE_DIR"]).rglob("*") if file.is_file()
@@ -159,9 +160,9 @@ class Archive:
         self.parts: list[IndexPart] = []
         self.read = 0
 
-    def _load(self, kind: PackKind, pack_id: bytes) -> Ids:
+    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
         self.read += 1
-        return self.packs[pack_id]
+        return self.packs.get(pack_id, _NONE)
 
     def _hints(self) -> HintFile:
         path = self.folder / os.urandom(8).hex()
@@ -178,7 +179,7 @@ class Archive:
     def back_up(self, ids: Sequence[bytes]) -> int:
         """Store what is not found of ``ids``; return how many were found."""
         table, fresh = PackTable(), list[bytes]()
-        known = ChunkIndex([self._hints()], self._load, table)
+        known = ChunkIndex([self._hints()], self, table)
         names = [os.urandom(ID) for _ in range(len(ids) // SLOTS + 1)]
         for at in range(0, len(ids), BATCH):
             batch = ids[at : at + BATCH]

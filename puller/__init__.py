@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         Forgotten,
         RemovedBitmap,
     )
+    from puller.cancelling import (
+        CancelScope,
+    )
     from puller.configuration.file import (
         Configuration,
         Place,
@@ -193,6 +196,7 @@ __all__ = [
     "AmbiguousPoint",
     "Attachment",
     "BaseDamaged",
+    "CancelScope",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -316,6 +320,7 @@ _HOMES = {
         "repair_index restore stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",

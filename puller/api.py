@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
@@ -24,7 +25,6 @@ from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
 from puller.store.location import address, open_store
-from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
@@ -94,6 +94,7 @@ def open_repository(
     password: str | None = None,
     key_file: bytes | None = None,
     index_budget: int | None = None,
+    scope: CancelScope | None = None,
 ) -> Repository:
     """Open a repository.
 
@@ -106,6 +107,8 @@ def open_repository(
         key_file: The content of a key file that opens the repository.
         index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
             stands for 256 MiB.
+        scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
+            ends them early.
 
     Returns:
         The open repository. Threads can share it.
@@ -129,7 +132,7 @@ def open_repository(
             advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
         )
     store = open_store(url)
-    repository = repositories.open_repository(RetryingStore(store), secret, address(store))
+    repository = repositories.open_repository(RetryingStore(store, scope), secret, address(store))
     repository.index_budget = BUDGET if index_budget is None else index_budget
     return repository
 
@@ -381,8 +384,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     _check_lists(hosts=hosts, disks=disks)
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
-    with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point, hosts), request, observer)
+    bound = _working(repository, point, observer)
+    return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
 def check(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -426,12 +429,9 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
         ()
     """
     _check_lists(points=points, hosts=hosts)
-    reading = Reading(read_data, max_age, budget)
-    with holding(_patience("repository", observer)):
-        chosen = [
-            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
-        ]
-        return _check(repository, chosen, reading, observer)
+    bound = _working(repository, "repository", observer)
+    chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
+    return _check(bound, chosen, Reading(read_data, max_age, budget), observer)
 
 
 def prune(
@@ -463,13 +463,12 @@ def prune(
         >>> report.removed
         ('20261101T010004Z-9b1c03aa',)
     """
-    with holding(_patience("repository", observer)):
-        return _prune(repository, policy, grace, observer)
+    return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
-def _patience(subject: str, observer: Observer) -> Patience:
-    """With a store that gives no answer; ``observer`` is told."""
-    return long(lambda text: observer(Notice(subject, text)))
+def _working(repository: Repository, subject: str, observer: Observer) -> Repository:
+    """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
+    return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
@@ -721,8 +720,7 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    with holding(_patience("repository", observer)):
-        return _repair_index(repository, observer)
+    return _repair_index(_working(repository, "repository", observer), observer)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

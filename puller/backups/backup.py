@@ -52,7 +52,6 @@ from puller.hypervisor.space.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
-from puller.store.patience import holding, long
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -100,7 +99,9 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
     def tell(text: str) -> None:
         observer(Notice(plan.domain, text))
 
-    with holding(long(tell)), Host.connect(plan.connect) as host:
+    scope = repository.scope.working(tell)
+    repository = repository.within(scope)
+    with Host.connect(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
         disks = _disks(domain, plan)
         refuse_shared(host, domain, disks)
@@ -135,7 +136,7 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk) for disk in known)
+    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:

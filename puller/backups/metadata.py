@@ -23,6 +23,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from puller.backups.notes import Notes
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.disk import Disk
@@ -52,7 +53,7 @@ def gather(
         notes.add("the point has no tpm.tar: the repository is not encrypted")
     if any(disk.path is not None for disk in disks):
         try:
-            yield "images.json", _images(disks)
+            yield "images.json", _images(disks, domain.scope)
         except HypervisorError as error:
             notes.add(f"the point has no images.json: {error.message}")
 
@@ -91,6 +92,6 @@ def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Doma
         yield "tpm.tar", firmware.tpm
 
 
-def _images(disks: Sequence[Disk]) -> bytes:
-    facts = {disk.target: describe(disk.path, disk.format) for disk in disks if disk.path is not None}
+def _images(disks: Sequence[Disk], scope: CancelScope) -> bytes:
+    facts = {disk.target: describe(disk.path, disk.format, scope) for disk in disks if disk.path is not None}
     return json.dumps(facts, indent=1, sort_keys=True).encode()

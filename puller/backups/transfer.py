@@ -60,7 +60,7 @@ class Transfer:
         observer: Observer,
         read_rate: int | None = None,
     ) -> None:
-        self._repository = repository
+        self._repository = repository.within(run.flow.scope)
         self._run = run
         self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
         self._window = _window(read_rate)
@@ -112,13 +112,13 @@ class Transfer:
     def _read(self, disk: _Disk) -> None:
         self._explain(disk)
         changed = disk.export.changed if disk.base.checkpoint else None
-        with Export(disk.export.uri, changed, self._run.flow.on_failure) as export:
+        with Export(disk.export.uri, changed, self._run.flow.scope) as export:
             self._copy(disk, export)
 
     def _mistrust(self, export: DiskExport, base: Base) -> str | None:
         if base.parent is None:
             return None
-        with Export(export.uri, export.changed, self._run.flow.on_failure) as opened:
+        with Export(export.uri, export.changed, self._run.flow.scope) as opened:
             return mistrust(self._repository, opened, base.parent.record, strange=base.strange)
 
     def _explain(self, disk: _Disk) -> None:

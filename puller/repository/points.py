@@ -12,6 +12,7 @@ from itertools import groupby
 
 import msgspec
 
+from puller.cancelling import CancelScope, Scoped, cleanup
 from puller.errors import (
     AmbiguousPoint,
     DamagedData,
@@ -29,7 +30,6 @@ from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.machines import names_of
 from puller.store.base import Store
 from puller.store.parallel import each
-from puller.store.patience import brief, holding
 
 PREFIX = "points/"
 VERSION = 1
@@ -231,11 +231,12 @@ def decode(content: bytes, name: str) -> Point:
     return point
 
 
-class Points:
+class Points(Scoped):
     """The restore points of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def names(self, uuid: str | None = None) -> list[tuple[str, str]]:
@@ -275,9 +276,9 @@ class Points:
     def _load(
         self, names: Iterable[tuple[str, str]], damaged: Callable[[str, DamagedData], None] | None
     ) -> list[Point]:
-        def load(name: tuple[str, str]) -> Point | None:
+        def load(scope: CancelScope, name: tuple[str, str]) -> Point | None:
             try:
-                return self.get(*name)
+                return self.within(scope).get(*name)
             except NoSuchPoint:
                 return None  # deleted since it was listed
             except DamagedData as error:
@@ -286,7 +287,7 @@ class Points:
                 damaged(name[1], error)
                 return None
 
-        return [point for point in each(load, names, _PARALLEL_READS) if point is not None]
+        return [point for point in each(self.scope, load, names, _PARALLEL_READS) if point is not None]
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
@@ -315,8 +316,8 @@ class Points:
 
     def holds(self, point: Point) -> bool:
         """Whether ``point`` is there, as far as the store answers soon."""
-        with holding(brief()), suppress(PullerError):
-            return self.get(point.uuid, point.point) == point
+        with suppress(PullerError):
+            return self.within(cleanup()).get(point.uuid, point.point) == point
         return False
 
     def _holds(self, name: str, box: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Self
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import (
     DamagedData,
     NoRepository,
@@ -13,6 +15,7 @@ from puller.errors import (
     RepositoryExists,
     WrongKey,
 )
+from puller.pipeline.flow import Flow
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
@@ -42,7 +45,7 @@ from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
 
-class Repository:
+class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
@@ -54,6 +57,7 @@ class Repository:
         self, store: Store, descriptor: Descriptor, keys: KeyRing, replaced: Replacement | None = None
     ) -> None:
         self.store = store
+        self.scope = store.scope
         self.replaced = replaced
         self.index_budget = BUDGET
         self.descriptor = descriptor
@@ -66,6 +70,12 @@ class Repository:
         self.verified = VerifiedPacks(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Scoped.within``."""
+        bound = super().within(scope)
+        bound.store = self.store.within(scope)
+        return bound
 
     @property
     def id(self) -> str:
@@ -89,14 +99,22 @@ class Repository:
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
         """
+        flow = Flow(self.scope)
+        try:
+            return self.within(flow.scope)._begin(flow, tuning or Tuning(), excluded)
+        except BaseException:
+            flow.scope.cancel()  # the index may still be read, by threads that were left
+            raise
+
+    def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
         # Before a footer is read: prune drops a record only once no footer has what it condemns.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed, footers = list_index(self.store), Footers(self.packs)
+        listed = list_index(self.store)
         hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
-        known = ChunkIndex(hints, footers.ids, self.maps.table, avoided, self.packs.damaged)
-        return Run(self, known, footers, claims, tuning or Tuning())
+        known = ChunkIndex(hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
+        return Run(self, flow, known, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

@@ -19,7 +19,6 @@ from puller.repository.format.pages import Refs
 from puller.repository.reading.packs import OPENINGS, StoredPack, merge
 from puller.repository.records.verified import Proof
 from puller.repository.repository import Repository
-from puller.store.patience import tied
 
 READERS = 4
 
@@ -68,6 +67,7 @@ class PackCheck:
     """Looks at data packs. Fills ``faults``; ``spoilt`` are the packs, by id, with a damaged content."""
 
     def __init__(self, repository: Repository, reach: Reach, observer: Observer) -> None:
+        self._repository = repository
         self._packs = repository.packs
         self._table = repository.maps.table
         self._reach = reach
@@ -91,7 +91,8 @@ class PackCheck:
 
     def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None]) -> None:
         """Some packs at a time; each is asked for when there is somebody to look at it."""
-        with Flow() as flow, tied(flow.on_failure):
+        with Flow(self._repository.scope) as flow:
+            self._packs = self._repository.packs.within(flow.scope)
             crew = flow.crew("check", READERS, READERS, partial(self._check, examine))
             for pack_id in packs:
                 crew.put(pack_id)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, MissingObject, StoreDenied
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.inventory import Inventory
@@ -94,15 +95,16 @@ class _Repair:
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
     def _read(self, packs: Sequence[tuple[PackKind, bytes, int]]) -> Iterator[IndexedPack]:
-        for opened in each(lambda pack: self._open(*pack), packs, _READERS):
+        for opened in each(self._repository.scope, self._open, packs, _READERS):
             if opened is not None:
                 self._written += 1
                 yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
 
-    def _open(self, kind: PackKind, pack_id: bytes, generation: int) -> StoredPack | None:
+    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes, int]) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
+        kind, pack_id, generation = pack
         try:
-            return self._reader.open(kind, pack_id, generation)
+            return self._reader.within(scope).open(kind, pack_id, generation)
         except MissingObject:
             return None
         except DamagedData:

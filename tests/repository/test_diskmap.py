@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from puller.cancelling import CancelScope
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import ZERO, Address, Numbers, PackTable, Slots
 from puller.repository.reading.mapreader import MapReader
@@ -27,6 +28,8 @@ Model = dict[int, tuple[int, int]]
 
 class Shelf:
     """Map contents in memory: one pack for each batch that was stored."""
+
+    scope = CancelScope()
 
     def __init__(self) -> None:
         self.table = PackTable()

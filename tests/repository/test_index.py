@@ -116,7 +116,7 @@ class World:
         part = IndexPart.of(indexed(pack, level) for pack, level in self.objects[info.key])
         return IndexPart(part.packs, part.rows[: max(1, int(len(part.rows) * share))])
 
-    def load(self, kind: PackKind, pack_id: bytes) -> Ids:
+    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
         """The footer of a pack as it is now."""
         pack = int.from_bytes(pack_id, "big")
         self.loaded.append(pack)
@@ -144,7 +144,7 @@ class Opened:
         self.table = PackTable()
         self.table.number(b"met before, else")  # so that numbers of the cache and the run differ
         self.files = load_hints(repository_id, world.listed(), world.read, budget)
-        self.index = ChunkIndex(self.files, world.load, self.table, avoided)
+        self.index = ChunkIndex(self.files, world, self.table, avoided)
         self.added: dict[bytes, set[tuple[bytes, int]]] = {}
 
     def add(self, key: bytes, pack: bytes, slot: int) -> None:
@@ -351,7 +351,7 @@ def test_packs_become_damaged_while_a_run_is_at_work() -> None:
     damaged: set[bytes] = set()
     table = PackTable()
     files = load_hints(REPOSITORY, world.listed(), world.read, BUDGET)
-    index = ChunkIndex(files, world.load, table, (), damaged)
+    index = ChunkIndex(files, world, table, (), damaged)
     assert (index.find(PackKind.DATA, ids_in(0))[0] >= 0).all()
     damaged.add(id_of(0))
     packs, _ = index.find(PackKind.DATA, ids_in(0))
@@ -721,7 +721,7 @@ def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() ->
         first = 100 * int.from_bytes(pack_id, "big")
         return np.frombuffer(b"".join(keys[first : first + 100]), np.uint8).reshape(-1, 16)
 
-    opened.index._load = load
+    world.ids = load  # type: ignore[method-assign]
     for number, key in enumerate(keys):
         opened.add(key, id_of(number // 100), number % 100)
     for at in range(0, len(keys), 30):
@@ -732,14 +732,15 @@ def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() ->
 
 def test_hints_to_what_the_run_has_written_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunkindex, "OWN", 300)
-    opened = World({}).open()
+    world = World({})
+    opened = world.open()
     keys = [random.Random(number).randbytes(16) for number in range(5000)]
 
     def load(kind: PackKind, pack_id: bytes) -> Ids:
         first = 100 * int.from_bytes(pack_id, "big")
         return np.frombuffer(b"".join(keys[first : first + 100]), np.uint8).reshape(-1, 16)
 
-    opened.index._load = load
+    world.ids = load  # type: ignore[method-assign]
     for number, key in enumerate(keys):
         opened.add(key, id_of(number // 100), number % 100)
     assert len(opened.index._own) <= 300

@@ -31,10 +31,10 @@ from math import inf
 
 import msgspec
 
+from puller.cancelling import cleanup
 from puller.errors import DamagedData, Locked, ObjectNotFound, StoreDenied, StoreError
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
-from puller.store.patience import brief, holding
 from puller.units import KIB
 
 PREFIX = "locks/"
@@ -134,7 +134,8 @@ class Lease:
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
-            with suppress(StoreError), holding(brief()):
+            with suppress(StoreError):
+                lease._store = store.within(cleanup())
                 lease._give_back()
 
     def renew(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.host.folders import cache_directory, temporary_directory
 from puller.host.privatefolder import make_private
@@ -123,7 +124,9 @@ class _Refresh:
         return file
 
     def _gather(self, writer: HintWriter, names: Sequence[str], share: float) -> None:
-        with closing(each(lambda name: self.read(self.listed[name], share), names, _READERS)) as found:
+        # The waits of ``read`` belong to the scope of who gave it.
+        found = each(CancelScope(), lambda _, key: self.read(self.listed[key], share), names, _READERS)
+        with closing(found):
             for name, part in zip(names, found, strict=True):
                 if part is not None:
                     writer.add(name, part)

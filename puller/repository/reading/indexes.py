@@ -33,7 +33,7 @@ _LEAST = 8 * KIB
 
 
 def list_index(store: Store) -> Iterator[ObjectInfo]:
-    """The index objects. What is not named like one is foreign, and so is an empty object."""
+    """The index objects. What is not named like one, or is empty, is foreign."""
     return (info for info in store.list(INDEX_PREFIX) if info.size and _NAME.fullmatch(info.key))
 
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectNotFound, UnknownKind, UnsupportedFormat
 from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
@@ -140,11 +141,12 @@ def _sentence(text: str, entry: _Entry) -> tuple[bytes, CondemnedSlots]:
     return pack_id, CondemnedSlots(_KINDS[entry.kind], slots)
 
 
-class Condemned:
+class Condemned(Scoped):
     """The records of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self) -> list[ObjectInfo]:
@@ -156,12 +158,12 @@ class Condemned:
 
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
-        found = each(self._read, infos, _PARALLEL_READS)
+        found = each(self.scope, self._read, infos, _PARALLEL_READS)
         return [record for record in found if record is not None]
 
-    def _read(self, info: ObjectInfo) -> Record | None:
+    def _read(self, scope: CancelScope, info: ObjectInfo) -> Record | None:
         try:
-            box = self._store.get(info.key, max_size=BOX_LIMIT)
+            box = self._store.within(scope).get(info.key, max_size=BOX_LIMIT)
         except ObjectNotFound:
             return None
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format.footer import ID
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
@@ -69,11 +70,12 @@ def decode(content: bytes, name: str) -> DamageRecord:
     return DamageRecord(name, packs)
 
 
-class DamagedPacks:
+class DamagedPacks(Scoped):
     """The records of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def read(self) -> list[DamageRecord]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format import names
 from puller.repository.format.footer import ID
@@ -101,11 +102,12 @@ def decode(content: bytes, name: str) -> Keep:
     return Keep(body.until, body.note)
 
 
-class Keeps:
+class Keeps(Scoped):
     """The keeps of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self, *name: str) -> list[ObjectInfo]:
@@ -117,16 +119,17 @@ class Keeps:
         """By point the keep that holds it at ``now``; ``name`` as in ``listed``. Raises StoreError."""
         found: defaultdict[Name, list[Keep]] = defaultdict(list)
         infos = self.listed(*name)
-        for info, keep in zip(infos, each(self._read, infos, _PARALLEL_READS), strict=True):
+        read = each(self.scope, self._read, infos, _PARALLEL_READS)
+        for info, keep in zip(infos, read, strict=True):
             if keep is not None and (point := point_of(info.key)):
                 found[point].append(keep)
         held = {point: longest(keeps, now) for point, keeps in found.items()}
         return {point: keep for point, keep in held.items() if keep is not None}
 
-    def _read(self, info: ObjectInfo) -> Keep | None:
+    def _read(self, scope: CancelScope, info: ObjectInfo) -> Keep | None:
         """The keep, one without end if it cannot be read, None if it is gone."""
         try:
-            box = self._store.get(info.key, max_size=_LIMIT)
+            box = self._store.within(scope).get(info.key, max_size=_LIMIT)
             return decode(self._boxes.unpack(BoxKind.KEEP, info.key, box, _LIMIT), info.key)
         except ObjectNotFound:
             return None

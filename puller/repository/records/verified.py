@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectNotFound, StoreDenied
 from puller.repository.format.footer import ID, MAX_GENERATION
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
@@ -133,11 +134,12 @@ def _is_news(proof: Proof, said: Mapping[bytes, float]) -> bool:
     return proof.pack_id not in said or (proof.time or 0.0) > said[proof.pack_id]
 
 
-class VerifiedPacks:
+class VerifiedPacks(Scoped):
     """The records of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self) -> list[ObjectInfo]:
@@ -146,11 +148,12 @@ class VerifiedPacks:
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[VerifiedRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""
-        return [record for record in each(self._read, infos, _PARALLEL_READS) if record is not None]
+        found = each(self.scope, self._read, infos, _PARALLEL_READS)
+        return [record for record in found if record is not None]
 
-    def _read(self, info: ObjectInfo) -> VerifiedRecord | None:
+    def _read(self, scope: CancelScope, info: ObjectInfo) -> VerifiedRecord | None:
         try:
-            box = self._store.get(info.key, max_size=BOX_LIMIT)
+            box = self._store.within(scope).get(info.key, max_size=BOX_LIMIT)
             return decode(self._boxes.unpack(BoxKind.VERIFIED, info.key, box), info)
         except (ObjectNotFound, DamagedData):
             return None

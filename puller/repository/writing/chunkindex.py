@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -37,8 +38,13 @@ OWN = 1 << 16
 
 _DEAD = bytes(ID)
 
-LoadIds = Callable[[PackKind, bytes], Ids]
-"""Reads a pack's footer: the ids in its slots, zero bytes for a dead one. Raises DamagedData."""
+
+class FooterIds(Protocol):
+    """What is asked for the footers of packs: see ``puller.repository.reading.footers``."""
+
+    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
+        """The ids in a pack's slots, zero bytes for a dead one. Raises DamagedData."""
+        ...
 
 
 @dataclass
@@ -57,14 +63,14 @@ class ChunkIndex:
     def __init__(
         self,
         files: Sequence[HintFile],
-        load: LoadIds,
+        footers: FooterIds,
         table: PackTable,
         avoided: Collection[bytes] = (),
         damaged: Collection[bytes] = (),
     ) -> None:
         """Contents of packs that are ``avoided``, or ``damaged`` by then, count as not held."""
         self._files = list(files)
-        self._load = load
+        self.footers = footers
         self._table = table
         self._avoided = avoided
         self._damaged = damaged
@@ -130,7 +136,7 @@ class ChunkIndex:
         if pack in self._packs or pack in self._useless or pack_id in self._avoided:
             return False
         try:
-            ids = self._load(kind, pack_id)
+            ids = self.footers.ids(kind, pack_id)
         except DamagedData:
             if after is not None:  # else it may be on its way to the store
                 self._useless.add(pack)

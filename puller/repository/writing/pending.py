@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from puller.cancelling import Scoped, cleanup
 from puller.errors import (
     DamagedData,
     NoSuchPoint,
@@ -32,7 +33,6 @@ from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.points import Point, Points
 from puller.repository.writing.claims import Claims
 from puller.store.base import Store
-from puller.store.patience import brief, holding
 
 PREFIX = "pending/"
 
@@ -49,11 +49,12 @@ class Pending:
     modified: float
 
 
-class PendingPoints:
+class PendingPoints(Scoped):
     """The pending points of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self) -> Iterator[Pending]:
@@ -125,8 +126,8 @@ def commit(
 
 def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
     """Without waiting long: prune forgets it too."""
-    with suppress(StoreError), holding(brief()):
-        pending.delete(names)
+    with suppress(StoreError):
+        pending.within(cleanup()).delete(names)
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:

@@ -18,13 +18,14 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
+from puller.cancelling import cleanup
+from puller.errors import PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.pace import Pace
@@ -36,7 +37,6 @@ from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
-from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.writing.chunkindex import MISS, ChunkIndex
@@ -53,7 +53,6 @@ from puller.repository.writing.packing import (
     Places,
 )
 from puller.repository.writing.pending import PendingPoints, commit
-from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -135,26 +134,26 @@ class DiskWriter:
 class Run:
     """A context; leaving it stops all threads, and ``commit`` may come after that.
 
-    Use: disk(), announce/submit, drain(), finish(), flush(), commit().
+    Use: disk(), announce/submit, drain(), finish(), flush(), commit(). The waits of the ``repository`` belong
+    to the scope of the ``flow``.
     """
 
     def __init__(
-        self, repository: Holdings, known: ChunkIndex, footers: Footers, claims: Claims, tuning: Tuning
+        self, repository: Holdings, flow: Flow, known: ChunkIndex, claims: Claims, tuning: Tuning
     ) -> None:
         self.repository = repository
+        self.flow = flow
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self.footers = footers
+        self.footers = known.footers
         """What stored packs hold, read during this run."""
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
-        self.flow = Flow()
         self.batches = self.flow.adopt(BufferPool(tuning.batches, tuning.batch_size))
-        self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
         self.clock_ahead = 0.0
@@ -162,10 +161,6 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
-        # Not the store alone is waited for: also a rate's turn, or an NBD server.
-        if (above := patience.current()) is not None:
-            self._waiting.enter_context(above.calling(self._stop))
-        self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
         packs = self.flow.adopt(BufferPool(self._tuning.packs, DATA_PACK + TAIL_ROOM))
         maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
@@ -176,9 +171,6 @@ class Run:
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
 
-    def _stop(self) -> None:
-        self.flow.fail(Interrupted("stopped by a signal"))
-
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
         return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
@@ -187,14 +179,13 @@ class Run:
         try:
             self.flow.__exit__(*failure)  # type: ignore[arg-type]
         finally:
-            self._waiting.close()
             self._index.close()
-            with patience.holding(patience.brief()):
-                self._save_index()
+            self._save_index()
 
     def _save_index(self) -> None:
         """After a failure: tell the next run what is stored. As far as the store still answers."""
         if self._fresh and not self.flow.failed_by(StoreError):
+            self._store = self._store.within(cleanup())
             with suppress(PullerError):
                 self._put_index(self._fresh)
 
