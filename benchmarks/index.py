@@ -121,7 +121,7 @@ def new_host(tib: float) -> None:
     files = load_hints(bytes(ID), listed, lambda info, share: read_index(store, KEYS, info, share), BUDGET)  # type: ignore[arg-type]
     seconds, used = time.perf_counter() - began, time.process_time() - used - store.seconds
     now, peak = resident()
-    known = ChunkIndex(files, Archive(0, Path()), PackTable())
+    known = ChunkIndex(files, Archive(0, Path()), PackTable())  # type: ignore[arg-type]
     rate = look_ups(known)
     disk = sum(
         file.stat().st_size for file in Path(os.environ["PULLER_CACHE_DIR"]).rglob("*") if file.is_file()
@@ -179,7 +179,7 @@ class Archive:
     def back_up(self, ids: Sequence[bytes]) -> int:
         """Store what is not found of ``ids``; return how many were found."""
         table, fresh = PackTable(), list[bytes]()
-        known = ChunkIndex([self._hints()], self, table)
+        known = ChunkIndex([self._hints()], self, table)  # type: ignore[arg-type]
         names = [os.urandom(ID) for _ in range(len(ids) // SLOTS + 1)]
         for at in range(0, len(ids), BATCH):
             batch = ids[at : at + BATCH]

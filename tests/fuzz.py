@@ -276,6 +276,14 @@ def _run(case: Case, repository: Repository) -> None:
         backup.commit()
 
 
+def _rehash(case: Case, repository: Repository) -> None:
+    for point in repository.points.all(lambda name, error: None):
+        if point.point in case.target.expected and point.disks and point.domain in _HISTORY:
+            backup = back_up(repository, "c", _HISTORY[point.domain], compared=point)
+            root = backup.point.disks[0].root.address
+            _read_disk(case, repository, root, case.target.expected[point.point])
+
+
 def _read_pending(case: Case, repository: Repository) -> None:
     for item in repository.pending.listed():
         repository.pending.get(item.uuid, item.point)
@@ -355,7 +363,7 @@ def _sometimes(
     return read
 
 
-_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run)]
+_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run, _rehash)]
 _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "packs/": [_read_points, *_ALL],
     "maps/": [_read_points, *_ALL],

@@ -34,7 +34,7 @@ from puller.repository.format.pages import (
     encode_page,
     encode_root,
 )
-from puller.repository.format.sealing import KEY_BOX, BoxKind
+from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
@@ -183,7 +183,7 @@ def _indexed(number: int, slots: int, dead: int = 0) -> IndexedPack:
     flags = np.where(column_of(dead, slots), DEAD, COMPRESSED).astype(np.uint8)
     ids = rng.integers(1, 256, (slots, ID), np.uint8)
     ids[flags == DEAD] = 0
-    footer = Footer(bytes(KEY_BOX), ids, np.full(slots, 77, np.uint32), flags)
+    footer = Footer(NO_KEY_BOX, ids, np.full(slots, 77, np.uint32), flags)
     return IndexedPack(PackKind(1 + number % 2), bytes([number]) * ID, 77 * slots, footer, number)
 
 

@@ -38,7 +38,7 @@ class Shelf:
         self.batches: dict[bytes, list[bytes]] = {}
         self.reader = MapReader(self, self.table)  # type: ignore[arg-type]
 
-    def store(self, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+    def store(self, _pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
         pack_id = b"map".ljust(12) + len(self.batches).to_bytes(4, "big")
         self.batches[pack_id] = list(contents)
         number = self.table.number(pack_id)

@@ -144,7 +144,7 @@ class Opened:
         self.table = PackTable()
         self.table.number(b"met before, else")  # so that numbers of the cache and the run differ
         self.files = load_hints(repository_id, world.listed(), world.read, budget)
-        self.index = ChunkIndex(self.files, world, self.table, avoided)
+        self.index = ChunkIndex(self.files, world, self.table, avoided)  # type: ignore[arg-type]
         self.added: dict[bytes, set[tuple[bytes, int]]] = {}
 
     def add(self, key: bytes, pack: bytes, slot: int) -> None:
@@ -351,7 +351,7 @@ def test_packs_become_damaged_while_a_run_is_at_work() -> None:
     damaged: set[bytes] = set()
     table = PackTable()
     files = load_hints(REPOSITORY, world.listed(), world.read, BUDGET)
-    index = ChunkIndex(files, world, table, (), damaged)
+    index = ChunkIndex(files, world, table, (), damaged)  # type: ignore[arg-type]
     assert (index.find(PackKind.DATA, ids_in(0))[0] >= 0).all()
     damaged.add(id_of(0))
     packs, _ = index.find(PackKind.DATA, ids_in(0))

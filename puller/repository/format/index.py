@@ -253,7 +253,7 @@ def decode_rows(keys: Keys, name: str, head: IndexHead, start: bytes) -> IndexRo
         except DamagedData as error:
             raise DamagedData(f"block {number} of {name} is damaged: {error.message}") from error
         at = end
-    rows = np.frombuffer(b"".join(parts), "<u8").astype(np.uint64)
+    rows = np.frombuffer(b"".join(parts), "<u8").astype(np.uint64, copy=False)
     if len(rows) and int(place_of(rows).max()) >= head.packs:
         raise DamagedData(f"{name} names a pack that it does not list")
     if (rows[1:] < rows[:-1]).any():

@@ -31,7 +31,7 @@ BUDGET = 256 * MIB
 LEAST_BUDGET = MIB
 
 _MAIN, _NEWER = "main", "newer"
-_READERS = 4
+_READERS = 3
 _SMALL, _SHARE = 1 << 16, 8
 """Rows, or one in so many of those in the large file, up to which others stay in the small one."""
 

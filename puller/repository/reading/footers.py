@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject
 from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
 from puller.repository.reading.packs import PackReader
@@ -21,14 +22,35 @@ _LOADING = 64
 """Locks for reading footers; a pack's is chosen by its id, which is random."""
 
 
-class Footers:
+class _Cache:
+    """Ids by pack, the least lately used ones leaving first."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, pack: tuple[PackKind, bytes]) -> Ids | None:
+        with self._lock:
+            if pack in self._held:
+                self._held.move_to_end(pack)
+            return self._held.get(pack)
+
+    def keep(self, pack: tuple[PackKind, bytes], ids: Ids) -> None:
+        with self._lock:
+            self._held[pack] = ids
+            self._bytes += ids.nbytes
+            while self._bytes > CACHED:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+class Footers(Scoped):
     """The footers that one run reads. Safe for many threads: a footer that several want is read once."""
 
     def __init__(self, packs: PackReader) -> None:
         self._packs = packs
-        self._cache: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
-        self._cached = 0
-        self._lock = threading.Lock()
+        self.scope = packs.scope
+        self._cache = _Cache()
         self._loading = [threading.Lock() for _ in range(_LOADING)]
 
     def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
@@ -37,17 +59,11 @@ class Footers:
         Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
         """
         with self._loading[pack_id[0] % _LOADING]:
-            known = self._known((kind, pack_id))
+            known = self._cache.get((kind, pack_id))
             if known is None:
                 known = self._load(kind, pack_id)
-                self._keep((kind, pack_id), known)
+                self._cache.keep((kind, pack_id), known)
             return known
-
-    def _known(self, pack: tuple[PackKind, bytes]) -> Ids | None:
-        with self._lock:
-            if pack in self._cache:
-                self._cache.move_to_end(pack)
-            return self._cache.get(pack)
 
     def _load(self, kind: PackKind, pack_id: bytes) -> Ids:
         try:
@@ -57,13 +73,6 @@ class Footers:
         except DamagedData:
             self._packs.damaged.add(pack_id)
             raise
-
-    def _keep(self, pack: tuple[PackKind, bytes], ids: Ids) -> None:
-        with self._lock:
-            self._cache[pack] = ids
-            self._cached += ids.nbytes
-            while self._cached > CACHED:
-                self._cached -= self._cache.popitem(last=False)[1].nbytes
 
 
 def _live_ids(footer: Footer) -> Ids:

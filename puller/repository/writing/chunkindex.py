@@ -17,15 +17,15 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, Ids, PackKind
+from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.index import id_bits
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.index.hints import HintFile
+from puller.repository.reading.footers import Footers
 
 MISS = -1
 """Pack number that says "not held"."""
@@ -37,14 +37,6 @@ OWN = 1 << 16
 """Of what this run has written: ids that are kept when their contents are not, at some 190 bytes each."""
 
 _DEAD = bytes(ID)
-
-
-class FooterIds(Protocol):
-    """What is asked for the footers of packs: see ``puller.repository.reading.footers``."""
-
-    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
-        """The ids in a pack's slots, zero bytes for a dead one. Raises DamagedData."""
-        ...
 
 
 @dataclass
@@ -63,7 +55,7 @@ class ChunkIndex:
     def __init__(
         self,
         files: Sequence[HintFile],
-        footers: FooterIds,
+        footers: Footers,
         table: PackTable,
         avoided: Collection[bytes] = (),
         damaged: Collection[bytes] = (),
@@ -111,7 +103,7 @@ class ChunkIndex:
         self._files = []
 
     def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[None]:
-        """Read the footers that the hints lead to; yield after each that was not known."""
+        """Read the footers that the hints lead to; yield after each."""
         for pack in map(self._own.get, ids):
             if pack is not None and self._read(kind, pack, None):
                 yield
@@ -131,9 +123,12 @@ class ChunkIndex:
         return self._read(kind, self._table.number(named[1]), (file, number + 1))
 
     def _read(self, kind: PackKind, pack: int, after: tuple[HintFile, int] | None) -> bool:
-        """Take in what a pack holds, unless it is known; ``after`` is None for a pack of this run."""
+        """Take in what a pack holds; ``after`` is None for a pack of this run. Whether it is known now."""
         pack_id = self._table.pack_id(pack)
-        if pack in self._packs or pack in self._useless or pack_id in self._avoided:
+        with self._lock:  # another thread may just be taking it in
+            if pack in self._packs:
+                return True
+        if pack in self._useless or pack_id in self._avoided:
             return False
         try:
             ids = self.footers.ids(kind, pack_id)
