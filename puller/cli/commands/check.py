@@ -78,7 +78,8 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     type=BUDGET,
     metavar="DURATION|SIZE",
     help="Stop reading data after this time (for example 2h) or this many bytes (for example 500G). The next "
-    "check continues with what was verified longest ago. With neither --max-age nor --read-data, it reads all data.",
+    "check continues with what was verified longest ago. With neither --max-age nor --read-data, all data is "
+    "read.",
 )
 @OF_HOST
 @click.pass_obj
