@@ -53,7 +53,10 @@ OWN = {
         "tests/repository/test_packing.py",
         "tests/repository/test_codecs.py",
     ),
-    "puller/repository/writing/pending.py": ("tests/upkeep/test_prune.py",),
+    "puller/repository/writing/pending.py": (
+        "tests/repository/test_pending.py",
+        "tests/upkeep/test_prune.py",
+    ),
     "puller/repository/writing/claims.py": (
         "tests/repository/test_condemned.py",
         "tests/upkeep/test_prune.py",
