@@ -24,21 +24,22 @@ _MEMORY = 6 << 30
 """Bytes for the tests' process: a mutant that asks for all of the machine's must not get it."""
 
 _STOPWATCH = '''
-"""Ends a run whose test takes far too long, and notes how long the slowest one took."""
+"""Ends a run whose test takes far too long, and notes how long the slowest one took and which one failed."""
 
 import faulthandler, json, os, pathlib, resource, signal, time
 import pytest
 from hypothesis import Phase, settings
 
 # The first example that fails is enough; to make it smaller takes longest.
-settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], database=None)
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
 settings.load_profile("unshrunk")
 
 memory, cpu, wall = json.loads(os.environ["MUTANT_LIMITS"])
 resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 stacks = open("stacks", "w")
-note = pathlib.Path("slowest").absolute()
+folder = pathlib.Path().absolute()
 slowest = [0.0, 0.0]
+failed = []
 
 def watch():
     signal.setitimer(signal.ITIMER_PROF, cpu)  # its signal ends the process
@@ -58,8 +59,13 @@ def pytest_runtest_protocol():
     finally:
         slowest[:] = (max(old, now - before) for old, now, before in zip(slowest, times(), began))
 
+def pytest_runtest_logreport(report):
+    if report.failed:
+        failed.append(report.nodeid)
+
 def pytest_sessionfinish():
-    note.write_text(json.dumps(slowest))
+    (folder / "slowest").write_text(json.dumps(slowest))
+    (folder / "failed").write_text(json.dumps(failed))
 '''
 """A plug-in for pytest. Processor time does not depend on what else the machine does; a test that waits for
 what never comes uses none, so the time on the wall is limited too."""
@@ -81,6 +87,14 @@ class Limits:
     wall: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What tests say of a mutant; ``test`` is the first that fails, empty if they cannot even be imported."""
+
+    outcome: Outcome
+    test: str = ""
+
+
 _NO_LIMITS = Limits(3600, 3600)
 
 
@@ -98,26 +112,40 @@ class Tree:
             shutil.copytree(kernel, folder / "build/guest-kernel", symlinks=True)
 
     def measure(self, tests: Sequence[str]) -> Limits:
-        """Limits by what these tests take without a mutant; ends everything if they fail so."""
-        if self._run(tests, _NO_LIMITS) is not Outcome.PASSED:
-            sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
+        """Limits by what these tests take without a mutant; ends everything if they fail so, and again."""
+        verdict = self._verdict(tests, _NO_LIMITS)
+        if verdict.outcome is not Outcome.PASSED:
+            print(f"failed without a mutant: {verdict.test}", flush=True)
+            if self._verdict(tests, _NO_LIMITS).outcome is not Outcome.PASSED:
+                sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
         cpu, wall = json.loads((self._folder / "slowest").read_text())
         return Limits(max(LEAST_CPU, SLACK * cpu), max(LEAST_WALL, SLACK * wall))
 
-    def test(self, mutant: Mutant, tests: Sequence[str], limits: Limits) -> Outcome:
-        """What these tests say of ``mutant``."""
+    def test(self, mutant: Mutant, tests: Sequence[str], limits: Limits) -> Verdict:
+        """What these tests say of ``mutant``. One that fails has to fail twice: it may do so by chance."""
         path = self._folder / mutant.module
         path.write_text(mutant.source)
         try:
-            return self._run(tests, limits)
+            verdict = self._verdict(tests, limits)
+            if verdict.test:
+                again = self._verdict([verdict.test], limits)
+                return verdict if again.outcome is Outcome.FAILED else self._verdict(tests, limits)
+            return verdict
         finally:
             path.write_text(text(mutant.module))
+
+    def _verdict(self, tests: Sequence[str], limits: Limits) -> Verdict:
+        note = self._folder / "failed"
+        note.unlink(missing_ok=True)
+        outcome = self._run(tests, limits)
+        failed = json.loads(note.read_text()) if outcome is Outcome.FAILED and note.exists() else []
+        return Verdict(outcome, failed[0] if failed else "")
 
     def _run(self, tests: Sequence[str], limits: Limits) -> Outcome:
         with self._started(tests, limits) as process:
             status = process.wait()
-        if status in {4, 5}:
-            sys.exit(f"pytest found no tests in {' '.join(tests)}")
+        if status in {4, 5, -signal.SIGKILL}:
+            sys.exit(f"pytest was killed, or found no tests in {' '.join(tests)}")
         if status == 0:
             return Outcome.PASSED
         took_too_long = status == -signal.SIGPROF or (self._folder / "stacks").stat().st_size

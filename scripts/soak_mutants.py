@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from mutant_tree import Limits, Outcome, Tree, tracked
+from mutant_tree import Limits, Outcome, Tree, Verdict, tracked
 from mutants import ROOT, Mutant, draw
 
 from puller.store.parallel import each
@@ -211,23 +211,23 @@ class Trial:
         if (known := self._known.get(mutant, stage)) is not None:
             return known
         with self._tree() as tree:
-            outcome = self._tested(tree, mutant, _tests(mutant, stage))
-        print(f"stage {stage}: {outcome}: {mutant}", flush=True)
-        if outcome is Outcome.PASSED:
+            verdict = self._verdict(tree, mutant, _tests(mutant, stage))
+        print(f"stage {stage}: {verdict.outcome}: {mutant} {verdict.test}", flush=True)
+        if verdict.outcome is Outcome.PASSED:
             print(mutant.difference, flush=True)
-        self._known.note(mutant, stage, outcome)
-        return outcome
+        self._known.note(mutant, stage, verdict.outcome)
+        return verdict.outcome
 
-    def _tested(self, tree: Tree, mutant: Mutant, tests: tuple[str, ...]) -> Outcome:
+    def _verdict(self, tree: Tree, mutant: Mutant, tests: tuple[str, ...]) -> Verdict:
         """A test that did not end proves nothing if the machine has become that much slower meanwhile."""
         while True:
             limits = self._limits[tests]
-            outcome = tree.test(mutant, tests, limits)
-            if outcome is not Outcome.NO_END:
-                return outcome
+            verdict = tree.test(mutant, tests, limits)
+            if verdict.outcome is not Outcome.NO_END:
+                return verdict
             self._limits[tests] = tree.measure(tests)
             if self._limits[tests].wall <= 1.5 * limits.wall:
-                return outcome
+                return verdict
 
     @contextmanager
     def _tree(self) -> Iterator[Tree]:
