@@ -192,3 +192,15 @@ def test_any_other_content_is_a_difference(repository: puller.Repository) -> Non
         differing = [probe.differs(number, probe.mark(content)) for content in contents]
         assert differing == [other != number for other in range(16)]
         assert probe.differs(number, probe.mark(bytes(CHUNK)))
+
+
+def test_among_preallocated_zeros_stored_contents_are_compared(repository: puller.Repository) -> None:
+    """The image says that all is data. Of three stored chunks the first is at no end of a quarter."""
+    old, new = bytearray(64 * CHUNK), bytearray(64 * CHUNK)
+    for chunk in (10, 11, 40):
+        old[chunk * CHUNK] = new[chunk * CHUNK] = chunk
+    new[10 * CHUNK] = 99
+    record = record_of(repository, bytes(old))
+    for _ in range(10):
+        assert finds(repository, record, Disk(bytes(new), data=range(64)))
+        assert not finds(repository, record, Disk(bytes(old), data=range(64)))

@@ -13,6 +13,7 @@ from puller.repository.points import Point, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import commit
 from puller.store.memory import MemoryStore
+from puller.upkeep.reachability import Reachability
 from tests.lab.archive import make_point
 
 CONTENT = bytes(range(1, 256))
@@ -97,3 +98,14 @@ def test_what_is_pending_is_listed_and_read() -> None:
     repository.pending.delete([(child.uuid, child.point)])
     assert not list(repository.pending.listed())
     assert repository.pending.get(child.uuid, child.point) is None
+
+
+@pytest.mark.parametrize(("age", "needed"), [(86399, True), (86400, False)])
+def test_what_is_pending_keeps_what_it_needs_for_a_day(age: float, needed: bool) -> None:
+    repository, parent, child, [root, _] = _scene()
+    repository.points.delete([(parent.uuid, parent.point)])
+    repository.pending.put(child)
+    reachability = Reachability(repository, lambda: None)
+    reachability.add_new(repository.pending.since(child) + age)
+    assert reachability.reach.has_root(root) == needed
+    assert bool(list(repository.pending.listed())) == needed
