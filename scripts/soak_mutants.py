@@ -67,7 +67,7 @@ OWN = {
     ),
     "puller/upkeep/survey.py": ("tests/upkeep/test_prune.py", "tests/upkeep/test_check.py"),
     "puller/upkeep/retention.py": ("tests/upkeep/test_retention.py", "tests/backups/test_clock.py"),
-    "puller/store/retrying.py": ("tests/store/test_retrying.py",),
+    "puller/store/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_patience.py"),
 }
 """The modules, and the tests that are run first against a mutant of each: its own, which catch most."""
 
@@ -79,7 +79,7 @@ _QUICK = ("tests/test_house.py", "tests/nbd", "tests/repository", "tests/upkeep"
 
 STAGES = (
     (*_QUICK, *(f"--ignore={path}" for path in _SLOW + _SLOWER)),
-    (*_SLOW, "tests/store"),
+    _SLOW,
     (*_SLOWER, "tests/cli/test_prune.py", "tests/cli/test_check.py"),
     ("tests/integration/test_generations.py", "tests/integration/test_faults.py"),
 )
