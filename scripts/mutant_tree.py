@@ -103,6 +103,7 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._output = folder.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         for name in tracked():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ class Tree:
         """Limits by what these tests take without a mutant; ends everything if they fail so, and again."""
         verdict = self._verdict(tests, _NO_LIMITS)
         if verdict.outcome is not Outcome.PASSED:
-            print(f"failed without a mutant: {verdict.test}", flush=True)
+            print(f"failed without a mutant: {self._output.read_text()}", flush=True)
             if self._verdict(tests, _NO_LIMITS).outcome is not Outcome.PASSED:
                 sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
         cpu, wall = json.loads((self._folder / "slowest").read_text())
@@ -160,14 +161,15 @@ class Tree:
             "PYTHONDONTWRITEBYTECODE": "1",
             "MUTANT_LIMITS": json.dumps([_MEMORY, limits.cpu, limits.wall]),
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, *tests],
-            cwd=self._folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *options, *tests],
+                cwd=self._folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         try:
             yield self._process
         finally:
