@@ -156,7 +156,9 @@ class Watcher:
             self.peak = max(self.peak, taken)
 
 
-def measure(repository: puller.Repository, machine: Machine, uri: str, writer: Writer, mode: str) -> None:
+def measure(
+    repository: puller.Repository, machine: Machine, uri: str, writer: Writer, mode: puller.Mode
+) -> None:
     """Take one point and print a line of what it cost."""
     time.sleep(SETTLE)
     folder = machine.image("vda").parent

@@ -34,10 +34,10 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Tuning
 from puller.store.base import ObjectInfo
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, GIB, MIB, PAGE_CHUNKS, Extent, Kind
 from puller.upkeep.prune import GRACE, PruneReport, prune
 from puller.upkeep.retention import Policy
+from tests.lab.memory import MemoryStore
 
 SIZE = GIB
 PAGES = 3

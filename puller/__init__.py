@@ -2,8 +2,10 @@
 
 >>> import puller
 >>> repository = puller.open_repository("s3://backups/kvm", password="…")
->>> point = puller.backup(repository, "web1", connect="qemu:///system")
->>> puller.restore(repository, point.point, output="/restore/web1")
+>>> point = puller.backup(repository, "web1")
+>>> restored = puller.restore(repository, point.point, output="/restore/web1")
+
+docs/python.md is the guide. What this package lists in ``__all__`` is public; the modules below it are not.
 
 Every error is a PullerError with ``message``, ``advice``, ``exit_code`` and ``retryable``. Names are
 loaded on first use, so that importing the package costs nothing.
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puller.api import (
+        ImageFormat,
+        KeyRole,
         add_key,
         backup,
         check,
@@ -28,22 +32,251 @@ if TYPE_CHECKING:
         open_repository,
         preview_prune,
         prune,
+        read_configuration,
         remove_key,
+        repair_index,
         restore,
         stats,
     )
-    from puller.errors import PullerError
-    from puller.repository.points import Point
-    from puller.repository.repository import Repository
-    from puller.upkeep.retention import Policy
+    from puller.backups.forget import (
+        Forgotten,
+        RemovedBitmap,
+    )
+    from puller.configuration.file import (
+        Configuration,
+        Place,
+    )
+    from puller.configuration.job import (
+        Job,
+        JobStep,
+        Mode,
+        QuiesceMode,
+    )
+    from puller.configuration.mistakes import (
+        ConfigurationError,
+        Mistake,
+    )
+    from puller.configuration.schema import (
+        Command,
+        Defaults,
+        Keep,
+    )
+    from puller.diagnosis.finding import (
+        Finding,
+        Status,
+    )
+    from puller.errors import (
+        AmbiguousPoint,
+        BaseDamaged,
+        CheckpointUnusable,
+        ChecksFailed,
+        CommandFailed,
+        CommitUnreadable,
+        ConnectionLost,
+        DamagedData,
+        DomainNotRunning,
+        HypervisorError,
+        Interrupted,
+        JobLeftOpen,
+        JobRunning,
+        KeyNotHeld,
+        Locked,
+        MissingObject,
+        NbdError,
+        NoBucket,
+        NoRepository,
+        NoSuchDisk,
+        NoSuchDomain,
+        NoSuchPoint,
+        NotEncrypted,
+        NotQuiesced,
+        ObjectChanged,
+        ObjectExists,
+        ObjectNotFound,
+        OutputFailed,
+        OutputInUse,
+        OutputRefused,
+        Overtaken,
+        PartialFailure,
+        PullerError,
+        RepositoryError,
+        RepositoryExists,
+        ScratchFull,
+        StagingFull,
+        StoreDenied,
+        StoreError,
+        StoreFull,
+        StoreUnavailable,
+        UnsupportedByStore,
+        UnsupportedDisk,
+        UnsupportedFormat,
+        UsageError,
+        WrongKey,
+    )
+    from puller.events import (
+        Committed,
+        DiskDone,
+        DiskPlanned,
+        DiskProgress,
+        Event,
+        Kept,
+        Notice,
+        Observer,
+        Step,
+    )
+    from puller.hypervisor.job.frozen import (
+        DiskExport,
+    )
+    from puller.jobs.batch import (
+        Taken,
+    )
+    from puller.jobs.job import (
+        run_job,
+    )
+    from puller.jobs.report import (
+        JobReport,
+    )
+    from puller.recovery.restore import (
+        Restored,
+        RestoredDisk,
+    )
+    from puller.repository.points import (
+        Attachment,
+        DiskRecord,
+        ImageRecord,
+        Point,
+    )
+    from puller.repository.reading.damage import (
+        Damage,
+    )
+    from puller.repository.remembered import (
+        Replacement,
+    )
+    from puller.repository.repository import (
+        Repository,
+    )
+    from puller.repository.selection import (
+        Scope,
+    )
+    from puller.upkeep.check import (
+        CheckError,
+        CheckReport,
+    )
+    from puller.upkeep.keys import (
+        Key,
+    )
+    from puller.upkeep.prune import (
+        PruneReport,
+    )
+    from puller.upkeep.repair import (
+        RepairReport,
+    )
+    from puller.upkeep.retention import (
+        Decision,
+        Policy,
+    )
+    from puller.upkeep.stats import (
+        Cost,
+        Stats,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmbiguousPoint",
+    "Attachment",
+    "BaseDamaged",
+    "CheckError",
+    "CheckReport",
+    "CheckpointUnusable",
+    "ChecksFailed",
+    "Command",
+    "CommandFailed",
+    "CommitUnreadable",
+    "Committed",
+    "Configuration",
+    "ConfigurationError",
+    "ConnectionLost",
+    "Cost",
+    "Damage",
+    "DamagedData",
+    "Decision",
+    "Defaults",
+    "DiskDone",
+    "DiskExport",
+    "DiskPlanned",
+    "DiskProgress",
+    "DiskRecord",
+    "DomainNotRunning",
+    "Event",
+    "Finding",
+    "Forgotten",
+    "HypervisorError",
+    "ImageFormat",
+    "ImageRecord",
+    "Interrupted",
+    "Job",
+    "JobLeftOpen",
+    "JobReport",
+    "JobRunning",
+    "JobStep",
+    "Keep",
+    "Kept",
+    "Key",
+    "KeyNotHeld",
+    "KeyRole",
+    "Locked",
+    "MissingObject",
+    "Mistake",
+    "Mode",
+    "NbdError",
+    "NoBucket",
+    "NoRepository",
+    "NoSuchDisk",
+    "NoSuchDomain",
+    "NoSuchPoint",
+    "NotEncrypted",
+    "NotQuiesced",
+    "Notice",
+    "ObjectChanged",
+    "ObjectExists",
+    "ObjectNotFound",
+    "Observer",
+    "OutputFailed",
+    "OutputInUse",
+    "OutputRefused",
+    "Overtaken",
+    "PartialFailure",
+    "Place",
     "Point",
     "Policy",
+    "PruneReport",
     "PullerError",
+    "QuiesceMode",
+    "RemovedBitmap",
+    "RepairReport",
+    "Replacement",
     "Repository",
+    "RepositoryError",
+    "RepositoryExists",
+    "Restored",
+    "RestoredDisk",
+    "Scope",
+    "ScratchFull",
+    "StagingFull",
+    "Stats",
+    "Status",
+    "Step",
+    "StoreDenied",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "Taken",
+    "UnsupportedByStore",
+    "UnsupportedDisk",
+    "UnsupportedFormat",
+    "UsageError",
+    "WrongKey",
     "add_key",
     "backup",
     "check",
@@ -56,20 +289,64 @@ __all__ = [
     "open_repository",
     "preview_prune",
     "prune",
+    "read_configuration",
     "remove_key",
+    "repair_index",
     "restore",
+    "run_job",
     "stats",
 ]
 
 _HOMES = {
-    "Point": "puller.repository.points",
-    "Policy": "puller.upkeep.retention",
-    "PullerError": "puller.errors",
-    "Repository": "puller.repository.repository",
+    "puller.api": (
+        "ImageFormat KeyRole add_key backup check create_repository delete doctor forget list_keys "
+        "list_points open_repository preview_prune prune read_configuration remove_key repair_index "
+        "restore stats"
+    ),
+    "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.configuration.file": "Configuration Place",
+    "puller.configuration.job": "Job JobStep Mode QuiesceMode",
+    "puller.configuration.mistakes": "ConfigurationError Mistake",
+    "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.finding": "Finding Status",
+    "puller.errors": (
+        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
+        "ConnectionLost DamagedData DomainNotRunning HypervisorError Interrupted JobLeftOpen "
+        "JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket NoRepository NoSuchDisk "
+        "NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PullerError "
+        "RepositoryError RepositoryExists ScratchFull StagingFull StoreDenied StoreError StoreFull "
+        "StoreUnavailable UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+    ),
+    "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
+    "puller.hypervisor.job.frozen": "DiskExport",
+    "puller.jobs.batch": "Taken",
+    "puller.jobs.job": "run_job",
+    "puller.jobs.report": "JobReport",
+    "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
+    "puller.repository.reading.damage": "Damage",
+    "puller.repository.remembered": "Replacement",
+    "puller.repository.repository": "Repository",
+    "puller.repository.selection": "Scope",
+    "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.keys": "Key",
+    "puller.upkeep.prune": "PruneReport",
+    "puller.upkeep.repair": "RepairReport",
+    "puller.upkeep.retention": "Decision Policy",
+    "puller.upkeep.stats": "Cost Stats",
 }
+"""The modules that the public names are loaded from."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
+if not TYPE_CHECKING:  # else a type checker would take every name for a public one
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _HOMES.items():
+            if name in names.split():
+                return getattr(import_module(module), name)
         raise AttributeError(f"module 'puller' has no attribute '{name}'")
-    return getattr(import_module(_HOMES.get(name, "puller.api")), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,17 +1,22 @@
-"""The use cases as plain functions: what ``import puller`` offers and what the command line calls."""
+"""The use cases as plain functions: what ``import puller`` offers and what the command line calls.
+
+Sizes are in bytes, rates in bytes per second, and times have a time zone. Input that cannot be carried out is
+refused with UsageError before anything is touched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
 from puller.recovery.restore import Request, Restored
 from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
-from puller.repository.keys.key_slots import FULL, KeyFile, Password, Secret
+from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
@@ -28,6 +33,8 @@ from puller.upkeep.keys import list_keys as _list_keys
 from puller.upkeep.keys import remove_key as _remove_key
 from puller.upkeep.prune import GRACE, PruneReport, preview
 from puller.upkeep.prune import prune as _prune
+from puller.upkeep.repair import RepairReport
+from puller.upkeep.repair import repair_index as _repair_index
 from puller.upkeep.retention import Policy
 from puller.upkeep.stats import Stats
 from puller.upkeep.stats import stats as _stats
@@ -35,36 +42,97 @@ from puller.upkeep.stats import stats as _stats
 if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
     from puller.backups.forget import Forgotten
-    from puller.diagnosis.finding import Check
+    from puller.configuration.file import Configuration
+    from puller.diagnosis.finding import Finding
 
 DEFAULT_URI = "qemu:///system"
 
+ImageFormat = Literal["raw", "qcow2"]
+"""The format of restored image files."""
+
+KeyRole = Literal["full", "backup-only"]
+"""What a key can do: everything, or all that needs no stored guest data."""
+
 
 def create_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
-    """Make a repository at ``url`` (``s3://bucket/prefix``, a folder, ``file:///folder``).
+    """Create a repository.
 
-    It is encrypted, and opened by ``password`` or by the content of a key file (32 random bytes or
-    more); with neither it is not encrypted. Raises RepositoryExists, NoBucket, StoreError, UsageError.
+    Without ``password`` and ``key_file`` the repository is not encrypted.
+
+    Args:
+        url: ``s3://bucket/prefix``, a directory, or ``file:///directory``. The bucket, or the directory above
+            the repository's own, must exist.
+        password: The password that opens the repository.
+        key_file: The content of a key file that opens the repository: 32 random bytes or more.
+
+    Returns:
+        The open repository.
+
+    Raises:
+        RepositoryExists: There is a repository at this URL.
+        NoBucket: The bucket, or the directory above, does not exist.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: The URL, password or key file cannot be used.
+
+    Example:
+        >>> repository = puller.create_repository("s3://backups/kvm", password="…")
     """
+    secret = _secret(password, key_file)
     store = open_store(url)
-    return repositories.create(RetryingStore(store), _secret(password, key_file), address(store))
+    return repositories.create(RetryingStore(store), secret, address(store))
 
 
 def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
-    """Open the repository at ``url``.
+    """Open a repository.
 
-    This host remembers its id and whether it is encrypted; ``replaced`` of the repository says what has
-    changed since the first time. Raises NoRepository, WrongKey (also with a secret for a repository that is
-    not encrypted), UnsupportedFormat, StoreError.
+    This host remembers the repository's id and whether it is encrypted. If another repository is there now,
+    the attribute ``replaced`` of the result says so.
+
+    Args:
+        url: As for ``create_repository``.
+        password: A password that opens the repository.
+        key_file: The content of a key file that opens the repository.
+
+    Returns:
+        The open repository. Threads can share it.
+
+    Raises:
+        NoRepository: There is no repository at this URL.
+        WrongKey: The password or key file does not open the repository, or none was given.
+        NotEncrypted: The repository is not encrypted, but a secret was given, or this host remembers an
+            encrypted one. It is a WrongKey.
+        UnsupportedFormat: A newer version of puller made the repository.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: The URL cannot be used, or both a password and a key file were given.
+
+    Example:
+        >>> repository = puller.open_repository("s3://backups/kvm", password="…")
     """
+    secret = _secret(password, key_file)
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), _secret(password, key_file), address(store))
+    return repositories.open_repository(RetryingStore(store), secret, address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
+    if password is not None and key_file is not None:
+        raise UsageError("cannot use both a password and a key file", advice="Give one of the two.")
     if key_file is not None:
         return KeyFile(key_file)
     return None if password is None else Password(password)
+
+
+def _check_choice(name: str, value: object, allowed: Any) -> None:
+    """``allowed`` is one of the Literals above."""
+    words = get_args(allowed)
+    if value not in words:
+        raise UsageError(f"invalid {name} '{value}'", advice=f"Set {name} to one of: {', '.join(words)}.")
+
+
+def _check_lists(**lists: Sequence[object]) -> None:
+    """A text is a sequence too, of its letters."""
+    for name, value in lists.items():
+        if isinstance(value, str):
+            raise UsageError(f"{name} is the text '{value}'", advice=f"Use a list: {name}=['{value}'].")
 
 
 def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -79,8 +147,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     compare: bool = False,
     compare_every: timedelta | None = None,
     scratch_dir: str | None = None,
-    mode: str = "pull",
-    quiesce: str = "auto",
+    mode: Mode = "pull",
+    quiesce: QuiesceMode = "auto",
     staging_dir: str | None = None,
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
@@ -90,34 +158,73 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
-    """Take one restore point of a domain, running or shut off, and return its record.
+    """Take one restore point of a domain, running or shut off.
 
-    ``disks`` and ``exclude`` are target names of the domain, ``exclude_if_present`` such as it need not
-    have. A domain without disks to take gets a point with its configuration. ``full`` ignores earlier points.
-    ``compare`` reads all of the disks, whatever their dirty bitmaps say, and stores what differs from the
-    last point; ``compare_every`` does so for disks that were not read as a whole for that long.
-    ``quiesce`` is ``auto``, ``on`` or ``off``: whether the guest agent freezes the file systems for the
-    instant of the freeze where it can, by all means, or not at all. ``on_frozen`` is called with the exports
-    once the point in time is frozen and before puller reads.
+    If the backup fails before the commit, no job, scratch image, staging image or new checkpoint stays. If it
+    fails after the commit, the point stands, and the next backup tidies up. ``observer`` receives a
+    ``Committed`` event with the point at the commit.
 
-    ``mode`` is ``pull`` or ``push``. In a push QEMU writes images into ``staging_dir``, which are read
-    and removed; with ``keep_staging`` they stay, and events of class Kept tell where.
+    Args:
+        repository: Where to store the point.
+        domain: The domain's name or UUID.
+        connect: The connection URI of libvirt.
+        disks: Targets of the only disks to back up, such as ``vda``. Without them, all disks that hold data
+            are backed up, except shareable, transient, vhost-user and vhost-vdpa disks and luns. A domain
+            without disks gets a point with its configuration alone.
+        exclude: Targets of disks to leave out. The domain must have them.
+        exclude_if_present: Targets of disks to leave out if the domain has them.
+        full: Read all data of every disk, and build upon no earlier point.
+        compare: Read all data of every disk without the dirty bitmaps, and store what differs from the last
+            point. Cannot be combined with ``full``.
+        compare_every: Do the same for disks whose last whole read is older than this.
+        scratch_dir: Directory for the scratch images that hold overwritten guest data while the backup runs.
+            Default: that of the domain's first image.
+        mode: ``pull``: puller reads the frozen disks over NBD. ``push``: QEMU writes images into
+            ``staging_dir``, which puller then reads and removes.
+        quiesce: Whether to freeze the guest's file systems for the instant of the backup. ``auto``: if the
+            guest agent answers. ``on``: fail if it cannot. ``off``: never.
+        staging_dir: Directory for the images of a push. Default: the scratch directory.
+        keep_staging: Keep the images of a push. A ``Kept`` event names the path of each.
+        tags: Names and values to store in the point.
+        compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
+            upload is the bottleneck.
+        limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
+        limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.
+        observer: Receives events: steps, progress and notices. An exception that it raises ends the backup.
+        on_frozen: Called with the exports of the frozen disks before puller reads them. The content of the
+            disks does not change until the backup ends.
 
-    ``compression`` is a level of zstd, 1 to 19; ``auto`` raises it while the store is slower than
-    compression. The limits are in bytes a second, of all disks together; ``limit_upload`` rules packs only.
+    Returns:
+        The record of the point; ``point.point`` is its id.
 
-    Raises NoSuchDomain, NoSuchDisk, UnsupportedDisk, DomainNotRunning, NotQuiesced, JobRunning, Locked,
-    ScratchFull, StagingFull, HypervisorError, NbdError, StoreError, UsageError. What fails before the
-    commit leaves no job, scratch, staging or new checkpoint behind; what fails after it leaves a whole
-    point, and the next run tidies up. An event of class Committed has the point as soon as it stands,
-    whatever comes then. Raises JobLeftOpen if the job cannot be ended for 10 minutes after that.
+    Raises:
+        NoSuchDomain: libvirt knows no such domain.
+        NoSuchDisk: The domain has no such disk.
+        UnsupportedDisk: A disk cannot be backed up.
+        DomainNotRunning: The domain was powered off during the backup, or is in a state that excludes one.
+        NotQuiesced: ``quiesce`` is ``on`` and the guest cannot be frozen.
+        JobRunning: The domain has a backup job that is not puller's.
+        Locked: Another run of puller backs up the domain.
+        Overtaken: A prune may remove data that the point needs. Run the backup again.
+        ScratchFull, StagingFull: Not enough space for scratch or staging images.
+        HypervisorError, NbdError: libvirt or QEMU cannot be reached or refuses.
+        StoreError: The store cannot be reached or refuses.
+        DamagedData: An object that the backup needs is damaged.
+        JobLeftOpen: The point stands, but its backup job could not be ended for 10 minutes.
+        UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> point = puller.backup(repository, "web1", exclude=["vdb"], quiesce="on")
+        >>> point.kind
+        'incremental'
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.backups import backup as transaction
     from puller.hypervisor.guest.quiesce import Quiesce
 
-    if mode not in (transaction.PULL, transaction.PUSH):
-        raise UsageError(f"there is no mode {mode}: it is pull or push")
+    _check_choice("mode", mode, Mode)
+    _check_choice("quiesce", quiesce, QuiesceMode)
+    _check_lists(disks=disks, exclude=exclude, exclude_if_present=exclude_if_present)
     if full and compare:
         raise UsageError(
             "cannot combine full and compare: a full backup compares with nothing",
@@ -148,13 +255,17 @@ def _level(compression: int | str) -> int | None:
     if compression == "auto":
         return None
     if not isinstance(compression, int) or not LOWEST <= compression <= HIGHEST:
-        raise UsageError(f"'{compression}' is no compression: give a level of {LOWEST} to {HIGHEST}, or auto")
+        raise UsageError(
+            f"invalid compression '{compression}'", advice=f"Use a level from {LOWEST} to {HIGHEST}, or auto."
+        )
     return compression
 
 
 def _rate(limit: int | None) -> int | None:
     if limit is not None and limit < 1:
-        raise UsageError(f"a limit of {limit} bytes a second lets nothing through")
+        raise UsageError(
+            f"invalid limit of {limit} bytes per second", advice="Use 1 or more, or leave out the limit."
+        )
     return limit
 
 
@@ -165,10 +276,27 @@ def list_points(
     hosts: Sequence[str] = (),
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> list[Point]:
-    """The restore points, oldest first; of one domain (name or UUID) and of some ``hosts`` if given.
+    """List restore points, oldest first.
 
-    A damaged record raises DamagedData, or is told to ``damaged`` with its point id where that is given.
+    Args:
+        repository: The repository.
+        domain: Only points of this domain (name or UUID).
+        hosts: Only points that these hosts took; names or patterns.
+        damaged: Called with the id and the error of each point whose record is damaged. Without it, the
+            first such record raises DamagedData.
+
+    Returns:
+        The records of the points.
+
+    Raises:
+        DamagedData: A record is damaged and ``damaged`` was not given.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> [point.point for point in puller.list_points(repository, "web1")]
+        ['20261123T150231Z-338c893f']
     """
+    _check_lists(hosts=hosts)
     stored = repository.points
     points = stored.all(damaged) if domain is None else stored.of(domain, damaged)
     return [point for point in points if point.is_from(hosts)]
@@ -181,22 +309,55 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     output: str,
     hosts: Sequence[str] = (),
     disks: Sequence[str] = (),
-    format: str = "raw",  # noqa: A002 - the field's word
+    format: ImageFormat = "raw",  # noqa: A002 - the field's word
     force: bool = False,
     salvage: bool = False,
     connect: str = DEFAULT_URI,
     observer: Observer = ignore,
 ) -> Restored:
-    """Write the disks of a point to ``output``: a folder, or with one disk a file, device or NBD URI.
+    """Restore the disks of a point.
 
-    ``point`` is an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``; of a domain those points count
-    that ``hosts`` (names or patterns) have taken, all if none is given. ``force`` overwrites what exists, but
-    nothing that is in use: running domains at ``connect`` and at ``DEFAULT_URI`` are asked, and the host
-    is. A libvirt that cannot be asked is a notice.
+    Nothing appears under its name before it is complete. Running domains at ``connect`` and at
+    ``qemu:///system`` and the host itself are asked whether they use the output; an output that is in use is
+    never overwritten. A libvirt that cannot be asked is a ``Notice``.
 
-    Raises NoSuchPoint, AmbiguousPoint (also if several hosts have points of the domain and ``hosts`` does not
-    say which), NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, DamagedData, StoreError.
+    Args:
+        repository: The repository.
+        point: The point's id, a unique prefix of it, ``DOMAIN@latest``, or ``DOMAIN@TIME``: the newest point
+            at or before TIME.
+        output: A directory, created if needed. With one disk also a file, a block device, or the URI of an
+            NBD export.
+        hosts: Use only points that these hosts took; names or patterns.
+        disks: Targets of the only disks to restore. Default: all.
+        format: The format of image files in a directory or file.
+        force: Overwrite files that exist.
+        salvage: Write a damaged disk too, with zeros in place of what is lost. Without it, a damaged disk
+            raises DamagedData.
+        connect: The connection URI of a libvirt whose domains may use the output.
+        observer: Receives events: progress and notices.
+
+    Returns:
+        The id of the point, what was written where, and with ``salvage`` what is damaged.
+
+    Raises:
+        NoSuchPoint: No point matches.
+        AmbiguousPoint: Several points match, or several hosts have points of the domain.
+        NoSuchDisk: The point has no such disk.
+        OutputRefused: The output exists, is too small or cannot be written; nothing was touched.
+        OutputInUse: The output is used by a domain, a mount or a program. It is an OutputRefused.
+        OutputFailed: The output became full or failed.
+        DamagedData: A disk is damaged and ``salvage`` was not given.
+        KeyNotHeld: The key that opened the repository may not read guest data.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> restored = puller.restore(repository, "web1@latest", output="/restore/web1", format="qcow2")
+        >>> restored.disks[0].output
+        '/restore/web1/vda.qcow2'
     """
+    _check_choice("format", format, ImageFormat)
+    _check_lists(hosts=hosts, disks=disks)
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
     with holding(_patience(point, observer)):
@@ -211,12 +372,33 @@ def check(
     read_data: float = 0.0,
     observer: Observer = ignore,
 ) -> CheckReport:
-    """Verify ``points``, named as for ``restore`` or as records (all if none): structure, and ``read_data``
-    percent of the stored chunks.
+    """Verify that points can be restored.
 
-    Damage is reported, not raised, and recorded for later backups. Raises NoSuchPoint, AmbiguousPoint,
-    StoreError.
+    Damage is returned, not raised, and recorded in the repository: later backups store the content again.
+
+    Args:
+        repository: The repository.
+        points: Points to verify, named as for ``restore``, or as records. Default: all.
+        hosts: Use only points that these hosts took where ``points`` names a domain; names or patterns.
+        read_data: Percentage of stored chunks to read and verify, 0 to 100. With 0, only the structure is
+            verified: every object that a point needs must exist.
+        observer: Receives events: progress and notices.
+
+    Returns:
+        What was verified, and the errors that were found.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several.
+        KeyNotHeld: ``read_data`` is not 0 and the key may not read guest data.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: ``read_data`` is not a percentage.
+
+    Example:
+        >>> report = puller.check(repository, read_data=5.0)
+        >>> report.errors
+        ()
     """
+    _check_lists(points=points, hosts=hosts)
     with holding(_patience("repository", observer)):
         chosen = [
             item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
@@ -227,10 +409,31 @@ def check(
 def prune(
     repository: Repository, policy: Policy, *, grace: timedelta = GRACE, observer: Observer = ignore
 ) -> PruneReport:
-    """Remove the points that ``policy`` does not keep, and what has been condemned for ``grace`` or longer.
+    """Delete the points that a policy does not keep, and the data that no point needs any more.
 
-    A policy without rules keeps all points. With a grace time of nothing, what is unreachable is removed
-    at once, and runs that have begun before may fail. Raises UsageError, Locked, DamagedData, StoreError.
+    Can run beside backups. Data that no point needs is condemned first; a later prune deletes it once
+    ``grace`` has passed.
+
+    Args:
+        repository: The repository.
+        policy: The rules. A policy without rules keeps all points.
+        grace: How long condemned data waits before it is deleted. With ``timedelta(0)`` it is deleted at
+            once, and backups that are running may fail.
+        observer: Receives events: steps, progress and notices.
+
+    Returns:
+        What was deleted, and the decision for each point with its reasons.
+
+    Raises:
+        Locked: Another prune or repair is running.
+        DamagedData: A record is damaged, so it is not known what it needs.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: ``grace`` is negative.
+
+    Example:
+        >>> report = puller.prune(repository, puller.Policy(daily=7, weekly=4))
+        >>> report.removed
+        ('20261101T010004Z-9b1c03aa',)
     """
     with holding(_patience("repository", observer)):
         return _prune(repository, policy, grace, observer)
@@ -242,24 +445,74 @@ def _patience(subject: str, observer: Observer) -> Patience:
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
-    """What ``prune`` would do with the points, and why; its counts are 0. Raises DamagedData, StoreError."""
+    """Decide about each point as ``prune`` would, and change nothing.
+
+    Args:
+        repository: The repository.
+        policy: The rules.
+
+    Returns:
+        The report of ``prune``, with the decision for each point. Its counts are 0.
+
+    Raises:
+        DamagedData: A point's record is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> report = puller.preview_prune(repository, puller.Policy(last=3))
+        >>> [(decision.point, decision.reasons) for decision in report.decisions if decision.keep]
+        [('20261123T150231Z-338c893f', ('newest of its domain', 'last 1'))]
+    """
     return preview(repository, policy)
 
 
 def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str] = ()) -> tuple[str, ...]:
-    """Delete ``points``, named as for ``restore``, and return their ids. ``prune`` frees the space.
+    """Delete points. ``prune`` then frees the space.
 
-    All are looked up before any is deleted. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    All points are looked up before any is deleted.
+
+    Args:
+        repository: The repository.
+        points: Points to delete, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``points`` names a domain; names or patterns.
+
+    Returns:
+        The ids of the deleted points.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: A name matches no point, or several; nothing was deleted.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.delete(repository, ["20261123T150231Z-338c893f"])
+        ('20261123T150231Z-338c893f',)
     """
+    _check_lists(points=points, hosts=hosts)
     return _delete(repository, points, hosts)
 
 
 def list_keys(
     repository: Repository, *, password: str | None = None, key_file: bytes | None = None
 ) -> list[Key]:
-    """The keys that open the repository, oldest first; the one that the secret opens says so.
+    """List the keys that open the repository, oldest first.
 
-    Raises UsageError if the repository is not encrypted, WrongKey if the secret opens none, StoreError.
+    Args:
+        repository: The repository.
+        password: A password. The key that it opens has ``opened`` set.
+        key_file: The content of a key file, likewise.
+
+    Returns:
+        The keys.
+
+    Raises:
+        WrongKey: The password or key file opens no key.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: The repository is not encrypted.
+
+    Example:
+        >>> [(key.kind, key.role) for key in puller.list_keys(repository)]
+        [('password', 'full')]
     """
     return _list_keys(repository, _secret(password, key_file))
 
@@ -271,24 +524,55 @@ def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
     key_file: bytes | None = None,
     new_password: str | None = None,
     new_key_file: bytes | None = None,
-    role: str = FULL,
+    role: KeyRole = "full",
     label: str = "",
 ) -> str:
-    """Let a new password or key file open the repository too, and return the id of its key.
+    """Add a key: let a new password or key file open the repository too.
 
-    ``password`` or ``key_file`` is one that opens it already, of the role ``full``. ``role`` is ``full``
-    or ``backup-only``. Raises UsageError, KeyNotHeld, WrongKey, StoreError.
+    Args:
+        repository: The repository, opened with a key whose role is ``full``.
+        password: A password that opens a key whose role is ``full``.
+        key_file: The content of a key file that does, instead.
+        new_password: The new password.
+        new_key_file: The content of the new key file, instead: 32 random bytes or more.
+        role: ``full`` reads and writes everything. ``backup-only`` cannot read stored guest data.
+        label: A text that ``list_keys`` shows. It is not secret. At most 200 characters.
+
+    Returns:
+        The id of the new key.
+
+    Raises:
+        WrongKey: The password or key file opens no key.
+        KeyNotHeld: The role of the key that was given is not ``full``.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: An argument cannot be used, or the repository is not encrypted.
+
+    Example:
+        >>> puller.add_key(repository, password="…", new_key_file=os.urandom(64), role="backup-only")
+        '3f6d0a52c81b9e47'
     """
     new = _secret(new_password, new_key_file)
     if new is None:
-        raise UsageError("the new key needs a password or a key file")
+        raise UsageError("cannot add a key without a secret", advice="Give new_password or new_key_file.")
     return _add_key(repository, _secret(password, key_file), new, role, label)
 
 
 def remove_key(repository: Repository, key: str) -> None:
-    """Remove the key with this id. A copy of the store that somebody kept still opens with it.
+    """Remove a key, so that it no longer opens the repository.
 
-    Raises UsageError if there is none or it is the last of the role ``full``, KeyNotHeld, StoreError.
+    A copy of the store that somebody made before still opens with it.
+
+    Args:
+        repository: The repository, opened with a key whose role is ``full``.
+        key: The id of the key.
+
+    Raises:
+        KeyNotHeld: The role of the key that opened the repository is not ``full``.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: There is no such key, or it is the last one whose role is ``full``.
+
+    Example:
+        >>> puller.remove_key(repository, "3f6d0a52c81b9e47")
     """
     _remove_key(repository, key)
 
@@ -299,46 +583,147 @@ def stats(
     hosts: Sequence[str] = (),
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> Stats:
-    """What the repository holds. ``hosts`` (names or patterns) limits the points that are counted.
+    """Sum up what the repository holds. Reads all point records and lists all objects.
 
-    A damaged point record raises DamagedData, or is told to ``damaged`` with its point id, where given.
+    Args:
+        repository: The repository.
+        hosts: Count only points that these hosts took; names or patterns.
+        damaged: Called with the id and the error of each point whose record is damaged. Without it, the
+            first such record raises DamagedData.
+
+    Returns:
+        Counts, and sizes in bytes.
+
+    Raises:
+        DamagedData: A record is damaged and ``damaged`` was not given.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.stats(repository).stored_bytes
+        3328599654
     """
+    _check_lists(hosts=hosts)
     return _stats(repository, damaged, hosts)
 
 
+def repair_index(repository: Repository, *, observer: Observer = ignore) -> RepairReport:
+    """Rebuild the index from the packs.
+
+    Restores do not need the index. Backups without it store data again that the repository already has. No
+    key that reads guest data is needed.
+
+    Args:
+        repository: The repository.
+        observer: Receives events: steps and progress.
+
+    Returns:
+        How many packs the new index names, how many old index objects were removed, and which packs are
+        damaged and left out.
+
+    Raises:
+        Locked: A prune or another repair is running.
+        DamagedData: A condemned record is damaged; nothing was touched.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.repair_index(repository).damaged
+        ()
+    """
+    with holding(_patience("repository", observer)):
+        return _repair_index(repository, observer)
+
+
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
-    url: str,
-    opener: Callable[[], Repository],
+    repository: Repository | str,
     *,
+    password: str | None = None,
+    key_file: bytes | None = None,
     connect: str = DEFAULT_URI,
     domains: Sequence[str] = (),
-    excluded: Sequence[str] = (),
+    exclude_domains: Sequence[str] = (),
     disks: Sequence[str] = (),
-    exclude_disks: Sequence[str] = (),
-    mode: str = "pull",
+    exclude: Sequence[str] = (),
+    mode: Mode = "pull",
     scratch_dir: str | None = None,
     staging_dir: str | None = None,
-) -> list[Check]:
-    """Ask host, ``domains`` (all if none) and the store at ``url`` for what would break a backup.
+) -> list[Finding]:
+    """Find problems that would make a backup fail: of the store, the host and the domains.
 
-    Domains may be patterns; ``excluded`` are left out. The rest says how ``backup`` would take them.
+    Nothing is changed on the host. To test the credentials, one object is put under the repository's
+    ``locks/`` and deleted again. What fails is a finding, not an exception.
 
-    ``opener`` opens the repository there; what it raises is a finding, like all else that fails. Raises
-    UsageError if ``url`` is none.
+    Args:
+        repository: The URL of the repository, or the open repository.
+        password: A password that opens the repository, if ``repository`` is a URL.
+        key_file: The content of a key file that opens it, instead.
+        connect: The connection URI of libvirt.
+        domains: Names, UUIDs or patterns of the domains to examine. Default: all.
+        exclude_domains: Names, UUIDs or patterns of domains to leave out.
+        disks: As for ``backup``.
+        exclude: As for ``backup``. A disk that none of the domains has is a warning.
+        mode: As for ``backup``.
+        scratch_dir: As for ``backup``.
+        staging_dir: As for ``backup``.
+
+    Returns:
+        All findings, those that are in order too.
+
+    Raises:
+        UsageError: An argument cannot be used.
+
+    Example:
+        >>> findings = puller.doctor("s3://backups/kvm", password="…", domains=["web1"])
+        >>> [finding.text for finding in findings if finding.status is puller.Status.FAIL]
+        []
     """
-    from puller.diagnosis import doctor as examining
+    secret = _secret(password, key_file)
+    if secret is not None and not isinstance(repository, str):
+        raise UsageError("an open repository needs no password", advice="Give the URL, or no password.")
+    _check_choice("mode", mode, Mode)
+    _check_lists(domains=domains, exclude_domains=exclude_domains, disks=disks, exclude=exclude)
+    from puller.diagnosis import doctor as diagnosis
 
-    examination = examining.Examination(
+    examination = diagnosis.Examination(
         connect,
         tuple(domains),
-        tuple(excluded),
+        tuple(exclude_domains),
         tuple(disks),
-        tuple(exclude_disks),
+        tuple(exclude),
         mode,
         scratch_dir,
         staging_dir,
     )
-    return list(examining.doctor(open_store(url), opener, examination))
+    url = repository if isinstance(repository, str) else repository.store.url
+
+    def opener() -> Repository:
+        if isinstance(repository, str):
+            return open_repository(url, password=password, key_file=key_file)
+        return repository
+
+    # Not the store of the open repository: what the place itself can do is the question.
+    return list(diagnosis.doctor(open_store(url), opener, examination))
+
+
+def read_configuration(path: str | None = None) -> Configuration:
+    """Read a configuration file.
+
+    Args:
+        path: The file. Default: ``/etc/puller/puller.toml``; if that cannot be read, the configuration is
+            empty.
+
+    Returns:
+        The configuration. ``jobs`` has its jobs by name, ``repositories`` its repositories.
+
+    Raises:
+        ConfigurationError: The file has mistakes. It is a UsageError, and names all of them.
+        UsageError: The file cannot be read.
+
+    Example:
+        >>> job = puller.read_configuration("/etc/puller/puller.toml").job("nightly")
+    """
+    from puller.configuration import file
+
+    return file.load(path)
 
 
 def forget(
@@ -346,12 +731,31 @@ def forget(
 ) -> Forgotten:
     """Remove this repository's checkpoints and dirty bitmaps from a domain, running or shut off.
 
-    Returns what was removed. Those of other repositories and programs stay, and so do the restore points. The
-    next backup is a rehash: it reads all data of every disk and stores only what differs from the last point.
+    Those of other repositories and programs stay, and so do the restore points. The next backup is a rehash:
+    it reads all data of every disk and stores only what differs from the last point.
 
-    Raises NoSuchDomain, JobRunning, Locked, UnsupportedDisk, HypervisorError, NbdError, StoreError. For a
-    domain that is shut off, Locked also means that another program uses an image, and UnsupportedDisk that an
-    image is not on this host. After an error, call it again to remove the rest.
+    Args:
+        repository: The repository.
+        domain: The domain's name or UUID.
+        connect: The connection URI of libvirt.
+        observer: Receives events: notices.
+
+    Returns:
+        The names of the checkpoints and bitmaps that were removed.
+
+    Raises:
+        NoSuchDomain: libvirt knows no such domain.
+        JobRunning: The domain has a backup job.
+        Locked: A backup of the domain is running; if the domain is shut off, also that another program uses
+            an image.
+        UnsupportedDisk: The domain is shut off, and an image is not on this host.
+        HypervisorError, NbdError: libvirt or QEMU cannot be reached or refuses. Call ``forget`` again to
+            remove the rest.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.forget(repository, "web1").checkpoints
+        ('puller-5d2f0c9be2a1-20261123T150231Z-338c893f',)
     """
     from puller.backups import forget as forgetting
 

@@ -63,7 +63,7 @@ class Interrupted(PullerError):
 
     exit_code = 130
     retryable = True
-    default_advice = "Nothing is left behind; run the same command again when it suits."
+    default_advice = "Run the same command again when it suits; nothing is left behind."
 
 
 class PartialFailure(PullerError):
@@ -96,14 +96,14 @@ class NoRepository(RepositoryError):
     """There is no repository at this URL."""
 
     exit_code = 10
-    default_advice = "Check the URL, or make a repository there with 'puller init'."
+    default_advice = "Check the URL, or create a repository there with 'puller init'."
 
 
 class RepositoryExists(RepositoryError):
     """There is a repository at this URL already."""
 
     exit_code = 2
-    default_advice = "Use the repository that is there, or choose another URL or prefix."
+    default_advice = "Use the existing repository, or choose another URL or prefix."
 
 
 class UnsupportedFormat(RepositoryError):
@@ -124,7 +124,7 @@ class Locked(RepositoryError):
 class CommitUnreadable(Locked):
     """What a run is about to commit cannot be read, so prune cannot know what it needs."""
 
-    default_advice = "Prune again: the run will fail by itself, or if it died, be forgotten after a day."
+    default_advice = "Prune again later: a run that died is forgotten after a day."
 
 
 class Overtaken(RepositoryError):
@@ -211,9 +211,9 @@ class StoreDenied(StoreError):
 
 
 class NoBucket(StoreError):
-    """The bucket or folder that should hold the repository does not exist."""
+    """The bucket or directory that should hold the repository does not exist."""
 
-    default_advice = "Make the bucket or the folder first, or correct the URL."
+    default_advice = "Create the bucket or the directory first, or correct the URL."
 
 
 class StoreFull(StoreError):
@@ -225,7 +225,7 @@ class StoreFull(StoreError):
 class UnsupportedByStore(StoreError):
     """The store does not implement the operation or the condition asked for."""
 
-    default_advice = "Use a store with ranged reads and conditional writes, or a folder with hard links."
+    default_advice = "Use a store with ranged reads and conditional writes, or a directory with hard links."
 
 
 class ObjectNotFound(StoreError):
@@ -309,7 +309,7 @@ class NotQuiesced(HypervisorError):
     """The guest's file systems could not be frozen, and a backup without that was not wanted."""
 
     retryable = True
-    default_advice = "See to the guest agent, or back up with --quiesce auto or off."
+    default_advice = "Check that the guest agent runs, or back up with --quiesce auto or off."
 
 
 class ScratchFull(HypervisorError):
@@ -319,7 +319,7 @@ class ScratchFull(HypervisorError):
 
 
 class StagingFull(HypervisorError):
-    """The staging folder cannot take the images of a push job."""
+    """The staging directory cannot take the images of a push job."""
 
     default_advice = "Give more room with --staging-dir."
 

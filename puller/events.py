@@ -1,7 +1,7 @@
-"""What a use case tells while it runs: values passed to an observer, never printed here.
+"""Events: what a use case reports to an observer while it runs.
 
-An observer is any callable that takes one event. It is called from whichever thread the fact became
-known in, so it must be quick and thread-safe; an exception from it ends the run.
+An observer is any callable that takes one event. It is called from several threads, so it must be quick and
+thread-safe. An exception that it raises ends the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Step(Event):
-    """The run of ``subject`` (a domain's name or a point's id) entered the step ``name``."""
+    """The run of ``subject`` has entered the step ``name``.
+
+    In all events ``subject`` is the domain's name in a backup, the point's id in a restore, and
+    ``repository`` elsewhere.
+    """
 
     subject: str
     name: str
@@ -26,7 +30,7 @@ class Step(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiskPlanned(Event):
-    """``total`` bytes of ``disk`` are to be moved in this run; ``size`` is the disk's size."""
+    """The run will move ``total`` bytes of ``disk``, whose size is ``size`` bytes."""
 
     subject: str
     disk: str
@@ -36,11 +40,13 @@ class DiskPlanned(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress(Event):
-    """How far ``disk`` is since the start, in bytes (or packs, where the disk is ``packs``).
+    """How far ``disk`` is since the start, in bytes (in packs if ``disk`` is ``packs``).
 
-    ``done`` is dealt with, zeros that cost nothing included: it runs up to the plan's total. ``moved`` of it
-    was read in a backup, written in a restore; None where nobody knows, as in a push, where QEMU counts.
-    ``stored`` was added to the repository.
+    Attributes:
+        done: What is finished, zeros included. It reaches the ``total`` of DiskPlanned.
+        moved: How much of that was read in a backup or written in a restore. None in a push, in which QEMU
+            does it.
+        stored: What was added to the repository.
     """
 
     subject: str
@@ -60,7 +66,7 @@ class DiskDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """Something the user should know that is no failure, as one sentence."""
+    """A sentence about something that needs attention but does not fail the run."""
 
     subject: str
     text: str
@@ -68,7 +74,7 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class Kept(Event):
-    """The pushed image of ``disk`` stays, as the user wished, in the file ``path``."""
+    """The pushed image of ``disk`` was kept in the file ``path``."""
 
     subject: str
     disk: str
@@ -77,9 +83,9 @@ class Kept(Event):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Event):
-    """The restore point of ``subject`` is committed; it stands, whatever happens to the run from now on.
+    """The restore point of ``subject`` is committed. It stands, even if the run fails or is stopped later.
 
-    ``point`` is the :class:`puller.Point`. An observer learns of it here even if the run is stopped then.
+    ``point`` is the :class:`puller.Point`.
     """
 
     subject: str

@@ -37,7 +37,6 @@ from puller.repository.reading.image import DiskImage
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
-from puller.store.memory import MemoryStore
 from puller.units import GIB
 from puller.upkeep.check import check
 from puller.upkeep.keys import list_keys
@@ -46,6 +45,7 @@ from puller.upkeep.reachability import Reachability
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
 from tests.lab.history import attached, back_up, content
+from tests.lab.memory import MemoryStore
 from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
 
 ADDRESS_SPACE = 2 * GIB

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from puller.errors import (
@@ -73,9 +72,7 @@ class Aftermath:
         self._start = self._domain.start_id()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, JobLeftOpen):
             return
         loss = self._loss(error)

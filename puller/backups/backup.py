@@ -25,7 +25,7 @@ from puller.backups.notes import Notes
 from puller.backups.omissions import omissions
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
-from puller.backups.sources.source import NoDisks, Pull, Source
+from puller.backups.sources.source import Pull, Source
 from puller.backups.transfer import Transfer
 from puller.errors import (
     BaseDamaged,
@@ -134,8 +134,8 @@ def is_stop(error: BaseException) -> bool:
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    whole = chosen if domain.is_active() else tuple(with_stored_chain(disk) for disk in chosen)
-    return with_facts(domain, whole)
+    known = with_facts(domain, chosen)
+    return known if domain.is_active() else tuple(with_stored_chain(disk) for disk in known)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _source(
         scratch = Path(plan.scratch_dir)
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds the configuration only"))
-        return NoDisks(scratch)
+        return Source(domain, disks, scratch)
     if not domain.is_active():
         text = "shut off: its images are read, and it cannot be started before that is done"
         observer(Notice(domain.name, text))

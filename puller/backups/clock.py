@@ -17,10 +17,8 @@ from datetime import UTC, datetime, timedelta
 from puller.backups.bases.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
+from puller.repository.points import AHEAD
 from puller.repository.repository import Repository
-
-BEHIND = timedelta(days=1)
-"""A clock that is further behind the domain's newest point is refused: times would say nothing then."""
 
 APART = timedelta(minutes=15)
 """From here on it is told that the clocks of host and store differ. AWS refuses requests then."""
@@ -38,7 +36,7 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
     text = f"the clock of this host says {said}, but the newest point of {name} is dated {dated}"
-    if newest - now > BEHIND:
+    if newest - now > AHEAD:
         advice = "Set the clock; if the point's time is wrong, delete such points with 'puller delete'."
         raise RepositoryError(text, advice=advice)
     observer(Notice(name, f"{text}: the new one is dated a second later"))
@@ -51,7 +49,7 @@ def _newest(history: History, now: datetime) -> datetime | None:
     What cannot be read has a time in its name only, which anybody may have given it. And what the clock of
     another host has dated days ahead is not for this one to set right.
     """
-    usual = (point.time for point in history if point.host == platform.node() or point.time - now <= BEHIND)
+    usual = (point.time for point in history if point.host == platform.node() or point.time - now <= AHEAD)
     return next(usual, None)
 
 

@@ -72,13 +72,9 @@ class Beside:
                     notes.add(f"{name} changed during the backup: the point has it as it was when that began")
 
 
-def _definition(domain: Domain, sealed: bool) -> bytes:
-    return (domain.secure_xml() if sealed else domain.inactive_xml()).encode()
-
-
 def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Domain], bytes | None]]]:
     """Of what may change at any time."""
-    yield "domain.xml", lambda domain: _definition(domain, sealed)
+    yield "domain.xml", lambda domain: (domain.secure_xml() if sealed else domain.inactive_xml()).encode()
     if domain.is_active():
         yield "live.xml", lambda domain: domain.xml().encode()
     yield "nvram.fd", firmware.nvram

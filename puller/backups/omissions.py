@@ -23,10 +23,10 @@ def omissions(
     for disk in left:
         if disk.holds_changes:
             yield f"the point does not hold disk {disk.target}: it is {disk.omission}"
-    still = [_named(disk) for disk in left if disk.source and not disk.holds_changes]
+    still = [
+        f"disk {disk.target} ({disk.omission}, {disk.source})"
+        for disk in left
+        if disk.source and not disk.holds_changes
+    ]
     if outside := [*named_files(xml), *still]:
         yield f"the point does not hold {', '.join(outside)}"
-
-
-def _named(disk: Disk) -> str:
-    return f"disk {disk.target} ({disk.omission}, {disk.source})"

@@ -64,7 +64,8 @@ def _recover(domain: Domain, repository: Repository, history: History, observer:
     """
     known = {item.name for item in checkpoints.list_checkpoints(domain)}
     strays = find_strays(domain, repository.id)
-    latest = [point for point in islice(history, _LOOK_BACK) if _is_of_use(point, history)]
+    newest = islice(history, _LOOK_BACK)
+    latest = [point for point in newest if point.checkpoint and history.holds(point.checkpoint)]
     for point in latest:
         # The newest one's bitmaps may be in QEMU's memory only; those of others have to be in the images.
         name = str(point.checkpoint)
@@ -73,10 +74,6 @@ def _recover(domain: Domain, repository: Repository, history: History, observer:
             observer(Notice(domain.name, f"checkpoint {name} was lost by libvirt and is known again"))
     for name in strays.keys() - known:
         _remove_stray(domain, name, strays[name], observer)
-
-
-def _is_of_use(point: Point, history: History) -> bool:
-    return point.checkpoint is not None and history.holds(point.checkpoint)
 
 
 def _redefine(domain: Domain, point: Point) -> bool:

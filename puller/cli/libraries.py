@@ -13,9 +13,8 @@ _M_ARENA_MAX = -8
 def restrain() -> None:
     """Keep libraries from what nobody here uses; to be called before there are threads.
 
-    glibc gives each thread a heap of its own, which keeps ranges that were fetched and freed: a restore of
-    5.4 GiB from S3 had 243 to 263 MiB resident, with two heaps for all 186 to 210. OpenBLAS, which numpy
-    loads, starts a thread for every core: 0.05 CPU-s a command.
+    glibc gives each thread a heap of its own, which keeps ranges that were fetched and freed. OpenBLAS, which
+    numpy loads, starts a thread for every core.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

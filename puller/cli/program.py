@@ -53,7 +53,7 @@ class Program(Group):
 
 program = Program(
     "puller",
-    help="Back up libvirt/QEMU virtual machines, running or shut off, to S3 or a folder.",
+    help="Back up libvirt/QEMU virtual machines, running or shut off, to S3 or a directory.",
     epilog="puller takes the repository's password from the first of these that is set: PULLER_PASSWORD, the "
     "file that PULLER_PASSWORD_FILE names, the configuration's password-file, the systemd credential "
     "'puller-password'. Without any of them, it asks on the terminal.",

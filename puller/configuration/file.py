@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from puller.configuration.job import Job
-from puller.configuration.lines import key_lines
 from puller.configuration.mistakes import ConfigurationError, Findings, Mistake, dotted, meant
 from puller.configuration.schema import Defaults, Document, JobTable, Name, RepositoryTable, keys
 from puller.errors import UsageError
@@ -111,7 +110,7 @@ def decode(text: str, path: Path) -> Configuration:
     except ValueError as error:  # of int(), which takes 4300 digits
         text, advice = "a number has too many digits", "Write a shorter number: no key needs so many digits."
         raise _unreadable(path, None, text, advice) from error
-    findings = Findings(str(path), key_lines(text))
+    findings = Findings(str(path))
     configuration = _Reading(findings).read(content)
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)

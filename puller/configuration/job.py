@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from puller.configuration.schema import Command, Keep
+
+Mode = Literal["pull", "push"]
+"""Who copies the frozen disks: puller reads them over NBD, or QEMU writes images that puller then reads."""
+
+QuiesceMode = Literal["auto", "on", "off"]
+"""Whether to freeze the guest's file systems: if the guest agent answers, always, or never."""
+
+JobStep = Literal["backup", "prune", "check"]
+"""A step of a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job. ``repository`` is a name or a URL; None stands for what is not said anywhere.
+    """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
-    ``check`` is a percentage, ``limit_read`` and ``limit_upload`` are bytes a second.
+    None stands for what the configuration does not say. ``repository`` is a name or a URL, ``check`` a
+    percentage; ``limit_read`` and ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -22,9 +33,9 @@ class Job:
     connect: str | None = None
     disks: tuple[str, ...] = ()
     exclude_disks: tuple[str, ...] = ()
-    mode: str | None = None
-    quiesce: str | None = None
-    compression: str | int | None = None
+    mode: Mode | None = None
+    quiesce: QuiesceMode | None = None
+    compression: Literal["auto"] | int | None = None
     compare_every: timedelta | None = None
     limit_read: int | None = None
     limit_upload: int | None = None
@@ -41,3 +52,9 @@ class Job:
     metrics_file: str | None = None
     before: Command | None = None
     after: Command | None = None
+
+    @property
+    def steps(self) -> tuple[JobStep, ...]:
+        """What a run does, in order: the backups, then what ``then`` names."""
+        later: tuple[JobStep, ...] = ("prune", "check")
+        return ("backup", *(step for step in later if step in self.then))

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
-from puller.configuration.lines import Path
 from puller.configuration.schema import Key, Table, keys
 from puller.errors import UsageError
+
+Path = tuple[str, ...]
+"""The keys that lead to a value: ``("jobs", "nightly", "parallel")``."""
 
 _LONGEST = 40
 """Characters of a wrong value that are shown: enough to find it."""
@@ -19,7 +21,7 @@ _LONGEST = 40
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake; ``line`` is None where the file has no line that is to blame."""
+    """One mistake. ``line`` is that of an error in the syntax; else None, and ``key`` names the key."""
 
     file: str
     line: int | None
@@ -29,16 +31,16 @@ class Mistake:
 
     @property
     def text(self) -> str:
-        """``/etc/puller/puller.toml:12: invalid value for jobs.nightly.parallel: 99``."""
+        """``/etc/puller/puller.toml: invalid value for jobs.nightly.parallel: 99``."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.message}"
 
 
 class ConfigurationError(UsageError):
-    """The configuration cannot be used. ``mistakes`` are all that were found, in the file's order."""
+    """The configuration cannot be used. ``mistakes`` are all that were found."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+        self.mistakes = tuple(mistakes)
         first, more = self.mistakes[0], len(self.mistakes) - 1
         rest = f" (and {more} more; 'puller config check' lists all)" if more else ""
         super().__init__(f"{first.text}{rest}", advice=first.advice)
@@ -46,22 +48,14 @@ class ConfigurationError(UsageError):
 
 @dataclass
 class Findings:
-    """Collects the mistakes of one file. ``lines`` tells where its keys stand."""
+    """Collects the mistakes of one file."""
 
     file: str
-    lines: dict[Path, int]
     mistakes: list[Mistake] = field(default_factory=list)
 
     def add(self, path: Path, message: str, advice: str) -> None:
-        """Note a mistake at ``path``, or at the nearest table above it that the file names."""
-        near = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
-        line = None if near is None else self.lines[near]
-        self.mistakes.append(Mistake(self.file, line, dotted(path), message, advice))
-
-    def wrong(self, path: Path, value: Any, key: Key, why: str = "") -> None:
-        """Note that ``path`` has an invalid value."""
-        reason = f": {why}" if why else ""
-        self.add(path, f"invalid value for {dotted(path)}: {_shown(value)}{reason}", remedy(path[-1], key))
+        """Note a mistake at ``path``."""
+        self.mistakes.append(Mistake(self.file, None, dotted(path), message, advice))
 
     def table(self, path: Path, value: Any, table: type[Table]) -> dict[str, Any]:
         """The keys of ``value`` that are right, decoded. What is wrong with the others is noted."""
@@ -78,15 +72,14 @@ class Findings:
                 right[name] = content
         for info in msgspec.structs.fields(table):
             if info.required and info.encode_name not in value:
-                self._missing(path, info.encode_name, known[info.encode_name][1])
+                missing = (*path, info.encode_name)
+                key = known[info.encode_name][1]
+                self.add(missing, f"missing key {dotted(missing)}", remedy(missing[-1], key))
         return right
 
     def _unknown(self, path: Path, known: Iterable[str]) -> None:
         advice = meant(path[-1], known) or f"Use one of these keys: {', '.join(known)}."
         self.add(path, f"unknown key {dotted(path)}", advice)
-
-    def _missing(self, path: Path, name: str, key: Key) -> None:
-        self.add((*path, name), f"missing key {dotted((*path, name))}", remedy(name, key))
 
     def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:
         nested = _nested(kind)
@@ -99,7 +92,7 @@ class Findings:
             if key.read is not None:
                 key.read(content)
         except msgspec.ValidationError:
-            self.wrong(path, content, key)
+            self.add(path, f"invalid value for {dotted(path)}: {_shown(content)}", remedy(path[-1], key))
         except ValueError as error:
             self.add(path, f"{dotted(path)}: {error}", remedy(path[-1], key))
         else:

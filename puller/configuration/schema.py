@@ -66,7 +66,7 @@ class RepositoryTable(Table):
     """``[repositories.NAME]``."""
 
     url: Annotated[
-        Text, Key("the repository's location: s3://bucket/prefix, or a folder", '"s3://backups/kvm"')
+        Text, Key("the repository's location: s3://bucket/prefix, or a directory", '"s3://backups/kvm"')
     ]
     key_file: Annotated[
         Text | None, Key("the absolute path of the key file that opens it", '"/etc/puller/main.key"')

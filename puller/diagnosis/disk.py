@@ -4,32 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from puller.backups.bases.bases import Base, LiveBitmaps, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.image import untracked, with_stored_chain
-from puller.hypervisor.domain.qcow2 import Header, read_header
+from puller.hypervisor.domain.image import (
+    image_facts,
+    layout,
+    stored_bitmaps,
+    untracked,
+    with_layout,
+    with_stored_chain,
+)
 from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
+Look = dict[str, Any] | HypervisorError | None
+"""What a qcow2 image says, or why it cannot be read; None if it is no such file of this host."""
 
-def examine(patient: Examined) -> Iterator[Check]:
-    """Ask about each disk that a backup takes."""
+
+def examine(patient: Examined) -> Iterator[Finding]:
+    """Ask about each disk that a backup takes. Each image is looked into once: its storage may hang."""
     taken = patient.taken()
+    looks = {disk.target: _look(disk) for disk in taken}
+    taken = [
+        with_layout(disk, look) if isinstance(look := looks[disk.target], dict) else disk for disk in taken
+    ]
     if patient.disks or patient.left_out or not taken:
         yield ask("disks", patient.domain.name, partial(_named, patient))
     for disk in patient.omitted():
         yield ask("disk-left-out", f"{patient.domain.name}/{disk.target}", partial(_left_out, disk))
     if taken:
         yield ask("other-writers", patient.domain.name, partial(_writers, patient, taken))
-    bases = _bases(patient, [disk for disk in taken if disk.hindrance is None])
+    bases = _bases(patient, [disk for disk in taken if disk.hindrance is None], looks)
     for disk in taken:
         subject = f"{patient.domain.name}/{disk.target}"
         yield ask("disk-format", subject, partial(_format, patient, disk))
@@ -41,10 +55,17 @@ def examine(patient: Examined) -> Iterator[Check]:
             yield ask("disk-job", subject, partial(_job, patient, disk))
         if untracked(disk) is not None:
             continue
-        yield ask("disk-image", subject, partial(_image, disk))
-        yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk))
+        yield ask("disk-image", subject, partial(_image, disk, looks[disk.target]))
+        yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk, looks[disk.target]))
         if disk.target in bases:
             yield ask("disk-base", subject, partial(_base, bases[disk.target]))
+
+
+def _look(disk: Disk) -> Look:
+    try:
+        return image_facts(disk.path, disk.format) if disk.path and disk.format == "qcow2" else None
+    except HypervisorError as error:
+        return error
 
 
 def _named(patient: Examined) -> Answer:
@@ -81,10 +102,11 @@ def _writers(patient: Examined, disks: Sequence[Disk]) -> Answer:
     return ok("no other running domain of this host can write to the disks")
 
 
-def _bases(patient: Examined, disks: Sequence[Disk]) -> Mapping[str, Base]:
+def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) -> Mapping[str, Base]:
     """What the next point would take each disk from; nothing where that cannot be told."""
     repository, domain = patient.repository, patient.domain
-    if repository is None:
+    unread = any(isinstance(looks[disk.target], HypervisorError) for disk in disks)
+    if repository is None or (unread and not domain.is_active()):
         return {}
     history = History(repository, domain.uuid)
     try:
@@ -127,47 +149,41 @@ def _encryption(patient: Examined, disk: Disk) -> Answer:
     return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
 
 
-def _image(disk: Disk) -> Answer:
-    if disk.path is None:
+def _image(disk: Disk, look: Look) -> Answer:
+    if look is None:
         return ok("not a file of this host: not looked into")
-    header = read_header(disk.path)
-    if header is None:
-        return _unread(disk)
-    if header.corrupt:
+    if isinstance(look, HypervisorError):
+        advice = "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image."
+        return fail(look.message, advice)
+    facts = layout(look)
+    if facts.get("corrupt"):
         return fail(
             f"QEMU has marked {disk.path} as corrupt",
             f"Stop the domain and run 'qemu-img check -r all {disk.path}'.",
         )
-    return ok(f"qcow2 version {header.version}")
+    return ok(f"qcow2, compat {facts['compat']}")
 
 
-def _unread(disk: Disk) -> Answer:
-    return fail(
-        f"{disk.path} cannot be read from here, or is not qcow2",
-        "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image.",
-    )
-
-
-def _bitmaps(patient: Examined, disk: Disk) -> Answer:
-    header = None if disk.path is None else read_header(disk.path)
+def _bitmaps(patient: Examined, disk: Disk, look: Look) -> Answer:
     known = checkpoints.list_checkpoints(patient.domain)
-    if header is None:
+    if not isinstance(look, dict):
         return ok(f"checkpoints: {len(known)}")
+    stored = stored_bitmaps(look)
     names = {item.name for item in known}
-    stranded = [bitmap.name for bitmap in header.bitmaps if bitmap.name not in names]
+    stranded = [name for name in stored if name not in names]
     if stranded:
         return warn(
             f"{disk.path} has {len(stranded)} dirty bitmaps without a checkpoint, such as {stranded[0]}",
             _remedy(disk, stranded[0]),
         )
     tracking = [item.name for item in known if disk.target in item.disks]
-    lost = [] if patient.domain.is_active() else _lost(tracking, header)
+    lost = [] if patient.domain.is_active() else _lost(tracking, stored)
     if lost:
         return warn(
             f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
             "Nothing need be done: the next point reads all of the disk.",
         )
-    return ok(f"stored bitmaps: {len(header.bitmaps)}")
+    return ok(f"stored bitmaps: {len(stored)}")
 
 
 def _remedy(disk: Disk, bitmap: str) -> str:
@@ -179,10 +195,9 @@ def _remedy(disk: Disk, bitmap: str) -> str:
     )
 
 
-def _lost(tracking: Sequence[str], header: Header) -> list[str]:
+def _lost(tracking: Sequence[str], stored: Mapping[str, frozenset[str]]) -> list[str]:
     """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
-    whole = {bitmap.name for bitmap in header.bitmaps if not bitmap.in_use}
-    return [name for name in tracking if name not in whole]
+    return [name for name in tracking if "in-use" in stored.get(name, {"in-use"})]
 
 
 def _job(patient: Examined, disk: Disk) -> Answer:

@@ -17,7 +17,7 @@ from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Check, Status, ask, attempt
+from puller.diagnosis.finding import Finding, Status, ask, attempt
 from puller.diagnosis.repository import LastPoint, identity, opened
 from puller.diagnosis.scratch import Folders
 from puller.errors import NoSuchDomain, PullerError
@@ -38,7 +38,7 @@ class Examination:
     """What to examine, as a backup with these choices would take it.
 
     ``domains`` are names, UUIDs or patterns; if none are named, all are meant but for those that ``excluded``
-    means. ``root`` is where the kernel's /sys is.
+    means.
     """
 
     connect: str
@@ -49,10 +49,9 @@ class Examination:
     mode: str = "pull"
     scratch_dir: str | None = None
     staging_dir: str | None = None
-    root: Path = Path("/")
 
 
-def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Check]:
+def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Finding]:
     """Ask all questions, one after the other; ``opener`` opens the repository that is in ``store``."""
     yield from stores.examine(store)
     opening = attempt("repository", store.url, opener, opened)
@@ -68,13 +67,15 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
             yield from _examine_domains(host, opening.outcome, examination)
 
 
-def _examine_domains(host: Host, repository: Repository | None, examination: Examination) -> Iterator[Check]:
+def _examine_domains(
+    host: Host, repository: Repository | None, examination: Examination
+) -> Iterator[Finding]:
     listing = attempt("domains", host.uri, host.uuids, lambda known: f"domains: {len(known)}")
     yield listing.check
     chosen = select(listing.outcome or {}, examination.domains or ("*",), examination.excluded)
     if examination.domains and not chosen:
         text = f"none is meant by {', '.join(examination.domains)}"
-        yield Check("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
+        yield Finding("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
     work = partial(_examine_named, host, repository, examination)
     met: set[str] = set()
     for checks, targets in each(work, chosen, _AT_ONCE):
@@ -83,12 +84,12 @@ def _examine_domains(host: Host, repository: Repository | None, examination: Exa
 
     if unknown := [target for target in examination.exclude_disks if chosen and target not in met]:
         text = f"'exclude-disks' names {unknown[0]}, which none of the examined domains has"
-        yield Check("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
+        yield Finding("exclude-disks", host.uri, Status.WARN, text, "Correct the job's 'exclude-disks'.")
 
 
 def _examine_named(
     host: Host, repository: Repository | None, examination: Examination, name: str
-) -> tuple[list[Check], set[str]]:
+) -> tuple[list[Finding], set[str]]:
     """All about one domain, and the targets of its disks.
 
     One that nobody named may be undefined meanwhile, which is no fault.
@@ -98,7 +99,7 @@ def _examine_named(
     checks = [looking.check, *_questions(host, looking.outcome, repository, examination)]
     failed = any(check.status is Status.FAIL for check in checks)
     if failed and name not in examination.domains and _is_gone(host, name):
-        return [Check("domain", name, Status.OK, "undefined meanwhile", "")], set()
+        return [Finding("domain", name, Status.OK, "undefined meanwhile", "")], set()
     return checks, targets
 
 
@@ -114,7 +115,7 @@ def _is_gone(host: Host, name: str) -> bool:
 
 def _questions(
     host: Host, domain: Domain | None, repository: Repository | None, examination: Examination
-) -> Iterator[Check]:
+) -> Iterator[Finding]:
     if domain is not None:
         chosen_disks = examination.disks, examination.exclude_disks
         yield from _guarded(Examined(host, domain, repository, *chosen_disks), examination)
@@ -127,15 +128,15 @@ def _targets(domain: Domain) -> set[str]:
         return set()
 
 
-def _guarded(patient: Examined, examination: Examination) -> Iterator[Check]:
+def _guarded(patient: Examined, examination: Examination) -> Iterator[Finding]:
     """The questions about one domain. It may vanish meanwhile, which ends them with a failed check."""
     try:
         yield from _examine_domain(patient, examination)
     except PullerError as error:
-        yield Check("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
+        yield Finding("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
 
 
-def _examine_domain(patient: Examined, examination: Examination) -> Iterator[Check]:
+def _examine_domain(patient: Examined, examination: Examination) -> Iterator[Finding]:
     domain = patient.domain
     yield from domains.examine(patient)
     if patient.repository is not None and (domain.is_active() or examination.domains):
@@ -152,4 +153,4 @@ def _folders(patient: Examined, examination: Examination) -> Folders:
     if examination.mode == "push" and examination.staging_dir is not None:
         given = examination.staging_dir
     folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
-    return Folders(folder, taken, examination.root, examination.mode)
+    return Folders(folder, taken, examination.mode)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from puller.backups.bases.history import History
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -62,7 +62,7 @@ class Examined:
         ]
 
 
-def examine(patient: Examined) -> Iterator[Check]:
+def examine(patient: Examined) -> Iterator[Finding]:
     """Ask what concerns the domain as a whole. It may be shut off."""
     name = patient.domain.name
     yield ask("state", name, partial(_state, patient))

@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 class Status(enum.Enum):
-    """``WARN`` is what makes backups dear or points doubtful, ``FAIL`` what makes them fail."""
+    """How bad a finding is.
+
+    ``OK``: nothing to do. ``WARN``: backups succeed, but cost more than they should, or their points are in
+    doubt. ``FAIL``: a backup would fail.
+    """
 
     OK = "ok"
     WARN = "warn"
@@ -25,18 +29,26 @@ class Answer:
     """What was found, and one sentence of advice, empty where there is nothing to do."""
 
     status: Status
-    finding: str
+    text: str
     advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """An answer with the name of its question and the ``subject`` it is about, such as ``web1/vda``."""
+class Finding:
+    """What ``doctor`` found out about one thing.
+
+    Attributes:
+        name: The check that found it, such as ``scratch-space``.
+        subject: The host, domain, disk or store that it is about, such as ``web1/vda``.
+        status: How bad it is.
+        text: The finding, without a full stop.
+        advice: One sentence that says what to do; empty if there is nothing to do.
+    """
 
     name: str
     subject: str
     status: Status
-    finding: str
+    text: str
     advice: str
 
 
@@ -55,20 +67,20 @@ def fail(finding: str, advice: str) -> Answer:
     return Answer(Status.FAIL, finding, advice)
 
 
-def ask(name: str, subject: str, question: Callable[[], Answer]) -> Check:
+def ask(name: str, subject: str, question: Callable[[], Answer]) -> Finding:
     """Put a question. One that fails with an error of puller's has failed as a check, for the same reason."""
     try:
         answer = question()
     except PullerError as error:
         answer = fail(error.message, error.advice)
-    return Check(name, subject, answer.status, answer.finding, answer.advice)
+    return Finding(name, subject, answer.status, answer.text, answer.advice)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[T]):
     """What later questions depend on: its check, and the outcome, None where it failed."""
 
-    check: Check
+    check: Finding
     outcome: T | None
 
 
@@ -77,5 +89,5 @@ def attempt(name: str, subject: str, act: Callable[[], T], tell: Callable[[T], s
     try:
         outcome = act()
     except PullerError as error:
-        return Attempt(Check(name, subject, Status.FAIL, error.message, error.advice), None)
-    return Attempt(Check(name, subject, Status.OK, tell(outcome), ""), outcome)
+        return Attempt(Finding(name, subject, Status.FAIL, error.message, error.advice), None)
+    return Attempt(Finding(name, subject, Status.OK, tell(outcome), ""), outcome)

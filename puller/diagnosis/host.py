@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok
 from puller.hypervisor.connection import Host, Version
 from puller.nbd import library
 
@@ -18,7 +18,7 @@ LEAST_QEMU: Version = (4, 2, 0)
 """The first with ``blockdev-backup`` and bitmaps as libvirt's backups need them."""
 
 
-def examine(host: Host) -> Iterator[Check]:
+def examine(host: Host) -> Iterator[Finding]:
     """Ask what concerns all domains."""
     yield ask("libvirt", host.uri, partial(_libvirt, host))
     yield ask("qemu", host.uri, partial(_qemu, host))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime, timedelta
 
-from puller.backups.clock import BEHIND
 from puller.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
 from puller.repository.format.sealing import Cipher
-from puller.repository.points import Point, newest_first
+from puller.repository.points import AHEAD, Point, newest_first
 from puller.repository.repository import Repository
 
 STALE = timedelta(hours=48)
@@ -71,7 +70,7 @@ class LastPoint:
 
 def _aged(point: Point, age: timedelta) -> Answer:
     hours = age.total_seconds() / 3600
-    if age < -BEHIND:
+    if age < -AHEAD:
         return fail(
             f"the last point, {point.point}, is dated {-hours:.0f} hours ahead of this host's clock",
             "Set the clock; if the point's time is wrong, delete it with 'puller delete'.",

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Answer, Check, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
-from puller.hypervisor import kernelsecurity as kernel
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.domain.disk import Disk
@@ -22,13 +21,10 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging; ``root`` is
-    where the kernel's /sys is.
-    """
+    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging."""
 
     scratch: Path
     disks: tuple[Disk, ...]
-    root: Path = Path("/")
     mode: str = "pull"
 
     @property
@@ -37,7 +33,7 @@ class Folders:
         return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
-def examine(patient: Examined, folders: Folders) -> Iterator[Check]:
+def examine(patient: Examined, folders: Folders) -> Iterator[Finding]:
     """Ask about the folder of the scratch and, of a running domain, that of the socket."""
     name = patient.domain.name
     held = confinement(patient.domain.xml(), patient.host.capabilities())
@@ -61,31 +57,16 @@ def _access(folders: Folders, held: Confinement) -> Answer:
         return ok(f"{held.user} reaches {folder}")
     return fail(
         f"QEMU runs as {held.user}, who may not walk {closed} on the way to {folder}",
-        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another folder with {folders.option}.",
+        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another directory with {folders.option}.",
     )
 
 
 def label(folders: Folders, held: Confinement) -> Answer:
-    """Whether AppArmor or SELinux keeps a QEMU that is ``held`` so out of the scratch's folder."""
-    folder, kind = folders.scratch, kernel.selinux_type(folders.scratch)
-    if (
-        "apparmor" in held.models
-        and kernel.apparmor_is_on(folders.root)
-        and kernel.apparmor_withholds(folder)
-    ):
-        return fail(
-            f"AppArmor confines QEMU, and libvirt's virt-aa-helper gives it no file in {folder}",
-            f"Give a folder with {folders.option} that is below none of the system's own, such as "
-            "/var/lib/libvirt/images.",
-        )
-    confined = "selinux" in held.models and kernel.selinux_enforces(folders.root)
-    if confined and kernel.selinux_withholds(kind):
-        return fail(
-            f"SELinux confines QEMU, which may not enter {folder} with its type {kind}",
-            f"Run 'semanage fcontext -a -t virt_image_t \"{folder}(/.*)?\"' and 'restorecon -R {folder}'.",
-        )
-    models = ", ".join(sorted(held.models))
-    return ok(f"{models} does not keep QEMU out" if models else "QEMU is not confined")
+    """Name the security models that confine QEMU. Their policies are known to the kernel only."""
+    if not held.models:
+        return ok("QEMU is not confined")
+    models = " and ".join(sorted(held.models))
+    return ok(f"{models} confines QEMU; only a backup shows whether it may use {folders.scratch}")
 
 
 def _space(patient: Examined, folders: Folders) -> Answer:
@@ -98,7 +79,7 @@ def _space(patient: Examined, folders: Folders) -> Answer:
     free = scratch.free_bytes(folders.scratch, "scratch")
     text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
     if free < needed:
-        return fail(text, "Make room, or give another folder with --scratch-dir.")
+        return fail(text, "Make room, or give another directory with --scratch-dir.")
     return ok(text)
 
 
@@ -109,7 +90,9 @@ def _staging_space(folder: Path, needed: int) -> Answer:
         f"{folder} has {format_bytes(free)} free; a push of disks full of data takes {format_bytes(needed)}"
     )
     if free < needed:
-        return warn(text, "Make room, or give another folder with --staging-dir, if the disks are that full.")
+        return warn(
+            text, "Make room, or give another directory with --staging-dir, if the disks are that full."
+        )
     return ok(text)
 
 
@@ -142,5 +125,5 @@ def _socket(patient: Examined, held: Confinement) -> Answer:
         return ok(f"{held.user} may make the socket in {folder}")
     return fail(
         f"QEMU runs as {held.user}, who may not make a socket in {folder}",
-        f"Run 'chown {held.user} {folder}': libvirt makes the folder so when it starts a domain.",
+        f"Run 'chown {held.user} {folder}': libvirt makes the directory so when it starts a domain.",
     )

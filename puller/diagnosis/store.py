@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from puller.diagnosis.finding import Answer, Check, Status, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, Status, ask, fail, ok, warn
 from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.collecting.lease import PREFIX
 from puller.repository.format.descriptor import NAME
@@ -34,7 +34,7 @@ _DENIED_ADVICE = (
 _MAY_NOT_DELETE = "Allow s3:DeleteObject to prune and delete; a host that only backs up works without it."
 
 
-def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Check]:
+def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
     asked = RetryingStore(store)  # which waits for no answer longer than the patience in force
     reached = ask("store", store.url, partial(_reach, asked))
@@ -60,7 +60,7 @@ def _holds_repository(store: Store) -> bool:
     return True
 
 
-def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
+def _examine_rights(url: str, trial: Trial) -> Iterator[Finding]:
     for operation in OPERATIONS:
         yield ask(operation, url, partial(_right, url, trial, operation))
     yield ask("conditional-writes", url, partial(_conditional, trial))
@@ -70,13 +70,13 @@ def _examine_rights(url: str, trial: Trial) -> Iterator[Check]:
 def _bucket(store: Store) -> Bucket | None:
     if not store.url.startswith("s3://"):
         return None
-    # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
+    # boto3 is slow to load, which users of folders need not wait for.
     from puller.store.s3.s3 import S3Store
 
     return store.bucket if isinstance(store, S3Store) else None
 
 
-def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Check]:
+def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Finding]:
     yield ask("versioning", url, partial(_where_told, partial(_versioning, bucket)))
     yield ask("object-lock", url, partial(_where_told, partial(_object_lock, bucket)))
     yield ask("lifecycle", url, partial(_where_told, partial(_lifecycle, bucket)))

@@ -54,5 +54,5 @@ def socket_folder(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
             return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
     raise PullerError(
         f"cannot make a socket in any of {', '.join(dict.fromkeys(map(str, tried)))}",
-        advice="Make one of these folders writable for this user, or set TMPDIR to a short path.",
+        advice="Make one of these directories writable for this user, or set TMPDIR to a short path.",
     )

@@ -102,7 +102,7 @@ def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
             f"cannot find out whether {user} reaches {folders[-1]}: no answer in {_SECONDS:.0f} s",
-            advice="See whether the storage of the folder answers.",
+            advice="See whether the storage of the directory answers.",
         ) from error
     return Path(os.fsdecode(done.stdout)) if done.stdout else None
 

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import is_not
-from types import TracebackType
 from typing import Any, Self
 
 import libvirt
@@ -50,14 +49,12 @@ class Host:
         prepare_library()
         advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
         with translate(f"cannot connect to libvirt at {uri}", advice):
-            return cls(_open(uri), uri)
+            return cls(open_embedded(uri) if is_embedded(uri) else libvirt.open(uri), uri)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -81,11 +78,6 @@ class Host:
                 if (handle := _found(lookup, name)) is not None:
                     return Domain(handle, state_directory(self.uri))
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
-
-    def domains(self) -> tuple[str, ...]:
-        """Names of all domains, running or not, sorted."""
-        with translate(f"cannot list the domains of {self.uri}"):
-            return tuple(sorted(handle.name() for handle in self._connection.listAllDomains()))
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
         """Every path that an active domain has storage at, whole chains of images, as (domain, path)."""
@@ -191,10 +183,6 @@ def _is_uuid(name: str) -> bool:
 def _version(number: int) -> Version:
     """libvirt's ``major * 1,000,000 + minor * 1,000 + release``."""
     return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
-
-
-def _open(uri: str) -> Any:
-    return open_embedded(uri) if is_embedded(uri) else libvirt.open(uri)
 
 
 def open_embedded(uri: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import xml.etree.ElementTree as ET
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
 import libvirt
@@ -74,9 +73,7 @@ class Throwaway:
                 raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._undefine()
 
     def _undefine(self) -> None:

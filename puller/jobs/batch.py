@@ -33,13 +33,19 @@ class Reporters:
 
 @dataclass
 class Taken:
-    """What came of a batch. An interruption of all is the failure of the domains that it struck."""
+    """What a batch of backups did.
+
+    Attributes:
+        points: The points that were taken.
+        failed: The domains without a new point, each with its error.
+        interruption: What stopped the batch, such as a signal. The domains that it hit have it too.
+        left: Domains whose points are stored, each with the error that came after that.
+    """
 
     points: list[Point] = field(default_factory=list)
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
     interruption: BaseException | None = None
     left: list[tuple[str, BaseException]] = field(default_factory=list)
-    """Domains whose points are stored, and what came after that."""
 
 
 def take_all(domains: Sequence[str], take: Take, audience: Reporters, parallel: int = 1) -> Taken:

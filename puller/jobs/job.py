@@ -5,28 +5,29 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from puller import api
-from puller.configuration.job import Job
+from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
-from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain
-from puller.events import Notice, Observer
+from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain, UsageError
+from puller.events import Notice, Observer, ignore
 from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
-from puller.jobs.batch import Reporters, Taken, find_stop, take_all
+from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
 from puller.jobs.hooks import run_command
+from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PRUNE, JobReport
 from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.selection import JOB_TAG, Scope, select
 from puller.upkeep.check import CheckError, CheckReport
-from puller.upkeep.prune import GRACE, PruneReport
+from puller.upkeep.prune import GRACE
 from puller.upkeep.retention import NOT_OWN, Policy
-
-BACKUP, PRUNE, CHECK = "backup", "prune", "check"
 
 PRUNE_PATIENCE = lease.EXPIRY + lease.RENEWAL
 """Seconds that a prune waits for the end of another host's. By then one that died has lost its lease."""
@@ -35,40 +36,65 @@ _PAUSE = 10.0
 """Seconds between two looks for that end."""
 
 
-@dataclass
-class JobReport:
-    """What a run of a job did. ``failures`` are its steps that failed, ``taken.failed`` its domains.
+def _ignore_point(point: Point) -> None:
+    """Nobody is told."""
 
-    A step that was not to be done, or not reached, has no report. ``interruption`` is what ended the run
-    early: no Exception, such as a signal's.
-    """
 
-    job: str
-    taken: Taken = field(default_factory=Taken)
-    prune: PruneReport | None = None
-    check: CheckReport | None = None
-    failures: list[tuple[str, BaseException]] = field(default_factory=list)
-    interruption: BaseException | None = None
+def _ignore_failure(subject: str, error: BaseException) -> None:
+    """Nobody is told."""
 
 
 def run_job(  # noqa: PLR0913 - one keyword for each choice
     repository: Repository,
     job: Job,
     *,
-    steps: Sequence[str],
-    connect: str,
-    audience: Reporters,
-    exit_code: Callable[[JobReport], int],
+    steps: Sequence[JobStep] | None = None,
+    connect: str | None = None,
+    observer: Observer = ignore,
+    on_point: Stored = _ignore_point,
+    on_failure: Failed = _ignore_failure,
 ) -> JobReport:
-    """Do the ``steps`` (``backup``, ``prune``, ``check``) of ``job``, in their order.
+    """Run a job of the configuration: back up its domains, then prune and check as it says.
 
-    ``audience`` is told of steps that fail as of domains. ``exit_code`` says what the command after
-    the backups is told. Raises Locked if another run of the first step of this job is under way.
+    A step or a domain that fails does not stop the others: the report has the errors. So does a
+    KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
+
+    Args:
+        repository: The open repository. ``job.repository`` is not looked at.
+        job: The job, from ``read_configuration(...).job(NAME)``.
+        steps: The steps to run, of ``backup``, ``prune`` and ``check``. Default: those of the job.
+        connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
+        observer: Receives events of all domains and steps. With ``parallel`` it is called from several
+            threads.
+        on_point: Called with each new point.
+        on_failure: Called with the name of each domain or step that fails, and its error.
+
+    Returns:
+        What was done, what failed, and the exit code of ``puller run``.
+
+    Raises:
+        Locked: The same step of this job is running on this host.
+        UsageError: There is no such step.
+
+    Example:
+        >>> job = puller.read_configuration("/etc/puller/puller.toml").job("nightly")
+        >>> report = puller.run_job(repository, job)
+        >>> report.exit_code
+        0
     """
-    run = _Run(repository, job, connect, audience)
-    with JobLock(job.name, steps[0], lock_directory()):
-        run.all(steps, exit_code)
+    chosen = _checked(job.steps if steps is None else steps)
+    run = _Run(
+        repository, job, connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
+    )
+    with JobLock(job.name, chosen[0], lock_directory()):
+        run.all(chosen)
     return run.report
+
+
+def _checked(steps: Sequence[str]) -> Sequence[str]:
+    if not steps or isinstance(steps, str) or not set(steps) <= {BACKUP, PRUNE, CHECK}:
+        raise UsageError(f"invalid steps {steps!r}", advice=f"Use a list of: {BACKUP}, {PRUNE}, {CHECK}.")
+    return steps
 
 
 class _Run:
@@ -79,16 +105,16 @@ class _Run:
         self._audience = audience
         self.report = JobReport(job.name)
 
-    def all(self, steps: Sequence[str], exit_code: Callable[[JobReport], int]) -> None:
+    def all(self, steps: Sequence[str]) -> None:
         """The steps, between the commands. The one after is run whatever happened."""
         work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check}
         if BACKUP not in steps:
             self._each(steps, work)
             return
-        if self._try("before", lambda: self._command(self._job.before, {})):
+        if self._try(BEFORE, lambda: self._command(self._job.before, {})):
             self._each(steps, work)
-        facts = {"PULLER_EXIT_CODE": str(exit_code(self.report))}
-        self._try("after", lambda: self._command(self._job.after, facts))
+        facts = {"PULLER_EXIT_CODE": str(self.report.exit_code)}
+        self._try(AFTER, lambda: self._command(self._job.after, facts))
 
     def _each(self, steps: Sequence[str], work: Mapping[str, Callable[[], None]]) -> None:
         for step in steps:
@@ -215,18 +241,9 @@ _CHOICES = (
 
 def policy_of(job: Job) -> Policy:
     """The rules by which the job's points are kept."""
-    keep = job.keep
-    return Policy(
-        last=keep.last,
-        hourly=keep.hourly,
-        daily=keep.daily,
-        weekly=keep.weekly,
-        monthly=keep.monthly,
-        yearly=keep.yearly,
-        within=None if keep.within is None else duration(keep.within),
-        scope=scope_of(job),
-        across_hosts=job.across_hosts,
-    )
+    within = None if job.keep.within is None else duration(job.keep.within)
+    rules = {**structs.asdict(job.keep), "within": within}
+    return Policy(**rules, scope=scope_of(job), across_hosts=job.across_hosts)
 
 
 def scope_of(job: Job) -> Scope:

@@ -20,10 +20,7 @@ from puller.errors import NbdError
 from puller.units import GIB, MIB
 
 STATUS_WINDOW = 2 * GIB
-"""Most bytes of one block status request.
-
-Lengths have 32 bits before libnbd 1.18 and QEMU 8.2. With 2 GiB, the dirty bitmap of 4 TiB takes 2048
-requests and 0.2 s."""
+"""Most bytes of one block status request: lengths have 32 bits before libnbd 1.18 and QEMU 8.2."""
 
 _PAYLOAD = 32 * MIB
 """Bytes of the largest write that any server takes (NBD protocol, "Block size constraints")."""
@@ -59,8 +56,7 @@ class Connection:
     """A connection to the export at ``uri``, with at most one metadata context.
 
     A server answers each block status request for *every* context that was negotiated (NBD protocol,
-    "Metadata querying"). To ask a bitmap of 4 TiB on a connection that has ``base:allocation`` too
-    took 15 s in place of 0.2 s, hence one context a connection.
+    "Metadata querying"), hence one context a connection.
 
     ``watch`` gets ``interrupt`` while the connection is still being opened. Raises NbdError if the server
     cannot be reached, says nothing for a minute, or does not grant the context.
@@ -69,7 +65,6 @@ class Connection:
     def __init__(self, uri: str, context: str | None = None, watch: Watch = unwatched) -> None:
         self.uri = uri
         self.context = context
-        self.status_requests = 0
         self._handle: nbd.NBD | None = nbd.NBD()
         self._socket = self._begin(self._handle)
         watch(self.interrupt)
@@ -169,7 +164,6 @@ class Connection:
             entries.extend(found)
             return 0
 
-        self.status_requests += 1
         try:
             self._finish(self.handle.aio_block_status(length, offset, collect))
         except nbd.Error as error:

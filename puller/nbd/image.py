@@ -9,13 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
 from puller.errors import NbdError
-from puller.host import programs
-from puller.host.passphrases import Handed, handed_over, secret_id
+from puller.host.passphrases import handed_over, secret_id
+from puller.host.qemu import INSTALL, Failure, complaint, qemu_img
 from puller.host.runtime import socket_folder
 from puller.nbd.connection import Connection
 
@@ -29,8 +28,6 @@ _START_SECONDS = 30.0
 _CLOSE_SECONDS = 120.0
 """How long it may take to close one. What was written to it is flushed by then, so that takes milliseconds,
 unless the storage hangs."""
-
-_INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
 _SEE = "The message is QEMU's own; correct what it names and run again."
 
@@ -62,8 +59,8 @@ def _opened_by(keys: Keys, number: int = 0) -> dict[str, object]:
     return {**own, "backing": behind} if behind else own
 
 
-def _handed_over(keys: Keys) -> contextlib.AbstractContextManager[Handed]:
-    return handed_over([None if key is None else key.passphrase for key in keys])
+def _passphrases(keys: Keys) -> list[bytes | None]:
+    return [None if key is None else key.passphrase for key in keys]
 
 
 def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object]) -> str:
@@ -109,27 +106,7 @@ def copy_bytes(path: Path, image_format: str, keys: Keys = ()) -> int:
 
 
 def _qemu_img(doing: str, *command: str, keys: Keys = ()) -> bytes:
-    try:
-        with _handed_over(keys) as handed:
-            words = ["qemu-img", command[0], *handed.options, *command[1:]]
-            result = programs.run(words, _TOOL_SECONDS, pass_fds=handed.descriptors)
-    except FileNotFoundError as error:
-        raise NbdError("qemu-img is not installed", advice=_INSTALL) from error
-    except subprocess.TimeoutExpired as error:
-        raise NbdError(
-            f"{doing}: no answer in {_TOOL_SECONDS:.0f} s",
-            advice="See whether the storage of the image answers.",
-        ) from error
-    if result.returncode:
-        raise NbdError(f"{doing}: {_complaint(result.stderr)}", advice=_SEE)
-    return result.stdout
-
-
-def _complaint(output: bytes) -> str:
-    """The last message of a tool of QEMU, which begins with its name; hints may follow it."""
-    lines = output.decode(errors="replace").splitlines()
-    messages = [line.partition(": ")[2] for line in lines if line.startswith("qemu-")]
-    return messages[-1].rstrip(".") if messages else "no message"
+    return qemu_img(command, _TOOL_SECONDS, Failure(NbdError, doing, _SEE), _passphrases(keys))
 
 
 class ImageServer:
@@ -194,7 +171,7 @@ class ImageServer:
         # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
         fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}"]
         try:
-            with self._log.open("wb") as log, _handed_over(self._keys) as handed:
+            with self._log.open("wb") as log, handed_over(_passphrases(self._keys)) as handed:
                 # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
                 return subprocess.Popen(
                     ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
@@ -205,7 +182,7 @@ class ImageServer:
                     pass_fds=handed.descriptors,
                 )
         except FileNotFoundError as error:
-            raise NbdError("qemu-nbd is not installed", advice=_INSTALL) from error
+            raise NbdError("qemu-nbd is not installed", advice=INSTALL) from error
 
     def _await(self) -> None:
         """Become the first client as soon as the server is up: it writes its pid file then."""
@@ -222,7 +199,7 @@ class ImageServer:
             raise
 
     def _said(self) -> str:
-        return _complaint(self._log.read_bytes())
+        return complaint(self._log.read_bytes())
 
     def close(self) -> None:
         """End the server and wait until the image is closed, which may have to write caches back first."""
@@ -244,9 +221,7 @@ class ImageServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # The first error is the one to tell: the end of the server is often just what follows from it.
         with contextlib.suppress(NbdError) if error is not None else contextlib.nullcontext():
             self.close()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from puller.pipeline.buffers import BufferPool
 from puller.pipeline.lane import Closed, Lane
-from puller.pipeline.pace import Pace
 
 T = TypeVar("T")
 
 
 class _Closable(Protocol):
     def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
 
 
 class Flow:
@@ -33,30 +33,14 @@ class Flow:
         self._rescues: list[Callable[[], None]] = []
         self._threads: list[threading.Thread] = []
 
-    def lane(self, capacity: int) -> Lane[T]:
-        """A new lane that closes with this flow."""
-        lane: Lane[T] = Lane(capacity)
-        self._adopt(lane)
-        return lane
-
-    def pool(self, count: int, size: int) -> BufferPool:
-        """A new buffer pool that closes with this flow."""
-        pool = BufferPool(count, size)
-        self._adopt(pool)
-        return pool
-
-    def pace(self, rate: float) -> Pace:
-        """A new pace of ``rate`` bytes a second that closes with this flow."""
-        pace = Pace(rate)
-        self._adopt(pace)
-        return pace
-
-    def _adopt(self, closable: _Closable) -> None:
+    def adopt(self, closable: C) -> C:
+        """Close a lane, a pool or a pace with this flow; return it."""
         with self._lock:
             self._closables.append(closable)
             failed = self._error is not None
         if failed:
             closable.close()
+        return closable
 
     def spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
         """Run ``work`` in a new thread; what it raises fails the flow."""
@@ -92,7 +76,7 @@ class Flow:
 
     def crew(self, name: str, count: int, capacity: int, work: Callable[[T], None]) -> Crew[T]:
         """``count`` threads that call ``work`` with each item put to the crew."""
-        return Crew(self, name, count, self.lane(capacity), work)
+        return Crew(self, name, count, self.adopt(Lane(capacity)), work)
 
     def on_failure(self, rescue: Callable[[], None]) -> None:
         """Call ``rescue`` once if the flow fails, to wake a thread that waits for something else."""
@@ -130,9 +114,7 @@ class Flow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.fail(error)
         self._close()

@@ -20,7 +20,7 @@ class Lane(Generic[T]):
     It ends in one of two ways: ``finish`` lets the takers drain it, ``close`` stops all at once.
 
     Who waits for room is woken when the lane is half empty. Each wake costs the one that wakes, which
-    holds the interpreter's lock, its turn on the processor; a wake for every item was 2 % of a full's CPU.
+    holds the interpreter's lock, its turn on the processor.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -68,7 +68,7 @@ class Copier:
         """Copy everything. Damage is collected, any other error is raised."""
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
         with Flow() as flow, tied(flow.on_failure):
-            self._buffers = flow.pool(FETCHERS, STRETCH)
+            self._buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
             crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
             for window in self._image.windows():
                 self._lose(window.damage)

@@ -7,7 +7,6 @@ be written too, because it may hold anything.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
+from puller.host.allocation import allocate
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
 from puller.store.mounts import sync_folder
@@ -29,9 +29,6 @@ FORMATS = ("raw", "qcow2")
 
 _BLKZEROOUT = 0x127F
 """ioctl of linux/fs.h: write zeroes to (start, length) of a block device."""
-
-_KEEP_SIZE = 1
-"""Flag of fallocate (linux/falloc.h)."""
 
 _SECTOR = 4096
 
@@ -66,8 +63,7 @@ class RawFile:
     def expect(self, offset: int, length: int) -> None:
         """See Output: allocated at once, where the file system can.
 
-        ext4 lets one thread at a time write past the page cache into a hole, but many into what is allocated:
-        1 MiB at a time took 0.5 to 0.7 s/GiB in place of 0.8 to 1.1, and a third of a restore was waiting.
+        ext4 lets one thread at a time write past the page cache into a hole, but many into what is allocated.
         """
         allocate(self._descriptor, offset, length)
 
@@ -136,21 +132,6 @@ class OldImage(NewImage):
     def zero(self, offset: int, length: int) -> None:
         """See Output."""
         self._target.zero(offset, length)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-def allocate(descriptor: int, offset: int, length: int) -> None:
-    """Make room for the range of a file, within its size. Raises OSError if there is none.
-
-    Not ``os.posix_fallocate``, which writes to every block where the file system knows of no such thing.
-    """
-    if _libc.fallocate(descriptor, _KEEP_SIZE, offset, length):
-        number = ctypes.get_errno()
-        if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV}:
-            raise OSError(number, os.strerror(number))
 
 
 def is_uri(output: str) -> bool:

@@ -27,7 +27,7 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class RestoredDisk:
-    """One disk that was written: where to, how many bytes that were not zero, and how long it took."""
+    """One disk that was written to ``output``. ``bytes_written`` counts what is not zero."""
 
     disk: str
     output: str
@@ -37,7 +37,10 @@ class RestoredDisk:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The outcome of a restore. ``damage`` is empty unless the caller asked to salvage."""
+    """What a restore wrote.
+
+    ``damage`` pairs the target of a disk with what of it is lost. It is empty unless ``salvage`` was given.
+    """
 
     point: str
     disks: tuple[RestoredDisk, ...]
@@ -203,22 +206,24 @@ def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[
     """Pair each disk with its output; refuse what cannot be done."""
     if "://" in request.output and not outputs.is_uri(request.output):
         raise UsageError(
-            f"{request.output} is no output that puller knows",
-            advice="Give a folder, a file, a block device, or an nbd:// or nbd+unix:// URI.",
+            f"cannot restore to {request.output}: unknown kind of URI",
+            advice="Give a directory, a file, a block device, or an nbd:// or nbd+unix:// URI.",
         )
     outputs.refuse_impossible(request.output)
     if request.format not in outputs.FORMATS:
-        raise UsageError(f"'{request.format}' is not a format; there are {', '.join(outputs.FORMATS)}")
+        raise UsageError(
+            f"invalid format '{request.format}'", advice=f"Use one of: {', '.join(outputs.FORMATS)}."
+        )
     if _is_single(request):
         if not chosen:
             raise UsageError(
                 f"{request.output} can take one disk, and point {point.point} has none",
-                advice="Give a folder: the point holds the domain's configuration.",
+                advice="Give a directory: the point holds the domain's configuration.",
             )
         if len(chosen) != 1:
             raise UsageError(
                 f"{request.output} can take one disk, the point has {len(chosen)}",
-                advice="Choose one with --disk, or give a folder.",
+                advice="Choose one with --disk, or give a directory.",
             )
         plan = [(chosen[0], request.output)]
     else:
@@ -244,12 +249,12 @@ def _refuse(name: str, force: bool) -> None:
             )
         return
     if path.is_dir() or (path.exists() and not path.is_file()):
-        raise OutputRefused(f"{path} is there and is no file")
+        raise OutputRefused(f"{path} exists and is not a regular file")
     if os.path.lexists(path) and not force:
         raise OutputRefused(f"{path} exists")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise OutputRefused(f"{folder} is no folder that can be written to")
+        raise OutputRefused(f"cannot write to directory {folder}")
 
 
 def _open_output(place: _Place, size: int, request: Request) -> AbstractContextManager[Output]:

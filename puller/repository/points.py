@@ -75,7 +75,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class DiskRecord(msgspec.Struct, frozen=True):
-    """One disk of a point. All sizes in bytes; docs/cli.md says what each counts."""
+    """One disk of a point. Sizes are in bytes; docs/cli.md, "POINT-RECORD", describes each member."""
 
     disk: str
     kind: str
@@ -97,7 +97,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """A byte string that belongs to a point, stored like a disk."""
+    """Stored content of a point other than disks, such as ``domain.xml``; ``size`` in bytes."""
 
     name: str
     size: int
@@ -105,7 +105,10 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One committed backup of one domain."""
+    """A restore point: the state of a domain at one instant. ``point`` is its id.
+
+    docs/cli.md, "POINT-RECORD", describes each member.
+    """
 
     point: str
     domain: str

@@ -39,9 +39,10 @@ from puller.store.unconditional import UnconditionalStore
 
 
 class Repository:
-    """Points, packs, maps and runs of one repository, with the keys that opened it.
+    """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
-    ``replaced`` says how it differs from what this host remembers of its place; None if it does not.
+    ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
+    URL; None if it does not. Threads can share it.
     """
 
     def __init__(

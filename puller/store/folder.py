@@ -40,10 +40,8 @@ from puller.store.mounts import is_remote, means_lacking, sync_folder
 from puller.store.patience import note_progress
 
 _DIRECT = 1 << 20
-"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow.
-
-Packs of 32 MiB, written and synced on ext4, other work beside it: 0.06 CPU-s/GiB and 1.5 s/GiB so, 1.3 and 7
-through the cache, which on a full host first has to push out what guests are using."""
+"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow: on a full
+host the cache first has to push out what guests are using."""
 
 _BLOCK = 4096
 """What a direct write's length must be a multiple of; devices with larger blocks say EINVAL."""
@@ -69,9 +67,9 @@ _ERRORS: dict[int | None, type[StoreError]] = {
 
 
 _ADVICE: dict[type[StoreError], str] = {
-    StoreDenied: "Let this user write to the folder, and see that its file system is not mounted read-only.",
+    StoreDenied: "Let this user write to the directory, and mount its file system for writing.",
     StoreUnavailable: "Check that the server of the file system runs and that it is mounted.",
-    NoBucket: "Make the folder that is to hold the repository, or correct the path.",
+    NoBucket: "Create the directory above the repository first, or correct the path.",
     StoreError: "Check the file system; 'dmesg' may tell more.",
 }
 
@@ -199,7 +197,7 @@ class FolderStore:
         if self._root.exists():
             return
         if not self._root.parent.is_dir():
-            raise NoBucket(f"the folder {self._root.parent}, in which to make {self.url}, does not exist")
+            raise NoBucket(f"the directory {self._root.parent}, in which to make {self.url}, does not exist")
         with suppress(FileExistsError):
             self._root.mkdir(mode=0o700)
         sync_folder(self._root.parent)
@@ -244,7 +242,7 @@ class FolderStore:
         try:
             yield
         except FileNotFoundError as error:
-            text = f"{action} in {self.url}: there is no such file or folder"
+            text = f"{action} in {self.url}: there is no such file or directory"
             raise absent(text, advice=_ADVICE.get(absent)) from error
         except OSError as error:
             raise translate(error, f"{action} in {self.url}") from error

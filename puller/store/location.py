@@ -14,7 +14,7 @@ from puller.store.folder import FolderStore
 # What the S3 client accepts; servers other than AWS allow more than AWS's own rules do.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
 
-_ADVICE = "Write s3://bucket/prefix, or a folder as /path, ./path or file:///path."
+_ADVICE = "Write s3://bucket/prefix, or a directory as /path, ./path or file:///path."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def parse(url: str) -> Location:
         return _parse_path(unquote(rest))
     if url.startswith("/") or url.split("/", 1)[0] in {".", ".."}:
         return _parse_path(url)
-    raise UsageError("the repository is given neither as an S3 URL nor as a folder", advice=_ADVICE)
+    raise UsageError("the repository is given neither as an S3 URL nor as a directory", advice=_ADVICE)
 
 
 def open_store(url: str) -> Store:

@@ -20,7 +20,7 @@ _SECOND = b"The store does not honour it.\n"
 
 
 UNSYNCED = (
-    "this file system cannot sync folders: a crash of its host or server may undo what was stored in the "
+    "this file system cannot sync directories: a crash of its host or server may undo what was stored in the "
     "seconds before"
 )
 

@@ -25,7 +25,11 @@ from puller.upkeep.packcheck import Faults, PackCheck
 
 @dataclass(frozen=True, slots=True)
 class CheckError:
-    """One thing that is wrong. ``disk`` None: the whole point; ``length`` bytes from ``offset`` are hurt."""
+    """One thing that is damaged.
+
+    ``length`` bytes from ``offset`` of ``disk`` cannot be restored. If ``disk`` is None, the whole point is
+    damaged; if ``point`` is None, the error is not about one point.
+    """
 
     message: str
     point: str | None = None
@@ -37,7 +41,7 @@ class CheckError:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How many points, packs and chunks were looked at, and what was found."""
+    """How many points, packs and chunks a check verified, and the damage that it found in ``errors``."""
 
     points: int
     packs: int

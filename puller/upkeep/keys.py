@@ -21,10 +21,10 @@ LABEL_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. Of a damaged one only ``key``, its id, and ``damage`` are known.
+    """A key of the repository. Of a damaged key only ``key``, its id, and ``damage`` are known.
 
-    ``kind`` is ``password`` or ``key-file``, ``role`` ``full`` or ``backup-only``; ``opened`` tells
-    whether it is the one that the secret given to ``list_keys`` opens.
+    ``kind`` is ``password`` or ``key-file``, ``role`` is ``full`` or ``backup-only``. ``opened`` is true for
+    the key that the password or key file given to ``list_keys`` opens.
     """
 
     key: str

@@ -39,7 +39,17 @@ GRACE = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What prune did. ``kept`` and ``removed`` are ids of points; ``bytes_freed`` counts packs only."""
+    """What a prune did.
+
+    Attributes:
+        kept: Ids of the points that stay.
+        removed: Ids of the points that were deleted.
+        packs_condemned: Packs of which something was condemned now; it waits for the grace time.
+        packs_deleted: Packs that were deleted.
+        packs_compacted: Packs that were rewritten without what no point needs.
+        bytes_freed: The size of the deleted packs, and what rewriting others saved.
+        decisions: The decision for each point, with its reasons.
+    """
 
     kept: tuple[str, ...]
     removed: tuple[str, ...]

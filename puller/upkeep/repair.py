@@ -36,10 +36,11 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """``packs`` are in the new index, ``indexes_removed`` counts old index objects, damaged ones included.
+    """What a repair of the index did.
 
-    ``damaged`` names the packs whose footer cannot be read: they are as they were, and no new backup
-    refers to what they hold.
+    ``packs`` is the number of packs in the new index, ``indexes_removed`` the number of old index objects
+    that were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and
+    no new backup refers to what they hold.
     """
 
     packs: int

@@ -45,11 +45,21 @@ _Reasons = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to keep in each domain; None for a rule that is not given. Without any rule all is kept.
+    """The rules that say which points to keep. A point stays if any rule keeps it; without rules all stay.
 
-    With a ``scope`` the rules are for the points of one job, with ``hosts`` (names or patterns) for those
-    that these took: all others stay. With ``across_hosts`` a domain's points are judged together, whichever
-    host took them.
+    The rules apply to each domain and host separately. Periods are those of UTC.
+
+    Attributes:
+        last: Number of newest points to keep.
+        hourly: Number of newest hours that have points, whose newest point stays.
+        daily: The same for days.
+        weekly: The same for ISO weeks.
+        monthly: The same for months.
+        yearly: The same for years.
+        within: Keep all points no older than this, counted from the newest.
+        scope: Apply the rules only to the points of one job; all others stay.
+        hosts: Apply the rules only to points that these hosts took, names or patterns; all others stay.
+        across_hosts: Judge a domain's points together, whichever host took them.
     """
 
     last: int | None = None
@@ -112,7 +122,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one point, and why. ``domain`` and ``host`` are the names that the point gives."""
+    """Whether to keep one point, and why. ``domain`` and ``host`` are the names in the point's record."""
 
     point: str
     domain: str

@@ -14,10 +14,11 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a domain, by its newest name, costs that ``host`` has backed up.
+    """What a domain costs that ``host`` has backed up.
 
-    ``added_bytes`` is what its points that are still there added to the store when they were taken. What
-    several domains have in common counts for the one that was first.
+    ``domain`` is the domain's name in its newest point, ``logical_bytes`` the size of its points if they were
+    restored. ``added_bytes`` is what its present points added to the store when they were taken: what several
+    domains share counts for the first of them.
     """
 
     domain: str
@@ -32,9 +33,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts, and bytes: ``logical_bytes`` is what all points would take restored, sparse parts included.
+    """What a repository holds.
 
-    ``costs`` has the most expensive domain first.
+    ``logical_bytes`` is the size of all points if they were restored, sparse parts included, and
+    ``stored_bytes`` the size of all objects. ``costs`` lists the most expensive domain first.
     """
 
     domains: int

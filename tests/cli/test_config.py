@@ -31,14 +31,14 @@ def test_check_tells_every_mistake(cli: CommandLine, path: Path) -> None:
     answer = cli("config", "check", "--json")
     assert answer.error["code"] == 2
     assert [(mistake["line"], mistake["key"]) for mistake in answer.document["mistakes"]] == [
-        (2, "jobs.a.domains"),
-        (4, "jobs.b.domains"),
-        (5, "jobs.b.domain"),
+        (None, "jobs.a.domains"),
+        (None, "jobs.b.domain"),
+        (None, "jobs.b.domains"),
     ]
     assert cli("config", "check").out.count(f"{path}:") == 3
     # Any other command tells the first and that there are more.
     error = cli("points", "--json").error
-    assert error["message"].startswith(f"{path}:2: invalid value for jobs.a.domains: [] (and 2 more")
+    assert error["message"].startswith(f"{path}: invalid value for jobs.a.domains: [] (and 2 more")
 
 
 def test_the_example_is_sound(cli: CommandLine, path: Path) -> None:

@@ -204,10 +204,10 @@ def test_as_functions(encrypted: str) -> None:
     key = puller.add_key(repository, password="night", new_key_file=new, role="backup-only", label="kvm1")
     assert {item.key: item.opened for item in puller.list_keys(repository, key_file=new)}[key]
     assert not any(item.opened for item in puller.list_keys(repository))
-    with pytest.raises(UsageError, match="needs a password"):
+    with pytest.raises(UsageError, match="without a secret"):
         puller.add_key(repository, password="night")
     with pytest.raises(UsageError, match="role 'admin'"):
-        puller.add_key(repository, password="night", new_password="x", role="admin")
+        puller.add_key(repository, password="night", new_password="x", role="admin")  # type: ignore[arg-type]
     with pytest.raises(WrongKey):
         puller.add_key(repository, password="day", new_password="x")
     with pytest.raises(KeyNotHeld):

@@ -22,7 +22,7 @@ from puller.errors import (
     ScratchFull,
 )
 from puller.jobs.batch import Taken
-from puller.jobs.job import JobReport
+from puller.jobs.report import JobReport
 from puller.units import CHUNK, MIB
 from puller.upkeep.check import CheckError, CheckReport
 from tests.cli.conftest import CommandLine

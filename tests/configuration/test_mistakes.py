@@ -37,14 +37,15 @@ def test_every_mistake_is_told_well() -> None:
     assert len(found) >= 30
 
 
-def test_every_answer_names_file_line_key_and_remedy() -> None:
+def test_every_answer_names_file_key_or_line_and_remedy() -> None:
     for text, _ in cases():
         with pytest.raises(ConfigurationError) as caught:
             decode(text, Path("puller.toml"))
         for mistake in caught.value.mistakes:
-            assert mistake.text.startswith(f"puller.toml:{mistake.line}: ")
-            assert mistake.line is not None
-            assert 1 <= mistake.line <= text.count("\n") + 1
+            place = "puller.toml" if mistake.line is None else f"puller.toml:{mistake.line}"
+            assert mistake.text.startswith(f"{place}: ")
+            assert (mistake.line is None) == (mistake.key != "")
+            assert mistake.line is None or 1 <= mistake.line <= text.count("\n") + 1
             assert mistake.key in mistake.message
             assert not mistake.message.endswith(".")
             assert mistake.advice

@@ -19,7 +19,7 @@ import puller
 from puller.diagnosis import domain as domains
 from puller.diagnosis.doctor import Examination, doctor
 from puller.diagnosis.domain import Examined
-from puller.diagnosis.finding import Check, Status
+from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.scratch import Folders, label
 from puller.hypervisor.confinement import Confinement
 from puller.hypervisor.connection import Host
@@ -48,14 +48,14 @@ class Ward:
         self.uri = uri
         self.point = puller.backup(repository, machine.name, connect=uri)
 
-    def checks(self, *domains: str, **choices: Any) -> list[Check]:
+    def checks(self, *domains: str, **choices: Any) -> list[Finding]:
         examination = Examination(self.uri, domains or (self.machine.name,), **choices)
         return list(doctor(self.repository.store, lambda: self.repository, examination))
 
     def found(self, *domains: str, **choices: Any) -> Found:
         """What is not ok; each such finding has one sentence of advice."""
         faults = [check for check in self.checks(*domains, **choices) if check.status is not Status.OK]
-        assert all(check.advice.endswith(".") and check.finding for check in faults)
+        assert all(check.advice.endswith(".") and check.text for check in faults)
         return {f"{check.name} {check.subject}": check.status.value for check in faults}
 
     @contextmanager
@@ -157,7 +157,7 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
             before.undefine()
             return known
 
-        def vanishing(patient: Examined) -> Iterator[Check]:
+        def vanishing(patient: Examined) -> Iterator[Finding]:
             if patient.domain.name == "amidst":
                 amidst.undefine()
             yield from questions(patient)
@@ -165,7 +165,7 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
         monkeypatch.setattr(Host, "uuids", listed)
         monkeypatch.setattr(domains, "examine", vanishing)
         checks = [check for check in ward.checks("*") if check.subject.partition("/")[0] in xml]
-        assert [(check.subject, check.status, check.finding) for check in checks] == [
+        assert [(check.subject, check.status, check.text) for check in checks] == [
             ("amidst", Status.OK, "undefined meanwhile"),
             ("before", Status.OK, "undefined meanwhile"),
         ]
@@ -311,6 +311,20 @@ def test_an_image_that_is_not_what_the_domain_says(ward: Ward) -> None:
     with ward.defined("other", source(image)):
         found = ward.found("other")
     assert found["disk-image other/vda"] == "fail"
+
+
+def test_an_image_whose_storage_hangs_is_looked_into_once(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, calls, tool = ward.image("hung.img"), tmp_path / "calls", tmp_path / "qemu-img"
+    tool.write_text(f"#!/bin/sh\necho called >> {calls}\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.5)
+    with ward.defined("hung", source(image)):
+        found = ward.found("hung")
+    assert found["disk-image hung/vda"] == "fail"
+    assert calls.read_text() == "called\n"
 
 
 @pytest.mark.parametrize(
@@ -470,33 +484,12 @@ def commit(ward: Ward, age: timedelta, uuid: str) -> None:
     ward.repository.points.commit(replace(ward.point, point=new_id(moment), time=moment, uuid=uuid))
 
 
-def kernel(folder: Path) -> Path:
-    """A /sys in which both AppArmor and SELinux are on."""
-    for name, text in (("module/apparmor/parameters/enabled", "Y\n"), ("fs/selinux/enforce", "1")):
-        (folder / "sys" / name).parent.mkdir(parents=True)
-        (folder / "sys" / name).write_text(text)
-    return folder
-
-
-def test_apparmor_keeps_qemu_out_of_the_folders_of_the_system(tmp_path: Path) -> None:
-    confined, free = Confinement(None, frozenset({"apparmor"})), Confinement(None, frozenset())
-    folders = Folders(Path("/usr/share"), (), kernel(tmp_path))
-    assert label(folders, confined).status is Status.FAIL
-    assert label(folders, free).status is Status.OK
-    assert label(Folders(Path("/usr/share"), (), tmp_path / "off"), confined).status is Status.OK
-    assert label(Folders(Path("/srv"), (), tmp_path), confined).status is Status.OK
-
-
-def test_selinux_keeps_qemu_out_of_home_folders(tmp_path: Path) -> None:
-    confined = Confinement(None, frozenset({"selinux"}))
-    folders = Folders(tmp_path, (), kernel(tmp_path))
-    try:
-        os.setxattr(tmp_path, "security.selinux", b"unconfined_u:object_r:user_home_t:s0\0")
-    except OSError:
-        pytest.skip("labels of files cannot be set here")
-    assert label(folders, confined).status is Status.FAIL
-    os.setxattr(tmp_path, "security.selinux", b"system_u:object_r:virt_image_t:s0\0")
-    assert label(folders, confined).status is Status.OK
+def test_what_is_not_known_of_the_policies_that_confine_qemu_is_said() -> None:
+    folders = Folders(Path("/usr/share"), ())
+    confined = label(folders, Confinement(None, frozenset({"apparmor"})))
+    assert confined.status is Status.OK
+    assert confined.text == "apparmor confines QEMU; only a backup shows whether it may use /usr/share"
+    assert label(folders, Confinement(None, frozenset())).text == "QEMU is not confined"
 
 
 @pytest.mark.parametrize(("age", "status"), [(47, None), (49, "warn"), (-23, None), (-25, "fail")])

@@ -15,7 +15,7 @@ from botocore.config import Config
 
 import puller
 from puller.diagnosis.doctor import Examination, doctor
-from puller.diagnosis.finding import Check, Status
+from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.store import examine
 from puller.errors import StoreDenied, WrongKey
 from puller.repository.format.descriptor import NAME
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 def found(store: Store, **choices: Any) -> dict[str, str]:
     """By name: the status of what is not ok. Each has one sentence of advice."""
     faults = [check for check in examine(store, **choices) if check.status is not Status.OK]
-    assert all(check.advice.endswith(".") and check.finding for check in faults)
+    assert all(check.advice.endswith(".") and check.text for check in faults)
     return {check.name: check.status.value for check in faults}
 
 
@@ -168,7 +168,7 @@ def test_a_repository_that_can_only_be_read_is_not_well(folder: Path) -> None:
             raise StoreDenied("deletion is denied")
 
         def put(self, key: str, body: Body) -> None:
-            raise StoreDenied("storing is denied", advice="Let this user write to the folder.")
+            raise StoreDenied("storing is denied", advice="Let this user write to the directory.")
 
         put_new = put
 
@@ -208,7 +208,7 @@ def test_a_lock_by_default_retention(client: S3Client, bucket: str) -> None:
     )
     (check,) = [item for item in examine(S3Store(client, bucket, PREFIX)) if item.status is not Status.OK]
     assert (check.name, check.status) == ("object-lock", Status.WARN)
-    assert "GOVERNANCE, 3 days" in check.finding
+    assert "GOVERNANCE, 3 days" in check.text
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_conditions_that_are_not_honoured(folder: Path) -> None:
     assert found(Careless(folder)) == {"conditional-writes": "warn"}
 
 
-def examined(url: str, opener: Callable[[], puller.Repository]) -> list[Check]:
+def examined(url: str, opener: Callable[[], puller.Repository]) -> list[Finding]:
     """What is not ok, where libvirt is not there to be asked."""
     unreachable = Examination("qemu+unix:///system?socket=/nonexistent")
     checks = doctor(FolderStore(Path(url)), opener, unreachable)

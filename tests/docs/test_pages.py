@@ -32,3 +32,22 @@ def test_the_readme_leads_somewhere() -> None:
     targets |= set(re.findall(r"^\./(scripts/\w+)", text, re.MULTILINE))
     assert targets
     assert [target for target in targets if not (ROOT / target.partition("#")[0]).exists()] == []
+
+
+def test_each_page_says_first_for_whom_it_is_and_what_they_know_after_it() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]
+    beginnings = {page.name: page.read_text().split("\n\n")[1] for page in pages}
+    said = re.compile(r"This (page|site) is for .*\. (After it|After its|After this page)", re.DOTALL)
+    assert [name for name, text in beginnings.items() if not said.match(text)] == []
+
+
+def test_the_first_screen_of_the_readme_has_what_it_is_for_whom_and_the_two_commands() -> None:
+    screen = (ROOT / "README.md").read_text().splitlines()[:40]
+    for words in (
+        "puller backs up",
+        "It is for people who",
+        "./scripts/demo",
+        "./scripts/test",
+        "## Why puller",
+    ):
+        assert any(words in line for line in screen), words

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from puller.hypervisor import kernelsecurity as kernel
 from puller.hypervisor.confinement import Confinement, User, barred, confinement, may_write, parse_user
 
 HOST = """<capabilities><host>
@@ -71,24 +70,3 @@ def test_another_user_is_kept_out_by_the_first_closed_folder(tmp_path: Path) -> 
     assert may_write(inner, nobody)
     inner.parent.chmod(0o700)
     assert barred(inner, nobody) == inner.parent
-
-
-def test_apparmor_and_selinux_as_the_kernel_shows_them(tmp_path: Path) -> None:
-    assert not kernel.apparmor_is_on(tmp_path)
-    assert not kernel.selinux_enforces(tmp_path)
-    for name, text in (("sys/module/apparmor/parameters/enabled", "Y\n"), ("sys/fs/selinux/enforce", "1")):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(text)
-    assert kernel.apparmor_is_on(tmp_path)
-    assert kernel.selinux_enforces(tmp_path)
-
-
-def test_folders_that_the_policies_withhold() -> None:
-    assert kernel.apparmor_withholds(Path("/usr/share/scratch"))
-    assert kernel.apparmor_withholds(Path("/etc"))
-    assert not kernel.apparmor_withholds(Path("/var/lib/libvirt/images"))
-    assert not kernel.apparmor_withholds(Path("/etcetera"))
-    assert kernel.type_of("unconfined_u:object_r:user_home_t:s0") == "user_home_t"
-    assert kernel.selinux_withholds("user_home_t")
-    assert not kernel.selinux_withholds("virt_image_t")
-    assert not kernel.selinux_withholds(None)

@@ -12,7 +12,7 @@ import pytest
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.image import untracked
+from puller.hypervisor.domain.image import looked_into, untracked
 from puller.units import MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
@@ -20,7 +20,7 @@ from tests.lab.machine import DiskSpec
 
 def test_a_domain_is_found_by_name_and_by_uuid(host: Host, machine_factory: MachineFactory) -> None:
     machine = machine_factory(DiskSpec("vda", MIB))
-    assert machine.name in host.domains()
+    assert machine.name in host.uuids()
     assert host.domain(machine.name).uuid == machine.uuid
     assert host.domain(machine.uuid).name == machine.name
 
@@ -103,7 +103,7 @@ def test_disks_are_read_from_the_live_domain(host: Host, machine_factory: Machin
 
 def test_an_image_too_old_for_bitmaps_is_told(host: Host, machine_factory: MachineFactory) -> None:
     machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "qcow2-v2"))
-    vda, vdb = host.domain(machine.name).select_disks([], [])
+    vda, vdb = map(looked_into, host.domain(machine.name).select_disks([], []))
     assert untracked(vda) is None
     assert str(untracked(vdb)).startswith("a qcow2 image of version 2 has no dirty bitmap")
 

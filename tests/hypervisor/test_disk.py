@@ -214,7 +214,7 @@ def test_what_a_domain_names_on_its_host_beside_its_disks() -> None:
         "device tree /d",
         "NVDIMM /n",
         "fw_cfg file /f",
-        "shared folder /s",
+        "shared directory /s",
         "SCSI device scsi_host0",
     )
     (note,) = omissions(NAMED, [disk("vdb", readonly=True)], ["vda"], [])

@@ -171,7 +171,7 @@ def test_a_full_staging_fails_the_push(
     machine = machine_factory(DiskSpec("vda", 64 * MIB, "qcow2-falloc"))
     work = bench(machine)
     work.scratch = small_file_system
-    full = f"staging folder {small_file_system} is full"
+    full = f"staging directory {small_file_system} is full"
     with work.push(1, {"vda": None}) as job, pytest.raises(StagingFull, match=full):
         job.wait(unheeded)
     assert work.leftovers() == []
@@ -209,13 +209,7 @@ def test_no_guest_s_write_fails_when_others_fill_the_staging(
 @pytest.mark.parametrize(
     ("dirty", "cluster", "copied"), [(64 * KIB, 64 * KIB, 64 * KIB), (128 * KIB, 2 * MIB, 4 * MIB)]
 )
-def test_whole_clusters_are_copied(tmp_path: Path, dirty: int, cluster: int, copied: int) -> None:
-    image = tmp_path / "image"
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}", str(image), "1G"],
-        check=True,
-    )
-    assert staging.copied_bytes(dirty, GIB, image) == copied
-    assert staging.copied_bytes(dirty, MIB, image) == min(copied, MIB)
+def test_whole_clusters_are_copied(dirty: int, cluster: int, copied: int) -> None:
+    assert staging.copied_bytes(dirty, GIB, cluster) == copied
+    assert staging.copied_bytes(dirty, MIB, cluster) == min(copied, MIB)
     assert staging.copied_bytes(dirty, GIB, None) == dirty
-    assert staging.copied_bytes(dirty, GIB, tmp_path / "nothing") == dirty

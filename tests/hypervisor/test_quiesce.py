@@ -41,7 +41,8 @@ def domain(guest: Guest, embedded_libvirt: EmbeddedLibvirt) -> Domain:
 
 def test_a_quiesced_point_is_like_an_unmounted_disk(guest: Guest, libvirt_uri: str, tmp_path: Path) -> None:
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
-    for choice, consistency, recovery in (("on", "filesystem", False), ("off", "crash", True)):
+    cases: list[tuple[puller.QuiesceMode, str, bool]] = [("on", "filesystem", False), ("off", "crash", True)]
+    for choice, consistency, recovery in cases:
         point = puller.backup(repository, NAME, connect=libvirt_uri, quiesce=choice, disks=["vda"])
         assert point.consistency == consistency
         assert (point.freeze_seconds is not None) == (choice == "on")
@@ -95,7 +96,11 @@ def test_what_another_program_has_frozen_stays_frozen(
 
 @pytest.mark.parametrize("choice", ["auto", "on"])
 def test_what_another_program_freezes_meanwhile_stays_frozen(
-    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+    domain: Domain,
+    libvirt_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choice: puller.QuiesceMode,
 ) -> None:
     """A freeze that takes its time keeps ours waiting for 30 s: libvirt gives it up and has not sent it."""
     repository = puller.create_repository(str(tmp_path / "r"), password=None)

@@ -35,7 +35,9 @@ def test_a_folder_without_room_is_refused(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     free = status.f_bavail * status.f_frsize
     scratch.check_free(tmp_path, free // 2)
-    with pytest.raises(ScratchFull, match=f"scratch folder {tmp_path} has .* free, .* are needed") as caught:
+    with pytest.raises(
+        ScratchFull, match=f"scratch directory {tmp_path} has .* free, .* are needed"
+    ) as caught:
         scratch.check_free(tmp_path, free * 2 + GIB)
     assert "--scratch-dir" in caught.value.advice
 

@@ -45,7 +45,7 @@ class Stage:
     def back_up(
         self,
         during: Callable[[], None] = lambda: None,
-        mode: str = "pull",
+        mode: puller.Mode = "pull",
         at_end: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         """One run; ``during`` is called while the job is open, ``at_end`` just before it is to be ended.

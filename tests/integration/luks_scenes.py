@@ -99,7 +99,7 @@ class Stage:
 
     def found(self) -> list[str]:
         """What the doctor says of the encryption of the disks."""
-        checks = puller.doctor(str(self.folder / "repository"), lambda: self.repository, connect=URI)
+        checks = puller.doctor(self.repository, connect=URI)
         return [check.status.value for check in checks if check.name == "disk-encryption"]
 
     def left(self) -> list[str]:

@@ -29,7 +29,7 @@ def _spoil(repository: puller.Repository) -> None:
 @pytest.mark.parametrize(("url", "way"), [("s3", "pull"), ("folder", "push")], indirect=["url"])
 def test_what_the_live_disk_still_has_is_stored_anew(
     url: str,
-    way: str,
+    way: puller.Mode,
     machine_factory: MachineFactory,
     libvirt_uri: str,
     truth: Truth,

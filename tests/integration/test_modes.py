@@ -35,7 +35,9 @@ def modes(folder: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
-def test_a_restore_is_its_owners_alone_from_the_first_byte(tmp_path: Path, format_: str) -> None:
+def test_a_restore_is_its_owners_alone_from_the_first_byte(
+    tmp_path: Path, format_: puller.ImageFormat
+) -> None:
     repository = puller.create_repository(str(tmp_path / "repository"), password="x")
     make_point(repository, {"vda": os.urandom(MIB), "vdb": os.urandom(CHUNK)})
     output, seen = tmp_path / "new" / "folder", set[int]()

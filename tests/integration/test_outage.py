@@ -54,7 +54,7 @@ class Scene:
         machine.copy_in("vda", self.content, 0, SIZE)
 
     def back_up(
-        self, at: str = "", do: Callable[[], None] = lambda: None, mode: str = "pull"
+        self, at: str = "", do: Callable[[], None] = lambda: None, mode: puller.Mode = "pull"
     ) -> puller.Point:
         """One run; ``do`` is done as it comes to the step ``at``."""
 
@@ -137,7 +137,7 @@ class Asked(BaseException):
 @pytest.mark.parametrize(
     ("mode", "step"), [("pull", "read"), ("pull", "store"), ("pull", "commit"), ("push", "store")]
 )
-def test_a_signal_while_the_server_hangs(scene: Scene, mode: str, step: str) -> None:
+def test_a_signal_while_the_server_hangs(scene: Scene, mode: puller.Mode, step: str) -> None:
     """It takes connections and answers nothing: only the socket's time limit, a minute, would end that."""
 
     def hang() -> None:

@@ -64,14 +64,8 @@ class Taker:
         return puller.backup(self.repository, machine.name, connect=self.uri, observer=observe, **options)
 
     def doctor(self, machine: Machine, **options: Any) -> dict[str, tuple[str, str]]:
-        checks = puller.doctor(
-            self.repository.store.url,
-            lambda: self.repository,
-            connect=self.uri,
-            domains=(machine.name,),
-            **options,
-        )
-        return {f"{check.name} {check.subject}": (check.status.value, check.finding) for check in checks}
+        checks = puller.doctor(self.repository, connect=self.uri, domains=(machine.name,), **options)
+        return {f"{check.name} {check.subject}": (check.status.value, check.text) for check in checks}
 
 
 @pytest.fixture
@@ -238,7 +232,7 @@ def test_a_disk_that_a_domain_need_not_have_is_excluded(
         taker(machine, exclude=["vdb", "vdz"])
     point = taker(machine, exclude_if_present=["vdb", "vdz"])
     assert [disk.disk for disk in point.disks] == ["vda"]
-    checks = taker.doctor(machine, exclude_disks=("vdb", "vdz"))
+    checks = taker.doctor(machine, exclude=("vdb", "vdz"))
     assert checks[f"exclude-disks {taker.uri}"] == (
         "warn",
         "'exclude-disks' names vdz, which none of the examined domains has",

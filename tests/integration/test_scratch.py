@@ -93,7 +93,7 @@ def test_the_backup_ends_before_the_scratch_is_full(
             )
         with pytest.raises(Exception, match="backup"):
             machine.handle.backupGetXMLDesc()
-    assert str(caught.value).startswith(f"scratch folder {room} has only ")
+    assert str(caught.value).startswith(f"scratch directory {room} has only ")
     assert str(caught.value).endswith("the backup was ended before writes of the guest could fail")
     assert (caught.value.exit_code, "--scratch-dir" in caught.value.advice) == (15, True)
     assert not leftovers(room)

@@ -78,7 +78,7 @@ class Stage:
                 line = f'qemu-io -d /machine/peripheral/ua-{target}/virtio-backend "{command}"'
                 libvirt_qemu.qemuMonitorCommand(self.domain, line, human)
 
-    def take(self, mode: str = "pull") -> dict[str, str]:
+    def take(self, mode: puller.Mode = "pull") -> dict[str, str]:
         point = puller.backup(self.repository, "volumes", connect=URI, mode=mode)
         return {disk.disk: disk.kind for disk in point.disks}
 
@@ -102,7 +102,8 @@ def play(folder: Path) -> dict[str, Any]:
         stage = Stage(folder, domain)
         outcome: dict[str, Any] = {}
         try:
-            for number, (name, mode) in enumerate((("full", "pull"), ("pull", "pull"), ("push", "push")), 1):
+            runs: list[tuple[str, puller.Mode]] = [("full", "pull"), ("pull", "pull"), ("push", "push")]
+            for number, (name, mode) in enumerate(runs, 1):
                 stage.write(number)
                 outcome[name] = stage.take(mode)
             stage.write(9)

@@ -33,7 +33,7 @@ def digest(path: Path) -> str:
 def main() -> int:
     url, domain, connect, truth = sys.argv[1:5]
 
-    mode = "push" if "--push" in sys.argv else "pull"
+    mode: puller.Mode = "push" if "--push" in sys.argv else "pull"
 
     def copy(exports: Sequence[DiskExport]) -> None:
         if mode == "push":

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
-from puller.store.memory import MemoryStore
+from tests.lab.memory import MemoryStore
 
 NOTES = ("locks/", "pending/", "points/")
 """Prefixes of what nothing else refers to."""

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from puller.nbd.export import Export
 from puller.nbd.reader import read
@@ -55,6 +56,30 @@ def raw_content(path: Path, image_format: str = "qcow2") -> bytes:
     copy = path.with_suffix(".truth")
     run("qemu-img", "convert", "-f", image_format, "-O", "raw", path, copy)
     return copy.read_bytes()
+
+
+class CountedExport(Export):
+    """An export that counts its requests, and the bytes that it asks for."""
+
+    def __init__(self, uri: str, changed: str | None = None) -> None:
+        super().__init__(uri, changed)
+        self.status_requests = self.read_requests = self.bytes_read = 0
+        for connection in self._connections:
+            self._count(connection)
+
+    def _count(self, connection: Any) -> None:
+        reply, begin_read = connection._reply, connection.begin_read
+
+        def counted_reply(offset: int, length: int) -> Any:
+            self.status_requests += 1
+            return reply(offset, length)
+
+        def counted_read(into: memoryview, offset: int) -> Any:
+            self.read_requests += 1
+            self.bytes_read += len(into)
+            return begin_read(into, offset)
+
+        connection._reply, connection.begin_read = counted_reply, counted_read
 
 
 def await_end(pid: int) -> None:

@@ -17,7 +17,16 @@ from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer
 from puller.units import CHUNK, GIB, KIB, MIB, TIB, Extent, Kind
-from tests.nbd.lab import WAIT_SECONDS, Served, add_bitmap, await_end, make_qcow2, nbdkit, qemu_io
+from tests.nbd.lab import (
+    WAIT_SECONDS,
+    CountedExport,
+    Served,
+    add_bitmap,
+    await_end,
+    make_qcow2,
+    nbdkit,
+    qemu_io,
+)
 from tests.nbd.rogue import Descriptors, RogueServer
 
 DATA, ZERO = Kind.DATA, Kind.ZERO
@@ -100,7 +109,7 @@ def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
     qemu_io(image, "write -P 1 6G 64k", "write -z 6656M 64k", *dense)
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
+        CountedExport(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         assert [extent.offset for extent in export.changes()][:3] == [6 * GIB, 6656 * MIB, 2 * TIB]
         assert export.status_requests == 3 * TIB // (2 * GIB) + 3
@@ -116,7 +125,7 @@ def test_a_bitmap_is_asked_once_unless_there_is_too_much_to_remember(
         monkeypatch.setattr("puller.nbd.export._KEPT", kept)
         with (
             ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-            Export(server.uri, "qemu:dirty-bitmap:b0") as export,
+            CountedExport(server.uri, "qemu:dirty-bitmap:b0") as export,
         ):
             assert export.dirty_bytes() == 3 * CHUNK
             assert list(export.changes()) == wanted
@@ -168,7 +177,7 @@ def test_short_replies_are_followed_by_more_requests(tmp_path: Path) -> None:
     """One chunk a reply, data and zero in turns, from a real server."""
     extents = f"if [ $(($4 / {CHUNK} % 2)) = 0 ]; then echo $4 {CHUNK}; else echo $4 {CHUNK} hole,zero; fi"
     plugin = ["eval", "get_size=echo 1048576", "can_extents=exit 0", "pread=head -c $3 /dev/zero"]
-    with nbdkit(tmp_path, *plugin, f"extents={extents}") as server, Export(server.uri) as export:
+    with nbdkit(tmp_path, *plugin, f"extents={extents}") as server, CountedExport(server.uri) as export:
         plan = list(export.contents())
         assert plan == [Extent(at * CHUNK, CHUNK, ZERO if at % 2 else DATA) for at in range(16)]
         assert export.status_requests == 16

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import NbdError, PullerError
-from puller.hypervisor.domain.qcow2 import Header, read_header
+from puller.hypervisor.domain.image import image_facts, stored_bitmaps
 from puller.hypervisor.space.seal import create
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing, remove_bitmap
@@ -97,7 +97,7 @@ def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("puller.host.runtime.SOCKET_PATH", 10)
     with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
         ImageServer(image, "qcow2")
-    assert raised.value.advice.startswith("Make one of these folders writable")
+    assert raised.value.advice.startswith("Make one of these directories writable")
 
 
 def test_close_does_not_wait_for_other_clients(tmp_path: Path) -> None:
@@ -236,14 +236,8 @@ def test_a_bitmap_is_removed_from_an_encrypted_image_whose_backing_file_is_away(
     for name in ("ours", "theirs"):
         run("qemu-img", "bitmap", "--add", "--object", secret, node, name)
     remove_bitmap(image, "ours", keys)
-    assert [bitmap.name for bitmap in header(image).bitmaps] == ["theirs"]
+    assert list(stored_bitmaps(image_facts(image, "qcow2"))) == ["theirs"]
     with pytest.raises(NbdError, match=f"cannot remove bitmap ours from {image}: .*not found"):
         remove_bitmap(image, "ours", keys)
     with pytest.raises(NbdError, match=f"cannot remove bitmap theirs from {image}: "):
         remove_bitmap(image, "theirs")
-
-
-def header(image: Path) -> Header:
-    found = read_header(image)
-    assert found is not None
-    return found

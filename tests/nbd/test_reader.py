@@ -23,6 +23,7 @@ from puller.units import CHUNK, KIB, MIB, Extent, Kind
 from tests.nbd.lab import (
     WAIT_SECONDS,
     Copy,
+    CountedExport,
     add_bitmap,
     make_qcow2,
     nbdkit,
@@ -57,7 +58,7 @@ def ignore(_extent: Extent) -> None:
 
 
 def test_a_full_read_equals_the_image(uri: str, image: Path) -> None:
-    with Export(uri) as export:
+    with CountedExport(uri) as export:
         copy = Copy(export, export.contents(), stale_pool(), WINDOW)
         assert copy.content == image.read_bytes()
         assert copy.planned == [Extent(0, SIZE, Kind.DATA)]
@@ -107,7 +108,7 @@ def test_an_incremental_read_makes_the_disk_of_now_of_the_disk_of_then(tmp_path:
     )
     with (
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
-        Export(server.uri, "qemu:dirty-bitmap:b0") as export,
+        CountedExport(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         copy = Copy(export, export.changes(), stale_pool(), WINDOW)
         assert export.bytes_read == CHUNK + size % CHUNK
@@ -118,7 +119,7 @@ def test_an_incremental_read_makes_the_disk_of_now_of_the_disk_of_then(tmp_path:
 
 def test_scattered_chunks_share_a_buffer(uri: str) -> None:
     plan = [Extent(number * 2 * CHUNK, CHUNK, Kind.DATA) for number in range(32)]
-    with Export(uri) as export:
+    with CountedExport(uri) as export:
         copy = Copy(export, iter(plan), stale_pool(), WINDOW)
         assert (copy.batches, export.read_requests) == (2, 32)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 
 
@@ -30,7 +31,7 @@ def test_first_error_reaches_the_caller_though_the_lane_is_full() -> None:
 
 def test_error_in_one_crew_wakes_those_who_wait_elsewhere() -> None:
     with pytest.raises(ValueError, match="broken"), Flow() as flow:
-        pool = flow.pool(1, 16)
+        pool = flow.adopt(BufferPool(1, 16))
         pool.acquire()
         waiting = threading.Event()
 
@@ -93,7 +94,7 @@ def test_leaving_without_finish_does_not_hang() -> None:
 
 def test_pool_reuses_and_bounds() -> None:
     with Flow() as flow:
-        pool = flow.pool(2, 8)
+        pool = flow.adopt(BufferPool(2, 8))
         first, second = pool.acquire(), pool.acquire()
         assert pool.try_acquire() is None
         first.release()

@@ -89,6 +89,6 @@ def test_a_flow_that_fails_closes_its_pace() -> None:
         pace.take(1)
 
     with pytest.raises(ValueError, match="first"), Flow() as flow:
-        pace = flow.pace(1)
+        pace = flow.adopt(Pace(1))
         flow.spawn("waits", wait)
         raise ValueError("first")

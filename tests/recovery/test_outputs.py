@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from puller.host.allocation import allocate
 from puller.recovery import outputs
 from puller.units import MIB
 
@@ -26,7 +27,7 @@ def test_what_is_expected_has_room_and_reads_as_zeros(tmp_path: Path) -> None:
 def test_a_file_without_such_a_thing_is_left_alone() -> None:
     descriptor = os.open("/dev/null", os.O_RDWR)
     try:
-        outputs.allocate(descriptor, 0, MIB)
+        allocate(descriptor, 0, MIB)
     finally:
         os.close(descriptor)
 

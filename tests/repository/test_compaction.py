@@ -19,9 +19,9 @@ from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.reading.packs import MERGE_GAP, PackReader, StoredPack
 from puller.repository.records.condemned import bits_of
 from puller.repository.repository import Repository
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests.lab.feed import store_disk
+from tests.lab.memory import MemoryStore
 
 COUNT = 40
 

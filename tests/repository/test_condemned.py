@@ -27,7 +27,7 @@ from puller.repository.records.condemned import (
 )
 from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo
-from puller.store.memory import MemoryStore
+from tests.lab.memory import MemoryStore
 
 _BITS = st.just(ALL) | st.integers(1, 1 << 70)
 _PACKS = st.dictionaries(

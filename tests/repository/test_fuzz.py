@@ -27,10 +27,10 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Kdf, KeyFile, Password
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests import fuzz
 from tests.lab.history import back_up
+from tests.lab.memory import MemoryStore
 
 MUTATIONS = 1500
 SEED = 20261123

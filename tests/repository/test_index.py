@@ -38,9 +38,9 @@ from puller.repository.index.indexfeed import refresh
 from puller.repository.index.merging import merge
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK
 from tests.lab.feed import SMALL, store_disk
+from tests.lab.memory import MemoryStore
 
 REPOSITORY = bytes(range(16))
 PACKS = 12

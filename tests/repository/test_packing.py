@@ -18,9 +18,9 @@ from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind, page_count
 from tests.lab.feed import SMALL, store_disk
+from tests.lab.memory import MemoryStore
 
 
 class Emitted:

@@ -12,9 +12,9 @@ from puller.repository.format.pages import Address
 from puller.repository.points import Point, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import commit
-from puller.store.memory import MemoryStore
 from puller.upkeep.reachability import Reachability
 from tests.lab.archive import make_point
+from tests.lab.memory import MemoryStore
 
 CONTENT = bytes(range(1, 256))
 

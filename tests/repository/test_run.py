@@ -26,11 +26,11 @@ from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 from puller.store.base import Body
-from puller.store.memory import MemoryStore
 from puller.store.patience import LONG, Patience, holding
 from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
+from tests.lab.memory import MemoryStore
 
 PAGE = PAGE_CHUNKS * CHUNK
 

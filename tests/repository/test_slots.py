@@ -10,9 +10,9 @@ from puller.repository import repository as repositories
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeyFile, Password
 from puller.repository.repository import Repository
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, Extent, Kind
 from tests.lab.feed import read_disk, store_disk
+from tests.lab.memory import MemoryStore
 
 FIRST = Password("correct horse")
 FILE = KeyFile(b"0123456789abcdef" * 2)

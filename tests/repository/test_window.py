@@ -18,9 +18,9 @@ from puller.repository.reading import image
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.writing.diskmap import DiskMap
-from puller.store.memory import MemoryStore
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import read_disk, store_disk
+from tests.lab.memory import MemoryStore
 from tests.repository.test_diskmap import PACKS, Shelf
 
 LAST = 5 * PAGE_CHUNKS + 703

@@ -10,12 +10,12 @@ import pytest
 
 from puller.store.base import Store
 from puller.store.folder import FolderStore
-from puller.store.memory import MemoryStore
 from puller.store.paced import PacedStore
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import make_client
 from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
+from tests.lab.memory import MemoryStore
 from tests.lab.seaweed import Seaweed
 
 MakeS3Store = Callable[[], S3Store]

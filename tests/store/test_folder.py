@@ -112,7 +112,7 @@ class TestRefusals:
     @pytest.mark.parametrize("put", PUTS)
     def test_the_folder_above_is_missing(self, tmp_path: Path, put: str) -> None:
         store = FolderStore(tmp_path / "not-mounted" / "repository")
-        with pytest.raises(NoBucket, match=f"the folder {tmp_path}/not-mounted, in which to make"):
+        with pytest.raises(NoBucket, match=f"the directory {tmp_path}/not-mounted, in which to make"):
             getattr(store, put)("packs/a", b"")
         assert list(tmp_path.iterdir()) == []
         assert list(store.list("")) == []

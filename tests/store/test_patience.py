@@ -14,12 +14,12 @@ import pytest
 from puller.errors import StoreUnavailable
 from puller.store import patience as patiences
 from puller.store.folder import FolderStore
-from puller.store.memory import MemoryStore
 from puller.store.parallel import each
 from puller.store.patience import Patience, holding
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
+from tests.lab.memory import MemoryStore
 
 ENOUGH = 30.0
 """Seconds that nothing here comes near unless it waits for a socket's time limit, a minute."""

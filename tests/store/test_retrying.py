@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
 from puller.store import patience as patiences
-from puller.store.memory import MemoryStore
 from puller.store.patience import Patience, carried, holding
 from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore, pauses
+from tests.lab.memory import MemoryStore
 
 
 class Clock:

@@ -144,8 +144,14 @@ def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
 
 def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
     """The same bases, none of them incremental."""
+    return compared(bases, dict.fromkeys(bases, reason))
+
+
+def compared(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
+    """The same bases, without the bitmaps of the disks in ``reasons``, by target."""
     return {
-        target: base if base.checkpoint is None else base.compared(reason) for target, base in bases.items()
+        target: base.compared(reasons[target]) if base.checkpoint and target in reasons else base
+        for target, base in bases.items()
     }
 
 
@@ -159,20 +165,18 @@ def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[st
         target: f"disk {bad[base.checkpoint]} of the same checkpoint does not match its dirty bitmap"
         for target, base in bases.items()
         if base.checkpoint in bad and base.checkpoint is not None
-    } | dict(reasons)
-    return {
-        target: base.compared(doubts[target]) if target in doubts else base for target, base in bases.items()
     }
+    return compared(bases, {**doubts, **reasons})
 
 
 def overdue(history: History, bases: Mapping[str, Base], every: timedelta, now: datetime) -> dict[str, Base]:
     """The same bases, none incremental of a disk that was last read as a whole ``every`` ago or earlier."""
-    return {
-        target: base.compared(COMPARED)
-        if base.checkpoint is not None and _last_whole(history, target) <= now - every
-        else base
+    due = [
+        target
         for target, base in bases.items()
-    }
+        if base.checkpoint is not None and _last_whole(history, target) <= now - every
+    ]
+    return compared(bases, dict.fromkeys(due, COMPARED))
 
 
 def _last_whole(history: History, target: str) -> datetime:
@@ -268,12 +272,12 @@ def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]
     """
     repository.learn_damage()
     damaged = repository.packs.damaged
-    return {
-        target: base.compared("stored data of its last point is damaged")
-        if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
-        else base
+    hurt = [
+        target
         for target, base in bases.items()
-    }
+        if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
+    ]
+    return compared(bases, dict.fromkeys(hurt, "stored data of its last point is damaged"))
 
 
 def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bool:

@@ -52,7 +52,7 @@ _SUSPECTS = 4
 """Chunks of such a page that are zero in the base and data in the image, or the other way round."""
 
 _BLANK = 1024
-"""Pages that the base has as zero of which the allocation is asked: 64 GiB of disk, some 0.2 s."""
+"""Pages that the base has as zero of which the allocation is asked: 64 GiB of disk."""
 
 _BLANK_SUSPECTS = 64
 """Chunks of them that are data in the image and are read."""

@@ -17,28 +17,27 @@ writes (QEMU has a node of its own for it, in its mount namespace); so starts of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from puller.backups.bases.bases import Base, CheckpointMark, choose, kept, oldest_of
 from puller.backups.bases.history import History
+from puller.backups.sources.source import Source
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
     HypervisorError,
     Locked,
     NbdError,
-    PullerError,
     UnsupportedDisk,
 )
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, files_of, stored_bitmaps
+from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
-from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.nbd.image import ImageServer, Keys
 
 _USABLE = frozenset({"auto"})
@@ -55,16 +54,12 @@ def image_of(domain: Domain, disk: Disk) -> Path:
     return disk.path
 
 
-class Offline:
-    """The images of a domain that is shut off; a :class:`~puller.backups.sources.source.Source`."""
-
-    mode = "pull"
+class Offline(Source):
+    """The images of a domain that is shut off."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:
-        self._domain = domain
-        self._disks = disks
+        super().__init__(domain, disks, folder)
         self._repository_id = repository_id
-        self.folder = folder
         self._keys: dict[str, Keys] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
@@ -94,7 +89,7 @@ class StoredBitmaps:
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
         self._flags = {
-            disk.target: stored_bitmaps(describe(image_of(domain, disk), disk.format)[0]) for disk in disks
+            disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format)) for disk in disks
         }
         known = {name for bitmaps in self._flags.values() for name in bitmaps}
         self.oldest = oldest_of(known, repository_id)
@@ -110,7 +105,7 @@ class StoredBitmaps:
         return f"its dirty bitmap of checkpoint {checkpoint} is missing in the image or inconsistent"
 
 
-class StoredDisks:
+class StoredDisks(FrozenDisks):
     """The images of a domain that is shut off: FrozenDisks while it lasts.
 
     ``keys`` open the images of each disk, by target. Entering raises Locked if an image is in use, NbdError
@@ -131,7 +126,6 @@ class StoredDisks:
         self._starts = Starts(domain)
         self._servers = ExitStack()
         self._seen: dict[Path, tuple[int, ...]] = {}
-        self.exports: tuple[DiskExport, ...] = ()
 
     def __enter__(self) -> Self:
         with ExitStack() as servers:
@@ -141,10 +135,8 @@ class StoredDisks:
             self._servers = servers.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._servers.__exit__(kind, error, trace)
+    def __exit__(self, *failure: Any) -> None:
+        self._servers.__exit__(*failure)
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
@@ -161,20 +153,6 @@ class StoredDisks:
                 advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
-
-    def prepared(self) -> AbstractContextManager[object]:
-        """Nothing to prepare."""
-        return nullcontext()
-
-    def settle(self) -> None:
-        """Nothing to wait for."""
-
-    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
-        """There is no guest."""
-        return nullcontext()
-
-    def scratch_used(self) -> None:
-        """There is no scratch."""
 
     @property
     def consistency(self) -> str:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
+from puller.backups.bases.bases import Base, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.content_probe import ContentProbe
-from puller.backups.sources.source import new_mark, untracked_targets
+from puller.backups.sources.source import Source, untracked_targets
 from puller.backups.sources.unlock import keys_of
-from puller.errors import DamagedData, HypervisorError, NbdError, PullerError, UnsupportedDisk
+from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import describe
-from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job.pushjob import PushJob
 from puller.hypervisor.space import staging
 from puller.hypervisor.space.seal import seal_of
@@ -43,8 +42,8 @@ _LET_GO = 10.0
 _STEP = 0.02
 
 
-class Push:
-    """A Source whose ``disks`` QEMU writes into images in the folder ``directory``.
+class Push(Source):
+    """A source whose ``disks`` QEMU writes into images in the folder ``directory``.
 
     With ``keep`` they stay there as plain files.
     """
@@ -60,10 +59,8 @@ class Push:
         keep: bool,
         observer: Observer,
     ) -> None:
+        super().__init__(domain, disks, directory)
         self._repository = repository
-        self._domain = domain
-        self._disks = disks
-        self.folder = directory
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
@@ -113,7 +110,7 @@ class Push:
         size = self._domain.disk_size(disk.target)
         if base.checkpoint is not None:
             dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
-            return staging.copied_bytes(dirty, size, disk.path)
+            return staging.copied_bytes(dirty, size, disk.cluster)
         try:
             if disk.path is None:
                 return size
@@ -134,16 +131,12 @@ class Push:
         looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
         return PushedDisks(job, looks, kept, self._observer)
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """See Source."""
-        return new_mark(self._domain, self._disks, checkpoint)
-
 
 def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
     """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
 
     ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
-    the guest flushes: 320 KiB of 128 MiB written (seen with QEMU 7.2). The files have grown by them already;
+    the guest flushes (seen with QEMU 7.2). The files have grown by them already;
     a device has not, so it may hold all ``size`` bytes.
     """
     if not path.is_file():
@@ -152,12 +145,13 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
     return min(size, max(copy_bytes(path, image_format, keys), taken))
 
 
-class PushedDisks:
+class PushedDisks(FrozenDisks):
     """The disks of a push job: :class:`~puller.hypervisor.job.frozen.FrozenDisks`.
 
     ``looks`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
-    empty if they are to be removed.
+    empty if they are to be removed. Room for the images is set aside, and nobody writes to complete ones: so
+    no guest is hurt and there is nothing to confirm.
     """
 
     def __init__(
@@ -169,7 +163,6 @@ class PushedDisks:
         self._kept = kept
         self._observer = observer
         self._servers = ExitStack()
-        self.exports: tuple[DiskExport, ...] = ()
 
     def prepared(self) -> AbstractContextManager[object]:
         """As of the job."""
@@ -179,30 +172,18 @@ class PushedDisks:
         self._job.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: Any) -> None:
         try:
-            self._servers.__exit__(kind, error, trace)
-            if kind is None:
+            self._servers.__exit__(*failure)
+            if failure[0] is None:
                 self._keep()
         finally:
-            self._job.__exit__(kind, error, trace)
+            self._job.__exit__(*failure)
 
     @property
     def consistency(self) -> str:
         """As of the job."""
         return self._job.consistency
-
-    def confirm(self) -> None:
-        """The images are complete and nobody writes to them."""
-
-    def guarded(self, alarm: Callable[[PullerError], None]) -> AbstractContextManager[object]:
-        """Room for the images was set aside, and QEMU needs no more of it once they are there."""
-        return nullcontext()
-
-    def scratch_used(self) -> None:
-        """There is no scratch."""
 
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.

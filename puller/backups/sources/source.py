@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
@@ -18,48 +17,51 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import untracked
-from puller.hypervisor.job.frozen import FrozenDisks, NothingFrozen
+from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.hypervisor.space.seal import seal_of
 
 
-class Source(Protocol):
-    """One way to the disks, for one run."""
+class Source:
+    """One way to ``disks``, for one run. ``folder`` is where libvirt or QEMU makes temporary files.
 
-    mode: str
+    This class itself is for a domain without a disk to take: its point holds its configuration, and there is
+    nothing to freeze.
+    """
+
+    mode = "pull"
     """What the point says: ``pull`` or ``push``."""
 
-    folder: Path
-    """Where libvirt or QEMU is told to make temporary files."""
+    def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
+        self._domain = domain
+        self._disks = disks
+        self.folder = folder
 
     def bases(self, history: History) -> dict[str, Base]:
         """What each disk can be taken from, by target. Raises StoreError, HypervisorError."""
-        ...
+        return {}
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Raise ScratchFull or StagingFull unless there is room for the temporary files."""
-        ...
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> FrozenDisks:
         """The disks to be read, still to be entered; entering makes ``checkpoint`` where that can be."""
-        ...
+        return FrozenDisks()
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """The checkpoint that will tell later runs what changed since this point."""
-        ...
+        if len(untracked_targets(self._disks)) == len(self._disks):
+            return CheckpointMark(None, None)
+        return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
 
-class Pull:
+class Pull(Source):
     """QEMU exports the disks while the guest runs on; see ``puller.hypervisor.job.job``."""
 
-    mode = "pull"
-
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:
-        self._domain = domain
-        self._disks = disks
+        super().__init__(domain, disks, scratch)
         self._repository_id = repository_id
-        self.folder = scratch
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
@@ -79,42 +81,7 @@ class Pull:
         seal = seal_of(self._domain, self._disks, checkpoint)
         return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
 
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """See Source."""
-        return new_mark(self._domain, self._disks, checkpoint)
-
-
-class NoDisks:
-    """Of a domain without a disk to take: its point holds its configuration. There is nothing to freeze."""
-
-    mode = "pull"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def bases(self, history: History) -> dict[str, Base]:
-        """See Source."""
-        return {}
-
-    def check_room(self, bases: Mapping[str, Base]) -> None:
-        """Nothing is written."""
-
-    def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> NothingFrozen:
-        """See Source: no job is begun, as libvirt takes an empty list for all disks."""
-        return NothingFrozen()
-
-    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """See Source."""
-        return CheckpointMark(None, None)
-
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
     """The disks that cannot have a dirty bitmap."""
     return frozenset(disk.target for disk in disks if untracked(disk) is not None)
-
-
-def new_mark(domain: Domain, disks: Sequence[Disk], checkpoint: str) -> CheckpointMark:
-    """The checkpoint that a job has just made; none if no disk of it can have one."""
-    if len(untracked_targets(disks)) == len(disks):
-        return CheckpointMark(None, None)
-    return CheckpointMark(checkpoint, checkpoints.xml(domain, checkpoint))

@@ -12,7 +12,7 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command
-from puller.cli.input.rates import Rate
+from puller.cli.input.quantities import RATE
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -42,7 +42,7 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 
 
 def _load_meanwhile() -> None:
-    """Import what a backup needs, 0.3 s, while the key is derived: 0.2 s that leave the interpreter free."""
+    """Import what a backup needs while the key is derived, which leaves the interpreter free."""
 
     def load() -> None:
         with suppress(ImportError):  # told where it is needed
@@ -127,14 +127,14 @@ def _load_meanwhile() -> None:
 )
 @click.option(
     "--limit-read",
-    type=Rate(),
+    type=RATE,
     metavar="RATE",
     help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
     "[default: unlimited]",
 )
 @click.option(
     "--limit-upload",
-    type=Rate(),
+    type=RATE,
     metavar="RATE",
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",

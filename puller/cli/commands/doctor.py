@@ -17,7 +17,7 @@ from puller.errors import ChecksFailed
 
 if TYPE_CHECKING:
     from puller.configuration.job import Job
-    from puller.diagnosis.finding import Check
+    from puller.diagnosis.finding import Finding
 
 
 @click.command("doctor", cls=Bare)
@@ -54,14 +54,13 @@ def command(
     if scratch_dir is not None:
         choices["scratch_dir"] = scratch_dir
     url = repository_url(settings)
-    from puller import api
+    from puller.api import DEFAULT_URI
+    from puller.diagnosis.doctor import Examination, doctor
+    from puller.store.location import open_store
 
-    checks = api.doctor(
-        url,
-        lambda: open_repository(settings),
-        connect=settings.connect or api.DEFAULT_URI,
-        **choices,
-    )
+    # Not puller.doctor: that the password is asked for, and that it is wrong, are findings too.
+    examination = Examination(settings.connect or DEFAULT_URI, **choices)
+    checks = list(doctor(open_store(url), lambda: open_repository(settings), examination))
     document = {"checks": [_record(check) for check in checks]}
     return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
 
@@ -79,34 +78,34 @@ def _choices(job: Job) -> dict[str, Any]:
     }
 
 
-def _record(check: Check) -> dict[str, Any]:
+def _record(check: Finding) -> dict[str, Any]:
     return {
         "name": check.name,
         "subject": check.subject,
         "status": check.status.value,
-        "finding": check.finding,
+        "finding": check.text,
         "advice": check.advice,
     }
 
 
-def _text(checks: Sequence[Check], whole: bool) -> str:
+def _text(checks: Sequence[Finding], whole: bool) -> str:
     counts = Counter(check.status.value for check in checks)
     shown = [check for check in checks if whole or check.status.value != "ok"]
     summary = ", ".join(f"{counts[word]} {word}" for word in ("ok", "warn", "fail"))
     return "\n".join([*map(_lines, shown), f"{len(checks)} checks: {summary}"])
 
 
-def _lines(check: Check) -> str:
-    about = printable(f"{check.name} {check.subject}: {check.finding}")
+def _lines(check: Finding) -> str:
+    about = printable(f"{check.name} {check.subject}: {check.text}")
     line = f"{check.status.value:<4}  {about}"
     return f"{line}\n      {printable(check.advice)}" if check.advice else line
 
 
-def _failure(checks: Sequence[Check]) -> ChecksFailed | None:
+def _failure(checks: Sequence[Finding]) -> ChecksFailed | None:
     failed = [check for check in checks if check.status.value == "fail"]
     if not failed:
         return None
     return ChecksFailed(
-        f"{len(failed)} of {len(checks)} checks failed; {failed[0].subject}: {failed[0].finding}",
+        f"{len(failed)} of {len(checks)} checks failed; {failed[0].subject}: {failed[0].text}",
         advice=failed[0].advice,
     )

@@ -22,7 +22,7 @@ from puller.store.probe import shortcomings
 def command(settings: Settings, no_encryption: bool) -> Outcome:
     """Create a repository, encrypted with a password or a key file.
 
-    A folder is created if its parent exists. A bucket must exist already.
+    A directory is created if its parent exists. A bucket must exist already.
     """
     repository = create_repository(settings, encrypted=not no_encryption)
     url = repository.store.url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 
 if TYPE_CHECKING:
+    from puller.api import KeyRole
     from puller.upkeep.keys import Key
 
 command = Group(
@@ -63,7 +65,7 @@ def list_(settings: Settings) -> Outcome:
 )
 @click.pass_obj
 def add(
-    settings: Settings, new_key_file: str | None, new_password_file: str | None, role: str, label: str
+    settings: Settings, new_key_file: str | None, new_password_file: str | None, role: KeyRole, label: str
 ) -> Outcome:
     """Add a key: a password or a key file.
 
@@ -106,15 +108,7 @@ def remove(settings: Settings, key: str) -> Outcome:
 
 
 def _record(key: Key) -> dict[str, Any]:
-    return {
-        "key": key.key,
-        "kind": key.kind,
-        "role": key.role,
-        "label": key.label,
-        "created": None if key.created is None else rfc3339(key.created),
-        "opened": key.opened,
-        "damage": key.damage,
-    }
+    return {**asdict(key), "created": None if key.created is None else rfc3339(key.created)}
 
 
 def _listing(keys: Sequence[Key]) -> str:

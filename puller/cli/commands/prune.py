@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
-from puller.cli.input.durations import Duration
 from puller.cli.input.options import Command, hosts_option
+from puller.cli.input.quantities import DURATION
 from puller.cli.output.console import say
 from puller.cli.output.measures import PRUNE
 from puller.cli.output.outcome import Outcome
@@ -47,7 +47,7 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 @click.option(
     "--keep-within",
     "within",
-    type=Duration(),
+    type=DURATION,
     metavar="DUR",
     help="Keep all points no older than this, counted from the newest (for example 36h, 7d, 2w or 1y6mo).",
 )
@@ -62,7 +62,7 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 )
 @click.option(
     "--grace",
-    type=Duration(),
+    type=DURATION,
     default="1d",
     show_default=True,
     metavar="DUR",
@@ -92,7 +92,8 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
     if policy.is_empty and settings.verbosity >= 0:
         say(_NO_RULE)
     if dry_run:
-        return _preview(api.preview_prune(repository, policy))
+        plan = api.preview_prune(repository, policy)
+        return Outcome(asdict(plan), _explanation(plan.decisions))
     with observing(settings, PRUNE) as observer:
         report = api.prune(repository, policy, grace=grace, observer=observer)
     return Outcome(document(report), text(report))
@@ -100,14 +101,7 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
 
 def document(report: PruneReport) -> dict[str, Any]:
     """The report as docs/cli.md promises it."""
-    return {
-        "kept": list(report.kept),
-        "removed": list(report.removed),
-        "packs_condemned": report.packs_condemned,
-        "packs_deleted": report.packs_deleted,
-        "packs_compacted": report.packs_compacted,
-        "bytes_freed": report.bytes_freed,
-    }
+    return {name: value for name, value in asdict(report).items() if name != "decisions"}
 
 
 def text(report: PruneReport) -> str:
@@ -117,11 +111,6 @@ def text(report: PruneReport) -> str:
         f"packs: {report.packs_condemned} condemned, {report.packs_deleted} deleted, "
         f"{report.packs_compacted} compacted; {format_bytes(report.bytes_freed)} freed"
     )
-
-
-def _preview(report: PruneReport) -> Outcome:
-    decisions = [asdict(decision) for decision in report.decisions]
-    return Outcome({**document(report), "decisions": decisions}, _explanation(report.decisions))
 
 
 def _explanation(decisions: Iterable[Decision]) -> str:

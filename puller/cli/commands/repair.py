@@ -31,10 +31,10 @@ def index(settings: Settings) -> Outcome:
     exit code is 0 if every pack could be read, and 13 otherwise.
     """
     repository = open_repository(settings)
-    from puller.upkeep.repair import repair_index
+    from puller import api
 
     with observing(settings, CHECK) as observer:
-        report = repair_index(repository, observer)
+        report = api.repair_index(repository, observer=observer)
     return Outcome(asdict(report), _text(report), _failure(report))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
+    from puller.api import ImageFormat
     from puller.recovery.restore import Restored
 
 
@@ -67,7 +69,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     output: str,
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
-    format_: str,
+    format_: ImageFormat,
     force: bool,
     salvage: bool,
 ) -> Outcome:
@@ -106,15 +108,7 @@ def _without_ends(observer: Observer) -> Observer:
 
 
 def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
-    disks = [
-        {
-            "disk": done.disk,
-            "output": done.output,
-            "bytes_written": done.bytes_written,
-            "seconds": round(done.seconds, 3),
-        }
-        for done in restored.disks
-    ]
+    disks = [{**asdict(done), "seconds": round(done.seconds, 3)} for done in restored.disks]
     damage = [
         {"disk": disk, "offset": lost.offset, "length": lost.length, "message": lost.reason}
         for disk, lost in restored.damage

@@ -23,10 +23,10 @@ from puller.events import Notice
 from puller.store.patience import holding, long
 
 if TYPE_CHECKING:
-    from puller.configuration.job import Job
-    from puller.jobs.job import JobReport
+    from puller.configuration.job import Job, JobStep
+    from puller.jobs.report import JobReport
 
-STEPS = ("backup", "prune", "check")
+STEPS: tuple[JobStep, ...] = ("backup", "prune", "check")
 _ORDER = ("before", *STEPS, "after")
 
 
@@ -45,7 +45,7 @@ _ORDER = ("before", *STEPS, "after")
     "one.",
 )
 @click.pass_obj
-def command(settings: Settings, job: str, only: str | None, metrics_file: str | None) -> Outcome:
+def command(settings: Settings, job: str, only: JobStep | None, metrics_file: str | None) -> Outcome:
     """Run a job of the configuration.
 
     Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
@@ -53,11 +53,9 @@ def command(settings: Settings, job: str, only: str | None, metrics_file: str | 
     is 11.
     """
     chosen = settings.begin_job(job)
-    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(_steps(chosen, only))
-
-
-def _steps(job: Job, only: str | None) -> tuple[str, ...]:
-    return (only,) if only else ("backup", *(step for step in STEPS if step in job.then))
+    return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(
+        (only,) if only else chosen.steps
+    )
 
 
 class _Command:
@@ -69,7 +67,7 @@ class _Command:
         self._metrics_file = metrics_file
         self._began = time.monotonic()
 
-    def run(self, steps: Sequence[str]) -> Outcome:
+    def run(self, steps: Sequence[JobStep]) -> Outcome:
         """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
         console.speak_about(job=self._job.name)
         try:
@@ -97,19 +95,20 @@ class _Command:
         if self._settings.verbosity >= 0:
             console.say(notice_line(Notice("repository", text)), "notice", console.NOTICE)
 
-    def _work(self, steps: Sequence[str]) -> JobReport:
+    def _work(self, steps: Sequence[JobStep]) -> JobReport:
         repository = open_repository(self._settings)
-        from puller import api
         from puller.jobs.job import run_job
 
         with observing(self._settings, BACKUP) as observer:
+            reporters = taken.audience(self._settings, observer, complaining=True)
             return run_job(
                 repository,
                 self._job,
                 steps=steps,
-                connect=self._settings.connect or api.DEFAULT_URI,
-                audience=taken.audience(self._settings, observer, complaining=True),
-                exit_code=lambda report: getattr(_failure(report), "exit_code", 0),
+                connect=self._settings.connect,
+                observer=reporters.observer,
+                on_point=reporters.on_point,
+                on_failure=reporters.on_failure,
             )
 
     def _export(

@@ -59,7 +59,7 @@ GLOBAL_OPTIONS = (
         "-r",
         "--repository",
         metavar="URL",
-        help="Use this repository: s3://bucket/prefix, a folder (/path, ./path or file:///path), or a "
+        help="Use this repository: s3://bucket/prefix, a directory (/path, ./path or file:///path), or a "
         "name in the configuration.  [env: PULLER_REPOSITORY; default: from the configuration]",
     ),
     _option(

@@ -26,7 +26,7 @@ from puller.errors import DamagedData, JobLeftOpen, Locked, PullerError
 from puller.jobs.batch import Taken
 
 if TYPE_CHECKING:
-    from puller.jobs.job import JobReport
+    from puller.jobs.report import JobReport
     from puller.repository.points import Point
 
 _DOMAIN, _JOB = ("job", "domain"), ("job",)

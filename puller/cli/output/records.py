@@ -15,43 +15,19 @@ if TYPE_CHECKING:
     from puller.repository.points import DiskRecord, Point
 
 
+_OF_POINT = (
+    *("point", "domain", "uuid", "time", "mode", "kind", "parent", "checkpoint", "consistency"),
+    *("freeze_seconds", "scratch_peak", "host", "tags", "notes", "disks", "seconds"),
+)
+_SIZES = ("dirty_bytes", "read_bytes", "zero_bytes", "new_bytes", "stored_bytes")
+_OF_DISK = ("disk", "kind", "size", "parent", "format", "encryption", "reason", *_SIZES)
+
+
 def record(point: Point) -> dict[str, Any]:
     """What every list of points says of one."""
-    return {
-        "point": point.point,
-        "domain": point.domain,
-        "uuid": point.uuid,
-        "time": rfc3339(point.time),
-        "mode": point.mode,
-        "kind": point.kind,
-        "parent": point.parent,
-        "checkpoint": point.checkpoint,
-        "consistency": point.consistency,
-        "freeze_seconds": point.freeze_seconds,
-        "scratch_peak": point.scratch_peak,
-        "host": point.host,
-        "tags": point.tags,
-        "notes": list(point.notes),
-        "disks": [_disk(disk) for disk in point.disks],
-        "seconds": point.seconds,
-    }
-
-
-def _disk(disk: DiskRecord) -> dict[str, Any]:
-    return {
-        "disk": disk.disk,
-        "kind": disk.kind,
-        "size": disk.size,
-        "parent": disk.parent,
-        "format": disk.format,
-        "encryption": disk.encryption,
-        "reason": disk.reason,
-        "dirty_bytes": disk.dirty_bytes,
-        "read_bytes": disk.read_bytes,
-        "zero_bytes": disk.zero_bytes,
-        "new_bytes": disk.new_bytes,
-        "stored_bytes": disk.stored_bytes,
-    }
+    disks = [{name: getattr(disk, name) for name in _OF_DISK} for disk in point.disks]
+    said = {name: getattr(point, name) for name in _OF_POINT}
+    return {**said, "time": rfc3339(point.time), "notes": list(point.notes), "disks": disks}
 
 
 def full_record(point: Point) -> dict[str, Any]:
@@ -75,16 +51,17 @@ def _row(point: Point, now: datetime) -> tuple[str, ...]:
         age(point.time, now),
         point.kind,
         ",".join(disk.disk for disk in point.disks) or "none",
-        format_bytes(sum(disk.size for disk in point.disks)),
-        format_bytes(sum(disk.read_bytes for disk in point.disks)),
-        format_bytes(sum(disk.stored_bytes for disk in point.disks)),
+        *(_sum(point, name) for name in ("size", "read_bytes", "stored_bytes")),
     )
+
+
+def _sum(point: Point, name: str) -> str:
+    return format_bytes(sum(getattr(disk, name) for disk in point.disks))
 
 
 def summary(point: Point) -> str:
     """One line: what a backup has just made."""
-    read = format_bytes(sum(disk.read_bytes for disk in point.disks))
-    stored = format_bytes(sum(disk.stored_bytes for disk in point.disks))
+    read, stored = _sum(point, "read_bytes"), _sum(point, "stored_bytes")
     disks = ",".join(disk.disk for disk in point.disks) or "no disks"
     took = duration(point.seconds)
     about = f"{printable(point.domain)}: {point.point} ({point.kind}, {disks})"
@@ -139,7 +116,6 @@ def _disks(disks: Sequence[DiskRecord]) -> str:
     heads = ("DISK", "KIND", "FORMAT", ">SIZE", ">DIRTY", ">READ", ">ZERO", ">NEW", ">STORED")
     rows = []
     for disk in disks:
-        counts = (disk.size, disk.dirty_bytes, disk.read_bytes, disk.zero_bytes, disk.new_bytes)
-        sizes = [format_bytes(count) for count in (*counts, disk.stored_bytes)]
+        sizes = [format_bytes(getattr(disk, name)) for name in ("size", *_SIZES)]
         rows.append((disk.disk, disk.kind, _format(disk), *sizes))
     return table(heads, rows)

@@ -126,16 +126,15 @@ def delete(domain: Domain, name: str) -> None:
 
     The domain must be active, or libvirt refuses. A checkpoint that has lost bitmaps is deleted too.
     """
-    if not name.startswith(OWN):
-        raise ValueError(f"checkpoint {name} is not puller's to delete")
-    handle = _find(domain, name)
+    handle = _find_own(domain, name)
     if handle is None:
         return
     with translate(f"cannot delete checkpoint {name} of domain {domain.name}"):
         try:
             handle.delete()
         except libvirt.libvirtError:
-            if _tracked(_record(handle)) == _sizes(handle).keys():
+            record = ET.fromstring(handle.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+            if _tracked(record) == _sizes(handle).keys():
                 raise
             _delete_remains(domain, name)
 
@@ -145,9 +144,7 @@ def forget_record(domain: Domain, name: str) -> None:
 
     This is all that libvirt can do while the domain is shut off.
     """
-    if not name.startswith(OWN):
-        raise ValueError(f"checkpoint {name} is not puller's to delete")
-    handle = _find(domain, name)
+    handle = _find_own(domain, name)
     if handle is not None:
         with translate(f"cannot delete the record of checkpoint {name} of domain {domain.name}"):
             handle.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
@@ -175,6 +172,12 @@ def _delete_remains(domain: Domain, name: str) -> None:
         remains.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
+def _find_own(domain: Domain, name: str) -> Any:
+    if not name.startswith(OWN):
+        raise ValueError(f"checkpoint {name} is not puller's to delete")
+    return _find(domain, name)
+
+
 def _find(domain: Domain, name: str) -> Any:
     """libvirt's handle of the checkpoint, or None."""
     with translate(f"cannot look up checkpoint {name} of domain {domain.name}"):
@@ -184,10 +187,6 @@ def _find(domain: Domain, name: str) -> Any:
             if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
                 return None
             raise
-
-
-def _record(handle: Any) -> ET.Element:
-    return ET.fromstring(handle.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
 
 
 def _sizes(handle: Any) -> dict[str, int]:

@@ -49,7 +49,8 @@ class Disk:
     ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
     and source; libvirt knows them while the domain is active. ``encryption`` tells of the image and of those
     behind it how each is encrypted, or None, as far as the XML says; the guest sees none of it.
-    ``facts`` are filled in by a backup.
+    ``facts`` are filled in by a backup; ``compat`` (the version of a qcow2 image, ``0.10`` or ``1.1``) and
+    ``cluster`` (bytes of its clusters) once somebody has looked into the image.
     """
 
     target: str
@@ -64,6 +65,8 @@ class Disk:
     backing: tuple[str, ...] = ()
     facts: ImageFacts = ImageFacts()
     encryption: tuple[Encryption | None, ...] = ()
+    compat: str = ""
+    cluster: int | None = None
 
     @property
     def is_candidate(self) -> bool:

@@ -102,8 +102,8 @@ class Domain:
         for path in self.state_directory.glob(f"domain-{self.start_id()}-*"):
             return path
         raise HypervisorError(
-            f"libvirt's folder of domain {self.name} is not found in {self.state_directory}",
-            advice="Run puller as a user who may read that folder, such as root.",
+            f"libvirt's directory of domain {self.name} is not found in {self.state_directory}",
+            advice="Run puller as a user who may read that directory, such as root.",
         )
 
     def _describe(self, flags: int) -> str:

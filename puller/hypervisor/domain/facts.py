@@ -11,6 +11,7 @@ from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import looked_into
 
 _SECONDS = 10.0
 """How long ``stat`` may take on storage that hangs; the backup will find that out by itself."""
@@ -19,7 +20,7 @@ _SECONDS = 10.0
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """The same disks, with what can be known of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(replace(disk, facts=replace(_of_file(disk.path), qemu=qemu)) for disk in disks)
+    return tuple(replace(looked_into(disk), facts=replace(_of_file(disk.path), qemu=qemu)) for disk in disks)
 
 
 def _of_file(path: Path | None) -> ImageFacts:

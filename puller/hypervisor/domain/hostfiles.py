@@ -19,8 +19,8 @@ _TEXTS = (
 )
 _ATTRIBUTES = (
     ("fw_cfg file", "./sysinfo[@type='fwcfg']/entry[@file]", "file"),
-    ("shared folder", "./devices/filesystem/source[@dir]", "dir"),
-    ("shared folder", "./devices/filesystem/source[@socket]", "socket"),
+    ("shared directory", "./devices/filesystem/source[@dir]", "dir"),
+    ("shared directory", "./devices/filesystem/source[@socket]", "socket"),
     ("SCSI device", "./devices/hostdev[@type='scsi']/source/adapter[@name]", "name"),
 )
 

@@ -1,85 +1,72 @@
-"""What an image file on this host tells of itself.
-
-The header of qcow2 is described in QEMU's ``docs/interop/qcow2.txt``: bytes 0-3 are ``QFI\\xfb``,
-bytes 4-7 the version and bytes 20-23 the cluster size as a power of two, both big-endian numbers.
-"""
+"""What ``qemu-img`` says of an image file on this host."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from puller.errors import HypervisorError
-from puller.host import programs
+from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk, image_name
-
-_MAGIC = b"QFI\xfb"
 
 _INFO_SECONDS = 60.0
 """How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
 
-INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+
+def looked_into(disk: Disk) -> Disk:
+    """The disk with what its image says; unchanged if that is not qcow2 or cannot be read from here."""
+    if disk.path is None or disk.format != "qcow2":
+        return disk
+    with suppress(HypervisorError):
+        return with_layout(disk, image_facts(disk.path, disk.format))
+    return disk
 
 
-def qcow2_version(path: Path) -> int | None:
-    """Version of the qcow2 image at ``path``; None if it is none or cannot be read from here."""
-    header = _header(path)
-    return int.from_bytes(header[4:8], "big") if header[:4] == _MAGIC else None
-
-
-def _header(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(24)
-    except OSError:
-        return b""
-
-
-def cluster_size(path: Path) -> int | None:
-    """Bytes of a cluster of the qcow2 image at ``path``; None if it is none or cannot be read from here."""
-    header = _header(path)
-    return 1 << int.from_bytes(header[20:24], "big") if header[:4] == _MAGIC else None
+def with_layout(disk: Disk, facts: dict[str, Any]) -> Disk:
+    """The disk with what ``facts`` say of its qcow2 image."""
+    return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"])
 
 
 def untracked(disk: Disk) -> str | None:
-    """Why the disk can have no dirty bitmap that lasts, hence no checkpoint; None if it can.
+    """Why the disk, which was looked into, can have no lasting dirty bitmap, hence no checkpoint; or None.
 
     QEMU stores bitmaps in qcow2 images from version 3 on (compat 1.1). Without this look libvirt's begin
     fails only after it has made scratch files: "Cannot store dirty bitmaps in qcow2 v2 files".
     """
     if disk.format != "qcow2":
         return f"a {disk.format} image has no dirty bitmap"
-    if disk.path is not None and qcow2_version(disk.path) == 2:
+    if disk.compat == "0.10":
         return "a qcow2 image of version 2 has no dirty bitmap (see 'qemu-img amend -o compat=1.1')"
     return None
 
 
 def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
-    """What ``qemu-img info`` says of the image and of those behind it, the image itself first.
+    """Facts of the image and of those behind it, the image itself first. See :func:`image_facts`."""
+    return list(_info(path, image_format, "--backing-chain"))
+
+
+def image_facts(path: Path, image_format: str) -> dict[str, Any]:
+    """What ``qemu-img info`` says of the image; those behind it are not opened.
 
     It waits for no lock, so of an image in use it tells what is stored: bitmaps that QEMU holds are
     marked ``in-use``. Raises :class:`HypervisorError` if the image cannot be read.
     """
-    options = ["--force-share", "--output=json", "--backing-chain", "-f", image_format]
-    try:
-        done = programs.run(["qemu-img", "info", *options, "--", str(path.absolute())], _INFO_SECONDS)
-    except FileNotFoundError as error:
-        raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
-    except subprocess.TimeoutExpired as error:
-        raise HypervisorError(
-            f"qemu-img cannot read {path}: no answer in {_INFO_SECONDS:.0f} s",
-            advice="See whether the storage of the image answers.",
-        ) from error
-    if done.returncode:
-        said = " ".join(done.stderr.decode(errors="replace").split()).removeprefix("qemu-img: ")
-        raise HypervisorError(
-            f"qemu-img cannot read {path}: {said}",
-            advice=f"See 'qemu-img check {path}', and who may read it.",
-        )
-    return list(json.loads(done.stdout))
+    return dict(_info(path, image_format))
+
+
+def layout(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the format of an image says, beyond what all formats do."""
+    return dict(facts.get("format-specific", {}).get("data", {}))
+
+
+def _info(path: Path, image_format: str, *options: str) -> Any:
+    words = ["info", "--force-share", "--output=json", *options, "-f", image_format, "--"]
+    advice = f"See 'qemu-img check {path}', and who may read it."
+    failure = Failure(HypervisorError, f"qemu-img cannot read {path}", advice)
+    return json.loads(qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure))
 
 
 def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
@@ -91,7 +78,7 @@ def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
     found: dict[Path, None] = {path: None}
     for image in describe(path, image_format):
         home = Path(image["filename"])
-        data = image.get("format-specific", {}).get("data", {})
+        data = layout(image)
         beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
         found |= dict.fromkeys((home, *(home.parent / name for name in beside if name)))
     return tuple(file for file in found if file.exists())
@@ -100,7 +87,7 @@ def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
 def with_stored_chain(disk: Disk) -> Disk:
     """The disk of a domain that is shut off, with the images that its own one says are behind it.
 
-    Of a disk that cannot be incremental nothing is looked at. Raises :class:`HypervisorError`.
+    Of a disk that cannot be incremental those are not looked at. Raises :class:`HypervisorError`.
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
@@ -114,5 +101,4 @@ def stored_bitmaps(facts: dict[str, Any]) -> dict[str, frozenset[str]]:
     ``auto`` says that it records whenever the image is written; ``in-use`` that the last who wrote the
     image has not closed it in order, so that the bitmap cannot be trusted.
     """
-    found = facts.get("format-specific", {}).get("data", {}).get("bitmaps", [])
-    return {bitmap["name"]: frozenset(bitmap["flags"]) for bitmap in found}
+    return {bitmap["name"]: frozenset(bitmap["flags"]) for bitmap in layout(facts).get("bitmaps", [])}

@@ -17,14 +17,13 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
 from typing import Any, Self
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest import guestagent
 from puller.hypervisor.guest.thawing import ThawingProcess
-from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
+from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.locking.lock import lock_directory
 from puller.hypervisor.uri import is_embedded
 
@@ -45,8 +44,8 @@ class Quiesce(Enum):
     OFF = "off"
 
 
-class Quiesced:
-    """:class:`FrozenDisks` that are frozen while the guest's file systems stand still, if they can.
+class Quiesced(FrozenDisks):
+    """Disks that are frozen while the guest's file systems stand still, if they can.
 
     Once entered, ``frozen_at`` is the host's time just after that: all that the disks hold is older.
     ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
@@ -80,11 +79,6 @@ class Quiesced:
         self.freeze_seconds: float | None = None
 
     @property
-    def exports(self) -> tuple[DiskExport, ...]:
-        """As of the disks."""
-        return self._disks.exports
-
-    @property
     def consistency(self) -> str:
         """``filesystem`` if they did, else as of the disks."""
         return "filesystem" if self._froze else self._disks.consistency
@@ -92,6 +86,7 @@ class Quiesced:
     def settle(self) -> None:
         """As of the disks."""
         self._disks.settle()
+        self.exports = self._disks.exports
 
     def confirm(self) -> None:
         """As of the disks."""
@@ -111,10 +106,8 @@ class Quiesced:
             self._entered = entered.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._entered.__exit__(kind, error, trace)
+    def __exit__(self, *failure: Any) -> None:
+        self._entered.__exit__(*failure)
 
     def _open(self, entered: ExitStack) -> None:
         """The guest pays for the disks from their begin, however long a thaw takes then."""

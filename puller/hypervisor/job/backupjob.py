@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import libvirt
@@ -20,6 +19,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.faults import translate
+from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.openjob import OpenJob, end, open_job
 from puller.hypervisor.space.seal import Seal
 
@@ -27,7 +27,7 @@ _READY = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
 """The files of the job are there already."""
 
 
-class BackupJob:
+class BackupJob(FrozenDisks):
     """A backup job of one domain while its context lasts.
 
     ``bases`` names the disks of the job by target, each with the checkpoint that it is to be incremental
@@ -70,9 +70,7 @@ class BackupJob:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.end()
         except BaseException:
@@ -82,7 +80,7 @@ class BackupJob:
 
     @property
     def consistency(self) -> str:
-        """As after a power cut."""
+        """See FrozenDisks."""
         return "crash"
 
     def end(self) -> None:

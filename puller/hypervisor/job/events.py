@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import libvirt
@@ -39,31 +38,44 @@ def parse_end(statistics: Mapping[str, Any]) -> JobEnd | None:
     return JobEnd(success, str(statistics.get(libvirt.VIR_DOMAIN_JOB_ERRMSG, "")))
 
 
-class JobEvents:
-    """Hears of the ends of one domain's backup jobs while its context lasts.
+class _Listener:
+    """Hears of one domain's events of the number ``kind`` while its context lasts."""
 
-    An event may be of a job that ended just before, so it only says that it is time to look.
-    """
+    kind: int
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._heard = threading.Event()
-        self.last: JobEnd | None = None
-        """What the newest event said."""
 
     def __enter__(self) -> Self:
         self._connection = self._domain.handle.connect()
         with translate(f"cannot listen for events of domain {self._domain.name}"):
             self._id = self._connection.domainEventRegisterAny(
-                self._domain.handle, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._hear, None
+                self._domain.handle, self.kind, self._hear, None
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(libvirt.libvirtError):  # the connection may be what was lost
             self._connection.domainEventDeregisterAny(self._id)
+
+    def _hear(self, *facts: Any) -> None:
+        """Take what libvirt says: the connection, the domain, and what depends on the kind."""
+        raise NotImplementedError
+
+
+class JobEvents(_Listener):
+    """Hears of the ends of one domain's backup jobs while its context lasts.
+
+    An event may be of a job that ended just before, so it only says that it is time to look.
+    """
+
+    kind = libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self._heard = threading.Event()
+        self.last: JobEnd | None = None
+        """What the newest event said."""
 
     def forget(self) -> None:
         """Drop what was told of jobs until now, those included that are on their way in the library."""
@@ -76,8 +88,8 @@ class JobEvents:
         if self._heard.wait(seconds):
             self._heard.clear()
 
-    def _hear(self, connection: Any, domain: Any, statistics: Mapping[str, Any], opaque: object) -> None:
-        end = parse_end(statistics)
+    def _hear(self, *facts: Any) -> None:
+        end = parse_end(facts[2])
         if end is not None:
             self.last = end
             self._heard.set()
@@ -87,29 +99,17 @@ _DELIVERY = 10.0
 """Seconds to wait for the thread of libvirt's event loop, which calls nothing that takes long."""
 
 
-class Starts:
+class Starts(_Listener):
     """Hears whether one domain is started while its context lasts, even if it has ended again since.
 
     Starts on another host are not heard.
     """
 
+    kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+
     def __init__(self, domain: Domain) -> None:
-        self._domain = domain
+        super().__init__(domain)
         self._started = False
-
-    def __enter__(self) -> Self:
-        self._connection = self._domain.handle.connect()
-        with translate(f"cannot listen for events of domain {self._domain.name}"):
-            self._id = self._connection.domainEventRegisterAny(
-                self._domain.handle, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._hear, None
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(libvirt.libvirtError):  # the connection may be what was lost
-            self._connection.domainEventDeregisterAny(self._id)
 
     def any(self) -> bool:
         """Whether it was started since. Raises HypervisorError."""
@@ -117,8 +117,8 @@ class Starts:
         _deliver()
         return active or self._started
 
-    def _hear(self, connection: Any, domain: Any, event: int, detail: int, opaque: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+    def _hear(self, *facts: Any) -> None:
+        if facts[2] == libvirt.VIR_DOMAIN_EVENT_STARTED:
             self._started = True
 
 

@@ -17,7 +17,6 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
 from puller.hypervisor.job.backupjob import BackupJob, add_disks, add_encryption
 from puller.hypervisor.job.export import parse_exports
-from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.job.openjob import OpenJob, job_xml
 from puller.hypervisor.space.scratch import scratch_path
 from puller.hypervisor.space.scratchwatch import ScratchWatch
@@ -43,7 +42,9 @@ def require_short(socket: Path) -> None:
 
 
 class PullJob(BackupJob):
-    """An open pull job: :class:`~puller.hypervisor.job.frozen.FrozenDisks` while it lasts."""
+    """An open pull job. From its begin on the exports can be read, and they show the frozen moment as long as
+    they show anything.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a job is made of
         self,
@@ -61,13 +62,6 @@ class PullJob(BackupJob):
         self._scratch = {
             target: scratch_path(self._folder, checkpoint, domain.uuid, target) for target in self._bases
         }
-        self.exports: tuple[DiskExport, ...] = ()
-
-    def settle(self) -> None:
-        """Nothing to wait for: what is exported can be read as soon as the job has begun."""
-
-    def confirm(self) -> None:
-        """QEMU's exports show the frozen moment as long as they show anything."""
 
     def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
         """See FrozenDisks: a guest is hurt by a scratch that is full."""

@@ -9,8 +9,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import libvirt
 
@@ -72,11 +71,9 @@ class PushJob(BackupJob):
             self._listening = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: Any) -> None:
         with self._listening:
-            super().__exit__(kind, error, trace)
+            super().__exit__(*failure)
 
     def wait(self, watch: Watch) -> None:
         """Return when QEMU has written all images.
@@ -120,7 +117,7 @@ class PushJob(BackupJob):
             )
         if end.reason == _NO_SPACE:
             folder = next(iter(self.images.values())).parent
-            raise StagingFull(f"staging folder {folder} is full: the push job of domain {name} failed")
+            raise StagingFull(f"staging directory {folder} is full: the push job of domain {name} failed")
         raise HypervisorError(f"the push job of domain {name} failed: {end.reason or 'it was cancelled'}")
 
     def _begin(self) -> None:

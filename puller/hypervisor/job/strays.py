@@ -17,7 +17,7 @@ import libvirt
 from puller.errors import HypervisorError
 from puller.hypervisor.domain.checkpoint import list_checkpoints, owner_prefix
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked
+from puller.hypervisor.domain.image import image_facts, stored_bitmaps
 from puller.hypervisor.faults import translate
 
 
@@ -35,10 +35,10 @@ def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for disk in domain.disks():
-        if disk.path is None or untracked(disk) is not None:
+        if disk.path is None or disk.format != "qcow2":
             continue
         with suppress(HypervisorError):
-            for name in stored_bitmaps(describe(disk.path, disk.format)[0]):
+            for name in stored_bitmaps(image_facts(disk.path, disk.format)):
                 if name.startswith(owner_prefix(repository_id)):
                     found.setdefault(name, []).append(disk.target)
     return found

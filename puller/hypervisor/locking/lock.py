@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from puller.errors import Locked, PullerError
@@ -38,9 +37,7 @@ class HostLock:
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
 
@@ -88,5 +85,5 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise PullerError(
             f"cannot use the lock file {path}: {error.strerror or error}",
-            advice="Let its folder belong to this user and be writable for nobody else, or remove it.",
+            advice="Let its directory belong to this user and be writable for nobody else, or remove it.",
         ) from error

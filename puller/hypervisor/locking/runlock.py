@@ -12,7 +12,6 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from puller.errors import Locked
@@ -42,9 +41,7 @@ class RunLock:
             os.fchmod(self._descriptor, 0o644)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._descriptor >= 0:
             with suppress(OSError):
                 self._path.unlink()

@@ -60,7 +60,7 @@ def check_free(directory: Path, needed: int) -> None:
     free = free_bytes(directory, "scratch")
     if free < needed:
         raise ScratchFull(
-            f"scratch folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
+            f"scratch directory {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )
 
 
@@ -72,7 +72,7 @@ def free_bytes(directory: Path, purpose: str) -> int:
     try:
         status = os.statvfs(directory)
     except OSError as error:
-        raise UsageError(f"{purpose} folder {directory} cannot be used: {error.strerror}") from error
+        raise UsageError(f"{purpose} directory {directory} cannot be used: {error.strerror}") from error
     return status.f_bavail * status.f_frsize
 
 

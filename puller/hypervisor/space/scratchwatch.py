@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from puller.errors import ScratchFull, UsageError
@@ -27,7 +26,7 @@ FLOOR = 16 * MIB
 """Bytes that stay free whatever the rate."""
 
 HORIZON = 2.0
-"""Seconds of writing for which there must be room. To end a job takes 0.1 s, some more on a busy host."""
+"""Seconds of writing for which there must be room. To end a job takes far less."""
 
 MEMORY = 1.0
 """Seconds over which the rate is taken: guests write in bursts."""
@@ -72,9 +71,7 @@ class ScratchWatch:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
@@ -91,7 +88,7 @@ class ScratchWatch:
 
 def _full(folder: Path, free: int) -> ScratchFull:
     return ScratchFull(
-        f"scratch folder {folder} has only {format_bytes(free)} free and is filling up: "
+        f"scratch directory {folder} has only {format_bytes(free)} free and is filling up: "
         "the backup was ended before writes of the guest could fail",
         advice="Give more room with --scratch-dir, or back up when the guest writes less.",
     )

@@ -1,26 +1,24 @@
 """Temporary files of a job that are encrypted, as the disks are whose content they hold.
 
-libvirt can make such files in the begin of a job. But the processor is then measured for half a second and
-more, and a passphrase that needs no stretching is stretched for two: all within QEMU's main loop, while the
-guest's file systems are frozen (5 s a disk with QEMU 7.2, and the measuring fails where processor time is
-counted in ticks). So the files are made beforehand, and libvirt is told to take them as they are.
+libvirt can make such files in the begin of a job. But QEMU then measures the processor, and stretches a
+passphrase that needs no stretching, for seconds: all within its main loop, while the guest's file systems are
+frozen. The measuring also fails where processor time is counted in ticks (QEMU 7.2). So the files are made
+beforehand, and libvirt is told to take them as they are.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from puller.errors import HypervisorError
-from puller.host import programs
-from puller.host.passphrases import handed_over, secret_id
+from puller.host.passphrases import secret_id
+from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import INSTALL, cluster_size
 from puller.hypervisor.secret import Throwaway, passphrase, uuid_of
 from puller.hypervisor.space.scratch import discard
 
@@ -95,10 +93,10 @@ class Seal:
         except OSError as error:
             raise HypervisorError(
                 f"{path} cannot be made: {error.strerror}",
-                advice="Give another folder with --scratch-dir, or with --staging-dir for a push.",
+                advice="Give another directory with --scratch-dir, or with --staging-dir for a push.",
             ) from error
         lock = self._locks.get(disk.target)
-        options = list(_options(lock, None if disk.path is None else cluster_size(disk.path)))
+        options = list(_options(lock, disk.cluster))
         named = ["-o", ",".join(options)] if options else []
         size = str(self._domain.disk_size(disk.target))
         create(None if lock is None else lock.passphrase, *named, "--", str(path), size)
@@ -115,29 +113,17 @@ def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
 
 def create(passphrase: bytes | None, *words: str) -> None:
     """``qemu-img create`` a qcow2 image. Raises HypervisorError."""
-    for _ in range(_TRIES):
-        said = _create(passphrase, words)
-        if said is None:
-            return
-        if _TICKS not in said:
-            break
-    raise HypervisorError(f"qemu-img cannot make {words[-2]}: {said}")
-
-
-def _create(passphrase: bytes | None, words: Sequence[str]) -> str | None:
-    """What ``qemu-img`` complained of; None if it did not."""
-    with handed_over([passphrase]) as handed:
-        command = ["qemu-img", "create", "-q", "-f", "qcow2", *handed.options, *words]
+    command = ["create", "-q", "-f", "qcow2", *words]
+    failure = Failure(HypervisorError, f"qemu-img cannot make {words[-2]}")
+    for left in reversed(range(_TRIES)):
         try:
             # The umask, as a try that fails removes the file, and the next one makes it.
-            done = programs.run(command, _CREATE_SECONDS, pass_fds=handed.descriptors, umask=0o077)
-        except FileNotFoundError as error:
-            raise HypervisorError("qemu-img is not installed", advice=INSTALL) from error
-        except subprocess.TimeoutExpired as error:
-            raise HypervisorError(
-                f"qemu-img took more than {_CREATE_SECONDS:.0f} s to make {words[-2]}"
-            ) from error
-    return " ".join(done.stderr.decode(errors="replace").split()) if done.returncode else None
+            qemu_img(command, _CREATE_SECONDS, failure, [passphrase], umask=0o077)
+        except HypervisorError as error:
+            if _TICKS not in error.message or not left:
+                raise
+        else:
+            return
 
 
 def seal_of(

@@ -6,21 +6,16 @@ libvirt makes the files, gives them to QEMU's user and labels them, as it does w
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-from functools import cache
 from pathlib import Path
 
 from puller.errors import HypervisorError, StagingFull
-from puller.hypervisor.domain.image import cluster_size
+from puller.host.allocation import allocate
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import CHUNK, MIB, format_bytes
 
 SUFFIX = ".staging"
-
-_KEEP_SIZE = 1
-"""``FALLOC_FL_KEEP_SIZE`` of fallocate(2): blocks behind the end of the file, which QEMU moves itself."""
 
 
 def staging_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Path:
@@ -45,13 +40,12 @@ def keep(image: Path, path: Path) -> None:
         raise HypervisorError(f"{image} cannot be kept as {path}: {error.strerror}") from error
 
 
-def copied_bytes(dirty: int, size: int, path: Path | None) -> int:
+def copied_bytes(dirty: int, size: int, cluster: int | None) -> int:
     """The most that QEMU copies of a disk of ``size`` bytes with ``dirty`` ones in its bitmap.
 
-    It copies whole clusters of the new image, which get the size of those of the disk's image at ``path``
-    (seen with libvirt 9.0 and QEMU 7.2), 64 KiB at least.
+    It copies whole clusters of the new image, which are as large as those of the disk's image, ``cluster``
+    bytes if that is known (seen with libvirt 9.0 and QEMU 7.2), but 64 KiB at least.
     """
-    cluster = None if path is None else cluster_size(path)
     return min(size, dirty * max(1, (cluster or CHUNK) // CHUNK))
 
 
@@ -77,21 +71,15 @@ def reserve(image: Path, length: int) -> None:
     except OSError:  # not ours to write, or gone because the job has failed already
         return
     try:
-        # Not posix_fallocate: glibc imitates it by writing, where QEMU writes too.
-        failed = _libc().fallocate(descriptor, _KEEP_SIZE, 0, length)
-        if failed and ctypes.get_errno() == errno.ENOSPC:
+        allocate(descriptor, 0, length)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
             raise StagingFull(
-                f"staging folder {image.parent} has not the {format_bytes(length)} that {image.name} may take"
-            )
+                f"staging directory {image.parent} does not have the {format_bytes(length)} "
+                f"that {image.name} may take"
+            ) from error
     finally:
         os.close(descriptor)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    library = ctypes.CDLL(None, use_errno=True)
-    library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    return library
 
 
 def check_free(directory: Path, needed: int) -> None:
@@ -102,5 +90,5 @@ def check_free(directory: Path, needed: int) -> None:
     free = free_bytes(directory, "staging")
     if free < needed:
         raise StagingFull(
-            f"staging folder {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
+            f"staging directory {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
         )

@@ -72,14 +72,6 @@ class Reach:
         pack, slots = self._place(address)
         return bool(self.maps.holds(pack, slots)[0])
 
-    def add_root(self, address: Address) -> Root | None:
-        """Take in a root, not its pages, and return it; None if it was in. Raises DamagedData."""
-        if self.has_root(address):
-            return None
-        root = self._reader.root(address)
-        self.note_root(address)
-        return root
-
     def note_root(self, address: Address) -> None:
         """Take in a root that has been read."""
         self.maps.add(*self._place(address))

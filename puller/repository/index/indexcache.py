@@ -63,7 +63,7 @@ def cache_directory(repository_id: str) -> Path:
     try:
         return Path.home() / ".cache" / "puller" / repository_id
     except RuntimeError as error:
-        raise FileNotFoundError("this user has no home folder") from error
+        raise FileNotFoundError("this user has no home directory") from error
 
 
 def temporary_directory() -> Path:

@@ -23,10 +23,7 @@ MERGE_GAP = 64 * KIB
 """Slots this near are fetched in one range: a request costs more than reading a chunk too many."""
 
 RANGE_LIMIT = 8 * MIB
-"""A range is not merged beyond this, so that readers' memory stays small.
-
-Restores from S3 with four readers, medians of three in turns: with 4 MiB 3.30 s and 148 MiB resident, with
-8 MiB 3.01 s and 167 to 192 MiB; with 16 MiB and three readers 2.93 s, but up to 239 MiB."""
+"""A range is not merged beyond this, so that readers' memory stays small."""
 
 CACHED = 16 * MIB
 """Bytes of opened packs kept: some 160 of 32 MiB, or thousands of the small map packs of incrementals."""

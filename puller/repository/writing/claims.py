@@ -88,7 +88,9 @@ class Claims:
         self.require_young()
         fresh = [info for info in self._condemned.listed() if info.key not in self._known]
         for record in self._condemned.read(fresh):
-            if self._is_hurt_by(record) and (record.final or _is_due(record, now())):
+            if self._is_hurt_by(record) and (
+                record.final or now() >= record.modified + record.grace - MARGIN
+            ):
                 raise Overtaken("prune has condemned data that this run refers to")
 
     def _is_hurt_by(self, record: Record) -> bool:
@@ -96,10 +98,6 @@ class Claims:
             self._held.get(self._table.number(pack), 0) & sentence.slots
             for pack, sentence in record.packs.items()
         )
-
-
-def _is_due(record: Record, now: float) -> bool:
-    return now >= record.modified + record.grace - MARGIN
 
 
 def _excluded(records: list[Record]) -> set[bytes]:

@@ -196,13 +196,10 @@ class DiskMap:
         with self._lock:
             ready, self._ready, self._ready_chunks = self._ready, [], 0
         base = self._parent_pages([page for page, pending in ready if pending.left])
-        columns = {page: base.get(page) or self._blank(page) for page, _ in ready}
+        columns = {page: base.get(page) or Refs.zeros(chunks_in_page(self._size, page)) for page, _ in ready}
         for page, pending in ready:
             pending.over(page, columns[page])
         self._write(columns)
-
-    def _blank(self, page: int) -> Refs:
-        return Refs.zeros(chunks_in_page(self._size, page))
 
     def _parent_pages(self, pages: Sequence[int]) -> dict[int, Refs]:
         """What the parent has of these pages, where it has any, in columns of this disk's length."""

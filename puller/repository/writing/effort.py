@@ -1,22 +1,14 @@
-"""How hard a run compresses: a level that stays, or one that follows whatever holds the run up.
-
-zstd 1.5.7 on 96 MiB of /usr in chunks of 64 KiB, MB/s of one thread and ratio::
-
-    level    1      3      4      5      6      10     12     15     19
-    MB/s     688    516    446    208    145    91     29     12     4
-    ratio    2.526  2.584  2.598  2.643  2.669  2.706  2.713  2.743  2.757
-"""
+"""How hard a run compresses: a level that stays, or one that follows whatever holds the run up."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 LOWEST, HIGHEST = 1, 19
 
 LADDER = (1, 3, 4, 5, 6, 10)
-"""Levels that AutoLevel uses: above 10, a hundredth of size costs three times the work and more."""
+"""Levels that AutoLevel uses: higher ones cost far more than they save."""
 
 UP, DOWN = 0.10, 0.01
 """Shares of its time that a run waits for the store, above and below which the level changes.
@@ -24,32 +16,21 @@ UP, DOWN = 0.10, 0.01
 Far apart, so that a level that fits is kept."""
 
 
-class Effort(Protocol):
-    """Gives the level to compress at, and is told how the run goes."""
+class Effort:
+    """Gives the ``level`` to compress at, and is told how the run goes: here, it stays whatever happens."""
 
-    level: int
+    def __init__(self, level: int) -> None:
+        self.level = level
 
     def pack_began(self, waited: float) -> None:
         """A new pack was begun, after ``waited`` seconds in which all its buffers were being uploaded."""
 
     def summary(self) -> str | None:
         """What there is to tell of it in the end, if anything."""
+        return None
 
 
-class FixedLevel:
-    """One level, whatever happens."""
-
-    def __init__(self, level: int) -> None:
-        self.level = level
-
-    def pack_began(self, waited: float) -> None:
-        """See Effort: nothing changes."""
-
-    def summary(self) -> None:
-        """See Effort: the user knows."""
-
-
-class AutoLevel:
+class AutoLevel(Effort):
     """Raises the level while the store is the bottleneck, and lowers it again while it is not.
 
     It is asked by many threads and told by one at a time. ``clock`` gives seconds.
@@ -60,7 +41,7 @@ class AutoLevel:
         self._began: float | None = None
         self._packs = [0] * len(LADDER)
         self._rung = 0
-        self.level = LADDER[0]
+        super().__init__(LADDER[0])
 
     def pack_began(self, waited: float) -> None:
         """See Effort. The share of ``waited`` in the time since the last pack decides."""

@@ -27,6 +27,7 @@ import numpy as np
 from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
+from puller.pipeline.pace import Pace
 from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
@@ -41,7 +42,7 @@ from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
-from puller.repository.writing.effort import AutoLevel, Effort, FixedLevel
+from puller.repository.writing.effort import AutoLevel, Effort
 from puller.repository.writing.packing import (
     DATA_PACK,
     MAP_PACK,
@@ -62,8 +63,7 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 _QUEUED = 5
-"""Batches that wait for a codec at most. A reader that waits for room leaves its socket full and the server
-idle: with 2 of 1 MiB the codecs of a full on two cores had nothing to do for a tenth of the time."""
+"""Batches that wait for a codec at most. A reader that waits for room leaves the server idle."""
 
 _INDEX_EVERY = 64
 """Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
@@ -73,8 +73,8 @@ _INDEX_EVERY = 64
 class Tuning:
     """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
 
-    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec: four more
-    were no faster. ``level`` is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
+    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec. ``level``
+    is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
     """
 
     codecs: int = _CORES
@@ -149,9 +149,9 @@ class Run:
         self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
-        self.effort: Effort = AutoLevel() if tuning.level is None else FixedLevel(tuning.level)
+        self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
         self.flow = Flow()
-        self.batches: BufferPool = self.flow.pool(tuning.batches, tuning.batch_size)
+        self.batches = self.flow.adopt(BufferPool(tuning.batches, tuning.batch_size))
         self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
@@ -165,7 +165,8 @@ class Run:
             self._waiting.enter_context(above.calling(self._stop))
         self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
-        packs, maps = self._pool(self._tuning.packs, DATA_PACK), self._pool(2, MAP_PACK)
+        packs = self.flow.adopt(BufferPool(self._tuning.packs, DATA_PACK + TAIL_ROOM))
+        maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
         self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
         self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
@@ -178,10 +179,7 @@ class Run:
 
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
-        return self._store if rate is None else PacedStore(self._store, self.flow.pace(rate).take)
-
-    def _pool(self, count: int, size: int) -> BufferPool:
-        return self.flow.pool(count, size + TAIL_ROOM)
+        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
         try:
@@ -216,7 +214,7 @@ class Run:
         writer: DiskWriter
 
         def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-            return self._store_maps(writer, contents)
+            return self._locate(writer, self._maps, contents)
 
         writer = DiskWriter(self, DiskMap(size, root, maps, store))
         return writer
@@ -245,7 +243,7 @@ class Run:
             for chunk, start in enumerate(starts, first):
                 content = view[start : start + CHUNK]
                 chunks.append(chunk)
-                # bytes.startswith compares 30 GB/s and more; memoryview == bytes only 1 GB/s.
+                # bytes.startswith compares far faster than memoryview == bytes.
                 contents.append(None if _ZEROS.startswith(content) else content)
         self._place(disk, chunks, contents)
         done = batch.length
@@ -304,9 +302,6 @@ class Run:
         self._presence.note(kind, pack)
         self._claims.hold(pack, places.first, places.count)
         return pack
-
-    def _store_maps(self, disk: DiskWriter, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        return self._locate(disk, self._maps, contents)
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()

@@ -21,12 +21,9 @@ round trip more, which a large body is worth, since a refusal then costs no uplo
 class BufferFile:
     """A read-only file over a buffer that hands out views of it: nothing is copied.
 
-    Measured with botocore 1.44 on 32 MiB bodies, in CPU seconds per GiB, over HTTP with a signed body
-    and over TLS: this class 0.95 and 0.85; ``bytes(view)`` 1.7 and 1.7, most of it in making the copy.
-
-    A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the
-    socket's timeout over the whole of that call. For a new connection it is the connect timeout: 10 s
-    for 32 MiB, too little for a slow line. A file goes in pieces of 16 KiB, each with the full timeout.
+    A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the socket's
+    timeout over the whole of that call, which for a new connection is the connect timeout: too little for a
+    slow line. A file goes in small pieces, each with the full timeout.
 
     ``announced``: whether the server is asked with ``Expect: 100-continue`` if it wants the body.
     """

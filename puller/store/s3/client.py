@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CONFIG = Config(
     signature_version="s3v4",
     # The default, a CRC-32 of every body, is refused by servers that do not know the header, and costs
-    # 0.3 CPU seconds per GiB; what puller stores is authenticated by itself.
+    # processor time; what puller stores is authenticated by itself.
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
     # One try more, for a connection that the server has closed meanwhile; RetryingStore does the rest.

@@ -1,0 +1,55 @@
+"""``qemu-img``, run with a time limit, and what QEMU's tools say when they fail."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from puller.errors import PullerError
+from puller.host import programs
+from puller.host.passphrases import handed_over
+
+INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error to raise if a tool fails: its class, its beginning ("cannot read disk.img"), its advice."""
+
+    kind: type[PullerError]
+    text: str
+    advice: str | None = None
+
+
+def qemu_img(
+    words: Sequence[str],
+    seconds: float,
+    failure: Failure,
+    passphrases: Sequence[bytes | None] = (),
+    **options: Any,
+) -> bytes:
+    """Run ``qemu-img`` for at most ``seconds`` and return its output.
+
+    ``passphrases`` are QEMU's secrets, numbered in this order; ``options`` are those of ``subprocess.Popen``.
+    """
+    try:
+        with handed_over(passphrases) as handed:
+            command = ["qemu-img", words[0], *handed.options, *words[1:]]
+            done = programs.run(command, seconds, pass_fds=handed.descriptors, **options)
+    except FileNotFoundError as error:
+        raise failure.kind("qemu-img is not installed", advice=INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        text = f"{failure.text}: no answer in {seconds:.0f} s"
+        raise failure.kind(text, advice="See whether the storage of the image answers.") from error
+    if done.returncode:
+        raise failure.kind(f"{failure.text}: {complaint(done.stderr)}", advice=failure.advice)
+    return done.stdout
+
+
+def complaint(output: bytes) -> str:
+    """The last message of a tool of QEMU, which begins with its name; hints may follow it."""
+    lines = output.decode(errors="replace").splitlines()
+    messages = [line.partition(": ")[2] for line in lines if line.startswith("qemu-")]
+    return messages[-1].rstrip(".") if messages else "no message"

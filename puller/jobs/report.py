@@ -1,0 +1,68 @@
+"""What a run of a job did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from puller.errors import DamagedData, Interrupted, PartialFailure, PullerError
+from puller.jobs.batch import Taken
+from puller.upkeep.check import CheckReport
+from puller.upkeep.prune import PruneReport
+
+BACKUP, PRUNE, CHECK = "backup", "prune", "check"
+BEFORE, AFTER = "before", "after"
+
+ORDER = (BEFORE, BACKUP, PRUNE, CHECK, AFTER)
+"""Of the steps of a job."""
+
+
+@dataclass
+class JobReport:
+    """What a run of a job did.
+
+    Attributes:
+        job: The name of the job.
+        taken: The points of the backups, and the domains that failed.
+        prune: What prune did; None if that step was not run or failed.
+        check: What check found; None likewise.
+        failures: The steps that failed, each with its error.
+        interruption: What stopped the run early, such as a KeyboardInterrupt; None if nothing did.
+    """
+
+    job: str
+    taken: Taken = field(default_factory=Taken)
+    prune: PruneReport | None = None
+    check: CheckReport | None = None
+    failures: list[tuple[str, BaseException]] = field(default_factory=list)
+    interruption: BaseException | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The code that ``puller run`` exits with after this; 0 if all went well."""
+        if self._is_interrupted():
+            return Interrupted.exit_code
+        found = sorted(self._codes(), key=lambda item: ORDER.index(item[0]))
+        codes = [code for _, code in found]
+        if len(codes) > 1 and self.taken.points:
+            return PartialFailure.exit_code
+        return DamagedData.exit_code if DamagedData.exit_code in codes else next(iter(codes), 0)
+
+    def _is_interrupted(self) -> bool:
+        errors = [error for _, error in (*self.taken.failed, *self.taken.left)]
+        return self.interruption is not None or any(isinstance(error, Interrupted) for error in errors)
+
+    def _codes(self) -> Iterator[tuple[str, int]]:
+        """The steps that went wrong, and the exit code of each."""
+        yield from ((step, _code(error)) for step, error in self.failures)
+        taken = self.taken
+        if taken.failed:
+            yield BACKUP, PartialFailure.exit_code if taken.points else _code(taken.failed[0][1])
+        elif taken.left:
+            yield BACKUP, _code(taken.left[0][1])
+        if self.check is not None and self.check.errors:
+            yield CHECK, DamagedData.exit_code
+
+
+def _code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, PullerError) else PullerError.exit_code
