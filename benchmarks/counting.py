@@ -5,17 +5,24 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Self
 
+from puller.cancelling import CancelScope
 from puller.store.base import Body, ObjectInfo, Store
+from puller.store.wrapped import WrappedStore
 
 
-class CountingStore:
+class CountingStore(WrappedStore):
     """Passes everything on to ``inner``; counts requests and bytes stored by the first part of the key."""
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._lock = threading.Lock()
         self.reset()
+
+    def within(self, scope: CancelScope) -> Self:
+        """The same counters for all scopes."""
+        return self
 
     def reset(self) -> None:
         """Count from zero again."""
@@ -50,41 +57,37 @@ class CountingStore:
             self._others[_folder(key)] += 1
             self._bytes[_folder(key)] += stored
 
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         self._read(key)
-        return self._inner.get(key, max_size=max_size)
+        return super().get(key, max_size=max_size)
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         self._read(key)
-        return self._inner.get_range(key, offset, length, etag=etag)
+        return super().get_range(key, offset, length, etag=etag)
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self._read(key)
-        return self._inner.get_tail(key, length)
+        return super().get_tail(key, length)
 
     def put(self, key: str, body: Body) -> None:
         self._other(key, len(body))
-        self._inner.put(key, body)
+        super().put(key, body)
 
     def put_new(self, key: str, body: Body) -> None:
         self._other(key, len(body))
-        self._inner.put_new(key, body)
+        super().put_new(key, body)
 
     def stat(self, key: str) -> ObjectInfo:
         self._other(key)
-        return self._inner.stat(key)
+        return super().stat(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._other(prefix)
-        return self._inner.list(prefix)
+        return super().list(prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
         self._other()
-        self._inner.delete(keys)
+        super().delete(keys)
 
 
 def _folder(key: str) -> str:

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
         delete,
         doctor,
         forget,
+        keep,
         list_keys,
         list_points,
         open_repository,
         preview_prune,
         prune,
         read_configuration,
+        release,
         remove_key,
         repair_index,
         restore,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.cancelling import (
+        CancelScope,
     )
     from puller.configuration.file import (
         Configuration,
@@ -98,6 +103,7 @@ if TYPE_CHECKING:
         OutputRefused,
         Overtaken,
         PartialFailure,
+        PointKept,
         PullerError,
         RepositoryError,
         RepositoryExists,
@@ -107,6 +113,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreFull,
         StoreUnavailable,
+        UnknownKind,
         UnsupportedByStore,
         UnsupportedDisk,
         UnsupportedFormat,
@@ -162,6 +169,9 @@ if TYPE_CHECKING:
         CheckError,
         CheckReport,
     )
+    from puller.upkeep.keep import (
+        KeptPoint,
+    )
     from puller.upkeep.keys import (
         Key,
     )
@@ -186,6 +196,7 @@ __all__ = [
     "AmbiguousPoint",
     "Attachment",
     "BaseDamaged",
+    "CancelScope",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -222,6 +233,7 @@ __all__ = [
     "JobStep",
     "Keep",
     "Kept",
+    "KeptPoint",
     "Key",
     "KeyNotHeld",
     "KeyRole",
@@ -249,6 +261,7 @@ __all__ = [
     "PartialFailure",
     "Place",
     "Point",
+    "PointKept",
     "Policy",
     "PruneReport",
     "PullerError",
@@ -272,6 +285,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "Taken",
+    "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
     "UnsupportedFormat",
@@ -284,12 +298,14 @@ __all__ = [
     "delete",
     "doctor",
     "forget",
+    "keep",
     "list_keys",
     "list_points",
     "open_repository",
     "preview_prune",
     "prune",
     "read_configuration",
+    "release",
     "remove_key",
     "repair_index",
     "restore",
@@ -299,11 +315,12 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete doctor forget list_keys "
-        "list_points open_repository preview_prune prune read_configuration remove_key repair_index "
-        "restore stats"
+        "ImageFormat KeyRole add_key backup check create_repository delete doctor forget keep list_keys "
+        "list_points open_repository preview_prune prune read_configuration release remove_key "
+        "repair_index restore stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
@@ -314,9 +331,10 @@ _HOMES = {
         "ConnectionLost DamagedData DomainNotRunning HypervisorError Interrupted JobLeftOpen "
         "JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket NoRepository NoSuchDisk "
         "NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PullerError "
-        "RepositoryError RepositoryExists ScratchFull StagingFull StoreDenied StoreError StoreFull "
-        "StoreUnavailable UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullerError RepositoryError RepositoryExists ScratchFull StagingFull StoreDenied StoreError "
+        "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk UnsupportedFormat "
+        "UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -330,6 +348,7 @@ _HOMES = {
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",

@@ -7,9 +7,10 @@ refused with UsageError before anything is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import DamagedData, UsageError
 from puller.events import Notice, Observer, ignore
@@ -18,15 +19,18 @@ from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
 from puller.repository.writing.run import Tuning
 from puller.store.location import address, open_store
-from puller.store.patience import Patience, holding, long
 from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
+from puller.upkeep.keep import KeptPoint
+from puller.upkeep.keep import keep as _keep
+from puller.upkeep.keep import release as _release
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -82,7 +86,13 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
     return repositories.create(RetryingStore(store), secret, address(store))
 
 
-def open_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def open_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    scope: CancelScope | None = None,
+) -> Repository:
     """Open a repository.
 
     This host remembers the repository's id and whether it is encrypted. If another repository is there now,
@@ -92,6 +102,8 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
+            ends them early.
 
     Returns:
         The open repository. Threads can share it.
@@ -110,7 +122,7 @@ def open_repository(url: str, *, password: str | None = None, key_file: bytes | 
     """
     secret = _secret(password, key_file)
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store), secret, address(store))
+    return repositories.open_repository(RetryingStore(store, scope), secret, address(store))
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -360,8 +372,8 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     _check_lists(hosts=hosts, disks=disks)
     libvirts = (connect, DEFAULT_URI)
     request = Request(output, tuple(dict.fromkeys(disks)), format, force, salvage, libvirts)
-    with holding(_patience(point, observer)):
-        return _restore(repository, repository.points.select(point, hosts), request, observer)
+    bound = _working(repository, point, observer)
+    return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
 def check(
@@ -399,11 +411,9 @@ def check(
         ()
     """
     _check_lists(points=points, hosts=hosts)
-    with holding(_patience("repository", observer)):
-        chosen = [
-            item if isinstance(item, Point) else repository.points.select(item, hosts) for item in points
-        ]
-        return _check(repository, chosen, read_data, observer)
+    bound = _working(repository, "repository", observer)
+    chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
+    return _check(bound, chosen, read_data, observer)
 
 
 def prune(
@@ -435,13 +445,12 @@ def prune(
         >>> report.removed
         ('20261101T010004Z-9b1c03aa',)
     """
-    with holding(_patience("repository", observer)):
-        return _prune(repository, policy, grace, observer)
+    return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
-def _patience(subject: str, observer: Observer) -> Patience:
-    """With a store that gives no answer; ``observer`` is told."""
-    return long(lambda text: observer(Notice(subject, text)))
+def _working(repository: Repository, subject: str, observer: Observer) -> Repository:
+    """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
+    return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))
 
 
 def preview_prune(repository: Repository, policy: Policy) -> PruneReport:
@@ -481,6 +490,7 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
 
     Raises:
         NoSuchPoint, AmbiguousPoint: A name matches no point, or several; nothing was deleted.
+        PointKept: ``keep`` holds one of the points; nothing was deleted.
         DamagedData: A record that has to be read is damaged.
         StoreError: The store cannot be reached or refuses.
 
@@ -490,6 +500,69 @@ def delete(repository: Repository, points: Sequence[str], *, hosts: Sequence[str
     """
     _check_lists(points=points, hosts=hosts)
     return _delete(repository, points, hosts)
+
+
+def keep(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    until: datetime | None = None,
+    note: str = "",
+    observer: Observer = ignore,
+) -> KeptPoint:
+    """Protect a point from ``prune`` and ``delete``. An earlier protection of the point is replaced.
+
+    If a prune is running it may have decided before, and may still delete the point: an event of class Notice
+    says so.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+        until: Protect the point until this time, in UTC unless it has a zone; without it, until ``release``.
+        note: Store why the point is kept, in 1000 characters at most.
+        observer: Called with each event.
+
+    Returns:
+        What protects the point now. It may last longer than asked for, if older keeps cannot be deleted.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several; or the point was just deleted.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: ``until`` is in the past, or ``note`` is too long.
+
+    Example:
+        >>> puller.keep(repository, "web1@latest", note="before the upgrade").kept
+        True
+    """
+    _check_lists(hosts=hosts)
+    return _keep(repository, point, Keep(until, note), hosts, observer)
+
+
+def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) -> KeptPoint:
+    """End all that ``keep`` has done for a point. A point that is not kept is not an error.
+
+    Args:
+        repository: The repository.
+        point: The point, named as for ``restore``.
+        hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
+
+    Returns:
+        The point, which nothing protects now.
+
+    Raises:
+        NoSuchPoint, AmbiguousPoint: The name matches no point, or several.
+        DamagedData: A record that has to be read is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.release(repository, "web1@latest").kept
+        False
+    """
+    _check_lists(hosts=hosts)
+    return _release(repository, point, hosts)
 
 
 def list_keys(
@@ -629,8 +702,7 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    with holding(_patience("repository", observer)):
-        return _repair_index(repository, observer)
+    return _repair_index(_working(repository, "repository", observer), observer)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has

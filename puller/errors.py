@@ -169,8 +169,21 @@ class BaseDamaged(DamagedData):
     """What an incremental run builds upon is damaged: a full one does not need it."""
 
 
+class UnknownKind(DamagedData):
+    """A later version of puller has stored this object for a purpose that this one does not know."""
+
+    default_advice = "Upgrade puller on this host."
+
+
 class MissingObject(DamagedData):
     """An object that another one refers to is not in the store."""
+
+
+class PointKept(RepositoryError):
+    """A restore point that is to be deleted is held by a keep; nothing was deleted."""
+
+    exit_code = 2
+    default_advice = "Run 'puller release' for the point first."
 
 
 class NoSuchPoint(RepositoryError):

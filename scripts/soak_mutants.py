@@ -16,16 +16,21 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
 from mutant_tree import Limits, Outcome, Tree, Verdict, tracked
 from mutants import ROOT, Mutant, draw
 
+from puller.cancelling import CancelScope
 from puller.store.parallel import each
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 OWN = {
     "puller/nbd/extents.py": ("tests/nbd/test_extents.py",),
@@ -67,7 +72,7 @@ OWN = {
     ),
     "puller/upkeep/survey.py": ("tests/upkeep/test_prune.py", "tests/upkeep/test_check.py"),
     "puller/upkeep/retention.py": ("tests/upkeep/test_retention.py", "tests/backups/test_clock.py"),
-    "puller/store/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_patience.py"),
+    "puller/store/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_silence.py"),
 }
 """The modules, and the tests that are run first against a mutant of each: its own, which catch most."""
 
@@ -196,12 +201,15 @@ class Trial:
         for stage in range(stages):
             fresh = [mutant for mutant in alive if self._known.get(mutant, stage) is None]
             suites = list(dict.fromkeys(_tests(mutant, stage) for mutant in fresh))
-            self._limits |= dict(zip(suites, each(self._measured, suites, self._threads), strict=True))
-            outcomes = list(each(partial(self._outcome, stage), alive, self._threads))
+            self._limits |= dict(zip(suites, self._each(self._measured, suites), strict=True))
+            outcomes = list(self._each(partial(self._outcome, stage), alive))
             self.outcomes.update(outcomes)
             alive = [mutant for mutant, out in zip(alive, outcomes, strict=True) if out is Outcome.PASSED]
             print(f"after stage {stage}: {len(drawn) - len(alive)} of {len(drawn)} caught", flush=True)
         return alive
+
+    def _each(self, work: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        return each(CancelScope(), lambda _scope, item: work(item), items, self._threads)
 
     def _measured(self, tests: tuple[str, ...]) -> Limits:
         with self._tree() as tree:

@@ -35,10 +35,13 @@ from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.units import GIB
 from puller.upkeep.check import check
+from puller.upkeep.delete import delete
+from puller.upkeep.keep import release
 from puller.upkeep.keys import list_keys
 from puller.upkeep.prune import preview, prune
 from puller.upkeep.reachability import Reachability
@@ -62,6 +65,7 @@ _FOLDERS = (
     "pending/",
     "condemned/",
     "damaged/",
+    "kept/",
     "locks/",
     "keys/",
     "",
@@ -107,6 +111,8 @@ class Target:
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
+        for point in repository.points.all():
+            repository.keeps.put((point.uuid, point.point), Keep(_NOW + timedelta(days=36500), "of the lab"))
         lock = f"locks/prune/{'0' * 32}"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
@@ -257,6 +263,14 @@ def _run(case: Case, repository: Repository) -> None:
         backup.commit()
 
 
+def _rehash(case: Case, repository: Repository) -> None:
+    for point in repository.points.all(lambda name, error: None):
+        if point.point in case.target.expected and point.disks and point.domain in _HISTORY:
+            backup = back_up(repository, "c", _HISTORY[point.domain], compared=point)
+            root = backup.point.disks[0].root.address
+            _read_disk(case, repository, root, case.target.expected[point.point])
+
+
 def _read_pending(case: Case, repository: Repository) -> None:
     for item in repository.pending.listed():
         repository.pending.get(item.uuid, item.point)
@@ -273,6 +287,24 @@ def _read_condemned(case: Case, repository: Repository) -> None:
 def _read_damaged(case: Case, repository: Repository) -> None:
     for record in repository.damaged.read():
         assert all(len(pack) == 16 for pack in record.packs)
+
+
+def _read_keeps(case: Case, repository: Repository) -> None:
+    """Whatever has become of a keep, its point stays, unless the keys were used to end it."""
+    keeps = repository.keeps.holding(_NOW)
+    points = repository.points.all()
+    listing(points, _NOW, keeps)
+    for point in points:
+        keep = keeps.get((point.uuid, point.point))
+        description(point, _NOW, keep), full_record(point, keep)
+        assert keep or case.sealed or case.body is None
+
+
+def _release(case: Case, repository: Repository) -> None:
+    for uuid, point in repository.points.names():
+        release(repository, point)
+        assert repository.keeps.listed(uuid, point) == []
+    delete(repository, [point for _, point in repository.points.names()])
 
 
 def _lease(case: Case, repository: Repository) -> None:
@@ -312,7 +344,7 @@ def _sometimes(
     return read
 
 
-_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run)]
+_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run, _rehash)]
 _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "packs/": [_read_points, *_ALL],
     "maps/": [_read_points, *_ALL],
@@ -321,6 +353,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "pending/": [_read_pending, *_ALL],
     "condemned/": [_read_condemned, *_ALL],
     "damaged/": [_read_damaged, *_ALL],
+    "kept/": [_read_keeps, _preview, _release, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],
     "": [_open],

@@ -24,7 +24,7 @@ from puller.repository.format.footer import (
     decode_trailer,
     encode_tail,
 )
-from puller.repository.format.sealing import KEY_BOX, NONCE, TAG, BoxKind
+from puller.repository.format.sealing import NONCE, TAG, BoxKind
 from puller.repository.keys.keyring import KeyRing
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
@@ -66,6 +66,7 @@ BOX_KINDS = {
     "condemned/": BoxKind.CONDEMNED,
     "locks/": BoxKind.LOCK,
     "damaged/": BoxKind.DAMAGED,
+    "kept/": BoxKind.KEEP,
 }
 
 
@@ -197,7 +198,7 @@ def _tail(keys: KeyRing, trailer: Trailer, framed: bytes) -> bytes:
 
 def _new_footer(rng: random.Random, keys: KeyRing, trailer: Trailer, footer: Footer, slots: bytes) -> bytes:
     content = mutate(rng, footer.encode())
-    count = rng.choice((trailer.count, max(0, len(content) - KEY_BOX) // (ID + 5)))
+    count = rng.choice((trailer.count, max(0, len(content) - 2 - len(footer.key_box)) // (ID + 5)))
     framed = compression.frame(content)
     changed = replace(trailer, count=count, footer_length=len(framed) + TAG)
     return slots + _tail(keys, changed, framed)

@@ -31,12 +31,14 @@ FUNCTIONS = {
     "delete",
     "doctor",
     "forget",
+    "keep",
     "list_keys",
     "list_points",
     "open_repository",
     "preview_prune",
     "prune",
     "read_configuration",
+    "release",
     "remove_key",
     "repair_index",
     "restore",
@@ -57,6 +59,7 @@ RESULTS = {
     "Forgotten",
     "ImageRecord",
     "JobReport",
+    "KeptPoint",
     "Key",
     "Point",
     "PruneReport",
@@ -81,7 +84,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:
@@ -332,3 +335,14 @@ VERBS = {
 def test_the_advice_of_each_error_is_one_sentence_that_begins_with_a_verb() -> None:
     advice = {error.__name__: error.default_advice for error in errors()}
     assert [name for name, text in advice.items() if text.split()[0] not in VERBS or text[-1] != "."] == []
+
+
+def test_any_thread_can_end_the_waits_of_a_repository(repository: puller.Repository, tmp_path: Path) -> None:
+    """And of nothing else: another opening of the same place goes on."""
+    scope = puller.CancelScope()
+    opened = puller.open_repository(str(tmp_path / "repository"), scope=scope)
+    assert puller.list_points(opened) == []
+    scope.cancel()
+    with pytest.raises(puller.StoreUnavailable, match="given up before it was answered"):
+        puller.list_points(opened)
+    assert puller.list_points(repository) == []

@@ -13,11 +13,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
+from puller.cancelling import CancelScope
 from puller.errors import (
     ConnectionLost,
     DomainNotRunning,
     HypervisorError,
-    Interrupted,
     JobLeftOpen,
     Locked,
     NbdError,
@@ -33,7 +33,6 @@ from puller.hypervisor.guest import quiesce
 from puller.hypervisor.job import openjob
 from puller.hypervisor.space.scratchwatch import ScratchWatch
 from puller.repository.points import Point
-from puller.store.patience import current, long
 
 RETURN = 20.0
 """Seconds that libvirt's daemon may take to be back. Its restart takes 1 to 8."""
@@ -126,14 +125,13 @@ class Aftermath:
 
     def _persist(self, point: Point, scratch: Iterable[Path], seconds: float) -> None:
         """End the job, however often it has to be asked, and look at the room for its scratch meanwhile."""
-        waiting = current() or long()  # a signal ends it, in whatever thread this is
+        scope = self._host.scope  # a signal ends the wait, in whatever thread this is
         deadline = time.monotonic() + seconds
         with ExitStack() as watches:
             for folder in scratch:
                 watches.enter_context(ScratchWatch(folder, self._warn))
             while (error := self._try_to_end()) is not None:
-                if waiting.ended:
-                    raise Interrupted("stopped by a signal")
+                scope.check()
                 if _expired(deadline):
                     raise JobLeftOpen(
                         f"point {point.point} of domain {self._domain.name} is stored, but its backup job "
@@ -141,7 +139,7 @@ class Aftermath:
                         advice=f"Run 'virsh domjobabort {self._domain.name}' before the scratch is full; "
                         "the next backup of the domain tries it too.",
                     ) from error
-                waiting.pause(_BETWEEN)
+                scope.pause(_BETWEEN)
 
     def _try_to_end(self) -> PullerError | None:
         """Why the job is still open, or may be."""
@@ -187,14 +185,14 @@ class Aftermath:
     def _come_back(self, *, stopped: bool = False) -> PullerError | None:
         """Over a new connection, end our job and remove its files and its checkpoint; or why it cannot be.
 
-        It hurries where the run was ``stopped`` by a signal; in a batch that shows in the patience alone.
+        It hurries where the run was ``stopped`` by a signal; in a batch that shows in the scope alone.
         """
-        waiting = current() or long()
         begun = time.monotonic()
+        tidying = CancelScope()  # a signal shortens the wait and does not end it
         while (error := self._try_to_end()) is not None:
-            if _expired(begun + (HURRY if stopped or waiting.ended else RETURN)):
+            if _expired(begun + (HURRY if stopped or self._host.scope.cancelled else RETURN)):
                 break
-            time.sleep(_PAUSE)
+            tidying.pause(_PAUSE)
         return error
 
     def _clean_up_anew(self) -> None:

@@ -52,7 +52,6 @@ from puller.hypervisor.space.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
-from puller.store.patience import holding, long
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -100,7 +99,9 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
     def tell(text: str) -> None:
         observer(Notice(plan.domain, text))
 
-    with holding(long(tell)), Host.connect(plan.connect) as host:
+    scope = repository.scope.working(tell)
+    repository = repository.within(scope)
+    with Host.connect(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
         disks = _disks(domain, plan)
         refuse_shared(host, domain, disks)
@@ -135,7 +136,7 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Those that are to be taken, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk) for disk in known)
+    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
@@ -380,7 +381,7 @@ class _Transaction:
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = tuple(
-                Attachment(name, len(body), Ref.to(run.attach(body)))
+                Attachment(name, len(body), Ref.to(run.attach(body)), beside.times[name])
                 for name, body in beside.contents.items()
             )
             run.flush()

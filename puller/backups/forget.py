@@ -30,7 +30,6 @@ from puller.hypervisor.shared import writers
 from puller.hypervisor.storage import imagelock
 from puller.nbd.image import Keys, remove_bitmap
 from puller.repository.repository import Repository
-from puller.store.patience import holding, long
 
 _LOOK_BACK = 8
 """Newest points whose bitmaps are looked for in QEMU although libvirt has no record of them."""
@@ -68,7 +67,9 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
     def notice(text: str) -> None:
         observer(Notice(name, text))
 
-    with holding(long(notice)), Host.connect(connect) as host:
+    scope = repository.scope.working(notice)
+    repository = repository.within(scope)
+    with Host.connect(connect, scope) as host:
         domain = host.domain(name)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             _refuse_living(domain, repository.id)
@@ -148,7 +149,7 @@ def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> li
         if not disk.holds_changes or untracked(looked_into(disk)) is not None:
             continue
         path = _path(domain, disk)
-        own, *behind = (_names(image, repository_id) for image in describe(path, disk.format))
+        own, *behind = (_names(image, repository_id) for image in describe(path, disk.format, domain.scope))
         if own:
             found.append(_Image(disk, path, own))
         for name in sorted({name for names in behind for name in names}):
@@ -197,7 +198,7 @@ def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[Remove
             if domain.is_active():  # libvirt keeps QEMU's locks on block devices apart from those of others
                 raise _in_use(domain, image.path)
             try:
-                remove_bitmap(image.path, name, keys)
+                remove_bitmap(image.path, name, keys, domain.scope)
             except NbdError as error:
                 if "lock" not in error.message:
                     raise

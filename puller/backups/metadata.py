@@ -20,8 +20,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from puller.backups.notes import Notes
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.disk import Disk
@@ -51,18 +53,25 @@ def gather(
         notes.add("the point has no tpm.tar: the repository is not encrypted")
     if any(disk.path is not None for disk in disks):
         try:
-            yield "images.json", _images(disks)
+            yield "images.json", _images(disks, domain.scope)
         except HypervisorError as error:
             notes.add(f"the point has no images.json: {error.message}")
 
 
 class Beside:
-    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError."""
+    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError.
+
+    ``times`` are when each had been read, by the host's clock.
+    """
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
         self._domain = domain
         self._sealed = sealed
-        self.contents = dict(gather(domain, disks, notes, sealed=sealed))
+        self.contents: dict[str, bytes] = {}
+        self.times: dict[str, datetime] = {}
+        for name, content in gather(domain, disks, notes, sealed=sealed):
+            self.contents[name] = content
+            self.times[name] = datetime.now(UTC)
 
     def compare(self, notes: Notes) -> None:
         """Note what is another by now. What cannot be told, as of a domain that has ended, is passed over."""
@@ -83,6 +92,6 @@ def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Doma
         yield "tpm.tar", firmware.tpm
 
 
-def _images(disks: Sequence[Disk]) -> bytes:
-    facts = {disk.target: describe(disk.path, disk.format) for disk in disks if disk.path is not None}
+def _images(disks: Sequence[Disk], scope: CancelScope) -> bytes:
+    facts = {disk.target: describe(disk.path, disk.format, scope) for disk in disks if disk.path is not None}
     return json.dumps(facts, indent=1, sort_keys=True).encode()

@@ -26,6 +26,8 @@ COMMANDS = (
     "check",
     "prune",
     "delete",
+    "keep",
+    "release",
     "repair",
     "stats",
     "doctor",

@@ -112,7 +112,7 @@ def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) 
     try:
         if domain.is_active():
             return choose(history, disks, LiveBitmaps(domain, repository.id))
-        stored = [with_stored_chain(disk) for disk in disks]
+        stored = [with_stored_chain(disk, domain.scope) for disk in disks]
         return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
     except HypervisorError:
         return {}  # an image that cannot be read, of which other questions tell

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.diagnosis import disk as disks
 from puller.diagnosis import domain as domains
 from puller.diagnosis import host as hosts
@@ -18,7 +19,7 @@ from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
 from puller.diagnosis.domain import Examined
 from puller.diagnosis.finding import Finding, Status, ask, attempt
-from puller.diagnosis.repository import LastPoint, identity, opened
+from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
 from puller.diagnosis.scratch import Folders
 from puller.errors import NoSuchDomain, PullerError
 from puller.hypervisor.connection import Host
@@ -58,6 +59,7 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     yield opening.check
     if opening.outcome is not None:
         yield ask("identity", store.url, partial(identity, opening.outcome))
+        yield ask("foreign-objects", store.url, partial(foreign_objects, opening.outcome))
     uri = examination.connect
     connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
     yield connecting.check
@@ -76,9 +78,13 @@ def _examine_domains(
     if examination.domains and not chosen:
         text = f"none is meant by {', '.join(examination.domains)}"
         yield Finding("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
-    work = partial(_examine_named, host, repository, examination)
+
+    def work(scope: CancelScope, name: str) -> tuple[list[Finding], set[str]]:
+        bound = None if repository is None else repository.within(scope)
+        return _examine_named(host.within(scope), bound, examination, name)
+
     met: set[str] = set()
-    for checks, targets in each(work, chosen, _AT_ONCE):
+    for checks, targets in each(host.scope, work, chosen, _AT_ONCE):
         met |= targets
         yield from checks
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from puller.diagnosis.finding import Answer, fail, ok, warn
 from puller.errors import DamagedData, NoSuchPoint
+from puller.repository.foreign import ADVICE, described, foreign
+from puller.repository.format.names import SMALL_FOLDERS
 from puller.repository.format.sealing import Cipher
 from puller.repository.points import AHEAD, Point, newest_first
 from puller.repository.repository import Repository
@@ -28,6 +30,12 @@ def identity(repository: Repository) -> Answer:
     if repository.replaced is None:
         return ok("this host knows no other repository at this URL")
     return warn(repository.replaced.text, repository.replaced.advice)
+
+
+def foreign_objects(repository: Repository) -> Answer:
+    """Whether there are objects that puller did not put there. Packs are too many to list for this."""
+    keys = foreign(repository.store, SMALL_FOLDERS)
+    return warn(described(keys), ADVICE) if keys else ok("all objects outside packs/ and maps/ are puller's")
 
 
 class LastPoint:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from puller.cancelling import CancelScope
 from puller.diagnosis.finding import Answer, Finding, Status, ask, fail, ok, warn
 from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.collecting.lease import PREFIX
 from puller.repository.format.descriptor import NAME
 from puller.repository.writing.pending import PREFIX as PENDING
 from puller.store.base import Store
-from puller.store.patience import SHORT, Patience, current
 from puller.store.retrying import RetryingStore
+from puller.store.silence import request
 from puller.store.trial import OPERATIONS, Trial, latency, try_store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _MAY_NOT_DELETE = "Allow s3:DeleteObject to prune and delete; a host that only b
 
 def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
-    asked = RetryingStore(store)  # which waits for no answer longer than the patience in force
+    asked = RetryingStore(store)  # which waits for no answer longer than its scope allows
     reached = ask("store", store.url, partial(_reach, asked))
     yield reached
     if reached.status is Status.FAIL:
@@ -138,7 +139,7 @@ def _clock(trial: Trial) -> Answer:
 def _where_told(question: Callable[[], Answer]) -> Answer:
     """A backup works without the right to ask how the bucket is set up, so lacking it is no fault."""
     try:
-        return (current() or Patience(SHORT)).request(question)
+        return request(CancelScope(), question)
     except (StoreDenied, UnsupportedByStore) as error:
         return ok(f"not known: {error.message}")
 

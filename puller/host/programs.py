@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
-from contextlib import suppress
-from threading import Thread
 from typing import Any
 
+from puller.cancelling import CancelScope, NoAnswer
 
-def run(words: Sequence[str], seconds: float, **options: Any) -> subprocess.CompletedProcess[bytes]:
+
+def run(
+    words: Sequence[str], seconds: float, scope: CancelScope | None = None, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end and return its output. Its exit code is the caller's to look at.
 
-    ``options`` are those of ``subprocess.Popen``. Raises FileNotFoundError, and TimeoutExpired after
-    ``seconds``. ``subprocess.run`` would then wait for the killed process, which does not end as long as the
-    kernel waits for a hung disk or file server for it.
+    ``options`` are those of ``subprocess.Popen``. Raises FileNotFoundError, TimeoutExpired after ``seconds``,
+    and Interrupted when ``scope`` is cancelled. ``subprocess.run`` would then wait for the killed process,
+    which does not end as long as the kernel waits for a hung disk or file server for it.
     """
+    waits = scope or CancelScope()
     child = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
+    deadline = time.monotonic() + seconds
     try:
-        out, err = child.communicate(timeout=seconds)
+        # The thread that is left takes note of its end, whenever that comes.
+        out, err = waits.call(child.communicate, lambda: deadline - time.monotonic())
+    except NoAnswer:
+        child.kill()
+        waits.check()
+        raise subprocess.TimeoutExpired(words, seconds) from None
     except BaseException:
         child.kill()
-        # Somebody has to take note of its end, whenever that comes.
-        Thread(target=_reap, args=(child,), name="reaper", daemon=True).start()
         raise
     return subprocess.CompletedProcess(words, child.returncode, out, err)
-
-
-def _reap(child: subprocess.Popen[bytes]) -> None:
-    with suppress(ValueError, OSError), child:
-        child.wait()

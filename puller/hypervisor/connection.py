@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import libvirt
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
@@ -25,19 +27,20 @@ Version = tuple[int, int, int]
 """Major, minor, release."""
 
 
-class Host:
+class Host(Scoped):
     """libvirt's QEMU driver on this host, reached through one URI. Closes when the context ends."""
 
-    def __init__(self, connection: Any, uri: str) -> None:
+    def __init__(self, connection: Any, uri: str, scope: CancelScope | None = None) -> None:
         self._connection = connection
         self.uri = uri
+        self.scope = scope or CancelScope()
         # libvirt may start a QEMU for each of these questions, which takes seconds where KVM does not work.
         self._told: dict[tuple[str | None, ...], str] = {}
         self._asking = threading.Lock()
 
     @classmethod
-    def connect(cls, uri: str) -> Self:
-        """Open ``uri``, such as ``qemu:///system``.
+    def connect(cls, uri: str, scope: CancelScope | None = None) -> Self:
+        """Open ``uri``, such as ``qemu:///system``. Waits for what libvirt does belong to ``scope``.
 
         Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
         another host: exports are local sockets and the scratch is in a local folder.
@@ -49,7 +52,9 @@ class Host:
         prepare_library()
         advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
         with translate(f"cannot connect to libvirt at {uri}", advice):
-            return cls(open_embedded(uri) if is_embedded(uri) else libvirt.open(uri), uri)
+            link, waits = Link(), scope or CancelScope()
+            opening = open_embedded if is_embedded(uri) else libvirt.open
+            return cls(Guarded(link.call(waits, lambda: opening(uri)), link, waits), uri, waits)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +81,7 @@ class Host:
         with translate(f"cannot look up domain {name}"):
             for lookup in self._lookups(name):
                 if (handle := _found(lookup, name)) is not None:
-                    return Domain(handle, state_directory(self.uri))
+                    return Domain(handle, state_directory(self.uri), self.scope)
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
@@ -98,7 +103,7 @@ class Host:
         """The domains that run or are paused."""
         with translate(f"cannot list the domains of {self.uri}"):
             found = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            return tuple(Domain(handle, state_directory(self.uri)) for handle in found)
+            return tuple(Domain(handle, state_directory(self.uri), self.scope) for handle in found)
 
     def uuids(self) -> dict[str, str]:
         """The UUID of every domain, running or not, by its name."""

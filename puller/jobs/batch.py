@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up
 from dataclasses import dataclass, field
 
-from puller.errors import Interrupted, StoreUnavailable
+from puller.cancelling import CancelScope
+from puller.errors import Interrupted, NbdError, StoreUnavailable
 from puller.events import Committed, Event, Observer
 from puller.repository.points import Point
-from puller.store.patience import carried, holding, long
 
 Take = Callable[[str, Observer], Point]
 """Backs up one domain, telling an observer."""
@@ -48,13 +48,21 @@ class Taken:
     left: list[tuple[str, BaseException]] = field(default_factory=list)
 
 
-def take_all(domains: Sequence[str], take: Take, audience: Reporters, parallel: int = 1) -> Taken:
+def take_all(
+    domains: Sequence[str],
+    take: Take,
+    audience: Reporters,
+    parallel: int = 1,
+    scope: CancelScope | None = None,
+) -> Taken:
     """Call ``take`` for each of the ``domains``, ``parallel`` of them at a time.
+
+    Its waits belong to ``scope``.
 
     Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
     under way are stopped at their next event, or where they read, store or wait, and no other is begun.
     """
-    batch = _Batch(take, audience)
+    batch = _Batch(take, audience, scope or CancelScope())
     try:
         if parallel == 1:
             batch.one_by_one(domains)
@@ -83,11 +91,11 @@ def find_stop(error: BaseException) -> BaseException | None:
 
 
 class _Batch:
-    def __init__(self, take: Take, audience: Reporters) -> None:
+    def __init__(self, take: Take, audience: Reporters, scope: CancelScope) -> None:
         self.taken = Taken()
         self._take = take
         self._audience = audience
-        self._stopped = threading.Event()
+        self._scope = scope
         self._lock = threading.Lock()
 
     def one_by_one(self, domains: Sequence[str]) -> None:
@@ -99,23 +107,16 @@ class _Batch:
 
     def at_once(self, domains: Sequence[str], parallel: int) -> None:
         """In threads. Signals arrive in the calling one, which waits."""
-        waiting = long()
         with ThreadPoolExecutor(parallel, thread_name_prefix="domain") as pool:
-            with holding(waiting):
-                work = carried(self._back_up)
             futures: list[Future[None]] = []
             try:
-                futures.extend(pool.submit(work, domain) for domain in domains)
+                futures.extend(pool.submit(self._back_up, domain) for domain in domains)
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
                 self.taken.interruption = find_stop(error) or error
-                self._stop(futures)
-                waiting.end()
-
-    def _stop(self, futures: Sequence[Future[None]]) -> None:
-        self._stopped.set()
-        for future in futures:
-            future.cancel()
+                for future in futures:
+                    future.cancel()
+                self._scope.cancel()
 
     def _back_up(self, domain: str) -> None:
         stored: list[Point] = []
@@ -138,9 +139,9 @@ class _Batch:
         self._audience.on_point(point)
 
     def _cause(self, error: BaseException) -> BaseException:
-        """A wait for the store that was given up is told as the stop that it is due to."""
-        if self._stopped.is_set() and isinstance(error, StoreUnavailable):
-            return _stop()
+        """A wait that was given up is told as the stop that it is due to."""
+        if self._scope.cancelled and isinstance(error, StoreUnavailable | NbdError):
+            return Interrupted("stopped by a signal")
         return error
 
     def _fail(self, domain: str, error: BaseException, stored: Sequence[Point]) -> None:
@@ -153,10 +154,5 @@ class _Batch:
 
     def _observe(self, event: Event) -> None:
         """An error of the observer ends a run, which then cleans up as after any other."""
-        if self._stopped.is_set():
-            raise _stop()
+        self._scope.check()
         self._audience.observer(event)
-
-
-def _stop() -> Interrupted:
-    return Interrupted("stopped by a signal")

@@ -7,19 +7,21 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
+from puller.cancelling import CancelScope
 from puller.errors import CommandFailed
 
 _NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_PASSWORD"}
 """What the environment holds for this process only."""
 
 
-def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str]) -> None:
+def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str], scope: CancelScope) -> None:
     """Run a command for ``timeout`` seconds at most, with ``facts`` added to its environment.
 
-    What it prints goes to stderr: stdout is for results. When its time is over, or this process is asked
-    to stop, it is killed, and so is what it has started and left running, but for what has made a session or
-    process group of its own. Raises CommandFailed.
+    What it prints goes to stderr: stdout is for results. When its time is over, this process is asked to stop
+    or ``scope`` is cancelled, it is killed. So is what it has started and left running, but for what has made
+    a session or process group of its own. Raises CommandFailed, Interrupted.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     try:
@@ -29,7 +31,9 @@ def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str]) 
     except OSError as error:
         raise CommandFailed(f"cannot run {words[0]}: {error.strerror}") from error
     try:
-        code = child.wait(timeout)
+        with scope.calling(partial(_kill, child)):
+            code = child.wait(timeout)
+        scope.check()
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"{words[0]} did not end within {timeout:g} seconds, and was killed") from error
     finally:
@@ -47,6 +51,10 @@ def _outcome(code: int) -> str:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill what still runs of the command's process group."""
+    _kill(child)
+    child.wait()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

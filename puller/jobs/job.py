@@ -133,15 +133,24 @@ class _Run:
 
     def _command(self, command: Command | None, facts: Mapping[str, str]) -> None:
         if command is not None:
-            run_command(command.command, command.timeout, {"PULLER_JOB": self._job.name, **facts})
+            facts = {"PULLER_JOB": self._job.name, **facts}
+            run_command(command.command, command.timeout, facts, self._repository.scope)
 
     def _back_up(self) -> None:
         report, job = self.report, self._job
-        report.taken = take_all(self._domains(), self._take, self._audience, job.parallel)
+        scope = self._repository.scope.child()
+        repository = self._repository.within(scope)
+
+        def take(domain: str, observer: Observer) -> Point:
+            return api.backup(
+                repository, domain, connect=self._connect, observer=observer, **choices(self._job)
+            )
+
+        report.taken = take_all(self._domains(), take, self._audience, job.parallel, scope)
         report.interruption = report.taken.interruption
 
     def _domains(self) -> list[str]:
-        with Host.connect(self._connect) as host:
+        with Host.connect(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:
@@ -150,11 +159,6 @@ class _Run:
                 advice="List the domains with 'virsh list --all', or correct the job's 'domains'.",
             )
         return chosen
-
-    def _take(self, domain: str, observer: Observer) -> Point:
-        return api.backup(
-            self._repository, domain, connect=self._connect, observer=observer, **choices(self._job)
-        )
 
     def _prune(self) -> None:
         policy = policy_of(self._job)
@@ -184,7 +188,8 @@ class _Run:
     def _await_lease(self, deadline: float) -> None:
         """Wait until nobody holds the lease. At least once: attempts must not follow each other at once."""
         while True:
-            time.sleep(_PAUSE)
+            self._repository.scope.pause(_PAUSE)
+            self._repository.scope.check()
             store, boxes = self._repository.store, self._repository.keys.boxes()
             if time.monotonic() >= deadline or not lease.is_taken(store, boxes, PRUNE):
                 return

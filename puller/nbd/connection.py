@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import nbd
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.units import GIB, MIB
 
@@ -38,18 +40,23 @@ def _reason(error: Exception) -> str:
     return str(error).partition(": ")[2] or str(error)
 
 
-_PATIENCE = 300
+_SILENCE = 300
 """Seconds without any reply while one is due, after which the server counts as hung."""
 
 _GREETING = 60
 """The same for each step of the opening."""
 
-Watch = Callable[[Callable[[], None]], None]
-"""Is given what interrupts a connection, as soon as there is one to be interrupted."""
+_SLICE = 0.25
+"""Seconds that libnbd is left to itself: the main thread handles a signal only between two calls."""
 
 
-def unwatched(interrupt: Callable[[], None]) -> None:
-    """Nobody interrupts."""
+def _poll(handle: nbd.NBD, seconds: float) -> bool:
+    """Let libnbd work until something has come. False if nothing does for ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not handle.poll(int(_SLICE * 1000)):
+        if time.monotonic() > deadline:
+            return False
+    return True
 
 
 class Connection:
@@ -58,16 +65,17 @@ class Connection:
     A server answers each block status request for *every* context that was negotiated (NBD protocol,
     "Metadata querying"), hence one context a connection.
 
-    ``watch`` gets ``interrupt`` while the connection is still being opened. Raises NbdError if the server
-    cannot be reached, says nothing for a minute, or does not grant the context.
+    The end of ``scope`` interrupts it, also while it is being opened. Raises NbdError if the server cannot be
+    reached, says nothing for a minute, or does not grant the context.
     """
 
-    def __init__(self, uri: str, context: str | None = None, watch: Watch = unwatched) -> None:
+    def __init__(self, uri: str, context: str | None = None, scope: CancelScope | None = None) -> None:
         self.uri = uri
         self.context = context
         self._handle: nbd.NBD | None = nbd.NBD()
         self._socket = self._begin(self._handle)
-        watch(self.interrupt)
+        self._scope = scope or CancelScope()
+        self._scope.listen(self.interrupt)
         self._greet(self._handle)
         if context is not None:
             self._demand(context)
@@ -88,13 +96,14 @@ class Connection:
         """Wait until the server has granted the export."""
         try:
             while handle.aio_is_connecting():
-                if not handle.poll(int(_GREETING * 1000)):
+                if not _poll(handle, _GREETING):
                     raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
-        except (nbd.Error, NbdError) as error:
+        except nbd.Error as error:
             self.drop()
-            if isinstance(error, NbdError):
-                raise
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
+        except BaseException:
+            self.drop()
+            raise
 
     def _demand(self, context: str) -> None:
         """Raise NbdError unless the server granted ``context``."""
@@ -187,8 +196,8 @@ class Connection:
 
     def _poll(self) -> None:
         """Let libnbd work until something has come. Raises NbdError if the server counts as hung."""
-        if not self.handle.poll(int(_PATIENCE * 1000)):
-            raise NbdError(f"the server of {self.uri} has been silent for {_PATIENCE} s")
+        if not _poll(self.handle, _SILENCE):
+            raise NbdError(f"the server of {self.uri} has been silent for {_SILENCE} s")
 
     def begin_read(self, into: memoryview, offset: int) -> int:
         """Ask for ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
@@ -223,7 +232,7 @@ class Connection:
         for start in range(0, len(view), self._payload):
             piece = view[start : start + self._payload]
             try:
-                self.handle.pwrite(piece, offset + start)
+                self._finish(self.handle.aio_pwrite(piece, offset + start))
             except nbd.Error as error:
                 raise self._failure(f"write of {len(piece)} bytes at {offset + start}", error) from error
 
@@ -238,7 +247,7 @@ class Connection:
         for start in range(offset, offset + length, _ZERO_WINDOW):
             count = min(_ZERO_WINDOW, offset + length - start)
             try:
-                self.handle.zero(count, start)
+                self._finish(self.handle.aio_zero(count, start))
             except nbd.Error as error:
                 raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
 
@@ -246,7 +255,7 @@ class Connection:
         """Return when all that was written, on any connection of the export, is durable. Raises NbdError."""
         try:
             if self.handle.can_flush():
-                self.handle.flush()
+                self._finish(self.handle.aio_flush())
         except nbd.Error as error:
             raise self._failure("flush", error) from error
 
@@ -260,6 +269,7 @@ class Connection:
 
     def drop(self) -> None:
         """Close without waiting for pending requests; libnbd never touches their buffers again."""
+        self._scope.forget(self.interrupt)
         self.interrupt()
         self._handle = None
         self._socket.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-from puller.nbd.connection import Connection, Watch, unwatched
+from puller.cancelling import CancelScope
+from puller.nbd.connection import Connection
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
 from puller.units import CHUNK, GIB, MIB, Extent, Kind
 
@@ -32,7 +33,7 @@ _SPAN = GIB
 class Export:
     """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` tells what changed.
 
-    ``watch`` gets what interrupts each of its connections, while they are still being opened.
+    The end of ``scope`` interrupts it, also while it is being opened.
 
     It holds one connection for data and allocation, and a second one for ``changed`` (Connection
     tells why). One thread owns an export; only ``interrupt`` may be called from others. Every method
@@ -40,17 +41,17 @@ class Export:
     connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
     """
 
-    def __init__(self, uri: str, changed: str | None = None, watch: Watch = unwatched) -> None:
-        self.data = Connection(uri, "base:allocation", watch)
+    def __init__(self, uri: str, changed: str | None = None, scope: CancelScope | None = None) -> None:
+        self.data = Connection(uri, "base:allocation", scope)
         self._connections = [self.data]
         if changed is not None:
-            self._connections.append(self._open_second(uri, changed, watch))
+            self._connections.append(self._open_second(uri, changed, scope))
         self.size = self.data.size
         self._kept: tuple[int | None, list[Extent]] | None = None
 
-    def _open_second(self, uri: str, context: str, watch: Watch) -> Connection:
+    def _open_second(self, uri: str, context: str, scope: CancelScope | None) -> Connection:
         try:
-            return Connection(uri, context, watch)
+            return Connection(uri, context, scope)
         except BaseException:
             self.data.close()
             raise
@@ -168,5 +169,8 @@ class Export:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.drop()  # a server that hangs would not hear a farewell

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.host.passphrases import handed_over, secret_id
 from puller.host.qemu import INSTALL, Failure, complaint, qemu_img
@@ -69,44 +70,48 @@ def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object])
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
-def create_qcow2(path: Path, size: int) -> None:
+def create_qcow2(path: Path, size: int, scope: CancelScope | None = None) -> None:
     """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
 
     Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    _qemu_img(f"cannot create {path}", "create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size))
+    words = ["create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size)]
+    _qemu_img(f"cannot create {path}", *words, scope=scope)
 
 
-def detach_backing(path: Path) -> None:
+def detach_backing(path: Path, scope: CancelScope | None = None) -> None:
     """Make the qcow2 image at ``path`` forget its backing file, whose content is not looked at.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
     doing = f"cannot take the backing file from {path}"
-    _qemu_img(doing, "rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute()))
+    words = ["rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute())]
+    _qemu_img(doing, *words, scope=scope)
 
 
-def remove_bitmap(path: Path, name: str, keys: Keys = ()) -> None:
+def remove_bitmap(path: Path, name: str, keys: Keys = (), scope: CancelScope | None = None) -> None:
     """Remove the dirty bitmap ``name`` from the qcow2 image at ``path``; images behind it are not opened.
 
     Raises NbdError if ``qemu-img`` is missing or fails, as it does if another program has the image open.
     """
     node = _node(path, "qcow2", (), {**_opened_by(keys[:1]), "backing": None})
     doing = f"cannot remove bitmap {name} from {path}"
-    _qemu_img(doing, "bitmap", "--remove", "--", node, name, keys=keys[:1])
+    _qemu_img(doing, "bitmap", "--remove", "--", node, name, keys=keys[:1], scope=scope)
 
 
-def copy_bytes(path: Path, image_format: str, keys: Keys = ()) -> int:
+def copy_bytes(path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> int:
     """Bytes that a full copy of the image at ``path``, chain included, takes as qcow2; it may be in use.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
     command = ["measure", "-U", "--output=json", "-O", "qcow2", "--", _node(path, image_format, keys, {})]
-    return int(json.loads(_qemu_img(f"cannot measure {path}", *command, keys=keys))["required"])
+    measured = _qemu_img(f"cannot measure {path}", *command, keys=keys, scope=scope)
+    return int(json.loads(measured)["required"])
 
 
-def _qemu_img(doing: str, *command: str, keys: Keys = ()) -> bytes:
-    return qemu_img(command, _TOOL_SECONDS, Failure(NbdError, doing, _SEE), _passphrases(keys))
+def _qemu_img(doing: str, *command: str, keys: Keys = (), scope: CancelScope | None = None) -> bytes:
+    failure = Failure(NbdError, doing, _SEE)
+    return qemu_img(command, _TOOL_SECONDS, failure, _passphrases(keys), scope=scope)
 
 
 class ImageServer:
@@ -116,17 +121,20 @@ class ImageServer:
     ``qemu-nbd`` leaves by itself when its last client does, and this object is one: so none
     stays behind, holding the image's lock, when this process is killed.
 
-    Raises NbdError, with what ``qemu-nbd`` said, if it is missing, does not come up or ends badly.
+    The end of ``scope`` ends the wait for its start with Interrupted. Raises NbdError, with what ``qemu-nbd``
+    said, if it is missing, does not come up or ends badly.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a server is started with
         self,
         path: Path,
         image_format: str,
         options: Sequence[str] = _WRITING,
         node: Mapping[str, object] | None = None,
         keys: Keys = (),
+        scope: CancelScope | None = None,
     ) -> None:
+        self._scope = scope or CancelScope()
         self._path = path
         self._keys = keys
         # A driver in the description of a node and one in --format exclude each other.
@@ -145,27 +153,35 @@ class ImageServer:
             raise
 
     @classmethod
-    def read_only(cls, path: Path, image_format: str, *, bitmap: str | None = None, keys: Keys = ()) -> Self:
+    def read_only(
+        cls,
+        path: Path,
+        image_format: str,
+        *,
+        bitmap: str | None = None,
+        keys: Keys = (),
+        scope: CancelScope | None = None,
+    ) -> Self:
         """A server that refuses writes. ``bitmap`` names a bitmap of the qcow2 image to be offered; ``keys``
         open it, and those behind it, where they are encrypted: what is inside is served.
         """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
-        return cls(path, image_format, ["--read-only", *offer], keys=keys)
+        return cls(path, image_format, ["--read-only", *offer], keys=keys, scope=scope)
 
     @classmethod
-    def pushed(cls, path: Path, passphrase: bytes | None = None) -> Self:
+    def pushed(cls, path: Path, passphrase: bytes | None = None, scope: CancelScope | None = None) -> Self:
         """A server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives it.
 
         That is the running disk: not as it was, and locked. ``qemu:allocation-depth`` is offered and shows
         as allocated what the image has itself.
         """
         keys = [] if passphrase is None else [Key("qcow2", passphrase)]
-        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None}, keys)
+        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None}, keys, scope)
 
     @classmethod
-    def in_use(cls, path: Path, image_format: str, keys: Keys = ()) -> Self:
+    def in_use(cls, path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> Self:
         """A server of an image that QEMU is writing: only what has long stood still in it can be trusted."""
-        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True}, keys)
+        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True}, keys, scope)
 
     def _run(self, socket: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
@@ -191,8 +207,9 @@ class ImageServer:
             while not self._ready.exists():
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise NbdError(f"qemu-nbd cannot serve {self._path}: {self._said()}", advice=_SEE)
-                time.sleep(0.005)
-            self._lifeline = Connection(self.uri)
+                self._scope.check()
+                self._scope.pause(0.005)
+            self._lifeline = Connection(self.uri, scope=self._scope)
         except BaseException:
             self._process.kill()
             self._process.wait()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from queue import LifoQueue
 from typing import Self
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.nbd.connection import Connection
 from puller.units import MIB
@@ -22,12 +23,13 @@ class Target:
 
     Each call takes a connection of its own, and waits while all are in use: one to a server where a
     flush covers its own connection only, else a few. Calls on ranges that overlap must not be made at
-    the same time. Raises NbdError if the server cannot be reached or is read-only, and from every method
-    when the server fails.
+    the same time. The end of ``scope`` interrupts them. Raises NbdError if the server cannot be reached or is
+    read-only, and from every method when the server fails.
     """
 
-    def __init__(self, uri: str) -> None:
-        first = Connection(uri)
+    def __init__(self, uri: str, scope: CancelScope | None = None) -> None:
+        self._scope = scope
+        first = Connection(uri, scope=scope)
         self._connections = [first]
         try:
             self._prepare(first)
@@ -43,7 +45,7 @@ class Target:
         if first.read_only:
             raise NbdError(f"{first.uri} is read-only", advice="Serve the export for writing.")
         while first.can_share and len(self._connections) < _CONNECTIONS:
-            self._connections.append(Connection(first.uri))
+            self._connections.append(Connection(first.uri, scope=self._scope))
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -80,5 +82,9 @@ class Target:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for connection in self._connections:
+            if kind is None:
+                connection.close()
+            else:
+                connection.drop()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
 from typing import Generic, Protocol, Self, TypeVar
 
+from puller.cancelling import CancelScope
+from puller.errors import Interrupted
 from puller.pipeline.lane import Closed, Lane
 
 T = TypeVar("T")
@@ -24,13 +25,16 @@ class Flow:
 
     Leaving it closes all lanes and pools, drops what was not finished, and waits for every thread. If
     a thread failed first, its error leaves the context in place of what it caused in the body.
+
+    ``scope`` is for the waits of its threads: a failure cancels it. It is a child of ``parent``, whose end
+    fails the flow with Interrupted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: CancelScope | None = None) -> None:
+        self.scope = (parent or CancelScope()).child()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._closables: list[_Closable] = []
-        self._rescues: list[Callable[[], None]] = []
         self._threads: list[threading.Thread] = []
 
     def adopt(self, closable: C) -> C:
@@ -65,8 +69,7 @@ class Flow:
             except BaseException as error:  # noqa: BLE001 - it is raised again by check()
                 self.fail(error)
 
-        # What is in force here, such as the patience with a store, is there too.
-        thread = threading.Thread(target=copy_context().run, args=(body,), name=name, daemon=True)
+        thread = threading.Thread(target=body, name=name, daemon=True)
         self._threads.append(thread)
         return thread
 
@@ -78,23 +81,19 @@ class Flow:
         """``count`` threads that call ``work`` with each item put to the crew."""
         return Crew(self, name, count, self.adopt(Lane(capacity)), work)
 
-    def on_failure(self, rescue: Callable[[], None]) -> None:
-        """Call ``rescue`` once if the flow fails, to wake a thread that waits for something else."""
-        with self._lock:
-            failed = self._error is not None
-            if not failed:
-                self._rescues.append(rescue)
-        if failed:
-            rescue()
-
     def fail(self, error: BaseException) -> None:
-        """Record ``error`` if it is the first, and close everything."""
+        """Record ``error`` if it is the first, close everything and cancel the scope."""
         with self._lock:
-            self._error = self._error or error
-            rescues, self._rescues = self._rescues, []
+            if self._error is None:
+                # What a thread meets once the parent has ended is only the echo of that.
+                echo = self.scope.cancelled and isinstance(error, Exception)
+                self._error = _stop() if echo else error
         self._close()
-        for rescue in rescues:
-            rescue()
+        if not self.scope.cancelled:
+            self.scope.cancel()
+
+    def _stop(self) -> None:
+        self.fail(_stop())
 
     def _close(self) -> None:
         with self._lock:
@@ -112,6 +111,7 @@ class Flow:
             raise self._error
 
     def __enter__(self) -> Self:
+        self.scope.listen(self._stop)  # before all others, so that they meet a flow that has failed
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -119,9 +119,14 @@ class Flow:
             self.fail(error)
         self._close()
         join(self._threads)
+        self.scope.forget(self._stop)
         # What the body met after a thread had failed is only the echo of that; a signal is none.
         if error is None or (isinstance(error, Exception) and error is not self._error):
             self.check()
+
+
+def _stop() -> Interrupted:
+    return Interrupted("stopped by a signal")
 
 
 def join(threads: Iterable[threading.Thread]) -> None:

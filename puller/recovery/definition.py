@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor.domain.restoredxml import RestoredDomain, adapt
@@ -34,6 +35,7 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     folder: Path,
     force: bool,
     libvirts: Sequence[str],
+    scope: CancelScope,
     observer: Observer,
 ) -> None:
     """Write it into ``folder`` for the disks in ``files``, by target, and tell how it is used.
@@ -43,7 +45,7 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     """
     held = {item.name: folder / item.name for item in point.attachments}
     nvram, varstore = held.get("nvram.fd"), held.get("varstore.json")
-    taken = _names_beside(point, libvirts)
+    taken = _names_beside(point, libvirts, scope)
     try:
         domain = adapt(xml.decode(), files, image_format, nvram, taken, varstore=varstore)
     except (ET.ParseError, UnicodeDecodeError) as error:
@@ -54,11 +56,11 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     observer(Notice(point.point, _advice(point, domain, path, disks=bool(files), apart=taken is not None)))
 
 
-def _names_beside(point: Point, libvirts: Sequence[str]) -> list[str] | None:
+def _names_beside(point: Point, libvirts: Sequence[str], scope: CancelScope) -> list[str] | None:
     """The names of the domains of the libvirt that knows the original, by name or UUID; None if none does."""
     for uri in dict.fromkeys(libvirts):
         try:
-            known = ask(uri, lambda host: host.uuids())
+            known = ask(uri, scope, lambda host: host.uuids())
         except HypervisorError:
             continue
         if point.domain in known or point.uuid in known.values():

@@ -19,7 +19,6 @@ from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob
 from puller.repository.repository import Repository
-from puller.store.patience import tied
 
 FETCHERS = 4
 """Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
@@ -50,12 +49,15 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
 
 
 class Copier:
-    """Copies one disk from its image to its output."""
+    """Copies one disk from its image to its output. ``flow`` is for its threads, and is entered here."""
 
-    def __init__(self, subject: str, disk: str, image: DiskImage, output: Output, observer: Observer) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a copy is made of
+        self, subject: str, disk: str, image: DiskImage, output: Output, observer: Observer, flow: Flow
+    ) -> None:
         self._subject = subject
         self._disk = disk
-        self._image = image
+        self._flow = flow
+        self._image = image.within(flow.scope)
         self._output = output
         self._buffers: BufferPool
         self._observer = observer
@@ -67,7 +69,7 @@ class Copier:
     def copy(self) -> None:
         """Copy everything. Damage is collected, any other error is raised."""
         self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
-        with Flow() as flow, tied(flow.on_failure):
+        with self._flow as flow:
             self._buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
             crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
             for window in self._image.windows():

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.host.allocation import allocate
 from puller.nbd.image import ImageServer, create_qcow2
@@ -251,12 +252,15 @@ def raw(path: Path, size: int, publish: Publish) -> Iterator[Output]:
 
 
 @contextmanager
-def qcow2(path: Path, size: int, publish: Publish) -> Iterator[Output]:
+def qcow2(path: Path, size: int, publish: Publish, scope: CancelScope) -> Iterator[Output]:
     """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in."""
     with new_file(path, publish) as partial:
         os.close(_create(partial))  # qemu-img keeps the mode of a file that exists; its own would be 0644
-        create_qcow2(partial, size)
-        with ImageServer(partial, "qcow2") as server, Target(server.uri) as target:
+        create_qcow2(partial, size, scope)
+        with (
+            ImageServer(partial, "qcow2", scope=scope) as server,
+            Target(server.uri, scope) as target,
+        ):
             yield NewImage(target)
             target.flush()
 
@@ -283,9 +287,9 @@ def device(path: Path, held: int, size: int) -> Iterator[Output]:
 
 
 @contextmanager
-def export(uri: str, size: int) -> Iterator[Output]:
+def export(uri: str, size: int, scope: CancelScope) -> Iterator[Output]:
     """An existing NBD export of at least ``size`` bytes."""
-    with Target(uri) as target:
+    with Target(uri, scope) as target:
         refuse_small(uri, target.size, size)
         yield OldImage(target)
         target.flush()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, OutputInUse
 from puller.events import Notice, Observer
 from puller.hypervisor.storage import imagelock
@@ -45,10 +46,11 @@ class Domains:
     A libvirt that cannot be asked is a notice about ``subject``: hosts where one restores need none.
     """
 
-    def __init__(self, uris: Sequence[str], subject: str, observer: Observer) -> None:
+    def __init__(self, uris: Sequence[str], subject: str, observer: Observer, scope: CancelScope) -> None:
         self._uris = tuple(dict.fromkeys(uris))
         self._subject = subject
         self._observer = observer
+        self._scope = scope
         self._sources: list[tuple[str, str]] | None = None
 
     def user_of(self, output: Path, storage: Storage) -> str | None:
@@ -62,7 +64,7 @@ class Domains:
 
     def _ask(self, uri: str, output: Path) -> list[tuple[str, str]]:
         try:
-            return ask(uri, lambda host: list(host.sources_in_use()))
+            return ask(uri, self._scope, lambda host: list(host.sources_in_use()))
         except HypervisorError as error:
             text = f"cannot ask libvirt which running domains use {output} ({error.message})"
             self._observer(

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
 from puller.events import DiskDone, Notice, Observer, ignore
+from puller.pipeline.flow import Flow
 from puller.recovery import definition, outputs
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.definition import write_definition
@@ -77,19 +79,20 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
     chosen = _choose(point, request.disks)
     plan = _plan(point, chosen, request)
     with ExitStack() as claims:
-        held = _claim(claims, point, plan, request, observer)
+        held = _claim(claims, point, plan, request, observer, repository.scope)
         return _write(repository, point, plan, held, request, observer)
 
 
-def _claim(
+def _claim(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     claims: ExitStack,
     point: Point,
     plan: Sequence[tuple[DiskRecord, str]],
     request: Request,
     observer: Observer,
+    scope: CancelScope,
 ) -> dict[str, int]:
     """Hold all outputs that exist, by name, as descriptors. Raises OutputInUse, OutputFailed."""
-    domains = Domains(request.libvirts, point.point, observer)
+    domains = Domains(request.libvirts, point.point, observer, scope)
     held = {}
     for name in [*(name for _, name in plan), *map(str, _attachment_paths(point, request))]:
         if not outputs.is_uri(name) and Path(name).exists():
@@ -140,14 +143,19 @@ def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
             continue
         write_file(Path(request.output) / item.name, content, request.force)
         if item.name == definition.SOURCE:
-            _define(point, content, restored, request, observer)
+            _define(point, content, restored, request, observer, repository.scope)
     if failed:
         raise _all_of(failed)
     return Restored(point.point, tuple(restored), tuple(damage))
 
 
-def _define(
-    point: Point, xml: bytes, restored: Sequence[RestoredDisk], request: Request, observer: Observer
+def _define(  # noqa: PLR0913, PLR0917 - the use case's own parameters
+    point: Point,
+    xml: bytes,
+    restored: Sequence[RestoredDisk],
+    request: Request,
+    observer: Observer,
+    scope: CancelScope,
 ) -> None:
     write_definition(
         point,
@@ -157,6 +165,7 @@ def _define(
         folder=Path(request.output).absolute(),
         force=request.force,
         libvirts=request.libvirts,
+        scope=scope,
         observer=observer,
     )
 
@@ -257,17 +266,19 @@ def _refuse(name: str, force: bool) -> None:
         raise OutputRefused(f"cannot write to directory {folder}")
 
 
-def _open_output(place: _Place, size: int, request: Request) -> AbstractContextManager[Output]:
+def _open_output(
+    place: _Place, size: int, request: Request, scope: CancelScope
+) -> AbstractContextManager[Output]:
     if outputs.is_uri(place.name):
-        return outputs.export(place.name, size)
+        return outputs.export(place.name, size, scope)
     path = Path(place.name)
     if place.held is not None and outputs.is_device(path):
         return outputs.device(path, place.held, size)
     outputs.make_folder(path.parent)
     publish = outputs.replace if request.force else outputs.add
-    return (
-        outputs.qcow2(path, size, publish) if request.format == "qcow2" else outputs.raw(path, size, publish)
-    )
+    if request.format == "qcow2":
+        return outputs.qcow2(path, size, publish, scope)
+    return outputs.raw(path, size, publish)
 
 
 def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
@@ -279,9 +290,10 @@ def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     observer: Observer,
 ) -> tuple[RestoredDisk, list[Damage]]:
     began = time.monotonic()
+    flow = Flow(repository.scope)
     image = open_image(repository, point, record)
-    with outputs.translated(place.name), _open_output(place, image.size, request) as output:
-        copier = Copier(point.point, record.disk, image, output, observer)
+    with outputs.translated(place.name), _open_output(place, image.size, request, flow.scope) as output:
+        copier = Copier(point.point, record.disk, image, output, observer, flow)
         copier.copy()
         damage = merge_damage(copier.damage)
         if damage and not request.salvage:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, NoSuchPoint
 from puller.store.parallel import each
 
@@ -35,11 +36,12 @@ def _newest(points: Points, names: Iterable[tuple[str, str]]) -> list[tuple[str,
     for uuid, point_id in names:
         machines[uuid].append(point_id)
 
-    def newest(uuid: str) -> Point | None:
-        loaded = (_readable(points, uuid, point_id) for point_id in sorted(machines[uuid], reverse=True))
+    def newest(scope: CancelScope, uuid: str) -> Point | None:
+        bound = points.within(scope)
+        loaded = (_readable(bound, uuid, point_id) for point_id in sorted(machines[uuid], reverse=True))
         return next(filter(None, loaded), None)
 
-    return list(zip(machines, each(newest, machines, _PARALLEL_READS), strict=True))
+    return list(zip(machines, each(points.scope, newest, machines, _PARALLEL_READS), strict=True))
 
 
 def _readable(points: Points, uuid: str, point_id: str) -> Point | None:

@@ -12,6 +12,7 @@ from itertools import groupby
 
 import msgspec
 
+from puller.cancelling import CancelScope, Scoped, cleanup
 from puller.errors import (
     AmbiguousPoint,
     DamagedData,
@@ -20,21 +21,22 @@ from puller.errors import (
     ObjectNotFound,
     PullerError,
     StoreError,
+    UnknownKind,
     UnsupportedFormat,
 )
+from puller.repository.format.names import POINT, UUID
 from puller.repository.format.pages import Address, check_address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.machines import names_of
 from puller.store.base import Store
 from puller.store.parallel import each
-from puller.store.patience import brief, holding
 
 PREFIX = "points/"
 VERSION = 1
 
-_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_ID = re.compile(POINT)
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(UUID)
 _PARALLEL_READS = 16
 """As many as the S3 client has connections."""
 
@@ -97,11 +99,15 @@ class DiskRecord(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """Stored content of a point other than disks, such as ``domain.xml``; ``size`` in bytes."""
+    """Stored content of a point other than disks, such as ``domain.xml``; ``size`` in bytes.
+
+    ``time`` is when it had been read, by the clock of the host.
+    """
 
     name: str
     size: int
     root: Ref
+    time: datetime | None = None
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -219,24 +225,26 @@ def decode(content: bytes, name: str) -> Point:
     ):
         raise DamagedData(f"{name} holds impossible names")
     # At the ends of the calendar there is no room for the local time.
-    if point.time.tzinfo is None or not 1970 <= point.time.year < 9999:
+    times = [point.time] + [item.time for item in point.attachments if item.time is not None]
+    if any(moment.tzinfo is None or not 1970 <= moment.year < 9999 for moment in times):
         raise DamagedData(f"{name} has a time without a zone or out of all reason")
     return point
 
 
-class Points:
+class Points(Scoped):
     """The restore points of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def names(self, uuid: str | None = None) -> list[tuple[str, str]]:
-        """(domain uuid, point id) of every point, without reading the records."""
+        """(domain uuid, point id) of every point, without reading the records. An empty object is none."""
         found = []
         for info in self._store.list(PREFIX if uuid is None else f"{PREFIX}{uuid}/"):
             name = parse_name(info.key, PREFIX)
-            if name is not None:
+            if name is not None and info.size:
                 found.append(name)
         return found
 
@@ -247,7 +255,10 @@ class Points:
             box = self._store.get(name, max_size=BOX_LIMIT)
         except ObjectNotFound as error:
             raise NoSuchPoint(f"no restore point {point_id}") from error
-        return decode(self._boxes.unpack(BoxKind.POINT, name, box), name)
+        try:
+            return decode(self._boxes.unpack(BoxKind.POINT, name, box), name)
+        except UnknownKind as error:
+            raise NoSuchPoint(error.message, advice=error.advice) from error
 
     def all(self, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
         """Every point, oldest first. A damaged record raises, or is told to ``damaged`` where given."""
@@ -265,9 +276,9 @@ class Points:
     def _load(
         self, names: Iterable[tuple[str, str]], damaged: Callable[[str, DamagedData], None] | None
     ) -> list[Point]:
-        def load(name: tuple[str, str]) -> Point | None:
+        def load(scope: CancelScope, name: tuple[str, str]) -> Point | None:
             try:
-                return self.get(*name)
+                return self.within(scope).get(*name)
             except NoSuchPoint:
                 return None  # deleted since it was listed
             except DamagedData as error:
@@ -276,7 +287,7 @@ class Points:
                 damaged(name[1], error)
                 return None
 
-        return [point for point in each(load, names, _PARALLEL_READS) if point is not None]
+        return [point for point in each(self.scope, load, names, _PARALLEL_READS) if point is not None]
 
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
@@ -299,10 +310,14 @@ class Points:
         """Delete the points with these (domain uuid, point id); what only they reach is prune's to remove."""
         self._store.delete([object_name(*name) for name in names])
 
+    def stands(self, name: tuple[str, str]) -> bool:
+        """Whether the point with this (domain uuid, point id) is there, readable or not."""
+        return name in self.names(name[0])
+
     def holds(self, point: Point) -> bool:
         """Whether ``point`` is there, as far as the store answers soon."""
-        with holding(brief()), suppress(PullerError):
-            return self.get(point.uuid, point.point) == point
+        with suppress(PullerError):
+            return self.within(cleanup()).get(point.uuid, point.point) == point
         return False
 
     def _holds(self, name: str, box: bytes) -> bool:
@@ -321,6 +336,13 @@ class Points:
             domain, moment = text.rsplit("@", 1)
             return self._by_time(domain, moment, hosts)
         return self.get(*self.find(text))
+
+    def locate(self, text: str, hosts: Collection[str] = ()) -> tuple[str, str]:
+        """As ``select``, but without reading the record of a point that is named by its id."""
+        if "@" not in text:
+            return self.find(text)
+        point = self.select(text, hosts)
+        return point.uuid, point.point
 
     def find(self, text: str) -> tuple[str, str]:
         """(domain uuid, point id) by an id or a unique prefix, without reading the record."""

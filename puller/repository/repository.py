@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Self
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import (
     DamagedData,
     NoRepository,
@@ -13,6 +15,7 @@ from puller.errors import (
     RepositoryExists,
     WrongKey,
 )
+from puller.pipeline.flow import Flow
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
@@ -29,6 +32,7 @@ from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
+from puller.repository.records.kept import Keeps
 from puller.repository.remembered import Identity, Replacement
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
@@ -38,7 +42,7 @@ from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
 
-class Repository:
+class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
@@ -49,6 +53,7 @@ class Repository:
         self, store: Store, descriptor: Descriptor, keys: KeyRing, replaced: Replacement | None = None
     ) -> None:
         self.store = store
+        self.scope = store.scope
         self.replaced = replaced
         self.descriptor = descriptor
         self.keys = keys
@@ -56,8 +61,15 @@ class Repository:
         self.pending = PendingPoints(store, keys.boxes())
         self.condemned = Condemned(store, keys.boxes())
         self.damaged = DamagedPacks(store, keys.boxes())
+        self.keeps = Keeps(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Scoped.within``."""
+        bound = super().within(scope)
+        bound.store = self.store.within(scope)
+        return bound
 
     @property
     def id(self) -> str:
@@ -66,8 +78,11 @@ class Repository:
 
     def indexed(self) -> Iterator[IndexedPack]:
         """What all index objects say. A damaged one is passed over: the index is never needed."""
-        for info in self.store.list(INDEX_PREFIX):
+        for info in self._indexes():
             yield from self._read_index(info.key) or ()
+
+    def _indexes(self) -> Iterator[ObjectInfo]:
+        return (info for info in self.store.list(INDEX_PREFIX) if info.size)
 
     def _read_index(self, key: str) -> list[IndexedPack] | None:
         return read_index(self.store, self.keys.boxes(), key)
@@ -81,13 +96,21 @@ class Repository:
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
         """
+        flow = Flow(self.scope)
+        try:
+            return self.within(flow.scope)._begin(flow, tuning or Tuning(), excluded)
+        except BaseException:
+            flow.scope.cancel()  # the index may still be read, by threads that were left
+            raise
+
+    def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
         # Before the index is listed: prune drops a record only once no index names what it condemns.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed = {identity(info): info.key for info in self.store.list(INDEX_PREFIX)}
+        listed = {identity(info): info.key for info in self._indexes()}
         known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
-        return Run(self, known, claims, tuning or Tuning())
+        return Run(self, flow, known, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Everything that is stored."""

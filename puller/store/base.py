@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 
 Body = bytes | bytearray | memoryview
@@ -38,6 +39,13 @@ class Store(Protocol):
     ``StoreError``; the docstrings name only what is particular. A key that ``validate_key`` refuses
     is a ``ValueError``: keys are made by puller, never by users.
     """
+
+    scope: CancelScope
+    """What its waits belong to."""
+
+    def within(self, scope: CancelScope) -> Self:
+        """Return the same store with waits that belong to ``scope``, which is told when bytes come or go."""
+        ...
 
     @property
     def url(self) -> str:

@@ -12,10 +12,11 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from puller.cancelling import Scoped
 from puller.errors import (
     NoBucket,
     ObjectChanged,
@@ -37,7 +38,6 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.mounts import is_remote, means_lacking, sync_folder
-from puller.store.patience import note_progress
 
 _DIRECT = 1 << 20
 """Bytes from which a body goes past the page cache, as far as its buffer and the file system allow: on a full
@@ -74,7 +74,7 @@ _ADVICE: dict[type[StoreError], str] = {
 }
 
 
-class FolderStore:
+class FolderStore(Scoped):
     """Objects as files below ``root``, which is made by the first put if its parent is there.
 
     Folders get mode 0700 and files 0600. The etag is made of time, size and inode, which a replaced
@@ -84,9 +84,9 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._inodes: bool | None = None
         # Folders that this process found or made durable. Two threads may do it for the same one.
         self._durable: set[Path] = set()
+        self._remote: list[bool] = []
 
     @property
     def url(self) -> str:
@@ -170,7 +170,7 @@ class FolderStore:
         with self._translated(f"cannot store {key}", NoBucket):
             self._prepare(target.parent)
             try:
-                _write(temporary, body)
+                _write(temporary, body, self.scope.note_progress)
                 yield temporary, target
                 sync_folder(target.parent)
             finally:
@@ -224,15 +224,19 @@ class FolderStore:
         """Return the info of a regular file, None for anything else and for what is gone by now."""
         with self._translated(f"cannot read {key}"), suppress(FileNotFoundError):
             status = entry.stat()
-            note_progress()
+            self.scope.note_progress()
             return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
         return None
 
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
-        if self._inodes is None:
-            self._inodes = not is_remote(self._root)
-        etag = f"{status.st_mtime_ns}-{status.st_size}" + (f"-{status.st_ino}" if self._inodes else "")
+        inode = "" if self._is_remote() else f"-{status.st_ino}"
+        etag = f"{status.st_mtime_ns}-{status.st_size}{inode}"
         return ObjectInfo(key, status.st_size, status.st_mtime, etag)
+
+    def _is_remote(self) -> bool:
+        if not self._remote:
+            self._remote.append(is_remote(self._root))
+        return self._remote[0]
 
     @contextmanager
     def _translated(
@@ -270,13 +274,13 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _write(path: Path, body: Body) -> None:
+def _write(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
     """Make the file, write ``body`` without copying it, and sync."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         rest = memoryview(body)
         if len(rest) >= _DIRECT:
-            rest = _write_direct(descriptor, rest)
+            rest = _write_direct(descriptor, rest, note_progress)
         while rest:
             rest = rest[os.write(descriptor, rest[:_PIECE]) :]
             note_progress()
@@ -285,7 +289,7 @@ def _write(path: Path, body: Body) -> None:
         os.close(descriptor)
 
 
-def _write_direct(descriptor: int, body: memoryview) -> memoryview:
+def _write_direct(descriptor: int, body: memoryview, note_progress: Callable[[], None]) -> memoryview:
     """Write whole blocks past the page cache; return what is left, all of it where that cannot be done.
 
     It takes a buffer that begins at a page, as those of packs do, and a file system that knows O_DIRECT.

@@ -10,12 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
-from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from puller.cancelling import CancelScope
 from puller.errors import StoreUnavailable
-from puller.store.patience import SHORT, Patience, current, holding
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -24,14 +23,16 @@ AHEAD = 2
 """Items in the making or made for each thread: a slow one must not let the others stand still."""
 
 
-def each(work: Callable[[A], B], items: Iterable[A], threads: int) -> Generator[B, None, None]:
-    """Yield ``work(item)`` for each of the ``items``, in their order, ``threads`` of them at once.
+def each(
+    scope: CancelScope, work: Callable[[CancelScope, A], B], items: Iterable[A], threads: int
+) -> Generator[B, None, None]:
+    """Yield ``work(own, item)`` for each of the ``items``, in their order, ``threads`` of them at once.
 
-    What ``work`` raises is raised here, in its turn. The patience in force is in force for ``work`` too. Once
-    the generator is done, closed or left by an error, whatever still waits in ``work`` fails; nobody waits
-    for its end.
+    ``own`` is a child of ``scope`` for the waits in ``work``. It is cancelled once the generator is done,
+    closed or left by an error; nobody waits for the threads then. What ``work`` raises is raised here, in its
+    turn.
     """
-    own = (current() or Patience(SHORT)).renewed()
+    own = scope.child()
     crew = _Crew(work, own, threads)
     made: deque[Future[B]] = deque()
     try:
@@ -42,16 +43,16 @@ def each(work: Callable[[A], B], items: Iterable[A], threads: int) -> Generator[
         while made:
             yield made.popleft().result()
     finally:
-        own.end()
+        own.cancel()
         crew.dismiss()
 
 
 class _Crew(Generic[A, B]):
     """Up to ``threads`` threads, each started when there is something for it to do."""
 
-    def __init__(self, work: Callable[[A], B], patience: Patience, threads: int) -> None:
+    def __init__(self, work: Callable[[CancelScope, A], B], scope: CancelScope, threads: int) -> None:
         self._work = work
-        self._patience = patience
+        self._scope = scope
         self._threads = threads
         self._started = 0
         self._tasks: SimpleQueue[tuple[A, Future[B]] | None] = SimpleQueue()
@@ -62,10 +63,7 @@ class _Crew(Generic[A, B]):
         self._tasks.put((item, result))
         if self._started < self._threads:
             self._started += 1
-            thread = threading.Thread(
-                target=copy_context().run, args=(self._run,), name="parallel", daemon=True
-            )
-            thread.start()
+            threading.Thread(target=self._run, name="parallel", daemon=True).start()
         return result
 
     def dismiss(self) -> None:
@@ -74,18 +72,13 @@ class _Crew(Generic[A, B]):
             self._tasks.put(None)
 
     def _run(self) -> None:
-        with holding(self._patience):
-            while (task := self._tasks.get()) is not None:
-                self._do(*task)
+        while (task := self._tasks.get()) is not None:
+            self._do(*task)
 
     def _do(self, item: A, result: Future[B]) -> None:
         try:
-            self._require_patience()
-            result.set_result(self._work(item))
+            if self._scope.cancelled:  # who waits for the item has to learn of it
+                raise StoreUnavailable("a read from the store was given up before it began")
+            result.set_result(self._work(self._scope, item))
         except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
             result.set_exception(error)
-
-    def _require_patience(self) -> None:
-        """Raise StoreUnavailable once it has ended: who waits for the item has to learn of that."""
-        if self._patience.ended:
-            raise StoreUnavailable("a read from the store was given up before it began")

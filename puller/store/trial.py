@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from puller.cancelling import cleanup
 from puller.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from puller.store.base import Store
-from puller.store.patience import brief, holding
 
 OPERATIONS = ("list", "delete", "put", "get")
 
@@ -65,8 +65,8 @@ class _Attempt:
         try:
             self._run_on_object()
         except StoreUnavailable:
-            with suppress(StoreError), holding(brief()):  # the put may have been carried out
-                self._delete()
+            with suppress(StoreError):  # the put may have been carried out
+                self._store.within(cleanup()).delete([self._key])
             raise
         self._try("delete", self._delete)
 

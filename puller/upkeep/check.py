@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
 from puller.events import Notice, Observer, Step
 from puller.repository.collecting.reach import Reach
+from puller.repository.foreign import described, foreign
+from puller.repository.format.names import FOLDERS
 from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
@@ -58,6 +60,8 @@ def check(
     if read_data and not repository.keys.can_read_data:
         raise KeyNotHeld("this key may not read stored guest data, so it cannot check it")
     errors: list[CheckError] = []
+    if not points:
+        _tell_foreign(repository, observer)
     chosen = _points(repository, points, errors)
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
@@ -73,6 +77,12 @@ def check(
     errors = _of_standing_points(repository, errors)
     _record(repository, known, packs, bool(errors), observer)
     return CheckReport(len(chosen), len(reach.packs) + len(reach.map_packs), packs.chunks_read, tuple(errors))
+
+
+def _tell_foreign(repository: Repository, observer: Observer) -> None:
+    keys = foreign(repository.store, FOLDERS)
+    if keys:
+        observer(Notice("repository", described(keys)))
 
 
 def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:

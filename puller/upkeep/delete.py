@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 
+from puller.errors import PointKept
+from puller.repository.records.kept import Keep, Name
 from puller.repository.repository import Repository
 
 
@@ -11,15 +14,23 @@ def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[s
     """Delete the points that ``selectors`` name and return their ids, each once.
 
     A selector and ``hosts`` are as in ``Points.select``. All are looked up before any is deleted. A
-    point that is named by its id may be damaged. Raises NoSuchPoint, AmbiguousPoint, DamagedData, StoreError.
+    point that is named by its id may be damaged. Raises NoSuchPoint, AmbiguousPoint, PointKept, DamagedData,
+    StoreError.
     """
-    found = list(dict.fromkeys(_find(repository, selector, hosts) for selector in selectors))
+    found = list(dict.fromkeys(repository.points.locate(selector, hosts) for selector in selectors))
+    _refuse_kept(repository, found)
     repository.points.delete(found)
     return tuple(point_id for _, point_id in found)
 
 
-def _find(repository: Repository, selector: str, hosts: Collection[str]) -> tuple[str, str]:
-    if "@" not in selector:
-        return repository.points.find(selector)
-    point = repository.points.select(selector, hosts)
-    return point.uuid, point.point
+def _refuse_kept(repository: Repository, names: Sequence[Name]) -> None:
+    keeps: dict[Name, Keep] = {}
+    for uuid in {uuid for uuid, _ in names}:
+        keeps |= repository.keeps.holding(datetime.now(UTC), uuid)
+    held = [name for name in names if name in keeps]
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        raise PointKept(
+            f"cannot delete restore point {held[0][1]}{more}: it is {keeps[held[0]].reason}",
+            advice=f"Run 'puller release {held[0][1]}' first. Nothing was deleted.",
+        )

@@ -18,7 +18,6 @@ from puller.repository.format.footer import DEAD, PackKind
 from puller.repository.format.pages import Refs
 from puller.repository.reading.packs import StoredPack, merge
 from puller.repository.repository import Repository
-from puller.store.patience import tied
 
 READERS = 4
 
@@ -81,7 +80,8 @@ class PackCheck:
         suspects: Collection[bytes],
         observer: Observer,
     ) -> None:
-        self._packs = repository.packs
+        self._flow = Flow(repository.scope)
+        self._packs = repository.packs.within(self._flow.scope)
         self._table = repository.maps.table
         self._reach = reach
         self._percent = percent
@@ -96,7 +96,7 @@ class PackCheck:
     def run(self) -> None:
         """Look at all packs, some at a time."""
         self._observer(DiskPlanned("repository", "packs", len(self._reach.packs), len(self._reach.packs)))
-        with Flow() as flow, tied(flow.on_failure):
+        with self._flow as flow:
             crew = flow.crew("check", READERS, READERS, self._check)
             for number in self._reach.packs:
                 crew.put(number)

@@ -8,7 +8,7 @@ makes that final, looks once more at what is reached, and removes it. docs/forma
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -26,6 +26,7 @@ from puller.repository.records.condemned import (
     slots_in,
     union,
 )
+from puller.repository.records.kept import Keep, Name, point_of
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.reachability import Reachability
@@ -49,6 +50,7 @@ class PruneReport:
         packs_compacted: Packs that were rewritten without what no point needs.
         bytes_freed: The size of the deleted packs, and what rewriting others saved.
         decisions: The decision for each point, with its reasons.
+        held: Those of ``kept`` that no rule keeps, but a keep.
     """
 
     kept: tuple[str, ...]
@@ -58,6 +60,7 @@ class PruneReport:
     packs_compacted: int
     bytes_freed: int
     decisions: tuple[Decision, ...]
+    held: tuple[str, ...] = ()
 
 
 def preview(repository: Repository, policy: Policy) -> PruneReport:
@@ -65,15 +68,19 @@ def preview(repository: Repository, policy: Policy) -> PruneReport:
 
     Nothing tells the store's time to who only reads, so the clock of this host stands in for it.
     """
-    return _report(judge(repository.points.all(), policy, time.time()))
+    points, now = repository.points.all(), time.time()
+    decisions = judge(points, policy, now)
+    return _report(decisions, _held(points, decisions, repository.keeps.holding(_utc(now))))
 
 
 def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision, ...]:
     """A decision for each point. What is dated after ``now``, the store's time, by a day or more stays.
 
-    And it does not count: a point dated a year ahead would else make all others too old for a policy.
+    And it does not count: a point dated a year ahead would else make all others too old for a policy. Raises
+    NoSuchPoint if a domain that the policy names has no points.
     """
-    limit = datetime.fromtimestamp(now, UTC) + AHEAD
+    policy = policy.resolved(points)
+    limit = _utc(now) + AHEAD
     usual = {item.point: item for item in decide((point for point in points if point.time <= limit), policy)}
     return tuple(
         usual.get(item.point) or replace(item, keep=True, reasons=(f"dated after {limit:%Y-%m-%d}",))
@@ -96,9 +103,30 @@ def prune(
         return _Prune(repository, lease, grace.total_seconds(), observer).run(policy)
 
 
+def _utc(now: float) -> datetime:
+    return datetime.fromtimestamp(now, UTC)
+
+
+Held = Mapping[str, Keep]
+"""By point id the keep that alone lets the point stay."""
+
+
+def _held(points: Iterable[Point], decisions: Iterable[Decision], keeps: Mapping[Name, Keep]) -> Held:
+    """The points that ``decisions`` would remove and a keep holds."""
+    doomed = {item.point for item in decisions if not item.keep}
+    names = ((point.uuid, point.point) for point in points if point.point in doomed)
+    return {name[1]: keeps[name] for name in names if name in keeps}
+
+
+def _spared(decision: Decision, held: Held) -> Decision:
+    keep = held.get(decision.point)
+    return decision if keep is None else replace(decision, keep=True, reasons=(keep.reason,))
+
+
 def _report(
-    decisions: tuple[Decision, ...], condemned: int = 0, reclaim: Reclaim | None = None
+    judged: tuple[Decision, ...], held: Held, condemned: int = 0, reclaim: Reclaim | None = None
 ) -> PruneReport:
+    decisions = tuple(_spared(item, held) for item in judged)
     return PruneReport(
         kept=tuple(item.point for item in decisions if item.keep),
         removed=tuple(item.point for item in decisions if not item.keep),
@@ -107,6 +135,7 @@ def _report(
         packs_compacted=reclaim.compacted if reclaim else 0,
         bytes_freed=reclaim.bytes_freed if reclaim else 0,
         decisions=decisions,
+        held=tuple(held),
     )
 
 
@@ -127,7 +156,7 @@ class _Prune:
         """Do it all, in the order that docs/format.md proves right."""
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
-        decisions = self._apply(policy)
+        decisions, held = self._apply(policy)
         self._step("mark")
         self.mark.add_new(self.lease.measure())
         self._step("survey")
@@ -143,22 +172,50 @@ class _Prune:
         reclaim.run(final)
         self._forget(records)
         self._forget_damage(survey)
-        return _report(decisions, len(fresh), reclaim)
+        self._forget_keeps()
+        return _report(decisions, held, len(fresh), reclaim)
 
     def _step(self, name: str) -> None:
         self.observer(Step("repository", name))
 
-    def _apply(self, policy: Policy) -> tuple[Decision, ...]:
+    def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], Held]:
         """Remove points, but only after it is known that what the others need can be told."""
         self._step("points")
         points = self.repository.points.all()
         decisions = judge(points, policy, self.lease.now)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
+        held = self._mark_held(points, decisions)
+        self.lease.measure()
+        kept |= held.keys()
         self.repository.points.delete(
             [(point.uuid, point.point) for point in points if point.point not in kept]
         )
-        return decisions
+        self._tell_unreadable(held)
+        return decisions, held
+
+    def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> Held:
+        """Take in what a keep holds. Marking may take hours, so the last look finds nothing to mark."""
+        held: dict[str, Keep] = {}
+        while True:
+            keeps = self.repository.keeps.holding(_utc(self.lease.measure()))
+            fresh = _held(points, decisions, keeps)
+            if fresh.keys() <= held.keys():
+                return fresh
+            self.mark.add(point for point in points if point.point in fresh.keys() - held.keys())
+            held |= fresh
+
+    def _tell_unreadable(self, held: Held) -> None:
+        for point, keep in held.items():
+            if keep.damage is not None:
+                text = f"restore point {point} stays, as its keep cannot be read: {keep.damage}"
+                self.observer(Notice("repository", f"{text}; 'puller release' ends it"))
+
+    def _forget_keeps(self) -> None:
+        """Drop the keeps of points that are gone. Listed first: a point that has one was there before."""
+        keys = [info.key for info in self.repository.keeps.listed()]
+        standing = set(self.repository.points.names()) if keys else set[Name]()
+        self.repository.keeps.delete([key for key in keys if point_of(key) not in standing])
 
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of what is unreachable; return what is condemned anew, and all that is final."""

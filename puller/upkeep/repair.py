@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, MissingObject
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.compaction import compacted, present
@@ -94,16 +95,17 @@ class _Repair:
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
     def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
-        for opened in each(lambda pack: self._open(*pack), packs, _READERS):
+        for opened in each(self._repository.scope, self._open, packs, _READERS):
             said = None if opened is None else self._spared(opened)
             if said is not None:
                 self._written += 1
                 yield said
 
-    def _open(self, kind: PackKind, pack_id: bytes) -> StoredPack | None:
+    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes]) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
+        kind, pack_id = pack
         try:
-            return self._reader.open(kind, pack_id)
+            return self._reader.within(scope).open(kind, pack_id)
         except MissingObject:
             return None
         except DamagedData:

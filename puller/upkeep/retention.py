@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from puller.errors import UsageError
+from puller.errors import NoSuchPoint, UsageError
 from puller.repository.points import DiskRecord, Point, in_order
 from puller.repository.selection import Scope
 from puller.units import format_bytes
@@ -27,6 +27,8 @@ NOT_OWN = "not of this job"
 """Why a point stays that the rules are not for."""
 
 NOT_OF_HOST = "not of these hosts"
+NOT_OF_DOMAIN = "not of these domains"
+NOT_TAGGED = "without these tags"
 
 LEAST_STAY = timedelta(days=30)
 """How long the last copy of a disk stays at least after the first point that lacks the disk."""
@@ -60,6 +62,9 @@ class Policy:
         scope: Apply the rules only to the points of one job; all others stay.
         hosts: Apply the rules only to points that these hosts took, names or patterns; all others stay.
         across_hosts: Judge a domain's points together, whichever host took them.
+        domains: Apply the rules only to the points of these domains, names or UUIDs; all others stay.
+        tags: Apply the rules only to points with one of these tags (``KEY=VALUE``, or ``KEY`` for any value).
+        keep_tags: Keep all points with one of these tags. This is not a rule.
     """
 
     last: int | None = None
@@ -72,6 +77,9 @@ class Policy:
     scope: Scope | None = None
     hosts: tuple[str, ...] = ()
     across_hosts: bool = False
+    domains: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    keep_tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly
@@ -97,7 +105,8 @@ class Policy:
     @property
     def is_empty(self) -> bool:
         """Whether no rule is given."""
-        return self == Policy(scope=self.scope, hosts=self.hosts, across_hosts=self.across_hosts)
+        rules = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly, self.within)
+        return all(rule is None for rule in rules)
 
     @property
     def reach(self) -> timedelta:
@@ -117,7 +126,36 @@ class Policy:
         """Why the rules are not for this point, or None."""
         if self.scope is not None and not self.scope.has(point):
             return NOT_OWN
+        if self.domains and point.uuid not in self.domains:
+            return NOT_OF_DOMAIN
+        if self.tags and not tags_in(point, self.tags):
+            return NOT_TAGGED
         return None if point.is_from(self.hosts) else NOT_OF_HOST
+
+    def resolved(self, points: Iterable[Point]) -> Policy:
+        """The same with the UUIDs of its ``domains``. Raises NoSuchPoint if one has no points."""
+        ordered = in_order(points)
+        return replace(
+            self, domains=tuple(uuid for word in self.domains for uuid in _machines(word, ordered))
+        )
+
+
+def tags_in(point: Point, tags: Iterable[str]) -> list[str]:
+    """Those of ``tags`` that the point has."""
+    own = {*point.tags, *(f"{key}={value}" for key, value in point.tags.items())}
+    return [tag for tag in tags if tag in own]
+
+
+def _machines(word: str, ordered: Sequence[Point]) -> Sequence[str]:
+    """UUIDs of the domain that ``word`` means: by its name now, or if none has it now, by an earlier one."""
+    newest = {point.uuid: point.domain for point in ordered}
+    if word in newest:
+        return [word]
+    called = [uuid for uuid, name in newest.items() if name == word]
+    found = called or list(dict.fromkeys(point.uuid for point in ordered if point.domain == word))
+    if not found:
+        raise NoSuchPoint(f"no restore point of domain '{word}'")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +170,10 @@ class Decision:
 
 
 def decide(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
-    """A decision for each point, by domain and host, and from the oldest to the newest."""
+    """A decision for each point, by domain and host, and from the oldest to the newest.
+
+    The ``domains`` of the policy are UUIDs: see ``Policy.resolved``.
+    """
     domains: Mapping[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
         domains[point.uuid, "" if policy.across_hosts else point.host].append(point)
@@ -151,6 +192,9 @@ def _decide(points: Iterable[Point], policy: Policy) -> Iterator[Decision]:
             reasons[point.point].append("no rule given")
         elif (exempt := policy.exempts(point)) is not None:
             reasons[point.point].append(exempt)
+        else:
+            for tag in tags_in(point, policy.keep_tags):
+                reasons[point.point].append(f"tag {tag}")
     _judge([point for point in reversed(ordered) if policy.judges(point)], policy, reasons)
     for point in ordered:
         why = tuple(reasons.get(point.point, ("no rule keeps it",)))

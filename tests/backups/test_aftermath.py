@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from puller.backups.aftermath import HURRY, RETURN, Aftermath
+from puller.cancelling import CancelScope
 from puller.errors import ConnectionLost, HypervisorError, Interrupted
 from puller.events import ignore
 from puller.hypervisor.connection import Host
-from puller.store.patience import Patience, holding
 
 
 class Stop(BaseException):
@@ -37,14 +37,14 @@ def test_a_run_that_a_signal_stops_hurries(
 ) -> None:
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("time.sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(Host, "connect", gone)
-    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False)
+    scope = CancelScope()
+    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False, scope=scope)
     domain: Any = SimpleNamespace(name="web1", uuid="u", start_id=lambda: "1")
-    patience = Patience(60)
     if stopped:
-        patience.end()
+        scope.cancel()
     kind = ConnectionLost if isinstance(error, HypervisorError) else type(error)
-    with holding(patience), pytest.raises(kind), Aftermath(host, domain, "r", (), ignore):
+    with pytest.raises(kind), Aftermath(host, domain, "r", (), ignore):
         raise error
     assert limit <= clock[0] - 1000 < limit + 1

@@ -12,13 +12,14 @@ import pytest
 import puller
 from puller.backups.sources import content_probe
 from puller.backups.sources.content_probe import ContentProbe
+from puller.cancelling import CancelScope
+from puller.errors import Interrupted
 from puller.hypervisor.domain.disk import Disk
-from puller.store.patience import Patience, holding
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
 
 
-def test_the_wait_for_a_guests_flush_ends_with_the_patience(
+def test_the_wait_for_a_guests_flush_ends_when_the_scope_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In parallel backups a signal raises nothing where the disks are looked at."""
@@ -29,19 +30,21 @@ def test_the_wait_for_a_guests_flush_ends_with_the_patience(
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
     point = make_point(repository, {"vda": random.Random(1).randbytes(MIB)})
     told: list[str] = []
-    begun = ContentProbe(repository, disk, point.disks[0], told.append)
-    found: list[bool] = []
-    waiting = Patience(60)
+    waiting = CancelScope()
+    begun = ContentProbe(repository, disk, point.disks[0], told.append).within(waiting)
+    met: list[Interrupted] = []
 
     def wait() -> None:
-        with holding(waiting):
-            found.append(begun.is_foreign(15))
+        try:
+            begun.is_foreign(15)
+        except Interrupted as error:
+            met.append(error)
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    waiting.end()
+    waiting.cancel()
     thread.join(30)
-    assert found == [True]
+    assert len(met) == 1
 
 
 class Late:
@@ -50,7 +53,7 @@ class Late:
     look: ContentProbe
 
     def __init__(self) -> None:
-        self.patience = Patience(60)
+        self.scope = CancelScope()
         self.told: list[str] = []
         self.clock = 1000.0
         self.pauses = 0
@@ -68,15 +71,19 @@ def _late(monkeypatch: pytest.MonkeyPatch, folder: Path, flush: Callable[[int], 
     repository = puller.create_repository(str(folder / "r"), password=None)
     point = make_point(repository, {"vda": WRITTEN})
     late = Late()
-    late.look = ContentProbe(repository, disk, point.disks[0], late.told.append)
+    look = ContentProbe(repository, disk, point.disks[0], late.told.append)
+    late.look = look.within(late.scope)
 
     def pause(seconds: float) -> None:
+        if seconds < 1:  # for the start of qemu-nbd
+            threading.Event().wait(seconds)
+            return
         late.clock += seconds
         late.pauses += 1
         if (content := flush(late.pauses)) is not None:
             image.write_bytes(content)
 
-    monkeypatch.setattr(late.patience, "pause", pause)
+    monkeypatch.setattr(late.scope, "pause", pause)
     monkeypatch.setattr("time.monotonic", lambda: late.clock)
     return late
 
@@ -85,9 +92,8 @@ def test_a_wait_for_a_guests_flush_is_told_once(tmp_path: Path, monkeypatch: pyt
     """However many chunks are waited for."""
     last = bytes(MIB - CHUNK) + WRITTEN[-CHUNK:]
     late = _late(monkeypatch, tmp_path, {2: last, 4: WRITTEN}.get)
-    with holding(late.patience):
-        assert not late.look.is_foreign(15)
-        assert not late.look.is_foreign(14)
+    assert not late.look.is_foreign(15)
+    assert not late.look.is_foreign(14)
     assert (late.pauses, late.told) == (4, [TOLD])
 
 
@@ -96,7 +102,6 @@ def test_all_chunks_of_a_disk_have_the_same_time_to_be_flushed(
 ) -> None:
     last = bytes(MIB - CHUNK) + WRITTEN[-CHUNK:]
     late = _late(monkeypatch, tmp_path, {30: last}.get)
-    with holding(late.patience):
-        assert not late.look.is_foreign(15)
-        assert late.look.is_foreign(14)
+    assert not late.look.is_foreign(15)
+    assert late.look.is_foreign(14)
     assert late.pauses == 35

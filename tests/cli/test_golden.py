@@ -60,6 +60,13 @@ COMMANDS = (
     "config check --config CONFIGURATION",
     "run nightly --config CONFIGURATION --connect qemu+unix:///system?socket=/nonexistent",
     "run weekly --config CONFIGURATION",
+    "keep web1@latest --until 2999-12-31 --note audit",
+    "points web1",
+    "show web1@latest",
+    "delete web1@latest",
+    "keep web1@latest --until 2020-01-01",
+    "release web1@latest",
+    "release ffff",
 )
 
 CONFIGURATION = """

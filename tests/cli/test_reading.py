@@ -38,6 +38,7 @@ RECORD = {
     "tags",
     "disks",
     "seconds",
+    "keep",
 }
 DISK = {
     "disk",
@@ -103,6 +104,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "host": platform.node(),
         "tags": {"why": "upgrade"},
         "seconds": 1.5,
+        "keep": None,
     }
     assert disk.keys() == DISK
     assert (disk["disk"], disk["kind"], disk["size"]) == ("vda", "full", 2 * CHUNK)
@@ -133,7 +135,7 @@ def test_points_as_a_table(cli: CommandLine, points: list[puller.Point]) -> None
 def test_show_in_full(cli: CommandLine, points: list[puller.Point]) -> None:
     shown = cli("show", points[0].point, "--json").document
     assert shown.keys() == RECORD | {"attachments", "checkpoint_xml"}
-    assert shown["attachments"] == [{"name": "domain.xml", "size": len(DOMAIN_XML)}]
+    assert shown["attachments"] == [{"name": "domain.xml", "size": len(DOMAIN_XML), "time": None}]
     assert shown["checkpoint_xml"] == "<domaincheckpoint/>"
     text = cli("show", points[0].point).out
     for word in (points[0].point, points[0].uuid, "2026-11-23T12:00:00Z", "why=upgrade", "vdb", "domain.xml"):
@@ -322,6 +324,6 @@ def test_a_domain_by_the_name_that_it_had(cli: CommandLine, repository: puller.R
 def test_an_object_that_nobody_wrote_is_no_newest_point(
     cli: CommandLine, points: list[puller.Point], folder: Path
 ) -> None:
-    (folder / "points" / points[0].uuid / "20990101T000000Z-00000000").write_bytes(b"")
+    (folder / "points" / points[0].uuid / "20990101T000000Z-00000000").write_bytes(b"of nobody")
     newest = max(item.point for item in points if item.uuid == points[0].uuid)
     assert cli("show", "web1@latest", "--json").document["point"] == newest

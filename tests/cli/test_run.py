@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import libvirt
 import pytest
 
 import puller
 from puller import api
+from puller.cancelling import CancelScope, RetryPolicy
 from puller.configuration.file import load
 from puller.errors import Locked, StoreUnavailable
 from puller.hypervisor.locking.lock import JobLock
@@ -314,11 +315,11 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
         elsewhere.enter_context(Lease.take(repository.store, repository.keys.boxes(), "prune"))
         waited: list[float] = []
 
-        def end(seconds: float) -> None:
+        def end(_: CancelScope, seconds: float) -> None:
             waited.append(seconds)
             elsewhere.close()
 
-        monkeypatch.setattr("puller.jobs.job.time.sleep", end)
+        monkeypatch.setattr(CancelScope, "pause", end)
         answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]
     assert len(waited) == 1
@@ -339,7 +340,7 @@ def test_a_prune_that_cannot_read_what_is_pending_fails_once(
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     pending = folder / "pending" / point.uuid / point.point
     pending.parent.mkdir(parents=True)
-    pending.write_bytes(b"")
+    pending.write_bytes(b"torn")
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     tried: list[object] = []
     real = api.prune
@@ -372,7 +373,7 @@ def test_each_attempt_to_prune_waits_for_its_turn(
         return real(*words, **choices)
 
     monkeypatch.setattr(api, "prune", prune)
-    monkeypatch.setattr("puller.jobs.job.time.sleep", lambda seconds: did.append("wait"))
+    monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: did.append("wait"))
     assert cli("run", "nightly", "--only", "prune").code == 0
     assert did == ["try", "wait", "try", "wait", "try"]
 
@@ -381,6 +382,9 @@ class Away(FolderStore):
     """Gives no answer to the first two requests."""
 
     refusals = 2
+
+    def within(self, scope: CancelScope) -> Self:
+        return self
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         if self.refusals:
@@ -395,7 +399,7 @@ def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     """A command that somebody types is told at once."""
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
-    monkeypatch.setattr("puller.store.retrying.SHORT", 0.0)
+    monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.0))
     monkeypatch.setattr("puller.api.open_store", lambda url: Away(Path(url)))
     assert cli("points", "--json").error["code"] == 14
     answer = cli("run", "nightly", "--only", "prune", "--json")

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from botocore.config import Config
 
 import puller
+from puller.cancelling import RetryPolicy
 from puller.diagnosis.doctor import Examination, doctor
 from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.store import examine
@@ -180,16 +181,16 @@ def test_a_store_that_falls_silent_is_asked_nothing_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Silent(FolderStore):
-        asked = 0
+        asked: ClassVar[list[str]] = []
 
         def put_new(self, key: str, body: Body) -> None:
-            self.asked += 1
+            self.asked.append(key)
             threading.Event().wait()
 
-    monkeypatch.setattr("puller.store.retrying.SHORT", 0.1)
+    monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.1))
     store = Silent(folder)
     assert found(store) == {"put": "fail"}
-    assert store.asked == 1
+    assert len(store.asked) == 1
 
 
 def test_a_bucket_that_keeps_versions_for_ever(client: S3Client, bucket: str) -> None:

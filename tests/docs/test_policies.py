@@ -25,10 +25,10 @@ URL = f"s3://{BUCKET}/kvm"
 KEY = bytes(range(32))  # no password, whose derivation takes half a second a command
 MIB = 1 << 20
 NO_RIGHT = 14
-KINDS = ("keys", "packs", "maps", "index", "points", "pending", "condemned", "damaged", "locks")
+KINDS = ("keys", "packs", "maps", "index", "points", "pending", "condemned", "damaged", "kept", "locks")
 MAY_PUT = {
-    "backup": {"packs", "maps", "index", "pending", "points"},
-    "prune": {"packs", "maps", "index", "condemned", "damaged", "locks"},
+    "backup": {"packs", "maps", "index", "pending", "points", "kept"},
+    "prune": {"packs", "maps", "index", "condemned", "damaged", "kept", "locks"},
     "restore": set[str](),
 }
 MAY_DELETE = {
@@ -102,8 +102,14 @@ def test_each_role_does_its_work(
     assert codes(f"backup {machine.name}") == [0]
     machine.write("vda", 9, 0, MIB)
     assert codes(f"backup {machine.name}", "points", f"doctor {machine.name}") == [0, 0, 0]
-    assert codes("prune --keep-last 1", f"delete {latest}") == [NO_RIGHT] * 2
+    assert codes(f"keep {latest}", f"keep {latest} --note again") == [0, 0]
+    assert codes("prune --keep-last 1", f"release {latest}") == [NO_RIGHT] * 2
 
+    be("prune")
+    assert codes(f"delete {latest}", f"release {latest}", f"keep {latest} --until 2999-01-01") == [2, 0, 0]
+    assert codes(f"release {latest}") == [0]
+    be("backup")
+    assert codes(f"delete {latest}") == [NO_RIGHT]
     be("prune")
     assert codes("prune --keep-last 1 --grace 0", "repair index", "check") == [0, 0, 0]
     assert len(puller.list_points(puller.open_repository(URL, key_file=KEY))) == 1

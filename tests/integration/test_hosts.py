@@ -492,8 +492,12 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
     machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
 ) -> None:
     scene = Scene(machine_factory(DiskSpec("vda", MIB)), libvirt_uri, tmp_path, truth, "pw")
-    running = {item.name for item in scene.backup().attachments}
+    first = scene.backup()
+    running = {item.name for item in first.attachments}
     assert running == {"domain.xml", "live.xml", "images.json"}
+    read = [item.time for item in first.attachments if item.time is not None]
+    ended = first.time + timedelta(seconds=first.seconds)
+    assert len(read) == 3 and all(first.time <= moment <= ended for moment in read)
     scene.machine.stop()
     (tmp_path / "code.fd").write_bytes(bytes(128 * KIB))
     (tmp_path / "variables.fd").write_bytes(b"boot order" * 10_000)

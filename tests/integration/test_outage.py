@@ -13,11 +13,11 @@ from threading import Thread
 import pytest
 
 import puller
+from puller import cancelling
 from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
 from puller.repository.format.footer import PackKind
 from puller.repository.records.condemned import ALL, Condemned, CondemnedSlots
-from puller.store import patience
 from puller.store.base import ObjectInfo
 from puller.units import MIB
 from tests.integration.conftest import checkpoints, leftovers, restored
@@ -118,7 +118,7 @@ def test_a_server_that_stops_in_mid_run_and_comes_back(scene: Scene) -> None:
 @pytest.mark.parametrize("step", ["read", "commit"])
 def test_a_server_that_stops_for_good(scene: Scene, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(patience, "LONG", 2.0)
+        patch.setattr(cancelling, "WORK", cancelling.RetryPolicy(2.0))
         with pytest.raises(StoreUnavailable, match="Could not connect to the endpoint URL") as caught:
             scene.back_up(step, scene.server.stop)
     assert (caught.value.exit_code, caught.value.retryable) == (14, True)

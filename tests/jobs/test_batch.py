@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from puller.errors import HypervisorError, Interrupted, NoSuchDomain, StoreUnavailable
+from puller.cancelling import CancelScope
+from puller.errors import (
+    HypervisorError,
+    Interrupted,
+    NbdError,
+    NoSuchDomain,
+    PullerError,
+    StoreUnavailable,
+)
 from puller.events import Observer, Step, ignore
 from puller.jobs.batch import Reporters, find_stop, take_all
 from puller.repository.points import Point
-from puller.store.patience import current
 
 TIME = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -167,23 +174,24 @@ def test_a_signal_as_they_are_begun_stops_those_that_are(monkeypatch: pytest.Mon
     assert [(domain, type(error)) for domain, error in taken.failed] == [("a", Interrupted)]
 
 
-def test_a_signal_ends_the_wait_for_a_store_and_is_told_as_what_it_is(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("error", [StoreUnavailable("given up"), NbdError("the connection was shut")])
+def test_a_signal_ends_a_wait_and_is_told_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: PullerError
 ) -> None:
     begun = threading.Barrier(3)
 
+    scope = CancelScope()
+
     def take(domain: str, observer: Observer) -> Point:
-        patience = current()
-        assert patience is not None
         begun.wait(60)
-        patience.pause(60)
-        raise StoreUnavailable("given up")
+        scope.pause(60)
+        raise error
 
     def wait(futures: object) -> None:
         begun.wait(60)
         raise Signal
 
     monkeypatch.setattr("puller.jobs.batch.wait", wait)
-    taken = take_all(["a", "b"], take, Listener().audience, 2)
+    taken = take_all(["a", "b"], take, Listener().audience, 2, scope)
     assert [str(error) for _, error in taken.failed] == ["stopped by a signal"] * 2
     assert {type(error) for _, error in taken.failed} == {Interrupted}

@@ -75,17 +75,19 @@ def back_up(
     dirty: Collection[int] = (),
     host: str | None = None,
     time: datetime | None = None,
+    compared: Point | None = None,
 ) -> Backup:
     """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it.
 
-    Chunks at the ``dirty`` places are read even if they are as before. The id is of ``moment``, and so is the
-    point's time unless ``time`` says otherwise.
+    All of it is compared with the point ``compared``, if there is one. Chunks at the ``dirty`` places are
+    read even if they are as before. The id is of ``moment``, and so is the point's time unless ``time`` says
+    otherwise.
     """
     data = content(disk)
     extents = whole(data) if before is None else _changes(before, disk, dirty)
     base = None if parent is None else parent.disks[0].root.address
     with repository.run(TUNING) as run:
-        writer = run.disk(len(data), base)
+        writer = run.disk(len(data), base, None if compared is None else compared.disks[0].root.address)
         feed(run, writer, data, extents)
         run.drain()
         root = Ref.to(writer.finish())

@@ -11,6 +11,7 @@ from typing import Any
 
 import libvirt
 
+from puller.cancelling import CancelScope
 from puller.host.passphrases import handed_over
 from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.space.seal import create
@@ -23,7 +24,7 @@ def make_image(path: Path, spec: DiskSpec) -> None:
     """A LUKS image whose format is ``raw`` or ``qcow2``, as fast to open as may be."""
     if spec.format == "qcow2":
         option = "encrypt.format=luks,encrypt.key-secret=key0,encrypt.iter-time=10"
-        create(PASSPHRASE, "-o", option, "--", str(path), str(spec.size))
+        create(CancelScope(), PASSPHRASE, "-o", option, "--", str(path), str(spec.size))
         return
     for _ in range(100):  # QEMU's measuring fails where processor time is counted in ticks
         with handed_over([PASSPHRASE]) as handed:

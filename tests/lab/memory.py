@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound
 from puller.store.base import (
     Body,
@@ -26,7 +28,7 @@ class _Stored:
     etag: str
 
 
-class MemoryStore:
+class MemoryStore(Scoped):
     """Objects in a dictionary. Etags count the puts, so an object put twice changes its etag."""
 
     def __init__(self, name: str = "memory") -> None:
@@ -34,6 +36,10 @@ class MemoryStore:
         self._objects: dict[str, _Stored] = {}
         self._puts = itertools.count(1)
         self._lock = threading.Lock()
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Store.within``: it never waits."""
+        return self
 
     @property
     def url(self) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, Self
 
+from puller.cancelling import CancelScope
 from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
 from tests.lab.memory import MemoryStore
 
-NOTES = ("locks/", "pending/", "points/")
+NOTES = ("locks/", "pending/", "points/", "kept/")
 """Prefixes of what nothing else refers to."""
 
 
@@ -98,6 +99,11 @@ class Process:
         self.before: dict[int, Callable[[], None]] = {}
         self.after: dict[int, Callable[[], None]] = {}
         self._dead = False
+
+    scope = CancelScope()
+
+    def within(self, scope: CancelScope) -> Self:
+        return self
 
     @property
     def url(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbd
 import pytest
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.nbd import connection
 from puller.nbd.connection import Connection
@@ -236,11 +237,10 @@ def test_a_server_that_says_nothing_is_given_up(mute: str, monkeypatch: pytest.M
 
 
 def test_an_opening_that_waits_can_be_interrupted(mute: str) -> None:
-    def at_once(interrupt: Callable[[], None]) -> None:
-        threading.Thread(target=interrupt).start()
-
+    scope = CancelScope()
+    threading.Thread(target=scope.cancel).start()
     with pytest.raises(NbdError, match="cannot connect to"):
-        Export(mute, watch=at_once)
+        Export(mute, scope=scope)
 
 
 def test_a_block_status_without_an_answer_is_given_up(
@@ -254,7 +254,7 @@ def test_a_block_status_without_an_answer_is_given_up(
 
     with RogueServer(tmp_path, MIB, silent) as server:
         export = Export(server.uri)
-        monkeypatch.setattr(connection, "_PATIENCE", 0.01)
+        monkeypatch.setattr(connection, "_SILENCE", 0.01)
         with pytest.raises(NbdError, match=r"has been silent for 0.01 s"):
             list(export.contents())
         export.drop()

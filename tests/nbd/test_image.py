@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from puller.cancelling import CancelScope
 from puller.errors import NbdError, PullerError
 from puller.hypervisor.domain.image import image_facts, stored_bitmaps
 from puller.hypervisor.space.seal import create
@@ -198,7 +199,20 @@ def test_an_encrypted_image_upon_an_encrypted_one_is_served_in_plain(tmp_path: P
     with opened as server, Target(server.uri) as target:
         target.write(0, memoryview(b"b" * MIB))
     option = "encrypt.format=luks,encrypt.key-secret=key0,encrypt.iter-time=10"
-    create(b"another one", "-u", "-b", str(below), "-F", "raw", "-o", option, "--", str(above), str(MIB))
+    create(
+        CancelScope(),
+        b"another one",
+        "-u",
+        "-b",
+        str(below),
+        "-F",
+        "raw",
+        "-o",
+        option,
+        "--",
+        str(above),
+        str(MIB),
+    )
     keys = [Key("qcow2", b"another one"), Key("raw", PASSPHRASE)]
     opened = ImageServer(above, "qcow2", keys=keys)
     with opened as server, Target(server.uri) as target:
@@ -229,7 +243,7 @@ def test_a_bitmap_is_removed_from_an_encrypted_image_whose_backing_file_is_away(
     image, keys = tmp_path / "image", [Key("qcow2", PASSPHRASE)]
     option = "encrypt.format=luks,encrypt.key-secret=key0,encrypt.iter-time=10"
     away = str(tmp_path / "away")
-    create(PASSPHRASE, "-u", "-b", away, "-F", "raw", "-o", option, "--", str(image), str(MIB))
+    create(CancelScope(), PASSPHRASE, "-u", "-b", away, "-F", "raw", "-o", option, "--", str(image), str(MIB))
     secret = f"secret,id=key0,data={PASSPHRASE.decode().replace(',', ',,')}"
     parts = {"driver": "qcow2", "file": {"filename": str(image)}, "backing": None}
     node = f"json:{json.dumps({**parts, 'encrypt': {'key-secret': 'key0'}})}"

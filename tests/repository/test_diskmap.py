@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from puller.cancelling import CancelScope
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import ZERO, Address, Numbers, PackTable, Slots
 from puller.repository.reading.mapreader import MapReader
@@ -28,6 +29,8 @@ Model = dict[int, tuple[int, int]]
 class Shelf:
     """Map contents in memory: one pack for each batch that was stored."""
 
+    scope = CancelScope()
+
     def __init__(self) -> None:
         self.table = PackTable()
         for number in range(PACKS):
@@ -36,7 +39,7 @@ class Shelf:
         self.reads: list[list[int]] = []
         self.reader = MapReader(self, self.table)  # type: ignore[arg-type]
 
-    def store(self, contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+    def store(self, _pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
         if not contents:
             return np.zeros(0, np.int64), np.zeros(0, np.uint16)
         pack_id = b"map".ljust(12) + len(self.batches).to_bytes(4, "big")

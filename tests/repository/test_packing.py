@@ -8,17 +8,16 @@ import time
 import numpy as np
 import pytest
 
-from puller.errors import RepositoryError, UnsupportedDisk
+from puller.errors import RepositoryError
 from puller.pipeline.buffers import BufferPool
 from puller.repository import repository as repositories
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.format.footer import ID, PackKind
-from puller.repository.format.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
 from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind, page_count
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import SMALL, store_disk
 from tests.lab.memory import MemoryStore
 
@@ -55,10 +54,9 @@ def _pieces(repository: Repository, contents: list[bytes]) -> list[Piece]:
 
 
 def test_a_content_larger_than_a_pack_gets_one_of_its_own(repository: Repository) -> None:
-    contents = [
-        random.Random(size).randbytes(size)
-        for size in (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 11 * MIB, 1000)
-    ]
+    """The largest is the root of a disk of 256 TiB, each page of which is in another map pack."""
+    sizes = (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 11 * MIB, 1000, 92274704, 1000)
+    contents = [random.Random(size).randbytes(size) for size in sizes]
     emitted = Emitted(repository, 10)
     writer = _writer(repository, emitted)
     places = []
@@ -74,26 +72,8 @@ def test_a_content_that_no_reader_takes_is_refused_before_anything_is_stored(rep
     emitted = Emitted(repository, 0)
     writer = _writer(repository, emitted)
     with pytest.raises(RepositoryError, match="larger than a slot may be"):
-        list(writer.add(_pieces(repository, [b"small", bytes(64 * MIB + 1)])))
+        list(writer.add(_pieces(repository, [b"small", bytes(PackKind.MAP.content_limit + 1)])))
     writer.flush()
-
-
-def test_the_largest_disk_has_a_root_that_fits() -> None:
-    """Every page in a pack of its own, which is the most that a root can take."""
-    table, count = PackTable(), page_count(LARGEST_DISK)
-    numbers = [table.number(number.to_bytes(ID, "little")) for number in range(1, count + 1)]
-    refs = Refs.zeros(count)
-    refs.packs[:] = numbers
-    content = encode_root(Root(LARGEST_DISK, refs), table)
-    assert len(content) <= PackKind.MAP.content_limit < len(content) + 100
-    assert (decode_root(content, table).pages.packs == refs.packs).all()
-
-
-def test_a_disk_that_a_map_cannot_describe_is_refused_at_once(repository: Repository) -> None:
-    with repository.run(SMALL) as run:
-        run.disk(LARGEST_DISK, None)
-        with pytest.raises(UnsupportedDisk, match="than a map can describe"):
-            run.disk(LARGEST_DISK + PAGE_CHUNKS * CHUNK, None)
 
 
 def test_a_box_that_no_reader_takes_is_not_made(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from puller.cancelling import WORK, CancelScope
 from puller.errors import (
     DamagedData,
     Interrupted,
@@ -26,7 +27,6 @@ from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 from puller.store.base import Body
-from puller.store.patience import LONG, Patience, holding
 from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
@@ -295,16 +295,17 @@ def test_latest_never_silently_means_an_older_point(repository: Repository) -> N
     assert repository.points.select(f"{first.domain}@{earlier.isoformat()}") == first
 
 
-def test_the_end_of_patience_stops_a_run_that_waits_for_its_rate() -> None:
+def test_a_cancelled_scope_stops_a_run_that_waits_for_its_rate() -> None:
     """As after a signal, where several domains are backed up at once: it arrives in another thread."""
-    waiting = Patience(LONG)
+    waiting = CancelScope(WORK)
 
     class Stopping(MemoryStore):
         def put(self, key: str, body: Body) -> None:
             super().put(key, body)
-            waiting.end()
+            waiting.cancel()
 
     store = Stopping()
     slow = replace(SMALL, upload_rate=16 * KIB)  # the second pack has to wait for 16 s
-    with pytest.raises(Interrupted), holding(waiting):
-        store_disk(repositories.create(store, None), noise(1, 4 * CHUNK), tuning=slow)
+    repository = repositories.create(store, None).within(waiting)
+    with pytest.raises(Interrupted):
+        store_disk(repository, noise(1, 4 * CHUNK), tuning=slow)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from puller import cancelling
+from puller.cancelling import WORK, CancelScope, RetryPolicy, cleanup
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
-from puller.store import patience as patiences
-from puller.store.patience import Patience, carried, holding
 from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore, pauses
 from tests.lab.memory import MemoryStore
 
@@ -65,9 +65,11 @@ class Faulty(MemoryStore):
 GONE = StoreUnavailable("connection refused")
 
 
-def retrying(store: MemoryStore, chance: float = 0.5) -> tuple[RetryingStore, Clock]:
+def retrying(
+    store: MemoryStore, chance: float = 0.5, scope: CancelScope | None = None
+) -> tuple[RetryingStore, Clock]:
     clock = Clock()
-    return RetryingStore(store, clock, clock.wait, lambda: chance), clock
+    return RetryingStore(store, scope, clock, clock.wait, lambda: chance), clock
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.999])
@@ -83,8 +85,8 @@ def test_pauses_double_and_are_between_half_and_all_of_it_at_random(chance: floa
 def test_the_budget_is_used_and_never_exceeded(chance: float, seconds: float) -> None:
     """Pauses double up to the longest, at random between half and all of it; the last error is raised."""
     faulty = Faulty(*[GONE] * 10_000)
-    store, clock = retrying(faulty, chance)
-    with holding(Patience(seconds)), pytest.raises(StoreUnavailable, match="connection refused"):
+    store, clock = retrying(faulty, chance, CancelScope(RetryPolicy(seconds)))
+    with pytest.raises(StoreUnavailable, match="connection refused"):
         store.get("a")
     assert sum(clock.pauses) <= seconds
     assert sum(clock.pauses) + LONGEST_PAUSE > seconds
@@ -97,10 +99,9 @@ def test_the_budget_is_used_and_never_exceeded(chance: float, seconds: float) ->
 @given(st.integers(0, 12))
 def test_an_outage_within_the_budget_is_told_once_and_survived(failures: int) -> None:
     told: list[str] = []
-    store, _ = retrying(Faulty(*[GONE] * failures))
-    with holding(Patience(patiences.LONG, told.append)):
-        store.put("a", b"1")
-        store.put("b", b"2")
+    store, _ = retrying(Faulty(*[GONE] * failures), scope=CancelScope(WORK, told.append))
+    store.put("a", b"1")
+    store.put("b", b"2")
     assert [info.key for info in store.list("")] == ["a", "b"]
     outage = ["the store does not answer; trying again for 150 s: connection refused"]
     assert told == ([*outage, "the store answers again"] if failures > 1 else [])
@@ -202,11 +203,11 @@ class Hanging(MemoryStore):
 
 
 @pytest.mark.parametrize("whose", ["own", "parent's"])
-def test_who_waits_for_a_store_that_hangs_is_let_go_when_patience_ends(whose: str) -> None:
+def test_who_waits_for_a_store_that_hangs_is_let_go_when_the_scope_is_cancelled(whose: str) -> None:
     hanging = Hanging()
-    store = RetryingStore(hanging)
-    parent = Patience(patiences.LONG)
-    own = parent.renewed()
+    parent = CancelScope(WORK)
+    own = parent.child()
+    store = RetryingStore(hanging, own)
     raised: list[StoreError] = []
 
     def ask() -> None:
@@ -215,16 +216,15 @@ def test_who_waits_for_a_store_that_hangs_is_let_go_when_patience_ends(whose: st
         except StoreError as error:
             raised.append(error)
 
-    with holding(own):
-        asking = threading.Thread(target=carried(ask))
+    asking = threading.Thread(target=ask)
     asking.start()
     assert hanging.asked.wait(60)
-    (own if whose == "own" else parent).end()
+    (own if whose == "own" else parent).cancel()
     asking.join(60)
     assert [error.message for error in raised] == [
         "a request to the store was given up before it was answered"
     ]
-    with holding(own), pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable):
         store.get("a")
     hanging.released.set()
 
@@ -232,13 +232,23 @@ def test_who_waits_for_a_store_that_hangs_is_let_go_when_patience_ends(whose: st
 def test_tidying_up_outlives_the_end_and_does_not_wait_for_a_store_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patiences, "BRIEF", 0.01)
-    ended = Patience(patiences.LONG)
-    ended.end()
-    sound, hanging = RetryingStore(MemoryStore()), Hanging()
-    with holding(ended), holding(patiences.brief()), pytest.raises(StoreUnavailable):
-        RetryingStore(hanging).get("a")
-    monkeypatch.setattr(patiences, "BRIEF", 60.0)
-    with holding(ended), holding(patiences.brief()):
-        sound.put("a", b"1")
+    ended = CancelScope(WORK)
+    ended.cancel()
+    monkeypatch.setattr(cancelling, "CLEANUP", RetryPolicy(0.01, limit=0.01))
+    hanging = Hanging()
+    with pytest.raises(StoreUnavailable, match="gave no answer"):
+        RetryingStore(hanging, ended).within(cleanup()).get("a")
+    monkeypatch.undo()
+    RetryingStore(MemoryStore(), ended).within(cleanup()).put("a", b"1")
     hanging.released.set()
+
+
+def test_an_outage_that_two_children_meet_is_told_once() -> None:
+    told: list[str] = []
+    scope = CancelScope(WORK, told.append)
+    for child in (scope.child(), scope.child().child()):
+        child.note_failure("connection refused")
+    scope.child().note_answer()
+    scope.note_answer()
+    outage = "the store does not answer; trying again for 150 s: connection refused"
+    assert told == [outage, "the store answers again"]

@@ -13,7 +13,7 @@ from tests.lab.simulated import Failure
 from tests.upkeep.simulation import Step, play
 
 _ACTIONS = ["backup"] * 4 + ["begin"] * 2 + ["commit"] * 3 + ["prune"] * 4
-_ACTIONS += ["wait"] * 3 + ["delete"] * 2 + ["write", "lose cache"]
+_ACTIONS += ["wait"] * 3 + ["delete"] * 2 + ["keep"] * 2 + ["release", "write", "lose cache"]
 _PICKS = st.tuples(*[st.integers(0, 239)] * 16)
 _TURN = st.integers(0, 39)
 _FAILURES = st.none() | st.none() | st.tuples(_TURN, st.sampled_from(Failure))

@@ -12,6 +12,7 @@ import pytest
 from puller.backups.bases.history import History
 from puller.repository.format.index import IndexedPack
 from puller.repository.points import Point, time_of
+from puller.repository.records.kept import Keeps
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.packing import OpenPack
 from puller.repository.writing.pending import PendingPoints
@@ -77,6 +78,17 @@ def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("puller.backups.clock._newest", newest)
 
 
+def prune_ignores_keeps(patch: pytest.MonkeyPatch) -> None:
+    """Prune goes by the rules alone."""
+    patch.setattr("puller.upkeep.prune._Prune._mark_held", lambda *_: {})
+
+
+def release_ends_keeps_of_all(patch: pytest.MonkeyPatch) -> None:
+    """Releasing one point of a domain ends the keeps of all points of it."""
+    real = Keeps.listed
+    patch.setattr(Keeps, "listed", lambda keeps, *name: real(keeps, *name[:1]))
+
+
 PLANTED: dict[str, Plant] = {
     "commit before flush": commit_before_flush,
     "prune ignores in-flight writers": prune_ignores_writers,
@@ -84,4 +96,6 @@ PLANTED: dict[str, Plant] = {
     "retention ignores the host": retention_ignores_the_host,
     "the newest is whosever ran last": the_newest_is_whosever_ran_last,
     "a name dates the next point": a_name_dates_the_next_point,
+    "prune ignores keeps": prune_ignores_keeps,
+    "releasing a point releases its domain": release_ends_keeps_of_all,
 }

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count, cycle
@@ -27,14 +27,17 @@ from puller.errors import (
     Locked,
     NoSuchPoint,
     Overtaken,
+    PointKept,
     RepositoryError,
     StoreError,
 )
 from puller.events import ignore
 from puller.repository.points import Point, object_name
+from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.units import KIB
 from puller.upkeep.delete import delete
+from puller.upkeep.keep import keep, release
 from puller.upkeep.prune import GRACE, prune
 from puller.upkeep.retention import Policy
 from tests.lab.history import MOMENT, ZEROED, Backup, Disk, back_up, is_whole, misleading_index, uuid_of
@@ -64,7 +67,7 @@ class Step:
     during: tuple[int, tuple[Step, ...]] | None = None
 
 
-TURNS = {"backup": 14, "commit": 5, "begin": 8, "delete": 3, "prune": 40}
+TURNS = {"backup": 14, "commit": 5, "begin": 8, "delete": 3, "prune": 40, "keep": 6, "release": 3}
 """By action: about how many turns it has. What fails and pauses is taken modulo this."""
 
 
@@ -118,7 +121,10 @@ class Pruning:
 
 @dataclass
 class Simulation:
-    """Plays steps. ``certain`` points have to be there; ``possible`` ones may or may not, but whole."""
+    """Plays steps. ``certain`` points have to be there; ``possible`` ones may or may not, but whole.
+
+    ``held`` ones are kept: neither a prune nor a delete may remove them.
+    """
 
     scene: Scene
     folder: Path
@@ -128,6 +134,7 @@ class Simulation:
     runs: list[Held] = field(default_factory=list)
     prunes: list[Pruning] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
     harm: int = -1
     depth: int = 0
 
@@ -150,6 +157,8 @@ class Simulation:
             "begin": self._begin,
             "commit": self._commit,
             "delete": self._delete,
+            "keep": self._keep,
+            "release": self._release,
             "prune": self._prune,
             "wait": self._wait,
             "lose cache": self._lose_cache,
@@ -174,6 +183,8 @@ class Simulation:
         self.verify()
         waste = self.scene.waste()
         assert not waste, f"garbage is left: {waste}"
+        kept = {name.split("/")[2] for name in self.scene.world.names("kept/")}
+        assert kept <= self._names(), "keeps of points that are gone are left"
         for domain in self.disks:
             self._name_the_newest(domain)
             self._date_the_next(domain)
@@ -196,7 +207,7 @@ class Simulation:
     def _date_the_next(self, domain: str) -> None:
         """Whatever objects somebody has put without a key. Raises AssertionError."""
         uuid = uuid_of(domain)
-        self.scene.world.put(object_name(uuid, "20990101T000000Z-00000000"), b"")
+        self.scene.world.put(object_name(uuid, "20990101T000000Z-00000000"), b"of nobody")
         try:
             moment = clock.next_moment(self.scene.open()[1], uuid, domain, ignore)
         except RepositoryError as error:
@@ -240,9 +251,40 @@ class Simulation:
                 delete(repository, [point_id])
             except NoSuchPoint:
                 assert point_id not in self._names()
+            except (Died, StoreError, PointKept):
+                return
+        assert point_id not in self.held, "a point that is kept was deleted"
+        self.possible.pop(point_id, None)
+
+    def _keep(self, step: Step, picks: Picks) -> None:
+        self._excuse(self._names())
+        if not self.certain:
+            return
+        point_id = picks.one_of(sorted(self.certain))
+        # A prune that is at work may have looked before, and a request of a dead one may be on its way.
+        point = self.points[point_id]
+        late = {item.key for item in self.scene.world.late}
+        is_promised = not self.prunes and object_name(point.uuid, point_id) not in late
+        with self._on(picks.one_of(self.hosts)):
+            _, repository = self._open(step)
+            try:
+                keep(repository, point_id, Keep())
+            except NoSuchPoint:
+                assert point_id not in self._names()
             except (Died, StoreError):
                 return
-        self.possible.pop(point_id, None)
+            else:
+                if is_promised and point_id in self.certain:
+                    self.held.add(point_id)
+
+    def _release(self, step: Step, picks: Picks) -> None:
+        names = sorted(self.certain)
+        if not names:
+            return
+        point_id = picks.one_of(names)
+        self.held.discard(point_id)
+        with self._on(picks.one_of(self.hosts)), suppress(NoSuchPoint, Died, StoreError):
+            release(self._open(step)[1], point_id)
 
     def _prune(self, step: Step, picks: Picks) -> None:
         last = picks.one_of([0, 0, 0, 1, 2])
@@ -275,7 +317,8 @@ class Simulation:
         """A run up to its commit, if it gets there."""
         domain, host = picks.one_of("abc"), picks.one_of(self.hosts)
         mine = sorted(name for name in self.certain if self.points[name].domain == domain)
-        parent = self.points[picks.one_of(mine)] if mine and picks.number(4) else None
+        last = self.points[picks.one_of(mine)] if mine else None
+        parent, compared = picks.one_of([(last, None), (last, None), (None, last), (None, None)])
         before = self.certain[parent.point] if parent else None
         dirty, title = {picks.number(CHUNKS)}, picks.one_of("xy")
         moment = MOMENT + timedelta(seconds=next(self._taken)) + host.skew
@@ -283,11 +326,22 @@ class Simulation:
         with self._on(host):
             process, repository = self._open(step)
             try:
-                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty, host.name)
+                backup = back_up(
+                    repository,
+                    domain,
+                    disk,
+                    parent,
+                    before,
+                    title,
+                    moment,
+                    dirty,
+                    host.name,
+                    compared=compared,
+                )
             except (Died, StoreError):
                 return None
             except DamagedData:
-                assert parent is not None, "a full reads no map"
+                assert parent is not None, "a full needs no map, and neither does a rehash"
                 assert parent.point not in self.certain, "a map of a point that stands cannot be read"
                 return None
         return Held(host, process, backup)
@@ -375,6 +429,8 @@ class Simulation:
 
     def _may_go(self, point_id: str) -> bool:
         """Whether a prune that is at work may remove it."""
+        if point_id in self.held:
+            return False
         point = self.points[point_id]
         return any(
             pruning.last
@@ -428,10 +484,11 @@ class Names:
         return self.bytes(length).hex()
 
 
-_PAGED = (
+PAGED = (
     "units",
     "repository.reading.image",
     "repository.reading.damage",
+    "repository.reading.parent",
     "repository.format.pages",
     "repository.writing.diskmap",
     "repository.collecting.reach",
@@ -465,5 +522,5 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
     # One pack of each kind a run, so that the run's threads never store while others act.
     patch.setattr("puller.repository.writing.run.DATA_PACK", 600 * KIB)
     patch.setattr("puller.repository.writing.run.MAP_PACK", 600 * KIB)
-    for module in _PAGED:
+    for module in PAGED:
         patch.setattr(f"puller.{module}.PAGE_CHUNKS", PAGE)

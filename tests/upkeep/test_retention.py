@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from puller.errors import NoSuchPoint
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.repository.selection import Scope
 from puller.units import GIB
@@ -271,3 +273,39 @@ def test_a_job_judges_only_what_is_its_own() -> None:
     reasons = {item.point: item.reasons for item in decide(points, Policy(last=1, scope=of("nightly")))}
     assert reasons[points[3].point] == ("not of this job",)
     assert "last 1" in reasons[points[4].point]
+
+
+def tagged(moment: datetime, domain: str = "a", **tags: str) -> Point:
+    return structs.replace(point(moment, domain), tags=tags)
+
+
+def test_tags_say_which_points_the_rules_are_for() -> None:
+    points = [tagged(START + day * DAY, **({"kind": "manual"} if day % 2 else {})) for day in range(6)]
+    assert kept(points, Policy(last=1, tags=("kind=manual",))) == [points[0], points[2], points[4], points[5]]
+    assert kept(points, Policy(last=1, tags=("kind", "other"))) == [*points[:5:2], points[5]]
+    assert kept(points, Policy(last=1, tags=("kind=else",))) == points
+    decisions = decide(points, Policy(last=1, tags=("kind",)))
+    assert decisions[0].reasons == ("without these tags",)
+
+
+def test_a_point_with_a_keep_tag_stays_and_counts_in_the_rules() -> None:
+    points = [tagged(START + day * DAY, **({"release": "1"} if day == 2 else {})) for day in range(5)]
+    assert kept(points, Policy(last=1, keep_tags=("release",))) == [points[2], points[4]]
+    assert kept(points, Policy(last=3, keep_tags=("release=1",))) == points[2:]
+    assert kept(points, Policy(last=1, keep_tags=("release=2",))) == points[4:]
+    assert decide(points, Policy(last=1, keep_tags=("release",)))[2].reasons == ("tag release",)
+    assert Policy(keep_tags=("release",), tags=("x",), domains=("a",)).is_empty
+
+
+def test_domains_are_meant_by_the_name_of_their_newest_point() -> None:
+    old, new = point(START), structs.replace(point(START + DAY), domain="renamed")
+    other, last = point(START, "b", number=5), point(START + DAY, "b", number=6)
+    points = [old, new, other]
+    for word in ("renamed", "a", old.uuid):
+        assert Policy(domains=(word,)).resolved(points).domains == (old.uuid,)
+    again = structs.replace(point(START, "c"), domain="a")
+    assert Policy(domains=("a",)).resolved([*points, again]).domains == (again.uuid,)
+    with pytest.raises(NoSuchPoint, match="'z'"):
+        Policy(domains=("b", "z")).resolved(points)
+    policy = Policy(last=1, domains=("renamed",)).resolved(points)
+    assert kept([*points, last], policy) == [new, other, last]

@@ -13,9 +13,9 @@ earlier state, and the bitmap in it goes back too, so it always tells what the i
 owner. Of a later point it knows nothing: one that was taken while the domain was shut off names the bitmap
 that was there, and a copy of the image from before that point has that bitmap as well.
 
-A rehash needs nothing of its parent: its chunks are found by their ids in the index, and a page of
-the map that comes out the same has the same id too. So it reads like a full and stores like an
-incremental, even where the parent's map is damaged.
+A rehash compares what it reads with its parent, place by place, and stores only what differs. It needs
+nothing of the parent: where that is damaged or gone, chunks and pages are found by their ids in the index.
+So it reads like a full and stores like an incremental.
 """
 
 from __future__ import annotations

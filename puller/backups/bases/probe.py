@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.points import DiskRecord
@@ -95,7 +96,7 @@ def mistrust(
     return None
 
 
-class Probe:
+class Probe(Scoped):
     """Chooses places of a disk of ``size`` bytes and compares them with the base. Raises DamagedData."""
 
     def __init__(

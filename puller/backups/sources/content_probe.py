@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from puller.backups.bases.probe import FOREIGN, Probe
+from puller.cancelling import Scoped
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
 from puller.hypervisor.domain.disk import Disk
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Keys
 from puller.repository.points import DiskRecord
 from puller.repository.repository import Repository
-from puller.store.patience import current, long
 from puller.units import CHUNK, Extent
 
 _DEPTH = 16
@@ -29,7 +29,7 @@ _FLUSH = 35.0
 _PAUSE = 1.0
 
 
-class ContentProbe:
+class ContentProbe(Scoped):
     """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
 
     QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
@@ -47,6 +47,7 @@ class ContentProbe:
         *,
         strange: bool = False,
     ) -> None:
+        self.scope = repository.scope
         self._keys = keys
         self._tell = tell
         self._disk = disk
@@ -54,7 +55,7 @@ class ContentProbe:
         self._flushed_at: float | None = None
         self._told = False
         self._probe = Probe(repository, record, record.size, strange=strange)
-        with self._opened() as server, Export(server.uri) as export:
+        with self._opened() as server, Export(server.uri, scope=self.scope) as export:
             if export.size != record.size:
                 raise NbdError(f"image {disk.path} has {export.size} bytes, the disk has {record.size}")
             places = self._probe.places(_Undated(export), _DEPTH)
@@ -63,10 +64,10 @@ class ContentProbe:
     def _opened(self) -> ImageServer:
         if self._disk.path is None:
             raise ValueError(f"disk {self._disk.target} has no image on this host")
-        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys)
+        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys, self.scope)
 
     def _now(self, number: int) -> bytes:
-        with self._opened() as server, Export(server.uri) as export:
+        with self._opened() as server, Export(server.uri, scope=self.scope) as export:
             return self._probe.mark(export.chunk(number)) if number * CHUNK < export.size else b""
 
     def is_foreign(self, number: int) -> bool:
@@ -80,12 +81,12 @@ class ContentProbe:
             return False
         if mark and not probe.is_zero(number):
             return True  # what waits for a flush is a whole cluster that is not there yet, or is still there
-        waiting = current() or long()  # a signal ends it, in whatever thread this is
         while probe.differs(number, self._now(number)):
-            if waiting.ended or time.monotonic() >= self._deadline():
+            self.scope.check()
+            if time.monotonic() >= self._deadline():
                 return True
             self._say_once()
-            waiting.pause(_PAUSE)
+            self.scope.pause(_PAUSE)
         return False
 
     def _deadline(self) -> float:
@@ -101,7 +102,7 @@ class ContentProbe:
 
     def confirm(self, uri: str, changed: str) -> None:
         """Raise CheckpointUnusable if the changes that are served at ``uri`` are not those since the base."""
-        with Export(uri, changed) as changes:
+        with Export(uri, changed, self.scope) as changes:
             if changes.size != self._record.size:
                 raise CheckpointUnusable(f"disk {self._disk.target} was resized as the backup began")
             try:

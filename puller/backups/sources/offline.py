@@ -89,7 +89,8 @@ class StoredBitmaps:
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
         self._flags = {
-            disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format)) for disk in disks
+            disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format, domain.scope))
+            for disk in disks
         }
         known = {name for bitmaps in self._flags.values() for name in bitmaps}
         self.oldest = oldest_of(known, repository_id)
@@ -141,10 +142,15 @@ class StoredDisks(FrozenDisks):
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
         self._seen[path] = _trace(path)  # before its header is read, which says what else there is
-        self._seen |= {file: _trace(file) for file in files_of(path, disk.format) if file != path}
+        self._seen |= {
+            file: _trace(file) for file in files_of(path, disk.format, self._domain.scope) if file != path
+        }
         try:
             keys = self._keys[disk.target]
-            server = servers.enter_context(ImageServer.read_only(path, disk.format, bitmap=bitmap, keys=keys))
+            served = ImageServer.read_only(
+                path, disk.format, bitmap=bitmap, keys=keys, scope=self._domain.scope
+            )
+            server = servers.enter_context(served)
         except NbdError as error:
             if "lock" not in error.message:
                 raise

@@ -14,6 +14,7 @@ from puller.backups.bases.history import History
 from puller.backups.sources.content_probe import ContentProbe
 from puller.backups.sources.source import Source, untracked_targets
 from puller.backups.sources.unlock import keys_of
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -27,7 +28,6 @@ from puller.hypervisor.space.seal import seal_of
 from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
 from puller.pipeline.flow import Flow
 from puller.repository.repository import Repository
-from puller.store.patience import tied
 
 T = TypeVar("T")
 
@@ -86,8 +86,12 @@ class Push(Source):
             return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
-            look = partial(ContentProbe, self._repository, disk, record, tell, keys, strange=base.strange)
-            self._looks[disk.target] = _apart(look)
+
+            def look(scope: CancelScope) -> ContentProbe:
+                repository = self._repository.within(scope)
+                return ContentProbe(repository, disk, record, tell, keys, strange=base.strange)
+
+            self._looks[disk.target] = _apart(self._repository.scope, look)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
@@ -114,7 +118,7 @@ class Push(Source):
         try:
             if disk.path is None:
                 return size
-            return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk))
+            return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk), self._domain.scope)
         except (HypervisorError, NbdError):  # it cannot be opened from here: it may be as much as the disk
             return size
 
@@ -132,7 +136,7 @@ class Push(Source):
         return PushedDisks(job, looks, kept, self._observer)
 
 
-def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
+def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: CancelScope) -> int:
     """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
 
     ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
@@ -141,8 +145,8 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys) -> int:
     """
     if not path.is_file():
         return size
-    taken = sum(int(image.get("actual-size", 0)) for image in describe(path, image_format))
-    return min(size, max(copy_bytes(path, image_format, keys), taken))
+    taken = sum(int(image.get("actual-size", 0)) for image in describe(path, image_format, scope))
+    return min(size, max(copy_bytes(path, image_format, keys, scope), taken))
 
 
 class PushedDisks(FrozenDisks):
@@ -199,11 +203,11 @@ class PushedDisks(FrozenDisks):
     def _export(self, target: str, image: Path) -> DiskExport:
         seal = self._job.seal
         passphrase = None if seal is None else seal.passphrase(target)
-        server = self._servers.enter_context(_served(image, passphrase))
+        server = self._servers.enter_context(_served(image, passphrase, self._job.scope))
         look = self._looks.get(target)
         if look is None:
             return DiskExport(target, server.uri, None)
-        _apart(partial(look.confirm, server.uri, _ALLOCATION_DEPTH))
+        _apart(self._job.scope, lambda scope: look.within(scope).confirm(server.uri, _ALLOCATION_DEPTH))
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
@@ -213,30 +217,31 @@ class PushedDisks(FrozenDisks):
         for target, path in self._kept.items():
             image = self._job.images[target]
             if self._job.seal is None:
-                detach_backing(image)
+                detach_backing(image, self._job.scope)
             staging.keep(image, path)
             self._observer(Kept(self._name, target, str(path)))
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
 
 
-def _apart(work: Callable[[], T]) -> T:
+def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
     """Work in a thread: libnbd swallows what a signal raises in the main one while it calls back."""
     made: list[T] = []
-    with Flow() as flow, tied(flow.on_failure):
-        flow.spawn("look", lambda: made.append(work())).join()
+    with Flow(scope) as flow:
+        flow.spawn("look", lambda: made.append(work(flow.scope))).join()
     return made[0]
 
 
-def _served(image: Path, passphrase: bytes | None) -> ImageServer:
+def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageServer:
     """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
     deadline = time.monotonic() + _LET_GO
     while True:
         try:
-            return ImageServer.pushed(image, passphrase)
+            return ImageServer.pushed(image, passphrase, scope)
         except NbdError as error:
             if "lock" not in error.message or time.monotonic() > deadline:
                 raise
-        time.sleep(_STEP)
+        scope.pause(_STEP)
+        scope.check()
 
 
 class _Progress:

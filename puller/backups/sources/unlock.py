@@ -28,7 +28,7 @@ def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
     """Raise UnsupportedDisk if an image of the disk is encrypted and ``keys`` have none for it."""
     if disk.path is None:
         return
-    for number, image in enumerate(describe(disk.path, disk.format)):
+    for number, image in enumerate(describe(disk.path, disk.format, domain.scope)):
         if image.get("encrypted") and (number >= len(keys) or keys[number] is None):
             raise UnsupportedDisk(
                 f"image {image['filename']} of disk {disk.target} of domain {domain.name} is encrypted, "

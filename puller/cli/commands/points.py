@@ -28,5 +28,7 @@ def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> O
 
     damaged: list[DamagedData] = []
     points = api.list_points(repository, domain, hosts=hosts, damaged=lambda _, error: damaged.append(error))
-    document = {"points": [record(point) for point in points]}
-    return Outcome(document, listing(points, datetime.now(UTC)), damaged[0] if damaged else None)
+    now = datetime.now(UTC)
+    keeps = repository.keeps.holding(now)
+    document = {"points": [record(point, keeps.get((point.uuid, point.point))) for point in points]}
+    return Outcome(document, listing(points, now, keeps), damaged[0] if damaged else None)

@@ -42,7 +42,14 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
     return function
 
 
+def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    if any(word.startswith("=") or not word for word in words):
+        raise click.BadParameter("a tag is KEY=VALUE, or KEY for any value", context, parameter)
+    return words
+
+
 @click.command("prune", cls=Command)
+@click.argument("domains", nargs=-1, metavar="[DOMAIN]...")
 @_keep_rules
 @click.option(
     "--keep-within",
@@ -53,6 +60,24 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 )
 @hosts_option(
     "Remove only points that HOST took, a name or a pattern such as 'kvm*'. Other hosts' points stay."
+)
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=_tag,
+    metavar="KEY[=VALUE]",
+    help="Remove only points that have this tag, with any value if none is given. Other points stay. Can be "
+    "repeated: one of the tags suffices.",
+)
+@click.option(
+    "--keep-tag",
+    "keep_tags",
+    multiple=True,
+    callback=_tag,
+    metavar="KEY[=VALUE]",
+    help="Keep all points that have this tag, with any value if none is given. It is not a rule: without a "
+    "--keep rule, no point is removed. Can be repeated.",
 )
 @click.option(
     "--across-hosts",
@@ -76,10 +101,12 @@ def _keep_rules(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
 def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any) -> Outcome:
     """Remove old restore points and free their space.
 
-    A point stays if any --keep rule keeps it. Without a --keep rule, no point is removed and only space is
-    freed. The rules apply to each domain and host separately, and the newest point of each always stays. If
-    later points lack a disk, the newest point that has it stays as long as the longest rule reaches, but at
-    least 30 days.
+    Remove points of each DOMAIN (a name or a UUID) only, or of all domains if none is given.
+
+    A point stays if any --keep rule keeps it, or if 'puller keep' holds it. Without a --keep rule, no point
+    is removed and only space is freed. The rules apply to each domain and host separately, and the newest
+    point of each always stays. If later points lack a disk, the newest point that has it stays as long as the
+    longest rule reaches, but at least 30 days.
 
     Space is freed in two steps: one prune condemns unreferenced data, and a later one deletes it once the
     grace time is over.
@@ -106,8 +133,9 @@ def document(report: PruneReport) -> dict[str, Any]:
 
 def text(report: PruneReport) -> str:
     """The report for people."""
+    held = f" ({len(report.held)} only by 'puller keep')" if report.held else ""
     return (
-        f"points: {len(report.kept)} kept, {len(report.removed)} removed\n"
+        f"points: {len(report.kept)} kept{held}, {len(report.removed)} removed\n"
         f"packs: {report.packs_condemned} condemned, {report.packs_deleted} deleted, "
         f"{report.packs_compacted} compacted; {format_bytes(report.bytes_freed)} freed"
     )

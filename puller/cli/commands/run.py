@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from puller.cancelling import CancelScope
 from puller.cli.commands import check, prune
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Bare
@@ -20,7 +21,6 @@ from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
 from puller.errors import DamagedData, PartialFailure, PullerError
 from puller.events import Notice
-from puller.store.patience import holding, long
 
 if TYPE_CHECKING:
     from puller.configuration.job import Job, JobStep
@@ -71,10 +71,7 @@ class _Command:
         """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
         console.speak_about(job=self._job.name)
         try:
-            # From the start: nobody waits at a terminal, and a store that is away for a moment as the timer
-            # fires would cost the night.
-            with holding(long(self._tell)):
-                report = self._work(steps)
+            report = self._work(steps)
         except (Exception, Stopped) as error:
             self._export(steps, None, failures.translate(error))
             raise
@@ -96,7 +93,9 @@ class _Command:
             console.say(notice_line(Notice("repository", text)), "notice", console.NOTICE)
 
     def _work(self, steps: Sequence[JobStep]) -> JobReport:
-        repository = open_repository(self._settings)
+        # Nobody waits at a terminal, and a store that is away for a moment as the timer fires would cost the
+        # night.
+        repository = open_repository(self._settings, CancelScope().working(self._tell))
         from puller.jobs.job import run_job
 
         with observing(self._settings, BACKUP) as observer:

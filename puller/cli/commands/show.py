@@ -22,5 +22,7 @@ def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
-    found = open_repository(settings).points.select(point, hosts)
-    return Outcome(full_record(found), description(found, datetime.now(UTC)))
+    repository = open_repository(settings)
+    found, now = repository.points.select(point, hosts), datetime.now(UTC)
+    keep = repository.keeps.holding(now, found.uuid, found.point).get((found.uuid, found.point))
+    return Outcome(full_record(found, keep), description(found, now, keep))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from puller.cancelling import CancelScope
 from puller.cli.input.secret import Secret, ask, can_ask, given_secret
 from puller.cli.output.console import ERROR, say
 from puller.cli.output.settings import Settings
@@ -24,27 +25,29 @@ def repository_url(settings: Settings) -> str:
     return settings.repository
 
 
-def open_repository(settings: Settings) -> Repository:
+def open_repository(settings: Settings, scope: CancelScope | None = None) -> Repository:
     """Open the repository, asking for its password if it has one that nobody gave.
+
+    The waits for its store belong to ``scope``.
 
     Raises UsageError and what ``puller.open_repository`` raises.
     """
-    repository, _ = open_with_secret(settings)
+    repository, _ = open_with_secret(settings, scope)
     return repository
 
 
-def open_with_secret(settings: Settings) -> tuple[Repository, Secret]:
+def open_with_secret(settings: Settings, scope: CancelScope | None = None) -> tuple[Repository, Secret]:
     """Open the repository, and return the secret as well: managing keys needs it again."""
-    repository, secret = _open_or_ask(settings)
+    repository, secret = _open_or_ask(settings, scope)
     if (replaced := repository.replaced) is not None:
         say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
     return repository, secret
 
 
-def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
+def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:
     url, secret = repository_url(settings), _secret(settings)
     try:
-        return _open(url, secret), secret
+        return _open(url, secret, scope), secret
     except NotEncrypted as error:
         if secret.is_given:
             raise NotEncrypted(
@@ -57,7 +60,7 @@ def _open_or_ask(settings: Settings) -> tuple[Repository, Secret]:
         if not can_ask():
             raise
     secret = ask("Password of the repository", twice=False)
-    return _open(url, secret), secret
+    return _open(url, secret, scope), secret
 
 
 def _secret(settings: Settings) -> Secret:
@@ -73,10 +76,10 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
-def _open(url: str, secret: Secret) -> Repository:
+def _open(url: str, secret: Secret, scope: CancelScope | None) -> Repository:
     from puller import api
 
-    return api.open_repository(url, password=secret.password, key_file=secret.key_file)
+    return api.open_repository(url, password=secret.password, key_file=secret.key_file, scope=scope)
 
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:

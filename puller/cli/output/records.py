@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from puller.cli.output.console import printable
@@ -13,6 +14,9 @@ from puller.units import format_bytes
 
 if TYPE_CHECKING:
     from puller.repository.points import DiskRecord, Point
+    from puller.repository.records.kept import Keep
+
+_NO_KEEPS: Mapping[tuple[str, str], Keep] = MappingProxyType({})
 
 
 _OF_POINT = (
@@ -23,23 +27,52 @@ _SIZES = ("dirty_bytes", "read_bytes", "zero_bytes", "new_bytes", "stored_bytes"
 _OF_DISK = ("disk", "kind", "size", "parent", "format", "encryption", "reason", *_SIZES)
 
 
-def record(point: Point) -> dict[str, Any]:
-    """What every list of points says of one."""
+def moment(time: datetime | None) -> str | None:
+    """The time in JSON, or null."""
+    return None if time is None else rfc3339(time)
+
+
+def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
+    """What every list of points says of one; ``keep`` is what holds it."""
     disks = [{name: getattr(disk, name) for name in _OF_DISK} for disk in point.disks]
     said = {name: getattr(point, name) for name in _OF_POINT}
-    return {**said, "time": rfc3339(point.time), "notes": list(point.notes), "disks": disks}
+    held = None if keep is None else {"until": moment(keep.until), "note": keep.note}
+    return {
+        **said,
+        "time": rfc3339(point.time),
+        "notes": list(point.notes),
+        "disks": disks,
+        "keep": held,
+    }
 
 
-def full_record(point: Point) -> dict[str, Any]:
+def full_record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
     """All that is known of one point but where its bytes lie."""
-    attachments = [{"name": item.name, "size": item.size} for item in point.attachments]
-    return {**record(point), "attachments": attachments, "checkpoint_xml": point.checkpoint_xml}
+    attachments = [
+        {"name": item.name, "size": item.size, "time": moment(item.time)} for item in point.attachments
+    ]
+    return {**record(point, keep), "attachments": attachments, "checkpoint_xml": point.checkpoint_xml}
 
 
-def listing(points: Sequence[Point], now: datetime) -> str:
-    """A table, a line for each point."""
+def listing(points: Sequence[Point], now: datetime, keeps: Mapping[tuple[str, str], Keep] = _NO_KEEPS) -> str:
+    """A table, a line for each point; with a column KEPT if one of them is."""
+    if not points:
+        return "no restore points"
     heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
-    return table(heads, [_row(point, now) for point in points]) if points else "no restore points"
+    rows = [_row(point, now) for point in points]
+    found = [keeps.get((point.uuid, point.point)) for point in points]
+    if any(found):
+        return table((*heads, "KEPT"), [(*row, _kept(keep)) for row, keep in zip(rows, found, strict=True)])
+    return table(heads, rows)
+
+
+def _kept(keep: Keep | None) -> str:
+    if keep is None:
+        return ""
+    if keep.damage is not None:
+        return "cannot be read"
+    end = "without end" if keep.until is None else f"until {local(keep.until)}"
+    return f"{end}: {keep.note}" if keep.note else end
 
 
 def _row(point: Point, now: datetime) -> tuple[str, ...]:
@@ -72,9 +105,10 @@ def summary(point: Point) -> str:
     return text if frozen is None else f"{text}, guest frozen for {frozen:.3f} s"
 
 
-def description(point: Point, now: datetime) -> str:
+def description(point: Point, now: datetime, keep: Keep | None = None) -> str:
     """Everything about one point, for a person."""
-    parts = [facts(_facts(point, now))]
+    kept = [] if keep is None else [("kept", _kept(keep))]
+    parts = [facts(_facts(point, now) + kept)]
     if point.disks:
         parts.append(_disks(point.disks))
     parts += [f"{disk.disk} ({disk.kind}): {printable(disk.reason)}" for disk in point.disks if disk.reason]

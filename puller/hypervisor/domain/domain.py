@@ -9,6 +9,7 @@ from typing import Any
 
 import libvirt
 
+from puller.cancelling import CancelScope
 from puller.errors import DomainNotRunning, HypervisorError
 from puller.hypervisor.domain.disk import Disk, parse_disks, select
 from puller.hypervisor.domain.volume import located
@@ -16,10 +17,11 @@ from puller.hypervisor.faults import translate
 
 
 class Domain:
-    """One domain. ``handle`` is libvirt's, for this package only."""
+    """One domain. ``handle`` is libvirt's, for this package only; waits for it belong to ``scope``."""
 
-    def __init__(self, handle: Any, state_directory: Path) -> None:
+    def __init__(self, handle: Any, state_directory: Path, scope: CancelScope | None = None) -> None:
         self.handle = handle
+        self.scope = scope or CancelScope()
         self.state_directory = state_directory
         self.name: str = handle.name()
         self.uuid: str = handle.UUIDString()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
@@ -20,11 +21,14 @@ _SECONDS = 10.0
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """The same disks, with what can be known of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(replace(looked_into(disk), facts=replace(_of_file(disk.path), qemu=qemu)) for disk in disks)
+    return tuple(
+        replace(looked_into(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu))
+        for disk in disks
+    )
 
 
-def _of_file(path: Path | None) -> ImageFacts:
-    found = [] if path is None else _stat(path, "%i %.9W %s")
+def _of_file(path: Path | None, scope: CancelScope) -> ImageFacts:
+    found = [] if path is None else _stat(path, "%i %.9W %s", scope)
     if len(found) != 3:
         return ImageFacts()
     inode, born, size = found
@@ -37,16 +41,16 @@ def _run_of(domain: Domain) -> str:
     if number is None:
         return ""
     try:
-        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W")])
+        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W", domain.scope)])
     except HypervisorError:
         return number
 
 
-def _stat(path: Path, what: str) -> list[str]:
+def _stat(path: Path, what: str, scope: CancelScope) -> list[str]:
     """Words of coreutils' ``stat``, which knows times of birth; Python's does not. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:
-        done = programs.run(command, _SECONDS)
+        done = programs.run(command, _SECONDS, scope)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.decode(errors="replace").split() if done.returncode == 0 else []

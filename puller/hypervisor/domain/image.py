@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk, image_name
@@ -16,12 +17,12 @@ _INFO_SECONDS = 60.0
 """How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
 
 
-def looked_into(disk: Disk) -> Disk:
+def looked_into(disk: Disk, scope: CancelScope | None = None) -> Disk:
     """The disk with what its image says; unchanged if that is not qcow2 or cannot be read from here."""
     if disk.path is None or disk.format != "qcow2":
         return disk
     with suppress(HypervisorError):
-        return with_layout(disk, image_facts(disk.path, disk.format))
+        return with_layout(disk, image_facts(disk.path, disk.format, scope))
     return disk
 
 
@@ -43,18 +44,18 @@ def untracked(disk: Disk) -> str | None:
     return None
 
 
-def describe(path: Path, image_format: str) -> list[dict[str, Any]]:
+def describe(path: Path, image_format: str, scope: CancelScope | None = None) -> list[dict[str, Any]]:
     """Facts of the image and of those behind it, the image itself first. See :func:`image_facts`."""
-    return list(_info(path, image_format, "--backing-chain"))
+    return list(_info(path, image_format, scope, "--backing-chain"))
 
 
-def image_facts(path: Path, image_format: str) -> dict[str, Any]:
+def image_facts(path: Path, image_format: str, scope: CancelScope | None = None) -> dict[str, Any]:
     """What ``qemu-img info`` says of the image; those behind it are not opened.
 
     It waits for no lock, so of an image in use it tells what is stored: bitmaps that QEMU holds are
     marked ``in-use``. Raises :class:`HypervisorError` if the image cannot be read.
     """
-    return dict(_info(path, image_format))
+    return dict(_info(path, image_format, scope))
 
 
 def layout(facts: dict[str, Any]) -> dict[str, Any]:
@@ -62,21 +63,21 @@ def layout(facts: dict[str, Any]) -> dict[str, Any]:
     return dict(facts.get("format-specific", {}).get("data", {}))
 
 
-def _info(path: Path, image_format: str, *options: str) -> Any:
+def _info(path: Path, image_format: str, scope: CancelScope | None, *options: str) -> Any:
     words = ["info", "--force-share", "--output=json", *options, "-f", image_format, "--"]
     advice = f"See 'qemu-img check {path}', and who may read it."
     failure = Failure(HypervisorError, f"qemu-img cannot read {path}", advice)
-    return json.loads(qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure))
+    return json.loads(qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure, scope=scope))
 
 
-def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
+def files_of(path: Path, image_format: str, scope: CancelScope | None = None) -> tuple[Path, ...]:
     """The files and devices of this host that the image at ``path`` is made of, itself the first.
 
     These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
     one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
     """
     found: dict[Path, None] = {path: None}
-    for image in describe(path, image_format):
+    for image in describe(path, image_format, scope):
         home = Path(image["filename"])
         data = layout(image)
         beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
@@ -84,14 +85,14 @@ def files_of(path: Path, image_format: str) -> tuple[Path, ...]:
     return tuple(file for file in found if file.exists())
 
 
-def with_stored_chain(disk: Disk) -> Disk:
+def with_stored_chain(disk: Disk, scope: CancelScope | None = None) -> Disk:
     """The disk of a domain that is shut off, with the images that its own one says are behind it.
 
     Of a disk that cannot be incremental those are not looked at. Raises :class:`HypervisorError`.
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
-    behind = describe(disk.path, disk.format)[1:]
+    behind = describe(disk.path, disk.format, scope)[1:]
     return replace(disk, backing=tuple(image_name(image["format"], image["filename"]) for image in behind))
 
 

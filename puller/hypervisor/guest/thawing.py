@@ -17,13 +17,14 @@ import time
 from contextlib import suppress
 from typing import Self
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.connection import Host
 from puller.hypervisor.guest import guestagent
 
 _THAWED = b"thawed"
 _PAUSE = 1.0
-_PATIENCE = 3600.0
+_LIMIT = 3600.0
 """Seconds after which an agent that gives no answer at all is given up."""
 
 
@@ -58,15 +59,15 @@ class ThawingProcess:
 
 
 def thaw_until_answered(uri: str, uuid: str) -> bool:
-    """Whether the agent has answered a thaw, or the domain is gone, before patience ended."""
-    deadline = time.monotonic() + _PATIENCE
+    """Whether the agent has answered a thaw, or the domain is gone, within an hour."""
+    deadline = time.monotonic() + _LIMIT
     while time.monotonic() < deadline:
         try:
             return _thaw(uri, uuid)
         except HypervisorError as error:
             if guestagent.is_refusal(error):
                 return True
-        time.sleep(_PAUSE)
+        CancelScope().pause(_PAUSE)
     return False
 
 

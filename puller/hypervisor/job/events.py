@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import libvirt
 
+from puller.errors import HypervisorError
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
 
@@ -55,7 +56,7 @@ class _Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(libvirt.libvirtError):  # the connection may be what was lost
+        with suppress(libvirt.libvirtError, HypervisorError):  # the connection may be what was lost
             self._connection.domainEventDeregisterAny(self._id)
 
     def _hear(self, *facts: Any) -> None:
@@ -84,9 +85,15 @@ class JobEvents(_Listener):
         self._heard.clear()
 
     def wait(self, seconds: float) -> None:
-        """Return when an event comes, or one has come since the last call, or after ``seconds``."""
-        if self._heard.wait(seconds):
-            self._heard.clear()
+        """Return when an event comes, or one has come since the last call, or after ``seconds``.
+
+        Raises Interrupted when the domain's scope is cancelled.
+        """
+        scope = self._domain.scope
+        with scope.calling(self._heard.set):
+            if self._heard.wait(seconds):
+                self._heard.clear()
+        scope.check()
 
     def _hear(self, *facts: Any) -> None:
         end = parse_end(facts[2])

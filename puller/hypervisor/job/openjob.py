@@ -14,6 +14,7 @@ from pathlib import Path
 
 import libvirt
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.checkpoint import owner_prefix
 from puller.hypervisor.domain.domain import Domain
@@ -108,10 +109,11 @@ def end(domain: Domain, job: OpenJob) -> None:
     if open_job(domain) == job:
         _cancel(domain)
     deadline = time.monotonic() + _LIMIT
+    waiting = CancelScope()  # the end of a run is what asks for this
     while open_job(domain) == job:
         if time.monotonic() > deadline:
             raise HypervisorError(f"the backup job of domain {domain.name} did not end in {_LIMIT:.0f} s")
-        time.sleep(_STEP)
+        waiting.pause(_STEP)
     for path in job.files:
         scratch.discard(path)
 

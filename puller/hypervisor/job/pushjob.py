@@ -61,6 +61,7 @@ class PushJob(BackupJob):
         }
         self._room = room
         self.domain_name = domain.name
+        self.scope = domain.scope
         self._events = JobEvents(domain)
         self._listening = ExitStack()
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host.passphrases import secret_id
 from puller.host.qemu import Failure, qemu_img
@@ -99,7 +100,7 @@ class Seal:
         options = list(_options(lock, disk.cluster))
         named = ["-o", ",".join(options)] if options else []
         size = str(self._domain.disk_size(disk.target))
-        create(None if lock is None else lock.passphrase, *named, "--", str(path), size)
+        create(self._domain.scope, None if lock is None else lock.passphrase, *named, "--", str(path), size)
 
 
 def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
@@ -111,14 +112,14 @@ def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
             yield f"encrypt.iter-time={lock.stretch}"
 
 
-def create(passphrase: bytes | None, *words: str) -> None:
+def create(scope: CancelScope, passphrase: bytes | None, *words: str) -> None:
     """``qemu-img create`` a qcow2 image. Raises HypervisorError."""
     command = ["create", "-q", "-f", "qcow2", *words]
     failure = Failure(HypervisorError, f"qemu-img cannot make {words[-2]}")
     for left in reversed(range(_TRIES)):
         try:
             # The umask, as a try that fails removes the file, and the next one makes it.
-            qemu_img(command, _CREATE_SECONDS, failure, [passphrase], umask=0o077)
+            qemu_img(command, _CREATE_SECONDS, failure, [passphrase], umask=0o077, scope=scope)
         except HypervisorError as error:
             if _TICKS not in error.message or not left:
                 raise

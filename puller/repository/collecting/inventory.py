@@ -45,7 +45,7 @@ class Inventory:
         Index objects come before packs, and a pack is durable before an index names it: so a pack that
         is not listed is gone.
         """
-        indexes = tuple(info for info in store.list(INDEX_PREFIX) if _INDEX.fullmatch(info.key))
+        indexes = tuple(info for info in store.list(INDEX_PREFIX) if info.size and _INDEX.fullmatch(info.key))
         return cls(indexes, _list_packs(store))
 
     def read_indexes(self, store: Store, boxes: Boxes) -> Iterator[IndexedPack]:
@@ -69,11 +69,11 @@ class Inventory:
 
 
 def _list_packs(store: Store) -> dict[bytes, PackObject]:
-    """By id. What is not named like a pack is foreign."""
+    """By id. What is not named like a pack is foreign, and so is an empty object."""
     found: dict[bytes, PackObject] = {}
     for kind in PackKind:
         for info in store.list(kind.prefix):
             name = _PACK.fullmatch(info.key)
-            if name is not None:
+            if name is not None and info.size:
                 found[bytes.fromhex(name[2])] = PackObject(kind, info.size, info.modified)
     return found

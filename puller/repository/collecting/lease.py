@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
+from puller.cancelling import cleanup
 from puller.errors import DamagedData, Locked, ObjectNotFound, StoreDenied, StoreError
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
-from puller.store.patience import brief, holding
 from puller.units import KIB
 
 PREFIX = "locks/"
@@ -93,7 +93,8 @@ class Lease:
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
-            with suppress(StoreError), holding(brief()):
+            with suppress(StoreError):
+                lease._store = store.within(cleanup())
                 lease._give_back()
 
     def renew(self) -> None:

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, Footer, PackKind
-from puller.repository.format.sealing import KEY_BOX
+from puller.repository.format.footer import Footer, PackKind
 
 _RECORD = struct.Struct("<16sBQI")
-_FOOTER_ROW = ID + 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def decode(content: bytes) -> Iterator[IndexedPack]:
             raise DamagedData("an index is cut short")
         pack_id, kind, size, count = _RECORD.unpack_from(content, at)
         at += _RECORD.size
-        length = KEY_BOX + _FOOTER_ROW * count
+        length = Footer.encoded_length(content, at, count)
         if kind not in tuple(PackKind) or at + length > len(content):
             raise DamagedData("an index describes a pack that cannot be")
         yield IndexedPack(PackKind(kind), pack_id, size, Footer.decode(content[at : at + length], count))

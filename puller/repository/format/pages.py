@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, MAP_CONTENT_LIMIT
-from puller.units import CHUNK, PAGE_CHUNKS, chunk_count, page_count
+from puller.repository.format.footer import ID
+from puller.units import PAGE_CHUNKS, TIB, chunk_count, page_count
 
 ZERO = -1
 """Pack number that says "nothing but zero bytes"."""
@@ -27,11 +27,8 @@ _PAGE_INDEX = 2
 _ROOT_INDEX = 4
 """Bytes of an entry of the index into the packs."""
 
-_LONGEST_ENTRY = ID + _ROOT_INDEX + 2
-"""Bytes that one page takes in a root at most: a pack of its own, its place in the index, its slot."""
-
-LARGEST_DISK = (MAP_CONTENT_LIMIT - _ROOT_HEAD.size) // _LONGEST_ENTRY * PAGE_CHUNKS * CHUNK
-"""Bytes, some 186 TiB: the root of a larger disk might not fit into a slot, which would show at the end."""
+LARGEST_DISK = 256 * TIB
+"""Bytes. The root of a much larger disk might not fit into a slot, which would show at the end of a run."""
 
 Numbers = NDArray[np.int64]
 Slots = NDArray[np.uint16]

@@ -15,14 +15,12 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.errors import DamagedData, RepositoryError
+from puller.errors import DamagedData, RepositoryError, UnknownKind
 from puller.repository.format import compression
 from puller.units import MIB
 
 TAG = 16
 NONCE = 12
-KEY_BOX = 80
-"""Bytes of a data pack's key, wrapped for whoever holds the private key."""
 
 BOX_HEADER = 20
 BOX_MAGIC = b"PLRB"
@@ -45,6 +43,10 @@ class BoxKind(enum.IntEnum):
     CONDEMNED = 3
     LOCK = 4
     DAMAGED = 5
+    KEEP = 7
+
+
+_KINDS = frozenset(BoxKind)
 
 
 class Seal(Protocol):
@@ -157,9 +159,15 @@ class Boxes:
         if head[4] != BOX_VERSION:
             # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
             raise DamagedData(f"{name} has format version {head[4]}; this puller knows {BOX_VERSION}")
-        if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)):
+        if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)) and head[5] in _KINDS:
             raise DamagedData(f"{name} is of another kind than its name says")
         try:
-            return compression.unframe(self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name)), limit)
+            frame = self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name))
+            if head[5] not in _KINDS:
+                # The seal vouches for the kind: a flipped bit must not hide a record.
+                raise UnknownKind(f"{name} is of kind {head[5]}, which this puller does not know")
+            return compression.unframe(frame, limit)
+        except UnknownKind:
+            raise
         except DamagedData as error:
             raise DamagedData(f"{name} is damaged: {error.message}") from error

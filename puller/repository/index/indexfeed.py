@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format import index
 from puller.repository.format.footer import DEAD, ID
@@ -88,7 +89,8 @@ def _read_all(
     keys: Mapping[bytes, str], read: Read
 ) -> Generator[tuple[bytes, Sequence[IndexedPack]], None, None]:
     """The index objects that can be read, in the order of ``keys``, a few read ahead."""
-    with closing(each(read, keys.values(), FETCHERS)) as found:
+    # The waits of ``read`` belong to the scope of who gave it.
+    with closing(each(CancelScope(), lambda _, key: read(key), keys.values(), FETCHERS)) as found:
         for source, packs in zip(keys, found, strict=True):
             if packs is not None:
                 yield source, packs

@@ -17,9 +17,9 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from puller.errors import DamagedData, KeyNotHeld, UnsupportedFormat, UsageError, WrongKey
+from puller.errors import DamagedData, KeyNotHeld, UnknownKind, UnsupportedFormat, UsageError, WrongKey
 from puller.repository.format.sealing import NONCE
-from puller.repository.keys.keyring import KEY, KeyRing, derive
+from puller.repository.keys.keyring import BACKUP_ONLY_KEYS, KEY, KeyRing, derive
 from puller.store.base import Store
 from puller.units import KIB, MIB
 
@@ -176,8 +176,9 @@ def _is_utf8(text: str) -> bool:
 def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
     """Make the master secret of a new repository and the slot that ``secret`` opens; return the keys."""
     opened = Opened("", FULL, repository_id, os.urandom(KEY))
+    ring = opened.ring()  # before anything is put: this host may lack an algorithm
     put_slot(store, opened, secret, "first")
-    return opened.ring()
+    return ring
 
 
 def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str) -> str:
@@ -192,7 +193,7 @@ def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
     """Each slot's id with the slot, or with what is wrong with it."""
     for info in store.list(PREFIX):
         slot_id = info.key.removeprefix(PREFIX)
-        if not _ID.fullmatch(slot_id):
+        if not _ID.fullmatch(slot_id) or not info.size:
             continue
         try:
             yield slot_id, _load(store, info.key)
@@ -223,7 +224,7 @@ def _load(store: Store, name: str) -> KeySlot:
     if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
         raise DamagedData(f"{name} has a time without a zone or out of all reason")
     if slot.version > VERSION:
-        raise UnsupportedFormat(f"{name} has format version {slot.version}; this puller knows {VERSION}")
+        raise UnknownKind(f"{name} has format version {slot.version}; this puller knows {VERSION}")
     return slot
 
 
@@ -256,6 +257,6 @@ def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
         return None
     except ValueError as error:
         raise DamagedData(f"a key slot is damaged: {error}") from error
-    if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, 3 * KEY)):
+    if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, BACKUP_ONLY_KEYS)):
         raise DamagedData(f"a key slot has the impossible role '{slot.role}'")
     return content

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectChanged
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root
@@ -78,12 +79,13 @@ def _jobs(first_chunk: int, refs: Refs, table: PackTable) -> Iterator[PackJob]:
             yield PackJob(pack_id, present[part] + first_chunk, slots[part])
 
 
-class DiskImage:
+class DiskImage(Scoped):
     """One disk of a restore point. Raises DamagedData or MissingObject if its root cannot be read."""
 
     def __init__(self, maps: MapReader, packs: PackReader, root: Address) -> None:
         self._maps = maps
         self._packs = packs
+        self.scope = maps.scope
         self._root: Root = maps.root(root)
         self._loaded: dict[int, Refs] = {}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import (
@@ -25,11 +26,12 @@ READERS = 4
 """Packs that are read at once: scattered pages of an old disk lie in as many packs, each a request away."""
 
 
-class MapReader:
+class MapReader(Scoped):
     """Reads the maps of one repository."""
 
     def __init__(self, packs: PackReader, table: PackTable) -> None:
         self._packs = packs
+        self.scope = packs.scope
         self.table = table
 
     def root(self, address: Address) -> Root:
@@ -42,11 +44,11 @@ class MapReader:
 
         Some are fetched ahead, a few at a time, so memory does not grow with their number.
         """
-        yield from each(self._root_or_fault, addresses, READERS)
+        yield from each(self.scope, self._root_or_fault, addresses, READERS)
 
-    def _root_or_fault(self, address: Address) -> Root | DamagedData:
+    def _root_or_fault(self, scope: CancelScope, address: Address) -> Root | DamagedData:
         try:
-            return self.root(address)
+            return self.within(scope).root(address)
         except DamagedData as error:
             return error
 
@@ -60,18 +62,17 @@ class MapReader:
                 found[number] = Refs.zeros(chunks_in_page(root.size, number))
             else:
                 wanted[pack].append(number)
-        for part in self._each(lambda pack: self._pages_of(root, pack, wanted[pack]), list(wanted)):
+
+        def read(scope: CancelScope, pack: int) -> dict[int, Refs]:
+            return self.within(scope)._pages_of(root, pack, wanted[pack])
+
+        if len(wanted) < 2:  # no thread is worth it
+            parts: Iterable[dict[int, Refs]] = (read(self.scope, pack) for pack in wanted)
+        else:
+            parts = each(self.scope, read, wanted, READERS)
+        for part in parts:
             found |= part
         return found
-
-    def _each(
-        self, read: Callable[[int], dict[int, Refs]], packs: Sequence[int]
-    ) -> Iterator[dict[int, Refs]]:
-        """Read from each of some packs, several at a time."""
-        if len(packs) < 2:
-            yield from map(read, packs)
-            return
-        yield from each(read, packs, READERS)
 
     def _pages_of(self, root: Root, pack: int, members: Sequence[int]) -> dict[int, Refs]:
         slots = {number: int(root.pages.slots[number]) for number in members}

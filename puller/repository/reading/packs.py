@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectNotFound
 from puller.repository.format.chunk_slot import SlotReader
 from puller.repository.format.footer import TRAILER, Footer, PackKind, decode_footer, decode_trailer
@@ -82,15 +83,46 @@ _LOADING = 64
 """Locks for fetching footers; a pack's is chosen by its id, which is random."""
 
 
-class PackReader:
+class _Cache:
+    """The packs that were opened last, by id. Safe for many threads."""
+
+    def __init__(self) -> None:
+        self._packs: OrderedDict[bytes, StoredPack] = OrderedDict()
+        self._memory = 0
+        self._lock = threading.Lock()
+
+    def get(self, pack_id: bytes) -> StoredPack | None:
+        with self._lock:
+            known = self._packs.get(pack_id)
+            if known is not None:
+                self._packs.move_to_end(pack_id)
+            return known
+
+    def keep(self, pack: StoredPack) -> None:
+        with self._lock:
+            self._drop(pack.pack_id)
+            self._packs[pack.pack_id] = pack
+            self._memory += pack.memory
+            while self._memory > CACHED:
+                self._drop(next(iter(self._packs)))
+
+    def forget(self, pack_id: bytes) -> None:
+        with self._lock:
+            self._drop(pack_id)
+
+    def _drop(self, pack_id: bytes) -> None:
+        pack = self._packs.pop(pack_id, None)
+        self._memory -= pack.memory if pack else 0
+
+
+class PackReader(Scoped):
     """Reads verified contents out of the packs of one repository. Safe for many threads."""
 
     def __init__(self, store: Store, keys: KeyRing) -> None:
         self._store = store
+        self.scope = store.scope
         self._keys = keys
-        self._cache: OrderedDict[bytes, StoredPack] = OrderedDict()
-        self._cached = 0
-        self._lock = threading.Lock()
+        self._cache = _Cache()
         self._loading = [threading.Lock() for _ in range(_LOADING)]
         self.damaged: set[bytes] = set()
         """Ids of packs known to be missing or damaged: nothing new should refer to them."""
@@ -99,42 +131,23 @@ class PackReader:
         """The pack with its footer. Raises MissingObject, DamagedData, StoreError."""
         # Threads that want one pack at the same time fetch its footer once.
         with self._loading[pack_id[0] % _LOADING]:
-            known = self._known(pack_id)
+            known = self._cache.get(pack_id)
             if known is not None:
                 return known
             try:
-                pack = self._load(kind, pack_id)
+                pack = self.load(kind, pack_id)
             except DamagedData:
                 self.damaged.add(pack_id)
                 raise
-            self._keep(pack)
+            self._cache.keep(pack)
             return pack
-
-    def _known(self, pack_id: bytes) -> StoredPack | None:
-        with self._lock:
-            known = self._cache.get(pack_id)
-            if known is not None:
-                self._cache.move_to_end(pack_id)
-            return known
-
-    def _keep(self, pack: StoredPack) -> None:
-        with self._lock:
-            self._drop(pack.pack_id)
-            self._cache[pack.pack_id] = pack
-            self._cached += pack.memory
-            while self._cached > CACHED:
-                self._drop(next(iter(self._cache)))
-
-    def _drop(self, pack_id: bytes) -> None:
-        pack = self._cache.pop(pack_id, None)
-        self._cached -= pack.memory if pack else 0
 
     def forget(self, pack_id: bytes) -> None:
         """Drop a cached footer that turned out to be outdated."""
-        with self._lock:
-            self._drop(pack_id)
+        self._cache.forget(pack_id)
 
-    def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+    def load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+        """As ``open``, but as the pack is stored now, and kept nowhere."""
         name = kind.object_name(pack_id)
         try:
             tail, info = self._store.get_tail(name, TAIL)

@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.errors import DamagedData, ObjectNotFound, UnsupportedFormat
+from puller.cancelling import CancelScope, Scoped
+from puller.errors import DamagedData, ObjectNotFound, UnknownKind, UnsupportedFormat
 from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
@@ -140,31 +141,36 @@ def _sentence(text: str, entry: _Entry) -> tuple[bytes, CondemnedSlots]:
     return pack_id, CondemnedSlots(_KINDS[entry.kind], slots)
 
 
-class Condemned:
+class Condemned(Scoped):
     """The records of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self) -> list[ObjectInfo]:
         """The records that are there, unread."""
-        return [info for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[Record]:
-        """The records; without those that have vanished since they were listed.
+        """The records; without those that have vanished since they were listed, or are of a later kind.
 
         Raises DamagedData: who cannot read a record does not know what is going to be removed.
         """
-        found = each(self._read, infos, _PARALLEL_READS)
+        found = each(self.scope, self._read, infos, _PARALLEL_READS)
         return [record for record in found if record is not None]
 
-    def _read(self, info: ObjectInfo) -> Record | None:
+    def _read(self, scope: CancelScope, info: ObjectInfo) -> Record | None:
         try:
-            box = self._store.get(info.key, max_size=BOX_LIMIT)
+            box = self._store.within(scope).get(info.key, max_size=BOX_LIMIT)
         except ObjectNotFound:
             return None
-        return decode(self._boxes.unpack(BoxKind.CONDEMNED, info.key, box), info)
+        try:
+            content = self._boxes.unpack(BoxKind.CONDEMNED, info.key, box)
+        except UnknownKind:
+            return None
+        return decode(content, info)
 
     def put(self, final: bool, grace: float, packs: Condemnations) -> None:
         """Write ``packs`` as new records, durable when this returns; nothing if there are none."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format.footer import ID
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
@@ -59,16 +60,17 @@ def decode(content: bytes, name: str) -> DamageRecord:
     return DamageRecord(name, packs)
 
 
-class DamagedPacks:
+class DamagedPacks(Scoped):
     """The records of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def read(self) -> list[DamageRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""
-        names = [info.key for info in self._store.list(PREFIX) if _NAME.fullmatch(info.key)]
+        names = [info.key for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
         return [record for record in map(self._read, names) if record is not None]
 
     def _read(self, name: str) -> DamageRecord | None:

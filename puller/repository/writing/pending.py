@@ -17,14 +17,22 @@ from dataclasses import dataclass
 
 import msgspec
 
-from puller.errors import DamagedData, NoSuchPoint, ObjectNotFound, Overtaken, PullerError, StoreError
+from puller.cancelling import Scoped, cleanup
+from puller.errors import (
+    DamagedData,
+    NoSuchPoint,
+    ObjectNotFound,
+    Overtaken,
+    PullerError,
+    StoreError,
+    UnknownKind,
+)
 from puller.repository import points as records
 from puller.repository.format.pages import Address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.points import Point, Points
 from puller.repository.writing.claims import Claims
 from puller.store.base import Store
-from puller.store.patience import brief, holding
 
 PREFIX = "pending/"
 
@@ -41,18 +49,19 @@ class Pending:
     modified: float
 
 
-class PendingPoints:
+class PendingPoints(Scoped):
     """The pending points of one repository."""
 
     def __init__(self, store: Store, boxes: Boxes) -> None:
         self._store = store
+        self.scope = store.scope
         self._boxes = boxes
 
     def listed(self) -> Iterator[Pending]:
         """All that are there."""
         for info in self._store.list(PREFIX):
             name = records.parse_name(info.key, PREFIX)
-            if name is not None:
+            if name is not None and info.size:  # an empty object is nobody's
                 yield Pending(*name, info.modified)
 
     def get(self, uuid: str, point_id: str) -> Point | None:
@@ -62,7 +71,10 @@ class PendingPoints:
             box = self._store.get(name, max_size=BOX_LIMIT)
         except ObjectNotFound:
             return None
-        content = self._boxes.unpack(BoxKind.POINT, name, box)
+        try:
+            content = self._boxes.unpack(BoxKind.POINT, name, box)
+        except UnknownKind:
+            return None
         return records.decode(content, records.object_name(uuid, point_id))
 
     def put(self, point: Point) -> None:
@@ -114,8 +126,8 @@ def commit(
 
 def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
     """Without waiting long: prune forgets it too."""
-    with suppress(StoreError), holding(brief()):
-        pending.delete(names)
+    with suppress(StoreError):
+        pending.within(cleanup()).delete(names)
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:

@@ -46,7 +46,6 @@ class Presence:
 
     def _ask(self, kind: PackKind, pack: int) -> bool:
         try:
-            self._store.stat(kind.object_name(self._table.pack_id(pack)))
+            return self._store.stat(kind.object_name(self._table.pack_id(pack))).size > 0
         except ObjectNotFound:
             return False
-        return True

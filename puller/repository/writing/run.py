@@ -18,13 +18,14 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from puller.errors import Interrupted, PullerError, StoreError, UnsupportedDisk
+from puller.cancelling import cleanup
+from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.pace import Pace
@@ -38,8 +39,10 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
+from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
+from puller.repository.reading.parent import ParentContents, ParentDisk
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
 from puller.repository.writing.effort import AutoLevel, Effort
@@ -54,7 +57,6 @@ from puller.repository.writing.packing import (
 )
 from puller.repository.writing.pending import PendingPoints, commit
 from puller.repository.writing.presence import Presence
-from puller.store import patience
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -100,9 +102,10 @@ class Holdings(Protocol):
 class DiskWriter:
     """Takes one disk's extents and batches. Counters are in bytes and grow while the run goes on."""
 
-    def __init__(self, run: Run, map_: DiskMap) -> None:
+    def __init__(self, run: Run, map_: DiskMap, parent: ParentDisk | None) -> None:
         self._run = run
         self.map = map_
+        self.parent = parent
         self.zero_bytes = 0
         self.read_bytes = 0
         self.done_bytes = 0
@@ -136,23 +139,27 @@ class DiskWriter:
 class Run:
     """A context; leaving it stops all threads, and ``commit`` may come after that.
 
-    Use: disk(), announce/submit, drain(), finish(), flush(), commit().
+    Use: disk(), announce/submit, drain(), finish(), flush(), commit(). The waits of the ``repository`` belong
+    to the scope of the ``flow``.
     """
 
-    def __init__(self, repository: Holdings, known: ChunkIndex, claims: Claims, tuning: Tuning) -> None:
+    def __init__(
+        self, repository: Holdings, flow: Flow, known: ChunkIndex, claims: Claims, tuning: Tuning
+    ) -> None:
         self.repository = repository
+        self.flow = flow
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
+        self.footers = Footers(repository.packs)
+        """What stored packs hold, read during this run."""
         self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
-        self.flow = Flow()
         self.batches = self.flow.adopt(BufferPool(tuning.batches, tuning.batch_size))
-        self._waiting = ExitStack()
         self._fresh: list[IndexedPack] = []
         self._lock = threading.Lock()
         self.clock_ahead = 0.0
@@ -160,10 +167,6 @@ class Run:
 
     def __enter__(self) -> Run:
         self.flow.__enter__()
-        # Not the store alone is waited for: also a rate's turn, or an NBD server.
-        if (above := patience.current()) is not None:
-            self._waiting.enter_context(above.calling(self._stop))
-        self._waiting.enter_context(patience.tied(self.flow.on_failure))
         self._uploads = self._paced(self._tuning.upload_rate)
         packs = self.flow.adopt(BufferPool(self._tuning.packs, DATA_PACK + TAIL_ROOM))
         maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
@@ -174,9 +177,6 @@ class Run:
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
 
-    def _stop(self) -> None:
-        self.flow.fail(Interrupted("stopped by a signal"))
-
     def _paced(self, rate: int | None) -> Store:
         """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
         return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
@@ -185,21 +185,21 @@ class Run:
         try:
             self.flow.__exit__(*failure)  # type: ignore[arg-type]
         finally:
-            self._waiting.close()
             self._index.close()
-            with patience.holding(patience.brief()):
-                self._save_index()
+            self._save_index()
 
     def _save_index(self) -> None:
         """After a failure: tell the next run what is stored. As far as the store still answers."""
         if self._fresh and not self.flow.failed_by(StoreError):
+            self._store = self._store.within(cleanup())
             with suppress(PullerError):
                 self._put_index(self._fresh)
 
-    def disk(self, size: int, base: Address | None) -> DiskWriter:
+    def disk(self, size: int, base: Address | None, compared: Address | None = None) -> DiskWriter:
         """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing.
 
-        Raises UnsupportedDisk if a map might not be able to describe so large a disk.
+        What is equal to what the root at ``compared`` has in the same place is not stored; where that cannot
+        be read, the index tells. Raises UnsupportedDisk if a map might not be able to describe the disk.
         """
         if size > LARGEST_DISK:
             said, limit = format_bytes(size), format_bytes(LARGEST_DISK)
@@ -213,11 +213,20 @@ class Run:
             self._bases.add(base)
         writer: DiskWriter
 
-        def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-            return self._locate(writer, self._maps, contents)
+        def store(pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+            parents = None if writer.parent is None else writer.parent.maps(pages)
+            return self._locate(writer, self._maps, contents, parents)
 
-        writer = DiskWriter(self, DiskMap(size, root, maps, store))
+        writer = DiskWriter(self, DiskMap(size, root, maps, store), self._parent(compared))
         return writer
+
+    def _parent(self, root: Address | None) -> ParentDisk | None:
+        if root is None:
+            return None
+        try:
+            return ParentDisk(self.repository.maps, self.footers, self.repository.packs.damaged, root)
+        except DamagedData:
+            return None
 
     def attach(self, content: bytes) -> Address:
         """Store a byte string like a disk; return its root's address."""
@@ -252,19 +261,30 @@ class Run:
 
     def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
         present = [position for position, content in enumerate(contents) if content is not None]
+        numbers = np.array(chunks, np.int64)
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
         packs[present], slots[present] = self._locate(
-            disk, self._data, [c for c in contents if c is not None]
+            disk,
+            self._data,
+            [c for c in contents if c is not None],
+            None if disk.parent is None else disk.parent.chunks(numbers[present]),
         )
-        disk.map.place(np.array(chunks, np.int64), packs, slots)
+        disk.map.place(numbers, packs, slots)
 
     def _locate(
-        self, disk: DiskWriter, writer: PackWriter, contents: Sequence[Content]
+        self,
+        disk: DiskWriter,
+        writer: PackWriter,
+        contents: Sequence[Content],
+        parents: ParentContents | None,
     ) -> tuple[Numbers, Slots]:
-        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``."""
+        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``.
+
+        ``parents`` is what the point that is compared with has in their places.
+        """
         ids = [content_id(self._keys.id_key, content) for content in contents]
-        packs, slots = self._find(writer.kind, ids)
+        packs, slots = self._find(writer.kind, ids, parents)
         missing = np.flatnonzero(packs == MISS).tolist()
         if missing:
             # A batch may hold a content twice. Threads that meet one at the same time store it twice.
@@ -274,7 +294,19 @@ class Run:
                 packs[at], slots[at] = places[ids[at]]
         return packs, slots
 
-    def _find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
+    def _find(
+        self, kind: PackKind, ids: Sequence[bytes], parents: ParentContents | None
+    ) -> tuple[Numbers, Slots]:
+        if parents is None:
+            return self._find_indexed(kind, ids)
+        # Held like what the index offers: the parent may be deleted meanwhile.
+        slots = parents.refs.slots.copy()
+        packs = self._claims.admit(parents.equal(ids), slots)
+        left = np.flatnonzero(packs == MISS)
+        packs[left], slots[left] = self._find_indexed(kind, [ids[at] for at in left.tolist()])
+        return packs, slots
+
+    def _find_indexed(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
         found, slots = self._index.find(b"".join(ids))
         return self._claims.admit(self._presence.of(kind, found), slots), slots
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import IO, Any, cast
 
 from botocore.response import StreamingBody
 
 from puller.store.base import Body
-from puller.store.patience import note_progress
 
 SMALL = 128 << 10
 """Bytes up to which a body is copied into a ``bytearray``.
 
 botocore sends files, and ``bytes`` too (it wraps them in a file), with ``Expect: 100-continue``: one
 round trip more, which a large body is worth, since a refusal then costs no upload."""
+
+
+Note = Callable[[], None]
+
+
+def _ignore() -> None:
+    """Nobody is told of progress."""
 
 
 class BufferFile:
@@ -26,11 +33,13 @@ class BufferFile:
     slow line. A file goes in small pieces, each with the full timeout.
 
     ``announced``: whether the server is asked with ``Expect: 100-continue`` if it wants the body.
+    ``note_progress`` is called whenever a piece is taken.
     """
 
-    def __init__(self, body: Body, announced: bool = True) -> None:
+    def __init__(self, body: Body, announced: bool = True, note_progress: Note = _ignore) -> None:
         self._view = memoryview(body)
         self.announced = announced
+        self._note_progress = note_progress
         self._position = 0
 
     def __len__(self) -> int:
@@ -41,7 +50,7 @@ class BufferFile:
         end = len(self._view) if size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
-        note_progress()
+        self._note_progress()
         return piece
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -60,12 +69,12 @@ def is_announced(body: Body) -> bool:
     return len(body) > SMALL
 
 
-def upload_body(body: Body, announced: bool = True) -> IO[bytes] | bytes:
+def upload_body(body: Body, announced: bool = True, note_progress: Note = _ignore) -> IO[bytes] | bytes:
     """Return ``body`` in the form that is cheapest to upload; a large one is ``announced`` or not."""
     # Both casts are for the client's stubs, which know neither bytearrays nor files of views.
     if not is_announced(body):
         return cast("bytes", bytearray(body))
-    return cast("IO[bytes]", BufferFile(body, announced))
+    return cast("IO[bytes]", BufferFile(body, announced, note_progress))
 
 
 _PIECE = 64 << 10
@@ -77,6 +86,11 @@ _PROMPT = 0.1
 class HeardBody(StreamingBody):
     """A download that notes its progress: a slow one is no silent store."""
 
+    def __init__(self, body: StreamingBody, note_progress: Note) -> None:
+        stream: Any = body  # what it wraps is not in the stubs
+        super().__init__(stream._raw_stream, stream._content_length)
+        self._note_progress = note_progress
+
     def read(self, amt: int | None = None) -> bytes:
         """As before, but not in one call, which would return only with the last byte."""
         pieces: list[bytes] = []
@@ -86,16 +100,8 @@ class HeardBody(StreamingBody):
             piece = super().read(step if left is None else min(step, left))
             if not piece:
                 break
-            note_progress()
+            self._note_progress()
             pieces.append(piece)
             left = None if left is None else left - len(piece)
             step = min(step * 2, _LARGEST_PIECE) if time.monotonic() - began < _PROMPT else _PIECE
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def hear_download(parsed: dict[str, Any], **_: object) -> None:
-    """Let the body of a ``GetObject`` answer be a ``HeardBody``: a hook of the client's."""
-    body = parsed.get("Body")
-    if isinstance(body, StreamingBody):
-        stream: Any = body  # what it wraps is not in the stubs
-        parsed["Body"] = HeardBody(stream._raw_stream, stream._content_length)

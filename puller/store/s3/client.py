@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from puller.errors import UsageError
-from puller.store.s3.body import BufferFile, hear_download
+from puller.store.s3.body import BufferFile
 from puller.store.s3.s3 import S3Store
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def make_client(config: Config | None = None) -> S3Client:
     # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
     # answer MissingContentMD5. The API defines both headers.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
-    client.meta.events.register("after-call.s3.GetObject", hear_download)
     client.meta.events.register_last("before-call.s3", _send_at_once)
     client.meta.events.register_last("before-parameter-build.s3", _stay_at_bucket)
     return client

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadErro
 from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
+from puller.cancelling import Scoped
 from puller.errors import (
     NoBucket,
     ObjectChanged,
@@ -32,7 +33,7 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.s3.answers import info_of, read_bounded, whole_size
-from puller.store.s3.body import is_announced, upload_body
+from puller.store.s3.body import HeardBody, is_announced, upload_body
 from puller.store.s3.bucket import Bucket
 from puller.store.s3.errors import (
     demands_checksum,
@@ -64,11 +65,11 @@ _BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError)
 class _Way(NamedTuple):
     """How a body is put: announced with ``Expect: 100-continue``, with a checksum."""
 
-    expects: bool
-    with_checksum: bool
+    expects: bool = True
+    with_checksum: bool = False
 
 
-class S3Store:
+class S3Store(Scoped):
     """Objects in ``bucket`` under ``prefix`` (no slash at its ends, may be empty).
 
     ``client`` comes from ``puller.store.s3.client.connect``. Keys and bodies go over the wire as they
@@ -82,8 +83,8 @@ class S3Store:
         self.endpoint = _without_user(client.meta.endpoint_url)
         self._place = f"bucket {bucket} at {self.endpoint}"
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
-        self._with_checksum = False
-        self._expects = True
+        self._ways = [_Way()]
+        """The way that the server wants, as far as it is known: one for all copies of this store."""
 
     @property
     def url(self) -> str:
@@ -198,7 +199,9 @@ class S3Store:
     def _read(self, key: str, answer: GetObjectOutputTypeDef, limit: int | None, part: bool) -> bytes:
         """Raises UnsupportedByStore, before anything is read, where a part was asked for and none is sent."""
         announced = answer.get("ContentLength")
-        with closing(answer["Body"]) as body:  # what is not read goes with its connection
+        with closing(
+            HeardBody(answer["Body"], self.scope.note_progress)
+        ) as body:  # what is not read goes with its connection
             if part and whole_size(answer) is None:
                 raise self._no_part(key, "with the whole")
             if not part:
@@ -226,7 +229,7 @@ class S3Store:
 
     def _store(self, request: PutObjectRequestTypeDef, body: Body) -> None:
         while True:
-            way = _Way(self._expects, self._with_checksum)
+            way = self._ways[0]
             try:
                 self._upload(request, body, way)
             except (ClientError, HTTPClientError) as error:
@@ -241,18 +244,18 @@ class S3Store:
         Another thread may have learned that already, after this put was on its way.
         """
         if way.expects and is_announced(body) and rejects_expectation(error):
-            self._expects = False
+            self._ways[0] = self._ways[0]._replace(expects=False)
             return True
         if not way.with_checksum and isinstance(error, ClientError) and demands_checksum(error):
             # A bucket that asks for it once always does.
-            self._with_checksum = True
+            self._ways[0] = self._ways[0]._replace(with_checksum=True)
             return True
         return False
 
     def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way) -> None:
         if way.with_checksum:
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        request["Body"] = upload_body(body, way.expects)
+        request["Body"] = upload_body(body, way.expects, self.scope.note_progress)
         self._client.put_object(**request)
 
     def _require_bucket(self) -> None:

@@ -1,4 +1,4 @@
-"""A store that falls silent is waited for as long as the patience says, and a thread that hangs never."""
+"""A silent store is waited for as long as the retry policy says, and a thread that hangs never."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from puller import cancelling
+from puller.cancelling import WORK, CancelScope, RetryPolicy
 from puller.errors import StoreUnavailable
-from puller.store import patience as patiences
 from puller.store.folder import FolderStore
 from puller.store.parallel import each
-from puller.store.patience import Patience, holding
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
@@ -34,6 +34,11 @@ KIND_OF_CALL: dict[str, Callable[[RetryingStore], object]] = {
     "list": lambda store: list(store.list("")),
     "delete": lambda store: store.delete(["a"]),
 }
+
+
+def scope(seconds: float) -> CancelScope:
+    """For a store that may be silent for so long."""
+    return CancelScope(RetryPolicy(seconds))
 
 
 @contextmanager
@@ -69,29 +74,27 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RetryingStore]:
 
 
 def says_nothing(connection: socket.socket) -> None:
-    """Take what is sent, for as long as the client has patience."""
+    """Take what is sent, for as long as the client waits."""
     while connection.recv(1 << 16):
         pass
 
 
 @pytest.mark.parametrize("call", KIND_OF_CALL)
 @pytest.mark.parametrize("before", ["before a run", "in a run"])
-def test_a_silent_store_is_waited_for_as_long_as_the_patience_says(
+def test_a_silent_store_is_waited_for_as_long_as_the_policy_says(
     at: Callable[[str], RetryingStore], call: str, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puller.store.retrying.SHORT", 0.2)
-    monkeypatch.setattr(patiences, "LONG", 0.2)
+    monkeypatch.setattr(cancelling, "PROMPT", RetryPolicy(0.2))
+    monkeypatch.setattr(cancelling, "WORK", RetryPolicy(0.2))
     began = time.monotonic()
-    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
-        if before == "before a run":
-            KIND_OF_CALL[call](at(endpoint))
-        with holding(patiences.long()):
-            KIND_OF_CALL[call](at(endpoint))
+    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for"):
+        store = at(endpoint)
+        KIND_OF_CALL[call](store if before == "before a run" else store.within(store.scope.working()))
     assert time.monotonic() - began < ENOUGH
 
 
 def test_a_slow_download_is_no_silent_store(at: Callable[[str], RetryingStore]) -> None:
-    """1 MiB in eight parts, with more than half of the patience between one and the next."""
+    """1 MiB in eight parts, with more than half of the allowed silence between one and the next."""
     part = 128 << 10
 
     def trickle(connection: socket.socket) -> None:
@@ -102,8 +105,8 @@ def test_a_slow_download_is_no_silent_store(at: Callable[[str], RetryingStore]) 
             threading.Event().wait(0.6)
             connection.sendall(bytes(part))
 
-    with listening(trickle) as endpoint, holding(Patience(1.0)):
-        assert at(endpoint).get("a") == bytes(8 * part)
+    with listening(trickle) as endpoint:
+        assert at(endpoint).within(scope(1.0)).get("a") == bytes(8 * part)
 
 
 def test_a_slow_upload_is_no_silent_store(at: Callable[[str], RetryingStore]) -> None:
@@ -123,8 +126,8 @@ def test_a_slow_upload_is_no_silent_store(at: Callable[[str], RetryingStore]) ->
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: e\r\n\r\n")
 
     began = time.monotonic()
-    with listening(drink) as endpoint, holding(Patience(1.5)):
-        at(endpoint).put("a", bytes(size))
+    with listening(drink) as endpoint:
+        at(endpoint).within(scope(1.5)).put("a", bytes(size))
     assert time.monotonic() - began > 1.5
 
 
@@ -156,11 +159,11 @@ def test_a_folder_on_a_disk_that_sleeps_is_waited_for(
 ) -> None:
     store = RetryingStore(Asleep(tmp_path))
     store.put("a", b"1")
-    with holding(Patience(0.1)):
-        assert store.get("a") == b"1"
-        monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
-        with pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
-            store.get("a")
+    hurried = store.within(scope(0.1))
+    assert hurried.get("a") == b"1"
+    monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
+    with pytest.raises(StoreUnavailable, match="gave no answer for"):
+        hurried.get("a")
 
 
 class Stopped(BaseException):
@@ -169,74 +172,76 @@ class Stopped(BaseException):
 
 class TestEach:
     def test_results_come_in_the_order_of_the_items(self) -> None:
-        assert list(each(lambda item: item * 2, range(1000), 7)) == [2 * item for item in range(1000)]
+        found = each(CancelScope(), lambda _, item: item * 2, range(1000), 7)
+        assert list(found) == [2 * item for item in range(1000)]
 
     def test_nothing_to_do(self) -> None:
-        assert list(each(str, [], 4)) == []
+        assert list(each(CancelScope(), lambda _, item: str(item), [], 4)) == []
 
     def test_no_more_is_begun_than_a_few_ahead(self) -> None:
         begun: list[int] = []
-        found = each(begun.append, range(1000), 2)
+        found = each(CancelScope(), lambda _, item: begun.append(item), range(1000), 2)
         next(found)
         assert len(begun) <= 4
         found.close()
 
     def test_what_fails_is_raised_in_its_turn(self) -> None:
-        found = each(lambda item: 1 // item, [2, 1, 0, 1], 2)
+        found = each(CancelScope(), lambda _, item: 1 // item, [2, 1, 0, 1], 2)
         assert [next(found), next(found)] == [0, 1]
         with pytest.raises(ZeroDivisionError):
             next(found)
 
-    def test_the_patience_in_force_is_the_threads_too(self) -> None:
-        with holding(Patience(0.1)), pytest.raises(StoreUnavailable, match="gave no answer for 0 s"):
-            list(each(RetryingStore(Hanging()).get, "abc", 2))
+    def test_the_policy_of_the_scope_holds_in_the_threads(self) -> None:
+        store = RetryingStore(Hanging())
+        with pytest.raises(StoreUnavailable, match="gave no answer for"):
+            list(each(scope(0.1), lambda own, key: store.within(own).get(key), "abc", 2))
 
     def test_who_leaves_waits_for_no_thread(self) -> None:
         hanging = Hanging("a")
-        with holding(Patience(patiences.LONG)), pytest.raises(Stopped):
-            for _ in each(RetryingStore(hanging).get, "abc", 2):
+        store = RetryingStore(hanging)
+        with pytest.raises(Stopped):
+            for _ in each(CancelScope(WORK), lambda own, key: store.within(own).get(key), "abc", 2):
                 assert hanging.asked.acquire(timeout=60)
                 raise Stopped
 
     @pytest.mark.parametrize("threads", [1, 2, 4])
-    def test_what_is_not_begun_as_another_thread_ends_the_patience_fails(self, threads: int) -> None:
-        patience = Patience(patiences.LONG)
+    def test_what_is_not_begun_as_another_thread_cancels_fails(self, threads: int) -> None:
+        working = CancelScope(WORK)
         begun, ended = threading.Event(), threading.Event()
         met: list[StoreUnavailable] = []
 
-        def work(_: int) -> None:
+        def work(own: CancelScope, _: int) -> None:
             begun.set()
             assert ended.wait(60)  # and needs no store from here on, so it succeeds
 
         def consume() -> None:
             try:
-                with holding(patience):
-                    list(each(work, range(100), threads))
+                list(each(working, work, range(100), threads))
             except StoreUnavailable as error:
                 met.append(error)
 
         consumer = threading.Thread(target=consume, daemon=True)
         consumer.start()
         assert begun.wait(60)
-        patience.end()
+        working.cancel()
         ended.set()
         consumer.join(ENOUGH)
         assert len(met) == 1
 
     def test_what_still_waits_is_let_go(self) -> None:
         hanging = Hanging("a")
+        store = RetryingStore(hanging)
         ended = threading.Semaphore(0)
 
-        def work(key: str) -> bytes:
+        def work(own: CancelScope, key: str) -> bytes:
             try:
-                return RetryingStore(hanging).get(key)
+                return store.within(own).get(key)
             finally:
                 ended.release()
 
-        with holding(Patience(patiences.LONG)):
-            found = each(work, "abc", 2)
-            next(found)
-            assert hanging.asked.acquire(timeout=60)
-            found.close()
+        found = each(CancelScope(WORK), work, "abc", 2)
+        next(found)
+        assert hanging.asked.acquire(timeout=60)
+        found.close()
         assert ended.acquire(timeout=60)
         assert ended.acquire(timeout=60)

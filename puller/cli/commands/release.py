@@ -1,0 +1,30 @@
+"""``puller release``."""
+
+from __future__ import annotations
+
+import click
+
+from puller.cli.commands.keep import document
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import OF_HOST, Command
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.settings import Settings
+
+
+@click.command("release", cls=Command)
+@click.argument("point", metavar="POINT")
+@OF_HOST
+@click.pass_obj
+def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
+    """End the protection of a restore point.
+
+    End what 'puller keep' has done for the point. The point stays until a prune or a delete
+    removes it. It is not an error if the point is not kept.
+
+    POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
+    repository = open_repository(settings)
+    from puller import api
+
+    released = api.release(repository, point, hosts=hosts)
+    return Outcome(document(released), f"released {released.point}")

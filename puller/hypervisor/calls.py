@@ -1,0 +1,100 @@
+"""Calls of libvirt, which may hang with its daemon: each is made in a thread that can be left.
+
+A call may change something, and whoever undoes that has to know whether it was carried out. So a call is
+never left at once: after a cancellation its answer is waited for a little longer. If none comes, libvirt
+counts as hung, and later calls on the same connection are given up soon.
+
+The main thread makes its calls itself. What a signal raises must not come up while a thread is being made,
+where Python would swallow it now and then; the second signal ends the process whatever libvirt does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Self, TypeVar
+
+from puller.cancelling import CancelScope, NoAnswer, Scoped
+from puller.errors import HypervisorError
+
+T = TypeVar("T")
+
+LIMIT = 300.0
+"""Seconds for any call. A begin waits up to 30 s for another job; a daemon that starts QEMU takes seconds."""
+
+LEAVE = 15.0
+"""Seconds for a call after a cancellation: more than the agent may take for a freeze."""
+
+HUNG = 1.0
+"""Seconds for a call once one was left without an answer."""
+
+_SLICE = 0.2
+
+_ADVICE = "See whether libvirt's daemon answers: 'virsh list'. If not, restart it; guests run on meanwhile."
+
+
+class Link:
+    """One connection, and whether it hangs."""
+
+    def __init__(self) -> None:
+        self._hung = False
+
+    def call(self, scope: CancelScope, ask: Callable[[], T]) -> T:
+        """Return what ``ask`` returns, or raise what it raises. Raises HypervisorError if it hangs."""
+        if threading.current_thread() is threading.main_thread():
+            return ask()
+        try:
+            return CancelScope().call(ask, self._limit(scope))
+        except NoAnswer as error:
+            self._hung = True
+            raise HypervisorError("libvirt gives no answer", advice=_ADVICE) from error
+
+    def _limit(self, scope: CancelScope) -> Callable[[], float]:
+        began = time.monotonic()
+        cancelled: list[float] = []
+
+        def left() -> float:
+            now = time.monotonic()
+            if scope.cancelled and not cancelled:
+                cancelled.append(now)
+            end = began + HUNG if self._hung else cancelled[0] + LEAVE if cancelled else began + LIMIT
+            return min(_SLICE, end - now)
+
+        return left
+
+
+_LOCAL = frozenset({"name", "UUIDString", "getName", "isAlive"})
+"""Methods that ask nobody."""
+
+
+class Guarded(Scoped):
+    """A handle of libvirt's, or one that it gives, whose calls belong to a scope."""
+
+    def __init__(self, handle: Any, link: Link, scope: CancelScope) -> None:
+        self._handle = handle
+        self._link = link
+        self.scope = scope
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Scoped.within``."""
+        return type(self)(self._handle, self._link, scope)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._handle, name)
+        if name in _LOCAL or not callable(found):
+            return found
+
+        @wraps(found)
+        def call(*args: Any, **options: Any) -> Any:
+            return self._guarded(self._link.call(self.scope, lambda: found(*args, **options)))
+
+        return call
+
+    def _guarded(self, answer: Any) -> Any:
+        if isinstance(answer, list):
+            return [self._guarded(item) for item in answer]
+        if type(answer).__module__ == "libvirt":
+            return Guarded(answer, self._link, self.scope)
+        return answer

@@ -1,0 +1,24 @@
+"""Objects in the repository's folders that are not puller's: ignored by all, named once to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from puller.repository.format.names import is_foreign
+from puller.store.base import Store
+
+ADVICE = "Remove them with the store's own tools if nobody needs them."
+
+_SHOWN = 3
+
+
+def foreign(store: Store, folders: Iterable[str]) -> list[str]:
+    """Names of the foreign objects in ``folders``, each ending in ``/``. Raises StoreError."""
+    return [info.key for folder in folders for info in store.list(folder) if is_foreign(info.key, info.size)]
+
+
+def described(keys: list[str]) -> str:
+    """One sentence about foreign objects."""
+    shown = ", ".join(keys[:_SHOWN])
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"objects that are not puller's, or are empty, are ignored: {shown}{more}"

@@ -1,0 +1,37 @@
+"""The names of objects (docs/format.md, "Objects")."""
+
+from __future__ import annotations
+
+import re
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+POINT = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+RANDOM = r"[0-9a-f]{32}"
+_PACK = r"([0-9a-f]{2})/\1[0-9a-f]{30}"
+
+_SHAPES = {
+    "keys/": r"[0-9a-f]{16}",
+    "points/": f"{UUID}/{POINT}",
+    "pending/": f"{UUID}/{POINT}|doctor",
+    "index/": RANDOM,
+    "condemned/": RANDOM,
+    "damaged/": RANDOM,
+    "locks/": r"[^/]+(/.+)?",
+    "kept/": f"{UUID}/{POINT}/{RANDOM}",
+    "proofs/": f"{UUID}/{POINT}/{RANDOM}",
+    "packs/": _PACK,
+    "maps/": _PACK,
+}
+"""By folder what follows it. The names of leases are left open: each is deleted when it has expired."""
+
+SMALL_FOLDERS = tuple(folder for folder in _SHAPES if folder not in ("packs/", "maps/"))
+"""Those that are quick to list, however much data is stored."""
+
+FOLDERS = tuple(_SHAPES)
+
+
+def is_foreign(key: str, size: int) -> bool:
+    """Tell whether an object in one of ``FOLDERS`` is not puller's: by its name, or because it is empty."""
+    folder, _, rest = key.partition("/")
+    is_empty = not size and folder != "kept"  # an empty keep holds its point
+    return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None

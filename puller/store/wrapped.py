@@ -1,0 +1,66 @@
+"""A store around another one: what wrappers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from typing import Self, TypeVar
+
+from puller.cancelling import CancelScope, Scoped
+from puller.store.base import Body, ObjectInfo, Store
+
+T = TypeVar("T")
+
+
+class WrappedStore(Scoped):
+    """``store``, asked for everything; wrappers override what they change, or ``_ask`` for all of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.scope = store.scope
+
+    def within(self, scope: CancelScope) -> Self:
+        """See ``Store.within``."""
+        bound = copy(self)
+        bound.scope, bound._store = scope, self._store.within(scope)
+        return bound
+
+    def _ask(self, ask: Callable[[Store], T]) -> T:
+        return ask(self._store)
+
+    @property
+    def url(self) -> str:
+        """See ``Store.url``."""
+        return self._store.url
+
+    def get(self, key: str, *, max_size: int | None = None) -> bytes:
+        """See ``Store.get``."""
+        return self._ask(lambda store: store.get(key, max_size=max_size))
+
+    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+        """See ``Store.get_range``."""
+        return self._ask(lambda store: store.get_range(key, offset, length, etag=etag))
+
+    def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
+        """See ``Store.get_tail``."""
+        return self._ask(lambda store: store.get_tail(key, length))
+
+    def put(self, key: str, body: Body) -> None:
+        """See ``Store.put``."""
+        self._ask(lambda store: store.put(key, body))
+
+    def put_new(self, key: str, body: Body) -> None:
+        """See ``Store.put_new``."""
+        self._ask(lambda store: store.put_new(key, body))
+
+    def stat(self, key: str) -> ObjectInfo:
+        """See ``Store.stat``."""
+        return self._ask(lambda store: store.stat(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ``Store.list``."""
+        return self._ask(lambda store: store.list(prefix))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See ``Store.delete``."""
+        self._ask(lambda store: store.delete(keys))
