@@ -124,3 +124,15 @@ def test_the_reason_tells_whether_the_point_of_the_bitmap_is_lost_or_the_bitmap(
     ):
         base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
         assert (base.kind, base.reason[: len(reason)]) == ("rehash", reason)
+
+
+def test_an_older_point_whose_bitmap_is_there_is_built_upon() -> None:
+    """The newest point has the disk, and left no checkpoint. Behind the oldest checkpoint nothing is sought."""
+    newest = structs.replace(_point(3, "vda"), checkpoint=None)
+    history = _Past([newest, _point(2, "vda"), _point(1, "vda")])
+    bitmaps = Sound()
+    base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
+    assert (base.kind, base.parent and base.parent.point) == ("incremental", history[1])
+    bitmaps.oldest = newest.point + "~"
+    base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
+    assert (base.kind, base.reason) == ("rehash", "the last point left no checkpoint")

@@ -105,6 +105,16 @@ def test_a_renamed_domain_is_still_the_same() -> None:
     assert kept([old, new], Policy(last=1)) == [new]
 
 
+def test_names_of_domains_are_compared_by_their_letters() -> None:
+    """The name that is typed is never the same object as the one that is stored."""
+    points = [
+        structs.replace(point(START + day * DAY), domain=name) for day, name in enumerate(("old", "new"))
+    ]
+    for letters in ("old", "new"):
+        policy = Policy(last=1, domains=("".join(list(letters)),)).resolved(points)
+        assert policy.domains == (uuid_of("a"),)
+
+
 def test_the_newest_point_with_a_disk_stays() -> None:
     both = point(START, disks=("vda", "vdb"))
     one = [point(START + day * DAY, disks=("vda",)) for day in (1, 2)]
