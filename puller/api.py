@@ -17,6 +17,7 @@ from puller.events import Notice, Observer, ignore
 from puller.recovery.restore import Request, Restored
 from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
+from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
@@ -91,6 +92,7 @@ def open_repository(
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    index_budget: int | None = None,
     scope: CancelScope | None = None,
 ) -> Repository:
     """Open a repository.
@@ -102,6 +104,8 @@ def open_repository(
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
+            stands for 256 MiB.
         scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
             ends them early.
 
@@ -115,14 +119,21 @@ def open_repository(
             encrypted one. It is a WrongKey.
         UnsupportedFormat: A newer version of puller made the repository.
         StoreError: The store cannot be reached or refuses.
-        UsageError: The URL cannot be used, or both a password and a key file were given.
+        UsageError: The URL or the budget cannot be used, or both a password and a key file were given.
 
     Example:
         >>> repository = puller.open_repository("s3://backups/kvm", password="…")
     """
     secret = _secret(password, key_file)
+    if index_budget is not None and index_budget < LEAST_BUDGET:
+        raise UsageError(
+            f"cannot keep an index in {index_budget} bytes",
+            advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
+        )
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository = repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository.index_budget = BUDGET if index_budget is None else index_budget
+    return repository
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:

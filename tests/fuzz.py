@@ -31,9 +31,11 @@ from puller.events import ignore
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
 from puller.repository.format.footer import PackKind
+from puller.repository.format.index import place_of
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
+from puller.repository.reading.indexes import list_index, read_index
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
@@ -49,7 +51,7 @@ from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
 from tests.lab.history import attached, back_up, content
 from tests.lab.memory import MemoryStore
-from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
+from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_index, reseal_pack
 
 ADDRESS_SPACE = 2 * GIB
 CASE_SECONDS = 20
@@ -186,6 +188,8 @@ def draw(targets: Sequence[Target], seed: str) -> Case:
         body = (mutate_json if plain else mutate)(rng, old, other)
     elif folder in _PACK_KINDS:
         body = reseal_pack(rng, keys, _PACK_KINDS[folder], bytes.fromhex(name[-32:]), old)
+    elif folder == "index/":
+        body = reseal_index(rng, keys, name, old)
     else:
         body = reseal_box(rng, keys, name, old, other)
     return Case(target, name, body, sealed, seed)
@@ -255,6 +259,10 @@ def _repair(case: Case, repository: Repository) -> None:
 
 def _read_index(case: Case, repository: Repository) -> None:
     list(repository.indexed())
+    for info in list_index(repository.store):
+        for share in (0.0, 0.1, 1.0):
+            part = read_index(repository.store, repository.keys, info, share)
+            assert part is None or (place_of(part.rows) < len(part.packs)).all()
 
 
 def _run(case: Case, repository: Repository) -> None:

@@ -18,6 +18,7 @@ CHANGING = {
     "OpenPack",
     "Settings",
     "Taken",
+    "_Pack",
     "_Pending",
     "_Prune",
 }

@@ -1,4 +1,4 @@
-"""Durations and rates as a user writes them, on the command line and in the configuration."""
+"""Durations, rates and sizes as a user writes them, on the command line and in the configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,6}}){unit})?" for unit in _SECONDS))
 _LONE_M = re.compile(r"[0-9]m(?![a-z])")
 
-_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMG]?)", re.IGNORECASE)
+_NUMBER = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMG]?)", re.IGNORECASE)
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
 
@@ -36,8 +36,21 @@ def _why_not(word: str) -> str:
 
 def rate(word: str) -> int:
     """Read a rate in bytes per second, at least 1: ``512K``, ``50M``, ``1.5G``. Raises ValueError."""
-    match = _RATE.fullmatch(word)
-    number = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
+    number = _bytes(word)
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
+
+
+def budget(word: str) -> int:
+    """Read a size of at least 1 MiB: ``64M``, ``1.5G``. Raises ValueError."""
+    number = _bytes(word)
+    if number < MIB:
+        raise ValueError(f"invalid size '{word}': use bytes, 1M or more, such as 64M or 1.5G")
+    return number
+
+
+def _bytes(word: str) -> int:
+    """0 where it is no number."""
+    match = _NUMBER.fullmatch(word)
+    return int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0

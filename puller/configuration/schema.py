@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from puller.configuration.quantities import duration, rate
+from puller.configuration.quantities import budget, duration, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,12 @@ class RepositoryTable(Table):
     ] = None
     password_file: Annotated[
         Text | None, Key("the absolute path of a file that holds its password", '"/etc/puller/password"')
+    ] = None
+    index_budget: Annotated[
+        Text | None,
+        Key(
+            "the most that this host keeps of its index, in bytes, 1M or more (default 256M)", '"1G"', budget
+        ),
     ] = None
 
 

@@ -22,7 +22,6 @@ from puller.repository.records.condemned import (
     Condemnations,
     CondemnedSlots,
     Record,
-    bits_of,
     slots_in,
     union,
 )
@@ -264,7 +263,7 @@ def _unreached(packs: Condemnations, survey: Survey, final: Condemnations) -> di
     for pack_id, sentence in packs.items():
         if pack_id not in survey.packs:
             continue
-        live = bits_of(survey.live(pack_id))
+        live = survey.live(pack_id)
         slots = 0 if live and sentence.slots == ALL else sentence.slots & ~live
         if slots & ~slots_in(final, pack_id):
             left[pack_id] = CondemnedSlots(sentence.kind, slots)

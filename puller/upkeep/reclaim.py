@@ -1,13 +1,13 @@
-"""Reclaim: packs deleted and compacted, after the index has stopped naming what goes."""
+"""Reclaim: packs deleted and compacted, and the index after them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
 from puller.repository.collecting.compaction import compact, compacted
-from puller.repository.collecting.reindex import mergeable, rewrite
-from puller.repository.format.index import IndexedPack
-from puller.repository.records.condemned import ALL, Condemnations, bits_of
+from puller.repository.collecting.reindex import IndexWriter, mergeable
+from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.records.condemned import ALL, Condemnations
 from puller.repository.repository import Repository
 from puller.upkeep.survey import Survey
 
@@ -21,6 +21,7 @@ class Reclaim:
         self._repository = repository
         self._survey = survey
         self._beat = beat
+        self._index = IndexWriter(repository.store, repository.keys)
         self.deleted = 0
         self.compacted = 0
         self.bytes_freed = 0
@@ -28,18 +29,18 @@ class Reclaim:
     def run(self, final: Condemnations) -> None:
         """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
-        self._rewrite_index(doomed)
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
         for pack_id, slots in doomed.items():
             if slots != ALL:
                 self._compact(pack_id, slots)
+        self._rewrite_index(doomed)
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""
         for pack_id, sentence in final.items():
             if pack_id not in self._survey.packs:
                 continue
-            live = bits_of(self._survey.live(pack_id))
+            live = self._survey.live(pack_id)
             if sentence.slots == ALL and not live:
                 yield pack_id, ALL
                 continue
@@ -49,40 +50,29 @@ class Reclaim:
                 yield pack_id, ALL if dead == present else dead
 
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
+        """Name what the index lacks; clear away what is not so any more, and small objects."""
         inventory = self._survey.inventory
-        hurt = {inventory.homes[pack_id] for pack_id in doomed if pack_id in inventory.homes}
-        names = hurt | inventory.faulty | mergeable(inventory.indexes)
-        if not names and not self._survey.unindexed:
-            return
-
+        names = inventory.outdated(doomed.keys()) | mergeable(inventory.indexes)
+        for pack_id in self._survey.unindexed:
+            if pack_id not in doomed:
+                self._name(pack_id)
         said: set[bytes] = set()
 
-        def keep(name: str, pack: IndexedPack) -> IndexedPack | None:
+        def keep(name: str, pack: PackEntry) -> bool:
             self._beat()
-            if pack.pack_id in said or not inventory.is_right(name, pack):
-                return None
+            if pack.pack_id in doomed or pack.pack_id in said or not inventory.is_right(name, pack):
+                return False
             said.add(pack.pack_id)
-            return self._spared(pack, doomed)
+            return True
 
-        rewrite(self._repository.store, self._repository.keys.boxes(), names, keep, self._added(doomed))
+        by_age = sorted(inventory.indexes, key=lambda info: info.modified)
+        self._index.replace([info for info in by_age if info.key in names], keep)
 
-    def _spared(self, pack: IndexedPack, doomed: Mapping[bytes, int]) -> IndexedPack | None:
-        """What the index is to say of ``pack`` from now on."""
-        slots = doomed.get(pack.pack_id, 0)
-        if slots == ALL:
-            return None
-        return compacted(self._repository.keys, pack, slots) if slots else pack
-
-    def _added(self, doomed: Mapping[bytes, int]) -> Iterator[IndexedPack]:
-        """Packs that are live and have been missing from the index."""
-        for pack_id in self._survey.unindexed:
-            self._beat()
-            opened = self._survey.open(pack_id)
-            if opened is not None:
-                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer)
-                spared = self._spared(pack, doomed)
-                if spared is not None:
-                    yield spared
+    def _name(self, pack_id: bytes) -> None:
+        self._beat()
+        opened = self._survey.open(pack_id)
+        if opened is not None:
+            self._index.add(IndexedPack(opened.kind, pack_id, opened.size, opened.footer))
 
     def _delete(self, pack_ids: list[bytes]) -> None:
         packs = self._survey.packs
@@ -100,3 +90,5 @@ class Reclaim:
             repository = self._repository
             self.bytes_freed += compact(repository.store, repository.keys, self._survey.reader, opened, slots)
             self.compacted += 1
+            before = IndexedPack(opened.kind, pack_id, opened.size, opened.footer)
+            self._index.add(compacted(repository.keys, before, slots))

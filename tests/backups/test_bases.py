@@ -127,7 +127,7 @@ def test_the_reason_tells_whether_the_point_of_the_bitmap_is_lost_or_the_bitmap(
 
 
 def test_an_older_point_whose_bitmap_is_there_is_built_upon() -> None:
-    """The newest point has the disk, and left no checkpoint. Behind the oldest checkpoint nothing is sought."""
+    """The newest point left no checkpoint. Nothing is looked for behind the oldest checkpoint."""
     newest = structs.replace(_point(3, "vda"), checkpoint=None)
     history = _Past([newest, _point(2, "vda"), _point(1, "vda")])
     bitmaps = Sound()

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-import numpy as np
-
 from puller.errors import PullerError
-from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.footer import PackKind
+from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.repository.writing.claims import Claims
 from puller.repository.writing.run import Run, Tuning
 from puller.units import CHUNK, MIB, Extent, Kind
 from tests.lab.feed import feed, read_disk, whole
@@ -140,23 +138,16 @@ def is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
 
 
 def misleading_index(repository: Repository) -> list[str]:
-    """Slots that a run beginning now could find in the index and that are not there."""
-    claims = Claims(repository.condemned, repository.maps.table)
-    stored = {info.key for info in repository.store.list("")}
+    """Packs of which prune, by their size, believes the index, and the index is wrong."""
+    sizes = {info.key: info.size for info in repository.store.list("")}
     reader = PackReader(repository.store, repository.keys)
     wrong = []
     for pack in repository.indexed():
-        if pack.pack_id in claims.excluded:
-            continue
-        alive = np.flatnonzero(pack.footer.flags & DEAD == 0).astype(np.uint16)
-        numbers = np.full(len(alive), repository.maps.table.number(pack.pack_id), np.int64)
-        offered = alive[claims.admit(numbers, alive) >= 0]
         name = pack.kind.object_name(pack.pack_id)
-        if len(offered) and name not in stored:
-            wrong.append(name)
-        elif len(offered):
-            flags = reader.open(pack.kind, pack.pack_id).footer.flags
-            wrong += [f"{name}#{slot}" for slot in offered[flags[offered] & DEAD != 0].tolist()]
+        if sizes.get(name) == pack.size:
+            opened = reader.open(pack.kind, pack.pack_id)
+            if PackEntry.of(IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer)) != pack:
+                wrong.append(name)
     return wrong
 
 

@@ -15,6 +15,7 @@ from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress
 from puller.repository.format.footer import (
     COMPRESSED,
     DEAD,
+    ID,
     Footer,
     PackKind,
     Trailer,
@@ -22,7 +23,7 @@ from puller.repository.format.footer import (
     decode_trailer,
     encode_tail,
 )
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import BLOCK_ROWS, IndexedPack, IndexPart, PackEntry
 from puller.repository.format.pages import (
     ZERO,
     PackTable,
@@ -36,6 +37,7 @@ from puller.repository.format.pages import (
 )
 from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
+from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
 PLAIN = KeyRing.unencrypted(bytes(range(16)))
@@ -176,21 +178,77 @@ def test_a_flipped_bit_in_a_box_is_noticed(keys: KeyRing, content: bytes, where:
         keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box))
 
 
-@given(st.lists(st.lists(st.integers(0, 70000), max_size=5), max_size=4), st.integers(1, 200))
-def test_index_survives_and_a_cut_is_noticed(packs: list[list[int]], cut: int) -> None:
-    entries = [
-        IndexedPack(PackKind.DATA, bytes([n]) * 16, 77, _footer(lengths, PLAIN, bytes(16)))
-        for n, lengths in enumerate(packs)
+def _indexed(number: int, slots: int, dead: int = 0) -> IndexedPack:
+    """``dead`` is a set of slots."""
+    rng = np.random.default_rng(number)
+    flags = np.where(column_of(dead, slots), DEAD, COMPRESSED).astype(np.uint8)
+    ids = rng.integers(1, 256, (slots, ID), np.uint8)
+    ids[flags == DEAD] = 0
+    footer = Footer(NO_KEY_BOX, ids, np.full(slots, 77, np.uint32), flags)
+    return IndexedPack(PackKind(1 + number % 2), bytes([number]) * ID, 77 * slots, footer, number)
+
+
+def _said(keys: KeyRing, name: str, content: bytes) -> IndexPart:
+    head = index.decode_head(keys, name, content)
+    packs = index.decode_table(keys, name, head, content)
+    return IndexPart(packs, index.decode_rows(keys, name, head, content))
+
+
+@given(RINGS, st.lists(st.tuples(st.integers(0, 300), st.integers(0, 1 << 299)), max_size=6))
+def test_an_index_survives_with_every_live_id(keys: KeyRing, packs: list[tuple[int, int]]) -> None:
+    entries = [_indexed(number, slots, dead & (1 << slots) - 1) for number, (slots, dead) in enumerate(packs)]
+    content = index.encode(keys, "index/x", IndexPart.of(entries))
+    said = _said(keys, "index/x", content)
+    assert said.packs == [PackEntry.of(pack) for pack in entries]
+    assert sorted(said.rows.tolist()) == said.rows.tolist()
+    expected = [
+        (place, int.from_bytes(bytes(key)[:6], "big"))
+        for place, pack in enumerate(entries)
+        for key in pack.footer.ids
+        if key.any()
     ]
-    content = index.encode(entries)
-    assert index.encode(index.decode(content)) == content
-    if 0 < cut < len(content) and cut % len(content) not in _borders(entries):
-        with pytest.raises(DamagedData):
-            list(index.decode(content[:cut]))
+    assert sorted((row & 0xFFFF, row >> 16) for row in said.rows.tolist()) == sorted(expected)
 
 
-def _borders(entries: list[IndexedPack]) -> set[int]:
-    return {len(index.encode(entries[:count])) for count in range(len(entries) + 1)}
+def test_the_first_rows_of_an_index_are_a_sample_of_its_ids() -> None:
+    content = index.encode(SECRET, "index/x", IndexPart.of([_indexed(1, 3000), _indexed(2, 3000)]))
+    head = index.decode_head(SECRET, "index/x", content)
+    rows = _said(SECRET, "index/x", content).rows
+    start = content[: head.end_of(6000 // 4)]
+    sample = index.decode_rows(SECRET, "index/x", head, start)
+    assert 1500 <= len(sample) < 1500 + BLOCK_ROWS
+    assert (sample == rows[: len(sample)]).all()
+    assert abs(int((rows < 1 << 62).sum()) - 1500) < 150, "a quarter of the ids begins with two zero bits"
+    assert index.decode_rows(SECRET, "index/x", head, start[:-1]).tolist() == sample[:-BLOCK_ROWS].tolist()
+
+
+@given(RINGS, SHARES)
+def test_a_flipped_bit_in_an_index_is_noticed(keys: KeyRing, where: float) -> None:
+    content = bytearray(index.encode(keys, "index/x", IndexPart.of([_indexed(1, 700)])))
+    with pytest.raises(DamagedData):
+        _said(keys, "index/y", bytes(content))
+    _flip(content, where)
+    with pytest.raises(DamagedData):
+        _said(keys, "index/x", bytes(content))
+
+
+def test_blocks_of_an_index_cannot_change_places() -> None:
+    content = index.encode(SECRET, "index/x", IndexPart.of([_indexed(1, 2 * BLOCK_ROWS)]))
+    at = index.decode_head(SECRET, "index/x", content).blocks_at
+    middle = at + (len(content) - at) // 2
+    with pytest.raises(DamagedData):
+        _said(SECRET, "index/x", content[:at] + content[middle:] + content[at:middle])
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=5))
+def test_parts_of_an_index_are_joined_and_thinned(kept: list[bool]) -> None:
+    packs = [_indexed(number, 40 + number, number) for number in range(5)]
+    joined = IndexPart.join([IndexPart.of(packs[:2]), IndexPart.of([]), IndexPart.of(packs[2:])])
+    whole = IndexPart.of(packs)
+    assert (joined.packs, joined.rows.tolist()) == (whole.packs, whole.rows.tolist())
+    left = IndexPart.of([pack for pack, keep in zip(packs, kept, strict=True) if keep])
+    thinned = joined.only(np.array(kept))
+    assert (thinned.packs, thinned.rows.tolist()) == (left.packs, left.rows.tolist())
 
 
 @given(st.binary(max_size=100))
@@ -198,8 +256,7 @@ def test_garbage_never_raises_anything_undocumented(content: bytes) -> None:
     readers: list[Callable[[], object]] = [
         lambda: points.decode(content, "points/x/y"),
         lambda: descriptor.decode(content, "memory:"),
-        lambda: list(index.decode(content)),
-        lambda: PLAIN.boxes().unpack(BoxKind.INDEX, "index/x", content),
+        lambda: _said(PLAIN, "index/x", content),
         lambda: decode_trailer(content, PackKind.MAP, bytes(16)),
         lambda: Footer.decode(content, 3),
     ]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from puller.errors import DamagedData, Overtaken, UnsupportedFormat
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import PackTable
-from puller.repository.index.chunkindex import MISS
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records import condemned
 from puller.repository.records.condemned import (
@@ -25,6 +24,7 @@ from puller.repository.records.condemned import (
     slots_in,
     union,
 )
+from puller.repository.writing.chunkindex import MISS
 from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo
 from tests.lab.memory import MemoryStore

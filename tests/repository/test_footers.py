@@ -58,6 +58,15 @@ def test_a_dead_slot_has_no_id_though_a_reader_knew_it_alive(repository: Reposit
     assert [bool(row.any()) for row in ids] == [True, False, True, True, True]
 
 
+def test_a_pack_is_of_one_kind(repository: Repository) -> None:
+    store_disk(repository, noise(1, 5))
+    (pack,) = pack_ids(repository, PackKind.MAP)
+    footers = Footers(repository.packs)
+    assert len(footers.ids(PackKind.MAP, pack)) > 0
+    with pytest.raises(MissingObject):
+        footers.ids(PackKind.DATA, pack)
+
+
 def test_many_threads_read_a_footer_once(repository: Repository, store: CountingStore) -> None:
     store_disk(repository, noise(1, 5))
     (pack,) = pack_ids(repository)

@@ -38,7 +38,6 @@ from puller.repository.format.pages import (
     encode_page,
     encode_root,
 )
-from puller.repository.format.sealing import BOX_LIMIT
 from puller.repository.keys.key_slots import Password, list_slots
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.points import Point
@@ -195,11 +194,22 @@ def test_an_impossible_trailer_is_damage_before_the_footer_is_read() -> None:
             decode_trailer(impossible.encode(), PackKind.MAP, bytes(ID))
 
 
-def test_an_index_of_the_largest_packs_fits_into_a_box() -> None:
-    pack = IndexedPack(PackKind.DATA, bytes(ID), 1, _footer([1] * MAX_SLOTS, bytes(1168)))
-    content = index.encode([pack])
-    assert len(content) * runs._INDEX_EVERY < BOX_LIMIT
-    assert next(index.decode(content)).footer.count == MAX_SLOTS
+def test_an_index_of_the_largest_packs_is_within_its_limits() -> None:
+    pack = IndexedPack(PackKind.DATA, bytes(ID), 1, _footer([1] * MAX_SLOTS))
+    content = index.encode(PLAIN, "index/x", index.IndexPart.of([pack] * runs._INDEX_EVERY))
+    head = index.decode_head(PLAIN, "index/x", content)
+    assert len(content) == head.size < index.LIMIT
+    assert head.rows == runs._INDEX_EVERY * MAX_SLOTS < index.MAX_ROWS
+    assert len(index.decode_table(PLAIN, "index/x", head, content)) == runs._INDEX_EVERY
+
+
+def test_an_index_of_more_rows_than_it_may_have_is_damage() -> None:
+    content = bytearray(index.encode(PLAIN, "index/x", index.IndexPart.of([])))
+    for at, number in ((12, index.MAX_PACKS + 1), (16, index.MAX_ROWS + 1), (24, index.TABLE_LIMIT + 1)):
+        changed = bytearray(content)
+        changed[at : at + 4] = number.to_bytes(4, "little")
+        with pytest.raises(DamagedData, match="impossible header"):
+            index.decode_head(PLAIN, "index/x", bytes(changed))
 
 
 # --- points and what is read without a key ----------------------------------------------------

@@ -92,7 +92,7 @@ def with_later_members(target: Target) -> dict[str, bytes]:
         kind = next((kind for prefix, kind in BOX_KINDS.items() if name.startswith(prefix)), None)
         if kind is None and (name.startswith("keys/") or name == "repository.json"):
             changed[name] = msgspec.json.encode(enriched(msgspec.json.decode(body)))
-        elif kind not in (None, BoxKind.INDEX):
+        elif kind is not None:
             content = enriched(msgspec.json.decode(boxes.unpack(kind, name, body)))
             changed[name] = boxes.pack(kind, name, msgspec.json.encode(content))
     return changed

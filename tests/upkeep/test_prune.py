@@ -13,7 +13,6 @@ from puller.errors import DamagedData, Locked, UsageError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
 from puller.repository.format.footer import DEAD, ID, Footer, PackKind
-from puller.repository.format.index import IndexedPack
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.repository import Repository
@@ -317,9 +316,7 @@ def test_a_compaction_pays_from_64_kib_and_a_half_on() -> None:
     ):
         ids, lengths = np.zeros((2, ID), np.uint8), np.array([dead, live], np.uint32)
         footer = Footer(NO_KEY_BOX, ids, lengths, np.zeros(2, np.uint8))
-        pack = IndexedPack(PackKind.DATA, bytes(ID), dead + live, footer)
-        both, first = np.array([True, True]), np.array([True, False])
-        assert survey._is_worth_it(pack, both, first) is expected, (dead, live)
+        assert survey._is_worth_it(footer, 0b01) is expected, (dead, live)
 
 
 # --- real stores ------------------------------------------------------------------------------

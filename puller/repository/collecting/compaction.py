@@ -36,7 +36,7 @@ def without(footer: Footer, dead: int) -> Footer:
 
 
 def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
-    """What the index is to say of ``pack`` once it is compacted."""
+    """``pack`` once it is compacted."""
     footer = without(pack.footer, dead)
     tail = encode_tail(keys, pack.kind, pack.pack_id, footer)
     return IndexedPack(pack.kind, pack.pack_id, int(footer.offsets[-1]) + len(tail), footer)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
-from puller.repository.format.sealing import Boxes
-from puller.repository.index.indexfeed import INDEX_PREFIX, read_index
+from puller.repository.format.index import PackEntry
+from puller.repository.format.sealing import Keys
+from puller.repository.reading.indexes import list_index, read_packs
 from puller.store.base import ObjectInfo, Store
 
-_INDEX = re.compile(INDEX_PREFIX + r"[0-9a-f]{32}")
 _PACK = re.compile(r"(?:packs|maps)/([0-9a-f]{2})/(\1[0-9a-f]{30})")
 
 
@@ -29,14 +29,14 @@ class PackObject:
 class Inventory:
     """``packs`` by id. ``homes`` names, for each pack that is indexed rightly, one index object that does so.
 
-    ``faulty`` are the index objects that also say what is not so, or what another one says: prune or a
-    run that was overtaken by it left them.
+    ``named`` counts the packs that each index object names. Some may be gone, be compacted since, or be named
+    by another one: prune leaves that for a while.
     """
 
     indexes: tuple[ObjectInfo, ...]
     packs: dict[bytes, PackObject]
     homes: dict[bytes, str] = field(default_factory=dict)
-    faulty: set[str] = field(default_factory=set)
+    named: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def take(cls, store: Store) -> Inventory:
@@ -45,24 +45,27 @@ class Inventory:
         Index objects come before packs, and a pack is durable before an index names it: so a pack that
         is not listed is gone.
         """
-        indexes = tuple(info for info in store.list(INDEX_PREFIX) if info.size and _INDEX.fullmatch(info.key))
-        return cls(indexes, _list_packs(store))
+        return cls(tuple(list_index(store)), _list_packs(store))
 
-    def read_indexes(self, store: Store, boxes: Boxes) -> Iterator[IndexedPack]:
-        """Read the index; yield what it rightly says, each pack once, and note the rest as faulty."""
+    def read_indexes(self, store: Store, keys: Keys) -> Iterator[PackEntry]:
+        """Read the tables of the index; yield what they rightly say, each pack once."""
         for info in self.indexes:
-            for pack in read_index(store, boxes, info.key) or ():
+            for pack in read_packs(store, keys, info) or ():
+                self.named[info.key] += 1
                 if self._is_news(pack):
                     self.homes[pack.pack_id] = info.key
                     yield pack
-                else:
-                    self.faulty.add(info.key)
 
-    def is_right(self, name: str, pack: IndexedPack) -> bool:
+    def is_right(self, name: str, pack: PackEntry) -> bool:
         """Whether the index object ``name`` is the one that rightly says this."""
         return self.homes.get(pack.pack_id) == name and self.packs[pack.pack_id].size == pack.size
 
-    def _is_news(self, pack: IndexedPack) -> bool:
+    def outdated(self, doomed: Collection[bytes]) -> set[str]:
+        """The index objects of which more than a quarter is not so, once the ``doomed`` packs are changed."""
+        right = Counter(name for pack_id, name in self.homes.items() if pack_id not in doomed)
+        return {name for name, count in self.named.items() if 4 * right[name] < 3 * count}
+
+    def _is_news(self, pack: PackEntry) -> bool:
         """Compaction always makes a pack smaller, so size tells whether the index knows the pack as it is."""
         stored = self.packs.get(pack.pack_id)
         return stored is not None and stored.size == pack.size and pack.pack_id not in self.homes

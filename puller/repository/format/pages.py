@@ -112,14 +112,14 @@ def _places(packs: Numbers) -> tuple[list[int], list[int], NDArray[np.intp]]:
     return list(places), runs, begins.cumsum() - 1
 
 
-def _planes(column: NDArray[Any]) -> bytes:
+def planes(column: NDArray[Any]) -> bytes:
     """All lowest bytes of a little-endian column, then the next ones: most of the higher ones are equal."""
     return column.view(np.uint8).reshape(-1, column.itemsize).T.tobytes()
 
 
-def _column(planes: bytes, width: int) -> NDArray[Any]:
-    """The column of which these are the planes."""
-    rows = np.frombuffer(planes, np.uint8).reshape(width, -1)
+def from_planes(content: bytes, width: int) -> NDArray[Any]:
+    """The column whose planes these are."""
+    rows = np.frombuffer(content, np.uint8).reshape(width, -1)
     column = np.empty(rows.shape[1], f"<u{width}")
     single = column.view(np.uint8)
     for place in range(width):  # half the time of a transposed copy
@@ -137,7 +137,7 @@ def _encode(refs: Refs, table: PackTable, width: int) -> tuple[int, bytes]:
     slots = refs.slots[present[places.argsort(kind="stable")]].astype("<u2")
     steps = slots.copy()
     steps[1:] -= slots[:-1]
-    return len(used), b"".join(map(table.pack_id, used)) + _planes(index) + _planes(steps)
+    return len(used), b"".join(map(table.pack_id, used)) + planes(index) + planes(steps)
 
 
 def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -> Refs:
@@ -145,7 +145,7 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     steps_at = ID * packs + width * count
     if len(body) < steps_at:
         raise DamagedData("a map is cut short")
-    index = _column(body[ID * packs : steps_at], width)
+    index = from_planes(body[ID * packs : steps_at], width)
     (present,) = index.nonzero()
     places = index[present]
     if len(body) != steps_at + 2 * len(present):
@@ -155,7 +155,9 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     numbers = [table.number(body[at : at + ID]) for at in range(0, ID * packs, ID)]
     refs = Refs.zeros(count)
     refs.packs[present] = np.array([ZERO, *numbers], np.int64)[places]
-    refs.slots[present[places.argsort(kind="stable")]] = _column(body[steps_at:], 2).cumsum(dtype=np.uint16)
+    refs.slots[present[places.argsort(kind="stable")]] = from_planes(body[steps_at:], 2).cumsum(
+        dtype=np.uint16
+    )
     return refs
 
 

@@ -39,7 +39,6 @@ class BoxKind(enum.IntEnum):
     """What a box holds."""
 
     POINT = 1
-    INDEX = 2
     CONDEMNED = 3
     LOCK = 4
     DAMAGED = 5

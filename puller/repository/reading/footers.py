@@ -26,19 +26,19 @@ class _Cache:
     """Ids by pack, the least lately used ones leaving first."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[bytes, Ids] = OrderedDict()
+        self._held: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, pack_id: bytes) -> Ids | None:
+    def get(self, pack: tuple[PackKind, bytes]) -> Ids | None:
         with self._lock:
-            if pack_id in self._held:
-                self._held.move_to_end(pack_id)
-            return self._held.get(pack_id)
+            if pack in self._held:
+                self._held.move_to_end(pack)
+            return self._held.get(pack)
 
-    def keep(self, pack_id: bytes, ids: Ids) -> None:
+    def keep(self, pack: tuple[PackKind, bytes], ids: Ids) -> None:
         with self._lock:
-            self._held[pack_id] = ids
+            self._held[pack] = ids
             self._bytes += ids.nbytes
             while self._bytes > CACHED:
                 self._bytes -= self._held.popitem(last=False)[1].nbytes
@@ -59,10 +59,10 @@ class Footers(Scoped):
         Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
         """
         with self._loading[pack_id[0] % _LOADING]:
-            known = self._cache.get(pack_id)
+            known = self._cache.get((kind, pack_id))
             if known is None:
                 known = self._load(kind, pack_id)
-                self._cache.keep(pack_id, known)
+                self._cache.keep((kind, pack_id), known)
             return known
 
     def _load(self, kind: PackKind, pack_id: bytes) -> Ids:

@@ -33,16 +33,14 @@ from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
-from puller.repository.format.sealing import BoxKind
-from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
-from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.reading.parent import ParentContents, ParentDisk
+from puller.repository.writing.chunkindex import MISS, ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
 from puller.repository.writing.effort import AutoLevel, Effort
@@ -56,7 +54,6 @@ from puller.repository.writing.packing import (
     Places,
 )
 from puller.repository.writing.pending import PendingPoints, commit
-from puller.repository.writing.presence import Presence
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -153,9 +150,8 @@ class Run:
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self.footers = Footers(repository.packs)
+        self.footers = known.footers
         """What stored packs hold, read during this run."""
-        self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
@@ -307,8 +303,8 @@ class Run:
         return packs, slots
 
     def _find_indexed(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        found, slots = self._index.find(b"".join(ids))
-        return self._claims.admit(self._presence.of(kind, found), slots), slots
+        found, slots = self._index.find(kind, ids)
+        return self._claims.admit(found, slots), slots
 
     def _store_new(
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
@@ -320,18 +316,17 @@ class Run:
         total = 0
         for places, stored in writer.add(pieces):
             total += stored
-            pack = self._note_places(writer.kind, places)
+            pack = self._note_places(places)
             for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
                 found[piece.content_id] = pack, slot
-                self._index.add(piece.content_id, pack, slot)
+                self._index.add(writer.kind, piece.content_id, pack, slot)
         new = sum(map(len, fresh.values())) if writer is self._data else 0
         disk.count(0, new, total)
         return found
 
-    def _note_places(self, kind: PackKind, places: Places) -> int:
+    def _note_places(self, places: Places) -> int:
         """Take note of slots that this run has written; return the number of their pack."""
         pack = self._table.number(places.pack.pack_id)
-        self._presence.note(kind, pack)
         self._claims.hold(pack, places.first, places.count)
         return pack
 
@@ -352,10 +347,8 @@ class Run:
         self._put_index(fresh)
 
     def _put_index(self, packs: Sequence[IndexedPack]) -> None:
-        # Prune relies on it that no index names a pack which it removed more than 30 days before.
-        self._claims.require_young()
-        name = f"index/{secrets.token_hex(16)}"
-        self._store.put_new(name, self._keys.boxes().pack(BoxKind.INDEX, name, index.encode(packs)))
+        name = INDEX_PREFIX + secrets.token_hex(16)
+        self._store.put_new(name, index.encode(self._keys, name, IndexPart.of(packs)))
 
     def address(self, pack: int, slot: int) -> Address:
         """The address with the pack's id in place of its number."""
