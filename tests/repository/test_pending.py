@@ -8,6 +8,7 @@ from msgspec import structs
 from puller.errors import DamagedData, Overtaken
 from puller.repository import points as records
 from puller.repository import repository as repositories
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.format.pages import Address
 from puller.repository.points import Point, new_id
 from puller.repository.repository import Repository
@@ -105,7 +106,7 @@ def test_what_is_pending_keeps_what_it_needs_for_a_day(age: float, needed: bool)
     repository, parent, child, [root, _] = _scene()
     repository.points.delete([(parent.uuid, parent.point)])
     repository.pending.put(child)
-    reachability = Reachability(repository, lambda: None)
+    reachability = Reachability(repository, Disposal(), lambda: None)
     reachability.add_new(repository.pending.since(child) + age)
     assert reachability.reach.has_root(root) == needed
     assert bool(list(repository.pending.listed())) == needed

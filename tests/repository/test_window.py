@@ -17,6 +17,7 @@ from puller.repository.format.pages import Address
 from puller.repository.reading import image
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
+from puller.repository.reading.packs import OPENINGS
 from puller.repository.writing.diskmap import DiskMap
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import read_disk, store_disk
@@ -139,8 +140,8 @@ def test_what_is_read_ends_with_the_disk(size: int) -> None:
     assert read_disk(repository, root) == content[:size]
 
 
-@pytest.mark.parametrize("times", [0, 1, 2])
-def test_a_pack_that_is_rewritten_while_it_is_read_is_read_once_more(
+@pytest.mark.parametrize("times", [0, 1, OPENINGS - 1, OPENINGS])
+def test_a_pack_that_is_rewritten_while_it_is_read_is_read_again(
     times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each chunk comes once all the same."""
@@ -159,7 +160,7 @@ def test_a_pack_that_is_rewritten_while_it_is_read_is_read_once_more(
             yield item
 
     monkeypatch.setattr(repository.packs, "contents", breaking_off)
-    if times == 2:
+    if times == OPENINGS:
         with pytest.raises(ObjectChanged):
             list(disk.read(job))
         return
