@@ -42,6 +42,7 @@ from puller.upkeep.prune import prune as _prune
 from puller.upkeep.repair import RepairReport
 from puller.upkeep.repair import repair_index as _repair_index
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from puller.upkeep.stats import Stats
 from puller.upkeep.stats import stats as _stats
 
@@ -607,24 +608,30 @@ def _check_format(value: str | None) -> None:
         _check_choice("format", value, ImageFormat)
 
 
-def check(
+def check(  # noqa: PLR0913 - one keyword for each choice that a user has
     repository: Repository,
     points: Sequence[str | Point] = (),
     *,
     hosts: Sequence[str] = (),
     read_data: float = 0.0,
+    max_age: timedelta | None = None,
+    budget: timedelta | int | None = None,
     observer: Observer = ignore,
 ) -> CheckReport:
     """Verify that points can be restored.
 
     Damage is returned, not raised, and recorded in the repository: later backups store the content again.
+    What is read and intact is recorded too, so the next check continues with what was verified longest ago.
 
     Args:
         repository: The repository.
         points: Points to verify, named as for ``restore``, or as records. Default: all.
         hosts: Use only points that these hosts took where ``points`` names a domain; names or patterns.
-        read_data: Percentage of stored chunks to read and verify, 0 to 100. With 0, only the structure is
-            verified: every object that a point needs must exist.
+        read_data: Percentage of the stored data to read and verify, 0 to 100, the least recently verified
+            first. With 0 and neither of the next two, only the structure is verified: every object that a
+            point needs must exist.
+        max_age: Read all data that no check has verified for this long. Other packs only need to exist.
+        budget: Stop reading after this time, or this number of bytes. At least one pack is read.
         observer: Receives events: progress and notices.
 
     Returns:
@@ -632,9 +639,9 @@ def check(
 
     Raises:
         NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several.
-        KeyNotHeld: ``read_data`` is not 0 and the key may not read guest data.
+        KeyNotHeld: Data is to be read and the key may not read guest data.
         StoreError: The store cannot be reached or refuses.
-        UsageError: ``read_data`` is not a percentage.
+        UsageError: ``read_data`` is not a percentage, or ``max_age`` or ``budget`` is negative.
 
     Example:
         >>> report = puller.check(repository, read_data=5.0)
@@ -644,7 +651,7 @@ def check(
     _check_lists(points=points, hosts=hosts)
     bound = _working(repository, "repository", observer)
     chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
-    return _check(bound, chosen, read_data, observer)
+    return _check(bound, chosen, Reading(read_data, max_age, budget), observer)
 
 
 def prune(

@@ -250,7 +250,7 @@ class ObjectExists(StoreError):
 
 
 class ObjectChanged(StoreError):
-    """A conditional read found another version of the object than the caller knew."""
+    """An object went away while it was read, perhaps since prune has put the pack's next generation."""
 
     retryable = True
 

@@ -65,6 +65,7 @@ BOX_KINDS = {
     "condemned/": BoxKind.CONDEMNED,
     "locks/": BoxKind.LOCK,
     "damaged/": BoxKind.DAMAGED,
+    "verified/": BoxKind.VERIFIED,
     "kept/": BoxKind.KEEP,
 }
 

@@ -89,8 +89,8 @@ class Stranger:
         return self.packs[kind, pack_id]
 
     def _open(self, kind: int, pack_id: bytes) -> dict[str, Any]:
-        name = pack_id.hex()
-        body = (self.root / ("packs" if kind == DATA else "maps") / name[:2] / name).read_bytes()
+        folder = self.root / ("packs" if kind == DATA else "maps") / pack_id.hex()[:2]
+        body = max(folder.glob(pack_id.hex() + "*"), key=lambda path: int(path.suffix[1:] or 0)).read_bytes()
         trailer = body[-48:]
         magic, version, found, _, n, length, nonce, found_id = struct.unpack("<8sHBBII12s16s", trailer)
         assert (magic, version, found, found_id) == (b"PULLERPK", 1, kind, pack_id)

@@ -34,6 +34,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
+from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
 from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
@@ -66,6 +67,7 @@ class Repository(Scoped):
         self.condemned = Condemned(store, keys.boxes())
         self.damaged = DamagedPacks(store, keys.boxes())
         self.keeps = Keeps(store, keys.boxes())
+        self.verified = VerifiedPacks(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 

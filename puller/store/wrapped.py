@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import copy
+from copy import copy  # noqa: TID251 - of what has its __dict__
 from typing import Self, TypeVar
 
 from puller.cancelling import CancelScope, Scoped
@@ -37,9 +37,9 @@ class WrappedStore(Scoped):
         """See ``Store.get``."""
         return self._ask(lambda store: store.get(key, max_size=max_size))
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
-        return self._ask(lambda store: store.get_range(key, offset, length, etag=etag))
+        return self._ask(lambda store: store.get_range(key, offset, length))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""

@@ -12,16 +12,17 @@ A crash leaves index objects that repeat each other, which the next prune or rep
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from puller.cancelling import CancelScope
-from puller.errors import DamagedData, MissingObject
+from puller.errors import DamagedData, MissingObject, StoreDenied
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.inventory import Inventory
 from puller.repository.collecting.lease import Lease
 from puller.repository.collecting.reindex import IndexWriter
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack
 from puller.repository.reading.packs import PackReader, StoredPack
 from puller.repository.repository import Repository
 from puller.store.parallel import each
@@ -77,13 +78,15 @@ class _Repair:
         writer.flush()
         self._observer(Step("repository", "index"))
         self._lease.measure()
-        old = [info.key for info in inventory.indexes]
-        repository.store.delete(old)
-        return RepairReport(self._written, len(old), tuple(self._damaged))
+        old = {info.key for info in inventory.indexes}
+        with suppress(StoreDenied):  # what stays says what the new index says too, or what readers tolerate
+            repository.store.delete(old)
+        left = {info.key for info in repository.store.list(INDEX_PREFIX)}
+        return RepairReport(self._written, len(old - left), tuple(self._damaged))
 
     def _said(self, inventory: Inventory) -> Iterator[IndexedPack]:
         """What the new index is to say, a batch of packs at a time."""
-        packs = [(stored.kind, pack_id) for pack_id, stored in inventory.packs.items()]
+        packs = [(stored.kind, pack_id, stored.generation) for pack_id, stored in inventory.packs.items()]
         self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
         for start in range(0, len(packs), _BATCH):
             self._lease.renew()
@@ -91,19 +94,19 @@ class _Repair:
             done = min(start + _BATCH, len(packs))
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
-    def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
+    def _read(self, packs: Sequence[tuple[PackKind, bytes, int]]) -> Iterator[IndexedPack]:
         for opened in each(self._repository.scope, self._open, packs, _READERS):
             if opened is not None:
                 self._written += 1
-                yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer)
+                yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
 
-    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes]) -> StoredPack | None:
+    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes, int]) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
-        kind, pack_id = pack
+        kind, pack_id, generation = pack
         try:
-            return self._reader.within(scope).open(kind, pack_id)
+            return self._reader.within(scope).open(kind, pack_id, generation)
         except MissingObject:
             return None
         except DamagedData:
-            self._damaged.append(kind.object_name(pack_id))
+            self._damaged.append(kind.object_name(pack_id, generation))
             return None

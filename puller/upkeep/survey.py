@@ -75,7 +75,7 @@ class Survey:
     def open(self, pack_id: bytes) -> StoredPack | None:
         """The pack as it is stored now. None if it is damaged or gone."""
         try:
-            return self.reader.open(self.packs[pack_id].kind, pack_id)
+            return self.reader.open(self.packs[pack_id].kind, pack_id, self.packs[pack_id].generation)
         except DamagedData:
             return None
 
@@ -103,7 +103,8 @@ class Survey:
             opened = self.open(pack_id)
             if opened is not None:
                 self.unindexed.append(pack_id)
-                self._look(PackEntry.of(IndexedPack(pack.kind, pack_id, pack.size, opened.footer)))
+                indexed = IndexedPack(pack.kind, pack_id, pack.size, opened.footer, pack.generation)
+                self._look(PackEntry.of(indexed))
 
 
 def _may_be_worth_it(pack: PackEntry, unreached: int) -> bool:

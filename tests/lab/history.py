@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from puller.errors import PullerError
-from puller.repository.format.footer import PackKind
+from puller.repository.format.footer import PackKind, parse_pack_name
 from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
@@ -143,12 +143,20 @@ def misleading_index(repository: Repository) -> list[str]:
     reader = PackReader(repository.store, repository.keys)
     wrong = []
     for pack in repository.indexed():
-        name = pack.kind.object_name(pack.pack_id)
+        name = pack.kind.object_name(pack.pack_id, pack.generation)
         if sizes.get(name) == pack.size:
-            opened = reader.open(pack.kind, pack.pack_id)
-            if PackEntry.of(IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer)) != pack:
+            opened = reader.open(pack.kind, pack.pack_id, pack.generation)
+            said = IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
+            if PackEntry.of(said) != pack:
                 wrong.append(name)
     return wrong
+
+
+def pack_id_of(name: str) -> bytes:
+    """The id of the pack that is stored under ``name``."""
+    parsed = parse_pack_name(name)
+    assert parsed is not None, name
+    return parsed[1]
 
 
 def data_bytes(repository: Repository) -> int:

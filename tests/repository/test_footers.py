@@ -54,6 +54,7 @@ def test_a_dead_slot_has_no_id_though_a_reader_knew_it_alive(repository: Reposit
     (pack,) = pack_ids(repository)
     known = repository.packs.open(PackKind.DATA, pack)
     compact(repository.store, repository.keys, PackReader(repository.store, repository.keys), known, 0b10)
+    repository.store.delete([known.name])
     ids = Footers(repository.packs).ids(PackKind.DATA, pack)
     assert [bool(row.any()) for row in ids] == [True, False, True, True, True]
 

@@ -233,6 +233,7 @@ def test_a_slot_that_was_removed_holds_nothing(repository: Repository) -> None:
     reader = PackReader(repository.store, repository.keys)
     pack = reader.open(PackKind.DATA, bytes.fromhex(name[-32:]))
     compact(repository.store, repository.keys, reader, pack, 0b1010)
+    repository.store.delete([name])
     lose_index(repository)
     root, new, _ = rehash(repository, disk, first)
     assert new == 2 * CHUNK

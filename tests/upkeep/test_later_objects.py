@@ -23,6 +23,7 @@ from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import open_repository
 from puller.upkeep.check import check
+from puller.upkeep.schedule import Reading
 from tests.cli.conftest import CommandLine, cli, nothing_in_the_environment  # noqa: F401 - fixtures
 from tests.fuzz import _KEY_FILE, Target
 from tests.lab.feed import read_disk
@@ -180,7 +181,7 @@ def test_check_and_doctor_name_it_once(target: Target) -> None:
         target.store.put(name, body)
     try:
         told: list[Event] = []
-        check(target.open(), (), 0.0, told.append)
+        check(target.open(), (), Reading(), told.append)
         texts = [event.text for event in told if isinstance(event, Notice)]
         assert len(texts) == 1
         assert f"{len(FOREIGN) - 3} more" in texts[0]

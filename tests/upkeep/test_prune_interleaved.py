@@ -213,7 +213,10 @@ def _slow_indexer(scene: Scene) -> tuple[Run, Callable[[], None]]:
 
     def hold(key: str, body: bytes) -> None:
         content = bytes(body)
-        held.append(lambda: put(key, content))
+        if key.startswith("index/"):
+            held.append(lambda: put(key, content))
+        else:
+            put(key, content)
 
     process.put_new = hold  # type: ignore[assignment, method-assign]
     backup = back_up(repository, "slow", [901, 902, 903])

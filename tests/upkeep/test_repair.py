@@ -17,6 +17,7 @@ from puller.repository.repository import Repository
 from puller.store.base import is_key
 from puller.upkeep.prune import GRACE
 from puller.upkeep.repair import RepairReport, repair_index
+from tests.lab.history import pack_id_of
 from tests.lab.simulated import Died, World
 from tests.upkeep.scene import FOREIGN, NOW, Scene
 
@@ -82,7 +83,7 @@ def test_a_damaged_pack_is_named_left_out_and_left_alone(scene: Scene, at: int) 
     hurt = scene.world.objects.get(name)
     before = _said(scene)
     assert _repair(scene).damaged == (name,)
-    before.pop(bytes.fromhex(name[-32:]))
+    before.pop(pack_id_of(name))
     assert _said(scene) == before
     assert scene.world.objects.get(name) == hurt
     assert scene.back_up("c", [1, 2, 5, 6]).disks[0].new_bytes == 2 * 65536, "it is stored once more"
@@ -102,7 +103,7 @@ def _condemned(scene: Scene, slots: int) -> str:
     """Condemn slots of the largest pack for good, as a prune does that dies before it removes them."""
     name = max(scene.world.names("packs/"), key=lambda name: len(scene.world.objects.get(name)))
     repository = scene.open()[1]
-    repository.condemned.put(True, 0.0, {bytes.fromhex(name[-32:]): CondemnedSlots(PackKind.DATA, slots)})
+    repository.condemned.put(True, 0.0, {pack_id_of(name): CondemnedSlots(PackKind.DATA, slots)})
     return name
 
 

@@ -54,8 +54,8 @@ class IndexWriter:
         self._size = 0
         self._fresh: list[IndexedPack] = []
 
-    def replace(self, infos: Iterable[ObjectInfo], keep: Keep) -> None:
-        """Put what ``keep`` leaves of index objects, and all that was added, and delete these.
+    def replace(self, infos: Iterable[ObjectInfo], keep: Keep) -> list[str]:
+        """Put what ``keep`` leaves of index objects, and all that was added; return which are to be deleted.
 
         One that cannot be read stays: it may be of a newer version.
         """
@@ -67,7 +67,7 @@ class IndexWriter:
                 kept = np.array([keep(info.key, pack) for pack in part.packs], np.bool_)
                 self._add_part(part.only(kept))
         self.flush()
-        self._store.delete(replaced)
+        return replaced
 
     def add(self, pack: IndexedPack) -> None:
         """Index a pack; put an object once there is enough for one."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import struct
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,14 @@ FOOTER_LIMIT = 4 * MIB
 ID = 16
 COMPRESSED = 1
 DEAD = 0x80
+MAX_GENERATION = (1 << 32) - 1
 
 _MAGIC = b"PULLERPK"
 _TRAILER = struct.Struct("<8sHBBII12s16s")
 _BOX_LENGTH = struct.Struct("<H")
 _ROW = ID + 4 + 1
+
+_NAME = re.compile(r"(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})(?:\.([1-9][0-9]{0,9}))?")
 
 Ids = NDArray[np.uint8]
 
@@ -58,10 +61,23 @@ class PackKind(enum.IntEnum):
         """Where packs of this kind are stored."""
         return "packs/" if self is PackKind.DATA else "maps/"
 
-    def object_name(self, pack_id: bytes) -> str:
+    def folder(self, pack_id: bytes) -> str:
+        """The prefix under which all generations of a pack are stored, and other packs too."""
+        return f"{self.prefix}{pack_id[:1].hex()}/"
+
+    def object_name(self, pack_id: bytes, generation: int = 0) -> str:
         """The object's name."""
-        text = pack_id.hex()
-        return f"{self.prefix}{text[:2]}/{text}"
+        name = self.folder(pack_id) + pack_id.hex()
+        return f"{name}.{generation}" if generation else name
+
+
+def parse_pack_name(name: str) -> tuple[PackKind, bytes, int] | None:
+    """Kind, id and generation of the pack that an object holds by its name; None if it is foreign."""
+    match = _NAME.fullmatch(name)
+    if match is None or int(match[4] or 0) > MAX_GENERATION:
+        return None
+    kind = PackKind.DATA if match[1] == "packs" else PackKind.MAP
+    return kind, bytes.fromhex(match[3]), int(match[4] or 0)
 
 
 @dataclass(frozen=True)
@@ -72,16 +88,18 @@ class Footer:
     ids: Ids
     lengths: NDArray[np.uint32]
     flags: NDArray[np.uint8]
+    offsets: NDArray[np.int64] = field(init=False)
+    """(n + 1,): where each slot begins in the object, and where the last one ends."""
+
+    def __post_init__(self) -> None:
+        """Find the offsets at once: a footer is shared by threads (see ``Scoped`` for what a cache costs)."""
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        object.__setattr__(self, "offsets", np.concatenate([np.zeros(1, np.int64), ends]))
 
     @property
     def count(self) -> int:
         """Number of slots, dead ones included."""
         return len(self.flags)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """(n + 1,): where each slot begins in the object, and where the last one ends."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths, dtype=np.int64)])
 
     def slot_id(self, slot: int) -> bytes:
         """Id of the content of ``slot``."""

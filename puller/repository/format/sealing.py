@@ -42,6 +42,7 @@ class BoxKind(enum.IntEnum):
     CONDEMNED = 3
     LOCK = 4
     DAMAGED = 5
+    VERIFIED = 6
     KEEP = 7
 
 

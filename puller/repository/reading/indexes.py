@@ -64,5 +64,5 @@ def _start(store: Store, keys: Keys, info: ObjectInfo, share: float) -> tuple[In
         raise DamagedData(f"{info.key} is cut short")
     end = head.end_of(int(head.rows * share))
     if end > len(start):
-        start += store.get_range(info.key, len(start), end - len(start), etag=info.etag)
+        start += store.get_range(info.key, len(start), end - len(start))
     return head, start

@@ -103,7 +103,7 @@ class ChunkIndex:
         self._files = []
 
     def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[None]:
-        """Read the footers that the hints lead to; yield after each that was not known."""
+        """Read the footers that the hints lead to; yield after each."""
         for pack in map(self._own.get, ids):
             if pack is not None and self._read(kind, pack, None):
                 yield
@@ -123,9 +123,12 @@ class ChunkIndex:
         return self._read(kind, self._table.number(named[1]), (file, number + 1))
 
     def _read(self, kind: PackKind, pack: int, after: tuple[HintFile, int] | None) -> bool:
-        """Take in what a pack holds, unless it is known; ``after`` is None for a pack of this run."""
+        """Take in what a pack holds; ``after`` is None for a pack of this run. Whether it is known now."""
         pack_id = self._table.pack_id(pack)
-        if pack in self._packs or pack in self._useless or pack_id in self._avoided:
+        with self._lock:  # another thread may just be taking it in
+            if pack in self._packs:
+                return True
+        if pack in self._useless or pack_id in self._avoided:
             return False
         try:
             ids = self.footers.ids(kind, pack_id)

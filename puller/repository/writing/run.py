@@ -333,7 +333,7 @@ class Run:
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
         body = pack.body(self._keys, footer)
-        self._uploads.put(pack.kind.object_name(pack.pack_id), body)
+        self._uploads.put_new(pack.kind.object_name(pack.pack_id), body)
         size = len(body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
