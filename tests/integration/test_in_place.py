@@ -141,8 +141,23 @@ def test_a_disk_that_was_resized_gets_its_size_back(scene: Scene, sizes: list[in
     assert_next_is_incremental(scene)
 
 
-def test_a_rollback_that_stopped_after_the_resize_is_completed(scene: Scene) -> None:
+def test_a_disk_that_was_cut_gets_back_what_was_behind_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a large disk no look may find that."""
+    monkeypatch.setattr(rolling, "mistrust", lambda *_, **__: None)
+    scene.machine.stop()
+    resize(scene, 4 * MIB)
+    (done,) = roll(scene, first_of(scene)).disks
+    assert done.bytes_compared == 0
+    assert is_at(scene, first_of(scene))
+
+
+def test_a_rollback_that_stopped_after_the_resize_is_completed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then the sizes agree again, and only the mark tells where the bitmap has seen everything."""
+    monkeypatch.setattr(rolling, "mistrust", lambda *_, **__: None)
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.stop()
     resize(scene, 4 * MIB)
