@@ -51,7 +51,8 @@ class SocketFolder:
         self._temporary = _make(prefix, socket)
         self.path = Path(self._temporary.name)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another run may look at the folder in this moment, whether it is abandoned; that takes milliseconds.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def cleanup(self) -> None:
         """Remove the folder; fine if that is done."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,3 +65,27 @@ def test_what_nobody_will_answer_in_any_more_is_removed(above: Path) -> None:
     os.utime(old, (0, 0))
     end_strays(CancelScope())
     assert list(above.iterdir()) == [new]
+
+
+def test_a_folder_that_another_run_looks_at_is_locked_a_moment_later(above: Path) -> None:
+    looking = threading.Event()
+    make = runtime._make
+
+    def made_and_seen(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
+        folder = make(prefix, socket)
+        threading.Thread(target=look, args=[Path(folder.name)]).start()
+        looking.wait(30)
+        return folder
+
+    def look(folder: Path) -> None:
+        for found in runtime.abandoned(SOCKET_FOLDER):
+            assert found == folder
+            looking.set()
+            time.sleep(0.1)  # the folder's owner comes meanwhile, most likely
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "_make", made_and_seen)
+        folder = runtime.SocketFolder(SOCKET_FOLDER, "socket")
+    assert list(runtime.abandoned(SOCKET_FOLDER)) == []
+    folder.cleanup()
+    assert list(above.iterdir()) == []
