@@ -108,6 +108,8 @@ def rollback(repository: Repository, point: Point, request: Request, observer: O
     NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, OutputFailed, UnsupportedDisk, KeyNotHeld,
     DamagedData, HypervisorError, NbdError, StoreError.
     """
+    if not request.dry_run:
+        _require_data_key(repository)
     with _opened(repository, point, request, observer) as disks:
         if request.dry_run:
             return RolledBack(point.point, point.domain, tuple(disk.preview() for disk in disks))
@@ -126,8 +128,14 @@ def rollback(repository: Repository, point: Point, request: Request, observer: O
 
 def refuse(repository: Repository, point: Point, request: Request, observer: Observer) -> None:
     """Raise what ``rollback`` would raise before it touches anything."""
+    _require_data_key(repository)
     with _opened(repository, point, request, observer):
         pass
+
+
+def _require_data_key(repository: Repository) -> None:
+    if not repository.keys.can_read_data:
+        raise KeyNotHeld("this key may make backups but not read stored guest data")
 
 
 def differences(
@@ -143,8 +151,6 @@ def _opened(
     repository: Repository, point: Point, request: Request, observer: Observer
 ) -> Iterator[list[_DiskRollback]]:
     """The disks of the point's domain, held against other pullers, and refused if a guest may use them."""
-    if not repository.keys.can_read_data:
-        raise KeyNotHeld("this key may make backups but not read stored guest data")
     with Host.connect(request.connect, repository.scope) as host:
         domain = host.domain(point.uuid)
         with DomainLock(domain.uuid, domain.name, lock_directory()):

@@ -423,6 +423,8 @@ def test_a_backup_only_key_is_refused_before_anything_is_written(scene: Scene, t
     scene.machine.stop()
     sealed.keys = KeyRing.from_backup_only(sealed.keys.repository_id, sealed.keys.backup_only())
     before = scene.machine.image("vda").read_bytes()
+    (found,) = puller.diff(sealed, point.point, connect=scene.uri).disks
+    assert found.changed_bytes > 0
     with pytest.raises(KeyNotHeld):
         puller.rollback(sealed, point.point, connect=scene.uri)
     assert scene.machine.image("vda").read_bytes() == before
