@@ -523,6 +523,8 @@ def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
         DomainRunning: The domain runs or has a saved state.
         Locked: Another puller works on the domain, or a program uses an image.
         OutputRefused: An image does not exist, is in use or is too small; nothing was touched.
+        OutputFailed: An image's storage became full or failed. Call again when that is mended.
+        KeyNotHeld: The key that opened the repository may not read guest data; nothing was touched.
         DamagedData: Data of the point is damaged and ``salvage`` was not given.
         HypervisorError: libvirt cannot be reached or refuses, or a disk is of a kind that is not supported.
         NbdError: An image cannot be served or written.
