@@ -96,7 +96,7 @@ def _left_out(disk: Disk) -> Answer:
 def _writers(patient: Examined, disks: Sequence[Disk]) -> Answer:
     for target, other in writers(patient.host, patient.domain, disks).items():
         return fail(
-            f"disk {target} is in use by the running domain {other}, which would write to it during a backup",
+            f"the running domain {other} uses disk {target} too, and could write to it during a backup",
             f"Leave it out with --exclude-disk {target}, or back it up while {other} is shut off.",
         )
     return ok("no other running domain of this host can write to the disks")

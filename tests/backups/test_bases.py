@@ -95,4 +95,4 @@ def test_a_disk_that_the_newest_point_lacks_is_taken_from_an_older_one() -> None
 def test_the_reason_names_the_images_behind_a_disk() -> None:
     history = [_point(1, "vda")]
     bases = choose(cast(History, history), [_disk("vda", backing=("qcow2 /b", "raw /c"))], Sound())
-    assert bases["vda"].reason == "it lies upon qcow2 /b, raw /c now and lay upon nothing"
+    assert bases["vda"].reason == "its backing images are now qcow2 /b, raw /c and were nothing"

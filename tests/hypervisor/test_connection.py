@@ -105,7 +105,7 @@ def test_an_image_too_old_for_bitmaps_is_told(host: Host, machine_factory: Machi
     machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "qcow2-v2"))
     vda, vdb = map(looked_into, host.domain(machine.name).select_disks([], []))
     assert untracked(vda) is None
-    assert str(untracked(vdb)).startswith("a qcow2 image of version 2 has no dirty bitmap")
+    assert str(untracked(vdb)).startswith("a qcow2 image of version 2 cannot hold a dirty bitmap")
 
 
 SECRET = """

@@ -146,7 +146,7 @@ def test_candidates_are_taken_unless_told_otherwise() -> None:
 def test_a_raw_disk_is_taken_without_a_bitmap() -> None:
     disks = [disk("vda"), disk("vdb", format="raw")]
     assert [each.target for each in select("web", disks, [], [])] == ["vda", "vdb"]
-    assert [untracked(each) for each in disks] == [None, "a raw image has no dirty bitmap"]
+    assert [untracked(each) for each in disks] == [None, "a raw image cannot hold a dirty bitmap"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_raw_disk_is_taken_without_a_bitmap() -> None:
         ({"source": "", "path": None}, "empty"),
         ({"readonly": True}, "read-only"),
         ({"transient": True}, "transient"),
-        ({"device": "lun"}, "passed through as a lun, to which a guest can write past QEMU"),
+        ({"device": "lun"}, "passed through as a lun, to which the guest can write without passing QEMU"),
     ],
 )
 def test_a_disk_that_is_asked_for_and_cannot_be_taken_is_refused(

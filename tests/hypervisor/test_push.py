@@ -149,7 +149,7 @@ def test_a_guest_that_powers_off(machine_factory: MachineFactory, bench: BenchFa
     with work.push(1, {"vda": None}) as job:
         machine.slow_push()
         machine.stop()
-        with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written its backup"):
+        with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written all images"):
             job.wait(unheeded)
     assert work.leftovers() == []
 

@@ -37,7 +37,7 @@ def test_both_versions_and_the_size_of_clusters(tmp_path: Path) -> None:
     assert (recent.compat, recent.cluster, untracked(recent)) == ("1.1", 2 * MIB, None)
     old = looked_into(disk(image(tmp_path, "-o", "compat=0.10")))
     assert (old.compat, old.cluster) == ("0.10", 64 << 10)
-    assert str(untracked(old)).startswith("a qcow2 image of version 2 has no dirty bitmap")
+    assert str(untracked(old)).startswith("a qcow2 image of version 2 cannot hold a dirty bitmap")
 
 
 def test_an_image_is_looked_into_though_the_one_behind_it_is_away(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_what_changes_beside_the_disks_is_as_it_was_at_the_freeze(scene: Scene) 
 
     scene.truth = change
     point = scene.backup()
-    told = "changed during the backup: the point has it as it was when that began"
+    told = "changed during the backup: the point has its state at the start of the backup"
     assert point.notes == (f"domain.xml {told}", f"nvram.fd {told}")
     folder = restored(scene.repository, point, scene.folder)
     assert (folder / "nvram.fd").read_bytes() == b"before"

@@ -82,7 +82,7 @@ def test_another_file_of_the_image_that_is_written_while_it_is_read(raw: Scene, 
             file.write(b"torn")
 
     raw.truth = write
-    with pytest.raises(HypervisorError, match=f"image {other} of domain .* was written while it was read"):
+    with pytest.raises(HypervisorError, match=f"image {other} of domain .* was changed while it was read"):
         raw.backup()
     assert [kept.point for kept in puller.list_points(raw.repository)] == [point.point]
 

@@ -1,4 +1,4 @@
-"""Disks that QEMU has pushed: a push job of libvirt, joined with servers that read its images back."""
+"""Pushed disks: a push job of libvirt, with servers that serve its images for reading."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ since the base is, also as zero clusters; ``base:allocation`` shows those like c
 
 
 _LET_GO = 10.0
-"""Seconds that QEMU may take to close an image after the job has ended."""
+"""Seconds that QEMU may take to close an image after the end of the job."""
 
 _STEP = 0.02
 
 
 class Push(Source):
-    """A source whose ``disks`` QEMU writes into images in the folder ``directory``.
+    """A source whose ``disks`` QEMU writes into images in ``directory``.
 
     With ``keep`` they stay there as plain files.
     """
 
     mode = "push"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a push is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a push
         self,
         domain: Domain,
         disks: Sequence[Disk],
@@ -72,18 +72,20 @@ class Push(Source):
         return {disk.target: self._pushable(disk, found[disk.target]) for disk in self._disks}
 
     def _pushable(self, disk: Disk, base: Base) -> Base:
-        """``base``, or the same without the bitmap if no pushed image can be incremental from it.
+        """Return ``base``, without the bitmap if no pushed image can be incremental from it.
 
-        It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
-        believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+        A pushed image lacks the data after the old end of a disk that was resized. And before a bitmap is
+        trusted, puller compares chunks that it calls clean, which needs an image readable on this host.
         """
         if base.checkpoint is None or base.parent is None:
             return base
         record = base.parent.record
         if self._domain.disk_size(disk.target) != record.size:
-            return base.compared("it was resized: an incremental push has nothing from behind its old end")
+            return base.compared("it was resized, and an incremental push lacks the data after its old end")
         if disk.path is None:
-            return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
+            return base.compared(
+                "its image cannot be opened on this host, so its dirty bitmap cannot be verified"
+            )
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
 
@@ -95,7 +97,7 @@ class Push(Source):
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
-            return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
+            return base.compared(f"its dirty bitmap cannot be verified: {error.message}")
         return base
 
     def _tell(self, target: str, text: str) -> None:
@@ -110,7 +112,7 @@ class Push(Source):
         staging.check_free(self.folder, sum(self._room.values()))
 
     def _copied(self, disk: Disk, base: Base) -> int:
-        """The most bytes that QEMU will copy of the disk."""
+        """Return the most bytes that QEMU will copy of the disk."""
         size = self._domain.disk_size(disk.target)
         if base.checkpoint is not None:
             dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
@@ -119,7 +121,10 @@ class Push(Source):
             if disk.path is None:
                 return size
             return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk), self._domain.scope)
-        except (HypervisorError, NbdError):  # it cannot be opened from here: it may be as much as the disk
+        except (
+            HypervisorError,
+            NbdError,
+        ):  # the image cannot be opened on this host: assume the size of the disk
             return size
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
@@ -137,11 +142,11 @@ class Push(Source):
 
 
 def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: CancelScope) -> int:
-    """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
+    """Return the most bytes that a full copy of the image at ``path`` needs; it may be in use.
 
-    ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
-    the guest flushes (seen with QEMU 7.2). The files have grown by them already;
-    a device has not, so it may hold all ``size`` bytes.
+    The backing chain counts too. ``qemu-img measure`` omits clusters whose tables QEMU has not written yet,
+    which happens only when the guest flushes (seen with QEMU 7.2). Files have already grown by these clusters; a device has not, so
+    it may hold all ``size`` bytes.
     """
     if not path.is_file():
         return size
@@ -169,7 +174,7 @@ class PushedDisks(FrozenDisks):
         self._servers = ExitStack()
 
     def prepared(self) -> AbstractContextManager[object]:
-        """As of the job."""
+        """See FrozenDisks."""
         return self._job.prepared()
 
     def __enter__(self) -> Self:
@@ -186,13 +191,13 @@ class PushedDisks(FrozenDisks):
 
     @property
     def consistency(self) -> str:
-        """As of the job."""
+        """See FrozenDisks."""
         return self._job.consistency
 
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.
 
-        Raises what ``PushJob.wait`` does, CheckpointUnusable if a base turns out to be another's, NbdError.
+        Raises the errors of ``PushJob.wait``, CheckpointUnusable if a base does not match, NbdError.
         """
         self._observer(Step(self._name, "push"))
         progress = _Progress(self._name, list(self._job.images), self._observer)
@@ -211,8 +216,8 @@ class PushedDisks(FrozenDisks):
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
-        """Without a backing file: libvirt names the running disk, whose content is another one by now. What a
-        seal has made has none.
+        """Keep the image without backing file: libvirt names the running disk, whose content has changed
+        since. An image that a seal created has none.
         """
         for target, path in self._kept.items():
             image = self._job.images[target]
@@ -224,7 +229,7 @@ class PushedDisks(FrozenDisks):
 
 
 def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
-    """Work in a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+    """Run in a thread: libnbd swallows the exception of a signal in the main thread during a callback."""
     made: list[T] = []
     with Flow(scope) as flow:
         flow.spawn("look", lambda: made.append(work(flow.scope))).join()
@@ -232,7 +237,7 @@ def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
 
 
 def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageServer:
-    """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
+    """QEMU releases its lock on the image shortly after libvirt has reported the end of the job."""
     deadline = time.monotonic() + _LET_GO
     while True:
         try:
@@ -245,7 +250,7 @@ def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageS
 
 
 class _Progress:
-    """Tells how far QEMU is, of all disks together: libvirt's statistics know no single ones."""
+    """Reports QEMU's progress for all disks together: libvirt's statistics do not separate them."""
 
     def __init__(self, subject: str, targets: Sequence[str], observer: Observer) -> None:
         self._subject = subject
@@ -260,7 +265,7 @@ class _Progress:
         self._observer(DiskProgress(self._subject, self._disk, done, None, 0))
 
     def finish(self) -> None:
-        """A push that was over before the first look is told by the reading alone."""
+        """A push that ended before the first check is reported by the reading alone."""
         if self._total:
             self(self._total, self._total)
             self._observer(DiskDone(self._subject, self._disk))
