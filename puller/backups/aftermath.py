@@ -114,7 +114,7 @@ class Aftermath:
         return None if self._come_back(stopped=stopped) is None else frozenset(self._folders)
 
     def _open_scratch(self) -> frozenset[Path] | None:
-        """Return the scratch directories of our open job, none if libvirt does not say, or None without job."""
+        """Return the scratch directories of our open job, none if libvirt does not say, None without job."""
         try:
             job = openjob.open_job(self._domain)
         except HypervisorError:

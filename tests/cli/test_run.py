@@ -293,14 +293,14 @@ class TestOwnPoints:
         self, cli: CommandLine, setting: Setting, repository: puller.Repository
     ) -> None:
         setting.job('domains = ["web1"]')
-        none = f"job nightly has no points of its domains taken on {platform.node()}: "
+        none = f"job nightly has no points of its domains from {platform.node()}: "
         checked = cli("run", "nightly", "--only", "check")
-        assert (checked.code, f"{none}nothing is checked" in checked.err) == (0, True)
+        assert (checked.code, f"{none}nothing was checked" in checked.err) == (0, True)
         pruned = cli("run", "nightly", "--only", "prune")
-        assert (pruned.code, "no rules to keep points by: none is removed" in pruned.err) == (0, True)
+        assert (pruned.code, "no keep rules, so no point is removed" in pruned.err) == (0, True)
         make_point(repository, {"vda": b"x"}, tags={"job": "nightly"}, host="kvm2")
         setting.job('domains = ["web1"]\nkeep = { last = 1 }')
-        assert f"{none}none was judged" in cli("run", "nightly", "--only", "prune").err
+        assert f"{none}no point was considered" in cli("run", "nightly", "--only", "prune").err
 
 
 def test_a_prune_waits_for_the_end_of_another_hosts(

@@ -88,7 +88,7 @@ def hanging(path: Path) -> None:
         (broken, r"^qemu-img cannot read .*image: "),
         (absent, r"^qemu-img cannot read .*image: .*No such file"),
         (without_tool, r"^qemu-img is not installed$"),
-        (hanging, r"^qemu-img cannot read .*image: no answer in 0 s"),
+        (hanging, r"^qemu-img cannot read .*image: no answer within 0 s"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_taken_for_one_that_can_have_a_bitmap(

@@ -356,7 +356,7 @@ def test_a_network_disk_takes_part(
     scene.assert_exact(point)
     scene.machine.stop()
     with pytest.raises(
-        UnsupportedDisk, match=r"disk vdb of .* is network: it cannot be read while"
+        UnsupportedDisk, match=r"disk vdb of .* it is network, and the domain is shut off"
     ) as refused:
         scene.backup()
     assert "--exclude-disk vdb" in refused.value.advice

@@ -63,7 +63,7 @@ def test_a_secret_that_libvirt_keeps_to_itself(scenes: dict[str, Any]) -> None:
     for refused in ("kept", "off", "gone"):
         assert outcome[refused]["error"] == "UnsupportedDisk"
         assert "libvirt does not give the value of its secret" in outcome[refused]["message"]
-        assert outcome[refused]["advice"].startswith("Set the secret's value, and define it with private=")
+        assert outcome[refused]["advice"].startswith("Set the secret's value and define it with private=")
     assert (outcome["well"], outcome["ill"]) == (["warn"] * 2, ["fail"] * 2)
     assert "secret is private" in outcome["off"]["message"]
     assert "no secret with matching uuid" in outcome["gone"]["message"]

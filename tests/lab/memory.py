@@ -57,7 +57,7 @@ class MemoryStore(Scoped):
         validate_range(offset, length)
         stored = self._find(key)
         if etag is not None and etag != stored.etag:
-            raise ObjectChanged(f"{key} in {self.url} was replaced meanwhile")
+            raise ObjectChanged(f"{key} in {self.url} was replaced while it was read")
         return stored.content[offset : offset + length]
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:

@@ -145,8 +145,8 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: Can
     """Return the most bytes that a full copy of the image at ``path`` needs; it may be in use.
 
     The backing chain counts too. ``qemu-img measure`` omits clusters whose tables QEMU has not written yet,
-    which happens only when the guest flushes (seen with QEMU 7.2). Files have already grown by these clusters; a device has not, so
-    it may hold all ``size`` bytes.
+    which happens only when the guest flushes (seen with QEMU 7.2). Files have already grown by these
+    clusters; a device has not, so it may hold all ``size`` bytes.
     """
     if not path.is_file():
         return size
