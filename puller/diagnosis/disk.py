@@ -1,4 +1,4 @@
-"""A disk: whether it can be backed up, and whether the next point of it will be incremental."""
+"""A disk: whether it can be backed up, and whether its next point will be incremental."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
 Look = dict[str, Any] | HypervisorError | None
-"""What a qcow2 image says, or why it cannot be read; None if it is no such file of this host."""
+"""Facts of a qcow2 image, or the reason why it cannot be read; None if it is not on this host."""
 
 
 def examine(patient: Examined) -> Iterator[Finding]:
-    """Ask about each disk that a backup takes. Each image is looked into once: its storage may hang."""
+    """Check each disk that a backup takes. Each image is read once, because its storage may hang."""
     taken = patient.taken()
     looks = {disk.target: _look(disk) for disk in taken}
     taken = [
@@ -72,24 +72,26 @@ def _named(patient: Examined) -> Answer:
     known = {disk.target for disk in patient.domain.disks()}
     unknown = [target for target in patient.disks if target not in known]
     if unknown:
-        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known)) or 'none'}"
+        text = f"the domain has no disk {unknown[0]}; its disks: {', '.join(sorted(known)) or 'none'}"
         return fail(text, "Correct the job's 'disks'.")
     if not patient.taken() and patient.disks:
         return fail("no disk is left to back up", "Correct the job's 'disks' and 'exclude-disks'.")
     if not patient.taken():
-        return ok("no disk is taken: a point holds the configuration only")
+        return ok("no disk to back up: a point holds only the configuration")
     return ok(f"taken: {', '.join(disk.target for disk in patient.taken())}")
 
 
 def _left_out(disk: Disk) -> Answer:
-    text = f"the disk is {disk.omission}: it is left out"
+    text = f"the disk is {disk.omission}: backups leave it out"
     if disk.hindrance is None:
         advice = (
-            f"Name it with --disk {disk.target}, beside the other disks, if no other machine writes to it "
+            f"Name it with --disk {disk.target}, besides the other disks, if no other machine writes to it "
             "during a backup."
         )
     else:
-        advice = f"Back it up by other means; --exclude-disk {disk.target} leaves it out without a notice."
+        advice = (
+            f"Back it up with other tools; add --exclude-disk {disk.target} to leave it out without a notice."
+        )
     return warn(text, advice)
 
 
@@ -103,7 +105,7 @@ def _writers(patient: Examined, disks: Sequence[Disk]) -> Answer:
 
 
 def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) -> Mapping[str, Base]:
-    """What the next point would take each disk from; nothing where that cannot be told."""
+    """Return the base of each disk in the next point; empty if it cannot be determined."""
     repository, domain = patient.repository, patient.domain
     unread = any(isinstance(looks[disk.target], HypervisorError) for disk in disks)
     if repository is None or (unread and not domain.is_active()):
@@ -115,29 +117,29 @@ def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) 
         stored = [with_stored_chain(disk, domain.scope) for disk in disks]
         return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
     except HypervisorError:
-        return {}  # an image that cannot be read, of which other questions tell
+        return {}  # an image that cannot be read, which other checks report
 
 
 def _format(patient: Examined, disk: Disk) -> Answer:
     leave_out = f"leave the disk out with --exclude-disk {disk.target}"
     if disk.hindrance is not None:
-        return fail(f"the disk is {disk.hindrance}: it cannot be backed up", leave_out.capitalize() + ".")
+        return fail(f"cannot back up the disk: it is {disk.hindrance}", leave_out.capitalize() + ".")
     if disk.path is None and not patient.domain.is_active():
         return fail(
-            f"the disk is {disk.type}: it cannot be read while the domain is shut off",
+            f"cannot read the disk while the domain is shut off: it is {disk.type}",
             f"Start the domain, or {leave_out}.",
         )
     why = untracked(disk)
     if why is not None:
         return warn(
-            f"each point reads all of the disk, and stores what has changed: {why}",
+            f"each backup reads all of the disk and stores the changes: {why}",
             "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
         )
     return ok(f"{disk.format} on {disk.type}")
 
 
 def _encryption(patient: Examined, disk: Disk) -> Answer:
-    """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
+    """Check the passphrase. A backup of a shut-off domain needs it; others can do without."""
     try:
         require_keys(patient.domain, disk, keys_of(patient.domain, disk))
     except UnsupportedDisk as error:
@@ -146,12 +148,12 @@ def _encryption(patient: Examined, disk: Disk) -> Answer:
         return warn(
             f"a push reads all of the disk, and a backup while shut off fails: {error.message}", error.advice
         )
-    return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
+    return ok(f"{encryption_of(disk)}: points hold its decrypted content, and temporary files are encrypted")
 
 
 def _image(disk: Disk, look: Look) -> Answer:
     if look is None:
-        return ok("not a file of this host: not looked into")
+        return ok("not checked: it is not a file of this host")
     if isinstance(look, HypervisorError):
         advice = "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image."
         return fail(look.message, advice)
@@ -180,43 +182,43 @@ def _bitmaps(patient: Examined, disk: Disk, look: Look) -> Answer:
     lost = [] if patient.domain.is_active() else _lost(tracking, stored)
     if lost:
         return warn(
-            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
-            "Nothing need be done: the next point reads all of the disk.",
+            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, because QEMU was killed",
+            "Expect one longer backup: it reads all of the disk.",
         )
     return ok(f"stored bitmaps: {len(stored)}")
 
 
 def _remedy(disk: Disk, bitmap: str) -> str:
     if bitmap.startswith(checkpoints.OWN):
-        return "Run a backup of the domain while it runs: it puts the bitmap to use again or removes it."
+        return "Run a backup of the domain while it runs: it uses the bitmap again or removes it."
     return (
-        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}', if nobody needs it: "
+        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}' if nobody needs it: "
         "it slows the guest's writes."
     )
 
 
 def _lost(tracking: Sequence[str], stored: Mapping[str, frozenset[str]]) -> list[str]:
-    """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
+    """Return bitmaps that are missing or inconsistent in the image of a shut-off domain."""
     return [name for name in tracking if "in-use" in stored.get(name, {"in-use"})]
 
 
 def _job(patient: Examined, disk: Disk) -> Answer:
     if openjob.open_job(patient.domain) is not None or not patient.domain.has_block_job(disk.target):
-        return ok("no copy, commit or pull is going on")
+        return ok("no copy, commit or pull job is running")
     return fail(
-        "a block job (copy, commit or pull) is going on, which excludes a backup",
-        f"Wait for its end, or end it with 'virsh blockjob {patient.domain.name} {disk.target} --abort'.",
+        "a block job (copy, commit or pull) is running, which prevents a backup",
+        f"Wait until it ends, or end it with 'virsh blockjob {patient.domain.name} {disk.target} --abort'.",
     )
 
 
 def _base(base: Base) -> Answer:
     if base.kind == "incremental":
         return ok("the next point is incremental")
-    text = f"the next point may have to read all of the disk: {base.reason}"
+    text = f"the next backup may have to read all of the disk: {base.reason}"
     if base.parent is None or base.parent.point.checkpoint is None:
-        return ok(text)  # there was no bitmap that could have been lost
+        return ok(text)  # no bitmap existed that could have been lost
     return warn(
         text,
-        "Nothing need be done, but if this comes again look for what removes checkpoints, "
+        "Expect one longer backup. If this happens again, find out what removes checkpoints, "
         "kills QEMU or changes the image.",
     )

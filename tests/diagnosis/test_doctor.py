@@ -488,7 +488,7 @@ def test_what_is_not_known_of_the_policies_that_confine_qemu_is_said() -> None:
     folders = Folders(Path("/usr/share"), ())
     confined = label(folders, Confinement(None, frozenset({"apparmor"})))
     assert confined.status is Status.OK
-    assert confined.text == "apparmor confines QEMU; only a backup shows whether it may use /usr/share"
+    assert confined.text == "apparmor confines QEMU; only a backup can show whether QEMU may use /usr/share"
     assert label(folders, Confinement(None, frozenset())).text == "QEMU is not confined"
 
 

@@ -85,7 +85,7 @@ def test_a_shareable_disk(machine_factory: MachineFactory, taker: Taker, tmp_pat
     assert note in taker.told
     assert taker.doctor(first)[f"disk-left-out {first.name}/vdb"] == (
         "warn",
-        "the disk is shareable: it is left out",
+        "the disk is shareable: backups leave it out",
     )
     named = taker(first, disks=["vda", "vdb"])
     assert [disk.disk for disk in named.disks] == ["vda", "vdb"]
@@ -187,7 +187,7 @@ def test_a_domain_without_disks(
     assert puller.check(taker.repository, read_data=100).errors == ()
     assert taker.doctor(machine)[f"disks {machine.name}"] == (
         "ok",
-        "no disk is taken: a point holds the configuration only",
+        "no disk to back up: a point holds only the configuration",
     )
 
 
