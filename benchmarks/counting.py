@@ -61,9 +61,9 @@ class CountingStore(WrappedStore):
         self._read(key)
         return super().get(key, max_size=max_size)
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         self._read(key)
-        return super().get_range(key, offset, length, etag=etag)
+        return super().get_range(key, offset, length)
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self._read(key)

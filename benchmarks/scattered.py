@@ -29,12 +29,11 @@ from puller.nbd.reader import read
 from puller.repository import repository as repositories
 from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import Address
-from puller.repository.index.chunkindex import ChunkIndex
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
-from puller.repository.writing.presence import Presence
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 
@@ -44,10 +43,9 @@ PROGRAMS = 64 * MIB
 
 MAP_WORK = [(DiskMap, "announce"), (DiskMap, "place"), (DiskMap, "finish")]
 INDEX_WORK = [
-    (repositories, "open_index"),
-    *((ChunkIndex, name) for name in ("find", "add", "recall")),
+    (repositories, "load_hints"),
+    *((ChunkIndex, name) for name in ("find", "add")),
     *((Claims, name) for name in ("admit", "hold")),
-    *((Presence, name) for name in ("of", "note")),
 ]
 
 Write = Callable[[nbd.NBD, int], int]

@@ -17,6 +17,7 @@ from puller.events import Notice, Observer, ignore
 from puller.recovery.restore import Request, Restored
 from puller.recovery.restore import restore as _restore
 from puller.repository import repository as repositories
+from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
@@ -40,6 +41,7 @@ from puller.upkeep.prune import prune as _prune
 from puller.upkeep.repair import RepairReport
 from puller.upkeep.repair import repair_index as _repair_index
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from puller.upkeep.stats import Stats
 from puller.upkeep.stats import stats as _stats
 
@@ -91,6 +93,7 @@ def open_repository(
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    index_budget: int | None = None,
     scope: CancelScope | None = None,
 ) -> Repository:
     """Open a repository.
@@ -102,6 +105,8 @@ def open_repository(
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
+            stands for 256 MiB.
         scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
             ends them early.
 
@@ -115,14 +120,21 @@ def open_repository(
             encrypted one. It is a WrongKey.
         UnsupportedFormat: A newer version of puller made the repository.
         StoreError: The store cannot be reached or refuses.
-        UsageError: The URL cannot be used, or both a password and a key file were given.
+        UsageError: The URL or the budget cannot be used, or both a password and a key file were given.
 
     Example:
         >>> repository = puller.open_repository("s3://backups/kvm", password="…")
     """
     secret = _secret(password, key_file)
+    if index_budget is not None and index_budget < LEAST_BUDGET:
+        raise UsageError(
+            f"cannot keep an index in {index_budget} bytes",
+            advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
+        )
     store = open_store(url)
-    return repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository = repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository.index_budget = BUDGET if index_budget is None else index_budget
+    return repository
 
 
 def _secret(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -376,24 +388,30 @@ def restore(  # noqa: PLR0913 - one keyword for each choice that a user has
     return _restore(bound, bound.points.select(point, hosts), request, observer)
 
 
-def check(
+def check(  # noqa: PLR0913 - one keyword for each choice that a user has
     repository: Repository,
     points: Sequence[str | Point] = (),
     *,
     hosts: Sequence[str] = (),
     read_data: float = 0.0,
+    max_age: timedelta | None = None,
+    budget: timedelta | int | None = None,
     observer: Observer = ignore,
 ) -> CheckReport:
     """Verify that points can be restored.
 
     Damage is returned, not raised, and recorded in the repository: later backups store the content again.
+    What is read and intact is recorded too, so the next check continues with what was verified longest ago.
 
     Args:
         repository: The repository.
         points: Points to verify, named as for ``restore``, or as records. Default: all.
         hosts: Use only points that these hosts took where ``points`` names a domain; names or patterns.
-        read_data: Percentage of stored chunks to read and verify, 0 to 100. With 0, only the structure is
-            verified: every object that a point needs must exist.
+        read_data: Percentage of the stored data to read and verify, 0 to 100, the least recently verified
+            first. With 0 and neither of the next two, only the structure is verified: every object that a
+            point needs must exist.
+        max_age: Read all data that no check has verified for this long. Other packs only need to exist.
+        budget: Stop reading after this time, or this number of bytes. At least one pack is read.
         observer: Receives events: progress and notices.
 
     Returns:
@@ -401,9 +419,9 @@ def check(
 
     Raises:
         NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several.
-        KeyNotHeld: ``read_data`` is not 0 and the key may not read guest data.
+        KeyNotHeld: Data is to be read and the key may not read guest data.
         StoreError: The store cannot be reached or refuses.
-        UsageError: ``read_data`` is not a percentage.
+        UsageError: ``read_data`` is not a percentage, or ``max_age`` or ``budget`` is negative.
 
     Example:
         >>> report = puller.check(repository, read_data=5.0)
@@ -413,7 +431,7 @@ def check(
     _check_lists(points=points, hosts=hosts)
     bound = _working(repository, "repository", observer)
     chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
-    return _check(bound, chosen, read_data, observer)
+    return _check(bound, chosen, Reading(read_data, max_age, budget), observer)
 
 
 def prune(

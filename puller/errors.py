@@ -253,7 +253,7 @@ class ObjectExists(StoreError):
 
 
 class ObjectChanged(StoreError):
-    """A conditional read found a different version of the object than expected."""
+    """An object was deleted while it was read, perhaps because prune stored the pack's next generation."""
 
     retryable = True
 

@@ -29,13 +29,17 @@ from puller.cli.output.times import local
 from puller.errors import PullerError, RepositoryError, UsageError
 from puller.events import ignore
 from puller.repository import repository as repositories
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
 from puller.repository.format.footer import PackKind
+from puller.repository.format.index import place_of
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
+from puller.repository.reading.indexes import list_index, read_index
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
 from puller.repository.records.kept import Keep
+from puller.repository.records.verified import Proof, tidy
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.units import GIB
@@ -47,9 +51,10 @@ from puller.upkeep.prune import preview, prune
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
-from tests.lab.history import attached, back_up, content
+from puller.upkeep.schedule import Reading
+from tests.lab.history import attached, back_up, content, pack_id_of
 from tests.lab.memory import MemoryStore
-from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_pack
+from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_index, reseal_pack
 
 ADDRESS_SPACE = 2 * GIB
 CASE_SECONDS = 20
@@ -65,6 +70,7 @@ _FOLDERS = (
     "pending/",
     "condemned/",
     "damaged/",
+    "verified/",
     "kept/",
     "locks/",
     "keys/",
@@ -111,9 +117,10 @@ class Target:
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
+        repository.verified.put([Proof(bytes(16), 0), Proof(bytes(range(16)), 3, 1.5)])
         for point in repository.points.all():
             repository.keeps.put((point.uuid, point.point), Keep(_NOW + timedelta(days=36500), "of the lab"))
-        lock = f"locks/prune/{'0' * 32}"
+        lock = f"locks/prune/{'0' * 32}-00000000"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
         if self.secret is not None:
@@ -185,7 +192,9 @@ def draw(targets: Sequence[Target], seed: str) -> Case:
         plain = folder in ("", "keys/")
         body = (mutate_json if plain else mutate)(rng, old, other)
     elif folder in _PACK_KINDS:
-        body = reseal_pack(rng, keys, _PACK_KINDS[folder], bytes.fromhex(name[-32:]), old)
+        body = reseal_pack(rng, keys, _PACK_KINDS[folder], pack_id_of(name), old)
+    elif folder == "index/":
+        body = reseal_index(rng, keys, name, old)
     else:
         body = reseal_box(rng, keys, name, old, other)
     return Case(target, name, body, sealed, seed)
@@ -238,14 +247,14 @@ def _preview(case: Case, repository: Repository) -> None:
 
 
 def _check(case: Case, repository: Repository) -> None:
-    check(repository, (), 100.0, ignore)
+    check(repository, (), Reading(100.0), ignore)
 
 
 def _prune(case: Case, repository: Repository) -> None:
     repository.store.delete([info.key for info in repository.store.list("locks/")])
     prune(repository, Policy(), timedelta(0))
     if not case.sealed and case.folder not in ("packs/", "maps/", "points/"):
-        assert check(case.target.open(), (), 100.0, ignore).errors == (), "prune has hurt a point"
+        assert check(case.target.open(), (), Reading(100.0), ignore).errors == (), "prune has hurt a point"
 
 
 def _repair(case: Case, repository: Repository) -> None:
@@ -255,6 +264,10 @@ def _repair(case: Case, repository: Repository) -> None:
 
 def _read_index(case: Case, repository: Repository) -> None:
     list(repository.indexed())
+    for info in list_index(repository.store):
+        for share in (0.0, 0.1, 1.0):
+            part = read_index(repository.store, repository.keys, info, share)
+            assert part is None or (place_of(part.rows) < len(part.packs)).all()
 
 
 def _run(case: Case, repository: Repository) -> None:
@@ -263,10 +276,18 @@ def _run(case: Case, repository: Repository) -> None:
         backup.commit()
 
 
+def _rehash(case: Case, repository: Repository) -> None:
+    for point in repository.points.all(lambda name, error: None):
+        if point.point in case.target.expected and point.disks and point.domain in _HISTORY:
+            backup = back_up(repository, "c", _HISTORY[point.domain], compared=point)
+            root = backup.point.disks[0].root.address
+            _read_disk(case, repository, root, case.target.expected[point.point])
+
+
 def _read_pending(case: Case, repository: Repository) -> None:
     for item in repository.pending.listed():
         repository.pending.get(item.uuid, item.point)
-    Reachability(repository, lambda: None).add_new(time.time())
+    Reachability(repository, Disposal(), lambda: None).add_new(time.time())
 
 
 def _read_condemned(case: Case, repository: Repository) -> None:
@@ -279,6 +300,12 @@ def _read_condemned(case: Case, repository: Repository) -> None:
 def _read_damaged(case: Case, repository: Repository) -> None:
     for record in repository.damaged.read():
         assert all(len(pack) == 16 for pack in record.packs)
+
+
+def _read_verified(case: Case, repository: Repository) -> None:
+    records = repository.verified.read(repository.verified.listed())
+    assert all(len(proof.pack_id) == 16 for record in records for proof in record.proofs)
+    tidy(records, lambda proof: proof.generation == 0)
 
 
 def _read_keeps(case: Case, repository: Repository) -> None:
@@ -336,7 +363,7 @@ def _sometimes(
     return read
 
 
-_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run)]
+_ALL = [_sometimes(0.05, reader) for reader in (_check, _prune, _repair, _run, _rehash)]
 _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "packs/": [_read_points, *_ALL],
     "maps/": [_read_points, *_ALL],
@@ -345,6 +372,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "pending/": [_read_pending, *_ALL],
     "condemned/": [_read_condemned, *_ALL],
     "damaged/": [_read_damaged, *_ALL],
+    "verified/": [_read_verified, *_ALL],
     "kept/": [_read_keeps, _preview, _release, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from puller.errors import PullerError
-from puller.repository.format import compression
+from puller.repository.format import compression, index
 from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
 from puller.repository.format.footer import (
     ID,
@@ -24,7 +24,7 @@ from puller.repository.format.footer import (
     decode_trailer,
     encode_tail,
 )
-from puller.repository.format.sealing import KEY_BOX, NONCE, TAG, BoxKind
+from puller.repository.format.sealing import NONCE, TAG, BoxKind
 from puller.repository.keys.keyring import KeyRing
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
@@ -62,10 +62,10 @@ _VALUES: tuple[Any, ...] = (
 BOX_KINDS = {
     "points/": BoxKind.POINT,
     "pending/": BoxKind.POINT,
-    "index/": BoxKind.INDEX,
     "condemned/": BoxKind.CONDEMNED,
     "locks/": BoxKind.LOCK,
     "damaged/": BoxKind.DAMAGED,
+    "verified/": BoxKind.VERIFIED,
     "kept/": BoxKind.KEEP,
 }
 
@@ -170,9 +170,47 @@ def reseal_box(rng: random.Random, keys: KeyRing, name: str, box: bytes, other: 
     content = keys.boxes().unpack(kind, name, box)
     if rng.random() < 0.1:
         return _reseal_frame(rng, keys, name, kind, content)
-    if kind is BoxKind.INDEX:
-        return keys.boxes().pack(kind, name, mutate(rng, content, content))
     return keys.boxes().pack(kind, name, mutate_json(rng, content))
+
+
+def reseal_index(rng: random.Random, keys: KeyRing, name: str, body: bytes) -> bytes:
+    """An index object whose header, table or rows were changed by somebody who holds the keys."""
+    head = index.decode_head(keys, name, body)
+    part = index.IndexPart(
+        index.decode_table(keys, name, head, body), index.decode_rows(keys, name, head, body)
+    )
+    rows = part.rows.tobytes()
+    match rng.randrange(4):
+        case 0:
+            rows = mutate(rng, rows, rows)
+            changed = np.frombuffer(rows[: len(rows) // 8 * 8], np.uint64)
+            return index.encode(keys, name, replace(part, rows=changed))
+        case 1:
+            number = rng.choice(_EXTREMES)
+            field = rng.choice(("generation", "size", "slots", "dead"))
+            limit = {"size": 64, "dead": 16}.get(field, 32)
+            changes: dict[str, Any] = {field: number & (1 << limit) - 1}
+            packs = [pack._replace(**changes) for pack in part.packs]
+            return index.encode(keys, name, replace(part, packs=packs))
+        case 2:
+            sealed = body[head.blocks_at - head.table_length : head.blocks_at]
+            aad = b"puller index" + keys.repository_id + head.header + name.encode()
+            framed = keys.footer_seal().open(head.nonce, sealed, aad)
+            return _with_table(rng, keys, name, head, mutate(rng, framed), body)
+        case _:
+            content = index._encode_table(part.packs)
+            return _with_table(rng, keys, name, head, compression.frame(mutate(rng, content)), body)
+
+
+def _with_table(
+    rng: random.Random, keys: KeyRing, name: str, head: index.IndexHead, framed: bytes, body: bytes
+) -> bytes:
+    """Another table, and perhaps other counts, in front of the same blocks."""
+    packs = rng.choice((head.packs, head.packs, rng.choice(_EXTREMES) & 0xFFFFFFFF))
+    rows = rng.choice((head.rows, head.rows, rng.choice(_EXTREMES)))
+    header = index._HEADER.pack(b"PULLERIX", 1, keys.cipher, 0, packs, rows, len(framed) + TAG, head.nonce)
+    aad = b"puller index" + keys.repository_id + header + name.encode()
+    return header + keys.footer_seal().seal(head.nonce, framed, aad) + body[head.blocks_at :]
 
 
 def _reseal_frame(rng: random.Random, keys: KeyRing, name: str, kind: BoxKind, content: bytes) -> bytes:
@@ -198,7 +236,7 @@ def _tail(keys: KeyRing, trailer: Trailer, framed: bytes) -> bytes:
 
 def _new_footer(rng: random.Random, keys: KeyRing, trailer: Trailer, footer: Footer, slots: bytes) -> bytes:
     content = mutate(rng, footer.encode())
-    count = rng.choice((trailer.count, max(0, len(content) - KEY_BOX) // (ID + 5)))
+    count = rng.choice((trailer.count, max(0, len(content) - 2 - len(footer.key_box)) // (ID + 5)))
     framed = compression.frame(content)
     changed = replace(trailer, count=count, footer_length=len(framed) + TAG)
     return slots + _tail(keys, changed, framed)

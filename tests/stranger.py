@@ -5,6 +5,7 @@ python tests/stranger.py FOLDER DOMAIN-UUID POINT DISK OUTPUT   (password in PUL
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -15,9 +16,11 @@ from typing import Any
 
 import zstandard
 from blake3 import blake3
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -51,20 +54,17 @@ class Stranger:
         ikm = self._master(password) if self.encrypted else self.repo
         self.id_key = hkdf(ikm, self.repo, b"puller v1 chunk id")
         self.meta_key = hkdf(ikm, self.repo, b"puller v1 metadata")
-        self.private = X25519PrivateKey.from_private_bytes(hkdf(ikm, self.repo, b"puller v1 data"))
-        self.public = self.private.public_key().public_bytes_raw()
+        both = hashlib.shake_256(hkdf(ikm, self.repo, b"puller v1 data")).digest(96)
+        x25519 = X25519PrivateKey.from_private_bytes(both[64:])
+        self.private = MLKEM768X25519PrivateKey(MLKEM768PrivateKey.from_seed_bytes(both[:64]), x25519)
 
     def _master(self, password: str | None) -> bytes:
         slot = json.loads(next((self.root / "keys").iterdir()).read_bytes())
         kdf = slot["kdf"]
         assert kdf["name"] == "argon2id"
-        key = Argon2id(
-            salt=bytes.fromhex(kdf["salt"]),
-            length=32,
-            iterations=kdf["iterations"],
-            lanes=kdf["lanes"],
-            memory_cost=kdf["memory_kib"],
-        ).derive((password or "").encode())
+        salt, costs = bytes.fromhex(kdf["salt"]), {"iterations": kdf["iterations"], "lanes": kdf["lanes"]}
+        argon = Argon2id(salt=salt, length=32, memory_cost=kdf["memory_kib"], **costs)
+        key = argon.derive((password or "").encode())
         aad = b"puller slot" + self.repo + slot["role"].encode()
         return AESGCM(key).decrypt(bytes.fromhex(slot["nonce"]), bytes.fromhex(slot["sealed"]), aad)
 
@@ -89,14 +89,15 @@ class Stranger:
         return self.packs[kind, pack_id]
 
     def _open(self, kind: int, pack_id: bytes) -> dict[str, Any]:
-        name = pack_id.hex()
-        body = (self.root / ("packs" if kind == DATA else "maps") / name[:2] / name).read_bytes()
+        folder = self.root / ("packs" if kind == DATA else "maps") / pack_id.hex()[:2]
+        body = max(folder.glob(pack_id.hex() + "*"), key=lambda path: int(path.suffix[1:] or 0)).read_bytes()
         trailer = body[-48:]
         magic, version, found, _, n, length, nonce, found_id = struct.unpack("<8sHBBII12s16s", trailer)
         assert (magic, version, found, found_id) == (b"PULLERPK", 1, kind, pack_id)
         footer = self.unseal(nonce, body[-48 - length : -48], b"puller footer" + self.repo + trailer)
         content = zstandard.decompress(footer)
-        box, content = content[:80], content[80:]
+        (b,) = struct.unpack_from("<H", content)
+        box, content = content[2 : 2 + b], content[2 + b :]
         lengths = struct.unpack(f"<{n}I", content[16 * n : 20 * n])
         offsets = [0]
         for stored in lengths:
@@ -112,9 +113,8 @@ class Stranger:
     def _pack_key(self, kind: int, pack_id: bytes, box: bytes) -> bytes:
         if kind == MAP:
             return hkdf(self.meta_key, pack_id, b"puller v1 map pack")
-        shared = self.private.exchange(X25519PublicKey.from_public_bytes(box[:32]))
-        wrap = hkdf(shared, box[:32] + self.public, b"puller v1 pack key" + pack_id)
-        return AESGCM(wrap).decrypt(bytes(12), box[32:], None)
+        suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+        return suite.decrypt(box, self.private, b"puller v1 pack key" + self.repo + pack_id)
 
     def slot(self, kind: int, pack_id: bytes, slot: int) -> bytes:
         pack = self.pack(kind, pack_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Self
 
@@ -12,6 +12,7 @@ from puller.backups.bases.bases import Base, distrusted
 from puller.backups.bases.facts import recorded
 from puller.backups.bases.probe import mistrust
 from puller.backups.sources.unlock import encryption_of
+from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.job.frozen import DiskExport
@@ -19,6 +20,7 @@ from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.flow import join
 from puller.pipeline.pace import Pace
+from puller.repository.format.pages import Address
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run
@@ -135,7 +137,8 @@ class Transfer:
         disk.size = export.size
         disk.dirty_bytes = export.dirty_bytes(old_size)
         self._observer(DiskPlanned(self._subject, disk.target, disk.size, disk.dirty_bytes))
-        disk.writer = self._run.disk(export.size, None if record is None else record.root.address)
+        base = None if record is None else record.root.address
+        disk.writer = self._run.disk(export.size, base, _compared(disk.base))
         extents = export.contents() if record is None else export.changes(old_size)
         batches = read(export, extents, self._run.batches, window=self._window, planned=disk.writer.announce)
         with closing(batches):
@@ -180,6 +183,15 @@ class Transfer:
             new_bytes=writer.new_bytes,
             stored_bytes=writer.stored_bytes,
         )
+
+
+def _compared(base: Base) -> Address | None:
+    """The map that a disk which is read as a whole is compared with; None if its address is damaged."""
+    if base.parent is None or base.checkpoint is not None:
+        return None
+    with suppress(DamagedData):
+        return base.parent.record.root.address
+    return None
 
 
 def _whole(base: Base) -> str | None:

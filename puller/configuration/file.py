@@ -13,6 +13,7 @@ import msgspec
 
 from puller.configuration.job import Job
 from puller.configuration.mistakes import ConfigurationError, Findings, Mistake, dotted, meant
+from puller.configuration.quantities import budget
 from puller.configuration.schema import Defaults, Document, JobTable, Name, RepositoryTable, keys
 from puller.errors import UsageError
 from puller.store.location import parse
@@ -26,12 +27,15 @@ _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A repository: its name in the file, its URL, and the file with the secret that opens it."""
+    """A repository: its name in the file, its URL, the file with the secret that opens it, and how many bytes
+    of its index this host keeps.
+    """
 
     name: str
     url: str
     key_file: str | None = None
     password_file: str | None = None
+    index_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ class _Reading:
         except UsageError as error:
             self._findings.add((*path, "url"), f"{dotted(path)}.url: {error.message}", error.advice)
             url = ""
-        return Place(name, url, right.get("key-file"), right.get("password-file"))
+        kept = budget(right["index-budget"]) if "index-budget" in right else None
+        return Place(name, url, right.get("key-file"), right.get("password-file"), kept)
 
     def _check_paths(self, path: tuple[str, ...], content: Mapping[str, Any]) -> None:
         """Paths must be absolute, because a service starts in another directory than its user's shell."""

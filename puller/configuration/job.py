@@ -22,8 +22,8 @@ JobStep = Literal["backup", "prune", "check"]
 class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
-    None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage;
-    ``limit_read`` and ``limit_upload`` are in bytes per second.
+    None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
+    ``check_budget`` a time or a number of bytes; ``limit_read`` and ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -49,6 +49,8 @@ class Job:
     keep: Keep = field(default_factory=Keep)
     grace: timedelta | None = None
     check: float = 0.0
+    check_max_age: timedelta | None = None
+    check_budget: timedelta | int | None = None
     metrics_file: str | None = None
     before: Command | None = None
     after: Command | None = None

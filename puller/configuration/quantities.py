@@ -1,11 +1,12 @@
-"""Durations and rates in text, on the command line and in the configuration."""
+"""Durations, rates and sizes in text, on the command line and in the configuration."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 
-from puller.units import GIB, KIB, MIB
+from puller.units import GIB, KIB, MIB, TIB
 
 _DAY = 24 * 60 * 60
 _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 * 60, "min": 60, "s": 1}
@@ -15,8 +16,8 @@ _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,6}}){unit})?" for unit in _SECONDS))
 _LONE_M = re.compile(r"[0-9]m(?![a-z])")
 
-_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMG]?)", re.IGNORECASE)
-_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_NUMBER = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMGT]?)", re.IGNORECASE)
+_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 def duration(word: str) -> timedelta:
@@ -36,8 +37,33 @@ def _why_not(word: str) -> str:
 
 def rate(word: str) -> int:
     """Read a rate in bytes per second, at least 1: ``512K``, ``50M``, ``1.5G``. Raises ValueError."""
-    match = _RATE.fullmatch(word)
-    number = int(float(match[1]) * _FACTORS[match[2].upper()]) if match else 0
+    number = _bytes(word, "KMG")
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
+
+
+def duration_or_size(word: str) -> timedelta | int:
+    """Read a duration such as ``2h``, or bytes such as ``500G`` or ``1.5T``. Raises ValueError."""
+    if word[-1:].upper() in _FACTORS and _bytes(word):
+        return _bytes(word)
+    with suppress(ValueError):
+        if found := duration(word):
+            return found
+    raise ValueError(f"invalid budget '{word}': use a duration such as 90min or 2h, or a size such as 500G")
+
+
+def budget(word: str) -> int:
+    """Read a size of at least 1 MiB: ``64M``, ``1.5G``. Raises ValueError."""
+    number = _bytes(word)
+    if number < MIB:
+        raise ValueError(f"invalid size '{word}': use bytes, 1M or more, such as 64M or 1.5G")
+    return number
+
+
+def _bytes(word: str, letters: str = "KMGT") -> int:
+    """0 where it is no number with one of the ``letters``."""
+    match = _NUMBER.fullmatch(word)
+    if match is None or match[2].upper() not in letters:
+        return 0
+    return int(float(match[1]) * _FACTORS[match[2].upper()])

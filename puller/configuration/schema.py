@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from puller.configuration.quantities import duration, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,12 @@ class RepositoryTable(Table):
     ] = None
     password_file: Annotated[
         Text | None, Key("the absolute path of a file that holds its password", '"/etc/puller/password"')
+    ] = None
+    index_budget: Annotated[
+        Text | None,
+        Key(
+            "the most that this host keeps of its index, in bytes, 1M or more (default 256M)", '"1G"', budget
+        ),
     ] = None
 
 
@@ -159,7 +165,19 @@ class Shared(Table):
     ] = None
     check: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=100)] | None,
-        Key("the percentage of stored chunks that a check reads, from 0 to 100 (default 0)", "1.0"),
+        Key("the percentage of the stored data that a check reads, from 0 to 100 (default 0)", "1.0"),
+    ] = None
+    check_max_age: Annotated[
+        Text | None,
+        Key(
+            "a duration: a check reads what was not verified for so long (default: never)", '"30d"', duration
+        ),
+    ] = None
+    check_budget: Annotated[
+        Text | None,
+        Key(
+            "a duration or a size after which a check stops reading (default: none)", '"2h"', duration_or_size
+        ),
     ] = None
     metrics_file: Annotated[
         Text | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up, so their threads are waited for
+from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up, so their threads are waited for, so their threads are waited for
 from dataclasses import dataclass, field
 
 from puller.cancelling import CancelScope

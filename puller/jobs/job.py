@@ -212,7 +212,12 @@ class _Run:
         report = CheckReport(0, 0, 0, ())
         if mine:
             report = api.check(
-                self._repository, mine, read_data=self._job.check, observer=self._audience.observer
+                self._repository,
+                mine,
+                read_data=self._job.check,
+                max_age=self._job.check_max_age,
+                budget=self._job.check_budget,
+                observer=self._audience.observer,
             )
         self.report.check = replace(report, errors=(*damaged, *report.errors))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from puller.host.folders import cache_directory
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.index.indexcache import cache_directory
 from puller.units import KIB
 
 _FOLDER = "repositories"

@@ -19,21 +19,24 @@ from puller.pipeline.flow import Flow
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import IndexPart, PackEntry
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
-from puller.repository.index.chunkindex import open_index
-from puller.repository.index.indexfeed import INDEX_PREFIX, identity, read_index
+from puller.repository.index.cache import BUDGET, load_hints
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Points
+from puller.repository.reading.footers import Footers
+from puller.repository.reading.indexes import list_index, read_index, read_packs
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
+from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
+from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run, Tuning
@@ -46,7 +49,8 @@ class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
-    URL; None if it does not. Threads can share it.
+    URL; None if it does not. ``index_budget`` is how many bytes this host keeps of its index. Threads can
+    share it.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Repository(Scoped):
         self.store = store
         self.scope = store.scope
         self.replaced = replaced
+        self.index_budget = BUDGET
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
@@ -62,6 +67,7 @@ class Repository(Scoped):
         self.condemned = Condemned(store, keys.boxes())
         self.damaged = DamagedPacks(store, keys.boxes())
         self.keeps = Keeps(store, keys.boxes())
+        self.verified = VerifiedPacks(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -76,16 +82,13 @@ class Repository(Scoped):
         """32 hexadecimal digits."""
         return self.descriptor.id
 
-    def indexed(self) -> Iterator[IndexedPack]:
-        """What all index objects say. A damaged one is passed over: the index is never needed."""
-        for info in self._indexes():
-            yield from self._read_index(info.key) or ()
+    def indexed(self) -> Iterator[PackEntry]:
+        """The packs that all index objects name. A damaged one is passed over: the index is never needed."""
+        for info in list_index(self.store):
+            yield from read_packs(self.store, self.keys, info) or ()
 
-    def _indexes(self) -> Iterator[ObjectInfo]:
-        return (info for info in self.store.list(INDEX_PREFIX) if info.size)
-
-    def _read_index(self, key: str) -> list[IndexedPack] | None:
-        return read_index(self.store, self.keys.boxes(), key)
+    def _read_index(self, info: ObjectInfo, share: float) -> IndexPart | None:
+        return read_index(self.store, self.keys, info, share)
 
     def learn_damage(self) -> None:
         """Take in what checks have recorded: ``packs.damaged`` then names those packs too."""
@@ -104,12 +107,13 @@ class Repository(Scoped):
             raise
 
     def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
-        # Before the index is listed: prune drops a record only once no index names what it condemns.
+        # Before a footer is read: prune drops a record only once no footer has what it condemns.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed = {identity(info): info.key for info in self._indexes()}
-        known = open_index(self.descriptor.id_bytes, listed, self._read_index, self.maps.table, avoided)
+        listed = list_index(self.store)
+        hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
+        known = ChunkIndex(hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
         return Run(self, flow, known, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:

@@ -60,10 +60,10 @@ class Store(Protocol):
         """
         ...
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes (at least 1) from ``offset``; fewer only where the object ends.
 
-        Raises ``ObjectNotFound``; ``ObjectChanged`` if ``etag`` is given and is not the object's.
+        Raises ``ObjectNotFound``.
         """
         ...
 

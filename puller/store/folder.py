@@ -19,7 +19,6 @@ from pathlib import Path
 from puller.cancelling import Scoped
 from puller.errors import (
     NoBucket,
-    ObjectChanged,
     ObjectExists,
     ObjectNotFound,
     StoreDenied,
@@ -99,12 +98,10 @@ class FolderStore(Scoped):
             check_size(key, info.size, max_size)
             return _read(descriptor, 0, info.size)
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
         validate_range(offset, length)
         with self._open(key) as (descriptor, info):
-            if etag is not None and etag != info.etag:
-                raise ObjectChanged(f"{key} in {self.url} was replaced while it was read")
             return _read(descriptor, offset, min(length, max(0, info.size - offset)))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:

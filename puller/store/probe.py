@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 
-from puller.errors import ObjectExists, UnsupportedByStore
+from puller.errors import ObjectExists, StoreDenied, UnsupportedByStore
 from puller.store.base import Store
 from puller.store.location import FolderLocation, parse
 from puller.store.mounts import sync_folder
@@ -45,7 +46,8 @@ def honours_put_if_absent(store: Store, key_prefix: str) -> bool:
     except UnsupportedByStore:
         return False
     finally:
-        store.delete([key])
+        with suppress(StoreDenied):  # foreign to the repository, and no harm where nothing can be deleted
+            store.delete([key])
 
 
 def _refuses_second(store: Store, key: str) -> bool:

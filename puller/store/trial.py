@@ -19,8 +19,8 @@ _BODY = b"This object tests what may be done here; it may be deleted.\n"
 _SECOND = b"The store does not honour a put that asks for absence.\n"
 _LOOKS = 3
 
-LEFT = "doctor"
-"""Name of the object that stays if the credentials may not delete."""
+LEFT = "doctor-"
+"""Prefix of the name of the object that stays if the credentials may not delete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class _Attempt:
         self._folders = folders
         self._key = folders[0] + secrets.token_hex(16)
         self._now = now
+        self._before: float | None = None
+        self._after = 0.0
         self.outcomes: dict[str, StoreError | None] = {}
         self.conditional: bool | None = None
         self.ahead: float | None = None
@@ -76,7 +78,7 @@ class _Attempt:
         try:
             self._delete()
         except StoreDenied:
-            self._key = self._folders[-1] + LEFT
+            self._key = f"{self._folders[-1]}{LEFT}{time.strftime('%Y%m%d', time.gmtime(self._now()))}"
             self._run_on_object()
         else:
             self._run_on_object()
@@ -103,23 +105,26 @@ class _Attempt:
         self._store.delete([self._key])
 
     def _put(self) -> None:
+        before = self._now()
         try:
             self._store.put_new(self._key, _BODY)
         except ObjectExists:
-            return  # nobody else knows the key: it was this request, repeated after a lost answer
+            # The object is of today's doctor, or of this request, repeated after a lost answer. Without
+            # permission to put, the store reports that instead.
+            return
         except StoreUnavailable:
             raise
         except StoreError:
             self._store.put(self._key, _BODY)  # perhaps only the condition is refused
+        self._before, self._after = before, self._now()
 
     def _get(self) -> None:
-        before = self._now()
-        self._store.put(self._key, _BODY)
-        after = self._now()
         modified = self._store.stat(self._key).modified
         self._store.get(self._key, max_size=len(_BODY))
+        if self._before is None:
+            return
         # S3 returns whole seconds, rounded down.
-        self.ahead = min(0.0, modified + 1 - before) + max(0.0, modified - after)
+        self.ahead = min(0.0, modified + 1 - self._before) + max(0.0, modified - self._after)
 
     def _refuses_second(self) -> bool | None:
         try:
@@ -138,7 +143,7 @@ def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = t
 
     A bucket with versioning keeps the object as a hidden version, like all deleted objects. If the
     credentials may not delete there, the last of the ``folders`` is used; if they may not delete there
-    either, one object named ``LEFT`` stays in it, the same each time. Operations that were not tried are
+    either, one object a day stays in it, whose name begins with ``LEFT``. Operations that were not tried are
     missing in the result: after a refused put, without permission to list, and once the store does not
     answer.
     """

@@ -37,9 +37,9 @@ class WrappedStore(Scoped):
         """See ``Store.get``."""
         return self._ask(lambda store: store.get(key, max_size=max_size))
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
-        return self._ask(lambda store: store.get_range(key, offset, length, etag=etag))
+        return self._ask(lambda store: store.get_range(key, offset, length))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""

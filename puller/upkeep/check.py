@@ -7,11 +7,13 @@ and are the packs at fault recorded, so that whoever backs up next does not refe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
-from puller.errors import DamagedData, KeyNotHeld, StoreError, UsageError
+from puller.errors import DamagedData, KeyNotHeld, StoreDenied, StoreError
 from puller.events import Notice, Observer, Step
 from puller.repository.collecting.reach import Reach
 from puller.repository.foreign import described, foreign
@@ -22,7 +24,9 @@ from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
 from puller.upkeep.attribution import Attribution
-from puller.upkeep.packcheck import Faults, PackCheck
+from puller.upkeep.packcheck import Faults
+from puller.upkeep.reading import Examined, examine
+from puller.upkeep.schedule import Allowance, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +47,33 @@ class CheckError:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How many points, packs and chunks a check verified, and the damage that it found in ``errors``."""
+    """How many points, packs and chunks a check verified, and the damage that it found in ``errors``.
+
+    ``packs_verified`` packs were read as a whole and are intact; ``packs_left`` were due, but the budget was
+    spent. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
+    clock; None if a pack of the points never was.
+    """
 
     points: int
     packs: int
     chunks_read: int
     errors: tuple[CheckError, ...]
+    packs_verified: int = 0
+    packs_left: int = 0
+    oldest_verified: datetime | None = None
 
 
 def check(
-    repository: Repository, points: Sequence[str | Point], read_data: float, observer: Observer
+    repository: Repository,
+    points: Sequence[str | Point],
+    reading: Reading,
+    observer: Observer,
+    clock: Callable[[], float] = time.monotonic,
 ) -> CheckReport:
-    """See ``puller.check``."""
-    if not 0 <= read_data <= 100:
-        raise UsageError(f"{read_data} is not a percentage between 0 and 100")
-    if read_data and not repository.keys.can_read_data:
+    """See ``puller.check``. ``clock`` tells the seconds of a budget."""
+    if reading.reads and not repository.keys.can_read_data:
         raise KeyNotHeld("this key may not read stored guest data, so it cannot check it")
+    allowance = Allowance(reading, clock)
     errors: list[CheckError] = []
     if not points:
         _tell_foreign(repository, observer)
@@ -69,14 +84,21 @@ def check(
     sound = _walk(repository, parts, reach, errors)
     observer(Step("repository", "packs"))
     known = repository.damaged.read()
-    packs = PackCheck(repository, reach, read_data, union(known), observer)
-    packs.run()
-    if packs.faults:
+    examined = examine(repository, reach, allowance, known, observer)
+    if examined.packs.faults:
         observer(Step("repository", "damage"))
-        errors += _attribute(repository, sound, packs.faults)
+        errors += _attribute(repository, sound, examined.packs.faults)
     errors = _of_standing_points(repository, errors)
-    _record(repository, known, packs, bool(errors), observer)
-    return CheckReport(len(chosen), len(reach.packs) + len(reach.map_packs), packs.chunks_read, tuple(errors))
+    _record(repository, known, examined, bool(errors), observer)
+    return CheckReport(
+        len(chosen),
+        len(reach.packs) + len(reach.map_packs),
+        examined.packs.chunks_read,
+        tuple(errors),
+        len(examined.verified),
+        examined.left,
+        examined.oldest,
+    )
 
 
 def _tell_foreign(repository: Repository, observer: Observer) -> None:
@@ -94,19 +116,23 @@ def _of_standing_points(repository: Repository, errors: list[CheckError]) -> lis
 
 
 def _record(
-    repository: Repository, known: list[DamageRecord], check: PackCheck, hurt: bool, observer: Observer
+    repository: Repository, known: list[DamageRecord], examined: Examined, hurt: bool, observer: Observer
 ) -> None:
-    """Tell later runs which packs are damaged, and which of the known ones are not any more."""
-    repository.packs.damaged -= check.sound
-    named = union(known)
-    faulty = {repository.maps.table.pack_id(number) for number in check.faults.packs}
-    found = (faulty | repository.packs.damaged) - named if hurt else set[bytes]()
+    """Tell later runs which packs are damaged, and which of the known ones are not any more.
+
+    What hurts no point is told as well if it is content: a later point may find it. The rest may be the work
+    of a prune.
+    """
+    sound = examined.verified
+    repository.packs.damaged -= sound
+    faulty = {repository.maps.table.pack_id(number) for number in examined.packs.faults.packs}
+    found = (faulty | repository.packs.damaged if hurt else examined.packs.spoilt) - union(known)
+    outdated = [record for record in known if not sound.isdisjoint(record.packs)]
+    still = union(outdated) - sound - union(record for record in known if record not in outdated)
     try:
-        if check.sound:
-            repository.damaged.put(named - check.sound | found)
-            repository.damaged.delete(known)
-        else:
-            repository.damaged.put(found)
+        repository.damaged.put(still | found)
+        with suppress(StoreDenied):  # a record that cannot be deleted only costs the next backups some room
+            repository.damaged.delete(outdated)
     except StoreError as error:
         text = f"the damage cannot be recorded, so later backups may refer to it: {error.message}"
         observer(Notice("repository", text))

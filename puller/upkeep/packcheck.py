@@ -1,28 +1,26 @@
-"""The packs that points reach, each looked at once: footer, reached slots, and a share of the contents."""
+"""The packs that points reach: whether they have what is reached, and whether all that they hold is sound."""
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData, ObjectChanged
-from puller.events import DiskPlanned, DiskProgress, Observer
+from puller.events import DiskProgress, Observer
 from puller.pipeline.flow import Flow
 from puller.repository.collecting.reach import Reach
 from puller.repository.format.footer import DEAD, PackKind
 from puller.repository.format.pages import Refs
-from puller.repository.reading.packs import StoredPack, merge
+from puller.repository.reading.packs import OPENINGS, StoredPack, merge
+from puller.repository.records.verified import Proof
 from puller.repository.repository import Repository
 
 READERS = 4
-
-REWRITES = 8
-"""Times that a pack may be compacted while it is looked at: prune needs its grace time for each."""
 
 
 @dataclass
@@ -66,89 +64,80 @@ class Faults:
 
 
 class PackCheck:
-    """Looks at every reached data pack. Fills ``faults``; ``sound`` are the suspects that turned out whole.
+    """Looks at data packs. Fills ``faults``; ``spoilt`` are the packs, by id, with a damaged content."""
 
-    ``suspects`` are packs, by id, that an earlier check found damaged: where everything is read, all
-    that these hold is, reached or not.
-    """
-
-    def __init__(
-        self,
-        repository: Repository,
-        reach: Reach,
-        percent: float,
-        suspects: Collection[bytes],
-        observer: Observer,
-    ) -> None:
-        self._flow = Flow(repository.scope)
-        self._packs = repository.packs.within(self._flow.scope)
+    def __init__(self, repository: Repository, reach: Reach, observer: Observer) -> None:
+        self._repository = repository
+        self._packs = repository.packs
         self._table = repository.maps.table
         self._reach = reach
-        self._percent = percent
-        self._suspects = suspects if percent == 100 else ()
         self._observer = observer
         self._done = 0
         self._lock = threading.Lock()
+        self._proofs: list[Proof] = []
         self.faults = Faults()
-        self.sound: set[bytes] = set()
+        self.spoilt: set[bytes] = set()
         self.chunks_read = 0
 
-    def run(self) -> None:
-        """Look at all packs, some at a time."""
-        self._observer(DiskPlanned("repository", "packs", len(self._reach.packs), len(self._reach.packs)))
-        with self._flow as flow:
-            crew = flow.crew("check", READERS, READERS, self._check)
-            for number in self._reach.packs:
-                crew.put(number)
+    def look(self, packs: Iterable[bytes]) -> None:
+        """Look at the footers of packs, and whether they have what is reached."""
+        self._work(packs, self._look)
+
+    def read(self, packs: Iterable[bytes]) -> list[Proof]:
+        """Read packs as a whole, whoever reaches what of them; return those that are sound."""
+        self._work(packs, self._read)
+        proofs, self._proofs = self._proofs, []
+        return proofs
+
+    def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None]) -> None:
+        """Some packs at a time; each is asked for when there is somebody to look at it."""
+        with Flow(self._repository.scope) as flow:
+            self._packs = self._repository.packs.within(flow.scope)
+            crew = flow.crew("check", READERS, READERS, partial(self._check, examine))
+            for pack_id in packs:
+                crew.put(pack_id)
             crew.finish()
 
-    def _check(self, number: int) -> None:
-        pack_id = self._table.pack_id(number)
+    def _check(self, examine: Callable[[int, StoredPack], None], pack_id: bytes) -> None:
+        number = self._table.number(pack_id)
         try:
-            chunks = self._verify_as_it_is(number, pack_id)
+            self._as_it_is(partial(examine, number), pack_id)
         except DamagedData as error:
             self.faults.add_pack(number, error.message)
-            chunks = 0
         with self._lock:
-            self.chunks_read += chunks
-            if pack_id in self._suspects and number not in self.faults.packs:
-                self.sound.add(pack_id)
             self._done += 1
             event = DiskProgress("repository", "packs", self._done, self._done, 0)
         self._observer(event)
 
-    def _verify_as_it_is(self, number: int, pack_id: bytes) -> int:
-        """Verify the pack, and begin anew where prune has compacted it meanwhile."""
-        for _ in range(REWRITES):
+    def _as_it_is(self, examine: Callable[[StoredPack], None], pack_id: bytes) -> None:
+        """Examine the pack, and begin anew where prune has compacted it meanwhile."""
+        for _ in range(OPENINGS):
             try:
-                return self._verify(number, self._packs.open(PackKind.DATA, pack_id))
+                return examine(self._packs.open(PackKind.DATA, pack_id))
             except ObjectChanged:
                 self._packs.forget(pack_id)
-        return self._verify(number, self._packs.open(PackKind.DATA, pack_id))
+        return examine(self._packs.open(PackKind.DATA, pack_id))
 
-    def _verify(self, number: int, pack: StoredPack) -> int:
-        """Look at one pack; return how many chunks were read."""
+    def _look(self, number: int, pack: StoredPack) -> None:
         reached = np.flatnonzero(self._reach.packs[number])
         self._note(number, pack, reached[reached >= pack.footer.count].tolist(), "is not in the pack")
         reached = reached[reached < pack.footer.count]
         dead = (pack.footer.flags[reached] & DEAD).astype(bool)
         self._note(number, pack, reached[dead].tolist(), "was removed by prune")
-        wanted = reached[~dead]
-        if pack.pack_id in self._suspects:
-            wanted = np.flatnonzero(pack.footer.flags & DEAD == 0)
-        return self._read(number, pack, self._sample(wanted.tolist()))
 
-    def _note(self, number: int, pack: StoredPack, slots: Sequence[int], reason: str) -> None:
-        for slot in slots:
-            self.faults.add_slot(number, slot, f"{pack.name}: slot {slot} {reason}")
-
-    def _sample(self, slots: list[int]) -> list[int]:
-        """Each slot has the same chance, however small its pack is."""
-        return [slot for slot in slots if random.random() * 100 < self._percent]
-
-    def _read(self, number: int, pack: StoredPack, slots: Sequence[int]) -> int:
+    def _read(self, number: int, pack: StoredPack) -> None:
+        self._look(number, pack)
+        slots = np.flatnonzero(pack.footer.flags & DEAD == 0).tolist()
         for span in merge(pack.footer, slots):
             for slot, content in self._packs.contents(pack, span, self._packs.fetch(pack, span)):
                 if isinstance(content, DamagedData):
                     self.faults.add_slot(number, slot, content.message)
-        return len(slots)
+                    self.spoilt.add(pack.pack_id)
+        with self._lock:
+            self.chunks_read += len(slots)
+            if number not in self.faults.packs:
+                self._proofs.append(Proof(pack.pack_id, pack.generation))
+
+    def _note(self, number: int, pack: StoredPack, slots: Sequence[int], reason: str) -> None:
+        for slot in slots:
+            self.faults.add_slot(number, slot, f"{pack.name}: slot {slot} {reason}")

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from puller.errors import UsageError
 from puller.events import Notice, Observer, Step, ignore
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
 from puller.repository.points import AHEAD, Point
 from puller.repository.records.condemned import (
@@ -22,17 +23,21 @@ from puller.repository.records.condemned import (
     Condemnations,
     CondemnedSlots,
     Record,
-    bits_of,
     slots_in,
     union,
 )
+from puller.repository.records.damaged import since
 from puller.repository.records.kept import Keep, Name, point_of
+from puller.repository.records.verified import Proof, outlives, tidy
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
 from puller.upkeep.survey import Survey
+
+NOT_LET_GO = "the store does not let it be deleted"
+"""Why a point stays that no rule keeps."""
 
 GRACE = timedelta(days=1)
 """Default grace time. A run that takes five minutes less is never refused because of a prune."""
@@ -147,10 +152,11 @@ class _Prune:
     lease: Lease
     grace: float
     observer: Observer
+    disposal: Disposal = field(default_factory=Disposal)
     mark: Reachability = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mark = Reachability(self.repository, self.lease.renew)
+        self.mark = Reachability(self.repository, self.disposal, self.lease.renew)
 
     def run(self, policy: Policy) -> PruneReport:
         """Do it all, in the order that docs/format.md proves right."""
@@ -168,11 +174,13 @@ class _Prune:
         # Only now, after the final records are durable: whoever commits unseen by this has seen them.
         self.mark.add_new(self.lease.measure())
         self._step("reclaim")
-        reclaim = Reclaim(self.repository, survey, self.lease.renew)
+        reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew)
         reclaim.run(final)
-        self._forget(records)
+        self._forget(records, reclaim)
         self._forget_damage(survey)
+        self._tidy_verified(survey)
         self._forget_keeps()
+        self._tell_refusal()
         return _report(decisions, held, len(fresh), reclaim)
 
     def _step(self, name: str) -> None:
@@ -188,9 +196,10 @@ class _Prune:
         held = self._mark_held(points, decisions)
         self.lease.measure()
         kept |= held.keys()
-        self.repository.points.delete(
-            [(point.uuid, point.point) for point in points if point.point not in kept]
-        )
+        names = [(point.uuid, point.point) for point in points if point.point not in kept]
+        if not self.disposal.attempt(lambda: self.repository.points.delete(names)):
+            refused = {name for _, name in names} & {name for _, name in self.repository.points.names()}
+            decisions = tuple(_kept_by_store(item) if item.point in refused else item for item in decisions)
         self._tell_unreadable(held)
         return decisions, held
 
@@ -215,7 +224,8 @@ class _Prune:
         """Drop the keeps of points that are gone. Listed first: a point that has one was there before."""
         keys = [info.key for info in self.repository.keeps.listed()]
         standing = set(self.repository.points.names()) if keys else set[Name]()
-        self.repository.keeps.delete([key for key in keys if point_of(key) not in standing])
+        gone = [key for key in keys if point_of(key) not in standing]
+        self.disposal.attempt(lambda: self.repository.keeps.delete(gone))
 
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of what is unreachable; return what is condemned anew, and all that is final."""
@@ -227,23 +237,47 @@ class _Prune:
         ripe = _unreached(union([ripening, *(item.packs for item in due)]), survey, final)
         self.repository.condemned.put(True, self.grace, ripe)
         self.repository.condemned.put(False, self.grace, waiting)
-        self.repository.condemned.delete(due)
+        self.disposal.attempt(lambda: self.repository.condemned.delete(due))
         return fresh, union([final, ripe])
 
-    def _forget(self, records: list[Record]) -> None:
-        """Drop final records that no run needs any more: the index is clean of what they name."""
+    def _forget(self, records: list[Record], reclaim: Reclaim) -> None:
+        """Drop final records that no run needs any more: what they name is gone, from every generation."""
         limit = self.lease.measure() - KEPT
-        self.repository.condemned.delete([item for item in records if item.final and item.modified <= limit])
+        done = [
+            item
+            for item in records
+            if item.final and item.modified <= limit and reclaim.left.isdisjoint(item.packs)
+        ]
+        self.disposal.attempt(lambda: self.repository.condemned.delete(done))
 
     def _forget_damage(self, survey: Survey) -> None:
         """Drop what checks have recorded of packs that are gone and that no point needs."""
-        self.repository.damaged.delete(
-            [
-                record
-                for record in self.repository.damaged.read()
-                if not any(map(survey.matters, record.packs))
-            ]
-        )
+        void = [
+            record for record in self.repository.damaged.read() if not any(map(survey.matters, record.packs))
+        ]
+        self.disposal.attempt(lambda: self.repository.damaged.delete(void))
+
+    def _tidy_verified(self, survey: Survey) -> None:
+        """Keep the records of what checks have read few, and free of what is gone."""
+        damaged = since(self.repository.damaged.read())
+        verified = self.repository.verified
+
+        def counts(proof: Proof) -> bool:
+            pack = survey.packs.get(proof.pack_id)
+            return pack is not None and pack.generation == proof.generation and outlives(proof, damaged)
+
+        tidied = tidy(verified.read(verified.listed()), counts)
+        verified.put(tidied.merged)
+        self.disposal.attempt(lambda: verified.delete(tidied.void))
+
+    def _tell_refusal(self) -> None:
+        if self.disposal.refusal is not None:
+            text = "the store does not let all be deleted that is not needed; a later prune tries again"
+            self.observer(Notice("repository", f"{text}: {self.disposal.refusal.message}"))
+
+
+def _kept_by_store(decision: Decision) -> Decision:
+    return decision if decision.keep else replace(decision, keep=True, reasons=(NOT_LET_GO,))
 
 
 def _news(survey: Survey, known: Condemnations, limit: float) -> dict[bytes, CondemnedSlots]:
@@ -264,7 +298,7 @@ def _unreached(packs: Condemnations, survey: Survey, final: Condemnations) -> di
     for pack_id, sentence in packs.items():
         if pack_id not in survey.packs:
             continue
-        live = bits_of(survey.live(pack_id))
+        live = survey.live(pack_id)
         slots = 0 if live and sentence.slots == ALL else sentence.slots & ~live
         if slots & ~slots_in(final, pack_id):
             left[pack_id] = CondemnedSlots(sentence.kind, slots)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 
 from puller.errors import CommitUnreadable, DamagedData, NoSuchPoint
+from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.reach import Reach
 from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
@@ -21,8 +23,9 @@ _ADVICE = (
 class Reachability:
     """Collects in ``reach``. ``beat`` is called now and then."""
 
-    def __init__(self, repository: Repository, beat: Callable[[], None]) -> None:
+    def __init__(self, repository: Repository, disposal: Disposal, beat: Callable[[], None]) -> None:
         self._repository = repository
+        self._disposal = disposal
         self._beat = beat
         self._seen: set[tuple[str, str]] = set()
         self.reach = Reach(repository.maps)
@@ -59,23 +62,37 @@ class Reachability:
         """
         for item in self._repository.pending.listed():
             name = item.uuid, item.point
-            if item.modified + pending.KEPT <= now:
-                self._repository.pending.delete([name])
-            elif name not in self._seen:
-                self._add_pending(*name)
+            is_old = item.modified + pending.KEPT <= now
+            if is_old and self._disposal.attempt(partial(self._repository.pending.delete, [name])):
+                continue
+            if name not in self._seen:
+                self._add_pending(*name, is_old)
         names = [name for name in self._repository.points.names() if name not in self._seen]
         self.add(self._committed(names))
 
-    def _add_pending(self, uuid: str, point_id: str) -> None:
-        """A run that prune overtook takes its point back; should it die before, part of that is gone."""
+    def _add_pending(self, uuid: str, point_id: str, is_old: bool) -> None:
+        """A run that prune overtook takes its point back; should it die before, part of that is gone.
+
+        For a day that stops the prune. What the store does not let go after that is taken in as far as it
+        can be read.
+        """
         try:
             point = self._repository.pending.get(uuid, point_id)
             for address in () if point is None else _roots(point):
-                self._take_in(address, self._repository.maps.root(address))
+                self._add_pending_root(address, is_old)
         except DamagedData as error:
+            if is_old:
+                return
             raise CommitUnreadable(
                 f"a run that is about to commit {point_id} needs what cannot be read: {error.message}"
             ) from error
+
+    def _add_pending_root(self, address: Address, is_old: bool) -> None:
+        try:
+            self._take_in(address, self._repository.maps.root(address))
+        except DamagedData:
+            if not is_old:
+                raise
 
     def _committed(self, names: Iterable[tuple[str, str]]) -> Iterator[Point]:
         for name in names:

@@ -1,13 +1,17 @@
-"""Reclaim: packs deleted and compacted, after the index has stopped naming what goes."""
+"""Reclaim: packs deleted and compacted, and the index after them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
+from puller.errors import MissingObject, ObjectChanged, ObjectExists
 from puller.repository.collecting.compaction import compact, compacted
-from puller.repository.collecting.reindex import mergeable, rewrite
-from puller.repository.format.index import IndexedPack
-from puller.repository.records.condemned import ALL, Condemnations, bits_of
+from puller.repository.collecting.disposal import Disposal
+from puller.repository.collecting.reindex import IndexWriter, mergeable
+from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.reading.packs import StoredPack
+from puller.repository.records.condemned import ALL, Condemnations
 from puller.repository.repository import Repository
 from puller.upkeep.survey import Survey
 
@@ -15,12 +19,20 @@ _DELETED_AT_ONCE = 1000
 
 
 class Reclaim:
-    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish."""
+    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish.
 
-    def __init__(self, repository: Repository, survey: Survey, beat: Callable[[], None]) -> None:
+    ``left`` are packs of which what is condemned is still there.
+    """
+
+    def __init__(
+        self, repository: Repository, survey: Survey, disposal: Disposal, beat: Callable[[], None]
+    ) -> None:
         self._repository = repository
         self._survey = survey
+        self._disposal = disposal
         self._beat = beat
+        self._index = IndexWriter(repository.store, repository.keys)
+        self.left: set[bytes] = set()
         self.deleted = 0
         self.compacted = 0
         self.bytes_freed = 0
@@ -28,18 +40,40 @@ class Reclaim:
     def run(self, final: Condemnations) -> None:
         """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
-        self._rewrite_index(doomed)
+        if not self._delete_lower():
+            # A store that keeps the old generations would only hold more and more of them.
+            self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
+            doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
-        for pack_id, slots in doomed.items():
-            if slots != ALL:
-                self._compact(pack_id, slots)
+        partly = [(pack_id, slots) for pack_id, slots in doomed.items() if slots != ALL]
+        if not all(self._compact(pack_id, slots) for pack_id, slots in partly):
+            self.left.update(pack_id for pack_id, _ in partly)
+        self._rewrite_index(doomed)
+
+    def _delete_lower(self) -> bool:
+        """Delete what a prune left that died after a compaction, or was refused; False if it is refused.
+
+        What stays shows slots that are condemned, so the records that name them have to stay too.
+        """
+        packs = {pack_id: pack for pack_id, pack in self._survey.packs.items() if pack.lower}
+        names: list[str] = []
+        for pack_id, pack in packs.items():
+            self._beat()
+            if self._survey.open(pack_id) is None:
+                self.left.add(pack_id)
+            else:
+                names += pack.lower_names(pack_id)
+        if self._delete_all(names):
+            return True
+        self.left.update(packs)
+        return False
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""
         for pack_id, sentence in final.items():
             if pack_id not in self._survey.packs:
                 continue
-            live = bits_of(self._survey.live(pack_id))
+            live = self._survey.live(pack_id)
             if sentence.slots == ALL and not live:
                 yield pack_id, ALL
                 continue
@@ -49,54 +83,64 @@ class Reclaim:
                 yield pack_id, ALL if dead == present else dead
 
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
+        """Name what the index lacks; clear away what is not so any more, and small objects."""
         inventory = self._survey.inventory
-        hurt = {inventory.homes[pack_id] for pack_id in doomed if pack_id in inventory.homes}
-        names = hurt | inventory.faulty | mergeable(inventory.indexes)
-        if not names and not self._survey.unindexed:
-            return
-
+        names = inventory.outdated(doomed.keys()) | mergeable(inventory.needed)
+        for pack_id in self._survey.unindexed:
+            if pack_id not in doomed:
+                self._name(pack_id)
         said: set[bytes] = set()
 
-        def keep(name: str, pack: IndexedPack) -> IndexedPack | None:
+        def keep(name: str, pack: PackEntry) -> bool:
             self._beat()
-            if pack.pack_id in said or not inventory.is_right(name, pack):
-                return None
+            if pack.pack_id in doomed or pack.pack_id in said or not inventory.is_right(name, pack):
+                return False
             said.add(pack.pack_id)
-            return self._spared(pack, doomed)
+            return True
 
-        rewrite(self._repository.store, self._repository.keys.boxes(), names, keep, self._added(doomed))
+        by_age = sorted(inventory.indexes, key=lambda info: info.modified)
+        replaced = self._index.replace([info for info in by_age if info.key in names], keep)
+        self._delete_all(replaced)
 
-    def _spared(self, pack: IndexedPack, doomed: Mapping[bytes, int]) -> IndexedPack | None:
-        """What the index is to say of ``pack`` from now on."""
-        slots = doomed.get(pack.pack_id, 0)
-        if slots == ALL:
-            return None
-        return compacted(self._repository.keys, pack, slots) if slots else pack
-
-    def _added(self, doomed: Mapping[bytes, int]) -> Iterator[IndexedPack]:
-        """Packs that are live and have been missing from the index."""
-        for pack_id in self._survey.unindexed:
-            self._beat()
-            opened = self._survey.open(pack_id)
-            if opened is not None:
-                pack = IndexedPack(opened.kind, pack_id, opened.size, opened.footer)
-                spared = self._spared(pack, doomed)
-                if spared is not None:
-                    yield spared
+    def _name(self, pack_id: bytes) -> None:
+        self._beat()
+        opened = self._survey.open(pack_id)
+        if opened is not None:
+            self._index.add(_indexed(opened))
 
     def _delete(self, pack_ids: list[bytes]) -> None:
         packs = self._survey.packs
         for start in range(0, len(pack_ids), _DELETED_AT_ONCE):
             self._beat()
             batch = pack_ids[start : start + _DELETED_AT_ONCE]
-            self._repository.store.delete([packs[pack_id].kind.object_name(pack_id) for pack_id in batch])
-            self.deleted += len(batch)
-            self.bytes_freed += sum(packs[pack_id].size for pack_id in batch)
+            if self._delete_all([name for pack_id in batch for name in packs[pack_id].names(pack_id)]):
+                self.deleted += len(batch)
+                self.bytes_freed += sum(packs[pack_id].size for pack_id in batch)
+            else:
+                self.left.update(batch)
 
-    def _compact(self, pack_id: bytes, slots: int) -> None:
+    def _compact(self, pack_id: bytes, slots: int) -> bool:
+        """Compact a pack; False if the store refuses to delete the generation before."""
         self._beat()
         opened = self._survey.open(pack_id)
-        if opened is not None:
-            repository = self._repository
-            self.bytes_freed += compact(repository.store, repository.keys, self._survey.reader, opened, slots)
-            self.compacted += 1
+        if opened is None:
+            return True
+        repository = self._repository
+        try:
+            freed = compact(repository.store, repository.keys, self._survey.reader, opened, slots)
+        except (ObjectExists, ObjectChanged, MissingObject):  # another prune is further than this one
+            self.left.add(pack_id)
+            return True
+        self.compacted += 1
+        self._index.add(compacted(repository.keys, _indexed(opened), slots))
+        if not self._delete_all([opened.name]):
+            return False
+        self.bytes_freed += freed
+        return True
+
+    def _delete_all(self, names: list[str]) -> bool:
+        return self._disposal.attempt(partial(self._repository.store.delete, names)) if names else True
+
+
+def _indexed(pack: StoredPack) -> IndexedPack:
+    return IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer, pack.generation)

@@ -6,27 +6,24 @@
     no prune                 what those                        durable           what runs have put since
     beside                   name is there                                       is not listed, and stays
 
-A crash leaves index objects that repeat each other, which the next prune or repair mends. As
-docs/format.md ("Why prune is safe") demands of prune, the new index names only what was seen to be there
-while the lease was held. What a final record condemns is not named, although it may still be there.
+A crash leaves index objects that repeat each other, which the next prune or repair mends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from puller.cancelling import CancelScope
-from puller.errors import DamagedData, MissingObject
+from puller.errors import DamagedData, MissingObject, StoreDenied
 from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
-from puller.repository.collecting.compaction import compacted, present
 from puller.repository.collecting.inventory import Inventory
 from puller.repository.collecting.lease import Lease
-from puller.repository.collecting.reindex import write
+from puller.repository.collecting.reindex import IndexWriter
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack
 from puller.repository.reading.packs import PackReader, StoredPack
-from puller.repository.records.condemned import Condemnations, slots_in, union
 from puller.repository.repository import Repository
 from puller.store.parallel import each
 
@@ -52,8 +49,7 @@ class RepairReport:
 def repair_index(repository: Repository, observer: Observer = ignore) -> RepairReport:
     """Replace the index by what the footers of the packs say. Needs no key that reads guest data.
 
-    Raises Locked if a prune or another repair is at work, DamagedData if a condemned record cannot be
-    read (then nothing has been touched), StoreError.
+    Raises Locked if a prune or another repair is at work, StoreError.
     """
     with Lease.take(repository.store, repository.keys.boxes(), "prune") as lease:
         return _Repair(repository, lease, observer).run()
@@ -67,7 +63,6 @@ class _Repair:
         self._lease = lease
         self._observer = observer
         self._reader = PackReader(repository.store, repository.keys)
-        self._final = _final(repository)
         self._written = 0
         self._damaged: list[str] = []
 
@@ -77,16 +72,21 @@ class _Repair:
         self._observer(Step("repository", "survey"))
         inventory = Inventory.take(repository.store)
         self._observer(Step("repository", "packs"))
-        write(repository.store, repository.keys.boxes(), self._said(inventory))
+        writer = IndexWriter(repository.store, repository.keys)
+        for pack in self._said(inventory):
+            writer.add(pack)
+        writer.flush()
         self._observer(Step("repository", "index"))
         self._lease.measure()
-        old = [info.key for info in inventory.indexes]
-        repository.store.delete(old)
-        return RepairReport(self._written, len(old), tuple(self._damaged))
+        old = {info.key for info in inventory.indexes}
+        with suppress(StoreDenied):  # what stays says what the new index says too, or what readers tolerate
+            repository.store.delete(old)
+        left = {info.key for info in repository.store.list(INDEX_PREFIX)}
+        return RepairReport(self._written, len(old - left), tuple(self._damaged))
 
     def _said(self, inventory: Inventory) -> Iterator[IndexedPack]:
         """What the new index is to say, a batch of packs at a time."""
-        packs = [(stored.kind, pack_id) for pack_id, stored in inventory.packs.items()]
+        packs = [(stored.kind, pack_id, stored.generation) for pack_id, stored in inventory.packs.items()]
         self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
         for start in range(0, len(packs), _BATCH):
             self._lease.renew()
@@ -94,38 +94,19 @@ class _Repair:
             done = min(start + _BATCH, len(packs))
             self._observer(DiskProgress("repository", "packs", done, done, 0))
 
-    def _read(self, packs: Sequence[tuple[PackKind, bytes]]) -> Iterator[IndexedPack]:
+    def _read(self, packs: Sequence[tuple[PackKind, bytes, int]]) -> Iterator[IndexedPack]:
         for opened in each(self._repository.scope, self._open, packs, _READERS):
-            said = None if opened is None else self._spared(opened)
-            if said is not None:
+            if opened is not None:
                 self._written += 1
-                yield said
+                yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
 
-    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes]) -> StoredPack | None:
+    def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes, int]) -> StoredPack | None:
         """The pack; None if it is damaged, which is noted, or gone."""
-        kind, pack_id = pack
+        kind, pack_id, generation = pack
         try:
-            return self._reader.within(scope).open(kind, pack_id)
+            return self._reader.within(scope).open(kind, pack_id, generation)
         except MissingObject:
             return None
         except DamagedData:
-            self._damaged.append(kind.object_name(pack_id))
+            self._damaged.append(kind.object_name(pack_id, generation))
             return None
-
-    def _spared(self, pack: StoredPack) -> IndexedPack | None:
-        """What to say of a pack: without its condemned slots, as if it were compacted already.
-
-        Its size then is not that of the object, which tells the next prune to look at the pack itself.
-        """
-        there = present(pack.footer)
-        condemned = slots_in(self._final, pack.pack_id) & there
-        if condemned == there:
-            return None
-        said = IndexedPack(pack.kind, pack.pack_id, pack.size, pack.footer)
-        return compacted(self._repository.keys, said, condemned) if condemned else said
-
-
-def _final(repository: Repository) -> Condemnations:
-    """All that final records name: only the holder of the lease puts such records."""
-    records = repository.condemned.read(repository.condemned.listed())
-    return union(record.packs for record in records if record.final)

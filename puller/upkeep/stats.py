@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from puller.errors import DamagedData
+from puller.repository.format.footer import parse_pack_name
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 
@@ -61,16 +62,20 @@ def stats(
     points = [point for point in repository.points.all(damaged) if point.is_from(hosts)]
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    packs, last = 0, b""
     for info in repository.objects():
         room = info.key.split("/", 1)[0]
         sizes[room] += info.size
         counts[room] += 1
+        pack = parse_pack_name(info.key)
+        if pack is not None and pack[1] != last:  # generations of a pack follow each other
+            packs, last = packs + 1, pack[1]
     return Stats(
         domains=len({point.uuid for point in points}),
         points=len(points),
         logical_bytes=sum(disk.size for point in points for disk in point.disks),
         stored_bytes=sizes.total(),
-        packs=counts["packs"] + counts["maps"],
+        packs=packs,
         objects=counts.total(),
         costs=_costs(points),
     )

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import numpy as np
-from numpy.typing import NDArray
 
 from puller.errors import DamagedData
 from puller.repository.collecting.compaction import present
 from puller.repository.collecting.inventory import Inventory, PackObject
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import DEAD, PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.footer import Footer, PackKind
+from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.reading.packs import PackReader, StoredPack
-from puller.repository.records.condemned import ALL, CondemnedSlots, bits_of
+from puller.repository.records.condemned import ALL, CondemnedSlots, column_of
 from puller.repository.repository import Repository
 from puller.units import KIB
 
@@ -25,8 +24,9 @@ LEAST_GAIN = 64 * KIB
 class Survey:
     """``garbage`` is what to condemn by now, age aside; ``unindexed`` is live and missing from the index.
 
-    Sizes come from the listing and from the index. A footer is only read where the index does not know
-    a pack as it is; a pack whose footer cannot be read is left alone, unless nothing at all reaches it.
+    Sizes come from the listing, numbers of slots from the index. A footer is only read where the index does
+    not know a pack as it is, or little of it is reached; a pack whose footer cannot be read is left alone,
+    unless nothing at all reaches it.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Survey:
         self.garbage: dict[bytes, CondemnedSlots] = {}
         self.unindexed: list[bytes] = []
         self.inventory = Inventory.take(repository.store)
-        for indexed in self.inventory.read_indexes(repository.store, repository.keys.boxes()):
-            self._look(indexed)
+        for entry in self.inventory.read_indexes(repository.store, repository.keys):
+            self._look(entry)
         for pack_id, stored in self.inventory.packs.items():
             self._look_again(pack_id, stored)
 
@@ -57,11 +57,11 @@ class Survey:
         number = self._repository.maps.table.number(pack_id)
         return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
 
-    def live(self, pack_id: bytes) -> NDArray[np.bool_]:
-        """By slot, up to the last one that something reaches."""
+    def live(self, pack_id: bytes) -> int:
+        """The set of the slots of a pack that something reaches."""
         number = self._repository.maps.table.number(pack_id)
         slots = self._reach.data if self.packs[pack_id].kind is PackKind.DATA else self._reach.maps
-        return slots.of(number)
+        return slots.bits(number)
 
     def present(self, pack_id: bytes) -> int | None:
         """The set of the slots that a pack still has. None if it cannot be told."""
@@ -75,38 +75,44 @@ class Survey:
     def open(self, pack_id: bytes) -> StoredPack | None:
         """The pack as it is stored now. None if it is damaged or gone."""
         try:
-            return self.reader.open(self.packs[pack_id].kind, pack_id)
+            return self.reader.open(self.packs[pack_id].kind, pack_id, self.packs[pack_id].generation)
         except DamagedData:
             return None
 
-    def _look(self, pack: IndexedPack) -> None:
-        """Tell the dead slots of a pack of which something is live."""
+    def _look(self, pack: PackEntry) -> None:
+        """Tell the slots of a pack that are not reached, if others are, and if it is worth removing them."""
         self._beat()
-        live = np.zeros(pack.footer.count, np.bool_)
-        column = self.live(pack.pack_id)[: len(live)]
-        live[: len(column)] = column
-        alive = pack.footer.flags & DEAD == 0
-        dead = alive & ~live
-        condemnable = bool(column.any()) and _is_worth_it(pack, alive, dead)
+        live, alive = self.live(pack.pack_id), pack.present
+        unreached = alive & ~live
+        condemnable = bool(live) and _may_be_worth_it(pack, unreached) and self._is_worth_it(pack, unreached)
         if condemnable:
-            self.garbage[pack.pack_id] = CondemnedSlots(pack.kind, bits_of(dead))
+            self.garbage[pack.pack_id] = CondemnedSlots(pack.kind, unreached)
         if condemnable or pack.pack_id in self._watched:
-            self._present[pack.pack_id] = bits_of(alive)
+            self._present[pack.pack_id] = alive
+
+    def _is_worth_it(self, pack: PackEntry, unreached: int) -> bool:
+        opened = self.open(pack.pack_id)
+        return opened is not None and _is_worth_it(opened.footer, unreached)
 
     def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
         """Tell what is wholly dead, and what is live and not indexed as it is."""
-        if not self.live(pack_id).any():
+        if not self.live(pack_id):
             self.garbage[pack_id] = CondemnedSlots(pack.kind, ALL)
         elif pack_id not in self.inventory.homes:
             self._beat()
             opened = self.open(pack_id)
             if opened is not None:
                 self.unindexed.append(pack_id)
-                self._look(IndexedPack(pack.kind, pack_id, pack.size, opened.footer))
+                indexed = IndexedPack(pack.kind, pack_id, pack.size, opened.footer, pack.generation)
+                self._look(PackEntry.of(indexed))
 
 
-def _is_worth_it(pack: IndexedPack, alive: NDArray[np.bool_], dead: NDArray[np.bool_]) -> bool:
-    """Whether less than half of what is stored is live, and enough is dead to be worth the requests."""
-    lengths = pack.footer.lengths
-    gain, total = int(lengths[dead].sum(dtype=np.int64)), int(lengths[alive].sum(dtype=np.int64))
-    return gain >= LEAST_GAIN and 2 * (total - gain) < total
+def _may_be_worth_it(pack: PackEntry, unreached: int) -> bool:
+    """Whether the footer is worth a look: the pack is not small, and half of it or less is reached."""
+    return pack.size >= LEAST_GAIN and 2 * unreached.bit_count() >= pack.present.bit_count()
+
+
+def _is_worth_it(footer: Footer, unreached: int) -> bool:
+    """Whether less than half of what is stored is reached, and the rest is worth the requests."""
+    gain = int(footer.lengths[column_of(unreached, footer.count)].sum(dtype=np.int64))
+    return gain >= LEAST_GAIN and 2 * gain > int(footer.lengths.sum(dtype=np.int64))

@@ -35,7 +35,10 @@ def points(repository: puller.Repository) -> list[puller.Point]:
 
 def test_a_sound_repository(cli: CommandLine, points: list[puller.Point]) -> None:
     document = cli("check", "--json").document
-    assert document.keys() == {"points", "packs", "chunks_read", "errors"}
+    assert document.keys() == {
+        *("points", "packs", "chunks_read", "errors"),
+        *("packs_verified", "packs_left", "oldest_verified"),
+    }
     assert (document["points"], document["chunks_read"], document["errors"]) == (2, 0, [])
     assert document["packs"] > 0
     assert "no errors" in cli("check").out

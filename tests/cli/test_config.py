@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 import puller
+from puller.cli.input import access
+from puller.cli.output.settings import Settings
 from puller.configuration import file as configuration
+from puller.errors import UsageError
+from puller.units import MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
 
@@ -76,6 +80,30 @@ def test_the_repository_by_its_name(
     assert cli("points").code == 0
     path.write_text(f'[repositories.the-only-one]\nurl = "{folder}"\n')
     assert cli("points").code == 0
+
+
+def test_how_much_of_the_index_this_host_keeps(
+    cli: CommandLine,
+    path: Path,
+    repository: puller.Repository,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budgets: list[int] = []
+
+    def open_noted(settings: Settings) -> puller.Repository:
+        opened = access.open_repository(settings)
+        budgets.append(opened.index_budget)
+        return opened
+
+    monkeypatch.setattr("puller.cli.commands.points.open_repository", open_noted)
+    for line in ("", 'index-budget = "1.5G"\n'):
+        path.write_text(f'[repositories.main]\nurl = "{folder}"\n{line}')
+        assert cli("points").code == 0
+        assert cli("points", "-r", f"file://{folder}").code == 0
+    assert budgets == [256 * MIB, 256 * MIB, 1536 * MIB, 1536 * MIB]
+    with pytest.raises(UsageError, match="cannot keep an index"):
+        puller.open_repository(str(folder), index_budget=1000)
 
 
 @pytest.mark.parametrize("kind", ["password-file", "key-file"])

@@ -133,7 +133,7 @@ def _bare(value: Any, place: Path) -> Any:
 
 
 def _member(name: str, value: Any, place: Path) -> Any:
-    if name in ("message", "advice", "seconds", "reason", "why") and value:
+    if name in ("message", "advice", "seconds", "reason", "why", "oldest_verified") and value:
         return type(value).__name__
     if name == "id" and isinstance(value, str):
         return "id"

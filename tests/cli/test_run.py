@@ -408,7 +408,7 @@ def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     assert "repository: the store answers again" in answer.err
 
 
-@pytest.mark.parametrize(("name", "place"), [("put", "pending/"), ("put_new", "points/")])
+@pytest.mark.parametrize("place", ["pending/", "points/"])
 def test_a_signal_while_the_store_hangs_in_the_commit_of_one_of_several(
     cli: CommandLine,
     setting: Setting,
@@ -416,29 +416,24 @@ def test_a_signal_while_the_store_hangs_in_the_commit_of_one_of_several(
     repository: puller.Repository,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
     place: str,
 ) -> None:
     """Nobody waits for that request; the point of the other stands and is told, and no job is left open."""
     stuck, other = (machine_factory(DiskSpec("vda", MIB)) for _ in range(2))
     released, stored = threading.Event(), threading.Event()
-    put, put_new = getattr(FolderStore, name), FolderStore.put_new
+    put_new = FolderStore.put_new
 
     def hang(self: FolderStore, key: str, body: Body) -> None:
         if key.startswith(f"{place}{stuck.uuid}/"):
             assert stored.wait(60)
             os.kill(os.getpid(), signal.SIGTERM)
             released.wait()
-        put(self, key, body)
-
-    def note(self: FolderStore, key: str, body: Body) -> None:
-        (hang if name == "put_new" else put_new)(self, key, body)
+        put_new(self, key, body)
         if key.startswith(f"points/{other.uuid}/"):
             stored.set()
 
     setting.job(f'domains = ["{stuck.name}", "{other.name}"]\nparallel = 2')
-    monkeypatch.setattr(FolderStore, name, hang)
-    monkeypatch.setattr(FolderStore, "put_new", note)
+    monkeypatch.setattr(FolderStore, "put_new", hang)
     began = time.monotonic()
     try:
         answer = cli("run", "nightly", "--json")

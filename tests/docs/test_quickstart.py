@@ -74,7 +74,7 @@ def test_every_command_succeeds_and_prints_what_the_page_shows(followed: dict[st
 def test_the_backup_is_encrypted_and_restores(followed: dict[str, Any]) -> None:
     assert followed["compared"] == "Images are identical.\n"
     kinds = {key.split("/")[1] for key in followed["objects"]}
-    assert kinds == {"repository.json", "keys", "packs", "maps", "index", "points"}
+    assert kinds == {"repository.json", "keys", "packs", "maps", "index", "points", "verified"}
 
 
 def test_secrets_are_readable_by_root_only(followed: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Every row of the page on reliability names tests that make its fault, and they exist."""
+"""Every row of the page on reliability names tests that make its fault, and they exist.
+
+So do those that the format's table of limits names.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
-NAMED = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)+)`", PAGE)
+FORMAT = (ROOT / "docs" / "format.md").read_text()
+NAMED = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)+)`", PAGE + FORMAT)
 
 
 @pytest.mark.parametrize(("path", "names"), sorted(set(NAMED)))
@@ -23,3 +27,10 @@ def test_every_fault_has_a_test() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| fault")]
     assert len(rows) > 50
     assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+(?:::\w+)?` \|$", row)] == []
+
+
+def test_every_limit_of_the_format_has_a_test() -> None:
+    table = FORMAT.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+` \|$", row)] == []

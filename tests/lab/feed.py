@@ -47,10 +47,11 @@ def store_disk(
     base: Address | None = None,
     extents: Iterable[Extent] | None = None,
     tuning: Tuning = SMALL,
+    compared: Address | None = None,
 ) -> tuple[Address, DiskWriter]:
     """Store one disk in a run of its own; return its root's address and the writer with its counters."""
     with repository.run(tuning) as run:
-        writer = run.disk(len(content), base)
+        writer = run.disk(len(content), base, compared)
         feed(run, writer, content, whole(content) if extents is None else extents)
         run.drain()
         root = writer.finish()

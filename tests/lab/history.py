@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-import numpy as np
-
 from puller.errors import PullerError
-from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.footer import PackKind, parse_pack_name
+from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.repository.writing.claims import Claims
 from puller.repository.writing.run import Run, Tuning
 from puller.units import CHUNK, MIB, Extent, Kind
 from tests.lab.feed import feed, read_disk, whole
@@ -75,17 +73,19 @@ def back_up(
     dirty: Collection[int] = (),
     host: str | None = None,
     time: datetime | None = None,
+    compared: Point | None = None,
 ) -> Backup:
     """Store ``disk``: what differs from ``before``, the disk at ``parent``, or all of it.
 
-    Chunks at the ``dirty`` places are read even if they are as before. The id is of ``moment``, and so is the
-    point's time unless ``time`` says otherwise.
+    All of it is compared with the point ``compared``, if there is one. Chunks at the ``dirty`` places are
+    read even if they are as before. The id is of ``moment``, and so is the point's time unless ``time`` says
+    otherwise.
     """
     data = content(disk)
     extents = whole(data) if before is None else _changes(before, disk, dirty)
     base = None if parent is None else parent.disks[0].root.address
     with repository.run(TUNING) as run:
-        writer = run.disk(len(data), base)
+        writer = run.disk(len(data), base, None if compared is None else compared.disks[0].root.address)
         feed(run, writer, data, extents)
         run.drain()
         root = Ref.to(writer.finish())
@@ -138,24 +138,25 @@ def is_whole(repository: Repository, point: Point, disk: Disk) -> bool:
 
 
 def misleading_index(repository: Repository) -> list[str]:
-    """Slots that a run beginning now could find in the index and that are not there."""
-    claims = Claims(repository.condemned, repository.maps.table)
-    stored = {info.key for info in repository.store.list("")}
+    """Packs of which prune, by their size, believes the index, and the index is wrong."""
+    sizes = {info.key: info.size for info in repository.store.list("")}
     reader = PackReader(repository.store, repository.keys)
     wrong = []
     for pack in repository.indexed():
-        if pack.pack_id in claims.excluded:
-            continue
-        alive = np.flatnonzero(pack.footer.flags & DEAD == 0).astype(np.uint16)
-        numbers = np.full(len(alive), repository.maps.table.number(pack.pack_id), np.int64)
-        offered = alive[claims.admit(numbers, alive) >= 0]
-        name = pack.kind.object_name(pack.pack_id)
-        if len(offered) and name not in stored:
-            wrong.append(name)
-        elif len(offered):
-            flags = reader.open(pack.kind, pack.pack_id).footer.flags
-            wrong += [f"{name}#{slot}" for slot in offered[flags[offered] & DEAD != 0].tolist()]
+        name = pack.kind.object_name(pack.pack_id, pack.generation)
+        if sizes.get(name) == pack.size:
+            opened = reader.open(pack.kind, pack.pack_id, pack.generation)
+            said = IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
+            if PackEntry.of(said) != pack:
+                wrong.append(name)
     return wrong
+
+
+def pack_id_of(name: str) -> bytes:
+    """The id of the pack that is stored under ``name``."""
+    parsed = parse_pack_name(name)
+    assert parsed is not None, name
+    return parsed[1]
 
 
 def data_bytes(repository: Repository) -> int:

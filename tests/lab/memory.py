@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from puller.errors import ObjectExists, ObjectNotFound
 from puller.store.base import (
     Body,
     ObjectInfo,
@@ -52,13 +52,10 @@ class MemoryStore(Scoped):
         check_size(key, len(content), max_size)
         return content
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
         validate_range(offset, length)
-        stored = self._find(key)
-        if etag is not None and etag != stored.etag:
-            raise ObjectChanged(f"{key} in {self.url} was replaced while it was read")
-        return stored.content[offset : offset + length]
+        return self._find(key).content[offset : offset + length]
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""

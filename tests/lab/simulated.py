@@ -47,7 +47,7 @@ class Late:
 class World:
     """What is stored, and the store's time in seconds.
 
-    ``harm`` counts what might have hurt a reader: packs replaced, and anything deleted that is no note.
+    ``harm`` counts what might have hurt a reader: anything deleted that is no note. Nothing is overwritten.
     """
 
     objects: MemoryStore = field(default_factory=MemoryStore)
@@ -64,7 +64,6 @@ class World:
         return other
 
     def put(self, key: str, body: Body) -> None:
-        self.harm += key in self.times and not key.startswith(NOTES)
         self.objects.put(key, body)
         self.times[key] = self.now
 
@@ -129,9 +128,9 @@ class Process:
         self._operate(f"get {key}")
         return self.world.objects.get(key, max_size=max_size)
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         self._operate(f"get {key}")
-        return self.world.objects.get_range(key, offset, length, etag=etag)
+        return self.world.objects.get_range(key, offset, length)
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self._operate(f"get {key}")
@@ -139,6 +138,7 @@ class Process:
         return content, self._info(info)
 
     def put(self, key: str, body: Body) -> None:
+        assert key not in self.world.names(), f"{key} is overwritten"
         self._change("put", key, partial(self.world.put, key, body))
 
     def put_new(self, key: str, body: Body) -> None:

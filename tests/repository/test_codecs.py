@@ -12,8 +12,18 @@ from puller.errors import DamagedData, KeyNotHeld, NoRepository, PullerError, Un
 from puller.repository import points
 from puller.repository.format import descriptor, index
 from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
-from puller.repository.format.footer import DEAD, Footer, PackKind, decode_footer, decode_trailer, encode_tail
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.footer import (
+    COMPRESSED,
+    DEAD,
+    ID,
+    Footer,
+    PackKind,
+    Trailer,
+    decode_footer,
+    decode_trailer,
+    encode_tail,
+)
+from puller.repository.format.index import BLOCK_ROWS, IndexedPack, IndexPart, PackEntry
 from puller.repository.format.pages import (
     ZERO,
     PackTable,
@@ -27,6 +37,7 @@ from puller.repository.format.pages import (
 )
 from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
+from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
 PLAIN = KeyRing.unencrypted(bytes(range(16)))
@@ -167,21 +178,77 @@ def test_a_flipped_bit_in_a_box_is_noticed(keys: KeyRing, content: bytes, where:
         keys.boxes().unpack(BoxKind.POINT, "points/a/b", bytes(box))
 
 
-@given(st.lists(st.lists(st.integers(0, 70000), max_size=5), max_size=4), st.integers(1, 200))
-def test_index_survives_and_a_cut_is_noticed(packs: list[list[int]], cut: int) -> None:
-    entries = [
-        IndexedPack(PackKind.DATA, bytes([n]) * 16, 77, _footer(lengths, PLAIN, bytes(16)))
-        for n, lengths in enumerate(packs)
+def _indexed(number: int, slots: int, dead: int = 0) -> IndexedPack:
+    """``dead`` is a set of slots."""
+    rng = np.random.default_rng(number)
+    flags = np.where(column_of(dead, slots), DEAD, COMPRESSED).astype(np.uint8)
+    ids = rng.integers(1, 256, (slots, ID), np.uint8)
+    ids[flags == DEAD] = 0
+    footer = Footer(NO_KEY_BOX, ids, np.full(slots, 77, np.uint32), flags)
+    return IndexedPack(PackKind(1 + number % 2), bytes([number]) * ID, 77 * slots, footer, number)
+
+
+def _said(keys: KeyRing, name: str, content: bytes) -> IndexPart:
+    head = index.decode_head(keys, name, content)
+    packs = index.decode_table(keys, name, head, content)
+    return IndexPart(packs, index.decode_rows(keys, name, head, content))
+
+
+@given(RINGS, st.lists(st.tuples(st.integers(0, 300), st.integers(0, 1 << 299)), max_size=6))
+def test_an_index_survives_with_every_live_id(keys: KeyRing, packs: list[tuple[int, int]]) -> None:
+    entries = [_indexed(number, slots, dead & (1 << slots) - 1) for number, (slots, dead) in enumerate(packs)]
+    content = index.encode(keys, "index/x", IndexPart.of(entries))
+    said = _said(keys, "index/x", content)
+    assert said.packs == [PackEntry.of(pack) for pack in entries]
+    assert sorted(said.rows.tolist()) == said.rows.tolist()
+    expected = [
+        (place, int.from_bytes(bytes(key)[:6], "big"))
+        for place, pack in enumerate(entries)
+        for key in pack.footer.ids
+        if key.any()
     ]
-    content = index.encode(entries)
-    assert index.encode(index.decode(content)) == content
-    if 0 < cut < len(content) and cut % len(content) not in _borders(entries):
-        with pytest.raises(DamagedData):
-            list(index.decode(content[:cut]))
+    assert sorted((row & 0xFFFF, row >> 16) for row in said.rows.tolist()) == sorted(expected)
 
 
-def _borders(entries: list[IndexedPack]) -> set[int]:
-    return {len(index.encode(entries[:count])) for count in range(len(entries) + 1)}
+def test_the_first_rows_of_an_index_are_a_sample_of_its_ids() -> None:
+    content = index.encode(SECRET, "index/x", IndexPart.of([_indexed(1, 3000), _indexed(2, 3000)]))
+    head = index.decode_head(SECRET, "index/x", content)
+    rows = _said(SECRET, "index/x", content).rows
+    start = content[: head.end_of(6000 // 4)]
+    sample = index.decode_rows(SECRET, "index/x", head, start)
+    assert 1500 <= len(sample) < 1500 + BLOCK_ROWS
+    assert (sample == rows[: len(sample)]).all()
+    assert abs(int((rows < 1 << 62).sum()) - 1500) < 150, "a quarter of the ids begins with two zero bits"
+    assert index.decode_rows(SECRET, "index/x", head, start[:-1]).tolist() == sample[:-BLOCK_ROWS].tolist()
+
+
+@given(RINGS, SHARES)
+def test_a_flipped_bit_in_an_index_is_noticed(keys: KeyRing, where: float) -> None:
+    content = bytearray(index.encode(keys, "index/x", IndexPart.of([_indexed(1, 700)])))
+    with pytest.raises(DamagedData):
+        _said(keys, "index/y", bytes(content))
+    _flip(content, where)
+    with pytest.raises(DamagedData):
+        _said(keys, "index/x", bytes(content))
+
+
+def test_blocks_of_an_index_cannot_change_places() -> None:
+    content = index.encode(SECRET, "index/x", IndexPart.of([_indexed(1, 2 * BLOCK_ROWS)]))
+    at = index.decode_head(SECRET, "index/x", content).blocks_at
+    middle = at + (len(content) - at) // 2
+    with pytest.raises(DamagedData):
+        _said(SECRET, "index/x", content[:at] + content[middle:] + content[at:middle])
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=5))
+def test_parts_of_an_index_are_joined_and_thinned(kept: list[bool]) -> None:
+    packs = [_indexed(number, 40 + number, number) for number in range(5)]
+    joined = IndexPart.join([IndexPart.of(packs[:2]), IndexPart.of([]), IndexPart.of(packs[2:])])
+    whole = IndexPart.of(packs)
+    assert (joined.packs, joined.rows.tolist()) == (whole.packs, whole.rows.tolist())
+    left = IndexPart.of([pack for pack, keep in zip(packs, kept, strict=True) if keep])
+    thinned = joined.only(np.array(kept))
+    assert (thinned.packs, thinned.rows.tolist()) == (left.packs, left.rows.tolist())
 
 
 @given(st.binary(max_size=100))
@@ -189,8 +256,7 @@ def test_garbage_never_raises_anything_undocumented(content: bytes) -> None:
     readers: list[Callable[[], object]] = [
         lambda: points.decode(content, "points/x/y"),
         lambda: descriptor.decode(content, "memory:"),
-        lambda: list(index.decode(content)),
-        lambda: PLAIN.boxes().unpack(BoxKind.INDEX, "index/x", content),
+        lambda: _said(PLAIN, "index/x", content),
         lambda: decode_trailer(content, PackKind.MAP, bytes(16)),
         lambda: Footer.decode(content, 3),
     ]
@@ -221,3 +287,40 @@ def test_point_names_cannot_leave_the_folder() -> None:
 
 def test_key_box_is_absent_without_encryption() -> None:
     assert PLAIN.new_data_key(bytes(16)) == (b"", NO_KEY_BOX)
+
+
+@pytest.mark.parametrize("keys", [PLAIN, SECRET], ids=["plain", "encrypted"])
+def test_a_pack_may_have_65536_slots_and_no_more(keys: KeyRing) -> None:
+    pack_id = bytes(16)
+    tail = encode_tail(keys, PackKind.DATA, pack_id, _footer([100] * 65536, keys, pack_id))
+    read = decode_footer(keys, decode_trailer(tail, PackKind.DATA, pack_id), tail[:-48])
+    assert (read.count, int(read.offsets[-1])) == (65536, 6553600)
+    more = encode_tail(keys, PackKind.DATA, pack_id, _footer([100] * 65537, keys, pack_id))
+    with pytest.raises(DamagedData, match="impossible trailer"):
+        decode_trailer(more, PackKind.DATA, pack_id)
+
+
+@pytest.mark.parametrize(
+    ("length", "possible"), [(16, False), (17, True), (4 << 20, True), (4 << 20 | 1, False)]
+)
+def test_how_long_a_footer_may_be(length: int, possible: bool) -> None:
+    trailer = Trailer(PackKind.DATA, PLAIN.cipher, 1, length, bytes(12), bytes(16))
+    if possible:
+        assert decode_trailer(trailer.encode(), PackKind.DATA, bytes(16)) == trailer
+    else:
+        with pytest.raises(DamagedData, match="impossible trailer"):
+            decode_trailer(trailer.encode(), PackKind.DATA, bytes(16))
+
+
+def test_what_compression_makes_no_shorter_is_stored_as_it_is() -> None:
+    noise = np.random.default_rng(1).bytes(CHUNK)
+    assert compress([noise, bytes(CHUNK)], 1)[0] == (noise, 0)
+    (frame, flags) = compress([noise, bytes(CHUNK)], 1)[1]
+    assert (len(frame) < 100, flags) == (True, COMPRESSED)
+
+
+def test_kinds_of_packs_are_numbered_and_named_as_the_format_says() -> None:
+    for kind, number, name in ((PackKind.DATA, 1, "packs/0a/"), (PackKind.MAP, 2, "maps/0a/")):
+        assert kind.object_name(bytes([10]) * 16) == name + "0a" * 16
+        trailer = Trailer(kind, PLAIN.cipher, 1, 17, bytes(12), bytes(16)).encode()
+        assert int.from_bytes(trailer[10:12], "little") == number

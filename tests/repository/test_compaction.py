@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puller.errors import DamagedData, ObjectChanged
+from puller.errors import DamagedData, ObjectChanged, ObjectExists
 from puller.repository import repository as repositories
 from puller.repository.collecting.compaction import compact, compacted, present, without
 from puller.repository.format.footer import DEAD, ID, Footer, PackKind
@@ -21,6 +21,7 @@ from puller.repository.records.condemned import bits_of
 from puller.repository.repository import Repository
 from puller.units import CHUNK
 from tests.lab.feed import store_disk
+from tests.lab.history import pack_id_of
 from tests.lab.memory import MemoryStore
 
 COUNT = 40
@@ -36,7 +37,7 @@ def _pack(repository: Repository) -> tuple[PackReader, StoredPack]:
     store_disk(repository, random.Random(1).randbytes(COUNT * CHUNK))
     [info] = repository.store.list("packs/")
     reader = PackReader(repository.store, repository.keys)
-    return reader, reader.open(PackKind.DATA, bytes.fromhex(info.key[-32:]))
+    return reader, reader.open(PackKind.DATA, pack_id_of(info.key))
 
 
 @pytest.mark.parametrize("dead", [{0}, {39}, {*range(3, 30)}, {*range(0, 40, 2)}, {*range(1, 40)}])
@@ -46,6 +47,9 @@ def test_what_is_left_reads_as_before(repository: Repository, dead: set[int]) ->
     before = reader.read(PackKind.DATA, pack.pack_id, live)
     freed = compact(repository.store, repository.keys, reader, pack, sum(1 << slot for slot in dead))
     assert freed >= len(dead) * CHUNK
+    both = PackReader(repository.store, repository.keys)
+    assert both.read(PackKind.DATA, pack.pack_id, live) == before, "as long as both generations are there"
+    repository.store.delete([pack.name])
     fresh = PackReader(repository.store, repository.keys)
     for some in (reader, fresh):
         assert some.read(PackKind.DATA, pack.pack_id, live) == before
@@ -69,14 +73,26 @@ def test_a_reader_that_knows_the_old_footer_finds_the_slots(repository: Reposito
     expected = slow.read(PackKind.DATA, pack.pack_id, [20])
     reader = PackReader(repository.store, repository.keys)
     compact(repository.store, repository.keys, reader, reader.open(PackKind.DATA, pack.pack_id), 0xFFFF)
+    repository.store.delete([pack.name])
     assert slow.read(PackKind.DATA, pack.pack_id, [20]) == expected
 
 
-def test_a_pack_that_was_rewritten_meanwhile_is_left_alone(repository: Repository) -> None:
+def test_a_pack_that_is_gone_is_left_alone(repository: Repository) -> None:
     reader, pack = _pack(repository)
-    repository.store.put(pack.name, repository.store.get(pack.name))
+    repository.store.delete([pack.name])
     with pytest.raises(ObjectChanged):
         compact(repository.store, repository.keys, reader, pack, 0b1)
+    assert list(repository.store.list("packs/")) == []
+
+
+def test_of_two_that_compact_a_pack_the_second_one_changes_nothing(repository: Repository) -> None:
+    reader, pack = _pack(repository)
+    compact(repository.store, repository.keys, reader, pack, 0b1)
+    name = f"{pack.name}.1"
+    first = repository.store.get(name)
+    with pytest.raises(ObjectExists):
+        compact(repository.store, repository.keys, reader, pack, 0b11)
+    assert repository.store.get(name) == first
 
 
 def test_only_what_is_live_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +101,9 @@ def test_only_what_is_live_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[int] = []
     get_range = repository.store.get_range
 
-    def count(key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def count(key: str, offset: int, length: int) -> bytes:
         fetched.append(length)
-        return get_range(key, offset, length, etag=etag)
+        return get_range(key, offset, length)
 
     monkeypatch.setattr(repository.store, "get_range", count)
     compact(repository.store, repository.keys, reader, pack, (1 << 36) - 1 - 0b1001)

@@ -113,7 +113,7 @@ def test_a_holder_that_renewed_too_late_gives_way_to_who_took_over() -> None:
     with pytest.raises(Locked), take(world) as lease:
         world.now += EXPIRY
         process = Process(world)
-        process.before[4] = process.die
+        process.before[3] = process.die
         with pytest.raises(Died), Lease.take(process, BOXES, "prune"):
             pass
         assert len(world.names("locks/")) == 2
@@ -167,7 +167,7 @@ def test_who_may_not_delete_gives_the_lease_back_all_the_same(monkeypatch: pytes
         with Lease.take(process, BOXES, "prune"), pytest.raises(Locked, match="process"), take(world):
             pass
         assert not leases.is_taken(process, BOXES, "prune")
-    assert len(world.names("locks/prune/")) == 2
+    assert len(world.names("locks/prune/")) == 4
     with take(world):
         assert len(world.names("locks/prune/")) == 1
     assert world.names("locks/prune/") == []
@@ -175,9 +175,73 @@ def test_who_may_not_delete_gives_the_lease_back_all_the_same(monkeypatch: pytes
 
 def test_a_lease_unpacks_to_no_more_than_it_may_hold() -> None:
     world = World()
-    name = "locks/prune/" + "0" * 32
+    name = "locks/prune/" + "0" * 32 + "-00000000"
     world.put(name, BOXES.pack(BoxKind.LOCK, name, bytes(64 << 20)))
     with pytest.raises(DamagedData, match="are allowed"):
         BOXES.unpack(BoxKind.LOCK, name, world.objects.get(name), 1 << 16)
     with pytest.raises(Locked), take(world):
         pass
+
+
+def test_a_renewal_is_an_object_of_its_own_and_two_are_there() -> None:
+    world = World()
+    with take(world) as lease:
+        (first,) = world.names("locks/")
+        lease.measure()
+        second = sorted(set(world.names("locks/")) - {first})[-1]
+        assert world.names("locks/") == [first, second]
+        lease.measure()
+        third = sorted(set(world.names("locks/")) - {first, second})[-1]
+        assert world.names("locks/") == [second, third]
+    assert world.names("locks/") == []
+
+
+class Undeletable(Process):
+    """A store that never lets anything go."""
+
+    def delete(self, keys: object) -> None:
+        raise StoreDenied("the retention is not over")
+
+
+def test_where_nothing_can_be_deleted_the_newest_renewal_counts() -> None:
+    world = World()
+    with Lease.take(Undeletable(world), BOXES, "prune") as lease:
+        for number in range(2, 6):
+            world.now += EXPIRY - 1
+            lease.measure()
+            assert len(world.names("locks/prune/")) == number
+        world.now += EXPIRY - 1
+        with pytest.raises(Locked), Lease.take(Undeletable(world), BOXES, "prune"):
+            pass
+        lease.measure()
+    with Lease.take(Undeletable(world), BOXES, "prune"):
+        pass
+    assert not leases.is_taken(Process(world), BOXES, "prune")
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["at work", "ended"])
+def test_where_nothing_can_be_deleted_who_was_taken_over_is_told(ended: bool) -> None:
+    world = World()
+    with pytest.raises(Locked), Lease.take(Undeletable(world), BOXES, "prune") as lease:
+        world.now += EXPIRY
+        other = Lease.take(Undeletable(world), BOXES, "prune")
+        other.__enter__()
+        if ended:
+            other.__exit__(None, None, None)
+        lease.measure()
+    if not ended:
+        other.__exit__(None, None, None)
+
+
+def test_a_lease_that_was_left_behind_and_cannot_be_deleted_expires() -> None:
+    world = World()
+    process = Undeletable(world)
+    with pytest.raises(Died), Lease.take(process, BOXES, "prune") as lease:
+        lease.measure()
+        process.die()
+    world.now += EXPIRY - 1
+    with pytest.raises(Locked), Lease.take(Undeletable(world), BOXES, "prune"):
+        pass
+    world.now += 1
+    with Lease.take(Undeletable(world), BOXES, "prune") as lease:
+        assert lease.now == world.now

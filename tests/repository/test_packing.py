@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
+import time
 
+import numpy as np
 import pytest
 
-from puller.errors import RepositoryError, UnsupportedDisk
+from puller.errors import RepositoryError
 from puller.pipeline.buffers import BufferPool
 from puller.repository import repository as repositories
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.format.footer import ID, PackKind
-from puller.repository.format.pages import LARGEST_DISK, PackTable, Refs, Root, decode_root, encode_root
 from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.units import CHUNK, MIB, PAGE_CHUNKS, page_count
-from tests.lab.feed import SMALL
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
+from tests.lab.feed import SMALL, store_disk
 from tests.lab.memory import MemoryStore
 
 
@@ -53,7 +54,9 @@ def _pieces(repository: Repository, contents: list[bytes]) -> list[Piece]:
 
 
 def test_a_content_larger_than_a_pack_gets_one_of_its_own(repository: Repository) -> None:
-    contents = [random.Random(size).randbytes(size) for size in (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 1000)]
+    """The largest is the root of a disk of 256 TiB, each page of which is in another map pack."""
+    sizes = (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 11 * MIB, 1000, 92274704, 1000)
+    contents = [random.Random(size).randbytes(size) for size in sizes]
     emitted = Emitted(repository, 10)
     writer = _writer(repository, emitted)
     places = []
@@ -69,26 +72,8 @@ def test_a_content_that_no_reader_takes_is_refused_before_anything_is_stored(rep
     emitted = Emitted(repository, 0)
     writer = _writer(repository, emitted)
     with pytest.raises(RepositoryError, match="larger than a slot may be"):
-        list(writer.add(_pieces(repository, [b"small", bytes(64 * MIB + 1)])))
+        list(writer.add(_pieces(repository, [b"small", bytes(PackKind.MAP.content_limit + 1)])))
     writer.flush()
-
-
-def test_the_largest_disk_has_a_root_that_fits() -> None:
-    """Every page in a pack of its own, which is the most that a root can take."""
-    table, count = PackTable(), page_count(LARGEST_DISK)
-    numbers = [table.number(number.to_bytes(ID, "little")) for number in range(1, count + 1)]
-    refs = Refs.zeros(count)
-    refs.packs[:] = numbers
-    content = encode_root(Root(LARGEST_DISK, refs), table)
-    assert len(content) <= PackKind.MAP.content_limit < len(content) + 100
-    assert (decode_root(content, table).pages.packs == refs.packs).all()
-
-
-def test_a_disk_that_a_map_cannot_describe_is_refused_at_once(repository: Repository) -> None:
-    with repository.run(SMALL) as run:
-        run.disk(LARGEST_DISK, None)
-        with pytest.raises(UnsupportedDisk, match="than a map can describe"):
-            run.disk(LARGEST_DISK + PAGE_CHUNKS * CHUNK, None)
 
 
 def test_a_box_that_no_reader_takes_is_not_made(
@@ -110,3 +95,52 @@ def test_the_tail_of_a_pack_of_the_smallest_contents_has_room(repository: Reposi
     writer.flush()
     (pack,) = emitted.packs
     assert len(pack.flags) == 65536
+
+
+def test_only_the_time_that_a_pack_waits_for_a_buffer_is_told(repository: Repository) -> None:
+    waited: list[float] = []
+    emitted = Emitted(repository, 3)
+    pool = BufferPool(2, MAP_PACK + TAIL_ROOM)
+    writer = PackWriter(repository.keys, PackKind.MAP, pool, emitted, waited.append)
+    began = time.monotonic()
+    for _ in range(3):
+        list(writer.add(_pieces(repository, [b"content"])))
+        writer.flush()
+    assert len(waited) == 3
+    assert all(seconds >= 0 for seconds in waited)
+    assert sum(waited) <= time.monotonic() - began
+
+
+def test_only_a_content_larger_than_a_pack_gets_a_buffer_beside_the_pool(repository: Repository) -> None:
+    """Memory is what the pool takes, whatever is stored."""
+    for size, taken in ((1000, True), (MAP_PACK - TAG, True), (MAP_PACK - TAG + 1, False)):
+        pool = BufferPool(1, MAP_PACK + TAIL_ROOM)
+        writer = PackWriter(repository.keys, PackKind.MAP, pool, Emitted(repository, 1), lambda seconds: None)
+        list(writer.add(_pieces(repository, [bytes(size)])))
+        assert (pool.try_acquire() is None) == taken, size
+
+
+def test_a_disk_is_stored_in_packs_of_32_mib() -> None:
+    """A store is asked for few large objects, and a run has buffers for no larger ones."""
+    repository = repositories.create(MemoryStore(), None)
+    store_disk(repository, random.Random(2).randbytes(66 * MIB))
+    sizes = sorted(info.size for info in repository.store.list("packs/"))
+    assert len(sizes) == 3
+    assert all(31 * MIB < size < 33 * MIB for size in sizes[1:])
+
+
+def test_maps_are_stored_in_packs_of_8_mib() -> None:
+    """As those of data. Each chunk here is in a pack of its own, so the map is as long as can be."""
+    repository = repositories.create(MemoryStore(), None)
+    count = 600 * PAGE_CHUNKS
+    names = random.Random(3).randbytes(count * ID)
+    numbers = [repository.maps.table.number(names[at : at + ID]) for at in range(0, len(names), ID)]
+    with repository.run(SMALL) as run:
+        writer = run.disk(count * CHUNK, None)
+        writer.announce(Extent(0, count * CHUNK, Kind.DATA))
+        writer.map.place(np.arange(count), np.array(numbers), np.zeros(count, np.uint16))
+        writer.finish()
+        run.flush()
+    sizes = sorted(info.size for info in repository.store.list("maps/"))
+    assert len(sizes) == 2
+    assert 7 * MIB < sizes[1] < 9 * MIB

@@ -171,7 +171,7 @@ def test_a_failing_store_fails_the_run(repository: Repository, monkeypatch: pyte
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
-    monkeypatch.setattr(repository.store, "put", fail)
+    monkeypatch.setattr(repository.store, "put_new", fail)
     with pytest.raises(StoreUnavailable):
         store_disk(repository, noise(1, 100 * CHUNK))
 
@@ -300,9 +300,10 @@ def test_a_cancelled_scope_stops_a_run_that_waits_for_its_rate() -> None:
     waiting = CancelScope(WORK)
 
     class Stopping(MemoryStore):
-        def put(self, key: str, body: Body) -> None:
-            super().put(key, body)
-            waiting.cancel()
+        def put_new(self, key: str, body: Body) -> None:
+            super().put_new(key, body)
+            if key.startswith("packs/"):
+                waiting.cancel()
 
     store = Stopping()
     slow = replace(SMALL, upload_rate=16 * KIB)  # the second pack has to wait for 16 s

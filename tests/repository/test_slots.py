@@ -71,6 +71,7 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     from puller.repository.format.footer import PackKind
+    from puller.repository.keys import key_box
 
     store_disk(repository, bytes(range(256)) * 2560)
     content = repository.keys.backup_only()
@@ -85,8 +86,12 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     pack = held.packs.open(PackKind.DATA, pack_id)
     body = repository.store.get(name)
     for key in [*keys, held.keys.map_key(pack_id)]:
+        with pytest.raises(DamagedData):
+            key_box.open_box(
+                key, pack.footer.key_box, b"puller v1 pack key" + held.keys.repository_id + pack_id
+            )
         with pytest.raises(InvalidTag):
-            AESGCM(key).decrypt(bytes(12), pack.footer.key_box[32:], None)
+            AESGCM(key).decrypt(bytes(12), pack.footer.key_box[1120:], None)
         for slot in range(pack.footer.count):
             start, end = (int(at) for at in pack.footer.offsets[slot : slot + 2])
             number = slot.to_bytes(4, "little")

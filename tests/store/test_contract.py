@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from puller.errors import DamagedData, ObjectChanged, ObjectExists, ObjectNotFound, PullerError
+from puller.errors import DamagedData, ObjectExists, ObjectNotFound, PullerError
 from puller.store.base import Body, Store
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
@@ -156,23 +156,6 @@ class TestGetRange:
     def test_absent(self, store: Store) -> None:
         with pytest.raises(ObjectNotFound):
             store.get_range("a", 0, 5)
-        with pytest.raises(ObjectNotFound):
-            store.get_range("a", 0, 5, etag='"0"')
-
-    def test_with_the_etag_of_each_source(self, store: Store) -> None:
-        store.put("a", b"0123456789")
-        (listed,) = store.list("")
-        for info in (store.stat("a"), store.get_tail("a", 2)[1], listed):
-            assert store.get_range("a", 2, 3, etag=info.etag) == b"234"
-
-    @pytest.mark.parametrize("offset", [2, 10, 5000])
-    def test_stale_etag(self, store: Store, offset: int) -> None:
-        store.put("a", b"0123456789")
-        stale = store.stat("a").etag
-        store.put("a", b"9876543210")
-        with pytest.raises(ObjectChanged, match="a in "):
-            store.get_range("a", offset, 3, etag=stale)
-        assert store.get_range("a", 2, 3) == b"765"
 
     @pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, 0), (0, -5)])
     def test_senseless_range(self, store: Store, offset: int, length: int) -> None:

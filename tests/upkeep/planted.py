@@ -37,7 +37,7 @@ def commit_before_flush(patch: pytest.MonkeyPatch) -> None:
     def commit_first(run: Run, point: Point) -> None:
         commit(run, point)
         for name, content in late.pop(run, []):
-            run._store.put(name, content)
+            run._store.put_new(name, content)
 
     patch.setattr(Run, "_upload_pack", upload)
     patch.setattr(Run, "commit", commit_first)

@@ -14,7 +14,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing.pending import KEPT as PENDING_KEPT
 from puller.upkeep.prune import GRACE, PruneReport, prune
 from puller.upkeep.retention import Policy
-from tests.lab.history import Backup, Disk, back_up, misleading_index, wrong_points
+from tests.lab.history import Backup, Disk, back_up, misleading_index, pack_id_of, wrong_points
 from tests.lab.simulated import Process, World
 
 NOW = timedelta(0)
@@ -118,9 +118,9 @@ def _packs(repository: Repository) -> list[tuple[bytes, str, Footer]]:
     kinds = {kind.prefix: kind for kind in PackKind}
     found = []
     for info in repository.objects():
-        room, _, rest = info.key.partition("/")
+        room, _, _ = info.key.partition("/")
         kind = kinds.get(f"{room}/")
         if kind is not None and info.key not in FOREIGN:
-            pack_id = bytes.fromhex(rest[3:])
+            pack_id = pack_id_of(info.key)
             found.append((pack_id, info.key, repository.packs.open(kind, pack_id).footer))
     return found

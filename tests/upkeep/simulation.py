@@ -317,7 +317,8 @@ class Simulation:
         """A run up to its commit, if it gets there."""
         domain, host = picks.one_of("abc"), picks.one_of(self.hosts)
         mine = sorted(name for name in self.certain if self.points[name].domain == domain)
-        parent = self.points[picks.one_of(mine)] if mine and picks.number(4) else None
+        last = self.points[picks.one_of(mine)] if mine else None
+        parent, compared = picks.one_of([(last, None), (last, None), (None, last), (None, None)])
         before = self.certain[parent.point] if parent else None
         dirty, title = {picks.number(CHUNKS)}, picks.one_of("xy")
         moment = MOMENT + timedelta(seconds=next(self._taken)) + host.skew
@@ -325,11 +326,22 @@ class Simulation:
         with self._on(host):
             process, repository = self._open(step)
             try:
-                backup = back_up(repository, domain, disk, parent, before, title, moment, dirty, host.name)
+                backup = back_up(
+                    repository,
+                    domain,
+                    disk,
+                    parent,
+                    before,
+                    title,
+                    moment,
+                    dirty,
+                    host.name,
+                    compared=compared,
+                )
             except (Died, StoreError):
                 return None
             except DamagedData:
-                assert parent is not None, "a full reads no map"
+                assert parent is not None, "a full needs no map, and neither does a rehash"
                 assert parent.point not in self.certain, "a map of a point that stands cannot be read"
                 return None
         return Held(host, process, backup)
@@ -472,10 +484,11 @@ class Names:
         return self.bytes(length).hex()
 
 
-_PAGED = (
+PAGED = (
     "units",
     "repository.reading.image",
     "repository.reading.damage",
+    "repository.reading.parent",
     "repository.format.pages",
     "repository.writing.diskmap",
     "repository.collecting.reach",
@@ -509,5 +522,5 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
     # One pack of each kind a run, so that the run's threads never store while others act.
     patch.setattr("puller.repository.writing.run.DATA_PACK", 600 * KIB)
     patch.setattr("puller.repository.writing.run.MAP_PACK", 600 * KIB)
-    for module in _PAGED:
+    for module in PAGED:
         patch.setattr(f"puller.{module}.PAGE_CHUNKS", PAGE)

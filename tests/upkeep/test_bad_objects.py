@@ -23,6 +23,7 @@ from puller.upkeep.check import check
 from puller.upkeep.prune import preview, prune
 from puller.upkeep.repair import repair_index
 from puller.upkeep.retention import Policy
+from puller.upkeep.schedule import Reading
 from puller.upkeep.stats import stats
 from tests.fuzz import _KEY_FILE, Target
 from tests.lab.history import back_up
@@ -103,7 +104,7 @@ def _actions(folder: Path) -> dict[str, Callable[[Repository], object]]:
         "points": lambda repository: repository.points.all(lambda name, error: None),
         "latest": lambda repository: repository.points.select("a@latest"),
         "stats": stats,
-        "check": lambda repository: check(repository, (), 100.0, ignore),
+        "check": lambda repository: check(repository, (), Reading(100.0), ignore),
         "restore": lambda repository: _restore(repository, folder),
         "backup": lambda repository: back_up(repository, "c", [1, 9]).commit(),
         "preview": lambda repository: preview(repository, Policy(last=1)),

@@ -18,8 +18,9 @@ from puller.units import CHUNK, MIB, Extent, Kind
 from puller.upkeep.check import CheckReport, check
 from puller.upkeep.packcheck import Faults
 from puller.upkeep.prune import GRACE
+from puller.upkeep.schedule import Reading
 from tests.lab.feed import feed
-from tests.lab.history import MOMENT, TUNING, content, uuid_of
+from tests.lab.history import MOMENT, TUNING, content, pack_id_of, uuid_of
 from tests.lab.simulated import Process
 from tests.upkeep.scene import NOW, Scene
 
@@ -30,7 +31,7 @@ def scene() -> Scene:
 
 
 def _check(scene: Scene, *points: Point) -> CheckReport:
-    return check(scene.open()[1], [point.point for point in points], 100.0, ignore)
+    return check(scene.open()[1], [point.point for point in points], Reading(100.0), ignore)
 
 
 # --- beside a prune ---------------------------------------------------------------------------
@@ -55,13 +56,13 @@ def _at_every_operation(play: Callable[[Scene, Point], None]) -> list[tuple[int,
     """Check as often as it has operations, each time with ``play`` before another one of these."""
     template, other = _about_to_be_compacted()
     process, repository = template.open()
-    check(repository, (), 100.0, ignore)
+    check(repository, (), Reading(100.0), ignore)
     played = []
     for number in range(len(process.operations)):
         scene = template.copy()
         process, repository = scene.open()
         process.before[number] = partial(play, scene, other)
-        report = check(repository, (), 100.0, ignore)
+        report = check(repository, (), Reading(100.0), ignore)
         played.append((number, report, bool(scene.world.names("damaged/"))))
     return played
 
@@ -72,7 +73,8 @@ def test_a_compaction_beside_a_check_is_no_error() -> None:
 
     for number, report, recorded in _at_every_operation(compact):
         assert report.errors == (), f"at operation {number}"
-        assert (report.chunks_read, recorded) == (13, False)
+        assert not recorded
+        assert 13 <= report.chunks_read <= 19, "whole packs, before their compaction or after it"
 
 
 def test_a_point_that_is_pruned_beside_a_check_is_no_error() -> None:
@@ -121,7 +123,7 @@ def test_found_damage_is_stored_anew_by_the_next_backup_and_stays_told(scene: Sc
 
 def test_a_disk_tells_whether_it_needs_a_damaged_pack(scene: Scene) -> None:
     first = scene.back_up("a", [1, 2])
-    pack = bytes.fromhex(_damage(scene)[-32:])
+    pack = pack_id_of(_damage(scene))
     second = scene.back_up("a", [1, 9], first)
     third = scene.back_up("a", [8, 9], second)
     repository = scene.open()[1]
@@ -154,7 +156,7 @@ def test_a_pack_that_turns_out_to_be_whole_is_taken_off(scene: Scene) -> None:
     _damage(scene)
     assert _check(scene).errors
     scene.world.objects.put(name, sound)
-    assert check(scene.open()[1], [], 0.0, ignore).errors == ()
+    assert check(scene.open()[1], [], Reading(), ignore).errors == ()
     assert len(scene.world.names("damaged/")) == 1, "without reading nobody can tell"
     assert _check(scene, point).errors == ()
     assert scene.world.names("damaged/") == []
@@ -180,10 +182,11 @@ def test_a_check_that_may_not_write_reports_all_the_same(scene: Scene) -> None:
     hurt = _lost(scene)
     told: list[Event] = []
     repository = Repository(ReadOnly(scene.world), scene.template.descriptor, scene.template.keys)
-    report = check(repository, (), 100.0, told.append)
+    report = check(repository, (), Reading(100.0), told.append)
     assert [error.point for error in report.errors] == [hurt.point]
-    (notice,) = [event for event in told if isinstance(event, Notice)]
-    assert "cannot be recorded" in notice.text and "policy" in notice.text
+    verified, damage = [event.text for event in told if isinstance(event, Notice)]
+    assert "verified cannot be recorded" in verified and "policy" in verified
+    assert "the damage cannot be recorded" in damage and "policy" in damage
 
 
 def test_a_damaged_record_of_damage_is_passed_over(scene: Scene) -> None:
@@ -223,7 +226,7 @@ def test_memory_does_not_grow_with_the_number_of_points(scene: Scene, damaged: b
     repository = scene.open()[1]
     tracemalloc.start()
     try:
-        report = check(repository, (), 100.0, ignore)
+        report = check(repository, (), Reading(100.0), ignore)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -226,7 +226,7 @@ def test_a_keep_at_each_operation_of_a_prune(scene: Scene, points: list[Point], 
             assert played.world.names(f"kept/{points[0].uuid}/{first}/") == []
         outcomes.append((kept[0], stands))
     assert set(outcomes) == {(True, True), (True, False), (False, False)}
-    assert outcomes.count((True, False)) <= 4 + others, "the lease is renewed in between, and keeps are read"
+    assert outcomes.count((True, False)) <= 5 + others, "the lease is renewed in between, and keeps are read"
 
 
 def _names_in(scene: Scene) -> list[str]:

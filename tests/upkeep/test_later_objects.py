@@ -23,6 +23,7 @@ from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import open_repository
 from puller.upkeep.check import check
+from puller.upkeep.schedule import Reading
 from tests.cli.conftest import CommandLine, cli, nothing_in_the_environment  # noqa: F401 - fixtures
 from tests.fuzz import _KEY_FILE, Target
 from tests.lab.feed import read_disk
@@ -92,7 +93,7 @@ def with_later_members(target: Target) -> dict[str, bytes]:
         kind = next((kind for prefix, kind in BOX_KINDS.items() if name.startswith(prefix)), None)
         if kind is None and (name.startswith("keys/") or name == "repository.json"):
             changed[name] = msgspec.json.encode(enriched(msgspec.json.decode(body)))
-        elif kind not in (None, BoxKind.INDEX):
+        elif kind is not None:
             content = enriched(msgspec.json.decode(boxes.unpack(kind, name, body)))
             changed[name] = boxes.pack(kind, name, msgspec.json.encode(content))
     return changed
@@ -180,7 +181,7 @@ def test_check_and_doctor_name_it_once(target: Target) -> None:
         target.store.put(name, body)
     try:
         told: list[Event] = []
-        check(target.open(), (), 0.0, told.append)
+        check(target.open(), (), Reading(), told.append)
         texts = [event.text for event in told if isinstance(event, Notice)]
         assert len(texts) == 1
         assert f"{len(FOREIGN) - 3} more" in texts[0]

@@ -13,14 +13,16 @@ from itertools import count
 import pytest
 
 from puller.errors import Overtaken
+from puller.repository.format.footer import PackKind
+from puller.repository.reading.footers import Footers
 from puller.repository.records.condemned import KEPT, Condemned
+from puller.repository.repository import Repository
 from puller.repository.writing import pending
 from puller.repository.writing.claims import LONGEST_RUN, MARGIN, Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run
 from puller.upkeep.prune import GRACE
 from puller.upkeep.reachability import Reachability
-from puller.upkeep.reclaim import Reclaim
 from tests.lab.history import Backup, back_up
 from tests.lab.simulated import Died, Process
 from tests.upkeep.interleaving import Duel, Play, begin, duel_at_once, duel_when_due, history, outcomes
@@ -211,7 +213,10 @@ def _slow_indexer(scene: Scene) -> tuple[Run, Callable[[], None]]:
 
     def hold(key: str, body: bytes) -> None:
         content = bytes(body)
-        held.append(lambda: put(key, content))
+        if key.startswith("index/"):
+            held.append(lambda: put(key, content))
+        else:
+            put(key, content)
 
     process.put_new = hold  # type: ignore[assignment, method-assign]
     backup = back_up(repository, "slow", [901, 902, 903])
@@ -219,20 +224,37 @@ def _slow_indexer(scene: Scene) -> tuple[Run, Callable[[], None]]:
     return backup.run, held[0]
 
 
-def test_an_index_that_comes_too_late_misleads_nobody_for_ever() -> None:
-    """The pack was removed while its run was under way; long after, when no record tells of it, the index
-    must not name it any more."""
-    scene = Scene.new()
+def _index_after_all(scene: Scene) -> Repository:
+    """Put an index that names a pack which was removed, and of which no record tells any more.
+
+    Returns the repository as a process has it that has known the pack.
+    """
     _, put_index = _slow_indexer(scene)
+    _, early = scene.open()
+    (name,) = scene.world.names("packs/")
+    early.packs.open(PackKind.DATA, bytes.fromhex(name[-32:]))
     scene.prune(NOW)
     assert scene.world.names("packs/") == []
-    put_index()
-    assert scene.faults() == []
     scene.wait(timedelta(seconds=KEPT))
     scene.prune()
     assert scene.world.names("condemned/") == scene.world.names("index/") == []
-    scene.back_up("next", [901, 902, 903])
-    assert scene.faults() == []
+    put_index()
+    return early
+
+
+def test_an_index_that_comes_too_late_misleads_nobody() -> None:
+    scene = Scene.new()
+    early = _index_after_all(scene)
+    for number, repository in enumerate((early, scene.open()[1])):
+        scene.commit(back_up(repository, f"next{number}", [901, 902, 903]))
+        assert scene.faults() == []
+
+
+def test_what_is_not_so_is_cleared_from_the_index() -> None:
+    scene = Scene.new()
+    _index_after_all(scene)
+    scene.prune()
+    assert scene.world.names("index/") == []
 
 
 def test_final_records_are_kept_for_a_month() -> None:
@@ -246,19 +268,9 @@ def test_final_records_are_kept_for_a_month() -> None:
     assert scene.world.names("condemned/") == []
 
 
-def test_a_run_of_a_month_neither_indexes_nor_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_a_month_does_not_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = history()
     _, backup = begin(scene)
-    names = scene.world.names()
-    now = 0.0
-    monkeypatch.setattr("puller.repository.writing.claims._now", lambda: now)
-    _, repository = scene.open()
-    with pytest.raises(Overtaken), repository.run() as run:
-        run.attach(b"something")
-        now = LONGEST_RUN + 1
-        run.flush()
-    assert [name for name in scene.world.names() if name.startswith("index/") and name not in names] == []
-    monkeypatch.undo()
     monkeypatch.setattr(backup.run._claims, "_began", -LONGEST_RUN)
     assert not _commits(scene, backup)
 
@@ -276,23 +288,10 @@ def _parents_notice() -> bool:
     return bool(scene.faults())
 
 
-def _late_index_misleads() -> bool:
+def _outdated_footers_mislead() -> bool:
     scene = Scene.new()
-    _, put_index = _slow_indexer(scene)
-    scene.prune(NOW)
-    put_index()
-    scene.wait(timedelta(seconds=KEPT))
-    scene.prune()
-    scene.back_up("next", [901, 902, 903])
-    return bool(scene.faults())
-
-
-def _late_index_is_used() -> bool:
-    scene = Scene.new()
-    _, put_index = _slow_indexer(scene)
-    scene.prune(NOW)
-    put_index()
-    scene.back_up("next", [901, 902, 903])
+    early = _index_after_all(scene)
+    scene.commit(back_up(early, "next", [901, 902, 903]))
     return bool(scene.faults())
 
 
@@ -309,13 +308,18 @@ def _refer_to_condemned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "admit", lambda _, packs, slots: packs)
 
 
+def _believe_old_footers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Footers, "_load", lambda self, kind, pack_id: self._packs.open(kind, pack_id).footer.ids)
+
+
 def _ignoring(place: object, name: str, answer: object = None) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setattr(place, name, lambda *_: answer)
 
 
 _SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], bool]]] = {
     "the run does not look at the records again": (_ignoring(Claims, "require_standing"), _duels_notice),
-    "the run refers to condemned data": (_refer_to_condemned, _late_index_is_used),
+    "the run refers to condemned data": (_refer_to_condemned, _duels_notice),
+    "the run believes footers from before it began": (_believe_old_footers, _outdated_footers_mislead),
     "the run does not look for its parents": (_ignoring(pending, "_require_bases"), _parents_notice),
     "the run commits however long it takes": (
         _ignoring(pending, "_require_pending", 0.0),
@@ -324,7 +328,6 @@ _SABOTAGE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], bo
     "prune does not look for pending points": (_ignoring(PendingPoints, "listed", ()), _duels_notice),
     "prune does not look for new points": (_ignoring(Reachability, "add_new"), _duels_notice),
     "prune removes without a final record": (_ignoring(Condemned, "put"), _duels_notice),
-    "prune leaves a wrong index": (_ignoring(Reclaim, "_rewrite_index"), _late_index_misleads),
 }
 
 

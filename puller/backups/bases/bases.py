@@ -13,9 +13,9 @@ reverted to an earlier state, the bitmap in it is reverted too, so it always rec
 from the owner. It says nothing about later points: a point that was taken while the domain was shut off
 names the existing bitmap, and a copy of the image from before that point has that bitmap as well.
 
-A rehash needs nothing of its parent: its chunks are found by their ids in the index, and an equal page of
-the map has an equal id. So it reads like a full and stores like an incremental, even if the parent's map is
-damaged.
+A rehash compares what it reads with its parent, chunk by chunk, and stores only the differences. It works
+without the parent too: if that is damaged or gone, chunks and pages are found by their ids in the index.
+So it reads like a full and stores like an incremental.
 """
 
 from __future__ import annotations

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import OF_HOST, Command
+from puller.cli.input.quantities import BUDGET, DURATION
 from puller.cli.output.console import printable
 from puller.cli.output.measures import CHECK
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
+from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 
 if TYPE_CHECKING:
@@ -59,13 +62,34 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     _OPTION,
     callback=_percent,
     metavar="[PERCENT]",
-    help="Also read and verify the stored data: all of it, or a random PERCENT of its chunks. Without it, "
-    "only the structure is verified. If a POINT that consists only of digits follows, write "
-    "--read-data=100.",
+    help="Also read and verify the stored data: all of it, or the PERCENT that was verified longest ago, so "
+    "that the next check reads other data. Without it, only the structure is verified. If a POINT that "
+    "consists only of digits follows, write --read-data=100.",
+)
+@click.option(
+    "--max-age",
+    type=DURATION,
+    metavar="DURATION",
+    help="Read and verify all data that no check has verified for this long (for example 30d), the oldest "
+    "first. What was verified since is only looked for, not opened.",
+)
+@click.option(
+    "--budget",
+    type=BUDGET,
+    metavar="DURATION|SIZE",
+    help="Stop reading data after this time (for example 2h) or this many bytes (for example 500G). The next "
+    "check continues with what was verified longest ago. Without --max-age and --read-data, all data is due.",
 )
 @OF_HOST
 @click.pass_obj
-def command(settings: Settings, points: tuple[str, ...], read_data: float, hosts: tuple[str, ...]) -> Outcome:
+def command(  # noqa: PLR0913, PLR0917 - one for each option
+    settings: Settings,
+    points: tuple[str, ...],
+    read_data: float,
+    max_age: timedelta | None,
+    budget: timedelta | int | None,
+    hosts: tuple[str, ...],
+) -> Outcome:
     """Verify restore points.
 
     Verify each POINT, or all points if none is given. The exit code is 0 if they are intact, and 13 if damage
@@ -77,18 +101,36 @@ def command(settings: Settings, points: tuple[str, ...], read_data: float, hosts
     from puller import api
 
     with observing(settings, CHECK) as observer:
-        report = api.check(repository, points, hosts=hosts, read_data=read_data, observer=observer)
+        report = api.check(
+            repository,
+            points,
+            hosts=hosts,
+            read_data=read_data,
+            max_age=max_age,
+            budget=budget,
+            observer=observer,
+        )
     return Outcome(document(report), text(report), failure(report))
 
 
 def document(report: CheckReport) -> dict[str, Any]:
     """The report as docs/cli.md promises it."""
-    return {**asdict(report), "errors": [asdict(error) for error in report.errors]}
+    oldest = report.oldest_verified
+    return {
+        **asdict(report),
+        "errors": [asdict(error) for error in report.errors],
+        "oldest_verified": None if oldest is None else rfc3339(oldest),
+    }
 
 
 def text(report: CheckReport) -> str:
     """The report for people."""
     looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
+    looked += f", packs verified: {report.packs_verified}"
+    if report.packs_left:
+        looked += f", packs left for the next check: {report.packs_left}"
+    if report.oldest_verified is not None:
+        looked += f", oldest verification: {local(report.oldest_verified)}"
     if not report.errors:
         return f"{looked}; no errors"
     return "\n".join([*(_line(error) for error in report.errors), f"{looked}; errors: {len(report.errors)}"])

@@ -47,7 +47,7 @@ def open_with_secret(settings: Settings, scope: CancelScope | None = None) -> tu
 def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:
     url, secret = repository_url(settings), _secret(settings)
     try:
-        return _open(url, secret, scope), secret
+        return _open(settings, url, secret, scope), secret
     except NotEncrypted as error:
         if secret.is_given:
             raise NotEncrypted(
@@ -60,7 +60,7 @@ def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Reposit
         if not can_ask():
             raise
     secret = ask("Password of the repository", twice=False)
-    return _open(url, secret, scope), secret
+    return _open(settings, url, secret, scope), secret
 
 
 def _secret(settings: Settings) -> Secret:
@@ -76,10 +76,13 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
-def _open(url: str, secret: Secret, scope: CancelScope | None) -> Repository:
+def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
     from puller import api
 
-    return api.open_repository(url, password=secret.password, key_file=secret.key_file, scope=scope)
+    kept = settings.place.index_budget if settings.place is not None else None
+    return api.open_repository(
+        url, password=secret.password, key_file=secret.key_file, index_budget=kept, scope=scope
+    )
 
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:

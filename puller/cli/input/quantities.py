@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import duration, rate
+from puller.configuration.quantities import duration, duration_or_size, rate
 
 T = TypeVar("T")
 
@@ -16,19 +15,20 @@ T = TypeVar("T")
 class Quantity(click.ParamType[T]):
     """A quantity on the command line that ``read`` makes of its text."""
 
-    def __init__(self, name: str, kind: type[T], read: Callable[[str], T]) -> None:
+    def __init__(self, name: str, read: Callable[[str], T]) -> None:
         self.name = name
-        self._kind = kind
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
         """See click."""
         try:
-            return value if isinstance(value, self._kind) else self._read(str(value))
+            return self._read(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-DURATION = Quantity("duration", timedelta, duration)
-RATE = Quantity("rate", int, rate)
+DURATION = Quantity("duration", duration)
+RATE = Quantity("rate", rate)
 """In bytes per second."""
+BUDGET = Quantity("budget", duration_or_size)
+"""A time, or a number of bytes."""

@@ -1,13 +1,13 @@
-"""A pack rewritten in place without its dead slots (docs/format.md, "Pack").
+"""A pack stored again, as its next generation, without its dead slots (docs/format.md, "Pack").
 
 ::
 
-    before  | 0 | 1 | 2 | 3 | 4 | footer |          dead: 0, 2, 3
-    after   | 1 | 4 | footer |                      slots 0, 2, 3 have length 0 and the flag DEAD
+    <id>.1  | 0 | 1 | 2 | 3 | 4 | footer |          dead: 0, 2, 3
+    <id>.2  | 1 | 4 | footer |                      slots 0, 2, 3 have length 0 and the flag DEAD
 
 Stored bytes are copied as they are, and an address is (pack, slot): no map or key is involved, so a
-host that may not read guest data can compact too. The put replaces the object in one step; a reader that
-knows the old footer asks with the old etag and is told to read the footer again.
+host that may not read guest data can compact too. A reader that finds the older generation gone looks for
+the next.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ def without(footer: Footer, dead: int) -> Footer:
 
 
 def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
-    """What the index is to say of ``pack`` once it is compacted."""
+    """``pack`` once it is compacted."""
     footer = without(pack.footer, dead)
     tail = encode_tail(keys, pack.kind, pack.pack_id, footer)
-    return IndexedPack(pack.kind, pack.pack_id, int(footer.offsets[-1]) + len(tail), footer)
+    size = int(footer.offsets[-1]) + len(tail)
+    return IndexedPack(pack.kind, pack.pack_id, size, footer, pack.generation + 1)
 
 
 def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, dead: int) -> int:
-    """Remove the slots ``dead`` from a stored pack that ``reader`` has opened; return the bytes freed.
+    """Put the next generation of a pack that ``reader`` has opened, without the slots ``dead``.
 
-    Raises ObjectChanged if the pack was rewritten since, MissingObject, StoreError.
+    Returns by how many bytes it is smaller. The generation that it was made from stays. Raises ObjectExists
+    if somebody else has put the next one, ObjectChanged if this one is gone, StoreError.
     """
     footer = without(pack.footer, dead)
     body = bytearray()
@@ -55,6 +57,6 @@ def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, d
             start = int(pack.footer.offsets[slot]) - span.offset
             body += stored[start : start + int(pack.footer.lengths[slot])]
     body += encode_tail(keys, pack.kind, pack.pack_id, footer)
-    store.put(pack.name, body)
+    store.put_new(pack.kind.object_name(pack.pack_id, pack.generation + 1), body)
     reader.forget(pack.pack_id)
     return pack.size - len(body)

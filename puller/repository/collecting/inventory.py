@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
-from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
-from puller.repository.format.sealing import Boxes
-from puller.repository.index.indexfeed import INDEX_PREFIX, read_index
+from puller.repository.format.footer import PackKind, parse_pack_name
+from puller.repository.format.index import PackEntry
+from puller.repository.format.sealing import Keys
+from puller.repository.reading.indexes import list_index, read_packs
 from puller.store.base import ObjectInfo, Store
-
-_INDEX = re.compile(INDEX_PREFIX + r"[0-9a-f]{32}")
-_PACK = re.compile(r"(?:packs|maps)/([0-9a-f]{2})/(\1[0-9a-f]{30})")
 
 
 @dataclass(frozen=True, slots=True)
 class PackObject:
-    """A pack as it was listed: ``size`` in bytes, ``modified`` by the store's clock."""
+    """The highest generation of a pack that was listed: ``size`` in bytes, ``modified`` by the store's clock.
+
+    ``lower`` are the generations below it, which a prune could not delete or died before it did.
+    """
 
     kind: PackKind
     size: int
     modified: float
+    generation: int = 0
+    lower: tuple[int, ...] = ()
+
+    def names(self, pack_id: bytes) -> list[str]:
+        """All objects of the pack, the lower generations first."""
+        return [*self.lower_names(pack_id), self.kind.object_name(pack_id, self.generation)]
+
+    def lower_names(self, pack_id: bytes) -> list[str]:
+        """The objects of the lower generations."""
+        return [self.kind.object_name(pack_id, generation) for generation in self.lower]
 
 
 @dataclass(frozen=True)
 class Inventory:
     """``packs`` by id. ``homes`` names, for each pack that is indexed rightly, one index object that does so.
 
-    ``faulty`` are the index objects that also say what is not so, or what another one says: prune or a
-    run that was overtaken by it left them.
+    ``named`` counts the packs that each index object names. Some may be gone, be compacted since, or be named
+    by another one: prune leaves that for a while.
     """
 
     indexes: tuple[ObjectInfo, ...]
     packs: dict[bytes, PackObject]
     homes: dict[bytes, str] = field(default_factory=dict)
-    faulty: set[str] = field(default_factory=set)
+    named: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def take(cls, store: Store) -> Inventory:
@@ -45,35 +55,58 @@ class Inventory:
         Index objects come before packs, and a pack is durable before an index names it: so a pack that
         is not listed is gone.
         """
-        indexes = tuple(info for info in store.list(INDEX_PREFIX) if info.size and _INDEX.fullmatch(info.key))
-        return cls(indexes, _list_packs(store))
+        # The newest first: what it says counts, and older ones that could not be deleted add nothing.
+        indexes = sorted(list_index(store), key=lambda info: info.modified, reverse=True)
+        return cls(tuple(indexes), list_packs(store))
 
-    def read_indexes(self, store: Store, boxes: Boxes) -> Iterator[IndexedPack]:
-        """Read the index; yield what it rightly says, each pack once, and note the rest as faulty."""
+    def read_indexes(self, store: Store, keys: Keys) -> Iterator[PackEntry]:
+        """Read the tables of the index; yield what they rightly say, each pack once."""
         for info in self.indexes:
-            for pack in read_index(store, boxes, info.key) or ():
+            for pack in read_packs(store, keys, info) or ():
+                self.named[info.key] += 1
                 if self._is_news(pack):
                     self.homes[pack.pack_id] = info.key
                     yield pack
-                else:
-                    self.faulty.add(info.key)
 
-    def is_right(self, name: str, pack: IndexedPack) -> bool:
+    def is_right(self, name: str, pack: PackEntry) -> bool:
         """Whether the index object ``name`` is the one that rightly says this."""
-        return self.homes.get(pack.pack_id) == name and self.packs[pack.pack_id].size == pack.size
+        return self.homes.get(pack.pack_id) == name and self._is_as_stored(pack)
 
-    def _is_news(self, pack: IndexedPack) -> bool:
-        """Compaction always makes a pack smaller, so size tells whether the index knows the pack as it is."""
+    def outdated(self, doomed: Collection[bytes]) -> set[str]:
+        """The index objects of which more than a quarter is not so, once the ``doomed`` packs are changed."""
+        right = Counter(name for pack_id, name in self.homes.items() if pack_id not in doomed)
+        return {name for name, count in self.named.items() if 4 * right[name] < 3 * count}
+
+    @property
+    def needed(self) -> list[ObjectInfo]:
+        """The index objects that say something that no newer one says."""
+        homes = set(self.homes.values())
+        return [info for info in self.indexes if info.key in homes]
+
+    def _is_news(self, pack: PackEntry) -> bool:
+        return pack.pack_id not in self.homes and self._is_as_stored(pack)
+
+    def _is_as_stored(self, pack: PackEntry) -> bool:
+        """Whether the index knows the pack as it is, or as it was before a compaction."""
         stored = self.packs.get(pack.pack_id)
-        return stored is not None and stored.size == pack.size and pack.pack_id not in self.homes
+        return stored is not None and (stored.generation, stored.size) == (pack.generation, pack.size)
 
 
-def _list_packs(store: Store) -> dict[bytes, PackObject]:
-    """By id. What is not named like a pack is foreign, and so is an empty object."""
+def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
+    """The stored packs by id. What is not named like a pack is foreign, and so is an empty object."""
     found: dict[bytes, PackObject] = {}
-    for kind in PackKind:
+    for kind in kinds:
         for info in store.list(kind.prefix):
-            name = _PACK.fullmatch(info.key)
-            if name is not None and info.size:
-                found[bytes.fromhex(name[2])] = PackObject(kind, info.size, info.modified)
+            name = parse_pack_name(info.key)
+            if name is not None and name[0] is kind and info.size:
+                _, pack_id, generation = name
+                listed = PackObject(kind, info.size, info.modified, generation)
+                other = found.get(pack_id)
+                found[pack_id] = listed if other is None else _joined(listed, other)
     return found
+
+
+def _joined(one: PackObject, other: PackObject) -> PackObject:
+    """Two generations of one pack."""
+    low, high = sorted((one, other), key=lambda pack: pack.generation)
+    return replace(high, lower=(*high.lower, *low.lower, low.generation))

@@ -1,11 +1,17 @@
 """A lease: at most one process does a thing at a time (docs/format.md, "Locks").
 
-Who wants the lease puts an object of its own, then lists. Of two that do so at once, the one that lists
-later sees the other's object and gives way; so there are never two holders, at worst none. No conditional
-put is needed, and since nobody writes another's object, an expired lease is taken over without a race.
+::
+
+    locks/prune/<holder>-00000000   first, put before the folder is listed
+    locks/prune/<holder>-00000001   renewal: a name of its own, so that no object is ever overwritten
+    locks/prune/<holder>-00000002   the newest counts; the one before stays till the next, others are deleted
+
+Who wants the lease puts a first renewal, then lists. Of two that do so at once, the one that lists
+later sees the other's and gives way; so there are never two holders, at worst none. No conditional
+put is needed, and since nobody writes another's objects, an expired lease is taken over without a race.
 
 Who holds it gives way to nobody as long as it renews in time: whoever tries meanwhile sees a lease that has
-not expired. Only one that has renewed too late may have been taken over, and then any other object counts.
+not expired. Only one that has renewed too late may have been taken over, and then any other holder counts.
 
 Times are the store's: "now" is the modified time of an object that was put just now.
 """
@@ -14,10 +20,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -35,6 +45,8 @@ EXPIRY = 900.0
 _LIMIT = 64 * KIB
 """Bytes of a lease, which names a host and a process."""
 
+_NAME = re.compile(r"([0-9a-f]{32})-[0-9]{8}")
+
 RENEWAL = 60.0
 """Seconds after which ``renew`` puts the lease again."""
 
@@ -50,12 +62,40 @@ class _Holder(msgspec.Struct, frozen=True):
     ended: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Renewals:
+    """All that is there of one holder's, in order: the last is the newest."""
+
+    infos: tuple[ObjectInfo, ...]
+
+    @property
+    def newest(self) -> ObjectInfo:
+        return self.infos[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [info.key for info in self.infos]
+
+
+def _listed(store: Store, folder: str) -> dict[str, _Renewals]:
+    """By holder id. Names that are not a lease's are foreign."""
+    found: defaultdict[str, list[ObjectInfo]] = defaultdict(list)
+    for info in store.list(folder):
+        name = _NAME.fullmatch(info.key.removeprefix(folder))
+        if name is not None:
+            found[name[1]].append(info)
+    return {
+        holder: _Renewals(tuple(sorted(infos, key=lambda info: info.key))) for holder, infos in found.items()
+    }
+
+
 def is_taken(store: Store, boxes: Boxes, purpose: str) -> bool:
     """Whether somebody holds this lease, or died with it. Raises StoreError.
 
     A look only: to put an object, as taking it does, lets others that try at the same time give way.
     """
-    holders = (_read(store, boxes, info.key) for info in store.list(f"{PREFIX}{purpose}/"))
+    renewals = _listed(store, f"{PREFIX}{purpose}/").values()
+    holders = (_read(store, boxes, item.newest.key) for item in renewals)
     return any(holder is None or not holder.ended for holder in holders)
 
 
@@ -76,7 +116,8 @@ class Lease:
         self._boxes = boxes
         self._purpose = purpose
         self._folder = f"{PREFIX}{purpose}/"
-        self._name = self._folder + secrets.token_hex(16)
+        self._holder = secrets.token_hex(16)
+        self._number = -1
         self._renewed = 0.0
         self.now = 0.0
 
@@ -87,9 +128,9 @@ class Lease:
         lease = cls(store, boxes, purpose)
         try:
             lease._put()
-            lease._give_way()
-            with suppress(StoreDenied):  # they hinder nobody, and this role may not delete
-                store.delete([info.key for info in lease._others() if not lease._is_live(info)])
+            others = lease._others()
+            lease._give_way(others)
+            lease._delete_expired(others)
             yield lease
         finally:
             # Should this fail, the lease expires by itself.
@@ -105,44 +146,61 @@ class Lease:
     def measure(self) -> float:
         """Renew at once and return ``now``. Raises Locked if another one has taken over."""
         try:
-            self._store.stat(self._name)
+            self._store.stat(self._name(self._number))
         except ObjectNotFound as error:
             raise Locked(f"this {self._purpose} did not renew its lease in time and has lost it") from error
         before = self.now
         self._put()
         if self.now - before >= EXPIRY:
-            self._give_way()
+            self._give_way(self._others(), before)
+        if self._number > 1:
+            with suppress(StoreDenied):  # only the newest counts
+                self._store.delete([self._name(self._number - 2)])
         return self.now
+
+    def _name(self, number: int) -> str:
+        return f"{self._folder}{self._holder}-{number:08}"
 
     def _put(self) -> None:
         self._renewed = _now()
         self._write(ended=False)
-        self.now = self._store.stat(self._name).modified
-
-    def _give_way(self) -> None:
-        """Raise Locked if another lease has not expired."""
-        for info in self._others():
-            if self._is_live(info):
-                raise Locked(f"another {self._purpose} is at work in this repository{self._of(info)}")
+        self.now = self._store.stat(self._name(self._number)).modified
 
     def _write(self, ended: bool) -> None:
+        self._number += 1
+        name = self._name(self._number)
         content = msgspec.json.encode(_Holder(platform.node(), os.getpid(), ended))
-        self._store.put(self._name, self._boxes.pack(BoxKind.LOCK, self._name, content))
+        self._store.put_new(name, self._boxes.pack(BoxKind.LOCK, name, content))
+
+    def _give_way(self, others: Sequence[_Renewals], since: float = inf) -> None:
+        """Raise Locked if another lease has not expired, or something was put for it after ``since``."""
+        for other in others:
+            if self._is_live(other) or other.newest.modified > since:
+                of = self._of(other.newest)
+                raise Locked(f"another {self._purpose} is at work in this repository{of}")
+
+    def _delete_expired(self, others: Sequence[_Renewals]) -> None:
+        expired = [name for other in others if not self._is_live(other) for name in other.names]
+        with suppress(StoreDenied):  # they hinder nobody, and this role may not delete
+            self._store.delete(expired)
 
     def _give_back(self) -> None:
         try:
-            self._store.delete([self._name])
+            self._store.delete(
+                [self._name(number) for number in range(max(0, self._number - 2), self._number + 1)]
+            )
         except StoreDenied:
-            # A role that may not delete says so; else the lease would stay until it expires.
+            # Where nothing can be deleted it has to be said; else the lease would stay until it expires.
             self._write(ended=True)
 
-    def _others(self) -> list[ObjectInfo]:
-        return [info for info in self._store.list(self._folder) if info.key != self._name]
+    def _others(self) -> list[_Renewals]:
+        found = _listed(self._store, self._folder)
+        return [renewals for holder, renewals in found.items() if holder != self._holder]
 
-    def _is_live(self, info: ObjectInfo) -> bool:
-        if info.modified + EXPIRY <= self.now:
+    def _is_live(self, other: _Renewals) -> bool:
+        if other.newest.modified + EXPIRY <= self.now:
             return False
-        holder = _read(self._store, self._boxes, info.key)
+        holder = _read(self._store, self._boxes, other.newest.key)
         return holder is None or not holder.ended
 
     def _of(self, info: ObjectInfo) -> str:

@@ -5,7 +5,7 @@ Pages are shared between points, so each distinct page is read once however many
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,36 +13,48 @@ from numpy.typing import NDArray
 from puller.repository.format.pages import ZERO, Address, Root, Slots
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
+from puller.repository.records.condemned import bits_of, column_of
 from puller.units import CHUNK, PAGE_CHUNKS
-
-_NONE = np.zeros(0, np.bool_)
 
 
 class SlotSet:
-    """Slots of many packs: ``columns`` maps a pack's number to booleans, up to the last slot in the set."""
+    """Slots of many packs, by the packs' numbers: a bit a slot, as a repository may have billions."""
 
     def __init__(self) -> None:
-        self.columns: dict[int, NDArray[np.bool_]] = {}
+        self._bits: dict[int, int] = {}
 
-    def of(self, pack: int) -> NDArray[np.bool_]:
-        """The column of a pack, empty if no slot of it is in the set."""
-        return self.columns.get(pack, _NONE)
+    def __iter__(self) -> Iterator[int]:
+        """The packs of which a slot is, or was, in the set."""
+        return iter(self._bits)
+
+    def __len__(self) -> int:
+        return len(self._bits)
+
+    def __contains__(self, pack: int) -> bool:
+        return pack in self._bits
+
+    def bits(self, pack: int) -> int:
+        """The slots of a pack: bit k stands for slot k."""
+        return self._bits.get(pack, 0)
+
+    def __getitem__(self, pack: int) -> NDArray[np.bool_]:
+        """The slots of a pack as booleans, up to the last one in the set."""
+        bits = self.bits(pack)
+        return column_of(bits, bits.bit_length())
 
     def add(self, pack: int, slots: Slots) -> None:
         """Put in slots of one pack, at least one."""
-        column, needed = self.of(pack), int(np.max(slots)) + 1
-        if len(column) < needed:
-            column = np.concatenate([column, np.zeros(needed - len(column), np.bool_)])
-            self.columns[pack] = column
+        column = np.zeros(int(np.max(slots)) + 1, np.bool_)
         column[slots] = True
+        self._bits[pack] = self.bits(pack) | bits_of(column)
 
     def discard(self, pack: int, slot: int) -> None:
         """Take out a slot that is in the set."""
-        self.columns[pack][slot] = False
+        self._bits[pack] &= ~(1 << slot)
 
     def holds(self, pack: int, slots: Slots) -> NDArray[np.bool_]:
         """For each of some slots of one pack whether it is in the set."""
-        column = self.of(pack)
+        column = self[pack]
         held = np.zeros(len(slots), np.bool_)
         inside = slots < len(column)
         held[inside] = column[slots[inside]]
@@ -58,14 +70,14 @@ class Reach:
         self.maps = SlotSet()
 
     @property
-    def packs(self) -> dict[int, NDArray[np.bool_]]:
-        """The reached data packs by number: a column of booleans, one a slot."""
-        return self.data.columns
+    def packs(self) -> SlotSet:
+        """The reached slots of data packs."""
+        return self.data
 
     @property
-    def map_packs(self) -> Collection[int]:
-        """Numbers of the reached map packs."""
-        return self.maps.columns.keys()
+    def map_packs(self) -> SlotSet:
+        """The reached slots of map packs."""
+        return self.maps
 
     def has_root(self, address: Address) -> bool:
         """Whether the root was taken in."""

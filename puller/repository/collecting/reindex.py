@@ -9,25 +9,33 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from puller.repository.format import index
 from puller.repository.format.footer import ID
-from puller.repository.format.index import IndexedPack
-from puller.repository.format.sealing import Boxes, BoxKind
-from puller.repository.index.indexfeed import INDEX_PREFIX, read_index
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart, PackEntry
+from puller.repository.format.sealing import Keys
+from puller.repository.reading.indexes import read_index
 from puller.store.base import ObjectInfo, Store
-from puller.units import KIB, MIB
+from puller.units import MIB
 
-SMALL = 256 * KIB
+SMALL = 2 * MIB
 """Bytes below which an index object is merged with others: each costs every run a request."""
 
 LEAST = 8
 """Small ones that are worth merging, so that what was merged is not rewritten each time."""
 
-CONTENT = 16 * MIB
-"""Bytes, unpacked, at which an index object is put: some 800 packs. Bounds the memory of a rewrite."""
+CONTENT = 4 * MIB
+"""Bytes at which an index object is put: some 1,000 packs. Bounds the memory of a rewrite."""
 
-Keep = Callable[[str, IndexedPack], IndexedPack | None]
-"""Given an index object's name and what it says of a pack: what is to be said in its stead, if anything."""
+_PACK = 64
+"""Bytes that a pack counts for, beside its rows and its dead slots: then no table has too many."""
+
+_TOGETHER = 64
+"""Packs that become a part together."""
+
+Keep = Callable[[str, PackEntry], bool]
+"""Given an index object's name and what it says of a pack: whether that is to be said any more."""
 
 
 def mergeable(indexes: Sequence[ObjectInfo]) -> set[str]:
@@ -36,48 +44,56 @@ def mergeable(indexes: Sequence[ObjectInfo]) -> set[str]:
     return small if len(small) >= LEAST else set()
 
 
-def rewrite(
-    store: Store, boxes: Boxes, names: Iterable[str], keep: Keep, added: Iterable[IndexedPack]
-) -> None:
-    """Replace the index objects ``names`` by what ``keep`` makes of them, and ``added``.
-
-    One that cannot be read stays: it may be of a newer version.
-    """
-    writer = _IndexWriter(store, boxes)
-    replaced = []
-    for name in names:
-        packs = read_index(store, boxes, name)
-        if packs is not None:
-            replaced.append(name)
-            writer.add(kept for pack in packs if (kept := keep(name, pack)) is not None)
-    writer.add(added)
-    writer.flush()
-    store.delete(replaced)
-
-
-def write(store: Store, boxes: Boxes, packs: Iterable[IndexedPack]) -> None:
-    """Put index objects that say ``packs``: durable when this returns."""
-    writer = _IndexWriter(store, boxes)
-    writer.add(packs)
-    writer.flush()
-
-
-class _IndexWriter:
+class IndexWriter:
     """Puts index objects of about CONTENT bytes."""
 
-    def __init__(self, store: Store, boxes: Boxes) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
-        self._boxes = boxes
-        self._content = bytearray()
+        self._keys = keys
+        self._parts: list[IndexPart] = []
+        self._size = 0
+        self._fresh: list[IndexedPack] = []
 
-    def add(self, packs: Iterable[IndexedPack]) -> None:
-        for pack in packs:
-            self._content += index.encode([pack])
-            if len(self._content) >= CONTENT:
-                self.flush()
+    def replace(self, infos: Iterable[ObjectInfo], keep: Keep) -> list[str]:
+        """Put what ``keep`` leaves of index objects, and all that was added; return which are to be deleted.
+
+        One that cannot be read stays: it may be of a newer version.
+        """
+        replaced = []
+        for info in infos:
+            part = read_index(self._store, self._keys, info)
+            if part is not None:
+                replaced.append(info.key)
+                kept = np.array([keep(info.key, pack) for pack in part.packs], np.bool_)
+                self._add_part(part.only(kept))
+        self.flush()
+        return replaced
+
+    def add(self, pack: IndexedPack) -> None:
+        """Index a pack; put an object once there is enough for one."""
+        self._fresh.append(pack)
+        if len(self._fresh) == _TOGETHER:
+            self._add_fresh()
+
+    def _add_fresh(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        self._add_part(IndexPart.of(fresh))
+
+    def _add_part(self, part: IndexPart) -> None:
+        size = part.rows.nbytes + sum(_PACK + pack.dead.bit_length() // 8 for pack in part.packs)
+        if self._size + size > CONTENT:
+            self._put()
+        self._parts.append(part)
+        self._size += size
 
     def flush(self) -> None:
-        if self._content:
+        """Put what is left. All that was added is durable when this returns."""
+        self._add_fresh()
+        self._put()
+
+    def _put(self) -> None:
+        part = IndexPart.join(self._parts)
+        self._parts, self._size = [], 0
+        if part.packs:
             name = INDEX_PREFIX + secrets.token_hex(ID)
-            self._store.put_new(name, self._boxes.pack(BoxKind.INDEX, name, bytes(self._content)))
-            self._content.clear()
+            self._store.put_new(name, index.encode(self._keys, name, part))

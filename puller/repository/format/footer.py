@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,22 +20,28 @@ from numpy.typing import NDArray
 
 from puller.errors import DamagedData
 from puller.repository.format import compression
-from puller.repository.format.sealing import KEY_BOX, NONCE, TAG, Keys
+from puller.repository.format.sealing import NONCE, TAG, Keys
 from puller.units import CHUNK, GIB, MIB
 
 TRAILER = 48
 VERSION = 1
 MAX_SLOTS = 65536
-MAP_CONTENT_LIMIT = 64 * MIB
+MAP_CONTENT_LIMIT = 96 * MIB
+"""Bytes. The root of the largest disk takes 88 MiB, if each page is in another map pack."""
+
 PACK_LIMIT = GIB
 FOOTER_LIMIT = 4 * MIB
 ID = 16
 COMPRESSED = 1
 DEAD = 0x80
+MAX_GENERATION = (1 << 32) - 1
 
 _MAGIC = b"PULLERPK"
 _TRAILER = struct.Struct("<8sHBBII12s16s")
+_BOX_LENGTH = struct.Struct("<H")
 _ROW = ID + 4 + 1
+
+_NAME = re.compile(r"(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})(?:\.([1-9][0-9]{0,9}))?")
 
 Ids = NDArray[np.uint8]
 
@@ -55,10 +62,23 @@ class PackKind(enum.IntEnum):
         """Where packs of this kind are stored."""
         return "packs/" if self is PackKind.DATA else "maps/"
 
-    def object_name(self, pack_id: bytes) -> str:
+    def folder(self, pack_id: bytes) -> str:
+        """The prefix under which all generations of a pack are stored, and other packs too."""
+        return f"{self.prefix}{pack_id[:1].hex()}/"
+
+    def object_name(self, pack_id: bytes, generation: int = 0) -> str:
         """The object's name."""
-        text = pack_id.hex()
-        return f"{self.prefix}{text[:2]}/{text}"
+        name = self.folder(pack_id) + pack_id.hex()
+        return f"{name}.{generation}" if generation else name
+
+
+def parse_pack_name(name: str) -> tuple[PackKind, bytes, int] | None:
+    """Kind, id and generation of the pack that an object holds by its name; None if it is foreign."""
+    match = _NAME.fullmatch(name)
+    if match is None or int(match[4] or 0) > MAX_GENERATION:
+        return None
+    kind = PackKind.DATA if match[1] == "packs" else PackKind.MAP
+    return kind, bytes.fromhex(match[3]), int(match[4] or 0)
 
 
 @dataclass(frozen=True)
@@ -89,22 +109,31 @@ class Footer:
         return bool(self.flags[slot] & DEAD)
 
     def encode(self) -> bytes:
-        """The plain content of the footer: 80 + 21 × n bytes."""
+        """The plain content of the footer: 2 + length of the key box + 21 × n bytes."""
         columns = self.ids.astype(np.uint8), self.lengths.astype("<u4"), self.flags.astype(np.uint8)
-        return self.key_box + b"".join(column.tobytes() for column in columns)
+        box = _BOX_LENGTH.pack(len(self.key_box)) + self.key_box
+        return box + b"".join(column.tobytes() for column in columns)
+
+    @staticmethod
+    def encoded_length(content: bytes, at: int, count: int) -> int:
+        """Bytes of a footer of ``count`` slots that begins at ``at`` in ``content``. Raises DamagedData."""
+        if at + _BOX_LENGTH.size > len(content):
+            raise DamagedData("a footer is cut short")
+        (box,) = _BOX_LENGTH.unpack_from(content, at)
+        return _BOX_LENGTH.size + int(box) + _ROW * count
 
     @classmethod
     def decode(cls, content: bytes, count: int) -> Footer:
         """Parse the plain content. Raises DamagedData where it cannot be."""
-        if count > MAX_SLOTS or len(content) != KEY_BOX + _ROW * count:
+        if count > MAX_SLOTS or len(content) != cls.encoded_length(content, 0, count):
             raise DamagedData(f"a footer of {len(content)} bytes cannot describe {count} slots")
-        at = KEY_BOX
+        at = len(content) - _ROW * count
         ids = np.frombuffer(content, np.uint8, ID * count, at).reshape(count, ID)
         lengths = np.frombuffer(content, "<u4", count, at + ID * count)
         flags = np.frombuffer(content, np.uint8, count, at + (ID + 4) * count)
         if int(lengths.sum(dtype=np.int64)) > PACK_LIMIT:
             raise DamagedData("a footer describes more bytes than a pack can have")
-        return cls(content[:KEY_BOX], ids, lengths, flags)
+        return cls(content[_BOX_LENGTH.size : at], ids, lengths, flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +191,7 @@ def decode_footer(keys: Keys, trailer: Trailer, sealed: bytes) -> Footer:
         raise DamagedData(f"{name} is sealed otherwise than its repository")
     try:
         content = keys.footer_seal().open(trailer.nonce, sealed, _footer_aad(keys, trailer.encode()))
-        footer = Footer.decode(compression.unframe(content, KEY_BOX + _ROW * trailer.count), trailer.count)
+        footer = Footer.decode(compression.unframe(content, FOOTER_LIMIT), trailer.count)
         # Slots are raw where compression does not help, so none is longer than its content. A reader
         # takes a whole slot into memory.
         if footer.count and int(np.max(footer.lengths)) > trailer.kind.content_limit + TAG:

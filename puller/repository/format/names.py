@@ -7,15 +7,16 @@ import re
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 POINT = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 RANDOM = r"[0-9a-f]{32}"
-_PACK = r"([0-9a-f]{2})/\1[0-9a-f]{30}"
+_PACK = r"([0-9a-f]{2})/\1[0-9a-f]{30}(?:\.[1-9][0-9]{0,9})?"
 
 _SHAPES = {
     "keys/": r"[0-9a-f]{16}",
     "points/": f"{UUID}/{POINT}",
-    "pending/": f"{UUID}/{POINT}|doctor",
+    "pending/": rf"{UUID}/{POINT}|doctor-\d{{8}}",
     "index/": RANDOM,
     "condemned/": RANDOM,
     "damaged/": RANDOM,
+    "verified/": RANDOM,
     "locks/": r"[^/]+(/.+)?",
     "kept/": f"{UUID}/{POINT}/{RANDOM}",
     "proofs/": f"{UUID}/{POINT}/{RANDOM}",

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, MAP_CONTENT_LIMIT
-from puller.units import CHUNK, PAGE_CHUNKS, chunk_count, page_count
+from puller.repository.format.footer import ID
+from puller.units import PAGE_CHUNKS, TIB, chunk_count, page_count
 
 ZERO = -1
 """Pack number that says "nothing but zero bytes"."""
@@ -27,11 +27,8 @@ _PAGE_INDEX = 2
 _ROOT_INDEX = 4
 """Bytes of an entry of the index into the packs."""
 
-_LONGEST_ENTRY = ID + _ROOT_INDEX + 2
-"""Bytes that one page takes in a root at most: a pack of its own, its place in the index, its slot."""
-
-LARGEST_DISK = (MAP_CONTENT_LIMIT - _ROOT_HEAD.size) // _LONGEST_ENTRY * PAGE_CHUNKS * CHUNK
-"""Bytes, some 186 TiB: the root of a larger disk might not fit into a slot, which would show at the end."""
+LARGEST_DISK = 256 * TIB
+"""Bytes. The root of a much larger disk might not fit into a slot, which would show at the end of a run."""
 
 Numbers = NDArray[np.int64]
 Slots = NDArray[np.uint16]
@@ -115,14 +112,14 @@ def _places(packs: Numbers) -> tuple[list[int], list[int], NDArray[np.intp]]:
     return list(places), runs, begins.cumsum() - 1
 
 
-def _planes(column: NDArray[Any]) -> bytes:
+def planes(column: NDArray[Any]) -> bytes:
     """All lowest bytes of a little-endian column, then the next ones: most of the higher ones are equal."""
     return column.view(np.uint8).reshape(-1, column.itemsize).T.tobytes()
 
 
-def _column(planes: bytes, width: int) -> NDArray[Any]:
-    """The column of which these are the planes."""
-    rows = np.frombuffer(planes, np.uint8).reshape(width, -1)
+def from_planes(content: bytes, width: int) -> NDArray[Any]:
+    """The column whose planes these are."""
+    rows = np.frombuffer(content, np.uint8).reshape(width, -1)
     column = np.empty(rows.shape[1], f"<u{width}")
     single = column.view(np.uint8)
     for place in range(width):  # half the time of a transposed copy
@@ -140,7 +137,7 @@ def _encode(refs: Refs, table: PackTable, width: int) -> tuple[int, bytes]:
     slots = refs.slots[present[places.argsort(kind="stable")]].astype("<u2")
     steps = slots.copy()
     steps[1:] -= slots[:-1]
-    return len(used), b"".join(map(table.pack_id, used)) + _planes(index) + _planes(steps)
+    return len(used), b"".join(map(table.pack_id, used)) + planes(index) + planes(steps)
 
 
 def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -> Refs:
@@ -148,7 +145,7 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     steps_at = ID * packs + width * count
     if len(body) < steps_at:
         raise DamagedData("a map is cut short")
-    index = _column(body[ID * packs : steps_at], width)
+    index = from_planes(body[ID * packs : steps_at], width)
     (present,) = index.nonzero()
     places = index[present]
     if len(body) != steps_at + 2 * len(present):
@@ -158,7 +155,9 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     numbers = [table.number(body[at : at + ID]) for at in range(0, ID * packs, ID)]
     refs = Refs.zeros(count)
     refs.packs[present] = np.array([ZERO, *numbers], np.int64)[places]
-    refs.slots[present[places.argsort(kind="stable")]] = _column(body[steps_at:], 2).cumsum(dtype=np.uint16)
+    refs.slots[present[places.argsort(kind="stable")]] = from_planes(body[steps_at:], 2).cumsum(
+        dtype=np.uint16
+    )
     return refs
 
 

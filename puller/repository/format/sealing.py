@@ -21,8 +21,6 @@ from puller.units import MIB
 
 TAG = 16
 NONCE = 12
-KEY_BOX = 80
-"""Bytes of a data pack's key, wrapped for whoever holds the private key."""
 
 BOX_HEADER = 20
 BOX_MAGIC = b"PLRB"
@@ -41,10 +39,10 @@ class BoxKind(enum.IntEnum):
     """What a box holds."""
 
     POINT = 1
-    INDEX = 2
     CONDEMNED = 3
     LOCK = 4
     DAMAGED = 5
+    VERIFIED = 6
     KEEP = 7
 
 

@@ -1,1 +1,1 @@
-"""Which pack holds a chunk: the local cache of the index."""
+"""In which pack to look for a chunk: what a host keeps of the index."""

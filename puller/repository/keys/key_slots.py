@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from puller.errors import DamagedData, KeyNotHeld, UnknownKind, UnsupportedFormat, UsageError, WrongKey
 from puller.repository.format.sealing import NONCE
-from puller.repository.keys.keyring import KEY, KeyRing, derive
+from puller.repository.keys.keyring import BACKUP_ONLY_KEYS, KEY, KeyRing, derive
 from puller.store.base import Store
 from puller.units import KIB, MIB
 
@@ -176,8 +176,9 @@ def _is_utf8(text: str) -> bool:
 def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
     """Make the master secret of a new repository and the slot that ``secret`` opens; return the keys."""
     opened = Opened("", FULL, repository_id, os.urandom(KEY))
+    ring = opened.ring()  # before anything is put: this host may lack an algorithm
     put_slot(store, opened, secret, "first")
-    return opened.ring()
+    return ring
 
 
 def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str) -> str:
@@ -256,6 +257,6 @@ def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
         return None
     except ValueError as error:
         raise DamagedData(f"a key slot is damaged: {error}") from error
-    if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, 3 * KEY)):
+    if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, BACKUP_ONLY_KEYS)):
         raise DamagedData(f"a key slot has the impossible role '{slot.role}'")
     return content

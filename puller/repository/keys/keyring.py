@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from puller.errors import DamagedData, KeyNotHeld
-from puller.repository.format.sealing import KEY_BOX, NONCE, Boxes, Cipher, Seal, seal_for
+from puller.repository.format.sealing import Boxes, Cipher, Seal, seal_for
+from puller.repository.keys import key_box as boxes
+from puller.repository.keys.key_box import PUBLIC_KEY
 
 KEY = 32
-NO_KEY_BOX = bytes(KEY_BOX)
+BACKUP_ONLY_KEYS = 2 * KEY + PUBLIC_KEY
+"""Bytes that a backup-only slot seals."""
+
+NO_KEY_BOX = b""
 
 
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
@@ -29,7 +31,10 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The keys one process holds. ``private`` is None for backup-only; both are None without cipher."""
+    """The keys one process holds. ``private`` is None for backup-only; both are None without cipher.
+
+    ``private`` is the seed of the data key pair, ``public`` what data packs' keys are sealed to.
+    """
 
     repository_id: bytes
     cipher: Cipher
@@ -40,21 +45,22 @@ class KeyRing:
 
     @classmethod
     def from_master(cls, repository_id: bytes, master: bytes) -> KeyRing:
-        """All keys, from the master secret."""
+        """All keys, from the master secret. Raises UnsupportedFormat if this build lacks an algorithm."""
         private = derive(master, repository_id, b"puller v1 data")
         return cls(
             repository_id,
             Cipher.AES_256_GCM,
             derive(master, repository_id, b"puller v1 chunk id"),
             derive(master, repository_id, b"puller v1 metadata"),
-            X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw(),
+            boxes.public_key(private),
             private,
         )
 
     @classmethod
     def from_backup_only(cls, repository_id: bytes, content: bytes) -> KeyRing:
-        """The keys of a backup-only slot's 96 bytes."""
+        """The keys of a backup-only slot. Raises UnsupportedFormat, DamagedData."""
         parts = content[:KEY], content[KEY : 2 * KEY], content[2 * KEY :]
+        boxes.require_usable(parts[2])
         return cls(repository_id, Cipher.AES_256_GCM, *parts)
 
     @classmethod
@@ -89,24 +95,22 @@ class KeyRing:
         """A random key for a data pack, and the key box that tells it to holders of the private key."""
         if self.public is None:
             return b"", NO_KEY_BOX
-        pack_key, ephemeral = os.urandom(KEY), X25519PrivateKey.generate()
-        shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(self.public))
-        sender = ephemeral.public_key().public_bytes_raw()
-        wrap = derive(shared, sender + self.public, b"puller v1 pack key" + pack_id)
-        return pack_key, sender + AESGCM(wrap).encrypt(bytes(NONCE), pack_key, None)
+        pack_key = os.urandom(KEY)
+        return pack_key, boxes.seal(self.public, pack_key, self._box_info(pack_id))
+
+    def _box_info(self, pack_id: bytes) -> bytes:
+        return b"puller v1 pack key" + self.repository_id + pack_id
 
     def open_data_key(self, pack_id: bytes, key_box: bytes) -> bytes:
         """The key of a data pack. Raises KeyNotHeld with a backup-only ring, DamagedData."""
-        if self.private is None or self.public is None:
+        if self.private is None:
             raise KeyNotHeld("this key may make backups but not read stored guest data")
-        sender, wrapped = key_box[:KEY], key_box[KEY:]
         try:
-            private = X25519PrivateKey.from_private_bytes(self.private)
-            shared = private.exchange(X25519PublicKey.from_public_bytes(sender))
-            wrap = derive(shared, sender + self.public, b"puller v1 pack key" + pack_id)
-            return AESGCM(wrap).decrypt(bytes(NONCE), wrapped, None)
-        except (InvalidTag, ValueError) as error:
-            raise DamagedData(f"the key box of pack {pack_id.hex()} does not open") from error
+            return boxes.open_box(self.private, key_box, self._box_info(pack_id))
+        except DamagedData as error:
+            raise DamagedData(
+                f"the key box of pack {pack_id.hex()} does not open: {error.message}"
+            ) from error
 
     def map_key(self, pack_id: bytes) -> bytes:
         """The key of a map pack."""

@@ -26,7 +26,7 @@ from puller.repository.format.footer import PackKind
 from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
-from puller.repository.reading.packs import PackReader, StoredPack, merge
+from puller.repository.reading.packs import OPENINGS, PackReader, StoredPack, merge
 from puller.units import CHUNK, PAGE_CHUNKS
 
 WINDOW_PAGES = 16
@@ -175,7 +175,7 @@ class DiskImage(Scoped):
         What cannot be read is a Damage instead. Raises StoreError, KeyNotHeld.
         """
         done = 0
-        for attempt in (1, 2):
+        for attempt in range(OPENINGS):
             try:
                 pack = self._packs.open(PackKind.DATA, job.pack_id)
                 for item in self._read(pack, job, done):
@@ -183,9 +183,9 @@ class DiskImage(Scoped):
                     yield item
                 return
             except ObjectChanged:
-                # Prune has compacted the pack since its footer was read: slots are where the new one says.
+                # Prune has compacted the pack since its footer was read: the next one says where they are.
                 self._packs.forget(job.pack_id)
-                if attempt == 2:
+                if attempt == OPENINGS - 1:
                     raise
             except DamagedData as error:
                 yield from (self._damage(int(chunk), error.message) for chunk in job.chunks[done:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,14 @@ import numpy as np
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectNotFound
 from puller.repository.format.chunk_slot import SlotReader
-from puller.repository.format.footer import TRAILER, Footer, PackKind, decode_footer, decode_trailer
+from puller.repository.format.footer import (
+    TRAILER,
+    Footer,
+    PackKind,
+    decode_footer,
+    decode_trailer,
+    parse_pack_name,
+)
 from puller.repository.keys.keyring import KeyRing
 from puller.store.base import Store
 from puller.units import KIB, MIB
@@ -30,6 +38,13 @@ CACHED = 16 * MIB
 """Bytes of opened packs kept: some 160 of 32 MiB, or thousands of the small map packs of incrementals."""
 
 
+OPENINGS = 5
+"""How often a pack is opened anew that prune compacts while it is read. A prune compacts a pack once."""
+
+_REMEMBERED = 100_000
+"""Packs whose generation is remembered: some 15 MB. Beyond that a folder of packs is listed again."""
+
+
 @dataclass(frozen=True)
 class StoredPack:
     """An opened pack. ``tail`` is what the opening read anyway; a small pack lies in it whole."""
@@ -38,13 +53,13 @@ class StoredPack:
     pack_id: bytes
     footer: Footer
     size: int
-    etag: str
+    generation: int
     tail: bytes = field(repr=False)
 
     @property
     def name(self) -> str:
         """The object's name."""
-        return self.kind.object_name(self.pack_id)
+        return self.kind.object_name(self.pack_id, self.generation)
 
     @property
     def memory(self) -> int:
@@ -77,6 +92,10 @@ def merge(footer: Footer, slots: Sequence[int]) -> Iterator[Span]:
         end = last
     if span:
         yield Span(tuple(span), start, end - start)
+
+
+def _missing(name: str) -> MissingObject:
+    return MissingObject(f"{name} is missing from the store")
 
 
 _LOADING = 64
@@ -123,19 +142,24 @@ class PackReader(Scoped):
         self.scope = store.scope
         self._keys = keys
         self._cache = _Cache()
+        self._generations: dict[bytes, int] = {}
+        self._lock = threading.Lock()
         self._loading = [threading.Lock() for _ in range(_LOADING)]
         self.damaged: set[bytes] = set()
         """Ids of packs known to be missing or damaged: nothing new should refer to them."""
 
-    def open(self, kind: PackKind, pack_id: bytes) -> StoredPack:
-        """The pack with its footer. Raises MissingObject, DamagedData, StoreError."""
+    def open(self, kind: PackKind, pack_id: bytes, generation: int | None = None) -> StoredPack:
+        """The pack with its footer: of one ``generation``, or of whichever can be read.
+
+        Raises MissingObject, DamagedData, StoreError.
+        """
         # Threads that want one pack at the same time fetch its footer once.
         with self._loading[pack_id[0] % _LOADING]:
             known = self._cache.get(pack_id)
-            if known is not None:
+            if known is not None and generation in {None, known.generation}:
                 return known
             try:
-                pack = self._load(kind, pack_id)
+                pack = self.load(kind, pack_id, generation)
             except DamagedData:
                 self.damaged.add(pack_id)
                 raise
@@ -146,34 +170,79 @@ class PackReader(Scoped):
         """Drop a cached footer that turned out to be outdated."""
         self._cache.forget(pack_id)
 
-    def _load(self, kind: PackKind, pack_id: bytes) -> StoredPack:
-        name = kind.object_name(pack_id)
+    def load(self, kind: PackKind, pack_id: bytes, generation: int | None = None) -> StoredPack:
+        """As ``open``, but as the pack is stored now, and kept nowhere."""
+        if generation is None:
+            return self._load_any(kind, pack_id)
         try:
-            tail, info = self._store.get_tail(name, TAIL)
-            trailer = decode_trailer(tail, kind, pack_id)
-            needed = trailer.footer_length + TRAILER
-            if needed > info.size:
-                raise DamagedData(f"{name} is cut short")
-            if needed > len(tail):
-                tail = self._store.get_range(name, info.size - needed, needed, etag=info.etag)
+            return self._load(kind, pack_id, generation)
         except ObjectNotFound as error:
-            raise MissingObject(f"{name} is missing from the store") from error
+            raise _missing(kind.object_name(pack_id, generation)) from error
+
+    def _load_any(self, kind: PackKind, pack_id: bytes) -> StoredPack:
+        """The generation where it was last, else the highest one that can be read."""
+        failure: ObjectNotFound | DamagedData
+        try:
+            return self._load(kind, pack_id, self._generations.get(pack_id, 0))
+        except (ObjectNotFound, DamagedData) as error:
+            failure = error
+        for _ in range(OPENINGS):
+            moved = False
+            for generation in self._listed(kind, pack_id):
+                try:
+                    return self._load(kind, pack_id, generation)
+                except ObjectNotFound:
+                    moved = True  # prune has gone on to the next one since the listing
+                except DamagedData as error:
+                    failure = error
+            if not moved:
+                break
+        if isinstance(failure, DamagedData):
+            raise failure
+        raise _missing(kind.object_name(pack_id)) from failure
+
+    def _listed(self, kind: PackKind, pack_id: bytes) -> list[int]:
+        """The generations of a pack that are stored, the highest first.
+
+        The listing is of a whole folder, so what it says of packs whose plain name is gone is remembered.
+        """
+        found: dict[bytes, list[int]] = {}
+        for info in self._store.list(kind.folder(pack_id)):
+            name = parse_pack_name(info.key)
+            if name is not None and (name[2] or name[1] == pack_id):
+                found.setdefault(name[1], []).append(name[2])
+        with self._lock:
+            if len(self._generations) > _REMEMBERED:
+                self._generations.clear()
+            self._generations.update({other: max(listed) for other, listed in found.items()})
+            self._generations.pop(pack_id, None)
+        return sorted(found.get(pack_id, ()), reverse=True)
+
+    def _load(self, kind: PackKind, pack_id: bytes, generation: int) -> StoredPack:
+        name = kind.object_name(pack_id, generation)
+        tail, info = self._store.get_tail(name, TAIL)
+        trailer = decode_trailer(tail, kind, pack_id)
+        needed = trailer.footer_length + TRAILER
+        if needed > info.size:
+            raise DamagedData(f"{name} is cut short")
+        if needed > len(tail):
+            tail = self._store.get_range(name, info.size - needed, needed)
         footer = decode_footer(self._keys, trailer, tail[-needed:-TRAILER])
         if int(footer.offsets[-1]) + needed != info.size:
             raise DamagedData(f"{name} is {info.size} bytes, its footer describes another length")
-        return StoredPack(kind, pack_id, footer, info.size, info.etag, tail)
+        return StoredPack(kind, pack_id, footer, info.size, generation, tail)
 
     def fetch(self, pack: StoredPack, span: Span) -> memoryview:
-        """The stored bytes of ``span``. Raises ObjectChanged if the pack was rewritten since ``open``."""
+        """The stored bytes of ``span``. Raises ObjectChanged if this generation is gone: open it anew."""
         start = span.offset - (pack.size - len(pack.tail))
         if not span.length:  # nothing but dead slots, which no store can be asked for
             return memoryview(b"")
         if start >= 0:
             return memoryview(pack.tail)[start : start + span.length]
         try:
-            stored = self._store.get_range(pack.name, span.offset, span.length, etag=pack.etag)
+            stored = self._store.get_range(pack.name, span.offset, span.length)
         except ObjectNotFound as error:
-            raise MissingObject(f"{pack.name} is missing from the store") from error
+            raise ObjectChanged(f"{pack.name} went away while it was read") from error
         if len(stored) != span.length:
             raise DamagedData(f"{pack.name} is cut short")
         return memoryview(stored)
@@ -195,14 +264,11 @@ class PackReader(Scoped):
 
     def read(self, kind: PackKind, pack_id: bytes, slots: Sequence[int]) -> dict[int, bytes]:
         """The contents of some slots of one pack, all or none. Raises DamagedData, MissingObject."""
-        for attempt in (1, 2):
-            try:
+        for _ in range(OPENINGS):
+            with suppress(ObjectChanged):
                 return self._read(self.open(kind, pack_id), sorted(set(slots)))
-            except ObjectChanged:
-                self.forget(pack_id)
-                if attempt == 2:
-                    raise
-        raise AssertionError
+            self.forget(pack_id)
+        return self._read(self.open(kind, pack_id), sorted(set(slots)))
 
     def _read(self, pack: StoredPack, slots: Sequence[int]) -> dict[int, bytes]:
         if slots and slots[-1] >= pack.footer.count:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -17,7 +17,7 @@ from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format.footer import ID
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
-from puller.store.base import Store
+from puller.store.base import ObjectInfo, Store
 
 PREFIX = "damaged/"
 VERSION = 1
@@ -27,10 +27,11 @@ _NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class DamageRecord:
-    """One object, and the ids of the packs that it names."""
+    """One object, and the ids of the packs that it names. ``modified`` is by the store's clock."""
 
     name: str
     packs: frozenset[bytes]
+    modified: float = 0.0
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -41,6 +42,15 @@ class _Body(msgspec.Struct, frozen=True):
 def union(records: Iterable[DamageRecord]) -> frozenset[bytes]:
     """All packs that the records name."""
     return frozenset().union(*(record.packs for record in records))
+
+
+def since(records: Iterable[DamageRecord]) -> dict[bytes, float]:
+    """By pack, when the newest record that names it was put."""
+    found: dict[bytes, float] = {}
+    for record in records:
+        for pack in record.packs:
+            found[pack] = max(record.modified, found.get(pack, record.modified))
+    return found
 
 
 def encode(packs: Collection[bytes]) -> bytes:
@@ -70,13 +80,14 @@ class DamagedPacks(Scoped):
 
     def read(self) -> list[DamageRecord]:
         """The records that can be read: nobody needs them, so the others are passed over."""
-        names = [info.key for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
-        return [record for record in map(self._read, names) if record is not None]
+        infos = [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
+        return [record for record in map(self._read, infos) if record is not None]
 
-    def _read(self, name: str) -> DamageRecord | None:
+    def _read(self, info: ObjectInfo) -> DamageRecord | None:
         try:
-            box = self._store.get(name, max_size=BOX_LIMIT)
-            return decode(self._boxes.unpack(BoxKind.DAMAGED, name, box), name)
+            box = self._store.get(info.key, max_size=BOX_LIMIT)
+            record = decode(self._boxes.unpack(BoxKind.DAMAGED, info.key, box), info.key)
+            return replace(record, modified=info.modified)
         except (ObjectNotFound, DamagedData):
             return None
 

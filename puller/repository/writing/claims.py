@@ -2,7 +2,7 @@
 
 ::
 
-    list condemned ─► load index ─► find, add … ─► pending record ─► list condemned again ─► commit
+    list condemned ─► load hints ─► find, add … ─► pending record ─► list condemned again ─► commit
      what must not      (after!)     noted here      seen by prune     what was added since
      be referred to
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from puller.errors import Overtaken
 from puller.repository.format.pages import Numbers, PackTable, Slots
-from puller.repository.index.chunkindex import MISS
 from puller.repository.records.condemned import ALL, KEPT, Condemned, Record, union
+from puller.repository.writing.chunkindex import MISS
 
 LONGEST_RUN = KEPT - 86400.0
 """Seconds; a day less than final records are kept, for requests that are slow to take effect."""
@@ -38,7 +38,7 @@ def _now() -> float:
 
 
 class Claims:
-    """Made before the index is loaded, so that an index that is loaded later names nothing older.
+    """Made before a footer is read, so that none that is read later has what was removed before.
 
     Safe for many threads. Raises DamagedData, UnsupportedFormat or StoreError where the records cannot
     be read: then it is unknown what must not be referred to.
@@ -103,7 +103,7 @@ class Claims:
 def _excluded(records: list[Record]) -> set[bytes]:
     """Packs of which nothing should be referred to.
 
-    A compacted pack is not among them: the index knows its live slots, and they stay useful.
+    A compacted pack is not among them: its footer tells its live slots, and they stay useful.
     """
     return {
         pack

@@ -37,6 +37,7 @@ from puller.repository.format.pages import (
     encode_root,
 )
 from puller.repository.reading.mapreader import MapReader
+from puller.repository.reading.parent import ROOT
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count, page_count
 
 READY_PAGES = 256
@@ -45,7 +46,7 @@ READY_PAGES = 256
 READY_CHUNKS = 64 * PAGE_CHUNKS
 """... or when so many chunks were placed in them, at some 40 bytes each."""
 
-StoreContents = Callable[[Sequence[bytes]], tuple[Numbers, Slots]]
+StoreMaps = Callable[[Sequence[int], Sequence[bytes]], tuple[Numbers, Slots]]
 
 _Part = tuple[NDArray[np.int64], Numbers, Slots]
 
@@ -92,11 +93,11 @@ def _by_page(first: int, last: int) -> Iterator[tuple[int, int, int]]:
 class DiskMap:
     """Builds the root of one disk. ``announce`` has one caller; ``place`` may be called by many threads.
 
-    ``base`` is the parent's root, or None for a full. ``store`` puts contents into map packs and
-    returns their pack numbers and slots.
+    ``base`` is the parent's root, or None for a full. ``store`` is given numbers of pages, or ROOT, and their
+    contents; it puts them into map packs and returns their pack numbers and slots.
     """
 
-    def __init__(self, size: int, base: Root | None, reader: MapReader, store: StoreContents) -> None:
+    def __init__(self, size: int, base: Root | None, reader: MapReader, store: StoreMaps) -> None:
         self._size = size
         self._base = base
         self._reader = reader
@@ -218,7 +219,7 @@ class DiskMap:
         contents = [encode_page(columns[page], self.table) for page in held]
         everything = list(columns)
         self._pages.packs[everything], self._pages.slots[everything] = ZERO, 0
-        self._pages.packs[held], self._pages.slots[held] = self._store(contents)
+        self._pages.packs[held], self._pages.slots[held] = self._store(held, contents)
 
     def finish(self) -> tuple[int, int]:
         """Write what is left and the root; return the root's (pack number, slot). All chunks have come."""
@@ -227,5 +228,5 @@ class DiskMap:
             if self._pending:
                 raise RuntimeError(f"{len(self._pending)} pages were announced and never completed")
         self._write_ready()
-        packs, slots = self._store([encode_root(Root(self._size, self._pages), self.table)])
+        packs, slots = self._store([ROOT], [encode_root(Root(self._size, self._pages), self.table)])
         return int(packs[0]), int(slots[0])

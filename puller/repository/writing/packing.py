@@ -31,7 +31,7 @@ from puller.units import MIB, format_bytes
 DATA_PACK = 32 * MIB
 MAP_PACK = 8 * MIB
 TAIL_ROOM = 2 * MIB
-"""Room for the largest tail: 65536 slots of 21 bytes, which zstd makes no longer, and small fixed parts."""
+"""Room for the largest tail: 65536 slots of 21 bytes, which zstd makes no longer, a key box and a trailer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class PendingPoints(Scoped):
     def put(self, point: Point) -> None:
         """Announce ``point``, whose packs, pages and roots are durable."""
         name = _name(point.uuid, point.point)
-        self._store.put(name, self._boxes.pack(BoxKind.POINT, name, msgspec.json.encode(point)))
+        self._store.put_new(name, self._boxes.pack(BoxKind.POINT, name, msgspec.json.encode(point)))
 
     def since(self, point: Point) -> float:
         """When ``point`` was announced, by the store's clock. Raises Overtaken if that is forgotten."""

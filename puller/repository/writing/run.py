@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from puller.cancelling import cleanup
-from puller.errors import PullerError, StoreError, UnsupportedDisk
+from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.pace import Pace
@@ -33,14 +33,14 @@ from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
-from puller.repository.format.index import IndexedPack
+from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
 from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
-from puller.repository.format.sealing import BoxKind
-from puller.repository.index.chunkindex import MISS, ChunkIndex
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import PackReader
+from puller.repository.reading.parent import ParentContents, ParentDisk
+from puller.repository.writing.chunkindex import MISS, ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
 from puller.repository.writing.effort import AutoLevel, Effort
@@ -54,7 +54,6 @@ from puller.repository.writing.packing import (
     Places,
 )
 from puller.repository.writing.pending import PendingPoints, commit
-from puller.repository.writing.presence import Presence
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -100,9 +99,10 @@ class Holdings(Protocol):
 class DiskWriter:
     """Takes one disk's extents and batches. Counters are in bytes and grow while the run goes on."""
 
-    def __init__(self, run: Run, map_: DiskMap) -> None:
+    def __init__(self, run: Run, map_: DiskMap, parent: ParentDisk | None) -> None:
         self._run = run
         self.map = map_
+        self.parent = parent
         self.zero_bytes = 0
         self.read_bytes = 0
         self.done_bytes = 0
@@ -150,7 +150,8 @@ class Run:
         self._table = repository.maps.table
         self._index = known
         self._claims = claims
-        self._presence = Presence(repository.store, repository.maps.table, repository.packs.damaged)
+        self.footers = known.footers
+        """What stored packs hold, read during this run."""
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
@@ -190,10 +191,11 @@ class Run:
             with suppress(PullerError):
                 self._put_index(self._fresh)
 
-    def disk(self, size: int, base: Address | None) -> DiskWriter:
+    def disk(self, size: int, base: Address | None, compared: Address | None = None) -> DiskWriter:
         """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing.
 
-        Raises UnsupportedDisk if a map might not be able to describe so large a disk.
+        What is equal to what the root at ``compared`` has in the same place is not stored; where that cannot
+        be read, the index tells. Raises UnsupportedDisk if a map might not be able to describe the disk.
         """
         if size > LARGEST_DISK:
             said, limit = format_bytes(size), format_bytes(LARGEST_DISK)
@@ -207,11 +209,20 @@ class Run:
             self._bases.add(base)
         writer: DiskWriter
 
-        def store(contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
-            return self._locate(writer, self._maps, contents)
+        def store(pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
+            parents = None if writer.parent is None else writer.parent.maps(pages)
+            return self._locate(writer, self._maps, contents, parents)
 
-        writer = DiskWriter(self, DiskMap(size, root, maps, store))
+        writer = DiskWriter(self, DiskMap(size, root, maps, store), self._parent(compared))
         return writer
+
+    def _parent(self, root: Address | None) -> ParentDisk | None:
+        if root is None:
+            return None
+        try:
+            return ParentDisk(self.repository.maps, self.footers, self.repository.packs.damaged, root)
+        except DamagedData:
+            return None
 
     def attach(self, content: bytes) -> Address:
         """Store a byte string like a disk; return its root's address."""
@@ -246,19 +257,30 @@ class Run:
 
     def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
         present = [position for position, content in enumerate(contents) if content is not None]
+        numbers = np.array(chunks, np.int64)
         packs = np.full(len(chunks), ZERO, np.int64)
         slots = np.zeros(len(chunks), np.uint16)
         packs[present], slots[present] = self._locate(
-            disk, self._data, [c for c in contents if c is not None]
+            disk,
+            self._data,
+            [c for c in contents if c is not None],
+            None if disk.parent is None else disk.parent.chunks(numbers[present]),
         )
-        disk.map.place(np.array(chunks, np.int64), packs, slots)
+        disk.map.place(numbers, packs, slots)
 
     def _locate(
-        self, disk: DiskWriter, writer: PackWriter, contents: Sequence[Content]
+        self,
+        disk: DiskWriter,
+        writer: PackWriter,
+        contents: Sequence[Content],
+        parents: ParentContents | None,
     ) -> tuple[Numbers, Slots]:
-        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``."""
+        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``.
+
+        ``parents`` is what the point that is compared with has in their places.
+        """
         ids = [content_id(self._keys.id_key, content) for content in contents]
-        packs, slots = self._find(writer.kind, ids)
+        packs, slots = self._find(writer.kind, ids, parents)
         missing = np.flatnonzero(packs == MISS).tolist()
         if missing:
             # A batch may hold a content twice. Threads that meet one at the same time store it twice.
@@ -268,9 +290,21 @@ class Run:
                 packs[at], slots[at] = places[ids[at]]
         return packs, slots
 
-    def _find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        found, slots = self._index.find(b"".join(ids))
-        return self._claims.admit(self._presence.of(kind, found), slots), slots
+    def _find(
+        self, kind: PackKind, ids: Sequence[bytes], parents: ParentContents | None
+    ) -> tuple[Numbers, Slots]:
+        if parents is None:
+            return self._find_indexed(kind, ids)
+        # Held like what the index offers: the parent may be deleted meanwhile.
+        slots = parents.refs.slots.copy()
+        packs = self._claims.admit(parents.equal(ids), slots)
+        left = np.flatnonzero(packs == MISS)
+        packs[left], slots[left] = self._find_indexed(kind, [ids[at] for at in left.tolist()])
+        return packs, slots
+
+    def _find_indexed(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
+        found, slots = self._index.find(kind, ids)
+        return self._claims.admit(found, slots), slots
 
     def _store_new(
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
@@ -282,25 +316,24 @@ class Run:
         total = 0
         for places, stored in writer.add(pieces):
             total += stored
-            pack = self._note_places(writer.kind, places)
+            pack = self._note_places(places)
             for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
                 found[piece.content_id] = pack, slot
-                self._index.add(piece.content_id, pack, slot)
+                self._index.add(writer.kind, piece.content_id, pack, slot)
         new = sum(map(len, fresh.values())) if writer is self._data else 0
         disk.count(0, new, total)
         return found
 
-    def _note_places(self, kind: PackKind, places: Places) -> int:
+    def _note_places(self, places: Places) -> int:
         """Take note of slots that this run has written; return the number of their pack."""
         pack = self._table.number(places.pack.pack_id)
-        self._presence.note(kind, pack)
         self._claims.hold(pack, places.first, places.count)
         return pack
 
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
         body = pack.body(self._keys, footer)
-        self._uploads.put(pack.kind.object_name(pack.pack_id), body)
+        self._uploads.put_new(pack.kind.object_name(pack.pack_id), body)
         size = len(body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
@@ -314,10 +347,8 @@ class Run:
         self._put_index(fresh)
 
     def _put_index(self, packs: Sequence[IndexedPack]) -> None:
-        # Prune relies on it that no index names a pack which it removed more than 30 days before.
-        self._claims.require_young()
-        name = f"index/{secrets.token_hex(16)}"
-        self._store.put_new(name, self._keys.boxes().pack(BoxKind.INDEX, name, index.encode(packs)))
+        name = INDEX_PREFIX + secrets.token_hex(16)
+        self._store.put_new(name, index.encode(self._keys, name, IndexPart.of(packs)))
 
     def address(self, pack: int, slot: int) -> Address:
         """The address with the pack's id in place of its number."""

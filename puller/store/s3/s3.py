@@ -104,13 +104,11 @@ class S3Store(Scoped):
         check_size(key, len(content), max_size)
         return content
 
-    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
         validate_range(offset, length)
         request = self._request(key)
         request["Range"] = f"bytes={offset}-{offset + length - 1}"
-        if etag is not None:
-            request["IfMatch"] = etag
         with self._doing(f"cannot read {key}"):
             try:
                 return self._fetch_range(key, request, length)[0]

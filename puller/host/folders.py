@@ -1,0 +1,31 @@
+"""Folders of this host for what can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_directory(repository_id: str) -> Path:
+    """Where this user's cache of a repository is. Raises OSError if there is no such place.
+
+    Below ``PULLER_CACHE_DIR``, else below ``puller`` in ``XDG_CACHE_HOME``, ``~/.cache``, or ``/var/cache``
+    for root without a home (as services run).
+    """
+    own = os.environ.get("PULLER_CACHE_DIR")
+    if own:
+        return Path(own) / repository_id
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if xdg.is_absolute():  # the XDG specification has relative ones ignored
+        return xdg / "puller" / repository_id
+    if os.geteuid() == 0 and not os.environ.get("HOME"):
+        return Path("/var/cache/puller") / repository_id
+    try:
+        return Path.home() / ".cache" / "puller" / repository_id
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home directory") from error
+
+
+def temporary_directory() -> Path:
+    """Where files go that nobody needs later: ``TMPDIR`` or ``/var/tmp``, as ``/tmp`` is often in memory."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")

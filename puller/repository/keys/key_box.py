@@ -1,0 +1,81 @@
+"""The key box of a data pack: its key, sealed to the repository's data public key (docs/format.md, "Pack").
+
+HPKE (RFC 9180) with a hybrid of ML-KEM-768 and X25519: whoever copies the bucket today opens it neither with
+a quantum computer later nor by a flaw in ML-KEM alone.
+"""
+
+from __future__ import annotations
+
+from hashlib import shake_256
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
+
+from puller.errors import DamagedData, UnsupportedFormat
+
+PUBLIC_KEY = 1184 + 32
+"""Bytes of a data public key: ML-KEM's, then X25519's."""
+
+_MLKEM_PUBLIC, _MLKEM_SEED, _EXPANDED = 1184, 64, 96
+_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+
+
+def _halves(seed: bytes) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
+    """The two private keys that the hybrid's 32 bytes stand for. Raises UnsupportedFormat."""
+    expanded = shake_256(seed).digest(_EXPANDED)
+    try:
+        mlkem = MLKEM768PrivateKey.from_seed_bytes(expanded[:_MLKEM_SEED])
+    except UnsupportedAlgorithm as error:
+        raise _unsupported() from error
+    return mlkem, X25519PrivateKey.from_private_bytes(expanded[_MLKEM_SEED:])
+
+
+def _unsupported() -> UnsupportedFormat:
+    return UnsupportedFormat(
+        "this build of 'cryptography' has no ML-KEM-768",
+        advice="Install the package 'cryptography' from PyPI, whose wheels have it.",
+    )
+
+
+def public_key(seed: bytes) -> bytes:
+    """The public key that belongs to the private ``seed`` (32 bytes). Raises UnsupportedFormat."""
+    mlkem, x25519 = _halves(seed)
+    return mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+
+
+def _public(key: bytes) -> MLKEM768X25519PublicKey:
+    """Parse a public key. Raises UnsupportedFormat, DamagedData."""
+    try:
+        mlkem = MLKEM768PublicKey.from_public_bytes(key[:_MLKEM_PUBLIC])
+        return MLKEM768X25519PublicKey(mlkem, X25519PublicKey.from_public_bytes(key[_MLKEM_PUBLIC:]))
+    except UnsupportedAlgorithm as error:
+        raise _unsupported() from error
+    except ValueError as error:
+        raise DamagedData(f"a key slot holds an impossible public key: {error}") from error
+
+
+def require_usable(public: bytes) -> None:
+    """Raise UnsupportedFormat or DamagedData if nothing can be sealed to ``public``."""
+    _public(public)
+
+
+def seal(public: bytes, pack_key: bytes, info: bytes) -> bytes:
+    """The key box that tells ``pack_key`` to whoever has the private seed; ``info`` says where it stands."""
+    return _SUITE.encrypt(pack_key, _public(public), info)
+
+
+def open_box(seed: bytes, key_box: bytes, info: bytes) -> bytes:
+    """The pack key. Raises DamagedData if seed, ``info`` or a single bit differ."""
+    try:
+        return _SUITE.decrypt(key_box, MLKEM768X25519PrivateKey(*_halves(seed)), info)
+    except (InvalidTag, ValueError) as error:
+        raise DamagedData("its seal does not match") from error

@@ -1,0 +1,82 @@
+"""Ids of what packs hold, from their footers, for whoever looks for contents that are stored already.
+
+They belong to one run. What was read before a run began may have been removed since: the records of condemned
+packs tell a run what may vanish while it is at work, not what vanished before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from puller.cancelling import Scoped
+from puller.errors import DamagedData, MissingObject
+from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
+from puller.repository.reading.packs import PackReader
+from puller.units import MIB
+
+CACHED = 8 * MIB
+"""Bytes of ids kept: half a million, of some 1,000 packs of 32 MiB."""
+
+_LOADING = 64
+"""Locks for reading footers; a pack's is chosen by its id, which is random."""
+
+
+class _Cache:
+    """Ids by pack, the least lately used ones leaving first."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, pack: tuple[PackKind, bytes]) -> Ids | None:
+        with self._lock:
+            if pack in self._held:
+                self._held.move_to_end(pack)
+            return self._held.get(pack)
+
+    def keep(self, pack: tuple[PackKind, bytes], ids: Ids) -> None:
+        with self._lock:
+            self._held[pack] = ids
+            self._bytes += ids.nbytes
+            while self._bytes > CACHED:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+class Footers(Scoped):
+    """The footers that one run reads. Safe for many threads: a footer that several want is read once."""
+
+    def __init__(self, packs: PackReader) -> None:
+        self._packs = packs
+        self.scope = packs.scope
+        self._cache = _Cache()
+        self._loading = [threading.Lock() for _ in range(_LOADING)]
+
+    def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
+        """(n, 16): the id of what each slot of the pack holds, zero bytes for a dead slot.
+
+        Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
+        """
+        with self._loading[pack_id[0] % _LOADING]:
+            known = self._cache.get((kind, pack_id))
+            if known is None:
+                known = self._load(kind, pack_id)
+                self._cache.keep((kind, pack_id), known)
+            return known
+
+    def _load(self, kind: PackKind, pack_id: bytes) -> Ids:
+        try:
+            return _live_ids(self._packs.load(kind, pack_id).footer)
+        except MissingObject:
+            raise
+        except DamagedData:
+            self._packs.damaged.add(pack_id)
+            raise
+
+
+def _live_ids(footer: Footer) -> Ids:
+    """A copy: the array of a footer keeps all of the footer's content in memory."""
+    ids = footer.ids.copy()
+    ids[footer.flags & DEAD != 0] = 0
+    return ids

@@ -1,0 +1,155 @@
+"""What a disk's last point has at each place, for a disk that is read as a whole and compared with it.
+
+::
+
+    place on the disk ─► map of the parent: pack, slot ─► footer of the pack: id ─► is it what was read?
+
+So what did not change is found whatever the index knows. A part of the map that cannot be read, and a pack
+that is missing or damaged, hold nothing here: the index is asked about that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puller.cancelling import CancelScope
+from puller.errors import DamagedData
+from puller.repository.format.footer import ID, Ids, PackKind
+from puller.repository.format.pages import ZERO, Address, Numbers, Refs
+from puller.repository.reading.damage import read_pages
+from puller.repository.reading.footers import Footers
+from puller.repository.reading.mapreader import READERS, MapReader
+from puller.store.parallel import each
+from puller.units import PAGE_CHUNKS
+
+ROOT = -1
+"""In place of a page's number: the root."""
+
+WINDOW_PAGES = 16
+"""Pages (1 GiB of disk) whose footers are read together."""
+
+_WINDOWS = 3
+"""Windows kept, at 0.4 MiB each: batches come in disk order, a few out of turn."""
+
+_NOTHING = np.zeros((0, ID), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class ParentContents:
+    """References, and the ``ids`` (n, 16) of what they lead to; zero bytes where that is nothing."""
+
+    refs: Refs
+    ids: Ids
+
+    def equal(self, ids: Sequence[bytes]) -> Numbers:
+        """The pack numbers of those that hold the contents with ``ids``, and ZERO for the others."""
+        wanted = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID)
+        same = (self.ids == wanted).all(axis=1) & (self.refs.packs != ZERO)
+        return np.where(same, self.refs.packs, ZERO)
+
+    def at(self, places: NDArray[np.int64]) -> ParentContents:
+        """Those at ``places``."""
+        return ParentContents(Refs(self.refs.packs[places], self.refs.slots[places]), self.ids[places])
+
+
+class ParentDisk:
+    """One disk of the point that a run compares with. Safe for many threads.
+
+    Packs whose ids are in ``damaged`` hold nothing. Raises DamagedData or MissingObject if its root cannot be
+    read; later on only StoreError.
+    """
+
+    def __init__(
+        self, maps: MapReader, footers: Footers, damaged: Collection[bytes], address: Address
+    ) -> None:
+        self._maps = maps
+        self._footers = footers
+        self._damaged = damaged
+        self._address = address
+        self._root = maps.root(address)
+        self._span = WINDOW_PAGES * PAGE_CHUNKS
+        self._windows: OrderedDict[int, ParentContents] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def maps(self, pages: Sequence[int]) -> ParentContents:
+        """What the parent has as these pages of its map, or as its ROOT."""
+        refs, known = Refs.zeros(len(pages)), self._root.pages
+        for at, page in enumerate(pages):
+            if page == ROOT:
+                refs.packs[at], refs.slots[at] = (
+                    self._maps.table.number(self._address.pack),
+                    self._address.slot,
+                )
+            elif page < len(known.packs):
+                refs.packs[at], refs.slots[at] = known.packs[page], known.slots[page]
+        return self._identified(PackKind.MAP, refs)
+
+    def chunks(self, numbers: NDArray[np.int64]) -> ParentContents:
+        """What the parent has as these chunks of the disk."""
+        windows = numbers // self._span
+        packs, slots = np.full(len(numbers), ZERO, np.int64), np.zeros(len(numbers), np.uint16)
+        ids = np.zeros((len(numbers), ID), np.uint8)
+        for window in np.unique(windows).tolist():
+            (here,) = (windows == window).nonzero()
+            found = self._window(window).at(numbers[here] - window * self._span)
+            packs[here], slots[here], ids[here] = found.refs.packs, found.refs.slots, found.ids
+        return ParentContents(Refs(packs, slots), ids)
+
+    def _window(self, number: int) -> ParentContents:
+        # Whoever waits here for another thread mostly wants the same window.
+        with self._lock:
+            known = self._windows.pop(number, None)
+            if known is None:
+                known = self._identified(PackKind.DATA, self._refs(number * WINDOW_PAGES))
+            self._windows[number] = known
+            if len(self._windows) > _WINDOWS:
+                self._windows.popitem(last=False)
+            return known
+
+    def _refs(self, first: int) -> Refs:
+        """The chunks of the pages from ``first`` on, as far as they can be read."""
+        refs = Refs.zeros(self._span)
+        pages = range(first, min(first + WINDOW_PAGES, len(self._root.pages.packs)))
+        for page, found in read_pages(self._maps, self._root, pages, []):
+            start = (page - first) * PAGE_CHUNKS
+            refs.packs[start : start + len(found.packs)] = found.packs
+            refs.slots[start : start + len(found.slots)] = found.slots
+        return refs
+
+    def _identified(self, kind: PackKind, refs: Refs) -> ParentContents:
+        order = refs.packs.argsort(kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(refs.packs[order])) + 1)
+        parts = [part for part in parts if len(part) and refs.packs[part[0]] != ZERO]
+        ids = np.zeros((len(refs.packs), ID), np.uint8)
+        for part, held in zip(
+            parts, self._ids(kind, [int(refs.packs[part[0]]) for part in parts]), strict=True
+        ):
+            inside = part[refs.slots[part] < len(held)]
+            ids[inside] = held[refs.slots[inside]]
+        return ParentContents(refs, ids)
+
+    def _ids(self, kind: PackKind, packs: Collection[int]) -> Sequence[Ids]:
+        """Of each pack the ids of its slots."""
+
+        def read(scope: CancelScope, pack: int) -> Ids:
+            return self._ids_of(self._footers.within(scope), kind, pack)
+
+        scope = self._footers.scope
+        if len(packs) < 2:  # no thread is worth it
+            return [read(scope, pack) for pack in packs]
+        return list(each(scope, read, packs, READERS))
+
+    def _ids_of(self, footers: Footers, kind: PackKind, pack: int) -> Ids:
+        pack_id = self._maps.table.pack_id(pack)
+        if pack_id in self._damaged:
+            return _NOTHING
+        try:
+            return footers.ids(kind, pack_id)
+        except DamagedData:
+            return _NOTHING

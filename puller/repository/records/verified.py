@@ -1,0 +1,182 @@
+"""Verified packs: what checks have read as a whole and found sound, and when (docs/format.md, "Verified").
+
+Nobody needs these records but a check that is to spare itself work. Times are the store's.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from puller.cancelling import CancelScope, Scoped
+from puller.errors import DamagedData, ObjectNotFound, StoreDenied
+from puller.repository.format.footer import ID, MAX_GENERATION
+from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
+from puller.store.base import ObjectInfo, Store
+from puller.store.parallel import each
+
+PREFIX = "verified/"
+VERSION = 1
+
+RECORD_PACKS = 200_000
+"""Packs in a record at most: some 4 MiB sealed, and 7 MiB as JSON."""
+
+SMALL = RECORD_PACKS // 2
+"""Packs below which prune writes a record together with others."""
+
+LEAST = 8
+"""Small records that are worth a new one."""
+
+_NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
+_PARALLEL_READS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One generation of a pack was sound at ``time``, in seconds since the epoch; None until it is stored."""
+
+    pack_id: bytes
+    generation: int
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRecord:
+    """One object. The times of its ``proofs`` are filled in, and none is later than its own."""
+
+    name: str
+    modified: float
+    proofs: tuple[Proof, ...]
+
+
+class _Group(msgspec.Struct, frozen=True):
+    ids: str
+    generation: int = 0
+    time: float | None = None
+
+
+class _Body(msgspec.Struct, frozen=True):
+    packs: tuple[_Group, ...]
+    version: int = VERSION
+
+
+def encode(proofs: Iterable[Proof]) -> bytes:
+    """The content of a record's box."""
+    groups: defaultdict[tuple[int, float | None], list[str]] = defaultdict(list)
+    for proof in proofs:
+        groups[proof.generation, proof.time].append(proof.pack_id.hex())
+    return msgspec.json.encode(_Body(tuple(_Group("".join(ids), *key) for key, ids in groups.items())))
+
+
+def decode(content: bytes, info: ObjectInfo) -> VerifiedRecord:
+    """Parse the content of a record's box. Raises DamagedData."""
+    try:
+        body = msgspec.json.decode(content, type=_Body)
+        proofs = tuple(proof for group in body.packs for proof in _proofs(group, info.modified))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedData(f"{info.key} is damaged: {error}") from error
+    if body.version > VERSION:
+        raise DamagedData(f"{info.key} is of a newer format than this puller knows")
+    return VerifiedRecord(info.key, info.modified, proofs)
+
+
+def _proofs(group: _Group, modified: float) -> Iterator[Proof]:
+    ids = bytes.fromhex(group.ids)
+    if len(ids) % ID or not 0 <= group.generation <= MAX_GENERATION:
+        raise ValueError("it names what cannot be a pack")
+    time = modified if group.time is None else min(group.time, modified)
+    return (Proof(ids[at : at + ID], group.generation, time) for at in range(0, len(ids), ID))
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """What prune makes of the records: ``merged`` is to be put, and then ``void`` to be deleted."""
+
+    merged: tuple[Proof, ...]
+    void: tuple[VerifiedRecord, ...]
+
+
+def tidy(records: Sequence[VerifiedRecord], counts: Callable[[Proof], bool]) -> Tidied:
+    """Find the records of which nothing counts that another one does not say, and merge small ones.
+
+    ``counts`` tells whether a proof is of what is stored, and later than damage. Newer records are looked at
+    first, so what could not be deleted is not merged again.
+    """
+    said: dict[bytes, float] = {}
+    void: list[VerifiedRecord] = []
+    small: list[tuple[VerifiedRecord, list[Proof]]] = []
+    for record in sorted(records, key=lambda record: -record.modified):
+        news = [proof for proof in record.proofs if counts(proof) and _is_news(proof, said)]
+        said.update((proof.pack_id, proof.time or 0.0) for proof in news)
+        if not news:
+            void.append(record)
+        elif len(record.proofs) < SMALL:
+            small.append((record, news))
+    if len(small) < LEAST:
+        return Tidied((), tuple(void))
+    # What is met later is of an older record and was verified later, or it were no news.
+    latest = {proof.pack_id: proof for _, news in small for proof in news}
+    return Tidied(tuple(latest.values()), (*void, *(record for record, _ in small)))
+
+
+def outlives(proof: Proof, damaged: Mapping[bytes, float]) -> bool:
+    """Whether a proof is later than what is known of damage: ``damaged`` says since when, by pack."""
+    return proof.pack_id not in damaged or (proof.time or 0.0) > damaged[proof.pack_id]
+
+
+def _is_news(proof: Proof, said: Mapping[bytes, float]) -> bool:
+    return proof.pack_id not in said or (proof.time or 0.0) > said[proof.pack_id]
+
+
+class VerifiedPacks(Scoped):
+    """The records of one repository."""
+
+    def __init__(self, store: Store, boxes: Boxes) -> None:
+        self._store = store
+        self.scope = store.scope
+        self._boxes = boxes
+
+    def listed(self) -> list[ObjectInfo]:
+        """The records that are there, unread."""
+        return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
+
+    def read(self, infos: Iterable[ObjectInfo]) -> list[VerifiedRecord]:
+        """The records that can be read: nobody needs them, so the others are passed over."""
+        found = each(self.scope, self._read, infos, _PARALLEL_READS)
+        return [record for record in found if record is not None]
+
+    def _read(self, scope: CancelScope, info: ObjectInfo) -> VerifiedRecord | None:
+        try:
+            box = self._store.within(scope).get(info.key, max_size=BOX_LIMIT)
+            return decode(self._boxes.unpack(BoxKind.VERIFIED, info.key, box), info)
+        except (ObjectNotFound, DamagedData):
+            return None
+
+    def put(self, proofs: Sequence[Proof]) -> list[ObjectInfo]:
+        """Write records, durable when this returns, and return them; none without ``proofs``."""
+        written = []
+        for start in range(0, len(proofs), RECORD_PACKS):
+            name = PREFIX + secrets.token_hex(ID)
+            content = encode(proofs[start : start + RECORD_PACKS])
+            self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, content))
+            written.append(self._store.stat(name))
+        return written
+
+    def now(self) -> float:
+        """The store's time, as a record shows it that says nothing and is deleted again."""
+        name = PREFIX + secrets.token_hex(ID)
+        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(())))
+        modified = self._store.stat(name).modified
+        with suppress(StoreDenied):
+            self._store.delete([name])
+        return modified
+
+    def delete(self, records: Sequence[VerifiedRecord]) -> None:
+        """Delete the records."""
+        self._store.delete([record.name for record in records])

@@ -1,0 +1,130 @@
+"""The packs that a check looks at, and those of them that it reads.
+
+::
+
+    list packs ── list verified/ ── which are due? ──► look at the footers of the others
+                                          │
+                                          ▼
+                  ┌─ what have others verified? ── read a batch ── record it ─┐
+                  └──────────── until nothing is due, or the budget is spent ◄┘
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from puller.events import DiskPlanned, Observer
+from puller.repository.collecting.inventory import PackObject, list_packs
+from puller.repository.collecting.reach import Reach
+from puller.repository.format.footer import PackKind
+from puller.repository.records.damaged import DamageRecord, since
+from puller.repository.repository import Repository
+from puller.upkeep.packcheck import PackCheck
+from puller.upkeep.schedule import Allowance, Candidate, Reading, batch, due, shuffled
+from puller.upkeep.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """``verified`` are the packs that were read and found sound, ``left`` counts what the budget left out.
+
+    ``oldest`` is when the pack was verified that was verified longest ago; None if one never was.
+    """
+
+    packs: PackCheck
+    verified: frozenset[bytes]
+    left: int
+    oldest: datetime | None
+
+
+def examine(
+    repository: Repository,
+    reach: Reach,
+    allowance: Allowance,
+    known: Sequence[DamageRecord],
+    observer: Observer,
+) -> Examined:
+    """Look at the packs that are reached, and read those that are due. ``known`` tells of damage."""
+    reading = allowance.reading
+    stored = _stored(repository, reach)
+    generations = {pack_id: pack.generation for pack_id, pack in stored.items()}
+    verification = Verification(repository, generations, since(known), observer)
+    queue = _queue(stored, verification, reading)
+    packs = PackCheck(repository, reach, observer)
+    others = _others(repository, reach, stored, queue, reading)
+    total = len(others) + len(queue)
+    observer(DiskPlanned("repository", "packs", total, total))
+    packs.look(others)
+    verified, left = _read(packs, verification, queue, allowance)
+    reached = [repository.maps.table.pack_id(number) for number in reach.packs]
+    verification.refresh()
+    for number in packs.faults.packs:
+        verification.withdraw(repository.maps.table.pack_id(number))
+    return Examined(packs, verified, left, _oldest(verification, reached))
+
+
+def _stored(repository: Repository, reach: Reach) -> dict[bytes, PackObject]:
+    reached = {repository.maps.table.pack_id(number) for number in reach.packs}
+    listed = list_packs(repository.store, (PackKind.DATA,))
+    return {pack_id: pack for pack_id, pack in listed.items() if pack_id in reached}
+
+
+def _queue(
+    stored: Mapping[bytes, PackObject], verification: Verification, reading: Reading
+) -> list[Candidate]:
+    """What is due, in the order in which this check takes it."""
+    if not reading.reads:
+        return []
+    now = 0.0 if reading.max_age is None else verification.now()
+    candidates = (
+        Candidate(pack_id, pack.size, verification.times.get(pack_id)) for pack_id, pack in stored.items()
+    )
+    return shuffled(due(candidates, reading, now), random.random)
+
+
+def _others(
+    repository: Repository,
+    reach: Reach,
+    stored: Mapping[bytes, PackObject],
+    queue: Iterable[Candidate],
+    reading: Reading,
+) -> list[bytes]:
+    """Packs that are only opened. One that was not listed may be new, or missing: opening it tells."""
+    due_ids = {candidate.pack_id for candidate in queue}
+    reached = (repository.maps.table.pack_id(number) for number in reach.packs)
+    return [
+        pack_id
+        for pack_id in reached
+        if pack_id not in due_ids and not (reading.is_selective and pack_id in stored)
+    ]
+
+
+def _read(
+    packs: PackCheck, verification: Verification, queue: list[Candidate], allowance: Allowance
+) -> tuple[frozenset[bytes], int]:
+    """Read what is due, a batch at a time, but for what another check has read meanwhile."""
+    verified: set[bytes] = set()
+    while queue and not allowance.is_spent:
+        verification.refresh()
+        queue = [candidate for candidate in queue if candidate.pack_id not in verification.fresh]
+        taken: list[bytes] = []
+        proofs = packs.read(_noted(allowance.take(batch(queue)), taken))
+        verification.add(proofs)
+        verified.update(proof.pack_id for proof in proofs)
+        queue = queue[len(taken) :]
+    return frozenset(verified), len(queue)
+
+
+def _noted(candidates: Iterable[Candidate], taken: list[bytes]) -> Iterator[bytes]:
+    for candidate in candidates:
+        taken.append(candidate.pack_id)
+        yield candidate.pack_id
+
+
+def _oldest(verification: Verification, reached: Sequence[bytes]) -> datetime | None:
+    times = [verification.times.get(pack_id) for pack_id in reached]
+    known = [moment for moment in times if moment is not None]
+    return datetime.fromtimestamp(min(known), UTC) if known and len(known) == len(times) else None

@@ -1,0 +1,82 @@
+"""What checks have read and found sound, as one check keeps it: from all records, and what it adds itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from puller.errors import StoreError
+from puller.events import Notice, Observer
+from puller.repository.records.verified import Proof, outlives
+from puller.repository.repository import Repository
+
+
+class Verification:
+    """When packs were last verified, by pack id.
+
+    ``generations`` are those that are stored, ``damaged`` tells since when a pack is recorded as damaged.
+    ``fresh`` are the packs that were verified since this check began, by whichever check.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        generations: Mapping[bytes, int],
+        damaged: Mapping[bytes, float],
+        observer: Observer,
+    ) -> None:
+        self._records = repository.verified
+        self._generations = generations
+        self._damaged = damaged
+        self._observer = observer
+        self._seen: set[str] = set()
+        self._refused = False
+        self.times: dict[bytes, float] = {}
+        self.fresh: set[bytes] = set()
+        self.refresh()
+        self.fresh.clear()
+
+    def refresh(self) -> None:
+        """Take in the records that have appeared since the last time."""
+        infos = [info for info in self._records.listed() if info.key not in self._seen]
+        self._seen.update(info.key for info in infos)
+        for record in self._records.read(infos):
+            for proof in record.proofs:
+                if self._generations.get(proof.pack_id) == proof.generation:
+                    self._note(proof, proof.time or 0.0)
+
+    def _note(self, proof: Proof, moment: float) -> None:
+        if outlives(proof, self._damaged):
+            self.times[proof.pack_id] = max(moment, self.times.get(proof.pack_id, moment))
+            self.fresh.add(proof.pack_id)
+
+    def add(self, proofs: Sequence[Proof]) -> None:
+        """Record what was found sound just now. A refusal is told once, and the check goes on."""
+        moment = time.time()
+        try:
+            for info in self._records.put(proofs):
+                self._seen.add(info.key)
+                moment = info.modified
+        except StoreError as error:
+            self._tell(error)
+        for proof in proofs:
+            self.times[proof.pack_id] = moment
+            self.fresh.add(proof.pack_id)
+
+    def withdraw(self, pack_id: bytes) -> None:
+        """Forget what was verified of a pack that turned out to be damaged."""
+        self.times.pop(pack_id, None)
+
+    def now(self) -> float:
+        """The store's time; where nothing may be put, this host's."""
+        try:
+            return self._records.now()
+        except StoreError as error:
+            self._tell(error)
+            return time.time()
+
+    def _tell(self, error: StoreError) -> None:
+        if not self._refused:
+            self._refused = True
+            text = "what is verified cannot be recorded, so later checks read it again"
+            self._observer(Notice("repository", f"{text}: {error.message}"))
