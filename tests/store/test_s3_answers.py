@@ -345,7 +345,7 @@ class TestCertificates:
         [
             ("127.0.0.1", (-3, -1), "Renew the server's certificate"),
             ("127.0.0.1", (1, 3), "set this host's clock"),
-            ("127.0.0.2", (-1, 1), "Name the server in AWS_ENDPOINT_URL_S3 as its certificate does"),
+            ("127.0.0.2", (-1, 1), "Use the name in the server's certificate in AWS_ENDPOINT_URL_S3"),
         ],
     )
     def test_one_that_does_not_fit(
