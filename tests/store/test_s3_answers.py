@@ -92,7 +92,7 @@ class TestSizes:
 
     @staticmethod
     def _refuse(store: S3Store) -> None:
-        with pytest.raises(DamagedData, match="where at most 65536 are plausible"):
+        with pytest.raises(DamagedData, match="but at most 65536 are plausible"):
             store.get("a", max_size=1 << 16)
         for read in (partial(store.get_range, "a", 0), partial(store.get_tail, "a")):
             with pytest.raises(UnsupportedByStore, match="65536"):
