@@ -18,8 +18,8 @@ from puller.cli.output.settings import Settings
 def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
     """End the protection of a restore point.
 
-    After this, a prune or a delete may remove the point again. It is not an error if the point is not
-    protected by 'puller keep'.
+    Undo 'puller keep'. From then on, prune and delete can remove the point. If the point is not kept, nothing
+    happens.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
