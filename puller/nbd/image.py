@@ -234,7 +234,7 @@ class ImageServer:
         except subprocess.TimeoutExpired as error:
             self._process.kill()  # no wait: a process that hangs in its storage does not die either
             self._folder.cleanup()
-            raise NbdError(f"qemu-nbd of {self._path} did not end in {_CLOSE_SECONDS:.0f} s") from error
+            raise NbdError(f"qemu-nbd of {self._path} did not end within {_CLOSE_SECONDS:.0f} s") from error
         said = self._said()
         self._folder.cleanup()
         if code:

@@ -1,4 +1,4 @@
-"""Survey: of each stored pack, what nothing reaches and whether it is worth removing."""
+"""Survey: the unreached slots of each stored pack, and whether their removal is worth it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from puller.repository.repository import Repository
 from puller.units import KIB
 
 LEAST_GAIN = 64 * KIB
-"""Bytes that a compaction has to free: it costs three requests and an entry of the index."""
+"""Least bytes that a compaction has to free: it costs three requests and an index entry."""
 
 
 class Survey:
@@ -53,7 +53,7 @@ class Survey:
         return self.inventory.packs
 
     def matters(self, pack_id: bytes) -> bool:
-        """Whether a pack is stored, or a point needs it nevertheless."""
+        """Return whether a pack is stored, or a point needs it nevertheless."""
         number = self._repository.maps.table.number(pack_id)
         return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
 
@@ -64,7 +64,7 @@ class Survey:
         return slots.bits(number)
 
     def present(self, pack_id: bytes) -> int | None:
-        """The set of the slots that a pack still has. None if it cannot be told."""
+        """Return the set of the slots that a pack still has; None if unknown."""
         if pack_id not in self._present:
             opened = self.open(pack_id)
             if opened is None:
@@ -73,7 +73,7 @@ class Survey:
         return self._present[pack_id]
 
     def open(self, pack_id: bytes) -> StoredPack | None:
-        """The pack as it is stored now. None if it is damaged or gone."""
+        """Return the pack as stored now; None if it is damaged or gone."""
         try:
             return self.reader.open(self.packs[pack_id].kind, pack_id, self.packs[pack_id].generation)
         except DamagedData:

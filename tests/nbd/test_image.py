@@ -185,7 +185,7 @@ def test_a_server_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.
     server = ImageServer(make_qcow2(tmp_path / "disk.qcow2", MIB), "qcow2")
     socket = Path(server.uri.partition("socket=")[2])
     os.kill(int((socket.parent / "pid").read_text()), signal.SIGSTOP)
-    with pytest.raises(NbdError, match="did not end in 0 s"):
+    with pytest.raises(NbdError, match="did not end within 0 s"):
         server.close()
     assert not socket.parent.exists()
 
