@@ -47,12 +47,12 @@ def _check_encrypted(repository: Repository) -> None:
     if repository.keys.cipher is Cipher.NONE:
         raise UsageError(
             f"the repository at {repository.store.url} is not encrypted, so it has no keys",
-            advice="Create a new repository for encryption: everybody who can read the store can read this one.",
+            advice="Create a new repository to use encryption: whoever can read the store can read this one.",
         )
 
 
 def list_keys(repository: Repository, secret: Secret | None) -> list[Key]:
-    """Return all keys, oldest first. Raises UsageError without encryption, WrongKey for a wrong ``secret``."""
+    """Return all keys, oldest first. Raises UsageError without encryption, WrongKey."""
     _check_encrypted(repository)
     store, repository_id = repository.store, repository.descriptor.id_bytes
     opened = None if secret is None else slots.open_slot(store, repository_id, secret).slot_id

@@ -80,7 +80,7 @@ class Survey:
             return None
 
     def _look(self, pack: PackEntry) -> None:
-        """Tell the slots of a pack that are not reached, if others are, and if it is worth removing them."""
+        """Return the unreached slots of a pack that has reached ones, if removing them is worth it."""
         self._beat()
         live, alive = self.live(pack.pack_id), pack.present
         unreached = alive & ~live
@@ -95,7 +95,7 @@ class Survey:
         return opened is not None and _is_worth_it(opened.footer, unreached)
 
     def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
-        """Tell what is wholly dead, and what is live and not indexed as it is."""
+        """Find packs that are unreached as a whole, and reached packs without a correct index entry."""
         if not self.live(pack_id):
             self.garbage[pack_id] = CondemnedSlots(pack.kind, ALL)
         elif pack_id not in self.inventory.homes:

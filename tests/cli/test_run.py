@@ -354,7 +354,7 @@ def test_a_prune_that_cannot_read_what_is_pending_fails_once(
     (folder / "points" / point.uuid / point.point).unlink()  # else it is known to have been committed
     error = cli("run", "nightly", "--only", "prune", "--json").error
     assert (error["code"], error["name"]) == (11, "CommitUnreadable")
-    assert "is about to commit" in error["message"] and "forgotten after a day" in error["advice"]
+    assert "that the pending point" in error["message"] and "ignored after a day" in error["advice"]
 
 
 def test_each_attempt_to_prune_waits_for_its_turn(
@@ -369,7 +369,7 @@ def test_each_attempt_to_prune_waits_for_its_turn(
     def prune(*words: Any, **choices: Any) -> object:
         did.append("try")
         if len(did) < 4:
-            raise Locked("another prune is at work in this repository")
+            raise Locked("another prune is running in this repository")
         return real(*words, **choices)
 
     monkeypatch.setattr(api, "prune", prune)

@@ -259,7 +259,7 @@ def test_times_out_of_all_reason_are_damage(repository: Repository, year: int, s
     if sound:
         assert repository.points.get(UUID, point.point).time.year == year
     else:
-        with pytest.raises(DamagedData, match="out of all reason"):
+        with pytest.raises(DamagedData, match="out of range"):
             repository.points.get(UUID, point.point)
 
 

@@ -222,7 +222,7 @@ def _load(store: Store, name: str) -> KeySlot:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
     # Times are compared and shown: those without a zone, and those at the ends of the calendar, cannot be.
     if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
-        raise DamagedData(f"{name} has a time without a zone or out of all reason")
+        raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
     if slot.version > VERSION:
         raise UnknownKind(f"{name} has format version {slot.version}; this puller knows {VERSION}")
     return slot
