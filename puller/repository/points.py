@@ -213,7 +213,9 @@ def decode(content: bytes, name: str) -> Point:
     try:
         head = msgspec.json.decode(content, type=_Head)
         if head.version > VERSION:
-            raise UnsupportedFormat(f"{name} has format version {head.version}; this puller knows {VERSION}")
+            raise UnsupportedFormat(
+                f"{name} has format version {head.version}; this puller supports {VERSION}"
+            )
         point = msgspec.json.decode(content, type=Point)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error

@@ -190,7 +190,7 @@ def test_an_impossible_trailer_is_damage_before_the_footer_is_read() -> None:
         replace(trailer, footer_length=FOOTER_LIMIT + 1),
         replace(trailer, footer_length=16),
     ):
-        with pytest.raises(DamagedData, match="impossible trailer"):
+        with pytest.raises(DamagedData, match="invalid trailer"):
             decode_trailer(impossible.encode(), PackKind.MAP, bytes(ID))
 
 
@@ -208,7 +208,7 @@ def test_an_index_of_more_rows_than_it_may_have_is_damage() -> None:
     for at, number in ((12, index.MAX_PACKS + 1), (16, index.MAX_ROWS + 1), (24, index.TABLE_LIMIT + 1)):
         changed = bytearray(content)
         changed[at : at + 4] = number.to_bytes(4, "little")
-        with pytest.raises(DamagedData, match="impossible header"):
+        with pytest.raises(DamagedData, match="invalid header"):
             index.decode_head(PLAIN, "index/x", bytes(changed))
 
 

@@ -80,7 +80,7 @@ def test_a_box_that_no_reader_takes_is_not_made(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("puller.repository.format.sealing.BOX_LIMIT", 100)
-    with pytest.raises(RepositoryError, match="larger than a box may hold"):
+    with pytest.raises(RepositoryError, match="too many for a box"):
         repository.keys.boxes().pack(BoxKind.POINT, "points/x", bytes(101))
 
 

@@ -96,7 +96,7 @@ def decode(content: bytes, name: str) -> Keep:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     if body.version > VERSION:
-        raise DamagedData(f"{name} has format version {body.version}; this puller knows {VERSION}")
+        raise DamagedData(f"{name} has format version {body.version}; this puller supports {VERSION}")
     # At the ends of the calendar, the local time would be out of range.
     if body.until is not None and (body.until.tzinfo is None or not 1970 <= body.until.year < 9999):
         raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
