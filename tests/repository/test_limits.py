@@ -145,7 +145,7 @@ def test_a_disk_with_each_chunk_in_another_pack(repository: Repository) -> None:
 def test_a_disk_that_a_map_cannot_describe_is_refused_at_once(repository: Repository) -> None:
     with repository.run(SMALL) as run:
         run.disk(LARGEST_DISK, None)
-        with pytest.raises(UnsupportedDisk, match="than a map can describe"):
+        with pytest.raises(UnsupportedDisk, match="a map can describe at most"):
             run.disk(LARGEST_DISK + CHUNK, None)
 
 

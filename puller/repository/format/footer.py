@@ -118,7 +118,7 @@ class Footer:
     def encoded_length(content: bytes, at: int, count: int) -> int:
         """Return the bytes of a footer of ``count`` slots at ``at`` in ``content``. Raises DamagedData."""
         if at + _BOX_LENGTH.size > len(content):
-            raise DamagedData("a footer is cut short")
+            raise DamagedData("a footer is truncated")
         (box,) = _BOX_LENGTH.unpack_from(content, at)
         return _BOX_LENGTH.size + int(box) + _ROW * count
 
