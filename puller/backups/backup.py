@@ -18,9 +18,9 @@ from msgspec import structs
 
 from puller.backups import clock, reconcile
 from puller.backups.aftermath import Aftermath
-from puller.backups.bases.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
+from puller.backups.bases.bases import ASKED, COMPARED, Base, from_nothing, overdue, unhurt, without_bitmaps
 from puller.backups.bases.history import History
-from puller.backups.metadata import Beside
+from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions
 from puller.backups.sources.offline import Offline
@@ -160,7 +160,7 @@ def _attempt(
     if plan.full:
         return transaction.run(lambda history: from_nothing(disks, ASKED))
     if plan.compare:
-        return transaction.run(lambda history: doubted(source.bases(history), COMPARED))
+        return transaction.run(lambda history: without_bitmaps(source.bases(history), COMPARED))
     try:
         return transaction.run(lambda history: _bases(source, history, plan.compare_every))
     except BaseDamaged as error:
@@ -169,7 +169,7 @@ def _attempt(
     except CheckpointUnusable as error:
         # The bitmaps were usable when libvirt was asked, but not at the start of the job.
         doubt = error.message
-    return transaction.run(lambda history: doubted(source.bases(history), doubt))
+    return transaction.run(lambda history: without_bitmaps(source.bases(history), doubt))
 
 
 def _bases(source: Source, history: History, every: timedelta | None) -> dict[str, Base]:
@@ -299,9 +299,9 @@ class _Transaction:
             RunLock(self._source.folder, checkpoint, self._domain),
             quiesced as frozen,
         ):
-            beside = Beside(self._domain, self._disks, self._notes, sealed=self._sealed)
-            records, attachments = self._copy(run, frozen, bases, beside)
-            beside.compare(self._notes)
+            snapshot = AttachmentSnapshot(self._domain, self._disks, self._notes, sealed=self._sealed)
+            records, attachments = self._copy(run, frozen, bases, snapshot)
+            snapshot.compare(self._notes)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
                 draft,
@@ -370,7 +370,7 @@ class _Transaction:
         self._observer(Committed(self._domain.name, point))
 
     def _copy(
-        self, run: Run, frozen: Quiesced, bases: dict[str, Base], beside: Beside
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base], snapshot: AttachmentSnapshot
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         frozen.settle()
@@ -384,8 +384,8 @@ class _Transaction:
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = tuple(
-                Attachment(name, len(body), Ref.to(run.attach(body)), beside.times[name])
-                for name, body in beside.contents.items()
+                Attachment(name, len(body), Ref.to(run.attach(body)), snapshot.times[name])
+                for name, body in snapshot.contents.items()
             )
             run.flush()
         self._tell_effort(run)

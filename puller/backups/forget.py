@@ -21,7 +21,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.checkpoint import Checkpoint, owner_prefix
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, looked_into, stored_bitmaps, untracked
+from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked, with_image_facts
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.strays import find_stored, remove_stray
 from puller.hypervisor.locking import runlock
@@ -130,7 +130,7 @@ def _without_record(
 
     Bitmaps that QEMU created since its start are not in the images yet; only the points know their names.
     """
-    candidates = [looked_into(disk) for disk in domain.disks() if disk.is_candidate]
+    candidates = [with_image_facts(disk) for disk in domain.disks() if disk.is_candidate]
     tracked = {disk.target for disk in candidates if untracked(disk) is None}
     found = {name: set(targets) for name, targets in stored.items()}
     for point in islice(History(repository, domain.uuid), _LOOK_BACK):
@@ -146,7 +146,7 @@ def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> li
     """
     found = []
     for disk in domain.disks():
-        if not disk.holds_changes or untracked(looked_into(disk)) is not None:
+        if not disk.holds_changes or untracked(with_image_facts(disk)) is not None:
             continue
         path = _path(domain, disk)
         own, *behind = (_names(image, repository_id) for image in describe(path, disk.format, domain.scope))

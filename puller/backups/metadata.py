@@ -58,7 +58,7 @@ def gather(
             notes.add(f"the point has no images.json: {error.message}")
 
 
-class Beside:
+class AttachmentSnapshot:
     """The attachments, read when the disks were frozen: ``contents`` by name. Raises HypervisorError.
 
     ``times`` says when each was read, by the host's clock.

@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Self
 
-from puller.backups.bases.bases import Base, distrusted
+from puller.backups.bases.bases import Base, without_mismatched_bitmaps
 from puller.backups.bases.facts import recorded
-from puller.backups.bases.probe import mistrust
+from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.unlock import encryption_of
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
@@ -94,13 +94,13 @@ class Transfer:
         reasons: dict[str, str] = {}
 
         def look(export: DiskExport) -> None:
-            if (why := self._mistrust(export, bases[export.target])) is not None:
+            if (why := self._find_mismatch(export, bases[export.target])) is not None:
                 reasons[export.target] = why
 
         probed = [export for export in exports if bases[export.target].checkpoint and not export.partial]
         self._run_all({f"probe-{export.target}": partial(look, export) for export in probed})
         self._run.flow.check()
-        return distrusted(bases, reasons)
+        return without_mismatched_bitmaps(bases, reasons)
 
     def _run_all(self, works: Mapping[str, Callable[[], None]]) -> None:
         """Run each of the ``works`` in a thread of its name; return once all have ended."""
@@ -117,11 +117,13 @@ class Transfer:
         with Export(disk.export.uri, changed, self._run.flow.scope) as export:
             self._copy(disk, export)
 
-    def _mistrust(self, export: DiskExport, base: Base) -> str | None:
+    def _find_mismatch(self, export: DiskExport, base: Base) -> str | None:
         if base.parent is None:
             return None
         with Export(export.uri, export.changed, self._run.flow.scope) as opened:
-            return mistrust(self._repository, opened, base.parent.record, strange=base.strange)
+            return find_mismatch(
+                self._repository, opened, base.parent.record, image_changed=base.image_changed
+            )
 
     def _explain(self, disk: _Disk) -> None:
         """Report why a disk that has been backed up before is read as a whole."""

@@ -17,7 +17,7 @@ from puller.diagnosis import domain as domains
 from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Finding, Status, ask, attempt
 from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
 from puller.diagnosis.scratch import Folders
@@ -123,7 +123,7 @@ def _questions(
 ) -> Iterator[Finding]:
     if domain is not None:
         chosen_disks = examination.disks, examination.exclude_disks
-        yield from _guarded(Examined(host, domain, repository, *chosen_disks), examination)
+        yield from _guarded(ExaminedDomain(host, domain, repository, *chosen_disks), examination)
 
 
 def _targets(domain: Domain) -> set[str]:
@@ -133,29 +133,29 @@ def _targets(domain: Domain) -> set[str]:
         return set()
 
 
-def _guarded(patient: Examined, examination: Examination) -> Iterator[Finding]:
+def _guarded(examined: ExaminedDomain, examination: Examination) -> Iterator[Finding]:
     """Yield the findings about one domain. If it disappears meanwhile, they end with a failed check."""
     try:
-        yield from _examine_domain(patient, examination)
+        yield from _examine_domain(examined, examination)
     except PullerError as error:
-        yield Finding("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
+        yield Finding("domain", examined.domain.name, Status.FAIL, error.message, error.advice)
 
 
-def _examine_domain(patient: Examined, examination: Examination) -> Iterator[Finding]:
-    domain = patient.domain
-    yield from domains.examine(patient)
-    if patient.repository is not None and (domain.is_active() or examination.domains):
-        newest = LastPoint(patient.repository, domain.uuid)
+def _examine_domain(examined: ExaminedDomain, examination: Examination) -> Iterator[Finding]:
+    domain = examined.domain
+    yield from domains.examine(examined)
+    if examined.repository is not None and (domain.is_active() or examination.domains):
+        newest = LastPoint(examined.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
-    yield from disks.examine(patient)
-    if patient.taken():
-        yield from scratches.examine(patient, _folders(patient, examination))
+    yield from disks.examine(examined)
+    if examined.taken():
+        yield from scratches.examine(examined, _folders(examined, examination))
 
 
-def _folders(patient: Examined, examination: Examination) -> Folders:
-    taken = tuple(disk for disk in patient.taken() if disk.hindrance is None)
+def _folders(examined: ExaminedDomain, examination: Examination) -> Folders:
+    taken = tuple(disk for disk in examined.taken() if disk.hindrance is None)
     given = examination.scratch_dir
     if examination.mode == "push" and examination.staging_dir is not None:
         given = examination.staging_dir
-    folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
+    folder = default_directory(taken, examined.domain.state_directory) if given is None else Path(given)
     return Folders(folder, taken, examination.mode)

@@ -31,7 +31,7 @@ _AGENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedDomain:
     """A domain to examine; ``repository`` is None if none could be opened.
 
     ``disks`` and ``left_out`` are the targets that a backup should take and leave out.
@@ -62,27 +62,27 @@ class Examined:
         ]
 
 
-def examine(patient: Examined) -> Iterator[Finding]:
+def examine(examined: ExaminedDomain) -> Iterator[Finding]:
     """Check the domain as a whole. It may be shut off."""
-    name = patient.domain.name
-    yield ask("state", name, partial(_state, patient))
-    yield ask("backup-support", name, partial(_support, patient))
-    yield ask("persistence", name, partial(_persistence, patient))
-    yield ask("snapshots", name, partial(_snapshots, patient))
-    yield ask("checkpoints", name, partial(_checkpoints, patient))
-    if patient.domain.is_active():
-        yield ask("open-job", name, partial(_open_job, patient))
-        yield ask("guest-agent", name, partial(_guest_agent, patient))
+    name = examined.domain.name
+    yield ask("state", name, partial(_state, examined))
+    yield ask("backup-support", name, partial(_support, examined))
+    yield ask("persistence", name, partial(_persistence, examined))
+    yield ask("snapshots", name, partial(_snapshots, examined))
+    yield ask("checkpoints", name, partial(_checkpoints, examined))
+    if examined.domain.is_active():
+        yield ask("open-job", name, partial(_open_job, examined))
+        yield ask("guest-agent", name, partial(_guest_agent, examined))
 
 
-def _state(patient: Examined) -> Answer:
-    if patient.domain.is_active():
+def _state(examined: ExaminedDomain) -> Answer:
+    if examined.domain.is_active():
         return ok("active")
     return ok("shut off: a backup reads its images")
 
 
-def _support(patient: Examined) -> Answer:
-    if patient.host.supports_backup(patient.domain):
+def _support(examined: ExaminedDomain) -> Answer:
+    if examined.host.supports_backup(examined.domain):
         return ok("libvirt supports incremental backups of it")
     return fail(
         "libvirt does not support incremental backups with this emulator",
@@ -90,8 +90,8 @@ def _support(patient: Examined) -> Answer:
     )
 
 
-def _persistence(patient: Examined) -> Answer:
-    if patient.domain.is_persistent():
+def _persistence(examined: ExaminedDomain) -> Answer:
+    if examined.domain.is_persistent():
         return ok("persistent")
     return warn(
         "transient: libvirt loses its checkpoints when it stops, and the next backup may read all data",
@@ -99,8 +99,8 @@ def _persistence(patient: Examined) -> Answer:
     )
 
 
-def _snapshots(patient: Examined) -> Answer:
-    found = patient.domain.snapshots()
+def _snapshots(examined: ExaminedDomain) -> Answer:
+    found = examined.domain.snapshots()
     if not found:
         return ok("no snapshots")
     return warn(
@@ -110,10 +110,10 @@ def _snapshots(patient: Examined) -> Answer:
     )
 
 
-def _checkpoints(patient: Examined) -> Answer:
-    names = [item.name for item in checkpoints.list_checkpoints(patient.domain)]
+def _checkpoints(examined: ExaminedDomain) -> Answer:
+    names = [item.name for item in checkpoints.list_checkpoints(examined.domain)]
     foreign = [name for name in names if not name.startswith(checkpoints.OWN)]
-    orphans = _orphans(patient, names)
+    orphans = _orphans(examined, names)
     if orphans:
         return warn(
             f"checkpoints of this repository have no restore point: {_some(orphans)}",
@@ -128,9 +128,9 @@ def _checkpoints(patient: Examined) -> Answer:
     return ok(f"checkpoints: {len(names)}")
 
 
-def _orphans(patient: Examined, names: list[str]) -> list[str]:
+def _orphans(examined: ExaminedDomain, names: list[str]) -> list[str]:
     """Return checkpoints whose point is gone, or that a run could neither commit nor delete."""
-    repository, uuid = patient.repository, patient.domain.uuid
+    repository, uuid = examined.repository, examined.domain.uuid
     if repository is None or holder(uuid, lock_directory()) is not None:
         return []
     history = History(repository, uuid)
@@ -138,14 +138,14 @@ def _orphans(patient: Examined, names: list[str]) -> list[str]:
     return [name for name in ours if not history.holds(name)]
 
 
-def _open_job(patient: Examined) -> Answer:
-    job = openjob.open_job(patient.domain)
+def _open_job(examined: ExaminedDomain) -> Answer:
+    job = openjob.open_job(examined.domain)
     if job is None:
         return ok("no backup job is open")
-    process = holder(patient.domain.uuid, lock_directory())
+    process = holder(examined.domain.uuid, lock_directory())
     if process is not None:
         return ok(f"process {process} is backing up the domain")
-    if patient.repository is not None and openjob.is_ours(job, patient.repository.id):
+    if examined.repository is not None and openjob.is_ours(job, examined.repository.id):
         return warn(
             "a dead run has left its backup job open, which slows the guest",
             "Run a backup of the domain: it ends the job.",
@@ -156,10 +156,10 @@ def _open_job(patient: Examined) -> Answer:
     )
 
 
-def _guest_agent(patient: Examined) -> Answer:
-    if not patient.domain.is_running():
+def _guest_agent(examined: ExaminedDomain) -> Answer:
+    if not examined.domain.is_running():
         return ok("not checked: the guest is paused")
-    return _AGENT[agent_state(patient.domain)]
+    return _AGENT[agent_state(examined.domain)]
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

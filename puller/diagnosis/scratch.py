@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
@@ -33,16 +33,16 @@ class Folders:
         return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
-def examine(patient: Examined, folders: Folders) -> Iterator[Finding]:
+def examine(examined: ExaminedDomain, folders: Folders) -> Iterator[Finding]:
     """Check the directory of the scratch and, for a running domain, that of the socket."""
-    name = patient.domain.name
-    held = confinement(patient.domain.xml(), patient.host.capabilities())
+    name = examined.domain.name
+    held = confinement(examined.domain.xml(), examined.host.capabilities())
     yield ask("scratch-access", name, partial(_access, folders, held))
     yield ask("scratch-label", name, partial(label, folders, held))
-    yield ask("scratch-space", name, partial(_space, patient, folders))
-    yield ask("scratch-leftovers", name, partial(_leftovers, patient, folders))
-    if patient.domain.is_active():
-        yield ask("socket", name, partial(_socket, patient, held))
+    yield ask("scratch-space", name, partial(_space, examined, folders))
+    yield ask("scratch-leftovers", name, partial(_leftovers, examined, folders))
+    if examined.domain.is_active():
+        yield ask("socket", name, partial(_socket, examined, held))
 
 
 def _access(folders: Folders, held: Confinement) -> Answer:
@@ -69,11 +69,11 @@ def label(folders: Folders, held: Confinement) -> Answer:
     return ok(f"{models} confines QEMU; only a backup can show whether QEMU may use {folders.scratch}")
 
 
-def _space(patient: Examined, folders: Folders) -> Answer:
+def _space(examined: ExaminedDomain, folders: Folders) -> Answer:
     # libvirt knows no size of a network disk of a domain that is shut off.
-    told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
-    sizes = [patient.domain.disk_size(disk.target) for disk in told]
-    if folders.mode == "push" and patient.domain.is_active():
+    told = [disk for disk in folders.disks if disk.path is not None or examined.domain.is_active()]
+    sizes = [examined.domain.disk_size(disk.target) for disk in told]
+    if folders.mode == "push" and examined.domain.is_active():
         return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)))
     needed = scratch.required_bytes(sizes)
     free = scratch.free_bytes(folders.scratch, "scratch")
@@ -94,12 +94,12 @@ def _staging_space(folder: Path, needed: int) -> Answer:
     return ok(text)
 
 
-def _leftovers(patient: Examined, folders: Folders) -> Answer:
-    job = openjob.open_job(patient.domain) if patient.domain.is_active() else None
+def _leftovers(examined: ExaminedDomain, folders: Folders) -> Answer:
+    job = openjob.open_job(examined.domain) if examined.domain.is_active() else None
     in_use = frozenset[Path]() if job is None else job.scratch
     places = {folders.scratch, *(disk.path.parent for disk in folders.disks if disk.path)}
     found = [
-        path for place in sorted(places) for path in scratch.leftovers(place, patient.domain.uuid, in_use)
+        path for place in sorted(places) for path in scratch.leftovers(place, examined.domain.uuid, in_use)
     ]
     if not found:
         return ok("no scratch files of earlier runs")
@@ -109,9 +109,9 @@ def _leftovers(patient: Examined, folders: Folders) -> Answer:
     )
 
 
-def _socket(patient: Examined, held: Confinement) -> Answer:
-    folder = patient.domain.runtime_directory()
-    if len(bytes(socket_path(patient.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
+def _socket(examined: ExaminedDomain, held: Confinement) -> Answer:
+    folder = examined.domain.runtime_directory()
+    if len(bytes(socket_path(examined.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
         return fail(
             f"cannot create a socket in {folder}: the path is too long", "Give the domain a shorter name."
         )

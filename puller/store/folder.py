@@ -204,7 +204,7 @@ class FolderStore(Scoped):
             key = prefix + entry.name
             if entry.is_dir():
                 yield from self._walk(folder / entry.name, f"{key}/")
-            elif (info := self._look(key, entry)) is not None:
+            elif (info := self._stat_entry(key, entry)) is not None:
                 yield info
 
     def _entries(self, folder: Path) -> Iterable[os.DirEntry[str]]:
@@ -217,7 +217,7 @@ class FolderStore(Scoped):
             return sorted((entry for entry in found if not is_foreign(entry.name)), key=_place)
         return ()
 
-    def _look(self, key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
+    def _stat_entry(self, key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
         """Return the info of a regular file; None for anything else and for a file that is gone."""
         with self._translated(f"cannot read {key}"), suppress(FileNotFoundError):
             status = entry.stat()

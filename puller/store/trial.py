@@ -17,7 +17,7 @@ OPERATIONS = ("list", "delete", "put", "get")
 
 _BODY = b"This object tests what may be done here; it may be deleted.\n"
 _SECOND = b"The store does not honour a put that asks for absence.\n"
-_LOOKS = 3
+_LOOKUPS = 3
 
 LEFT = "doctor-"
 """Prefix of the name of the object that stays if the credentials may not delete."""
@@ -155,10 +155,10 @@ def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = t
 
 def latency(store: Store, key: str) -> float:
     """Return the seconds of the fastest lookup of ``key``; absence and denial count. Raises StoreError."""
-    return min(_look(store, key) for _ in range(_LOOKS))
+    return min(_time_lookup(store, key) for _ in range(_LOOKUPS))
 
 
-def _look(store: Store, key: str) -> float:
+def _time_lookup(store: Store, key: str) -> float:
     began = time.monotonic()
     with suppress(ObjectNotFound, StoreDenied):
         store.stat(key)

@@ -25,7 +25,7 @@ from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
 from puller.upkeep.attribution import Attribution
 from puller.upkeep.packcheck import Faults
-from puller.upkeep.reading import Examined, examine
+from puller.upkeep.reading import ReadingResult, examine
 from puller.upkeep.schedule import Allowance, Reading
 
 
@@ -116,7 +116,7 @@ def _of_standing_points(repository: Repository, errors: list[CheckError]) -> lis
 
 
 def _record(
-    repository: Repository, known: list[DamageRecord], examined: Examined, hurt: bool, observer: Observer
+    repository: Repository, known: list[DamageRecord], examined: ReadingResult, hurt: bool, observer: Observer
 ) -> None:
     """Record for later runs which packs are damaged, and which known ones no longer are.
 

@@ -28,7 +28,7 @@ from puller.upkeep.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ReadingResult:
     """``verified`` are the packs that were read and found intact, ``left`` counts those beyond the budget.
 
     ``oldest`` is the time of the oldest verification of a pack; None if a pack never was verified.
@@ -46,7 +46,7 @@ def examine(
     allowance: Allowance,
     known: Sequence[DamageRecord],
     observer: Observer,
-) -> Examined:
+) -> ReadingResult:
     """Examine the reached packs, and read those that are due. ``known`` holds recorded damage."""
     reading = allowance.reading
     stored = _stored(repository, reach)
@@ -63,7 +63,7 @@ def examine(
     verification.refresh()
     for number in packs.faults.packs:
         verification.withdraw(repository.maps.table.pack_id(number))
-    return Examined(packs, verified, left, _oldest(verification, reached))
+    return ReadingResult(packs, verified, left, _oldest(verification, reached))
 
 
 def _stored(repository: Repository, reach: Reach) -> dict[bytes, PackObject]:

@@ -43,9 +43,9 @@ class Survey:
         self.unindexed: list[bytes] = []
         self.inventory = Inventory.take(repository.store)
         for entry in self.inventory.read_indexes(repository.store, repository.keys):
-            self._look(entry)
+            self._survey_pack(entry)
         for pack_id, stored in self.inventory.packs.items():
-            self._look_again(pack_id, stored)
+            self._survey_rest(pack_id, stored)
 
     @property
     def packs(self) -> dict[bytes, PackObject]:
@@ -79,7 +79,7 @@ class Survey:
         except DamagedData:
             return None
 
-    def _look(self, pack: PackEntry) -> None:
+    def _survey_pack(self, pack: PackEntry) -> None:
         """Return the unreached slots of a pack that has reached ones, if removing them is worth it."""
         self._beat()
         live, alive = self.live(pack.pack_id), pack.present
@@ -94,7 +94,7 @@ class Survey:
         opened = self.open(pack.pack_id)
         return opened is not None and _is_worth_it(opened.footer, unreached)
 
-    def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
+    def _survey_rest(self, pack_id: bytes, pack: PackObject) -> None:
         """Find packs that are unreached as a whole, and reached packs without a correct index entry."""
         if not self.live(pack_id):
             self.garbage[pack_id] = CondemnedSlots(pack.kind, ALL)
@@ -104,7 +104,7 @@ class Survey:
             if opened is not None:
                 self.unindexed.append(pack_id)
                 indexed = IndexedPack(pack.kind, pack_id, pack.size, opened.footer, pack.generation)
-                self._look(PackEntry.of(indexed))
+                self._survey_pack(PackEntry.of(indexed))
 
 
 def _may_be_worth_it(pack: PackEntry, unreached: int) -> bool:

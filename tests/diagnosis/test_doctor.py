@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import puller
 from puller.diagnosis import domain as domains
 from puller.diagnosis.doctor import Examination, doctor
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.scratch import Folders, label
 from puller.hypervisor.confinement import Confinement
@@ -157,10 +157,10 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
             before.undefine()
             return known
 
-        def vanishing(patient: Examined) -> Iterator[Finding]:
-            if patient.domain.name == "amidst":
+        def vanishing(examined: ExaminedDomain) -> Iterator[Finding]:
+            if examined.domain.name == "amidst":
                 amidst.undefine()
-            yield from questions(patient)
+            yield from questions(examined)
 
         monkeypatch.setattr(Host, "uuids", listed)
         monkeypatch.setattr(domains, "examine", vanishing)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from puller.backups.bases.facts import is_strange
+from puller.backups.bases.facts import may_differ
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.errors import DamagedData
@@ -54,14 +54,14 @@ class Parent:
 class Base:
     """The base of one disk. ``checkpoint`` is the checkpoint whose bitmap is used, if any.
 
-    ``reason`` says why the disk is not incremental; it is empty if it is. ``strange`` is whether the image
-    file or the run of QEMU changed since the base, so that the bitmap needs a more thorough probe.
+    ``reason`` says why the disk is not incremental; it is empty if it is. ``image_changed`` is whether the
+    image file or the run of QEMU changed since the base, so that the bitmap needs a more thorough probe.
     """
 
     parent: Parent | None
     checkpoint: str | None
     reason: str
-    strange: bool = False
+    image_changed: bool = False
 
     @property
     def kind(self) -> str:
@@ -142,7 +142,7 @@ def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
     return {disk.target: Base(None, None, reason) for disk in disks}
 
 
-def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
+def without_bitmaps(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
     """Return the same bases, none of them incremental."""
     return compared(bases, dict.fromkeys(bases, reason))
 
@@ -155,7 +155,7 @@ def compared(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str,
     }
 
 
-def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
+def without_mismatched_bitmaps(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
     """Return the same bases, without the bitmaps of the disks in ``reasons`` and of the same checkpoints.
 
     A foreign image has often been swapped with another one of its checkpoint, whose own probe may miss it.
@@ -191,7 +191,7 @@ def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
     return {target: base.checkpoint for target, base in bases.items()}
 
 
-def kept(bases: Mapping[str, Base]) -> CheckpointMark:
+def newest_checkpoint(bases: Mapping[str, Base]) -> CheckpointMark:
     """Return the newest checkpoint of the bases, which stays if no new one can be created.
 
     Its own point stays the base of later runs, which read the changes since then again.
@@ -214,7 +214,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
         parent = Parent(point, record)
         last = last or parent
         if _fits(parent, disk, bitmaps):
-            return Base(parent, point.checkpoint, "", is_strange(disk.facts, record.image))
+            return Base(parent, point.checkpoint, "", may_differ(disk.facts, record.image))
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
     return (

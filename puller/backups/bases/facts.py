@@ -13,7 +13,7 @@ def recorded(facts: ImageFacts) -> ImageRecord:
     return ImageRecord(**asdict(facts))
 
 
-def is_strange(now: ImageFacts, then: ImageRecord) -> bool:
+def may_differ(now: ImageFacts, then: ImageRecord) -> bool:
     """Return whether the image may have changed without QEMU: another file, a shorter one, another run.
 
     An image grows as its guest writes; QEMU never makes it shorter. While QEMU has an image open, its lock

@@ -80,15 +80,15 @@ class Compared(Protocol):
         ...
 
 
-def mistrust(
-    repository: Repository, disk: Compared, record: DiskRecord, *, strange: bool = False
+def find_mismatch(
+    repository: Repository, disk: Compared, record: DiskRecord, *, image_changed: bool = False
 ) -> str | None:
     """Return why the bitmap of ``disk`` cannot belong to the base, or None if the probe finds nothing.
 
-    ``strange`` asks for a more thorough probe. A base whose map cannot be read is rejected.
+    ``image_changed`` asks for a more thorough probe. A base whose map cannot be read is rejected.
     """
     try:
-        probe = Probe(repository, record, disk.size, strange=strange)
+        probe = Probe(repository, record, disk.size, image_changed=image_changed)
         if any(probe.differs(number, probe.mark(disk.chunk(number))) for number in probe.places(disk)):
             return FOREIGN
     except DamagedData as error:
@@ -105,14 +105,14 @@ class Probe(Scoped):
         record: DiskRecord,
         size: int,
         *,
-        strange: bool = False,
+        image_changed: bool = False,
         chance: random.Random | None = None,
     ) -> None:
         self._image = DiskImage(repository.maps, repository.packs, record.root.address)
         self._id_key = repository.keys.id_key
         # If the sizes differ, everything behind the smaller one is read anyway.
         self._end = chunk_count(size) if record.size == size else min(record.size, size) // CHUNK
-        self._times = HARDER if strange else 1
+        self._times = HARDER if image_changed else 1
         self._chance = chance or random.Random()
 
     def mark(self, content: bytes) -> bytes:
@@ -132,7 +132,7 @@ class Probe(Scoped):
     def places(self, disk: Compared, depth: int = 1) -> Iterator[int]:
         """Choose clean chunks to compare; ``depth`` is how many at the end of each quarter."""
         yield from self._edges(disk)
-        for start, stop in stretches(self._image, self._end):
+        for start, stop in sample_ranges(self._image, self._end):
             yield from islice(self._last_clean(disk, start, stop), depth)
         yield from self._sampled(disk)
         yield from self._blank(disk)
@@ -195,7 +195,7 @@ def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:
     return [items[chance.randrange(start, stop)] for start, stop in pairwise(borders)]
 
 
-def stretches(image: DiskImage, end: int) -> list[tuple[int, int]]:
+def sample_ranges(image: DiskImage, end: int) -> list[tuple[int, int]]:
     """Return the parts of a disk whose ends are probed, as (first chunk, chunk after the part).
 
     They go backwards from the last stored chunk before ``end``. Raises DamagedData.

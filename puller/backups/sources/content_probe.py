@@ -45,7 +45,7 @@ class ContentProbe(Scoped):
         tell: Callable[[str], None],
         keys: Keys = (),
         *,
-        strange: bool = False,
+        image_changed: bool = False,
     ) -> None:
         self.scope = repository.scope
         self._keys = keys
@@ -54,7 +54,7 @@ class ContentProbe(Scoped):
         self._record = record
         self._flushed_at: float | None = None
         self._told = False
-        self._probe = Probe(repository, record, record.size, strange=strange)
+        self._probe = Probe(repository, record, record.size, image_changed=image_changed)
         with self._opened() as server, Export(server.uri, scope=self.scope) as export:
             if export.size != record.size:
                 raise NbdError(f"image {disk.path} has {export.size} bytes, the disk has {record.size}")

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from puller.backups.bases.bases import Base, CheckpointMark, choose, kept, oldest_of
+from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
 from puller.backups.sources.source import Source
 from puller.backups.sources.unlock import keys_of, require_keys
@@ -81,7 +81,7 @@ class Offline(Source):
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source: the existing checkpoint stays."""
-        return kept(bases)
+        return newest_checkpoint(bases)
 
 
 class StoredBitmaps:

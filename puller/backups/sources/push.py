@@ -64,7 +64,7 @@ class Push(Source):
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
-        self._looks: dict[str, ContentProbe] = {}
+        self._probes: dict[str, ContentProbe] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
@@ -89,11 +89,11 @@ class Push(Source):
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
 
-            def look(scope: CancelScope) -> ContentProbe:
+            def probe(scope: CancelScope) -> ContentProbe:
                 repository = self._repository.within(scope)
-                return ContentProbe(repository, disk, record, tell, keys, strange=base.strange)
+                return ContentProbe(repository, disk, record, tell, keys, image_changed=base.image_changed)
 
-            self._looks[disk.target] = _apart(self._repository.scope, look)
+            self._probes[disk.target] = _apart(self._repository.scope, probe)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
@@ -137,8 +137,10 @@ class Push(Source):
         )
         name = self._domain.name
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
-        looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
-        return PushedDisks(job, looks, kept, self._observer)
+        probes = {
+            target: probe for target, probe in self._probes.items() if bases[target].checkpoint is not None
+        }
+        return PushedDisks(job, probes, kept, self._observer)
 
 
 def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: CancelScope) -> int:
@@ -157,18 +159,18 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: Can
 class PushedDisks(FrozenDisks):
     """The disks of a push job: :class:`~puller.hypervisor.job.frozen.FrozenDisks`.
 
-    ``looks`` are at the disks of which only what changed is pushed, by target.
+    ``probes`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
     empty if they are to be removed. Room for the images is set aside, and nobody writes to complete ones: so
     no guest is hurt and there is nothing to confirm.
     """
 
     def __init__(
-        self, job: PushJob, looks: Mapping[str, ContentProbe], kept: Mapping[str, Path], observer: Observer
+        self, job: PushJob, probes: Mapping[str, ContentProbe], kept: Mapping[str, Path], observer: Observer
     ) -> None:
         self._name = job.domain_name
         self._job = job
-        self._looks = looks
+        self._probes = probes
         self._kept = kept
         self._observer = observer
         self._servers = ExitStack()
@@ -209,10 +211,10 @@ class PushedDisks(FrozenDisks):
         seal = self._job.seal
         passphrase = None if seal is None else seal.passphrase(target)
         server = self._servers.enter_context(_served(image, passphrase, self._job.scope))
-        look = self._looks.get(target)
-        if look is None:
+        probe = self._probes.get(target)
+        if probe is None:
             return DiskExport(target, server.uri, None)
-        _apart(self._job.scope, lambda scope: look.within(scope).confirm(server.uri, _ALLOCATION_DEPTH))
+        _apart(self._job.scope, lambda scope: probe.within(scope).confirm(server.uri, _ALLOCATION_DEPTH))
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
@@ -232,7 +234,7 @@ def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
     """Run in a thread: libnbd swallows the exception of a signal in the main thread during a callback."""
     made: list[T] = []
     with Flow(scope) as flow:
-        flow.spawn("look", lambda: made.append(work(flow.scope))).join()
+        flow.spawn("probe", lambda: made.append(work(flow.scope))).join()
     return made[0]
 
 

@@ -12,7 +12,7 @@ from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import looked_into
+from puller.hypervisor.domain.image import with_image_facts
 
 _SECONDS = 10.0
 """Seconds for ``stat`` on storage that hangs; the backup itself will notice that."""
@@ -22,7 +22,9 @@ def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """Return the disks with the facts of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
     return tuple(
-        replace(looked_into(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu))
+        replace(
+            with_image_facts(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu)
+        )
         for disk in disks
     )
 

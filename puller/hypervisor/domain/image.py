@@ -17,7 +17,7 @@ _INFO_SECONDS = 60.0
 """Seconds that ``qemu-img info`` may take. A job may be open meanwhile."""
 
 
-def looked_into(disk: Disk, scope: CancelScope | None = None) -> Disk:
+def with_image_facts(disk: Disk, scope: CancelScope | None = None) -> Disk:
     """Return the disk with facts from its image; unchanged if that is not qcow2 or cannot be read."""
     if disk.path is None or disk.format != "qcow2":
         return disk
@@ -34,9 +34,9 @@ def with_layout(disk: Disk, facts: dict[str, Any]) -> Disk:
 def untracked(disk: Disk) -> str | None:
     """Return why the disk can have no persistent dirty bitmap, hence no checkpoint; or None.
 
-    The disk must come from ``looked_into``. QEMU stores bitmaps in qcow2 images from version 3 on (compat
-    1.1). Without this check, libvirt fails only after it has created scratch files: "Cannot store dirty
-    bitmaps in qcow2 v2 files".
+    The disk must come from ``with_image_facts``. QEMU stores bitmaps in qcow2 images from version 3 on
+    (compat 1.1). Without this check, libvirt fails only after it has created scratch files: "Cannot store
+    dirty bitmaps in qcow2 v2 files".
     """
     if disk.format != "qcow2":
         return f"a {disk.format} image cannot hold a dirty bitmap"

@@ -19,7 +19,7 @@ from puller.errors import ScratchFull, UsageError
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import MIB, format_bytes
 
-LOOK = 0.1
+INTERVAL = 0.1
 """Seconds between two checks."""
 
 FLOOR = 16 * MIB
@@ -38,14 +38,14 @@ class Forecast:
     """Computes from samples of the free space how much has to stay free."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def reserve(self, now: float, free: int) -> int:
         """Return the bytes that have to be free, given a sample of ``free`` bytes at ``now`` seconds."""
-        self._looks.append((now, free))
-        while len(self._looks) > 2 and self._looks[1][0] <= now - MEMORY:
-            self._looks.popleft()
-        began, before = self._looks[0]
+        self._samples.append((now, free))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - MEMORY:
+            self._samples.popleft()
+        began, before = self._samples[0]
         if now <= began:
             return FLOOR
         return max(FLOOR, int((before - free) / (now - began) * HORIZON))
@@ -83,7 +83,7 @@ class ScratchWatch:
                 if free < forecast.reserve(time.monotonic(), free):
                     self._alarm(_full(self._folder, free))
                     return
-            self._over.wait(LOOK)
+            self._over.wait(INTERVAL)
 
 
 def _full(folder: Path, free: int) -> ScratchFull:
