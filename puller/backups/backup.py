@@ -18,7 +18,15 @@ from msgspec import structs
 
 from puller.backups import clock, reconcile
 from puller.backups.aftermath import Aftermath
-from puller.backups.bases.bases import ASKED, COMPARED, Base, from_nothing, overdue, unhurt, without_bitmaps
+from puller.backups.bases.bases import (
+    ASKED,
+    COMPARED,
+    Base,
+    from_nothing,
+    overdue,
+    without_bitmaps,
+    without_damage,
+)
 from puller.backups.bases.history import History
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
@@ -233,7 +241,7 @@ class _Transaction:
         history = History(self._repository, self._domain.uuid)
         reconcile.reconcile(self._domain, self._repository, history, self._folders, self._observer)
         self._step("choose")
-        bases = unhurt(self._repository, choose(history))
+        bases = without_damage(self._repository, choose(history))
         self._step("preflight")
         self._source.check_room(bases)
         # Before the job: this reads what is new in the index, and must not keep a job open meanwhile.

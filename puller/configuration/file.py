@@ -112,7 +112,10 @@ def decode(text: str, path: Path) -> Configuration:
     except RecursionError as error:
         raise _unreadable(path, None, "nested too deep", "Remove nested values that no key needs.") from error
     except ValueError as error:  # from int(), which takes at most 4300 digits
-        text, advice = "a number has too many digits", "Write a shorter number: no key needs so many digits."
+        text, advice = (
+            "a number has too many digits",
+            "Write a shorter number: no key needs that many digits.",
+        )
         raise _unreadable(path, None, text, advice) from error
     findings = Findings(str(path))
     configuration = _Reading(findings).read(content)

@@ -62,7 +62,7 @@ def budget(word: str) -> int:
 
 
 def _bytes(word: str, letters: str = "KMGT") -> int:
-    """0 where it is no number with one of the ``letters``."""
+    """Return 0 if it is not a number with one of the ``letters``."""
     match = _NUMBER.fullmatch(word)
     if match is None or match[2].upper() not in letters:
         return 0

@@ -37,11 +37,11 @@ _PAUSE = 10.0
 
 
 def _ignore_point(point: Point) -> None:
-    """Nobody is told."""
+    """Do nothing: the default."""
 
 
 def _ignore_failure(subject: str, error: BaseException) -> None:
-    """Nobody is told."""
+    """Do nothing: the default."""
 
 
 def run_job(  # noqa: PLR0913 - one keyword for each choice
@@ -60,7 +60,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
 
     Args:
-        repository: The open repository. ``job.repository`` is not looked at.
+        repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
         steps: The steps to run, of ``backup``, ``prune`` and ``check``. Default: those of the job.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.

@@ -385,7 +385,7 @@ class Points(Scoped):
     def _refuse_older(self, chosen: Point, limit: datetime | None, damaged: dict[str, DamagedData]) -> None:
         """Raise if a damaged record hides a point that is newer than the chosen one and would fit.
 
-        A name alone is nobody's word: one that is dated days ahead hides nothing.
+        A name alone is not authenticated: one that is dated days ahead hides nothing.
         """
         limit = limit or datetime.now(UTC) + AHEAD
         last = f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"

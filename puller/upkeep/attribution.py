@@ -25,13 +25,13 @@ class Attribution:
         self._maps = maps
         self._faults = faults
         self._judged = SlotSet()
-        self._hurt = SlotSet()
+        self._damaged = SlotSet()
 
     def damage(self, root: Root) -> list[Damage]:
         """Return the damaged parts of one disk, in disk order. Unreadable pages are skipped."""
         found: list[Damage] = []
         self._judge(root)
-        for number, refs in read_pages(self._maps, root, self._pages(root, self._hurt, True), []):
+        for number, refs in read_pages(self._maps, root, self._pages(root, self._damaged, True), []):
             found += merge_damage(list(self._damage(root, number, refs)))
         return merge_damage(found)
 
@@ -40,7 +40,7 @@ class Attribution:
             pack, slots = int(root.pages.packs[number]), root.pages.slots[number : number + 1]
             self._judged.add(pack, slots)
             if len(self._faults.hits(refs)):
-                self._hurt.add(pack, slots)
+                self._damaged.add(pack, slots)
 
     @staticmethod
     def _pages(root: Root, known: SlotSet, wanted: bool) -> list[int]:

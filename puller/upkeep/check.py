@@ -116,7 +116,11 @@ def _of_standing_points(repository: Repository, errors: list[CheckError]) -> lis
 
 
 def _record(
-    repository: Repository, known: list[DamageRecord], examined: ReadingResult, hurt: bool, observer: Observer
+    repository: Repository,
+    known: list[DamageRecord],
+    examined: ReadingResult,
+    damaged: bool,
+    observer: Observer,
 ) -> None:
     """Record for later runs which packs are damaged, and which known ones no longer are.
 
@@ -126,7 +130,7 @@ def _record(
     sound = examined.verified
     repository.packs.damaged -= sound
     faulty = {repository.maps.table.pack_id(number) for number in examined.packs.faults.packs}
-    found = (faulty | repository.packs.damaged if hurt else examined.packs.spoilt) - union(known)
+    found = (faulty | repository.packs.damaged if damaged else examined.packs.spoilt) - union(known)
     outdated = [record for record in known if not sound.isdisjoint(record.packs)]
     still = union(outdated) - sound - union(record for record in known if record not in outdated)
     try:

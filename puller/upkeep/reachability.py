@@ -73,7 +73,7 @@ class Reachability:
     def _add_pending(self, uuid: str, point_id: str, is_old: bool) -> None:
         """A run that prune overtook takes its point back; should it die before, part of that is gone.
 
-        For a day that stops the prune. What the store does not let go after that is taken in as far as it
+        For a day that stops the prune. What the store refuses to delete after that is added as far as it
         can be read.
         """
         try:

@@ -6,7 +6,7 @@ this, counted from the newest. A point stays if any rule keeps it. The rules app
 separately, so that a copy of a domain on another host does not displace the original's points.
 
 Hours, days, ISO weeks, months and years are those of UTC, so that all hosts that prune one repository
-decide alike, whatever their zone, and no hour comes twice or not at all.
+decide alike in any time zone, and no hour occurs twice or is skipped.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def _difference(disk: Disk, record: DiskRecord) -> str:
     return f"its backing images are now {now} and were {then}"
 
 
-def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
+def without_damage(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
     """Return the same bases, none incremental whose map needs a pack known to be damaged.
 
     Reading all of the disk stores again what it still has. Call it before a job is open: if any damage is
@@ -272,12 +272,12 @@ def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]
     """
     repository.learn_damage()
     damaged = repository.packs.damaged
-    hurt = [
+    affected = [
         target
         for target, base in bases.items()
         if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
     ]
-    return compared(bases, dict.fromkeys(hurt, "stored data of its last point is damaged"))
+    return compared(bases, dict.fromkeys(affected, "stored data of its last point is damaged"))
 
 
 def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bool:

@@ -161,8 +161,8 @@ class PushedDisks(FrozenDisks):
 
     ``probes`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
-    empty if they are to be removed. Room for the images is set aside, and nobody writes to complete ones: so
-    no guest is hurt and there is nothing to confirm.
+    empty if they are to be removed. Space for the images is reserved, and nobody writes to complete ones: so
+    no guest is harmed and there is nothing to confirm.
     """
 
     def __init__(

@@ -153,8 +153,8 @@ def failure(report: CheckReport) -> DamagedData | None:
     """Return an error for the damage that was found."""
     if not report.errors:
         return None
-    hurt = {error.point for error in report.errors if error.point is not None}
+    damaged = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
-        f"the check found damage in {len(hurt)} restore points ({len(report.errors)} errors)",
+        f"the check found damage in {len(damaged)} restore points ({len(report.errors)} errors)",
         advice="Restore another point, or salvage a damaged disk with 'puller restore --salvage'.",
     )

@@ -129,7 +129,7 @@ def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
 def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
     if element is None or (restored is None and not apart):
         return
-    element.attrib.pop("path", None)  # without one libvirt makes it anew
+    element.attrib.pop("path", None)  # without one libvirt creates it again
     if restored is not None:
         element.set("path", str(restored))
 
@@ -140,4 +140,4 @@ def _adapt_nvram(element: ET.Element | None, restored: Path | None, apart: bool)
     for child in list(element):
         element.remove(child)
     element.attrib.pop("type", None)
-    element.text = None if restored is None else str(restored)  # without one libvirt makes it anew
+    element.text = None if restored is None else str(restored)  # without one libvirt creates it again

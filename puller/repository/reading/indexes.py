@@ -26,7 +26,7 @@ _USELESS = DamagedData, ObjectNotFound, ObjectChanged
 _NAME = re.compile(INDEX_PREFIX + r"[0-9a-f]{32}")
 
 _TABLE_SHARE = 160
-"""One byte in so many is of the table, if packs hold 500 chunks; then one request fetches a sample."""
+"""Estimated ratio of an index object to its table, so that one request fetches a sample."""
 
 _LEAST = 8 * KIB
 """Bytes that the first request asks for beyond that: header, seals, the block in which the sample ends."""

@@ -80,7 +80,7 @@ def upload_body(body: Body, announced: bool = True, note_progress: Note = _ignor
 _PIECE = 64 << 10
 _LARGEST_PIECE = 4 << 20
 _PROMPT = 0.1
-"""Bytes of a download that are waited for at a time: more where they come within so many seconds."""
+"""Bytes of one read of a download; larger if they arrive within these seconds."""
 
 
 class HeardBody(StreamingBody):
