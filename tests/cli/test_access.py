@@ -44,7 +44,7 @@ def test_init_says_that_it_does_not_use_a_password(
     monkeypatch.setenv("PULLER_PASSWORD", "night")
     answer = cli("init", "-r", str(folder), "--no-encryption", "--json")
     assert answer.document["encrypted"] is False
-    assert "--no-encryption ignores the password" in answer.err
+    assert "--no-encryption ignores the given password" in answer.err
     assert "night" not in answer.err
 
 

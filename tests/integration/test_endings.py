@@ -85,7 +85,8 @@ def test_a_checkpoint_that_goes_while_it_is_retired(
         second = puller.backup(repository, machine.name, connect=libvirt_uri, observer=told.append)
     assert [event.name for event in told if isinstance(event, Step)].count("begin") == 1
     assert any(
-        isinstance(event, Notice) and "left for the next run to delete" in event.text for event in told
+        isinstance(event, Notice) and "the next run will delete older checkpoints" in event.text
+        for event in told
     )
     assert puller.list_points(repository)[-1] == second
     third = puller.backup(repository, machine.name, connect=libvirt_uri)

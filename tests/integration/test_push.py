@@ -275,7 +275,7 @@ def test_an_image_that_cannot_be_kept_costs_no_point(scene: Scene, tmp_path: Pat
     options = {"disks": ["vda"], "staging_dir": str(folder), "keep_staging": True, "observer": lose}
     point = scene.backup(**options)
     assert point.kind == "incremental"
-    assert any(text.startswith("the point is stored; what is left after it") for text in told)
+    assert any(text.startswith("the point is stored; the next run will clean up") for text in told)
     assert checkpoints(scene.machine) == {point.checkpoint}
     assert list(folder.iterdir()) == []
     assert scene.backup(disks=["vda"]).parent == point.point

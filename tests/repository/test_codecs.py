@@ -281,7 +281,7 @@ def test_point_names_cannot_leave_the_folder() -> None:
     point = points.Point(point_id, "d", uuid, datetime.now(UTC), "pull", "full", (disk,))
     import msgspec
 
-    with pytest.raises(DamagedData, match="impossible names"):
+    with pytest.raises(DamagedData, match="holds invalid names"):
         points.decode(msgspec.json.encode(point), points.object_name(uuid, point_id))
 
 
