@@ -323,7 +323,7 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
         answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]
     assert len(waited) == 1
-    assert "another prune is at work" in answer.err
+    assert "another prune is running" in answer.err
     # But not for ever.
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         monkeypatch.setattr("puller.jobs.job.PRUNE_PATIENCE", -1.0)

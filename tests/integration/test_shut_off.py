@@ -64,7 +64,7 @@ def test_a_disk_that_is_a_slice_of_a_file(raw: Scene) -> None:
     )
     raw.assert_exact(point)
     raw.machine.stop()
-    with pytest.raises(UnsupportedDisk, match=r"disk vda of .* is a slice: it cannot be read while"):
+    with pytest.raises(UnsupportedDisk, match=r"disk vda of .* it is a slice, and the domain is shut off"):
         raw.backup()
 
 
