@@ -1,4 +1,4 @@
-"""The definition of a domain whose disks were restored: ``domain.xml`` with the restored files in it.
+"""Definition of a domain whose disks were restored: ``domain.xml`` with the restored files in it.
 
 See https://libvirt.org/formatdomain.html.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from puller.hypervisor.domain.separation import separate_channels, without_shared
 
-# Else the prefix becomes ns0, which libvirt reads and people do not.
+# Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", "seclabel")
@@ -28,7 +28,7 @@ class DiskSource:
 
 @dataclass(frozen=True, slots=True)
 class RestoredDomain:
-    """``xml`` defines it by ``name``.
+    """A definition ``xml`` of the domain ``name``.
 
     ``left_out`` are the targets of its writable disks that were not restored, and of a copy what the original
     has and two cannot share: memory in files, devices and directories of the host;
@@ -125,7 +125,7 @@ def _put_upon(disk: ET.Element, source: DiskSource) -> None:
             disk.remove(element)
     block = source.path.is_block_device()
     disk.set("type", "block" if block else "file")
-    if disk.get("device") == "lun":  # a SCSI device of the old host
+    if disk.get("device") == "lun":  # a SCSI device of the original host
         disk.set("device", "disk")
         for name in ("sgio", "rawio"):
             disk.attrib.pop(name, None)
@@ -192,7 +192,7 @@ def _set_apart(root: ET.Element, copy: Copy) -> None:
 def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
     if element is None or (restored is None and not apart):
         return
-    element.attrib.pop("path", None)  # without one libvirt makes it anew
+    element.attrib.pop("path", None)  # without one libvirt creates it again
     if restored is not None:
         element.set("path", str(restored))
 
@@ -203,4 +203,4 @@ def _adapt_nvram(element: ET.Element | None, restored: Path | None, apart: bool)
     for child in list(element):
         element.remove(child)
     element.attrib.pop("type", None)
-    element.text = None if restored is None else str(restored)  # without one libvirt makes it anew
+    element.text = None if restored is None else str(restored)  # without one libvirt creates it again
