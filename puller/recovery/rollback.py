@@ -23,9 +23,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from puller.backups.bases.bases import COMPARED, Base, choose, doubted
+from puller.backups.bases.bases import COMPARED, Base, choose, without_bitmaps
 from puller.backups.bases.history import History
-from puller.backups.bases.probe import mistrust
+from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.offline import StoredBitmaps, image_of
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import DamagedData, DomainRunning, KeyNotHeld, Locked, NbdError, NoSuchDisk, OutputRefused
@@ -218,7 +218,7 @@ def _bases(
 ) -> dict[str, Base]:
     history = History(repository, domain.uuid)
     bases = choose(history, disks, StoredBitmaps(domain, disks, repository.id))
-    return doubted(bases, COMPARED) if compare else bases
+    return without_bitmaps(bases, COMPARED) if compare else bases
 
 
 class _DiskRollback:
@@ -303,7 +303,7 @@ class _DiskRollback:
     def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
         """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""
         with Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}", self.scope) as export:
-            why = mistrust(self._repository, export, base, strange=self._base.strange)
+            why = find_mismatch(self._repository, export, base, image_changed=self._base.image_changed)
             if why is not None:
                 self._tell(why)
                 return None

@@ -145,7 +145,7 @@ def test_a_disk_that_was_cut_gets_back_what_was_behind_its_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a large disk no look may find that."""
-    monkeypatch.setattr(rolling, "mistrust", lambda *_, **__: None)
+    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
     scene.machine.stop()
     resize(scene, 4 * MIB)
     (done,) = roll(scene, first_of(scene)).disks
@@ -157,7 +157,7 @@ def test_a_rollback_that_stopped_after_the_resize_is_completed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the sizes agree again, and only the mark tells where the bitmap has seen everything."""
-    monkeypatch.setattr(rolling, "mistrust", lambda *_, **__: None)
+    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.stop()
     resize(scene, 4 * MIB)
