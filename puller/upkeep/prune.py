@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from puller.errors import UsageError
+from puller.errors import StoreDenied, UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
@@ -267,7 +267,12 @@ class _Prune:
             return pack is not None and pack.generation == proof.generation and outlives(proof, damaged)
 
         tidied = tidy(verified.read(verified.listed()), counts)
-        verified.put(tidied.merged)
+        try:
+            verified.put(tidied.merged)
+        except StoreDenied as error:  # nobody needs them few: a prune that may not write here has still pruned
+            text = f"the records of what checks have verified stay as they are: {error.message}"
+            self.observer(Notice("repository", text))
+            return
         self.disposal.attempt(lambda: verified.delete(tidied.void))
 
     def _tell_refusal(self) -> None:
