@@ -46,6 +46,11 @@ def test_last() -> None:
     assert days_kept(10, Policy(last=3)) == [2, 1, 0]
 
 
+def test_rules_keep_hundreds_as_they_keep_a_few() -> None:
+    assert days_kept(310, Policy(last=300)) == list(range(299, -1, -1))
+    assert days_kept(310, Policy(daily=300)) == list(range(299, -1, -1))
+
+
 def test_periods_keep_the_newest_of_each() -> None:
     points = [point(START + timedelta(hours=6 * number)) for number in range(12)]
     assert [item.time.isoformat() for item in kept(points, Policy(daily=2))] == [
@@ -100,6 +105,16 @@ def test_a_renamed_domain_is_still_the_same() -> None:
     assert kept([old, new], Policy(last=1)) == [new]
 
 
+def test_names_of_domains_are_compared_by_their_letters() -> None:
+    """The name that is typed is never the same object as the one that is stored."""
+    points = [
+        structs.replace(point(START + day * DAY), domain=name) for day, name in enumerate(("old", "new"))
+    ]
+    for letters in ("old", "new"):
+        policy = Policy(last=1, domains=("".join(list(letters)),)).resolved(points)
+        assert policy.domains == (uuid_of("a"),)
+
+
 def test_the_newest_point_with_a_disk_stays() -> None:
     both = point(START, disks=("vda", "vdb"))
     one = [point(START + day * DAY, disks=("vda",)) for day in (1, 2)]
@@ -129,6 +144,20 @@ def test_a_disk_that_is_gone_is_let_go_after_the_longest_rule() -> None:
         assert (stays(days, policy), stays(days + 1, policy)) == (True, False), policy
     assert stays(999, Policy()), "without a rule all stays"
     assert stays(999, Policy(yearly=10**9))
+
+
+def test_the_longest_rule_tells_how_far_a_policy_reaches() -> None:
+    for policy, reach in (
+        (Policy(last=1000), 30 * DAY),
+        (Policy(hourly=40 * 24), 40 * DAY),
+        (Policy(daily=40, hourly=960), 40 * DAY),
+        (Policy(weekly=5), 35 * DAY),
+        (Policy(monthly=2, weekly=5), 62 * DAY),
+        (Policy(yearly=2), 732 * DAY),
+        (Policy(within=31 * DAY), 31 * DAY),
+        (Policy(yearly=10**9), timedelta.max // (366 * DAY) * 366 * DAY),
+    ):
+        assert policy.reach == reach, policy
 
 
 def test_hosts_are_judged_by_themselves() -> None:
@@ -204,7 +233,8 @@ def test_the_newest_is_always_kept_and_each_disk_has_a_point(points: list[Point]
             holders = [item for item in mine if item.disk(disk)]
             if holders:
                 last = max(holders, key=lambda item: (item.time, item.point))
-                after = min((item.time for item in mine if item.time > last.time), default=newest.time)
+                later = [item.time for item in mine if (item.time, item.point) > (last.time, last.point)]
+                after = min(later, default=newest.time)
                 gone = newest.time - after > policy.reach and policy != Policy()
                 assert last in left or gone
 
