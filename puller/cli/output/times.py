@@ -17,6 +17,11 @@ def local(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def utc(moment: datetime) -> str:
+    """``2026-11-23 05:00 UTC``: for an end that was given in UTC and that several hosts go by."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def age(moment: datetime, now: datetime) -> str:
     """How long ago, in the largest unit that fits: ``3 h``. A moment to come counts as now."""
     count = max(0, int((now - moment).total_seconds()))
