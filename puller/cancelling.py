@@ -208,9 +208,9 @@ class Scoped:
     def __new__(cls, *_arguments: object, **_named: object) -> Self:
         """Let the object have its ``__dict__`` before a second thread knows it.
 
-        CPython 3.11 makes it when it is first asked for, as ``vars`` and ``copy`` do. If the garbage collector
-        runs then and lets another thread ask for it too, two dictionaries share one piece of memory, and
-        the process crashes in a later collection.
+        CPython 3.11 makes it when it is first asked for, as ``vars`` and ``copy`` do. If the garbage
+        collector runs then and lets another thread ask for it too, two dictionaries share one piece of
+        memory, and the process crashes in a later collection.
         """
         self = super().__new__(cls)
         vars(self)
