@@ -67,7 +67,7 @@ _SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def format_duration(span: timedelta) -> str:
-    """``timedelta(hours=36)`` -> ``'36h'``: as an option takes it, in the largest unit that fits it exactly."""
+    """Format a span as an option takes it, in the largest exact unit: 36 hours give ``'36h'``."""
     seconds = round(span.total_seconds())
     for size, unit in _SPANS:
         if seconds and seconds % size == 0:

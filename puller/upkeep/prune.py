@@ -269,7 +269,9 @@ class _Prune:
         tidied = tidy(verified.read(verified.listed()), counts)
         try:
             verified.put(tidied.merged)
-        except StoreDenied as error:  # nobody needs them few: a prune that may not write here has still pruned
+        except (
+            StoreDenied
+        ) as error:  # nobody needs them few: a prune that may not write here has still pruned
             text = f"the records of what checks have verified stay as they are: {error.message}"
             self.observer(Notice("repository", text))
             return

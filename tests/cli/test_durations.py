@@ -103,5 +103,5 @@ def test_a_budget_of_minutes_is_not_taken_for_megabytes(word: str) -> None:
 
 @pytest.mark.parametrize("word", ["", "0", "0s", "500", "2h500G", "-1h"])
 def test_invalid_budgets(word: str) -> None:
-    with pytest.raises(ValueError, match="invalid budget '.*': use a duration above 0 such as"):
+    with pytest.raises(ValueError, match=r"invalid budget '.*': use a duration above 0 such as"):
         duration_or_size(word)

@@ -26,7 +26,19 @@ URL = f"s3://{BUCKET}/kvm"
 KEY = bytes(range(32))  # no password, whose derivation takes half a second a command
 MIB = 1 << 20
 NO_RIGHT = 14
-KINDS = ("keys", "packs", "maps", "index", "points", "pending", "condemned", "damaged", "verified", "kept", "locks")
+KINDS = (
+    "keys",
+    "packs",
+    "maps",
+    "index",
+    "points",
+    "pending",
+    "condemned",
+    "damaged",
+    "verified",
+    "kept",
+    "locks",
+)
 MAY_PUT = {
     "backup": {"packs", "maps", "index", "pending", "points", "kept"},
     "prune": {"packs", "maps", "index", "condemned", "damaged", "verified", "kept", "locks"},
