@@ -269,11 +269,10 @@ class _Prune:
         tidied = tidy(verified.read(verified.listed()), counts)
         try:
             verified.put(tidied.merged)
-        except (
-            StoreDenied
-        ) as error:  # nobody needs them few: a prune that may not write here has still pruned
-            text = f"the records of what checks have verified stay as they are: {error.message}"
-            self.observer(Notice("repository", text))
+        except StoreDenied as error:  # they only save work, so the prune has succeeded
+            self.observer(
+                Notice("repository", f"cannot merge the records of verified packs: {error.message}")
+            )
             return
         self.disposal.attempt(lambda: verified.delete(tidied.void))
 

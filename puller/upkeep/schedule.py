@@ -79,10 +79,7 @@ def due(candidates: Iterable[Candidate], reading: Reading, now: float) -> list[C
 
 
 def _first(ordered: Sequence[Candidate], size: float) -> Iterator[Candidate]:
-    """Candidates of ``size`` bytes together or little more, one at least.
-
-    Not less: four checks of a quarter each read everything.
-    """
+    """Yield candidates of at least ``size`` bytes together: four checks of a quarter read everything."""
     total = 0
     for candidate in ordered:
         if total and total >= size:

@@ -426,7 +426,7 @@ def test_a_prune_that_may_not_write_records_says_so_and_ends_well(
     prune(repository, Policy(last=1), GRACE, told.append)
     assert len(scene.world.names("verified/")) == 8
     (notice,) = [event.text for event in told if isinstance(event, Notice)]
-    assert "verified stay as they are: the policy allows no put" in notice
+    assert "cannot merge the records of verified packs: the policy" in notice
 
 
 def test_prune_keeps_the_records_few_and_true(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def local(moment: datetime) -> str:
 
 
 def utc(moment: datetime) -> str:
-    """``2026-11-23 05:00 UTC``: for an end that was given in UTC and that several hosts go by."""
+    """Return a time such as ``2026-11-23 05:00 UTC``. For ends that hold on all hosts, whatever their zone."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
