@@ -18,7 +18,7 @@ def local(moment: datetime) -> str:
 
 
 def utc(moment: datetime) -> str:
-    """Return a time such as ``2026-11-23 05:00 UTC``. For ends that hold on all hosts, whatever their zone."""
+    """Return a time such as ``2026-11-23 05:00 UTC``, for an end that holds on all hosts."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
