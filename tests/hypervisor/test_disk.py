@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.backups.omissions import omissions
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks, select
 from puller.hypervisor.domain.domain import Domain
@@ -271,7 +272,7 @@ def test_a_look_at_a_file_whose_storage_hangs_is_left(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr("puller.hypervisor.domain.facts._SECONDS", 1.0)
     monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
-    domain = cast(Domain, SimpleNamespace(start_id=lambda: None))
+    domain = cast(Domain, SimpleNamespace(start_id=lambda: None, scope=CancelScope()))
     (disk,) = with_facts(domain, parse_disks(ONE))
     assert disk.facts == ImageFacts()
     os.kill(int((tmp_path / "process").read_text()), signal.SIGKILL)
