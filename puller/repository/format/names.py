@@ -23,16 +23,16 @@ _SHAPES = {
     "packs/": _PACK,
     "maps/": _PACK,
 }
-"""By folder what follows it. The names of leases are left open: each is deleted when it has expired."""
+"""Pattern of the names by directory. Leases have any name: each is deleted when it has expired."""
 
 SMALL_FOLDERS = tuple(folder for folder in _SHAPES if folder not in ("packs/", "maps/"))
-"""Those that are quick to list, however much data is stored."""
+"""Directories that are quick to list even in large repositories."""
 
 FOLDERS = tuple(_SHAPES)
 
 
 def is_foreign(key: str, size: int) -> bool:
-    """Tell whether an object in one of ``FOLDERS`` is not puller's: by its name, or because it is empty."""
+    """Return whether an object in one of ``FOLDERS`` is foreign: by its name, or because it is empty."""
     folder, _, rest = key.partition("/")
-    is_empty = not size and folder != "kept"  # an empty keep holds its point
+    is_empty = not size and folder != "kept"  # an empty keep protects its point
     return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None
