@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         doctor,
         forget,
         keep,
+        list_kept,
         list_keys,
         list_points,
         open_repository,
@@ -325,6 +326,7 @@ __all__ = [
     "doctor",
     "forget",
     "keep",
+    "list_kept",
     "list_keys",
     "list_points",
     "open_repository",
@@ -344,8 +346,8 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
-        "list_keys list_points open_repository preview_prune prune read_configuration recreate release "
-        "remove_key repair_index restore rollback stats"
+        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
+        "recreate release remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
