@@ -264,7 +264,7 @@ class _Prune:
 
         def counts(proof: Proof) -> bool:
             pack = survey.packs.get(proof.pack_id)
-            return pack is not None and pack.generation == proof.generation and outlives(proof, damaged)
+            return pack is not None and proof.generation in pack.generations and outlives(proof, damaged)
 
         tidied = tidy(verified.read(verified.listed()), counts)
         verified.put(tidied.merged)

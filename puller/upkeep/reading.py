@@ -50,7 +50,7 @@ def examine(
     """Look at the packs that are reached, and read those that are due. ``known`` tells of damage."""
     reading = allowance.reading
     stored = _stored(repository, reach)
-    generations = {pack_id: pack.generation for pack_id, pack in stored.items()}
+    generations = {pack_id: pack.generations for pack_id, pack in stored.items()}
     verification = Verification(repository, generations, since(known), observer)
     queue = _queue(stored, verification, reading)
     packs = PackCheck(repository, reach, observer)

@@ -26,9 +26,14 @@ class PackObject:
     generation: int = 0
     lower: tuple[int, ...] = ()
 
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """All that are stored, the lower ones first: a reader may take any."""
+        return *self.lower, self.generation
+
     def names(self, pack_id: bytes) -> list[str]:
         """All objects of the pack, the lower generations first."""
-        return [*self.lower_names(pack_id), self.kind.object_name(pack_id, self.generation)]
+        return [self.kind.object_name(pack_id, generation) for generation in self.generations]
 
     def lower_names(self, pack_id: bytes) -> list[str]:
         """The objects of the lower generations."""
