@@ -17,13 +17,13 @@ _SHAPES = {
     "condemned/": RANDOM,
     "damaged/": RANDOM,
     "verified/": RANDOM,
-    "locks/": r"[^/]+(/.+)?",
+    "locks/": rf"[a-z]+/{RANDOM}-[0-9]{{8}}|{RANDOM}",
     "kept/": f"{UUID}/{POINT}/{RANDOM}",
     "proofs/": f"{UUID}/{POINT}/{RANDOM}",
     "packs/": _PACK,
     "maps/": _PACK,
 }
-"""By folder what follows it. The names of leases are left open: each is deleted when it has expired."""
+"""By folder what follows it. What init and doctor try out may be left there, if they die over it."""
 
 SMALL_FOLDERS = tuple(folder for folder in _SHAPES if folder not in ("packs/", "maps/"))
 """Those that are quick to list, however much data is stored."""
@@ -34,5 +34,5 @@ FOLDERS = tuple(_SHAPES)
 def is_foreign(key: str, size: int) -> bool:
     """Tell whether an object in one of ``FOLDERS`` is not puller's: by its name, or because it is empty."""
     folder, _, rest = key.partition("/")
-    is_empty = not size and folder != "kept"  # an empty keep holds its point
+    is_empty = not size and folder not in ("kept", "locks")  # a keep holds its point, a lease expires
     return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None
