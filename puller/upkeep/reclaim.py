@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from puller.errors import MissingObject, ObjectChanged, ObjectExists
-from puller.repository.collecting.compaction import compact, compacted
+from puller.repository.collecting.compaction import compact, compacted, present
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.reindex import IndexWriter, mergeable
+from puller.repository.format.footer import MAX_GENERATION
 from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.reading.packs import StoredPack
 from puller.repository.records.condemned import ALL, Condemnations
@@ -59,14 +60,19 @@ class Reclaim:
         names: list[str] = []
         for pack_id, pack in packs.items():
             self._beat()
-            if self._survey.open(pack_id) is None:
-                self.left.add(pack_id)
-            else:
+            if self._stands_alone(pack_id):
                 names += pack.lower_names(pack_id)
+            else:
+                self.left.add(pack_id)
         if self._delete_all(names):
             return True
         self.left.update(packs)
         return False
+
+    def _stands_alone(self, pack_id: bytes) -> bool:
+        """Whether the highest generation can be read, and has all that is reached."""
+        opened = self._survey.open(pack_id)
+        return opened is not None and not self._survey.live(pack_id) & ~present(opened.footer)
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""
@@ -77,10 +83,14 @@ class Reclaim:
             if sentence.slots == ALL and not live:
                 yield pack_id, ALL
                 continue
-            present = self._survey.present(pack_id)
-            dead = sentence.slots & ~live & (present or 0)
+            there = self._survey.present(pack_id)
+            if there is None:
+                self.left.add(pack_id)
+                continue
+            dead = sentence.slots & ~live & there
             if dead:
-                yield pack_id, ALL if dead == present else dead
+                # An index may have told what is there; it is not believed if all of a pack is at stake.
+                yield pack_id, ALL if dead == there and not live else dead
 
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
         """Name what the index lacks; clear away what is not so any more, and small objects."""
@@ -123,7 +133,8 @@ class Reclaim:
         """Compact a pack; False if the store refuses to delete the generation before."""
         self._beat()
         opened = self._survey.open(pack_id)
-        if opened is None:
+        if opened is None or opened.generation == MAX_GENERATION:
+            self.left.add(pack_id)
             return True
         repository = self._repository
         try:

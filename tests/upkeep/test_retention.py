@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from puller.errors import NoSuchPoint
-from puller.repository.points import DiskRecord, Point, Ref
+from puller.repository.points import DiskRecord, Point, Ref, in_order
 from puller.repository.selection import Scope
 from puller.units import GIB
 from puller.upkeep.retention import Decision, Policy, decide
@@ -198,14 +198,15 @@ def test_the_newest_is_always_kept_and_each_disk_has_a_point(points: list[Point]
     left = kept(points, policy)
     for uuid in {item.uuid for item in points}:
         mine = [item for item in points if item.uuid == uuid]
-        newest = max(mine, key=lambda item: (item.time, item.point))
+        *_, newest = in_order(mine)
         assert newest in left
         for disk in ("vda", "vdb"):
             holders = [item for item in mine if item.disk(disk)]
             if holders:
-                last = max(holders, key=lambda item: (item.time, item.point))
-                after = min((item.time for item in mine if item.time > last.time), default=newest.time)
-                gone = newest.time - after > policy.reach and policy != Policy()
+                *_, last = in_order(holders)
+                ordered = in_order(mine)
+                after = ordered[ordered.index(last) + 1 :] or [newest]
+                gone = newest.time - after[0].time > policy.reach and policy != Policy()
                 assert last in left or gone
 
 
