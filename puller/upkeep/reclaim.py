@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from puller.errors import MissingObject, ObjectChanged, ObjectExists
-from puller.repository.collecting.compaction import compact, compacted, present
+from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectExists
+from puller.repository.collecting.compaction import compact, compacted, is_copied, present
 from puller.repository.collecting.disposal import Disposal
+from puller.repository.collecting.inventory import PackObject
 from puller.repository.collecting.reindex import IndexWriter, mergeable
 from puller.repository.format.footer import MAX_GENERATION
 from puller.repository.format.index import IndexedPack, PackEntry
@@ -46,7 +47,9 @@ class Reclaim:
             self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
             doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
-        partly = [(pack_id, slots) for pack_id, slots in doomed.items() if slots != ALL]
+        partly = [
+            (pack_id, slots) for pack_id, slots in doomed.items() if slots != ALL and pack_id not in self.left
+        ]
         if not all(self._compact(pack_id, slots) for pack_id, slots in partly):
             self.left.update(pack_id for pack_id, _ in partly)
         self._rewrite_index(doomed)
@@ -56,23 +59,28 @@ class Reclaim:
 
         What stays shows slots that are condemned, so the records that name them have to stay too.
         """
-        packs = {pack_id: pack for pack_id, pack in self._survey.packs.items() if pack.lower}
-        names: list[str] = []
-        for pack_id, pack in packs.items():
+        packs = [(pack_id, pack) for pack_id, pack in self._survey.packs.items() if pack.lower]
+        packs.sort(key=lambda item: item[1].modified)  # a store lets the oldest go first
+        for place, (pack_id, pack) in enumerate(packs):
             self._beat()
-            if self._stands_alone(pack_id):
-                names += pack.lower_names(pack_id)
-            else:
+            if not self._stands_alone(pack_id, pack):
                 self.left.add(pack_id)
-        if self._delete_all(names):
-            return True
-        self.left.update(packs)
-        return False
+            elif not self._delete_all(pack.lower_names(pack_id)):
+                self.left.update(other for other, _ in packs[place:])
+                return False
+        return True
 
-    def _stands_alone(self, pack_id: bytes) -> bool:
-        """Whether the highest generation can be read, and has all that is reached."""
-        opened = self._survey.open(pack_id)
-        return opened is not None and not self._survey.live(pack_id) & ~present(opened.footer)
+    def _stands_alone(self, pack_id: bytes, pack: PackObject) -> bool:
+        """Whether the highest generation can be read, and has all that is reached as lower ones have it."""
+        survey, live = self._survey, self._survey.live(pack_id)
+        high = survey.open(pack_id)
+        if high is None or live & ~present(high.footer):
+            return False
+        try:
+            lower = [survey.open(pack_id, generation) for generation in pack.lower]
+            return all(low is None or is_copied(survey.reader, low, high, live) for low in lower)
+        except (ObjectChanged, DamagedData):
+            return False
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
         """For each pack the slots to remove; ALL for packs of which nothing stays."""

@@ -96,3 +96,35 @@ def test_a_record_stays_as_long_as_a_pack_that_it_names_cannot_be_read(scene: Sc
     scene.prune()
     assert scene.world.names("condemned/") == []
     assert scene.waste() == [] and _is_whole(scene)
+
+
+@pytest.mark.parametrize("generation", ["", ".7"])
+def test_a_pack_id_that_is_stored_as_both_kinds_is_left_alone(scene: Scene, generation: str) -> None:
+    """Anybody who may put can do that; pack ids are random, so puller does not."""
+    scene.back_up("a", [1, 2, 3, 4])
+    packs, maps = scene.world.names("packs/"), scene.world.names("maps/")
+    planted = [f"maps/{name.removeprefix('packs/')}{generation}" for name in packs]
+    planted += [f"packs/{name.removeprefix('maps/')}{generation}" for name in maps]
+    for name in planted:
+        scene.world.put(name, b"of somebody else")
+    for _ in range(4):
+        scene.wait(timedelta(days=2))
+        scene.prune()
+    assert _is_whole(scene)
+    scene.back_up("b", [1, 2, 3, 4])
+    assert _is_whole(scene)
+
+
+def test_a_lower_generation_stays_if_the_highest_has_other_bytes(scene: Scene) -> None:
+    """Whoever may put, and copies the footer, can make such a one."""
+    name = _mostly_dead(scene)
+    sound = scene.world.objects.get(name)
+    scene.world.put(f"{name}.7", bytes(4 * 65536) + sound[4 * 65536 :])
+    for _ in range(2):
+        scene.prune(NOW)
+        scene.wait(timedelta(days=31))
+    assert name in scene.world.names("packs/")
+    assert _is_whole(scene)
+    scene.world.remove(f"{name}.7")
+    scene.prune(NOW)
+    assert _is_whole(scene) and scene.waste() == []

@@ -98,8 +98,12 @@ class Inventory:
 
 
 def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
-    """The stored packs by id. What is not named like a pack is foreign, and so is an empty object."""
+    """The stored packs by id. What is not named like a pack is foreign, and so is an empty object.
+
+    An id that is there as both kinds is left out: one of them is foreign, and only its footer tells which.
+    """
     found: dict[bytes, PackObject] = {}
+    unclear: set[bytes] = set()
     for kind in kinds:
         for info in store.list(kind.prefix):
             name = parse_pack_name(info.key)
@@ -107,7 +111,12 @@ def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes
                 _, pack_id, generation = name
                 listed = PackObject(kind, info.size, info.modified, generation)
                 other = found.get(pack_id)
-                found[pack_id] = listed if other is None else _joined(listed, other)
+                if other is not None and other.kind is not kind:
+                    unclear.add(pack_id)
+                else:
+                    found[pack_id] = listed if other is None else _joined(listed, other)
+    for pack_id in unclear:
+        del found[pack_id]
     return found
 
 
