@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from copy import copy
+from copy import copy  # noqa: TID251 - one thread only
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self

@@ -69,13 +69,13 @@ def _roofline(results: Results) -> str:
     if not found:
         return ""
     rows = [[step, _shown(spread(each.steps[step] for each in found))] for step in STEPS]
-    rows.append(["write to a folder", _shown(spread(each.to_folder for each in found))])
+    rows.append(["write to a directory", _shown(spread(each.to_folder for each in found))])
     rows.append(["or put to S3", _shown(spread(each.to_s3 for each in found))])
     rows.append(
         ["compress on all cores at once, over alone", _shown(spread(each.crowding for each in found))]
     )
-    for place in ("folder", "s3"):
-        name = f"roofline of a full to {place}, wall s"
+    for place, shown in (("folder", "a directory"), ("s3", "S3")):
+        name = f"roofline of a full to {shown}, wall s"
         rows.append([name, _shown(spread(each.wall(place) for each in found))])
         rows.append([f"{name}, crowded", _shown(spread(each.crowded_wall(place) for each in found))])
     return _table(["step alone", "CPU s"], rows)

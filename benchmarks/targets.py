@@ -23,7 +23,7 @@ from benchmarks.works import (
 from puller.units import MIB
 
 Found = Callable[[Round], float]
-RESTORE_FOLDER = RESTORE.format(place="a folder", format="raw")
+RESTORE_FOLDER = RESTORE.format(place="a directory", format="raw")
 RESTORE_S3 = RESTORE.format(place="S3", format="raw")
 FEW = INCREMENTAL.format(change="100 scattered chunks")
 
@@ -108,7 +108,7 @@ TARGETS = (
     Target(FULL_S3, ZSTD_RCAT, 2, partial(_faster, FULL_S3, ZSTD_RCAT)),
     Target(FULL_S3, "virtnbdbackup, then rclone copy", 3.5, _through_rclone),
     Target("stored bytes of a full", "the stream of zstd -1", 10, _size, " % more", at_most=True),
-    Target(FEW, "virtnbdbackup, to a folder", 1, partial(_faster, FEW, VIRTNBDBACKUP)),
+    Target(FEW, "virtnbdbackup, to a directory", 1, partial(_faster, FEW, VIRTNBDBACKUP)),
     Target(RESTORE_FOLDER, VIRTNBDRESTORE, 3, partial(_faster, RESTORE_FOLDER, VIRTNBDRESTORE)),
     Target(RESTORE_S3, "the server's own GET rate", 80, _get_rate, " %"),
     Target("peak memory of any of these", "", 256, _peak, " MiB", at_most=True),

@@ -21,7 +21,7 @@ RESTIC = "nbdcopy | restic --stdin"
 VIRTNBDRESTORE = "virtnbdrestore (qcow2)"
 GETS = "plain GETs of its packs"
 
-FULL_FOLDER = "full to a folder"
+FULL_FOLDER = "full to a directory"
 FULL_S3 = "full to S3"
 RESTORE = "restore from {place} to {format}"
 INCREMENTAL = "incremental, {change}"
@@ -66,10 +66,10 @@ def _fulls() -> Iterator[Work]:
 
 def _restores() -> Iterator[Work]:
     others: dict[tuple[str, str], dict[str, Play]] = {
-        ("a folder", "raw"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
+        ("a directory", "raw"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
         ("S3", "raw"): {GETS: wire.get_all},
     }
-    for place, prepare in (("a folder", _in_folders), ("S3", _in_bucket)):
+    for place, prepare in (("a directory", _in_folders), ("S3", _in_bucket)):
         for format_ in ours.FORMATS:
             name = RESTORE.format(place=place, format=format_)
             contestants = {PULLER: _restore(place, format_)} | others.get((place, format_), {})

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy  # noqa: TID251 - of what has its __dict__
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -204,6 +204,17 @@ class Scoped:
     """Something whose waits belong to a ``scope``; until ``within`` gives it one, nobody cancels them."""
 
     scope = CancelScope()
+
+    def __new__(cls, *_arguments: object, **_named: object) -> Self:
+        """Let the object have its ``__dict__`` before a second thread knows it.
+
+        CPython 3.11 makes it when it is first asked for, as ``vars`` and ``copy`` do. If the garbage
+        collector runs then and lets another thread ask for it too, two dictionaries share one piece of
+        memory, and the process crashes in a later collection.
+        """
+        self = super().__new__(cls)
+        vars(self)
+        return self
 
     def within(self, scope: CancelScope) -> Self:
         """The same thing in another scope, and so are the scoped things that it holds. Caches are shared."""

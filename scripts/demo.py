@@ -98,7 +98,7 @@ def _options() -> argparse.Namespace:
         prog="scripts/demo", description="Back up and restore a guest that writes."
     )
     parser.add_argument(
-        "--s3", action="store_true", help="store in a local SeaweedFS server, not in a folder"
+        "--s3", action="store_true", help="store in a local SeaweedFS server, not in a directory"
     )
     parser.add_argument("--keep", action="store_true", help="leave repository and images behind")
     return parser.parse_args()

@@ -1,35 +1,36 @@
 """Runs the tests against random mutants of the modules on which right data depends.
 
-A mutant is one small change of the source, made by an operator of Cosmic Ray: another comparison, another
-number, a negated condition, a loop that is not entered. Each is put into a copy of the tree. Its module's own
-tests run first; the slower ones run only against the mutants that the quicker ones let pass.
+Each mutant is put into a copy of the tree. Its module's own tests run first; the slower ones run only
+against the mutants that the quicker ones let pass. A mutant is caught if a test fails, or if a test runs for
+ten times as long as the slowest one takes without a mutant.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import difflib
+import hashlib
+import json
 import os
-import random
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor  # noqa: TID251
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator, operator_names
+from mutant_tree import Limits, Outcome, Tree, Verdict, tracked
+from mutants import ROOT, Mutant, draw
 
-ROOT = Path(__file__).resolve().parent.parent
+from puller.cancelling import CancelScope
+from puller.store.parallel import each
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 OWN = {
     "puller/nbd/extents.py": ("tests/nbd/test_extents.py",),
@@ -57,7 +58,10 @@ OWN = {
         "tests/repository/test_packing.py",
         "tests/repository/test_codecs.py",
     ),
-    "puller/repository/writing/pending.py": ("tests/upkeep/test_prune.py",),
+    "puller/repository/writing/pending.py": (
+        "tests/repository/test_pending.py",
+        "tests/upkeep/test_prune.py",
+    ),
     "puller/repository/writing/claims.py": (
         "tests/repository/test_condemned.py",
         "tests/upkeep/test_prune.py",
@@ -68,7 +72,7 @@ OWN = {
     ),
     "puller/upkeep/survey.py": ("tests/upkeep/test_prune.py", "tests/upkeep/test_check.py"),
     "puller/upkeep/retention.py": ("tests/upkeep/test_retention.py", "tests/backups/test_clock.py"),
-    "puller/store/retrying.py": ("tests/store/test_retrying.py",),
+    "puller/store/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_silence.py"),
 }
 """The modules, and the tests that are run first against a mutant of each: its own, which catch most."""
 
@@ -76,43 +80,17 @@ MODULES = tuple(OWN)
 
 _SLOW = ("tests/repository/test_run.py", "tests/upkeep/test_prune_interleaved.py")
 _SLOWER = ("tests/upkeep/test_simulation.py",)
-_QUICK = ("tests/nbd", "tests/repository", "tests/upkeep", "tests/backups")
+_QUICK = ("tests/test_house.py", "tests/nbd", "tests/repository", "tests/upkeep", "tests/backups")
 
 STAGES = (
     (*_QUICK, *(f"--ignore={path}" for path in _SLOW + _SLOWER)),
-    (*_SLOW, "tests/store"),
+    _SLOW,
     (*_SLOWER, "tests/cli/test_prune.py", "tests/cli/test_check.py"),
     ("tests/integration/test_generations.py", "tests/integration/test_faults.py"),
 )
 """What is run against the mutants that their module's own tests let pass: the dearer, the later."""
 
-_UNSTEADY = ("--deselect=tests/upkeep/test_prune.py::test_requests_grow_with_points_and_packs_only",)
-"""Fails at times on a loaded machine without a mutant, and would count as caught what it does not catch."""
-
-_UNSHRUNK = """
-from hypothesis import Phase, settings
-settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], database=None)
-settings.load_profile("unshrunk")
-"""
-"""A plug-in for pytest: the first example that fails is enough; to make it smaller takes longest."""
-
-SLACK = 10
-"""A mutant that makes the tests take as many times as long as without it is caught, for it hangs."""
-
 BAR = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """One change of one module: the ``number``-th place where the operator fits."""
-
-    module: str
-    operator: str
-    number: int
-
-    def source(self, original: str) -> str:
-        """The changed module."""
-        return mutate_code(original, get_operator(self.operator)(), self.number) or original
 
 
 def main() -> int:
@@ -121,14 +99,26 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the tests under way, too
     modules = [name for name in MODULES if any(part in name for part in arguments.module or [""])]
     drawn = draw(modules, arguments.mutants, arguments.seed)
-    with tempfile.TemporaryDirectory(prefix="puller-mutants-") as folder:
-        survivors = _run(
-            drawn, [Path(folder) / str(number) for number in range(os.cpu_count() or 1)], arguments.stages + 1
-        )
+    print(f"{len(drawn.mutants)} mutants drawn, {drawn.without_effect} passed over", flush=True)
+    with tempfile.TemporaryDirectory(prefix="puller-mutants-") as folder, Known(arguments.resume) as known:
+        trees = [Tree(Path(folder) / str(number)) for number in range(os.cpu_count() or 1)]
+        trial = Trial(trees, known)
+        try:
+            survivors = trial.run(drawn.mutants, arguments.stages + 1)
+        finally:
+            for tree in trees:
+                tree.end()
+    return _report(drawn.mutants, survivors, trial.outcomes)
+
+
+def _report(drawn: Sequence[Mutant], survivors: Sequence[Mutant], outcomes: Counter[Outcome]) -> int:
     caught = len(drawn) - len(survivors)
-    print(f"\n{caught} of {len(drawn)} mutants caught, {caught / len(drawn):.1%}")
+    print(
+        f"\n{caught} of {len(drawn)} mutants caught, {caught / len(drawn):.1%}: a test failed with", end=" "
+    )
+    print(f"{outcomes[Outcome.FAILED]}, and did not end with {outcomes[Outcome.NO_END]}")
     for mutant in survivors:
-        print(f"\nsurvived: {mutant}\n{_difference(mutant)}")
+        print(f"\nsurvived: {mutant}\n{mutant.difference}")
     return 0 if caught >= BAR * len(drawn) else 1
 
 
@@ -145,154 +135,119 @@ def _arguments() -> argparse.Namespace:
         help="end after stage N; 0 runs only the modules' own tests; default all",
     )
     parser.add_argument("--module", action="append", metavar="NAME", help="only modules whose path has NAME")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="note results in FILE, and go on from it")
     return parser.parse_args()
 
 
-def draw(modules: Sequence[str], count: int, seed: int) -> list[Mutant]:
-    """``count`` mutants at random, all equally likely, that change more than annotations."""
-    every = [mutant for module in modules for mutant in _mutants(module)]
-    drawn: list[Mutant] = []
-    for mutant in random.Random(seed).sample(every, len(every)):
-        if len(drawn) == count:
-            break
-        if _changes_behaviour(mutant):
-            drawn.append(mutant)
-    return drawn
+class Known:
+    """Results by mutated source and stage, one JSON line each in a file, if there is one.
+
+    What was caught stays caught; what passed counts only as long as the tests are the same.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path or Path(os.devnull)
+        self._tests = _digest(
+            *((ROOT / name).read_bytes() for name in tracked() if name.startswith("tests/"))
+        )
+        self._results: dict[tuple[str, int], Outcome] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Known:
+        self._file = self._path.open("a+")
+        self._file.seek(0)
+        for source, stage, outcome, tests in map(json.loads, self._file):
+            if outcome != Outcome.PASSED or tests == self._tests:
+                self._results[source, stage] = Outcome(outcome)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def get(self, mutant: Mutant, stage: int) -> Outcome | None:
+        """The result of an earlier run."""
+        return self._results.get((_name(mutant), stage))
+
+    def note(self, mutant: Mutant, stage: int, outcome: Outcome) -> None:
+        """Append a result."""
+        line = json.dumps([_name(mutant), stage, outcome, self._tests])
+        with self._lock:
+            print(line, file=self._file, flush=True)
 
 
-def _mutants(module: str) -> Iterator[Mutant]:
-    nodes = list(ast_nodes(get_ast(_text(module))))
-    for name in sorted(operator_names()):
-        if get_operator(name).arguments():
-            continue  # such as renaming a variable that the caller has to choose
-        operator = get_operator(name)()
-        places = sum(1 for node in nodes for _ in operator.mutation_positions(node))
-        yield from (Mutant(module, name, number) for number in range(places))
+def _name(mutant: Mutant) -> str:
+    return _digest(mutant.module.encode(), mutant.source.encode())
 
 
-def _changes_behaviour(mutant: Mutant) -> bool:
-    original = _text(mutant.module)
-    try:
-        return _bare(mutant.source(original)) != _bare(original)
-    except SyntaxError:
-        return False
+def _digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:32]
 
 
-def _bare(source: str) -> str:
-    """The program without its annotations, which are not evaluated."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.arg):
-            node.annotation = None
-        elif isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(None)
-    return ast.dump(tree)
+class Trial:
+    """Runs stages of tests in copies of the tree, one run at a time in each."""
 
+    def __init__(self, trees: Sequence[Tree], known: Known) -> None:
+        self._free: SimpleQueue[Tree] = SimpleQueue()
+        for tree in trees:
+            self._free.put(tree)
+        self._threads = len(trees)
+        self._known = known
+        self._limits: dict[tuple[str, ...], Limits] = {}
+        self.outcomes: Counter[Outcome] = Counter()
 
-def _run(drawn: Sequence[Mutant], trees: Sequence[Path], stages: int) -> list[Mutant]:
-    """Those that the tests of all stages let pass: the modules' own first."""
-    free: SimpleQueue[Path] = SimpleQueue()
-    for tree in trees:
-        _copy_to(tree)
-        free.put(tree)
-    alive = list(drawn)
-    with ThreadPoolExecutor(len(trees)) as pool:
+    def run(self, drawn: Sequence[Mutant], stages: int) -> list[Mutant]:
+        """Those that the tests of all stages let pass: the modules' own first."""
+        alive = list(drawn)
         for stage in range(stages):
-            suites = dict.fromkeys(_tests(mutant, stage) for mutant in alive)
-            limits = dict(zip(suites, pool.map(partial(_limit, free), suites), strict=True))
-            survived = pool.map(partial(_survives, free, limits, stage), alive)
-            alive = [mutant for mutant, lives in zip(alive, survived, strict=True) if lives]
+            fresh = [mutant for mutant in alive if self._known.get(mutant, stage) is None]
+            suites = list(dict.fromkeys(_tests(mutant, stage) for mutant in fresh))
+            self._limits |= dict(zip(suites, self._each(self._measured, suites), strict=True))
+            outcomes = list(self._each(partial(self._outcome, stage), alive))
+            self.outcomes.update(outcomes)
+            alive = [mutant for mutant, out in zip(alive, outcomes, strict=True) if out is Outcome.PASSED]
             print(f"after stage {stage}: {len(drawn) - len(alive)} of {len(drawn)} caught", flush=True)
-    return alive
+        return alive
+
+    def _each(self, work: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        return each(CancelScope(), lambda _scope, item: work(item), items, self._threads)
+
+    def _measured(self, tests: tuple[str, ...]) -> Limits:
+        with self._tree() as tree:
+            return tree.measure(tests)
+
+    def _outcome(self, stage: int, mutant: Mutant) -> Outcome:
+        if (known := self._known.get(mutant, stage)) is not None:
+            return known
+        with self._tree() as tree:
+            verdict = self._verdict(tree, mutant, _tests(mutant, stage))
+        print(f"stage {stage}: {verdict.outcome}: {mutant} {verdict.test}", flush=True)
+        if verdict.outcome is Outcome.PASSED:
+            print(mutant.difference, flush=True)
+        self._known.note(mutant, stage, verdict.outcome)
+        return verdict.outcome
+
+    def _verdict(self, tree: Tree, mutant: Mutant, tests: tuple[str, ...]) -> Verdict:
+        """A test that did not end proves nothing if the machine has become that much slower meanwhile."""
+        while True:
+            limits = self._limits[tests]
+            verdict = tree.test(mutant, tests, limits)
+            if verdict.outcome is not Outcome.NO_END:
+                return verdict
+            self._limits[tests] = tree.measure(tests)
+            if self._limits[tests].wall <= 1.5 * limits.wall:
+                return verdict
+
+    @contextmanager
+    def _tree(self) -> Iterator[Tree]:
+        tree = self._free.get()
+        try:
+            yield tree
+        finally:
+            self._free.put(tree)
 
 
 def _tests(mutant: Mutant, stage: int) -> tuple[str, ...]:
     return (OWN[mutant.module], *STAGES)[stage]
-
-
-def _limit(free: SimpleQueue[Path], tests: tuple[str, ...]) -> float:
-    """Seconds for these tests, measured without a mutant; ends everything if they fail so."""
-    tree, began = free.get(), time.monotonic()
-    try:
-        if not _pass(tree, tests, 3600):
-            sys.exit(f"the tests fail without a mutant: {' '.join(tests)}")
-    finally:
-        free.put(tree)
-    return SLACK * (time.monotonic() - began)
-
-
-def _survives(
-    free: SimpleQueue[Path], limits: dict[tuple[str, ...], float], stage: int, mutant: Mutant
-) -> bool:
-    tree, tests = free.get(), _tests(mutant, stage)
-    path = tree / mutant.module
-    path.write_text(mutant.source(_text(mutant.module)))
-    try:
-        survives = _pass(tree, tests, limits[tests])
-    finally:
-        path.write_text(_text(mutant.module))
-        free.put(tree)
-    print(f"{'passed' if survives else 'caught by'} stage {stage}: {mutant}", flush=True)
-    if survives:
-        print(_difference(mutant), flush=True)
-    return survives
-
-
-def _copy_to(tree: Path) -> None:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
-    for name in filter(None, listing.stdout.split("\0")):
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tree / name)
-    (tree / "unshrunk.py").write_text(_UNSHRUNK)
-    if (kernel := ROOT / "build/guest-kernel").is_dir():
-        shutil.copytree(kernel, tree / "build/guest-kernel", symlinks=True)
-
-
-def _pass(tree: Path, tests: Sequence[str], limit: float) -> bool:
-    """Whether the tests pass with the ``puller`` of ``tree``, which comes before the installed one."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-qx",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "unshrunk",
-        *_UNSTEADY,
-        *tests,
-    ]
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(limit) == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _difference(mutant: Mutant) -> str:
-    original = _text(mutant.module)
-    lines = difflib.unified_diff(
-        original.splitlines(), mutant.source(original).splitlines(), mutant.module, "mutant", lineterm=""
-    )
-    return "\n".join(lines)
-
-
-def _text(module: str) -> str:
-    return (ROOT / module).read_text()
 
 
 if __name__ == "__main__":

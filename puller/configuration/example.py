@@ -32,9 +32,10 @@ def example() -> str:
         ("# A job. Run it with 'puller run nightly'. All keys of a job except 'domains' and 'exclude'",),
         ("# may also be set in [defaults].",),
         ("[jobs.nightly]", *_lines(JobTable, {"domains", "then", "check"}, {"repository", "connect"})),
-        ("# The points to keep. Only points that this job took of its domains on this host are pruned.",),
+        ("# The points to keep. A prune considers only points that this job took of these domains,",),
+        ("# on this host or the hosts that 'hosts' names.",),
         ("[jobs.nightly.keep]", *_lines(Keep, {"daily", "weekly", "monthly"})),
-        ("# Commands get PULLER_JOB in their environment; the one afterwards gets PULLER_EXIT_CODE, too.",),
+        ("# The commands get PULLER_JOB in their environment; 'after' also gets PULLER_EXIT_CODE.",),
         ("#[jobs.nightly.before]", *_lines(Command, ())),
         ("#[jobs.nightly.after]", *_lines(Command, ())),
     ]

@@ -29,7 +29,7 @@ Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\\Z
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Texts = Annotated[list[Text], msgspec.Meta(min_length=1)]
 
-_COUNT = "the number of newest {} whose last point stays, counting only those with a point; 1 or more"
+_COUNT = "a number N of {0}, 1 or more: keep the newest point of each of the N newest {0} with points"
 
 
 class Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -40,17 +40,17 @@ class Command(Table):
     """``[jobs.NAME.before]`` and ``.after``."""
 
     command: Annotated[
-        Texts, Key("a list of the program and its arguments; no shell reads them", '["/bin/true"]')
+        Texts, Key("a list of the program and its arguments, run without a shell", '["/bin/true"]')
     ]
     timeout: Annotated[
-        Count, Key("the seconds after which the command is killed and has failed (default 600)", "600")
+        Count, Key("the seconds after which the command is killed and counts as failed (default 600)", "600")
     ] = 600
 
 
 class Keep(Table):
     """``[jobs.NAME.keep]``: which of the job's points stay when it is pruned."""
 
-    last: Annotated[Count | None, Key("the number of newest points to keep, 1 or more", "3")] = None
+    last: Annotated[Count | None, Key("a number N, 1 or more: keep the N newest points", "3")] = None
     hourly: Annotated[Count | None, Key(_COUNT.format("hours"), "24")] = None
     daily: Annotated[Count | None, Key(_COUNT.format("days"), "7")] = None
     weekly: Annotated[Count | None, Key(_COUNT.format("weeks"), "4")] = None
@@ -77,7 +77,7 @@ class RepositoryTable(Table):
     index_budget: Annotated[
         Text | None,
         Key(
-            "the most that this host keeps of its index, in bytes, 1M or more (default 256M)", '"1G"', budget
+            "the largest size of the index on this host, in bytes, at least 1M (default 256M)", '"1G"', budget
         ),
     ] = None
 
@@ -90,9 +90,9 @@ class Shared(Table):
         Text | None, Key("the connection URI of libvirt (default qemu:///system)", '"qemu:///system"')
     ] = None
     disks: Annotated[
-        Texts | None, Key("the targets of the only disks to back up (default: all)", '["vda"]')
+        Texts | None, Key("a list of targets: back up only these disks (default: all)", '["vda"]')
     ] = None
-    exclude_disks: Annotated[Texts | None, Key("the targets of the disks to leave out", '["vdb"]')] = None
+    exclude_disks: Annotated[Texts | None, Key("a list of targets: leave out these disks", '["vdb"]')] = None
     mode: Annotated[
         Literal["pull", "push"] | None,
         Key('"pull" (puller reads the frozen disks; the default) or "push" (QEMU writes images)', '"pull"'),
@@ -125,13 +125,14 @@ class Shared(Table):
     scratch_dir: Annotated[
         Text | None,
         Key(
-            "the directory for scratch images (default: that of the first image)", '"/var/lib/libvirt/images"'
+            "the directory for scratch images (default: the directory of the first image)",
+            '"/var/lib/libvirt/images"',
         ),
     ] = None
     staging_dir: Annotated[
         Text | None,
         Key(
-            "the directory for the images of a push (default: that of scratch-dir)",
+            "the directory for the images of a push (default: the scratch directory)",
             '"/var/lib/libvirt/images"',
         ),
     ] = None
@@ -140,20 +141,18 @@ class Shared(Table):
         Key("the number of domains to back up at once, from 1 to 64 (default 1)", "2"),
     ] = None
     tags: Annotated[
-        dict[Text, str] | None, Key("a table of texts to store in every point", '{ site = "north" }')
+        dict[Text, str] | None, Key("a table of texts that are stored in every point", '{ site = "north" }')
     ] = None
     hosts: Annotated[
         Texts | None,
         Key(
-            "the hosts whose points are pruned and checked, as names or patterns (default: this host)",
+            "a list of hosts, as names or patterns: prune and check their points (default: this host)",
             '["kvm1", "kvm2"]',
         ),
     ] = None
     across_hosts: Annotated[
         bool | None,
-        Key(
-            "true if a domain's points from all of the hosts are pruned as one series (default false)", "true"
-        ),
+        Key("true to prune a domain's points from all these hosts as one series (default false)", "true"),
     ] = None
     then: Annotated[
         list[Literal["prune", "check"]] | None,
@@ -212,9 +211,9 @@ class JobTable(Shared, kw_only=True):
     domains: Annotated[
         Texts, Key("a list of domains: names, UUIDs or patterns with * and ?", '["web*", "db1"]')
     ]
-    exclude: Annotated[Texts | None, Key("the names or patterns of domains to leave out", '["*-test"]')] = (
-        None
-    )
+    exclude: Annotated[
+        Texts | None, Key("a list of names or patterns: leave out these domains", '["*-test"]')
+    ] = None
 
 
 class Document(Table):

@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 import nbd
@@ -72,6 +71,7 @@ class Connection:
     def __init__(self, uri: str, context: str | None = None, scope: CancelScope | None = None) -> None:
         self.uri = uri
         self.context = context
+        self._largest_write = 0
         self._handle: nbd.NBD | None = nbd.NBD()
         self._socket = self._begin(self._handle)
         self._scope = scope or CancelScope()
@@ -236,11 +236,13 @@ class Connection:
             except nbd.Error as error:
                 raise self._failure(f"write of {len(piece)} bytes at {offset + start}", error) from error
 
-    @cached_property
+    @property
     def _payload(self) -> int:
         """Bytes of the largest write: the server's word, or what the protocol recommends without one."""
-        most = self._ask("block size", lambda handle: handle.get_block_size(nbd.SIZE_MAXIMUM))
-        return min(int(most) or _PAYLOAD, _PAYLOAD)
+        if not self._largest_write:
+            most = self._ask("block size", lambda handle: handle.get_block_size(nbd.SIZE_MAXIMUM))
+            self._largest_write = min(int(most) or _PAYLOAD, _PAYLOAD)
+        return self._largest_write
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make the range read as zeros; the server may leave a hole. Raises NbdError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import copy
+from copy import copy  # noqa: TID251 - of what has its __dict__
 from typing import Self, TypeVar
 
 from puller.cancelling import CancelScope, Scoped

@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from msgspec import structs
+
 from puller.backups.bases.bases import Base, choose, distrusted, oldest_of, overdue
 from puller.backups.bases.facts import is_strange, recorded
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
-from puller.hypervisor.domain.checkpoint import checkpoint_name
+from puller.hypervisor.domain.checkpoint import checkpoint_name, owner_of
 from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.units import MIB
@@ -96,3 +98,41 @@ def test_the_reason_names_the_images_behind_a_disk() -> None:
     history = [_point(1, "vda")]
     bases = choose(cast(History, history), [_disk("vda", backing=("qcow2 /b", "raw /c"))], Sound())
     assert bases["vda"].reason == "it lies upon qcow2 /b, raw /c now and lay upon nothing"
+
+
+class _Past(list[Point]):
+    """A history of which only these points are there."""
+
+    def holds(self, checkpoint: str) -> bool:
+        return owner_of(checkpoint) in {point.point for point in self}
+
+
+class _Broken(Sound):
+    def sound(self, checkpoint: str) -> frozenset[str]:
+        return frozenset()
+
+
+def test_the_reason_tells_whether_the_point_of_the_bitmap_is_lost_or_the_bitmap() -> None:
+    """The one is the repository's fault and the other is the host's."""
+    gone = checkpoint_name(REPOSITORY, "20261123T050000Z-80000000")
+    later = structs.replace(_point(1, "vda"), checkpoint=gone)
+    lost = "point 20261123T050000Z-80000000, since which its dirty bitmap records, is gone"
+    for history, bitmaps, reason in (
+        (_Past([later]), Sound(), lost),
+        (_Past([later]), _Broken(), lost),
+        (_Past([_point(1, "vda")]), _Broken(), "broken"),
+    ):
+        base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
+        assert (base.kind, base.reason[: len(reason)]) == ("rehash", reason)
+
+
+def test_an_older_point_whose_bitmap_is_there_is_built_upon() -> None:
+    """The newest point left no checkpoint. Nothing is looked for behind the oldest checkpoint."""
+    newest = structs.replace(_point(3, "vda"), checkpoint=None)
+    history = _Past([newest, _point(2, "vda"), _point(1, "vda")])
+    bitmaps = Sound()
+    base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
+    assert (base.kind, base.parent and base.parent.point) == ("incremental", history[1])
+    bitmaps.oldest = newest.point + "~"
+    base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
+    assert (base.kind, base.reason) == ("rehash", "the last point left no checkpoint")

@@ -42,15 +42,18 @@ def test_the_ends_of_four_parts_up_to_the_last_data_are_looked_at(last: int) -> 
 
 
 class Disk:
-    """A disk in memory of which nothing changed."""
+    """A disk in memory of which the chunks ``changed`` are dirty."""
 
-    def __init__(self, content: bytes, data: Iterable[int] = ()) -> None:
+    def __init__(self, content: bytes, data: Iterable[int] = (), changed: Iterable[int] = ()) -> None:
         self.size = len(content)
         self._content = content
         self._data = set(data)
+        self._changed = sorted(changed)
 
     def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        return iter(())
+        last = self.size if end is None else end
+        extents = (Extent(chunk * CHUNK + 512, 512, Kind.DATA) for chunk in self._changed)
+        return (extent for extent in extents if start <= extent.offset < last)
 
     def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
         for extent in ranges:
@@ -154,3 +157,50 @@ def test_only_a_strange_image_is_looked_at_harder(
 ) -> None:
     record = record_of(repository, bytes(CHUNK))
     assert Probe(repository, record, CHUNK, strange=strange)._times == times
+
+
+def test_what_changed_is_no_difference(repository: puller.Repository) -> None:
+    """Data over zeros, zeros over data and data over data, all of which the bitmap names."""
+    old, new = bytearray(sparse(5)), bytearray(sparse(5))
+    changed = [0, 1, 9, 21, 22, 40, 63]
+    for chunk in changed:
+        new[chunk * CHUNK : (chunk + 1) * CHUNK] = bytes([chunk + 1]) * CHUNK if chunk != 22 else bytes(CHUNK)
+    record = record_of(repository, bytes(old))
+    assert finds(repository, record, Disk(bytes(new)))
+    for _ in range(10):
+        assert not finds(repository, record, Disk(bytes(new), changed=changed))
+    for chunk in sorted({*changed} - {21}):  # of contents that differ only some are compared
+        others = [number for number in changed if number != chunk]
+        assert finds(repository, record, Disk(bytes(new), changed=others)), chunk
+
+
+def test_neighbouring_blank_pages_are_asked_about_at_once() -> None:
+    """Nine pages, of which the fifth has data: one request for what is before it, and one for the rest."""
+    contents = np.zeros(9 * PAGE_CHUNKS, np.int64)
+    contents[4 * PAGE_CHUNKS] = 1
+    disk = Simulated(contents, contents, random.Random(1))
+    assert not disk.found()
+    page = PAGE_CHUNKS * CHUNK
+    assert [(extent.offset // page, extent.end // page) for extent in disk.ranges] == [(4, 5), (0, 4), (5, 9)]
+
+
+def test_any_other_content_is_a_difference(repository: puller.Repository) -> None:
+    """Contents have ids in no order: half of the others' are larger and half are smaller."""
+    contents = [bytes([number + 1]) * CHUNK for number in range(16)]
+    probe = Probe(repository, record_of(repository, b"".join(contents)), 16 * CHUNK)
+    for number in range(16):
+        differing = [probe.differs(number, probe.mark(content)) for content in contents]
+        assert differing == [other != number for other in range(16)]
+        assert probe.differs(number, probe.mark(bytes(CHUNK)))
+
+
+def test_among_preallocated_zeros_stored_contents_are_compared(repository: puller.Repository) -> None:
+    """The image says that all is data. Of three stored chunks the first is at no end of a quarter."""
+    old, new = bytearray(64 * CHUNK), bytearray(64 * CHUNK)
+    for chunk in (10, 11, 40):
+        old[chunk * CHUNK] = new[chunk * CHUNK] = chunk
+    new[10 * CHUNK] = 99
+    record = record_of(repository, bytes(old))
+    for _ in range(10):
+        assert finds(repository, record, Disk(bytes(new), data=range(64)))
+        assert not finds(repository, record, Disk(bytes(old), data=range(64)))

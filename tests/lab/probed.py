@@ -82,6 +82,7 @@ class Simulated:
         self.size = len(contents) * CHUNK
         self.reads = 0
         self.asked = 0
+        self.ranges: list[Extent] = []
 
     @property
     def pages(self) -> set[int]:
@@ -102,6 +103,7 @@ class Simulated:
     def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
         for extent in ranges:
             self.asked += 1
+            self.ranges.append(extent)
             first = extent.offset // CHUNK
             flags = self._contents[first : extent.end // CHUNK] != 0
             borders = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]

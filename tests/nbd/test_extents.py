@@ -173,3 +173,8 @@ def test_memory_does_not_grow_with_the_number_of_extents() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100 * KIB
+
+
+def test_far_out_on_a_disk_ranges_share_a_request_too() -> None:
+    ranges = [Extent(300 * GIB + number * CHUNK, KIB, DATA) for number in (1, 3, 5)]
+    assert list(grouped(ranges, gap=CHUNK * 2, span=GIB)) == [ranges]

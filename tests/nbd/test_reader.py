@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from puller.errors import NbdError
 from puller.nbd.export import Export
+from puller.nbd.extents import merged
 from puller.nbd.image import ImageServer
 from puller.nbd.reader import read
 from puller.pipeline.buffers import BufferPool
@@ -73,16 +74,25 @@ def test_a_full_read_equals_the_image(uri: str, image: Path) -> None:
     buffers=st.integers(1, 4),
     buffer_chunks=st.integers(1, 20),
     window=st.integers(1, 3 * MIB),
+    joined=st.booleans(),
 )
 def test_any_plan_reads_right_with_any_buffers(
-    uri: str, image: Path, kinds: list[Kind | None], buffers: int, buffer_chunks: int, window: int
+    uri: str,
+    image: Path,
+    kinds: list[Kind | None],
+    buffers: int,
+    buffer_chunks: int,
+    window: int,
+    joined: bool,
 ) -> None:
+    """Extents of single chunks, and ``joined`` ones that begin in one buffer and end in another."""
     truth = image.read_bytes()
     plan = [
         Extent(number * CHUNK, min(CHUNK, SIZE - number * CHUNK), kind)
         for number, kind in enumerate(kinds)
         if kind is not None
     ]
+    plan = list(merged(plan)) if joined else plan
     expected = bytearray(b"\xee" * SIZE)
     for extent in plan:
         content = truth[extent.offset : extent.end] if extent.kind is Kind.DATA else bytes(extent.length)

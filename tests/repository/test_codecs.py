@@ -18,6 +18,7 @@ from puller.repository.format.footer import (
     ID,
     Footer,
     PackKind,
+    Trailer,
     decode_footer,
     decode_trailer,
     encode_tail,
@@ -286,3 +287,40 @@ def test_point_names_cannot_leave_the_folder() -> None:
 
 def test_key_box_is_absent_without_encryption() -> None:
     assert PLAIN.new_data_key(bytes(16)) == (b"", NO_KEY_BOX)
+
+
+@pytest.mark.parametrize("keys", [PLAIN, SECRET], ids=["plain", "encrypted"])
+def test_a_pack_may_have_65536_slots_and_no_more(keys: KeyRing) -> None:
+    pack_id = bytes(16)
+    tail = encode_tail(keys, PackKind.DATA, pack_id, _footer([100] * 65536, keys, pack_id))
+    read = decode_footer(keys, decode_trailer(tail, PackKind.DATA, pack_id), tail[:-48])
+    assert (read.count, int(read.offsets[-1])) == (65536, 6553600)
+    more = encode_tail(keys, PackKind.DATA, pack_id, _footer([100] * 65537, keys, pack_id))
+    with pytest.raises(DamagedData, match="impossible trailer"):
+        decode_trailer(more, PackKind.DATA, pack_id)
+
+
+@pytest.mark.parametrize(
+    ("length", "possible"), [(16, False), (17, True), (4 << 20, True), (4 << 20 | 1, False)]
+)
+def test_how_long_a_footer_may_be(length: int, possible: bool) -> None:
+    trailer = Trailer(PackKind.DATA, PLAIN.cipher, 1, length, bytes(12), bytes(16))
+    if possible:
+        assert decode_trailer(trailer.encode(), PackKind.DATA, bytes(16)) == trailer
+    else:
+        with pytest.raises(DamagedData, match="impossible trailer"):
+            decode_trailer(trailer.encode(), PackKind.DATA, bytes(16))
+
+
+def test_what_compression_makes_no_shorter_is_stored_as_it_is() -> None:
+    noise = np.random.default_rng(1).bytes(CHUNK)
+    assert compress([noise, bytes(CHUNK)], 1)[0] == (noise, 0)
+    (frame, flags) = compress([noise, bytes(CHUNK)], 1)[1]
+    assert (len(frame) < 100, flags) == (True, COMPRESSED)
+
+
+def test_kinds_of_packs_are_numbered_and_named_as_the_format_says() -> None:
+    for kind, number, name in ((PackKind.DATA, 1, "packs/0a/"), (PackKind.MAP, 2, "maps/0a/")):
+        assert kind.object_name(bytes([10]) * 16) == name + "0a" * 16
+        trailer = Trailer(kind, PLAIN.cipher, 1, 17, bytes(12), bytes(16)).encode()
+        assert int.from_bytes(trailer[10:12], "little") == number

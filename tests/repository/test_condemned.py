@@ -24,6 +24,7 @@ from puller.repository.records.condemned import (
     slots_in,
     union,
 )
+from puller.repository.writing.chunkindex import MISS
 from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo
 from tests.lab.memory import MemoryStore
@@ -155,6 +156,50 @@ def test_a_run_is_overtaken_if_just_what_it_has_written_is_condemned(condemned_s
             claims.require_standing(time.time)
     else:
         claims.require_standing(time.time)
+
+
+@pytest.mark.parametrize("condemned_slot", range(9))
+def test_a_run_is_overtaken_if_just_what_it_refers_to_is_condemned(condemned_slot: int) -> None:
+    _, records = make()
+    table, packs = PackTable(), [bytes(15) + b"p", bytes(15) + b"q"]
+    numbers = [table.number(pack) for pack in packs]
+    claims = Claims(records, table)
+    offered = np.array([numbers[0], MISS, numbers[0], numbers[1]], np.int64)
+    admitted = claims.admit(offered, np.array([2, 5, 7, 4], np.uint16))
+    assert admitted.tolist() == offered.tolist()
+    records.put(True, 3600, {packs[0]: CondemnedSlots(PackKind.DATA, 1 << condemned_slot)})
+    if condemned_slot in {2, 7}:
+        with pytest.raises(Overtaken):
+            claims.require_standing(time.time)
+    else:
+        claims.require_standing(time.time)
+
+
+def test_condemned_slots_are_not_referred_to() -> None:
+    _, records = make()
+    table, pack, other = PackTable(), bytes(15) + b"p", bytes(15) + b"q"
+    records.put(False, 3600, {pack: CondemnedSlots(PackKind.DATA, 0b1010010)})
+    claims = Claims(records, table)
+    offered = np.array([table.number(pack)] * 8 + [table.number(other)], np.int64)
+    admitted = claims.admit(offered, np.array([*range(8), 1], np.uint16))
+    refused = np.flatnonzero(admitted == MISS).tolist()
+    assert refused == [1, 4, 6]
+    assert admitted[8] == table.number(other)
+
+
+@pytest.mark.parametrize(("since", "due"), [(3600 - 301, False), (3600 - 300, True), (3600, True)])
+def test_a_waiting_record_counts_as_final_shortly_before_its_grace_time_ends(since: int, due: bool) -> None:
+    _, records = make()
+    table, pack = PackTable(), bytes(15) + b"p"
+    claims = Claims(records, table)
+    claims.hold(table.number(pack), 0, 1)
+    records.put(False, 3600, {pack: CondemnedSlots(PackKind.DATA, ALL)})
+    [info] = records.listed()
+    if due:
+        with pytest.raises(Overtaken):
+            claims.require_standing(lambda: info.modified + since)
+    else:
+        claims.require_standing(lambda: info.modified + since)
 
 
 def test_records_are_cut_by_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 
+import numpy as np
 import pytest
 
 from puller.errors import RepositoryError
@@ -15,7 +17,8 @@ from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
-from puller.units import MIB
+from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
+from tests.lab.feed import SMALL, store_disk
 from tests.lab.memory import MemoryStore
 
 
@@ -52,7 +55,7 @@ def _pieces(repository: Repository, contents: list[bytes]) -> list[Piece]:
 
 def test_a_content_larger_than_a_pack_gets_one_of_its_own(repository: Repository) -> None:
     """The largest is the root of a disk of 256 TiB, each page of which is in another map pack."""
-    sizes = (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 1000, 92274704, 1000)
+    sizes = (1000, MAP_PACK - 1, MAP_PACK, 9 * MIB, 11 * MIB, 1000, 92274704, 1000)
     contents = [random.Random(size).randbytes(size) for size in sizes]
     emitted = Emitted(repository, 10)
     writer = _writer(repository, emitted)
@@ -92,3 +95,52 @@ def test_the_tail_of_a_pack_of_the_smallest_contents_has_room(repository: Reposi
     writer.flush()
     (pack,) = emitted.packs
     assert len(pack.flags) == 65536
+
+
+def test_only_the_time_that_a_pack_waits_for_a_buffer_is_told(repository: Repository) -> None:
+    waited: list[float] = []
+    emitted = Emitted(repository, 3)
+    pool = BufferPool(2, MAP_PACK + TAIL_ROOM)
+    writer = PackWriter(repository.keys, PackKind.MAP, pool, emitted, waited.append)
+    began = time.monotonic()
+    for _ in range(3):
+        list(writer.add(_pieces(repository, [b"content"])))
+        writer.flush()
+    assert len(waited) == 3
+    assert all(seconds >= 0 for seconds in waited)
+    assert sum(waited) <= time.monotonic() - began
+
+
+def test_only_a_content_larger_than_a_pack_gets_a_buffer_beside_the_pool(repository: Repository) -> None:
+    """Memory is what the pool takes, whatever is stored."""
+    for size, taken in ((1000, True), (MAP_PACK - TAG, True), (MAP_PACK - TAG + 1, False)):
+        pool = BufferPool(1, MAP_PACK + TAIL_ROOM)
+        writer = PackWriter(repository.keys, PackKind.MAP, pool, Emitted(repository, 1), lambda seconds: None)
+        list(writer.add(_pieces(repository, [bytes(size)])))
+        assert (pool.try_acquire() is None) == taken, size
+
+
+def test_a_disk_is_stored_in_packs_of_32_mib() -> None:
+    """A store is asked for few large objects, and a run has buffers for no larger ones."""
+    repository = repositories.create(MemoryStore(), None)
+    store_disk(repository, random.Random(2).randbytes(66 * MIB))
+    sizes = sorted(info.size for info in repository.store.list("packs/"))
+    assert len(sizes) == 3
+    assert all(31 * MIB < size < 33 * MIB for size in sizes[1:])
+
+
+def test_maps_are_stored_in_packs_of_8_mib() -> None:
+    """As those of data. Each chunk here is in a pack of its own, so the map is as long as can be."""
+    repository = repositories.create(MemoryStore(), None)
+    count = 600 * PAGE_CHUNKS
+    names = random.Random(3).randbytes(count * ID)
+    numbers = [repository.maps.table.number(names[at : at + ID]) for at in range(0, len(names), ID)]
+    with repository.run(SMALL) as run:
+        writer = run.disk(count * CHUNK, None)
+        writer.announce(Extent(0, count * CHUNK, Kind.DATA))
+        writer.map.place(np.arange(count), np.array(numbers), np.zeros(count, np.uint16))
+        writer.finish()
+        run.flush()
+    sizes = sorted(info.size for info in repository.store.list("maps/"))
+    assert len(sizes) == 2
+    assert 7 * MIB < sizes[1] < 9 * MIB

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puller.errors import DamagedData
+from puller.errors import DamagedData, ObjectChanged
+from puller.repository import repository as repositories
 from puller.repository.format.pages import Address
 from puller.repository.reading import image
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
+from puller.repository.reading.packs import OPENINGS
 from puller.repository.writing.diskmap import DiskMap
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
+from tests.lab.feed import read_disk, store_disk
+from tests.lab.memory import MemoryStore
 from tests.repository.test_diskmap import PACKS, Shelf
 
 LAST = 5 * PAGE_CHUNKS + 703
@@ -118,3 +124,46 @@ def test_damage_is_named_by_its_place_on_the_disk_and_ends_with_it() -> None:
         Damage((PAGE_CHUNKS + 2) * CHUNK, CHUNK, "no footer"),
         Damage(LAST * CHUNK, 512, "no footer"),
     ]
+
+
+@pytest.mark.parametrize(
+    "size", [PAGE_CHUNKS * CHUNK + 2 * CHUNK, PAGE_CHUNKS * CHUNK + CHUNK + 512, 512, CHUNK]
+)
+def test_what_is_read_ends_with_the_disk(size: int) -> None:
+    """A chunk is stored in whole; a target may have no room behind the disk's end."""
+    repository = repositories.create(MemoryStore(), None)
+    content = bytes(range(1, 252)) * (size // 251 + 1)
+    root, _ = store_disk(repository, content[:size])
+    disk = DiskImage(repository.maps, repository.packs, root)
+    pieces = [piece for window in disk.windows() for job in window.jobs for piece in disk.read(job)]
+    assert all(not isinstance(piece, Damage) and piece[0] + len(piece[1]) <= size for piece in pieces)
+    assert read_disk(repository, root) == content[:size]
+
+
+@pytest.mark.parametrize("times", [0, 1, OPENINGS - 1, OPENINGS])
+def test_a_pack_that_is_rewritten_while_it_is_read_is_read_again(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk comes once all the same."""
+    repository = repositories.create(MemoryStore(), None)
+    content = random.Random(1).randbytes(40 * CHUNK)
+    root, _ = store_disk(repository, content)
+    disk = DiskImage(repository.maps, repository.packs, root)
+    [window] = disk.windows()
+    [job] = window.jobs
+    contents, left = repository.packs.contents, iter(range(times))
+
+    def breaking_off(*arguments: Any) -> Iterator[Any]:
+        for number, item in enumerate(contents(*arguments)):
+            if number == 7 and next(left, None) is not None:
+                raise ObjectChanged("the pack is another one now")
+            yield item
+
+    monkeypatch.setattr(repository.packs, "contents", breaking_off)
+    if times == OPENINGS:
+        with pytest.raises(ObjectChanged):
+            list(disk.read(job))
+        return
+    pieces: list[Any] = list(disk.read(job))
+    assert [offset for offset, _ in pieces] == [chunk * CHUNK for chunk in job.chunks.tolist()]
+    assert b"".join(piece for _, piece in sorted(pieces)) == content

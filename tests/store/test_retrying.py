@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from puller import cancelling
 from puller.cancelling import WORK, CancelScope, RetryPolicy, cleanup
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
-from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore
+from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore, pauses
 from tests.lab.memory import MemoryStore
 
 
@@ -69,6 +70,14 @@ def retrying(
 ) -> tuple[RetryingStore, Clock]:
     clock = Clock()
     return RetryingStore(store, scope, clock, clock.wait, lambda: chance), clock
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.999])
+def test_pauses_double_and_are_between_half_and_all_of_it_at_random(chance: float) -> None:
+    found = list(islice(pauses(lambda: chance), 40))
+    share = 0.5 + chance / 2
+    expected = [min(10.0, 0.25 * 2**number) * share for number in range(40)]
+    assert found == pytest.approx(expected)
 
 
 @settings(deadline=None)
@@ -158,6 +167,26 @@ def test_a_listing_that_breaks_off_goes_on_without_gap_or_repetition(after: int,
         MemoryStore.put(torn, name, b"")
     store, _ = retrying(torn)
     assert [info.key for info in store.list("")] == names
+
+
+@pytest.mark.parametrize("count", [0, 999, 1000, 1001, 2500])
+def test_as_many_are_deleted_at_a_time_as_one_request_takes(count: int) -> None:
+    """Each request is tried again by itself, so none is larger than what a server takes."""
+    asked: list[int] = []
+
+    class Counting(MemoryStore):
+        def delete(self, keys: Iterable[str]) -> None:
+            names = tuple(keys)
+            asked.append(len(names))
+            super().delete(names)
+
+    inner = Counting()
+    for number in range(count):
+        inner.put(f"x/{number:04}", b"")
+    store, _ = retrying(inner)
+    store.delete(f"x/{number:04}" for number in range(count))
+    assert not list(inner.list(""))
+    assert asked == [1000] * (count // 1000) + [count % 1000] * (count % 1000 > 0)
 
 
 class Hanging(MemoryStore):

@@ -285,6 +285,7 @@ class Simulation:
         self.held.discard(point_id)
         with self._on(picks.one_of(self.hosts)), suppress(NoSuchPoint, Died, StoreError):
             release(self._open(step)[1], point_id)
+        self.held.discard(point_id)  # a keep in its midst may have come before it, or after
 
     def _prune(self, step: Step, picks: Picks) -> None:
         last = picks.one_of([0, 0, 0, 1, 2])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from puller.errors import NoSuchPoint
-from puller.repository.points import DiskRecord, Point, Ref, in_order
+from puller.repository.points import DiskRecord, Point, Ref
 from puller.repository.selection import Scope
 from puller.units import GIB
 from puller.upkeep.retention import Decision, Policy, decide
@@ -44,6 +44,11 @@ def days_kept(days: int, policy: Policy) -> list[int]:
 
 def test_last() -> None:
     assert days_kept(10, Policy(last=3)) == [2, 1, 0]
+
+
+def test_rules_keep_hundreds_as_they_keep_a_few() -> None:
+    assert days_kept(310, Policy(last=300)) == list(range(299, -1, -1))
+    assert days_kept(310, Policy(daily=300)) == list(range(299, -1, -1))
 
 
 def test_periods_keep_the_newest_of_each() -> None:
@@ -100,6 +105,16 @@ def test_a_renamed_domain_is_still_the_same() -> None:
     assert kept([old, new], Policy(last=1)) == [new]
 
 
+def test_names_of_domains_are_compared_by_their_letters() -> None:
+    """The name that is typed is never the same object as the one that is stored."""
+    points = [
+        structs.replace(point(START + day * DAY), domain=name) for day, name in enumerate(("old", "new"))
+    ]
+    for letters in ("old", "new"):
+        policy = Policy(last=1, domains=("".join(list(letters)),)).resolved(points)
+        assert policy.domains == (uuid_of("a"),)
+
+
 def test_the_newest_point_with_a_disk_stays() -> None:
     both = point(START, disks=("vda", "vdb"))
     one = [point(START + day * DAY, disks=("vda",)) for day in (1, 2)]
@@ -129,6 +144,20 @@ def test_a_disk_that_is_gone_is_let_go_after_the_longest_rule() -> None:
         assert (stays(days, policy), stays(days + 1, policy)) == (True, False), policy
     assert stays(999, Policy()), "without a rule all stays"
     assert stays(999, Policy(yearly=10**9))
+
+
+def test_the_longest_rule_tells_how_far_a_policy_reaches() -> None:
+    for policy, reach in (
+        (Policy(last=1000), 30 * DAY),
+        (Policy(hourly=40 * 24), 40 * DAY),
+        (Policy(daily=40, hourly=960), 40 * DAY),
+        (Policy(weekly=5), 35 * DAY),
+        (Policy(monthly=2, weekly=5), 62 * DAY),
+        (Policy(yearly=2), 732 * DAY),
+        (Policy(within=31 * DAY), 31 * DAY),
+        (Policy(yearly=10**9), timedelta.max // (366 * DAY) * 366 * DAY),
+    ):
+        assert policy.reach == reach, policy
 
 
 def test_hosts_are_judged_by_themselves() -> None:
@@ -198,15 +227,15 @@ def test_the_newest_is_always_kept_and_each_disk_has_a_point(points: list[Point]
     left = kept(points, policy)
     for uuid in {item.uuid for item in points}:
         mine = [item for item in points if item.uuid == uuid]
-        *_, newest = in_order(mine)
+        newest = max(mine, key=lambda item: (item.time, item.point))
         assert newest in left
         for disk in ("vda", "vdb"):
             holders = [item for item in mine if item.disk(disk)]
             if holders:
-                *_, last = in_order(holders)
-                ordered = in_order(mine)
-                after = ordered[ordered.index(last) + 1 :] or [newest]
-                gone = newest.time - after[0].time > policy.reach and policy != Policy()
+                last = max(holders, key=lambda item: (item.time, item.point))
+                later = [item.time for item in mine if (item.time, item.point) > (last.time, last.point)]
+                after = min(later, default=newest.time)
+                gone = newest.time - after > policy.reach and policy != Policy()
                 assert last in left or gone
 
 

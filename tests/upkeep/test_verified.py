@@ -323,6 +323,10 @@ def test_two_checks_at_once_share_the_work(scene: Scene, monkeypatch: pytest.Mon
         assert opened.total() <= 8 + 2, f"at operation {number}"
 
 
+def _prune_in(scene: Scene) -> None:
+    scene.prune()
+
+
 def test_what_a_prune_merges_meanwhile_is_not_taken_for_the_work_of_another_check(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,7 +340,7 @@ def test_what_a_prune_merges_meanwhile_is_not_taken_for_the_work_of_another_chec
     for number in range(operations.index("list verified/"), len(operations), 2):
         world = scene.copy()
         process, repository = world.open()
-        process.before[number] = partial(world.prune, GRACE)
+        process.before[number] = partial(_prune_in, world)
         report = check(repository, (), Reading(max_age=MONTH), ignore)
         assert report.packs_verified == 8, f"at operation {number}"
 

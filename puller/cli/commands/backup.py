@@ -71,14 +71,14 @@ def _load_meanwhile() -> None:
 @click.option(
     "--full",
     is_flag=True,
-    help="Read all data of every disk, and build upon no earlier restore point. Without --full and "
-    "--compare, only changed data is read wherever its dirty bitmap can be trusted.",
+    help="Read all data of every disk, without reference to an earlier restore point. Without --full and "
+    "--compare, puller reads only changed data of each disk whose dirty bitmap it can trust.",
 )
 @click.option(
     "--compare",
     is_flag=True,
-    help="Read all data of every disk without the dirty bitmaps, compare it with the last restore point, "
-    "and store only the differences.",
+    help="Read all data of every disk without use of the dirty bitmaps, and store only what differs from the "
+    "last restore point.",
 )
 @click.option(
     "--mode",
@@ -100,7 +100,7 @@ def _load_meanwhile() -> None:
     "--scratch-dir",
     metavar="DIR",
     help="Directory for the scratch images that hold overwritten guest data while the backup runs.  "
-    "[default: that of the domain's first image]",
+    "[default: the directory of the domain's first image]",
 )
 @click.option(
     "--staging-dir",

@@ -63,22 +63,23 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     callback=_percent,
     metavar="[PERCENT]",
     help="Also read and verify the stored data: all of it, or the PERCENT that was verified longest ago, so "
-    "that the next check reads other data. Without it, only the structure is verified. If a POINT that "
-    "consists only of digits follows, write --read-data=100.",
+    "that the next check reads other data. Without it, only the structure is verified. If the next argument "
+    "is a POINT that consists only of digits, write --read-data=100.",
 )
 @click.option(
     "--max-age",
     type=DURATION,
     metavar="DURATION",
     help="Read and verify all data that no check has verified for this long (for example 30d), the oldest "
-    "first. What was verified since is only looked for, not opened.",
+    "first. Of all other data, verify only that it exists.",
 )
 @click.option(
     "--budget",
     type=BUDGET,
     metavar="DURATION|SIZE",
     help="Stop reading data after this time (for example 2h) or this many bytes (for example 500G). The next "
-    "check continues with what was verified longest ago. Without --max-age and --read-data, all data is due.",
+    "check continues with what was verified longest ago. With neither --max-age nor --read-data, all data is "
+    "read.",
 )
 @OF_HOST
 @click.pass_obj

@@ -16,7 +16,7 @@ from puller.store.probe import shortcomings
 @click.option(
     "--no-encryption",
     is_flag=True,
-    help="Store all data unencrypted, readable for everybody who can read the store.",
+    help="Do not encrypt the data. Everybody who can read the store can then read the backups.",
 )
 @click.pass_obj
 def command(settings: Settings, no_encryption: bool) -> Outcome:

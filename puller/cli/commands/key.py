@@ -34,7 +34,7 @@ command = Group(
 def list_(settings: Settings) -> Outcome:
     """List the keys of the repository.
 
-    The key that has just opened the repository is marked.
+    The column OPENED shows which key opened the repository for this command.
     """
     repository, secret = open_with_secret(settings)
     from puller import api
@@ -96,9 +96,10 @@ def add(
 @click.argument("key", metavar="ID")
 @click.pass_obj
 def remove(settings: Settings, key: str) -> Outcome:
-    """Remove the key ID, so that it no longer opens the repository.
+    """Remove a key, so that it no longer opens the repository.
 
-    Open the repository with a key whose role is full. At least one such key must remain.
+    ID is the key's id in 'puller key list'. Open the repository with a key whose role is full. At least one
+    such key must remain.
     """
     repository, _ = open_with_secret(settings)
     from puller import api

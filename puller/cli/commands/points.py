@@ -16,7 +16,7 @@ from puller.errors import DamagedData
 
 @click.command("points", cls=Command)
 @click.argument("domain", required=False)
-@hosts_option("List only the points that HOST took, a name or a pattern such as 'kvm*'.")
+@hosts_option("List only points taken by HOST: a name, or a pattern such as 'kvm*'.")
 @click.pass_obj
 def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> Outcome:
     """List restore points, oldest first.

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _COUNTS = {
     "last": "Keep the N newest points.",
-    "hourly": "Keep the newest point of each of the N newest hours that have one (UTC).",
-    "daily": "Keep the newest point of each of the N newest days that have one (UTC).",
-    "weekly": "Keep the newest point of each of the N newest ISO weeks that have one (UTC).",
-    "monthly": "Keep the newest point of each of the N newest months that have one (UTC).",
-    "yearly": "Keep the newest point of each of the N newest years that have one (UTC).",
+    "hourly": "Keep the newest point of each hour (UTC), for the N newest hours that have points.",
+    "daily": "Keep the newest point of each day (UTC), for the N newest days that have points.",
+    "weekly": "Keep the newest point of each ISO week (UTC), for the N newest ISO weeks that have points.",
+    "monthly": "Keep the newest point of each month (UTC), for the N newest months that have points.",
+    "yearly": "Keep the newest point of each year (UTC), for the N newest years that have points.",
 }
 _NO_RULE = "puller: no --keep rule is given, so no restore point is removed"
 
@@ -59,7 +59,7 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
     help="Keep all points no older than this, counted from the newest (for example 36h, 7d, 2w or 1y6mo).",
 )
 @hosts_option(
-    "Remove only points that HOST took, a name or a pattern such as 'kvm*'. Other hosts' points stay."
+    "Remove only points taken by HOST: a name, or a pattern such as 'kvm*'. Points of other hosts stay."
 )
 @click.option(
     "--tag",
@@ -67,8 +67,8 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
     multiple=True,
     callback=_tag,
     metavar="KEY[=VALUE]",
-    help="Remove only points that have this tag, with any value if none is given. Other points stay. Can be "
-    "repeated: one of the tags suffices.",
+    help="Remove only points that have this tag, with any value if none is given. Other points stay. If "
+    "repeated, one of the tags suffices.",
 )
 @click.option(
     "--keep-tag",
@@ -76,8 +76,8 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
     multiple=True,
     callback=_tag,
     metavar="KEY[=VALUE]",
-    help="Keep all points that have this tag, with any value if none is given. It is not a rule: without a "
-    "--keep rule, no point is removed. Can be repeated.",
+    help="Keep all points that have this tag, with any value if none is given. Can be repeated. A --keep-tag "
+    "alone removes nothing: without a --keep rule, every point stays.",
 )
 @click.option(
     "--across-hosts",
@@ -101,12 +101,12 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
 def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any) -> Outcome:
     """Remove old restore points and free their space.
 
-    Remove points of each DOMAIN (a name or a UUID) only, or of all domains if none is given.
+    Remove only points of each DOMAIN (a name or a UUID), or points of all domains if none is given.
 
     A point stays if any --keep rule keeps it, or if 'puller keep' holds it. Without a --keep rule, no point
     is removed and only space is freed. The rules apply to each domain and host separately, and the newest
-    point of each always stays. If later points lack a disk, the newest point that has it stays as long as the
-    longest rule reaches, but at least 30 days.
+    point of each always stays. If newer points lack a disk, the newest point that has it stays for as long as
+    the longest rule reaches, but for at least 30 days.
 
     Space is freed in two steps: one prune condemns unreferenced data, and a later one deletes it once the
     grace time is over.

@@ -18,8 +18,8 @@ from puller.cli.output.settings import Settings
 def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
     """End the protection of a restore point.
 
-    End what 'puller keep' has done for the point. The point stays until a prune or a delete
-    removes it. It is not an error if the point is not kept.
+    Undo 'puller keep'. From then on, prune and delete can remove the point. If the point is not kept, nothing
+    happens.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """

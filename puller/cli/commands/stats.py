@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("stats", cls=Command)
-@hosts_option("Count only the points that HOST took, a name or a pattern such as 'kvm*'.")
+@hosts_option("Count only points taken by HOST: a name, or a pattern such as 'kvm*'.")
 @click.pass_obj
 def command(settings: Settings, hosts: tuple[str, ...]) -> Outcome:
     """Show what the repository holds, and what each domain adds."""

@@ -80,7 +80,7 @@ GLOBAL_OPTIONS = (
         "--verbose",
         is_flag=True,
         callback=_verbose,
-        help="Print every step. Of -q and -v, the last one counts.",
+        help="Print every step. If both -q and -v are given, the last one counts.",
     ),
     _option(
         "--progress",
@@ -99,8 +99,8 @@ def hosts_option(text: str) -> Callable[[Callback], Callback]:
 
 
 OF_HOST = hosts_option(
-    "For DOMAIN@latest and DOMAIN@TIME, use only points that HOST took, a name or a pattern such as '*' for "
-    "all hosts. Required if several hosts took points of DOMAIN."
+    "For DOMAIN@latest and DOMAIN@TIME, use only points taken by HOST: a name, or a pattern such as '*' (all "
+    "hosts). Required if several hosts took points of DOMAIN."
 )
 
 

@@ -12,8 +12,7 @@ import enum
 import os
 import re
 import struct
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,16 +88,18 @@ class Footer:
     ids: Ids
     lengths: NDArray[np.uint32]
     flags: NDArray[np.uint8]
+    offsets: NDArray[np.int64] = field(init=False)
+    """(n + 1,): where each slot begins in the object, and where the last one ends."""
+
+    def __post_init__(self) -> None:
+        """Find the offsets at once: a footer is shared by threads (see ``Scoped`` for what a cache costs)."""
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        object.__setattr__(self, "offsets", np.concatenate([np.zeros(1, np.int64), ends]))
 
     @property
     def count(self) -> int:
         """Number of slots, dead ones included."""
         return len(self.flags)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """(n + 1,): where each slot begins in the object, and where the last one ends."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths, dtype=np.int64)])
 
     def slot_id(self, slot: int) -> bytes:
         """Id of the content of ``slot``."""

@@ -1,0 +1,41 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+import puller
+
+CHANGING = {
+    "Faults",
+    "Findings",
+    "JobReport",
+    "OpenPack",
+    "Settings",
+    "Taken",
+    "_Pack",
+    "_Pending",
+    "_Prune",
+}
+"""Dataclasses that are no values: what they hold is filled in, or counted, as the work goes on."""
+
+
+def _dataclasses() -> Iterator[type[Any]]:
+    for found in pkgutil.walk_packages(puller.__path__, "puller."):
+        if found.name.endswith(".__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        for _, item in inspect.getmembers(module, inspect.isclass):
+            if item.__module__ == module.__name__ and is_dataclass(item):
+                yield item
+
+
+def test_values_are_frozen() -> None:
+    """Threads share values and caches keep them: a change for one reader would be a change for all."""
+    changing = {item.__qualname__ for item in _dataclasses() if not item.__dataclass_params__.frozen}
+    assert changing == CHANGING
