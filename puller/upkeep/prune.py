@@ -180,6 +180,7 @@ class _Prune:
         self._forget_damage(survey)
         self._tidy_verified(survey)
         self._forget_keeps()
+        self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
         return _report(decisions, held, len(fresh), reclaim)
 
@@ -269,6 +270,11 @@ class _Prune:
         tidied = tidy(verified.read(verified.listed()), counts)
         verified.put(tidied.merged)
         self.disposal.attempt(lambda: verified.delete(tidied.void))
+
+    def _tell_unlike(self, names: Sequence[str]) -> None:
+        if names:
+            text = "packs are left as they are, since their generations differ or cannot be read"
+            self.observer(Notice("repository", f"{text}: {len(names)}, such as {names[0]}"))
 
     def _tell_refusal(self) -> None:
         if self.disposal.refusal is not None:

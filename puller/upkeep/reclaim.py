@@ -23,7 +23,8 @@ _DELETED_AT_ONCE = 1000
 class Reclaim:
     """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish.
 
-    ``left`` are packs of which what is condemned is still there.
+    ``left`` are packs of which what is condemned is still there, ``unlike`` the names of packs whose
+    generations differ, or of which the highest cannot be read.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Reclaim:
         self._beat = beat
         self._index = IndexWriter(repository.store, repository.keys)
         self.left: set[bytes] = set()
+        self.unlike: list[str] = []
         self.deleted = 0
         self.compacted = 0
         self.bytes_freed = 0
@@ -65,6 +67,7 @@ class Reclaim:
             self._beat()
             if not self._stands_alone(pack_id, pack):
                 self.left.add(pack_id)
+                self.unlike.append(pack.kind.object_name(pack_id, pack.generation))
             elif not self._delete_all(pack.lower_names(pack_id)):
                 self.left.update(other for other, _ in packs[place:])
                 return False

@@ -6,16 +6,17 @@ from datetime import timedelta
 
 import pytest
 
-from puller.events import ignore
+from puller.events import Event, Notice, ignore
 from puller.repository.collecting.compaction import compact
 from puller.repository.format import index
 from puller.repository.format.footer import DEAD, MAX_GENERATION, PackKind
 from puller.repository.format.index import IndexedPack, IndexPart
 from puller.repository.reading.packs import PackReader
 from puller.upkeep.check import check
+from puller.upkeep.prune import prune
 from puller.upkeep.schedule import Reading
 from tests.lab.history import pack_id_of, wrong_points
-from tests.upkeep.scene import NOW, Scene
+from tests.upkeep.scene import ALL_KEPT, NOW, Scene
 
 ALL = Reading(100.0)
 
@@ -121,7 +122,10 @@ def test_a_lower_generation_stays_if_the_highest_has_other_bytes(scene: Scene) -
     sound = scene.world.objects.get(name)
     scene.world.put(f"{name}.7", bytes(4 * 65536) + sound[4 * 65536 :])
     for _ in range(2):
-        scene.prune(NOW)
+        told: list[Event] = []
+        prune(scene.open()[1], ALL_KEPT, NOW, told.append)
+        (notice,) = [event.text for event in told if isinstance(event, Notice)]
+        assert f"such as {name}.7" in notice
         scene.wait(timedelta(days=31))
     assert name in scene.world.names("packs/")
     assert _is_whole(scene)
