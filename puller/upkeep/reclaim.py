@@ -13,7 +13,7 @@ from puller.repository.collecting.reindex import IndexWriter, mergeable
 from puller.repository.format.footer import MAX_GENERATION
 from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.reading.packs import StoredPack
-from puller.repository.records.condemned import ALL, Condemnations
+from puller.repository.records.condemned import ALL, Condemnations, slots_in
 from puller.repository.repository import Repository
 from puller.upkeep.survey import Survey
 
@@ -44,7 +44,7 @@ class Reclaim:
     def run(self, final: Condemnations) -> None:
         """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
-        if not self._delete_lower():
+        if not self._delete_lower(final):
             # A store that keeps the old generations would only hold more and more of them.
             self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
             doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
@@ -56,7 +56,7 @@ class Reclaim:
             self.left.update(pack_id for pack_id, _ in partly)
         self._rewrite_index(doomed)
 
-    def _delete_lower(self) -> bool:
+    def _delete_lower(self, final: Condemnations) -> bool:
         """Delete what a prune left that died after a compaction, or was refused; False if it is refused.
 
         What stays shows slots that are condemned, so the records that name them have to stay too.
@@ -65,7 +65,7 @@ class Reclaim:
         packs.sort(key=lambda item: item[1].modified)  # a store lets the oldest go first
         for place, (pack_id, pack) in enumerate(packs):
             self._beat()
-            if not self._stands_alone(pack_id, pack):
+            if not self._stands_alone(pack_id, pack, slots_in(final, pack_id)):
                 self.left.add(pack_id)
                 self.unlike.append(pack.kind.object_name(pack_id, pack.generation))
             elif not self._delete_all(pack.lower_names(pack_id)):
@@ -73,15 +73,15 @@ class Reclaim:
                 return False
         return True
 
-    def _stands_alone(self, pack_id: bytes, pack: PackObject) -> bool:
-        """Whether the highest generation can be read, and has all that is reached as lower ones have it."""
+    def _stands_alone(self, pack_id: bytes, pack: PackObject, condemned: int) -> bool:
+        """Whether the highest generation can be read, and has what points and runs may find in lower ones."""
         survey, live = self._survey, self._survey.live(pack_id)
-        high = survey.open(pack_id)
+        high, needed = survey.open(pack_id), ~condemned | live
         if high is None or live & ~present(high.footer):
             return False
         try:
             lower = [survey.open(pack_id, generation) for generation in pack.lower]
-            return all(low is None or is_copied(survey.reader, low, high, live) for low in lower)
+            return all(low is None or is_copied(survey.reader, low, high, needed) for low in lower)
         except (ObjectChanged, DamagedData):
             return False
 

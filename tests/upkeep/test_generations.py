@@ -13,7 +13,7 @@ from puller.repository.format.footer import DEAD, MAX_GENERATION, PackKind
 from puller.repository.format.index import IndexedPack, IndexPart
 from puller.repository.reading.packs import PackReader
 from puller.upkeep.check import check
-from puller.upkeep.prune import prune
+from puller.upkeep.prune import GRACE, prune
 from puller.upkeep.schedule import Reading
 from tests.lab.history import pack_id_of, wrong_points
 from tests.upkeep.scene import ALL_KEPT, NOW, Scene
@@ -116,14 +116,17 @@ def test_a_pack_id_that_is_stored_as_both_kinds_is_left_alone(scene: Scene, gene
     assert _is_whole(scene)
 
 
-def test_a_lower_generation_stays_if_the_highest_has_other_bytes(scene: Scene) -> None:
-    """Whoever may put, and copies the footer, can make such a one."""
+@pytest.mark.parametrize("slot", [2, 3], ids=["reached", "not reached"])
+def test_a_lower_generation_stays_if_the_highest_has_other_bytes(scene: Scene, slot: int) -> None:
+    """Whoever may put, and copies the footer, can make such a one; and a run may just have found the slot."""
     name = _mostly_dead(scene)
     sound = scene.world.objects.get(name)
-    scene.world.put(f"{name}.7", bytes(4 * 65536) + sound[4 * 65536 :])
+    body = bytearray(sound)
+    body[65536 * slot : 65536 * (slot + 1)] = bytes(65536)
+    scene.world.put(f"{name}.7", body)
     for _ in range(2):
         told: list[Event] = []
-        prune(scene.open()[1], ALL_KEPT, NOW, told.append)
+        prune(scene.open()[1], ALL_KEPT, GRACE, told.append)
         (notice,) = [event.text for event in told if isinstance(event, Notice)]
         assert f"such as {name}.7" in notice
         scene.wait(timedelta(days=31))

@@ -75,9 +75,10 @@ def is_copied(reader: PackReader, low: StoredPack, high: StoredPack, slots: int)
 
     Raises ObjectChanged if one of them is gone.
     """
-    if slots & ~present(high.footer) or low.footer.key_box != high.footer.key_box:
+    wanted = slots & present(low.footer)
+    if wanted & ~present(high.footer) or low.footer.key_box != high.footer.key_box:
         return False
-    chosen = np.flatnonzero(column_of(slots & present(low.footer), low.footer.count))
+    chosen = np.flatnonzero(column_of(wanted, low.footer.count))
     columns = ((pack.footer.ids, pack.footer.lengths, pack.footer.flags) for pack in (low, high))
     if not all((one[chosen] == other[chosen]).all() for one, other in zip(*columns, strict=True)):
         return False
