@@ -1,8 +1,8 @@
-"""Cancellation: one object that ends waits, bounds them, and tells an observer about them.
+"""Cancellation: one object that ends waits, bounds them, and reports outages to an observer.
 
-A scope is handed down, never looked up. A store, a repository or a connection holds the scope that its waits
-belong to, and ``within`` gives the same thing in another one. So parallel runs over one store each have
-their own, and a failure in one ends nothing in the others.
+A scope is passed explicitly. A store, a repository or a connection holds the scope of its waits, and
+``within`` returns a copy with another scope. So parallel runs over one store each have their own, and a
+failure in one ends nothing in the others.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """``seconds`` that a store may be silent, in one request or over all tries of a call.
+    """How long to wait for a store.
 
-    ``limit`` bounds a call from its begin, in seconds, whatever comes of it.
+    Attributes:
+        seconds: Seconds that the store may be silent, in one request or over all tries of a call.
+        limit: Seconds after which a call ends in any case, counted from its start.
     """
 
     seconds: float
@@ -36,21 +38,21 @@ PROMPT = RetryPolicy(5.0)
 """Before work has begun: a wrong endpoint should not keep its user waiting."""
 
 WORK = RetryPolicy(150.0)
-"""For work that would be lost. A restart of a server takes less; a scratch has to last as long."""
+"""For work that would be lost. A server restarts in less; scratch space has to last as long."""
 
 CLEANUP = RetryPolicy(3.0, limit=3.0)
-"""For tidying up after a failure, however long an answer takes."""
+"""For cleaning up after a failure, which must not take long."""
 
 
 class NoAnswer(Exception):
-    """Nothing was returned in time."""
+    """A call did not return in time."""
 
 
 class CancelScope:
-    """What a wait belongs to: once ``cancel`` is called, by any thread, it ends, and later ones do not begin.
+    """Scope of waits: once any thread calls ``cancel``, its waits end and no later one begins.
 
-    A scope is cancelled with its ``parent``. ``observer`` is told of outages; a scope without one shares its
-    parent's, so that an outage is told once. Safe for many threads.
+    A scope is cancelled with its ``parent``. ``observer`` hears of outages; a scope without one shares its
+    parent's, so that an outage is reported once. Safe for many threads.
     """
 
     def __init__(
@@ -68,18 +70,18 @@ class CancelScope:
         self._calls: dict[Callable[[], object], None] = {}
         self._lock = threading.Lock()
         self.moved = 0.0
-        """When bytes last came or went, by the monotonic clock; 0 if none did."""
+        """Monotonic time of the last transfer of bytes; 0 before the first."""
 
     def child(self) -> CancelScope:
-        """The same again, to be cancelled apart from this one but with it too."""
+        """Return a scope with the same policy, cancelled with this one or alone."""
         return CancelScope(self.policy, parent=self)
 
     def working(self, observer: Tell | None = None) -> CancelScope:
-        """A child for work that would be lost if the store were given up soon."""
+        """Return a child for work that would be lost if the store were given up early."""
         return CancelScope(WORK, observer, self)
 
     def cancel(self) -> None:
-        """Let nobody wait any more. Callbacks run here, in the order of their registration."""
+        """End all waits. The callbacks run in this thread, in the order of their registration."""
         with self._lock:
             self._cancelled = True
             calls = tuple(self._calls)
@@ -88,7 +90,7 @@ class CancelScope:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody may wait any more."""
+        """Whether the scope or one of its parents is cancelled."""
         return self._cancelled or (self._parent is not None and self._parent.cancelled)
 
     def check(self) -> None:
@@ -97,13 +99,13 @@ class CancelScope:
             raise Interrupted("stopped by a signal")
 
     def listen(self, call: Callable[[], object]) -> None:
-        """Call ``call`` when the scope is cancelled; at once if it is already. It may be called twice."""
+        """Register ``call`` for cancellation; call it now if already cancelled. It may be called twice."""
         self._listen(call)
         if self.cancelled:
             call()
 
     def forget(self, call: Callable[[], object]) -> None:
-        """Take back ``listen``. Fine if it was never called."""
+        """Undo ``listen``. Does nothing if ``call`` is not registered."""
         with self._lock:
             self._calls.pop(call, None)
         if self._parent is not None:
@@ -117,7 +119,7 @@ class CancelScope:
 
     @contextmanager
     def calling(self, call: Callable[[], object]) -> Iterator[None]:
-        """A context in which ``listen`` holds for ``call``."""
+        """Register ``call`` for cancellation while the context lasts."""
         try:
             self.listen(call)
             yield
@@ -131,10 +133,10 @@ class CancelScope:
             event.wait(seconds)
 
     def call(self, ask: Callable[[], T], left: Callable[[], float]) -> T:
-        """Return what ``ask`` returns, or raise what it raises.
+        """Call ``ask`` in a thread, and return its result or raise its exception.
 
-        ``left`` says how many more seconds to wait. Raises NoAnswer when it has none left, or when the scope
-        is cancelled. A call that hangs cannot be stopped, so it is made in a thread, which is then left.
+        ``left`` returns how many more seconds to wait. Raises NoAnswer when none are left, or when the scope
+        is cancelled. A call that hangs cannot be stopped, so its thread is abandoned.
         """
         event = threading.Event()
         answers: list[Callable[[], T]] = []
@@ -142,7 +144,7 @@ class CancelScope:
         def work() -> None:
             try:
                 answer = ask()
-            except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
+            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answers.append(_raiser(error))
             else:
                 answers.append(lambda: answer)
@@ -158,26 +160,26 @@ class CancelScope:
         return answers[0]()
 
     def note_progress(self) -> None:
-        """Note that bytes came or went: a slow line is not a silent store."""
+        """Note that bytes were transferred: a slow network is not a silent store."""
         self.moved = time.monotonic()
 
     def note_failure(self, why: str) -> None:
-        """Tell the observer about an outage, once until there is an answer again."""
+        """Report an outage to the observer, once until the store answers again."""
         text = f"the store does not answer; trying again for {self.policy.seconds:.0f} s: {why}"
         self._outage.note(True, text)
 
     def note_answer(self) -> None:
-        """Tell the observer that an outage is over, if there was one."""
+        """Report the end of an outage to the observer, if there was one."""
         self._outage.note(False, "the store answers again")
 
 
 def cleanup() -> CancelScope:
-    """A scope for tidying up: it outlives the end of all others, and does not wait long for anything."""
+    """Return a scope for cleaning up: no other scope cancels it, and its waits are short."""
     return CancelScope(CLEANUP)
 
 
 class _Outage:
-    """Tells of its begin and of its end once each."""
+    """Reports the start and the end of an outage once each."""
 
     def __init__(self, observer: Tell | None) -> None:
         self._tell = observer
@@ -201,7 +203,7 @@ def _raiser(error: BaseException) -> Callable[[], Any]:
 
 
 class Scoped:
-    """Something whose waits belong to a ``scope``; until ``within`` gives it one, nobody cancels them."""
+    """Base of objects whose waits belong to a ``scope``; the default scope is never cancelled."""
 
     scope = CancelScope()
 
@@ -217,7 +219,7 @@ class Scoped:
         return self
 
     def within(self, scope: CancelScope) -> Self:
-        """The same thing in another scope, and so are the scoped things that it holds. Caches are shared."""
+        """Return a copy in another scope, with copies of the scoped objects in it. Caches are shared."""
         bound = copy(self)
         bound.scope = scope
         for name, value in tuple(vars(self).items()):

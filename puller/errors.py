@@ -1,11 +1,11 @@
-"""The one tree of errors.
+"""The single tree of errors.
 
 Rules, for whoever raises or adds one:
 
-* An error is raised where the fact is known, and says that fact in one line: which domain, disk,
+* An error is raised where the fact is known, and states that fact in one line: which domain, disk,
   point or object, and what was found. It never ends in a full stop; the command line adds punctuation.
-* Each class fixes the exit code (see ``docs/cli.md``), whether trying the same thing again can help,
-  and one sentence of advice. An instance may carry better advice than its class.
+* Each class fixes the exit code (see ``docs/cli.md``), whether a retry can help, and one sentence of
+  advice. An instance may carry better advice than its class.
 * An exception of a library never leaves the package that called the library: it is translated here,
   with ``raise ... from error``, so that ``--debug`` still shows the cause.
 * Anything outside this tree that reaches the user is a bug in puller, and is reported as one.
@@ -19,8 +19,11 @@ from typing import ClassVar
 class PullerError(Exception):
     """Base of all errors that puller raises on purpose.
 
-    ``exit_code`` is the process's exit code, ``retryable`` tells whether the same call may succeed
-    later without anyone changing anything, ``advice`` is one sentence that tells the user what to do.
+    Attributes:
+        exit_code: Exit code of the process.
+        retryable: Whether the same call may succeed later with nothing changed.
+        message: One line that states the fact, without a full stop.
+        advice: One sentence that tells the user what to do.
     """
 
     exit_code: ClassVar[int] = 1
@@ -37,7 +40,7 @@ class UsageError(PullerError):
     """The request cannot be carried out as it is worded; nothing was touched."""
 
     exit_code = 2
-    default_advice = "See --help of the command."
+    default_advice = "Run the command with --help to see its usage."
 
 
 class OutputRefused(UsageError):
@@ -53,7 +56,7 @@ class OutputInUse(OutputRefused):
 
 
 class OutputFailed(PullerError):
-    """A restore could not go on writing: the output is full or failed. The unfinished file is removed."""
+    """A restore could not finish writing: the output is full or failed. The unfinished file is removed."""
 
     default_advice = "Make room or choose another --output, then restore again."
 
@@ -63,33 +66,33 @@ class Interrupted(PullerError):
 
     exit_code = 130
     retryable = True
-    default_advice = "Run the same command again when it suits; nothing is left behind."
+    default_advice = "Run the same command again; the interrupted run left nothing behind."
 
 
 class PartialFailure(PullerError):
-    """Some domains or disks were done and some were not."""
+    """Some domains or disks succeeded and some failed."""
 
     exit_code = 3
-    default_advice = "See the failed ones above; the others are safely stored."
+    default_advice = "See the errors above; the others are stored."
 
 
 class ChecksFailed(PullerError):
-    """``doctor`` found what would make a backup fail."""
+    """``doctor`` found problems that would make a backup fail."""
 
-    default_advice = "Do what each failed check advises."
+    default_advice = "Follow the advice of each failed check."
 
 
 class CommandFailed(PullerError):
     """A command that a job runs before or after its backups failed or took too long."""
 
-    default_advice = "Run the command by hand, or correct it in the configuration."
+    default_advice = "Run the command by hand to see why, or correct it in the configuration."
 
 
 # --- repository -------------------------------------------------------------------------------
 
 
 class RepositoryError(PullerError):
-    """Something about the repository as a whole."""
+    """Base of the errors of a repository and of the objects in it."""
 
 
 class NoRepository(RepositoryError):
@@ -100,7 +103,7 @@ class NoRepository(RepositoryError):
 
 
 class RepositoryExists(RepositoryError):
-    """There is a repository at this URL already."""
+    """A repository already exists at this URL."""
 
     exit_code = 2
     default_advice = "Use the existing repository, or choose another URL or prefix."
@@ -114,25 +117,25 @@ class UnsupportedFormat(RepositoryError):
 
 
 class Locked(RepositoryError):
-    """Another run holds what this one needs."""
+    """Another run holds a lock that this one needs."""
 
     exit_code = 11
     retryable = True
-    default_advice = "Wait until the other run has ended and try again."
+    default_advice = "Wait until the other run has ended, then try again."
 
 
 class CommitUnreadable(Locked):
-    """What a run is about to commit cannot be read, so prune cannot know what it needs."""
+    """A run's pending commit cannot be read, so prune cannot know which data the run needs."""
 
-    default_advice = "Prune again later: a run that died is forgotten after a day."
+    default_advice = "Prune again later: the pending commit of a run that died is ignored after a day."
 
 
 class Overtaken(RepositoryError):
-    """Prune may remove data that a run refers to before the run could commit; nothing was committed."""
+    """Prune may delete data that a run refers to before the run commits; nothing was committed."""
 
     exit_code = 11
     retryable = True
-    default_advice = "Run the same command again; a run should take less time than prune's --grace."
+    default_advice = "Run the same command again; choose a --grace for prune that is longer than any run."
 
 
 class WrongKey(RepositoryError):
@@ -140,47 +143,47 @@ class WrongKey(RepositoryError):
 
     exit_code = 12
     default_advice = (
-        "Set PULLER_PASSWORD, PULLER_PASSWORD_FILE or PULLER_KEY_FILE to what opens the repository."
+        "Set PULLER_PASSWORD, PULLER_PASSWORD_FILE or PULLER_KEY_FILE to a key of the repository."
     )
 
 
 class NotEncrypted(WrongKey):
-    """A repository that somebody expects to be encrypted is not: nothing is read from it or stored in it."""
+    """A key was given, but the repository is not encrypted; nothing was read from it or stored in it."""
 
     default_advice = (
-        "Give no password or key file if it was made with --no-encryption; else find out who changed it."
+        "Omit the key if the repository was created with --no-encryption; else find out who changed it."
     )
 
 
 class KeyNotHeld(WrongKey):
-    """The key that was given may make backups but not read stored guest data."""
+    """The given key may make backups but not read stored guest data."""
 
-    default_advice = "Use a password or key of the full role for this command."
+    default_advice = "Use a password or key file whose role is full."
 
 
 class DamagedData(RepositoryError):
-    """Stored bytes are not what was written: truncated, swapped, or altered."""
+    """Stored bytes differ from the bytes that were written: truncated, swapped, or altered."""
 
     exit_code = 13
-    default_advice = "Run 'puller check --read-data' to see which points and disks are hurt."
+    default_advice = "Run 'puller check --read-data' to see which points and disks are damaged."
 
 
 class BaseDamaged(DamagedData):
-    """What an incremental run builds upon is damaged: a full one does not need it."""
+    """The base of an incremental backup is damaged; a full backup does not need it."""
 
 
 class UnknownKind(DamagedData):
-    """A later version of puller has stored this object for a purpose that this one does not know."""
+    """A newer puller stored this object for a purpose that this version does not know."""
 
     default_advice = "Upgrade puller on this host."
 
 
 class MissingObject(DamagedData):
-    """An object that another one refers to is not in the store."""
+    """An object that another object refers to is not in the store."""
 
 
 class PointKept(RepositoryError):
-    """A restore point that is to be deleted is held by a keep; nothing was deleted."""
+    """A keep protects a restore point that was to be deleted; nothing was deleted."""
 
     exit_code = 2
     default_advice = "Run 'puller release' for the point first."
@@ -204,23 +207,23 @@ class AmbiguousPoint(RepositoryError):
 
 
 class StoreError(PullerError):
-    """The object store cannot be reached or refuses."""
+    """The object store cannot be reached or refuses the request."""
 
     exit_code = 14
     default_advice = "Check the repository's URL, credentials and endpoint."
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer, or answered that it cannot serve now."""
+    """The store did not answer, or answered that it is unavailable."""
 
     retryable = True
-    default_advice = "Check that the store runs and can be reached; the next run goes on from here."
+    default_advice = "Check that the store runs and can be reached; the next run continues from here."
 
 
 class StoreDenied(StoreError):
     """The store refuses these credentials or this operation."""
 
-    default_advice = "Check the credentials and what their policy allows on this bucket."
+    default_advice = "Check the credentials and the permissions that their policy grants on this bucket."
 
 
 class NoBucket(StoreError):
@@ -230,7 +233,7 @@ class NoBucket(StoreError):
 
 
 class StoreFull(StoreError):
-    """No space is left where the repository lives."""
+    """The store has no space left."""
 
     default_advice = "Free space or prune the repository, then run again."
 
@@ -242,15 +245,15 @@ class UnsupportedByStore(StoreError):
 
 
 class ObjectNotFound(StoreError):
-    """The object is not in the store. Callers that know what it was for translate it."""
+    """The object is not in the store. Callers that know its purpose translate this error."""
 
 
 class ObjectExists(StoreError):
-    """A put that asks for absence found the object present."""
+    """The object to be created exists already."""
 
 
 class ObjectChanged(StoreError):
-    """An object went away while it was read, perhaps since prune has put the pack's next generation."""
+    """An object was deleted while it was read, perhaps because prune stored the pack's next generation."""
 
     retryable = True
 
@@ -259,21 +262,21 @@ class ObjectChanged(StoreError):
 
 
 class HypervisorError(PullerError):
-    """libvirt cannot be reached or refuses."""
+    """libvirt cannot be reached or refuses the request."""
 
     exit_code = 15
     default_advice = "Check with virsh on the same URI that libvirt answers and allows this."
 
 
 class ConnectionLost(HypervisorError):
-    """libvirt went away in the midst of a run; what it left open has been ended if libvirt came back."""
+    """The connection to libvirt was lost during a run. The run's job is ended if libvirt came back."""
 
     retryable = True
-    default_advice = "Run the backup again; the log of libvirt's daemon tells why it ended."
+    default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
 
 
 class NoSuchDomain(HypervisorError):
-    """libvirt knows no domain of this name."""
+    """libvirt has no domain of this name."""
 
     exit_code = 16
     default_advice = "List the domains with 'virsh list --all'."
@@ -293,18 +296,18 @@ class DomainNotRunning(HypervisorError):
 
 
 class UnsupportedDisk(HypervisorError):
-    """A disk cannot take part in a backup with a checkpoint."""
+    """A disk cannot be backed up."""
 
 
 class CheckpointUnusable(HypervisorError):
-    """A checkpoint is gone, or a dirty bitmap of it is missing or broken."""
+    """A checkpoint is gone, or one of its dirty bitmaps is missing or inconsistent."""
 
     retryable = True
-    default_advice = "Run the backup again: the disks without a usable checkpoint are read as a whole."
+    default_advice = "Run the backup again: it reads all data of the disks without a usable checkpoint."
 
 
 class JobRunning(HypervisorError):
-    """The domain has a backup job open that is not ours to end."""
+    """The domain has an open backup job that puller may not end."""
 
     exit_code = 11
     retryable = True
@@ -312,34 +315,34 @@ class JobRunning(HypervisorError):
 
 
 class JobLeftOpen(HypervisorError):
-    """The restore point is stored, but its backup job cannot be ended: the guest goes on paying for it."""
+    """The restore point is stored, but its backup job cannot be ended and goes on slowing the guest."""
 
     exit_code = 17
-    default_advice = "End the job with 'virsh domjobabort'; the next backup of the domain tries it too."
+    default_advice = "End the job with 'virsh domjobabort'; the next backup of the domain also tries to."
 
 
 class NotQuiesced(HypervisorError):
-    """The guest's file systems could not be frozen, and a backup without that was not wanted."""
+    """The guest's file systems could not be frozen, and ``quiesce`` is ``on``."""
 
     retryable = True
     default_advice = "Check that the guest agent runs, or back up with --quiesce auto or off."
 
 
 class ScratchFull(HypervisorError):
-    """The scratch space is not large enough for the backup to be safe for the guest."""
+    """The scratch directory has too little space for a backup that is safe for the guest."""
 
-    default_advice = "Give more room with --scratch-dir."
+    default_advice = "Choose a directory with more space with --scratch-dir."
 
 
 class StagingFull(HypervisorError):
-    """The staging directory cannot take the images of a push job."""
+    """The staging directory has too little space for the images of a push job."""
 
-    default_advice = "Give more room with --staging-dir."
+    default_advice = "Choose a directory with more space with --staging-dir."
 
 
 class NbdError(PullerError):
-    """The NBD server failed, or sent what the protocol does not allow."""
+    """The NBD server failed or violated the protocol."""
 
     exit_code = 15
     retryable = True
-    default_advice = "See the libvirt and QEMU logs of this domain; the next run starts afresh."
+    default_advice = "See the logs of libvirt and QEMU for this domain, then run the command again."

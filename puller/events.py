@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Step(Event):
-    """The run of ``subject`` has entered the step ``name``.
+    """The run of ``subject`` entered the step ``name``.
 
     In all events ``subject`` is the domain's name in a backup, the point's id in a restore, and
     ``repository`` elsewhere.
@@ -40,13 +40,12 @@ class DiskPlanned(Event):
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress(Event):
-    """How far ``disk`` is since the start, in bytes (in packs if ``disk`` is ``packs``).
+    """Progress of ``disk`` since the start, in bytes (in packs if ``disk`` is ``packs``).
 
     Attributes:
-        done: What is finished, zeros included. It reaches the ``total`` of DiskPlanned.
-        moved: How much of that was read in a backup or written in a restore. None in a push, in which QEMU
-            does it.
-        stored: What was added to the repository.
+        done: Bytes that are finished, zeros included. Reaches the ``total`` of DiskPlanned.
+        moved: Bytes of these that a backup read or a restore wrote. None in a push, where QEMU moves them.
+        stored: Bytes added to the repository.
     """
 
     subject: str
@@ -83,7 +82,7 @@ class Kept(Event):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Event):
-    """The restore point of ``subject`` is committed. It stands, even if the run fails or is stopped later.
+    """The restore point of ``subject`` is committed. It stays, even if the run fails or is stopped later.
 
     ``point`` is the :class:`puller.Point`.
     """
@@ -96,4 +95,4 @@ Observer = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The observer that does nothing."""
+    """Do nothing with ``event``: the default observer."""

@@ -1,4 +1,4 @@
-"""Sizes, extents and the other words that every floor shares. Pure values, no effects."""
+"""Sizes, extents and other values that every room shares. Pure values, no effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE_CHUNKS = 1024
 
 
 class Kind(enum.Enum):
-    """What an extent holds."""
+    """Content of an extent."""
 
     DATA = "data"
     ZERO = "zero"
@@ -36,17 +36,17 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """First byte after the extent."""
+        """Offset of the first byte after the extent."""
         return self.offset + self.length
 
 
 def chunk_count(size: int) -> int:
-    """Number of chunks that cover ``size`` bytes; the last one may be partial."""
+    """Return the number of chunks that cover ``size`` bytes; the last one may be partial."""
     return -(-size // CHUNK)
 
 
 def page_count(size: int) -> int:
-    """Number of map pages that cover ``size`` bytes."""
+    """Return the number of map pages that cover ``size`` bytes."""
     return -(-chunk_count(size) // PAGE_CHUNKS)
 
 
@@ -54,7 +54,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def format_bytes(count: float) -> str:
-    """``1536`` -> ``'1.5 KiB'``: three or four significant characters, binary units."""
+    """Format ``count`` bytes in binary units: ``1536`` gives ``'1.5 KiB'``."""
     for unit in _UNITS:
         if abs(count) < 1024 or unit == _UNITS[-1]:
             break

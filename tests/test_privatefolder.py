@@ -33,9 +33,9 @@ def above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_is_made_where_others_could_exchange_it(above: Path, owner: int, mode: int) -> None:
     os.chown(above, owner, owner)
     above.chmod(mode)
-    with pytest.raises(PermissionError, match="may be changed by other users"):
+    with pytest.raises(PermissionError, match="other users may change"):
         make_private(above / "locks")
-    with pytest.raises(PullerError, match="cannot make a socket in any of"):
+    with pytest.raises(PullerError, match="cannot create a socket in any of"):
         runtime.socket_folder("puller-", "socket")
 
 

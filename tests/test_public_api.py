@@ -313,11 +313,13 @@ VERBS = {
     "Do",
     "End",
     "Find",
+    "Follow",
     "Free",
     "Give",
     "List",
     "Make",
     "Name",
+    "Omit",
     "Prune",
     "Read",
     "Remove",
@@ -343,6 +345,6 @@ def test_any_thread_can_end_the_waits_of_a_repository(repository: puller.Reposit
     opened = puller.open_repository(str(tmp_path / "repository"), scope=scope)
     assert puller.list_points(opened) == []
     scope.cancel()
-    with pytest.raises(puller.StoreUnavailable, match="given up before it was answered"):
+    with pytest.raises(puller.StoreUnavailable, match="cancelled before it was answered"):
         puller.list_points(opened)
     assert puller.list_points(repository) == []

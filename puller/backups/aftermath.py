@@ -1,8 +1,8 @@
-"""What a run that failed has still to take back, and what to call its failure.
+"""Cleanup after a failed run, and the error to report for it.
 
-A run whose connection to libvirt is lost cannot end its job. The job would stay open until the next run, a
-night later perhaps, and all the while the guest's writes fill the scratch. So libvirt is asked again over a
-new connection. And what a run meets when its domain ends under it, an NBD error mostly, tells nobody that.
+A run whose connection to libvirt is lost cannot end its job. The job would stay open until the next run,
+perhaps a night later, while the guest's writes fill the scratch. So puller connects to libvirt again. And if
+a domain ends during its backup, the run mostly meets an NBD error, which does not say so.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from puller.hypervisor.space.scratchwatch import ScratchWatch
 from puller.repository.points import Point
 
 RETURN = 20.0
-"""Seconds that libvirt's daemon may take to be back. Its restart takes 1 to 8."""
+"""Seconds that libvirt's daemon may take to restart."""
 
 HURRY = 5.0
-"""The same after a signal, which asks to be gone within 10 s."""
+"""The same after a signal, which should end puller within 10 s."""
 
 PERSISTENCE = 600.0
-"""Seconds for which the end of a job is tried whose point is stored. A QEMU that hangs in its storage may
+"""Seconds for which puller tries to end a job whose point is stored. A QEMU that hangs in its storage may
 come to itself; while this lasts, the service counts as running and somebody looks at the scratch."""
 
 _PAUSE = 0.2
@@ -55,7 +55,7 @@ def _expired(deadline: float) -> bool:
 
 
 class Aftermath:
-    """A context around one run. ``checkpoint`` is its new one until it is committed or gone."""
+    """Context around one run. ``checkpoint`` is its new checkpoint until it is committed or deleted."""
 
     def __init__(
         self, host: Host, domain: Domain, repository_id: str, folders: Iterable[Path], observer: Observer
@@ -76,26 +76,26 @@ class Aftermath:
             return
         loss = self._loss(error)
         if loss is None and not isinstance(error, Exception):
-            # A signal between the begin of the job and the context that would have ended it.
+            # A signal between the start of the job and the context that would have ended it.
             with suppress(HypervisorError, Locked):
                 openjob.end_stale(self._domain, self._repository_id)
                 self._delete(self._domain)
         if self.checkpoint is not None:
-            self._notice(f"checkpoint {self.checkpoint} could not be deleted now; the next run will")
-        # What comes after a commit is no failed backup, whatever went away.
+            self._notice(f"cannot delete checkpoint {self.checkpoint} now; the next run will")
+        # After the commit, the backup has succeeded, even if a connection was lost.
         if loss is not None and isinstance(error, HypervisorError | NbdError):
             raise loss from error
 
     def delete(self) -> None:
-        """Delete the new checkpoint if it can be done now: its changes count in the older one all along."""
+        """Delete the new checkpoint if possible now; the older one records its changes too."""
         with suppress(HypervisorError):
             self._delete(self._domain)
 
     def keep_point(self, error: Exception, point: Point, *, stopped: bool) -> None:
-        """Tell what failed after the commit of ``point``, which stands; the next run clears up what is left.
+        """Report a failure after the commit of ``point``, which stays; the next run cleans up.
 
-        An open job is not left to it so soon: the guest pays for that. But a run that a signal
-        has ``stopped`` must end soon. Raises JobLeftOpen if the job stays, or may as
+        An open job slows the guest, so puller keeps trying to end it. But a run that a signal
+        has ``stopped`` must end soon. Raises JobLeftOpen if the job stays open, or may be open because
         libvirt cannot be reached.
         """
         text = error.message if isinstance(error, PullerError) else str(error)
@@ -105,16 +105,16 @@ class Aftermath:
                 f"{text}"
             )
             self._persist(point, scratch, HURRY if stopped else PERSISTENCE)
-        self._notice(f"the point is stored; what is left after it is for the next run to clear up: {text}")
+        self._notice(f"the point is stored; the next run will clean up what is left: {text}")
 
     def _scratch_at_stake(self, stopped: bool) -> frozenset[Path] | None:
-        """Folders of the scratch of our job if it is open, or may be; None if it is not."""
+        """Return the scratch directories of our job if it is or may be open; None if it is not."""
         if self._host.is_alive():
             return self._open_scratch()
         return None if self._come_back(stopped=stopped) is None else frozenset(self._folders)
 
     def _open_scratch(self) -> frozenset[Path] | None:
-        """Folders of the scratch of our open job, none if libvirt does not say; None if no job is open."""
+        """Return the scratch directories of our open job, none if libvirt does not say, None without job."""
         try:
             job = openjob.open_job(self._domain)
         except HypervisorError:
@@ -124,8 +124,8 @@ class Aftermath:
         return frozenset(path.parent for path in job.scratch)
 
     def _persist(self, point: Point, scratch: Iterable[Path], seconds: float) -> None:
-        """End the job, however often it has to be asked, and look at the room for its scratch meanwhile."""
-        scope = self._host.scope  # a signal ends the wait, in whatever thread this is
+        """Repeat the attempt to end the job, and watch the space for its scratch meanwhile."""
+        scope = self._host.scope  # a signal ends the wait in any thread
         deadline = time.monotonic() + seconds
         with ExitStack() as watches:
             for folder in scratch:
@@ -137,18 +137,18 @@ class Aftermath:
                         f"point {point.point} of domain {self._domain.name} is stored, but its backup job "
                         f"cannot be ended: {error.message}",
                         advice=f"Run 'virsh domjobabort {self._domain.name}' before the scratch is full; "
-                        "the next backup of the domain tries it too.",
+                        "the next backup of the domain also tries to.",
                     ) from error
                 scope.pause(_BETWEEN)
 
     def _try_to_end(self) -> PullerError | None:
-        """Why the job is still open, or may be."""
+        """Try to end the job, and return why it is or may still be open."""
         try:
             if self._host.is_alive():
                 openjob.end_stale(self._domain, self._repository_id)
             else:
                 self._clean_up_anew()
-        except NoSuchDomain:  # a transient one that was shut off, and its job with it
+        except NoSuchDomain:  # a transient domain that was shut off is gone, and its job with it
             return None
         except (HypervisorError, Locked) as error:
             return error
@@ -157,17 +157,17 @@ class Aftermath:
     def _warn(self, error: PullerError) -> None:
         folder = error.message.partition(" has only ")[0]
         self._notice(
-            f"{folder} is filling up and the backup job cannot be ended: writes of the guest may fail soon; "
+            f"{folder} is filling up and the backup job cannot be ended: guest writes may fail soon; "
             f"run 'virsh domjobabort {self._domain.name}'"
         )
 
     def _loss(self, error: BaseException) -> HypervisorError | None:
-        """What went away, if that is why the run failed."""
+        """Return the loss of libvirt or of the domain that made the run fail, if there is one."""
         name = self._domain.name
         if not self._host.is_alive():
             left = self._come_back(stopped=not isinstance(error, Exception))
             if left is not None:
-                self._notice(f"the backup job is left for the next run to end: {left.message}")
+                self._notice(f"the next run will end the backup job: {left.message}")
             return ConnectionLost(
                 f"the connection to libvirt at {self._host.uri} was lost during the backup of domain {name}"
             )
@@ -176,16 +176,16 @@ class Aftermath:
         return None
 
     def _has_ended(self) -> bool:
-        """Whether the start of the domain that was backed up is over."""
+        """Return whether the start of the domain that was backed up has ended."""
         try:
             return self._domain.start_id() != self._start
         except HypervisorError:  # a transient domain is gone with its end
             return True
 
     def _come_back(self, *, stopped: bool = False) -> PullerError | None:
-        """Over a new connection, end our job and remove its files and its checkpoint; or why it cannot be.
+        """End our job over a new connection and remove its files and checkpoint; return a failure.
 
-        It hurries where the run was ``stopped`` by a signal; in a batch that shows in the scope alone.
+        It hurries if a signal ``stopped`` the run; in a batch only the scope shows that.
         """
         begun = time.monotonic()
         tidying = CancelScope()  # a signal shortens the wait and does not end it

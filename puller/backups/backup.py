@@ -1,7 +1,7 @@
 """Backup: the transaction of docs/architecture.md, one domain, one restore point.
 
-The order of its steps is the promise that puller makes: a point exists only when all it needs is
-durable, and a checkpoint goes only when no point needs it any more.
+The order of its steps is puller's guarantee: a point exists only once all its data is durable, and a
+checkpoint is deleted only once no point needs it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ from msgspec import structs
 
 from puller.backups import clock, reconcile
 from puller.backups.aftermath import Aftermath
-from puller.backups.bases.bases import ASKED, COMPARED, Base, doubted, from_nothing, overdue, unhurt
+from puller.backups.bases.bases import (
+    ASKED,
+    COMPARED,
+    Base,
+    from_nothing,
+    overdue,
+    without_bitmaps,
+    without_damage,
+)
 from puller.backups.bases.history import History
-from puller.backups.metadata import Beside
+from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions
 from puller.backups.sources.offline import Offline
@@ -61,18 +69,18 @@ Chooser = Callable[[History], dict[str, Base]]
 
 
 def ignore_frozen(exports: Sequence[DiskExport]) -> None:
-    """The hook that does nothing."""
+    """Do nothing: the default hook."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be backed up, and how.
+    """Choices of a backup.
 
-    ``disks`` empty means all that hold data; the domain need not have those of ``exclude_if_present``;
+    Empty ``disks`` means all disks that hold data; the domain need not have those of ``exclude_if_present``.
     ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
-    ``compare_every`` does so for disks that were not read as a whole for that long. ``mode`` is ``pull`` or
-    ``push``; the staging is where the images of a push wait until they are stored. ``read_rate`` is in
-    bytes a second, of all disks together.
+    ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
+    staging directory holds the images of a push until they are stored. ``read_rate`` is in bytes per second,
+    for all disks together.
     """
 
     domain: str
@@ -119,8 +127,10 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
 
 def is_stop(error: BaseException) -> bool:
-    """Whether a signal ended the run: in a thread of a batch, as an error of puller's; in the main one also
-    where a failure to clean up took the place of what the signal raised.
+    """Whether a signal ended the run.
+
+    In a thread of a batch it appears as an error of puller. In the main thread a failure to clean up may have
+    replaced the exception that the signal raised.
     """
     met: list[BaseException] = []
     found: BaseException | None = error
@@ -133,20 +143,20 @@ def is_stop(error: BaseException) -> bool:
 
 
 def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
-    """Those that are to be taken, with the images behind them."""
+    """Return the disks to back up, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     known = with_facts(domain, chosen)
     return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
-    """What the point will not hold, for its notes."""
+    """Note what the point will not hold."""
     excluded = {*plan.exclude, *plan.exclude_if_present}
     return omissions(domain.xml(), domain.disks(), plan.disks, excluded)
 
 
 def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
-    """Where earlier runs may have left files: those that are named, too, whatever this run needs them for."""
+    """Directories where earlier runs may have left files: also named ones that this run does not use."""
     named = {Path(folder) for folder in (plan.scratch_dir, plan.staging_dir) if folder is not None}
     return named | {disk.path.parent for disk in disks if disk.path}
 
@@ -154,20 +164,20 @@ def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
 def _attempt(
     transaction: _Transaction, plan: Plan, disks: Sequence[Disk], source: Source, observer: Observer
 ) -> Point:
-    """Read all of what builds upon something that turns out to be unusable."""
+    """Retry with a read of all data if the base turns out to be unusable."""
     if plan.full:
         return transaction.run(lambda history: from_nothing(disks, ASKED))
     if plan.compare:
-        return transaction.run(lambda history: doubted(source.bases(history), COMPARED))
+        return transaction.run(lambda history: without_bitmaps(source.bases(history), COMPARED))
     try:
         return transaction.run(lambda history: _bases(source, history, plan.compare_every))
     except BaseDamaged as error:
         doubt = f"the last point is damaged: {error.message}"
-        observer(Notice(plan.domain, f"{doubt}: the run begins anew and reads all of the disks"))
+        observer(Notice(plan.domain, f"{doubt}: the run starts again and reads all data of the disks"))
     except CheckpointUnusable as error:
-        # What libvirt said of the bitmaps did not hold when the job was to begin.
+        # The bitmaps were usable when libvirt was asked, but not at the start of the job.
         doubt = error.message
-    return transaction.run(lambda history: doubted(source.bases(history), doubt))
+    return transaction.run(lambda history: without_bitmaps(source.bases(history), doubt))
 
 
 def _bases(source: Source, history: History, every: timedelta | None) -> dict[str, Base]:
@@ -182,10 +192,10 @@ def _source(
     if plan.scratch_dir is not None:
         scratch = Path(plan.scratch_dir)
     if not disks:
-        observer(Notice(domain.name, "no disk to back up: the point holds the configuration only"))
+        observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
     if not domain.is_active():
-        text = "shut off: its images are read, and it cannot be started before that is done"
+        text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
         observer(Notice(domain.name, text))
         return Offline(domain, disks, repository.id, scratch)
     if plan.mode == PULL:
@@ -197,7 +207,7 @@ def _source(
 class _Transaction:
     """One run over one domain."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a run is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a run
         self,
         repository: Repository,
         plan: Plan,
@@ -223,27 +233,27 @@ class _Transaction:
         self._committed: Point | None = None
 
     def run(self, choose: Chooser) -> Point:
-        """Take the point; whatever fails, leave nothing of this run behind.
+        """Take the point; after a failure, leave nothing of this run behind.
 
-        Raises BaseDamaged or CheckpointUnusable where reading all of the disks would fare better.
+        Raises BaseDamaged or CheckpointUnusable if reading all of the disks may succeed.
         """
         self._step("reconcile")
         history = History(self._repository, self._domain.uuid)
         reconcile.reconcile(self._domain, self._repository, history, self._folders, self._observer)
         self._step("choose")
-        bases = unhurt(self._repository, choose(history))
+        bases = without_damage(self._repository, choose(history))
         self._step("preflight")
         self._source.check_room(bases)
-        # Before the job: it reads what is new in the index, while nothing keeps the guest's old blocks.
+        # Before the job: this reads what is new in the index, and must not keep a job open meanwhile.
         return self._take_upon(self._repository.run(self._plan.tuning), bases)
 
     def note(self, texts: Iterable[str]) -> None:
-        """Keep ``texts`` with the point."""
+        """Store ``texts`` in the point as notes."""
         for text in texts:
             self._notes.add(text)
 
     def retire(self, point: Point) -> None:
-        """Delete what the committed ``point`` makes superfluous; it stands, whatever happens now."""
+        """Delete the checkpoints that the committed ``point`` makes superfluous. A failure is only noted."""
         checkpoint = checkpoints.checkpoint_name(self._repository.id, point.point)
         if point.checkpoint != checkpoint:
             return
@@ -251,17 +261,17 @@ class _Transaction:
             self._step("retire")
             reconcile.retire(self._domain, self._repository, checkpoint)
         except HypervisorError as error:
-            self._notice(f"older checkpoints are left for the next run to delete: {error.message}")
+            self._notice(f"the next run will delete older checkpoints: {error.message}")
 
     def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
         try:
-            # Inside: what a thread of the run met is raised only when the run is left.
+            # Inside: an error of a thread of the run is raised only when the run is left.
             with run:
                 return self._take(run, bases)
         except DamagedData as error:
             if all(base.checkpoint is None for base in bases.values()):
                 raise
-            # A run that is open reads nothing stored but the parents: their maps and their records.
+            # An open run reads no stored data except maps and records of the parents.
             raise BaseDamaged(error.message, advice=error.advice) from error
         except (HypervisorError, NbdError, OSError) as error:
             if self._committed is None:
@@ -273,7 +283,7 @@ class _Transaction:
             return self._committed
 
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
-        """Freeze, copy, commit and let go."""
+        """Freeze, copy, commit and release the disks."""
         self._step("begin")
         moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
         draft = Point(
@@ -297,9 +307,9 @@ class _Transaction:
             RunLock(self._source.folder, checkpoint, self._domain),
             quiesced as frozen,
         ):
-            beside = Beside(self._domain, self._disks, self._notes, sealed=self._sealed)
-            records, attachments = self._copy(run, frozen, bases, beside)
-            beside.compare(self._notes)
+            snapshot = AttachmentSnapshot(self._domain, self._disks, self._notes, sealed=self._sealed)
+            records, attachments = self._copy(run, frozen, bases, snapshot)
+            snapshot.compare(self._notes)
             mark = self._source.mark(bases, checkpoint)
             point = structs.replace(
                 draft,
@@ -323,12 +333,13 @@ class _Transaction:
         return point
 
     def _note_plain(self) -> None:
-        """A point holds what is inside of an encrypted disk."""
+        """Note that a point holds the decrypted content of an encrypted disk."""
         if self._repository.keys.public is None:
             for disk in self._disks:
                 if disk.lock is not None:
                     self._notes.add(
-                        f"disk {disk.target} is encrypted on this host, and its content is stored in plain: "
+                        f"disk {disk.target} is encrypted on this host, "
+                        "but its content is stored unencrypted: "
                         "the repository is not encrypted"
                     )
 
@@ -340,14 +351,14 @@ class _Transaction:
 
     @contextmanager
     def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
-        """Delete the new checkpoint on failure: its changes count in the older one all along."""
+        """Delete the new checkpoint on failure; the older one records its changes too."""
 
         def commit(run: Run, point: Point) -> None:
             try:
                 run.commit(point)
             except BaseException as error:
-                # The put may have taken effect before the signal, or before the store fell silent (a signal
-                # in a batch shows as that). Then the checkpoint is the point's.
+                # The put may have taken effect before the signal, or before the store became silent (as a
+                # signal in a batch appears). Then the checkpoint belongs to the point.
                 unknown = is_stop(error) or isinstance(error, StoreUnavailable)
                 if unknown and self._repository.points.holds(point):
                     self._stored(point)
@@ -367,7 +378,7 @@ class _Transaction:
         self._observer(Committed(self._domain.name, point))
 
     def _copy(
-        self, run: Run, frozen: Quiesced, bases: dict[str, Base], beside: Beside
+        self, run: Run, frozen: Quiesced, bases: dict[str, Base], snapshot: AttachmentSnapshot
     ) -> tuple[tuple[DiskRecord, ...], tuple[Attachment, ...]]:
         """Read all disks into the repository; return once everything is durable."""
         frozen.settle()
@@ -381,8 +392,8 @@ class _Transaction:
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
             attachments = tuple(
-                Attachment(name, len(body), Ref.to(run.attach(body)), beside.times[name])
-                for name, body in beside.contents.items()
+                Attachment(name, len(body), Ref.to(run.attach(body)), snapshot.times[name])
+                for name, body in snapshot.contents.items()
             )
             run.flush()
         self._tell_effort(run)

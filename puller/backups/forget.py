@@ -1,8 +1,8 @@
-"""Forget: remove from a domain the checkpoints and dirty bitmaps that this repository's backups made.
+"""Forget: remove from a domain the checkpoints and dirty bitmaps that this repository's backups created.
 
-While the domain runs, only libvirt can do it. While it is shut off, libvirt can delete its records alone, so
+While the domain runs, only libvirt can do it. While it is shut off, libvirt can delete only its records, so
 the bitmaps are removed from the images first: a run that fails between the two leaves records that the next
-one finds.
+run finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.checkpoint import Checkpoint, owner_prefix
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, looked_into, stored_bitmaps, untracked
+from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked, with_image_facts
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.strays import find_stored, remove_stray
 from puller.hypervisor.locking import runlock
@@ -32,7 +32,7 @@ from puller.nbd.image import Keys, remove_bitmap
 from puller.repository.repository import Repository
 
 _LOOK_BACK = 8
-"""Newest points whose bitmaps are looked for in QEMU although libvirt has no record of them."""
+"""Newest points whose bitmaps puller looks for in QEMU although libvirt has no record of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RemovedBitmap:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was removed from ``domain``: names of ``checkpoints``, and ``bitmaps``."""
+    """The names of ``checkpoints``, and the ``bitmaps``, that were removed from ``domain``."""
 
     domain: str
     checkpoints: tuple[str, ...]
@@ -89,16 +89,16 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
 
 
 def _refuse_living(domain: Domain, repository_id: str) -> None:
-    """Raise Locked if a run of another user or container is at work, whose lock is in another folder."""
+    """Raise Locked if a run of another user or container is alive, whose lock is in another directory."""
     for folder in {disk.path.parent for disk in domain.disks() if disk.path is not None}:
         runlock.require_dead(domain, repository_id, folder)
 
 
 def _refuse_saved(domain: Domain) -> None:
-    """A saved state may refer to dirty bitmaps that the images would lack then."""
+    """A saved state may refer to dirty bitmaps that the images would then lack."""
     if domain.is_saved():
         raise HypervisorError(
-            f"domain {domain.name} has a saved state, which may refer to its dirty bitmaps",
+            f"cannot remove the dirty bitmaps of domain {domain.name}: its saved state may refer to them",
             advice=f"Start the domain, or discard the state with 'virsh managedsave-remove {domain.name}', "
             "then run the command again.",
         )
@@ -112,7 +112,7 @@ def _recorded(domain: Domain, repository_id: str) -> list[Checkpoint]:
 def _remove_from_running(
     domain: Domain, repository: Repository, recorded: list[Checkpoint]
 ) -> Iterator[RemovedBitmap]:
-    # Before anything is deleted: the images go on listing it until QEMU closes them.
+    # Before anything is deleted: the images still list a deleted bitmap until QEMU closes them.
     stored = find_stored(domain, repository.id)
     for checkpoint in recorded:
         name = checkpoint.name
@@ -126,11 +126,11 @@ def _remove_from_running(
 def _without_record(
     domain: Domain, repository: Repository, stored: dict[str, list[str]]
 ) -> dict[str, set[str]]:
-    """Bitmaps that may be there although libvirt does not know them: by name, the disks to look at.
+    """Return the disks by the name of a bitmap that they may have although libvirt has no record of it.
 
-    Those that QEMU has made since its start are in no image yet; only the points tell their names.
+    Bitmaps that QEMU created since its start are not in the images yet; only the points know their names.
     """
-    candidates = [looked_into(disk) for disk in domain.disks() if disk.is_candidate]
+    candidates = [with_image_facts(disk) for disk in domain.disks() if disk.is_candidate]
     tracked = {disk.target for disk in candidates if untracked(disk) is None}
     found = {name: set(targets) for name, targets in stored.items()}
     for point in islice(History(repository, domain.uuid), _LOOK_BACK):
@@ -140,13 +140,13 @@ def _without_record(
 
 
 def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> list[_Image]:
-    """The images of a domain that is shut off which hold bitmaps of ours.
+    """Return the images of a shut-off domain that hold bitmaps of ours.
 
-    Raises UnsupportedDisk or HypervisorError if an image that may hold some cannot be looked at.
+    Raises UnsupportedDisk or HypervisorError if an image that may hold some cannot be read.
     """
     found = []
     for disk in domain.disks():
-        if not disk.holds_changes or untracked(looked_into(disk)) is not None:
+        if not disk.holds_changes or untracked(with_image_facts(disk)) is not None:
             continue
         path = _path(domain, disk)
         own, *behind = (_names(image, repository_id) for image in describe(path, disk.format, domain.scope))
@@ -176,7 +176,7 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
     """Raise Locked if one of ``images`` is in use, before any of them is changed."""
     for target, other in writers(host, domain, [image.disk for image in images]).items():
         raise Locked(
-            f"disk {target} of domain {domain.name} is in use by the running domain {other}",
+            f"the running domain {other} uses disk {target} of domain {domain.name}",
             advice=f"Shut off {other}, then run the same command again.",
         )
     for image in images:
@@ -186,7 +186,7 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
         except OSError as error:
             raise HypervisorError(
                 f"cannot open image {image.path} of domain {domain.name}: {error.strerror}",
-                advice="Check that the disk's storage is there, and who may write to it.",
+                advice="Check that the disk's storage is present and that puller may write to it.",
             ) from error
         if held:
             raise _in_use(domain, image.path)
@@ -195,7 +195,9 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
 def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[RemovedBitmap]:
     for image, keys in [(image, _keys(domain, image.disk)) for image in images]:
         for name in image.bitmaps:
-            if domain.is_active():  # libvirt keeps QEMU's locks on block devices apart from those of others
+            if (
+                domain.is_active()
+            ):  # with libvirt, QEMU's locks on block devices are separate from those of other programs
                 raise _in_use(domain, image.path)
             try:
                 remove_bitmap(image.path, name, keys, domain.scope)
@@ -207,7 +209,7 @@ def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[Remove
 
 
 def _keys(domain: Domain, disk: Disk) -> Keys:
-    """What opens the image: QEMU's tools do not change an encrypted one without its passphrase."""
+    """Keys of the image: QEMU's tools do not change an encrypted image without its passphrase."""
     try:
         return keys_of(domain, disk)
     except UnsupportedDisk as error:
@@ -219,5 +221,5 @@ def _keys(domain: Domain, disk: Disk) -> Keys:
 def _in_use(domain: Domain, path: Path) -> Locked:
     return Locked(
         f"image {path} of domain {domain.name} is in use by another process",
-        advice="Wait until it is free, or if the domain was started, run the same command again.",
+        advice="Wait until it is free; if the domain was started, run the same command again.",
     )

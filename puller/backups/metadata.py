@@ -1,8 +1,8 @@
-"""What belongs to a domain beside its disks, for the attachments of a point.
+"""Data of a domain besides its disks, for the attachments of a point.
 
 =================  =====================================================================================
-``domain.xml``     what defines it again, as it will be at its next start
-``live.xml``       what it is now, if it is active
+``domain.xml``     the definition for its next start, from which it can be defined again
+``live.xml``       the current definition, if it is active
 ``nvram.fd``       the variables of its UEFI firmware
 ``varstore.json``  the same, of firmware that keeps them in QEMU's ``uefi-vars`` device
 ``tpm.tar``        the state of its emulated TPM
@@ -12,7 +12,7 @@
 Passwords in the XML and the TPM's state are taken only for a repository that encrypts them.
 
 They are read as soon as the disks are frozen: a guest that installs a boot loader, or seals its disk's key
-anew, writes both. At the end of the transfer, hours later perhaps, it is looked whether they are still so.
+again, writes both. At the end of the transfer, perhaps hours later, they are compared with their new state.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from puller.hypervisor.domain.image import describe
 def gather(
     domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each attachment; ``sealed`` says whether the repository is encrypted.
+    """Return (name, content) of each attachment; ``sealed`` says whether the repository is encrypted.
 
-    What cannot be read is left out with a note: no backup fails for it, except that the domain's XML must
-    be there. Raises HypervisorError.
+    An attachment that cannot be read is omitted with a note and does not fail the backup, except for the
+    domain's XML. Raises HypervisorError.
     """
     for name, read in _readers(domain, sealed):
         try:
@@ -58,10 +58,10 @@ def gather(
             notes.add(f"the point has no images.json: {error.message}")
 
 
-class Beside:
-    """``contents`` is what was beside the disks as they were frozen, by name. Raises HypervisorError.
+class AttachmentSnapshot:
+    """The attachments, read when the disks were frozen: ``contents`` by name. Raises HypervisorError.
 
-    ``times`` are when each had been read, by the host's clock.
+    ``times`` says when each was read, by the host's clock.
     """
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
@@ -74,15 +74,18 @@ class Beside:
             self.times[name] = datetime.now(UTC)
 
     def compare(self, notes: Notes) -> None:
-        """Note what is another by now. What cannot be told, as of a domain that has ended, is passed over."""
+        """Note attachments that changed since. Those that cannot be read any more are skipped."""
         for name, read in _readers(self._domain, self._sealed):
             with suppress(HypervisorError):
                 if name in self.contents and self.contents[name] != read(self._domain):
-                    notes.add(f"{name} changed during the backup: the point has it as it was when that began")
+                    notes.add(
+                        f"{name} changed during the backup: "
+                        "the point has its state at the start of the backup"
+                    )
 
 
 def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Domain], bytes | None]]]:
-    """Of what may change at any time."""
+    """Readers of attachments that may change at any time."""
     yield "domain.xml", lambda domain: (domain.secure_xml() if sealed else domain.inactive_xml()).encode()
     if domain.is_active():
         yield "live.xml", lambda domain: domain.xml().encode()

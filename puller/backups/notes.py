@@ -1,4 +1,4 @@
-"""Notes of a point: what it does not hold, and what changed while it was taken."""
+"""Notes of a point: what it lacks, and what changed while it was taken."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class Notes:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All notes so far, in order, for ``Point.notes``."""
+        """Return all notes so far, in order, for ``Point.notes``."""
         return tuple(self._texts)

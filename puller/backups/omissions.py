@@ -1,4 +1,4 @@
-"""What of a domain its point does not hold, for the notes of the point. Pure."""
+"""Parts of a domain that its point does not hold, for the notes of the point. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from puller.hypervisor.domain.hostfiles import named_files
 def omissions(
     xml: str, disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
 ) -> Iterator[str]:
-    """One note for each disk that changes and is not taken, and one for all that does not change.
+    """Return one note for each disk that changes and is omitted, and one for everything that does not change.
 
-    A disk that the user leaves out is no news: one of ``excluded``, or any if the others were ``wanted`` by
-    name. That a shareable one is taken is.
+    A disk that the user omits needs no note: one of ``excluded``, or any if the others were ``wanted`` by
+    name. A shareable disk that is taken gets one.
     """
     for disk in disks:
         if disk.shareable and disk.target in wanted and disk.target not in excluded:
-            yield f"disk {disk.target} is shareable: what other hosts write to it is not frozen"
+            yield f"disk {disk.target} is shareable: writes by other hosts are not frozen"
     left = [] if wanted else [disk for disk in disks if disk.omission and disk.target not in excluded]
     for disk in left:
         if disk.holds_changes:

@@ -1,6 +1,6 @@
-"""What earlier runs left behind, and what a committed point makes superfluous.
+"""Removal of what earlier runs left behind, and of checkpoints that a committed point makes superfluous.
 
-Only things that carry this repository's id in their names are touched.
+Only objects with this repository's id in their names are touched.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 _LOOK_BACK = 8
-"""Points that are looked at for a checkpoint: those of raw disks have none."""
+"""Points that are searched for a checkpoint: those of raw disks have none."""
 
 
 def reconcile(
     domain: Domain, repository: Repository, history: History, scratch: Iterable[Path], observer: Observer
 ) -> None:
-    """End our stale job, sweep our files in the ``scratch`` folders, delete our checkpoints without a point.
+    """End our stale job, delete our files in the ``scratch`` directories and our checkpoints without a point.
 
     The caller holds the domain's lock, so no living run of this host owns what is found. Raises
-    JobRunning if the open job is somebody else's, Locked if a run lives whose locks are elsewhere,
+    JobRunning if the open job is not ours, Locked if a living run has its locks in another directory,
     StoreError, HypervisorError.
     """
     if quiesce.thaw_left_over(domain):
@@ -57,31 +57,31 @@ def _delete_orphans(domain: Domain, repository: Repository, history: History, ob
 
 
 def _recover(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:
-    """Give libvirt back its records of checkpoints whose bitmaps are still there; remove bitmaps without use.
+    """Restore libvirt's records of checkpoints whose bitmaps still exist; remove unused bitmaps.
 
-    Records are lost where bitmaps are not: when a domain has moved to another host, was undefined and
-    defined again, or is transient and was started anew.
+    Records get lost without their bitmaps when a domain has moved to another host, was undefined and
+    defined again, or is transient and was restarted.
     """
     known = {item.name for item in checkpoints.list_checkpoints(domain)}
     strays = find_strays(domain, repository.id)
     newest = islice(history, _LOOK_BACK)
     latest = [point for point in newest if point.checkpoint and history.holds(point.checkpoint)]
     for point in latest:
-        # The newest one's bitmaps may be in QEMU's memory only; those of others have to be in the images.
+        # The newest one's bitmaps may be only in QEMU's memory; those of others have to be in the images.
         name = str(point.checkpoint)
         if name not in known and (point is latest[0] or name in strays) and _redefine(domain, point):
             known.add(name)
-            observer(Notice(domain.name, f"checkpoint {name} was lost by libvirt and is known again"))
+            observer(Notice(domain.name, f"restored libvirt's lost record of checkpoint {name}"))
     for name in strays.keys() - known:
         _remove_stray(domain, name, strays[name], observer)
 
 
 def _redefine(domain: Domain, point: Point) -> bool:
-    """Whether libvirt knows the point's checkpoint now, with a bitmap that can be used."""
+    """Return whether libvirt now has the point's checkpoint, with a usable bitmap."""
     try:
         return checkpoints.redefine(domain, str(point.checkpoint), point.checkpoint_xml or "<none/>")
     except HypervisorError:
-        return False  # then it is as lost as its bitmaps would be: the disks are compared instead
+        return False  # then the checkpoint is lost like its bitmaps: the disks are compared instead
 
 
 def _remove_stray(domain: Domain, name: str, targets: list[str], observer: Observer) -> None:
@@ -89,11 +89,11 @@ def _remove_stray(domain: Domain, name: str, targets: list[str], observer: Obser
         removed = remove_stray(domain, name, targets)
     except HypervisorError as error:
         where = ", ".join(targets)
-        observer(Notice(domain.name, f"a dirty bitmap without use stays in {where}: {error.message}"))
+        observer(Notice(domain.name, f"cannot remove an unused dirty bitmap from {where}: {error.message}"))
         return
-    if removed:  # else the image tells of what was removed since QEMU opened it
+    if removed:  # else the image lists bitmaps that were removed since QEMU opened it
         where = ", ".join(removed)
-        text = f"removed dirty bitmap {name} from {where}: no checkpoint has it any more"
+        text = f"removed dirty bitmap {name} from {where}: its checkpoint no longer exists"
         observer(Notice(domain.name, text))
 
 
@@ -105,7 +105,7 @@ def _ours(domain: Domain, repository: Repository) -> list[Checkpoint]:
 def retire(domain: Domain, repository: Repository, newest: str) -> None:
     """Delete our checkpoints that ``newest``, now committed, makes superfluous.
 
-    One that tracks a disk which the newer ones do not is kept: that disk was left out of the last
+    A checkpoint stays if it tracks a disk that the newer ones do not: that disk was omitted from the last
     points and stays incremental by it.
     """
     present = {disk.target for disk in domain.disks()}

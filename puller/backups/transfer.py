@@ -1,4 +1,4 @@
-"""The bytes of a backup: from the exports of a frozen domain into a run of the repository."""
+"""Transfer of a backup's data from the exports of a frozen domain into a run of the repository."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Self
 
-from puller.backups.bases.bases import Base, distrusted
+from puller.backups.bases.bases import Base, without_mismatched_bitmaps
 from puller.backups.bases.facts import recorded
-from puller.backups.bases.probe import mistrust
+from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.unlock import encryption_of
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
@@ -27,16 +27,16 @@ from puller.repository.writing.run import DiskWriter, Run
 from puller.units import CHUNK, MIB
 
 WINDOW = 4 * MIB
-"""Bytes in flight on a connection: enough for storage that answers after milliseconds."""
+"""Bytes in flight on a connection: enough for storage with a latency of milliseconds."""
 
 
 def _window(read_rate: int | None) -> int:
-    """Bytes in flight: an eighth of a second's where a rate is set, so that reads stay even."""
+    """Bytes in flight: an eighth of a second's worth if a rate is set, so that reads stay even."""
     return WINDOW if read_rate is None else min(WINDOW, max(CHUNK, read_rate // 8))
 
 
 class _Disk:
-    """One disk on its way."""
+    """One disk being transferred."""
 
     def __init__(self, export: DiskExport, base: Base) -> None:
         self.target = export.target
@@ -48,10 +48,10 @@ class _Disk:
 
 
 class Transfer:
-    """Copies all disks of one point at once, a reader thread each.
+    """Copies all disks of one point at once, with a reader thread for each.
 
-    A context: once it is left, in whatever way, every NBD connection is closed, so that the job may
-    end. Uploads that hang are not waited for: the guest pays for an open job.
+    A context: once it is left, every NBD connection is closed, so that the job may end. It does not wait for
+    uploads that hang, because an open job slows the guest.
     """
 
     def __init__(
@@ -80,31 +80,31 @@ class Transfer:
         join(self._readers)
 
     def read_all(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> None:
-        """Read every disk. Returns when all batches are encoded and every NBD connection is closed."""
+        """Read every disk. Return when all batches are encoded and every NBD connection is closed."""
         trusted = self._probed(exports, bases)
         self._disks = [_Disk(export, trusted[export.target]) for export in exports]
         self._run_all({f"read-{disk.target}": partial(self._read, disk) for disk in self._disks})
         self._run.drain()
 
     def _probed(self, exports: Sequence[DiskExport], bases: Mapping[str, Base]) -> dict[str, Base]:
-        """The bases that hold before a look at all of the disks: one that is not its own tells of others.
+        """Return the bases that the probe of all disks leaves: a foreign image casts doubt on others too.
 
-        What was pushed has been looked at already.
+        Pushed disks have been probed already.
         """
         reasons: dict[str, str] = {}
 
         def look(export: DiskExport) -> None:
-            if (why := self._mistrust(export, bases[export.target])) is not None:
+            if (why := self._find_mismatch(export, bases[export.target])) is not None:
                 reasons[export.target] = why
 
         probed = [export for export in exports if bases[export.target].checkpoint and not export.partial]
         self._run_all({f"probe-{export.target}": partial(look, export) for export in probed})
         self._run.flow.check()
-        return distrusted(bases, reasons)
+        return without_mismatched_bitmaps(bases, reasons)
 
     def _run_all(self, works: Mapping[str, Callable[[], None]]) -> None:
-        """Do each of the ``works`` in a thread of its name; return once all have ended."""
-        # All are known before the first is started: a signal may come then, and the job must outlive them.
+        """Run each of the ``works`` in a thread of its name; return once all have ended."""
+        # All are recorded before the first starts: a signal may come then, and the job must outlive them.
         readers = [self._run.flow.thread(name, work) for name, work in works.items()]
         self._readers += readers
         for reader in readers:
@@ -117,19 +117,20 @@ class Transfer:
         with Export(disk.export.uri, changed, self._run.flow.scope) as export:
             self._copy(disk, export)
 
-    def _mistrust(self, export: DiskExport, base: Base) -> str | None:
+    def _find_mismatch(self, export: DiskExport, base: Base) -> str | None:
         if base.parent is None:
             return None
         with Export(export.uri, export.changed, self._run.flow.scope) as opened:
-            return mistrust(self._repository, opened, base.parent.record, strange=base.strange)
+            return find_mismatch(
+                self._repository, opened, base.parent.record, image_changed=base.image_changed
+            )
 
     def _explain(self, disk: _Disk) -> None:
-        """Tell the user why a disk that has been backed up before is read as a whole."""
+        """Report why a disk that has been backed up before is read as a whole."""
         if disk.base.parent is not None and disk.base.checkpoint is None:
             point = disk.base.parent.point.point
-            text = (
-                f"disk {disk.target} is read as a whole and compared with point {point}: {disk.base.reason}"
-            )
+            text = f"puller reads all data of disk {disk.target} and compares it with point {point}"
+            text = f"{text}: {disk.base.reason}"
             self._observer(Notice(self._subject, text))
 
     def _copy(self, disk: _Disk, export: Export) -> None:
@@ -151,13 +152,13 @@ class Transfer:
 
     def _progress(self, disk: _Disk) -> None:
         writer = disk.writer
-        # Zeros count where they are planned: what changed may be zero by now, a full plans data only.
+        # Zeros count if they are planned: a changed range may be zero by now, a full plans only data.
         done = writer.done_bytes + (writer.zero_bytes if disk.base.checkpoint is not None else 0)
         read, stored = writer.read_bytes, writer.stored_bytes
         self._observer(DiskProgress(self._subject, disk.target, done, read, stored))
 
     def finish(self, sources: Mapping[str, Disk]) -> tuple[DiskRecord, ...]:
-        """Write all maps; return the records of the disks. ``sources`` are libvirt's disks by target."""
+        """Write all maps and return the records of the disks. ``sources`` are libvirt's disks by target."""
         return tuple(self._record(disk, sources[disk.target]) for disk in self._disks)
 
     def _record(self, disk: _Disk, source: Disk) -> DiskRecord:
@@ -196,7 +197,7 @@ def _compared(base: Base) -> Address | None:
 
 
 def _whole(base: Base) -> str | None:
-    """The point at which a disk that is incremental was last read as a whole."""
+    """Return the point at which an incremental disk was last read as a whole."""
     if base.checkpoint is None or base.parent is None:
         return None
     return base.parent.record.whole or base.parent.point.point

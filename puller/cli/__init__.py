@@ -9,7 +9,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the program with the process's arguments and exit."""
-    # While all is loaded, Ctrl-C is to end the process without a traceback.
+    # While modules load, Ctrl-C has to end the process without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from puller.cli import libraries

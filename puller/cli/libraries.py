@@ -1,4 +1,4 @@
-"""What the libraries of the process may take for themselves."""
+"""Limits for libraries in the process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _M_ARENA_MAX = -8
 
 
 def restrain() -> None:
-    """Keep libraries from what nobody here uses; to be called before there are threads.
+    """Limit the memory and threads of libraries. Call it before any thread starts.
 
-    glibc gives each thread a heap of its own, which keeps ranges that were fetched and freed. OpenBLAS, which
-    numpy loads, starts a thread for every core.
+    glibc gives each thread its own heap, which does not return freed memory. OpenBLAS, which numpy loads,
+    starts a thread for every core.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no mallopt
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 2)
 
@@ -25,6 +25,6 @@ def restrain() -> None:
 def silence() -> None:
     """Print nothing about errors that are raised while objects are destroyed: nobody can handle them.
 
-    From Python 3.13 on the HTTP response of a request that was given up complains so, with a traceback.
+    From Python 3.13 on, the HTTP response of an abandoned request would print such a traceback.
     """
     sys.unraisablehook = lambda _: None

@@ -1,4 +1,4 @@
-"""The program: its commands, and what happens around every one of them."""
+"""The program: its commands, and the frame of every command."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ COMMANDS = (
     "config",
     "completion",
 )
-"""Each is ``command`` in the module of its name, which is loaded when it is first needed."""
+"""Each is ``command`` in the module of its name, loaded when first needed."""
 
 
 class Program(Group):
     """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a user meets them."""
+        """Return the commands in the order in which a user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -64,7 +64,7 @@ program = Program(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the program, print what there is to say, return the exit code."""
+    """Run the program, print its outcome, return the exit code."""
     _tolerate_any_text()
     console.begin(_reporter())
     settings = Settings.begin(os.environ, arguments)
@@ -86,13 +86,13 @@ def _reporter() -> console.Reporter:
 def _outcome(arguments: Sequence[str], settings: Settings) -> Outcome:
     try:
         result = program.main(list(arguments), "puller", standalone_mode=False, obj=settings)
-    except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, the user gets one line
+    except (Exception, Stopped) as error:  # noqa: BLE001 - the user gets one line for any exception
         return Outcome(failure=failures.translate(error))
     return result if isinstance(result, Outcome) else Outcome()
 
 
 def _tolerate_any_text() -> None:
-    """A name that the terminal's encoding lacks must not end a command that has done its work."""
+    """A name that the terminal's encoding lacks must not fail a command that has succeeded."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             cast("TextIO", stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]

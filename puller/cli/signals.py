@@ -1,4 +1,4 @@
-"""Signals: the first asks the command to stop and clean up, one that comes later ends the process at once."""
+"""Signals: the first asks the command to stop and clean up, a later one ends the process at once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _AGAIN = 0.05
 class Stopped(BaseException):
     """A signal asked to stop.
 
-    Not an Exception: it rises out of whatever the main thread is doing, and libraries (botocore's HTTP
-    session is one) wrap any Exception and try again.
+    Not an Exception: it is raised anywhere in the main thread, and libraries such as botocore's HTTP session
+    wrap any Exception and retry.
     """
 
     def __init__(self, number: int) -> None:
@@ -43,7 +43,7 @@ class Stopped(BaseException):
 def stop_on_signals(stopping: Callable[[], None]) -> Iterator[None]:
     """Raise Stopped in the main thread on the first SIGINT, SIGTERM or SIGHUP, after ``stopping`` was called.
 
-    One that is ignored stays ignored: nohup and shells' background jobs count on it.
+    An ignored signal stays ignored: nohup and shells' background jobs rely on it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +61,7 @@ def stop_on_signals(stopping: Callable[[], None]) -> Iterator[None]:
 
 
 class _Stopper:
-    """Raises Stopped once: cleaning up must not be stopped half way."""
+    """Raises Stopped once, because cleaning up must not be stopped half-way."""
 
     def __init__(self, stopping: Callable[[], None]) -> None:
         self._stopping = stopping
@@ -75,7 +75,7 @@ class _Stopper:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """The main thread has come to itself; what else was waiting for that is called by the interpreter."""
+    """The main thread is awake; the interpreter now calls the other handlers that waited for it."""
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _nudge(main: int, reader: int) -> bytes:
 
 
 def _show_cursor() -> None:
-    """The bars of a terminal hide it, and nobody is left to undo that."""
+    """Show the cursor, which the bars have hidden: no other code will run."""
     with suppress(OSError):
         if os.isatty(2):
             os.write(2, b"\x1b[?25h")

@@ -1,1 +1,1 @@
-"""The configuration: a TOML file with repositories, defaults and jobs, as checked, frozen values."""
+"""The configuration: a TOML file with repositories, defaults and jobs, read into checked, frozen values."""

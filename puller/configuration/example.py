@@ -1,4 +1,4 @@
-"""An example of the configuration, made from the descriptions of its keys to be always up to date."""
+"""An example of the configuration, generated from the descriptions of its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD = """\
 
 
 def example() -> str:
-    """The text of a file that passes the check and shows every key."""
+    """Return the text of a file that passes the check and shows every key."""
     parts = [
         (_HEAD,),
         ("[repositories.main]", *_lines(RepositoryTable, {"url", "password-file"})),
@@ -43,7 +43,7 @@ def example() -> str:
 
 
 def _block(lines: Collection[str]) -> str:
-    """Comments stand right above the table that they belong to."""
+    """Place comments right above their table."""
     gap = "\n" if len(lines) > 1 or lines == (_HEAD,) else ""
     return "\n".join(lines) + "\n" + gap
 

@@ -1,4 +1,4 @@
-"""The configuration file: reading it, and checking what the types of its keys cannot tell."""
+"""The configuration file: read it, and check what the types of its keys do not cover."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the file says. ``file`` is None if there is none."""
+    """Content of the file. ``file`` is None if there is none."""
 
     file: str | None = None
     repositories: Mapping[str, Place] = field(default_factory=dict)
@@ -49,24 +49,24 @@ class Configuration:
 
     @property
     def repository(self) -> str | None:
-        """The name or URL of the repository where nothing else is said; the only one needs no saying."""
+        """Return the name or URL of the default repository; if there is only one, it is the default."""
         if self.defaults.repository is None and len(self.repositories) == 1:
             return next(iter(self.repositories))
         return self.defaults.repository
 
     def place(self, word: str) -> Place:
-        """The repository that ``word`` names, or whose URL it is; any other word is a URL as it stands."""
+        """Return the repository with this name or URL; any other ``word`` is taken as a URL."""
         if word in self.repositories:
             return self.repositories[word]
         try:
             url = parse(word).url
         except UsageError:
-            return Place("", word)  # who opens it says what is wrong with it
+            return Place("", word)  # the error is reported when the repository is opened
         by_url = (place for place in self.repositories.values() if place.url == url)
         return next(by_url, Place("", word))
 
     def job(self, name: str) -> Job:
-        """The job of this name. Raises UsageError."""
+        """Return the job of this name. Raises UsageError."""
         if name in self.jobs:
             return self.jobs[name]
         if self.file is None:
@@ -75,20 +75,20 @@ class Configuration:
                 advice=f"Create {DEFAULT_PATH}, or name another file with --config or PULLER_CONFIG.",
             )
         listed = f"Name one of its jobs: {', '.join(self.jobs)}." if self.jobs else "Add a table [jobs.NAME]."
-        raise UsageError(f"{self.file} has no job {name}", advice=meant(name, self.jobs) or listed)
+        raise UsageError(f"cannot find job {name} in {self.file}", advice=meant(name, self.jobs) or listed)
 
 
 def load(named: str | None) -> Configuration:
-    """Read the file that is ``named``; if none is, the one at ``DEFAULT_PATH`` if it can be read.
+    """Read the ``named`` file; without one, the file at ``DEFAULT_PATH`` if it can be read.
 
-    Raises ConfigurationError with everything that is wrong, UsageError if a named file cannot be read.
+    Raises ConfigurationError with all mistakes, UsageError if a named file cannot be read.
     """
     path = DEFAULT_PATH if named is None else Path(named)
     try:
         text = path.read_bytes().decode()
     except OSError as error:
         if named is None:
-            return Configuration()  # there is none, or it is none of this user's business
+            return Configuration()  # it does not exist, or this user may not read it
         raise UsageError(
             f"cannot read the configuration {path}: {error.strerror}",
             advice="Name a readable file with --config or PULLER_CONFIG.",
@@ -111,8 +111,11 @@ def decode(text: str, path: Path) -> Configuration:
         raise _unreadable(path, line, f"not valid TOML: {what[:1].lower()}{what[1:]}", advice) from error
     except RecursionError as error:
         raise _unreadable(path, None, "nested too deep", "Remove nested values that no key needs.") from error
-    except ValueError as error:  # of int(), which takes 4300 digits
-        text, advice = "a number has too many digits", "Write a shorter number: no key needs so many digits."
+    except ValueError as error:  # from int(), which takes at most 4300 digits
+        text, advice = (
+            "a number has too many digits",
+            "Write a shorter number: no key needs that many digits.",
+        )
         raise _unreadable(path, None, text, advice) from error
     findings = Findings(str(path))
     configuration = _Reading(findings).read(content)
@@ -126,7 +129,7 @@ def _unreadable(path: Path, line: int | None, what: str, advice: str) -> Configu
 
 
 class _Reading:
-    """Turns tables into values. After a mistake it goes on with what is right, to find them all."""
+    """Turns tables into values. After a mistake it continues, to find all mistakes."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
@@ -172,7 +175,7 @@ class _Reading:
         return Place(name, url, right.get("key-file"), right.get("password-file"), kept)
 
     def _check_paths(self, path: tuple[str, ...], content: Mapping[str, Any]) -> None:
-        """A service starts in another folder than the user who tried it out."""
+        """Paths must be absolute, because a service starts in another directory than its user's shell."""
         for name in _PATHS:
             if name in content and not Path(content[name]).is_absolute():
                 text = f"{dotted((*path, name))} is not an absolute path: {content[name]}"
@@ -221,7 +224,7 @@ class _Reading:
 
 
 def _made(name: str, table: JobTable) -> Job:
-    """The job as a value: texts read, lists frozen, and what is not said left to the job's own defaults."""
+    """Make the job: texts read, lists frozen, missing keys left to the job's own defaults."""
     described = keys(JobTable)
     content: dict[str, Any] = {"name": name}
     for info in msgspec.structs.fields(JobTable):

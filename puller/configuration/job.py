@@ -1,4 +1,4 @@
-"""A job: what is backed up how, and what happens afterwards, with all defaults filled in."""
+"""A job: what to back up and how, and the steps afterwards, with all defaults filled in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 from puller.configuration.schema import Command, Keep
 
 Mode = Literal["pull", "push"]
-"""Who copies the frozen disks: puller reads them over NBD, or QEMU writes images that puller then reads."""
+"""How frozen disks are copied: puller reads them over NBD, or QEMU writes images that puller reads."""
 
 QuiesceMode = Literal["auto", "on", "off"]
-"""Whether to freeze the guest's file systems: if the guest agent answers, always, or never."""
+"""Whether to freeze the guest's file systems: if the agent answers, always (or fail), or never."""
 
 JobStep = Literal["backup", "prune", "check"]
 """A step of a job."""
@@ -22,9 +22,8 @@ JobStep = Literal["backup", "prune", "check"]
 class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
-    None stands for what the configuration does not say. ``repository`` is a name or a URL, ``check`` a
-    percentage, ``check_budget`` a time or a number of bytes; ``limit_read`` and ``limit_upload`` are in bytes
-    per second.
+    None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
+    ``check_budget`` a time or a number of bytes; ``limit_read`` and ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -58,6 +57,6 @@ class Job:
 
     @property
     def steps(self) -> tuple[JobStep, ...]:
-        """What a run does, in order: the backups, then what ``then`` names."""
+        """Steps of a run, in order: the backups, then the steps in ``then``."""
         later: tuple[JobStep, ...] = ("prune", "check")
         return ("backup", *(step for step in later if step in self.then))

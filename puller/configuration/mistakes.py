@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: where each is, what is wrong, and what to write instead."""
+"""Mistakes in a configuration, each with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Path = tuple[str, ...]
 """The keys that lead to a value: ``("jobs", "nightly", "parallel")``."""
 
 _LONGEST = 40
-"""Characters of a wrong value that are shown: enough to find it."""
+"""Most characters of a wrong value in a message: enough to find it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake. ``line`` is that of an error in the syntax; else None, and ``key`` names the key."""
+    """One mistake. ``line`` is set for an error in the syntax; else it is None, and ``key`` names the key."""
 
     file: str
     line: int | None
@@ -31,13 +31,13 @@ class Mistake:
 
     @property
     def text(self) -> str:
-        """``/etc/puller/puller.toml: invalid value for jobs.nightly.parallel: 99``."""
+        """The message, such as ``/etc/puller/puller.toml: invalid value for jobs.nightly.parallel: 99``."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.message}"
 
 
 class ConfigurationError(UsageError):
-    """The configuration cannot be used. ``mistakes`` are all that were found."""
+    """The configuration cannot be used. ``mistakes`` holds all mistakes."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
@@ -54,11 +54,11 @@ class Findings:
     mistakes: list[Mistake] = field(default_factory=list)
 
     def add(self, path: Path, message: str, advice: str) -> None:
-        """Note a mistake at ``path``."""
+        """Add a mistake at ``path``."""
         self.mistakes.append(Mistake(self.file, None, dotted(path), message, advice))
 
     def table(self, path: Path, value: Any, table: type[Table]) -> dict[str, Any]:
-        """The keys of ``value`` that are right, decoded. What is wrong with the others is noted."""
+        """Return the valid keys of ``value``, decoded. Add a mistake for each other key."""
         if not isinstance(value, dict):
             self.add(
                 path, f"{dotted(path)} must be a table", f"Write [{dotted(path)}] and its keys below it."
@@ -101,7 +101,7 @@ class Findings:
 
 
 def _nested(kind: Any) -> type[Table] | None:
-    """The table that a key's type is, if it is one."""
+    """Return the table type of a key, if its type is a table."""
     for part in (kind, *getattr(kind, "__args__", ())):
         if isinstance(part, type) and issubclass(part, Table):
             return part
@@ -111,18 +111,18 @@ def _nested(kind: Any) -> type[Table] | None:
 
 
 def dotted(path: Path) -> str:
-    """``jobs.nightly.parallel``."""
+    """Return a path as text, such as ``jobs.nightly.parallel``."""
     return ".".join(path)
 
 
 def remedy(name: str, key: Key) -> str:
-    """What to write for the key ``name``."""
+    """Return advice on what to write for the key ``name``."""
     example = f", for example: {name} = {key.example}" if key.example else ""
     return f"Set '{name}' to {key.meaning}{example}"
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """Ask whether a similar word was meant; empty if there is none."""
+    """Return advice that suggests a similar word; empty if there is none."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Check the spelling: did you mean '{close[0]}'?" if close else ""
 

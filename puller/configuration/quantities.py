@@ -1,4 +1,4 @@
-"""Durations, rates and sizes as a user writes them, on the command line and in the configuration."""
+"""Durations, rates and sizes in text, on the command line and in the configuration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from puller.units import GIB, KIB, MIB, TIB
 
 _DAY = 24 * 60 * 60
 _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 * 60, "min": 60, "s": 1}
-"""Seconds in each unit. A year and a month are the longest of the calendar: nothing goes too early."""
+"""Seconds in each unit. Month and year have their greatest length, so that nothing is deleted too early."""
 
-# Six digits each keep the sum within what a timedelta holds.
+# Six digits each keep the sum within the range of a timedelta.
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,6}}){unit})?" for unit in _SECONDS))
 _LONE_M = re.compile(r"[0-9]m(?![a-z])")
 
@@ -62,7 +62,7 @@ def budget(word: str) -> int:
 
 
 def _bytes(word: str, letters: str = "KMGT") -> int:
-    """0 where it is no number with one of the ``letters``."""
+    """Return 0 if it is not a number with one of the ``letters``."""
     match = _NUMBER.fullmatch(word)
     if match is None or match[2].upper() not in letters:
         return 0

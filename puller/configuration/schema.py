@@ -1,7 +1,7 @@
-"""The keys of the configuration: the type and the purpose of each, in one place.
+"""The keys of the configuration: type and purpose of each, in one place.
 
-The checks, the advice for each mistake and the example are all made of this. msgspec checks a key's type;
-a text with a reader is then read by it, which raises ValueError.
+The checks, the advice for each mistake and the example are all derived from this. msgspec checks a key's
+type; a reader, if there is one, then parses the text, and raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from puller.configuration.quantities import budget, duration, duration_or_size, 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key holds, in words that follow "Set it to"; an example in TOML; how its text is read."""
+    """Meaning of a key, in words that follow "Set it to"; an example in TOML; the reader of its text."""
 
     meaning: str
     example: str
@@ -33,7 +33,7 @@ _COUNT = "a number N of {0}, 1 or more: keep the newest point of each of the N n
 
 
 class Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """Base of all tables: the names of keys have hyphens, and no others are taken."""
+    """Base of all tables: keys have hyphens, and unknown keys are refused."""
 
 
 class Command(Table):
@@ -48,7 +48,7 @@ class Command(Table):
 
 
 class Keep(Table):
-    """``[jobs.NAME.keep]``: which of the job's points stay when it is pruned."""
+    """``[jobs.NAME.keep]``: the job's points that a prune keeps."""
 
     last: Annotated[Count | None, Key("a number N, 1 or more: keep the N newest points", "3")] = None
     hourly: Annotated[Count | None, Key(_COUNT.format("hours"), "24")] = None
@@ -225,7 +225,7 @@ class Document(Table):
 
 
 def keys(table: type[Table]) -> dict[str, tuple[Any, Key]]:
-    """The type and the description of each key of ``table``, by its name in the file."""
+    """Return type and description of each key of ``table``, by its name in the file."""
     hints = get_type_hints(table, include_extras=True)
     found = {}
     for field in msgspec.structs.fields(table):

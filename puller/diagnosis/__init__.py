@@ -1,1 +1,1 @@
-"""What would break a backup: one module for each of host, domain, disk, scratch and store."""
+"""Checks for problems of backups: one module each for host, domain, disk, scratch, repository and store."""

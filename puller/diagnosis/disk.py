@@ -1,4 +1,4 @@
-"""A disk: whether it can be backed up, and whether the next point of it will be incremental."""
+"""A disk: whether it can be backed up, and whether its next point will be incremental."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from puller.backups.bases.bases import Base, LiveBitmaps, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -26,86 +26,90 @@ from puller.hypervisor.domain.image import (
 from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import writers
 
-Look = dict[str, Any] | HypervisorError | None
-"""What a qcow2 image says, or why it cannot be read; None if it is no such file of this host."""
+ImageInfo = dict[str, Any] | HypervisorError | None
+"""Facts of a qcow2 image, or the reason why it cannot be read; None if it is not on this host."""
 
 
-def examine(patient: Examined) -> Iterator[Finding]:
-    """Ask about each disk that a backup takes. Each image is looked into once: its storage may hang."""
-    taken = patient.taken()
-    looks = {disk.target: _look(disk) for disk in taken}
+def examine(examined: ExaminedDomain) -> Iterator[Finding]:
+    """Check each disk that a backup takes. Each image is read once, because its storage may hang."""
+    taken = examined.taken()
+    infos = {disk.target: _read_info(disk) for disk in taken}
     taken = [
-        with_layout(disk, look) if isinstance(look := looks[disk.target], dict) else disk for disk in taken
+        with_layout(disk, info) if isinstance(info := infos[disk.target], dict) else disk for disk in taken
     ]
-    if patient.disks or patient.left_out or not taken:
-        yield ask("disks", patient.domain.name, partial(_named, patient))
-    for disk in patient.omitted():
-        yield ask("disk-left-out", f"{patient.domain.name}/{disk.target}", partial(_left_out, disk))
+    if examined.disks or examined.left_out or not taken:
+        yield ask("disks", examined.domain.name, partial(_named, examined))
+    for disk in examined.omitted():
+        yield ask("disk-left-out", f"{examined.domain.name}/{disk.target}", partial(_left_out, disk))
     if taken:
-        yield ask("other-writers", patient.domain.name, partial(_writers, patient, taken))
-    bases = _bases(patient, [disk for disk in taken if disk.hindrance is None], looks)
+        yield ask("other-writers", examined.domain.name, partial(_writers, examined, taken))
+    bases = _bases(examined, [disk for disk in taken if disk.hindrance is None], infos)
     for disk in taken:
-        subject = f"{patient.domain.name}/{disk.target}"
-        yield ask("disk-format", subject, partial(_format, patient, disk))
+        subject = f"{examined.domain.name}/{disk.target}"
+        yield ask("disk-format", subject, partial(_format, examined, disk))
         if disk.hindrance is not None:
             continue
         if disk.lock is not None:
-            yield ask("disk-encryption", subject, partial(_encryption, patient, disk))
-        if patient.domain.is_active():
-            yield ask("disk-job", subject, partial(_job, patient, disk))
+            yield ask("disk-encryption", subject, partial(_encryption, examined, disk))
+        if examined.domain.is_active():
+            yield ask("disk-job", subject, partial(_job, examined, disk))
         if untracked(disk) is not None:
             continue
-        yield ask("disk-image", subject, partial(_image, disk, looks[disk.target]))
-        yield ask("disk-bitmaps", subject, partial(_bitmaps, patient, disk, looks[disk.target]))
+        yield ask("disk-image", subject, partial(_image, disk, infos[disk.target]))
+        yield ask("disk-bitmaps", subject, partial(_bitmaps, examined, disk, infos[disk.target]))
         if disk.target in bases:
             yield ask("disk-base", subject, partial(_base, bases[disk.target]))
 
 
-def _look(disk: Disk) -> Look:
+def _read_info(disk: Disk) -> ImageInfo:
     try:
         return image_facts(disk.path, disk.format) if disk.path and disk.format == "qcow2" else None
     except HypervisorError as error:
         return error
 
 
-def _named(patient: Examined) -> Answer:
-    known = {disk.target for disk in patient.domain.disks()}
-    unknown = [target for target in patient.disks if target not in known]
+def _named(examined: ExaminedDomain) -> Answer:
+    known = {disk.target for disk in examined.domain.disks()}
+    unknown = [target for target in examined.disks if target not in known]
     if unknown:
-        text = f"the domain has no disk {unknown[0]}; it has {', '.join(sorted(known)) or 'none'}"
+        text = f"the domain has no disk {unknown[0]}; its disks: {', '.join(sorted(known)) or 'none'}"
         return fail(text, "Correct the job's 'disks'.")
-    if not patient.taken() and patient.disks:
+    if not examined.taken() and examined.disks:
         return fail("no disk is left to back up", "Correct the job's 'disks' and 'exclude-disks'.")
-    if not patient.taken():
-        return ok("no disk is taken: a point holds the configuration only")
-    return ok(f"taken: {', '.join(disk.target for disk in patient.taken())}")
+    if not examined.taken():
+        return ok("no disk to back up: a point holds only the configuration")
+    return ok(f"taken: {', '.join(disk.target for disk in examined.taken())}")
 
 
 def _left_out(disk: Disk) -> Answer:
-    text = f"the disk is {disk.omission}: it is left out"
+    text = f"the disk is {disk.omission}: backups leave it out"
     if disk.hindrance is None:
         advice = (
-            f"Name it with --disk {disk.target}, beside the other disks, if no other machine writes to it "
+            f"Name it with --disk {disk.target}, besides the other disks, if no other machine writes to it "
             "during a backup."
         )
     else:
-        advice = f"Back it up by other means; --exclude-disk {disk.target} leaves it out without a notice."
+        advice = (
+            f"Back it up with other tools; add --exclude-disk {disk.target} to leave it out without a notice."
+        )
     return warn(text, advice)
 
 
-def _writers(patient: Examined, disks: Sequence[Disk]) -> Answer:
-    for target, other in writers(patient.host, patient.domain, disks).items():
+def _writers(examined: ExaminedDomain, disks: Sequence[Disk]) -> Answer:
+    for target, other in writers(examined.host, examined.domain, disks).items():
         return fail(
-            f"disk {target} is in use by the running domain {other}, which would write to it during a backup",
+            f"the running domain {other} uses disk {target} too, and could write to it during a backup",
             f"Leave it out with --exclude-disk {target}, or back it up while {other} is shut off.",
         )
     return ok("no other running domain of this host can write to the disks")
 
 
-def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) -> Mapping[str, Base]:
-    """What the next point would take each disk from; nothing where that cannot be told."""
-    repository, domain = patient.repository, patient.domain
-    unread = any(isinstance(looks[disk.target], HypervisorError) for disk in disks)
+def _bases(
+    examined: ExaminedDomain, disks: Sequence[Disk], infos: Mapping[str, ImageInfo]
+) -> Mapping[str, Base]:
+    """Return the base of each disk in the next point; empty if it cannot be determined."""
+    repository, domain = examined.repository, examined.domain
+    unread = any(isinstance(infos[disk.target], HypervisorError) for disk in disks)
     if repository is None or (unread and not domain.is_active()):
         return {}
     history = History(repository, domain.uuid)
@@ -115,47 +119,47 @@ def _bases(patient: Examined, disks: Sequence[Disk], looks: Mapping[str, Look]) 
         stored = [with_stored_chain(disk, domain.scope) for disk in disks]
         return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
     except HypervisorError:
-        return {}  # an image that cannot be read, of which other questions tell
+        return {}  # an image that cannot be read, which other checks report
 
 
-def _format(patient: Examined, disk: Disk) -> Answer:
+def _format(examined: ExaminedDomain, disk: Disk) -> Answer:
     leave_out = f"leave the disk out with --exclude-disk {disk.target}"
     if disk.hindrance is not None:
-        return fail(f"the disk is {disk.hindrance}: it cannot be backed up", leave_out.capitalize() + ".")
-    if disk.path is None and not patient.domain.is_active():
+        return fail(f"cannot back up the disk: it is {disk.hindrance}", leave_out.capitalize() + ".")
+    if disk.path is None and not examined.domain.is_active():
         return fail(
-            f"the disk is {disk.type}: it cannot be read while the domain is shut off",
+            f"cannot read the disk while the domain is shut off: it is {disk.type}",
             f"Start the domain, or {leave_out}.",
         )
     why = untracked(disk)
     if why is not None:
         return warn(
-            f"each point reads all of the disk, and stores what has changed: {why}",
+            f"each backup reads all of the disk and stores the changes: {why}",
             "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
         )
     return ok(f"{disk.format} on {disk.type}")
 
 
-def _encryption(patient: Examined, disk: Disk) -> Answer:
-    """Of a domain that is shut off a backup needs the passphrase; else it can do without."""
+def _encryption(examined: ExaminedDomain, disk: Disk) -> Answer:
+    """Check the passphrase. A backup of a shut-off domain needs it; others can do without."""
     try:
-        require_keys(patient.domain, disk, keys_of(patient.domain, disk))
+        require_keys(examined.domain, disk, keys_of(examined.domain, disk))
     except UnsupportedDisk as error:
-        if not patient.domain.is_active():
+        if not examined.domain.is_active():
             raise
         return warn(
             f"a push reads all of the disk, and a backup while shut off fails: {error.message}", error.advice
         )
-    return ok(f"{encryption_of(disk)}: points hold its content, and temporary files are encrypted")
+    return ok(f"{encryption_of(disk)}: points hold its decrypted content, and temporary files are encrypted")
 
 
-def _image(disk: Disk, look: Look) -> Answer:
-    if look is None:
-        return ok("not a file of this host: not looked into")
-    if isinstance(look, HypervisorError):
+def _image(disk: Disk, info: ImageInfo) -> Answer:
+    if info is None:
+        return ok("not checked: it is not a file of this host")
+    if isinstance(info, HypervisorError):
         advice = "Run doctor as root, and compare the domain's XML with 'qemu-img info' of the image."
-        return fail(look.message, advice)
-    facts = layout(look)
+        return fail(info.message, advice)
+    facts = layout(info)
     if facts.get("corrupt"):
         return fail(
             f"QEMU has marked {disk.path} as corrupt",
@@ -164,11 +168,11 @@ def _image(disk: Disk, look: Look) -> Answer:
     return ok(f"qcow2, compat {facts['compat']}")
 
 
-def _bitmaps(patient: Examined, disk: Disk, look: Look) -> Answer:
-    known = checkpoints.list_checkpoints(patient.domain)
-    if not isinstance(look, dict):
+def _bitmaps(examined: ExaminedDomain, disk: Disk, info: ImageInfo) -> Answer:
+    known = checkpoints.list_checkpoints(examined.domain)
+    if not isinstance(info, dict):
         return ok(f"checkpoints: {len(known)}")
-    stored = stored_bitmaps(look)
+    stored = stored_bitmaps(info)
     names = {item.name for item in known}
     stranded = [name for name in stored if name not in names]
     if stranded:
@@ -177,46 +181,46 @@ def _bitmaps(patient: Examined, disk: Disk, look: Look) -> Answer:
             _remedy(disk, stranded[0]),
         )
     tracking = [item.name for item in known if disk.target in item.disks]
-    lost = [] if patient.domain.is_active() else _lost(tracking, stored)
+    lost = [] if examined.domain.is_active() else _lost(tracking, stored)
     if lost:
         return warn(
-            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, as QEMU died",
-            "Nothing need be done: the next point reads all of the disk.",
+            f"dirty bitmap {lost[0]} is missing or inconsistent in {disk.path}, because QEMU was killed",
+            "Expect one longer backup: it reads all of the disk.",
         )
     return ok(f"stored bitmaps: {len(stored)}")
 
 
 def _remedy(disk: Disk, bitmap: str) -> str:
     if bitmap.startswith(checkpoints.OWN):
-        return "Run a backup of the domain while it runs: it puts the bitmap to use again or removes it."
+        return "Run a backup of the domain while it runs: it uses the bitmap again or removes it."
     return (
-        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}', if nobody needs it: "
+        f"Stop the domain and run 'qemu-img bitmap --remove {disk.path} {bitmap}' if nobody needs it: "
         "it slows the guest's writes."
     )
 
 
 def _lost(tracking: Sequence[str], stored: Mapping[str, frozenset[str]]) -> list[str]:
-    """Bitmaps that should be in the image of a shut-off domain, and are not or were never written back."""
+    """Return bitmaps that are missing or inconsistent in the image of a shut-off domain."""
     return [name for name in tracking if "in-use" in stored.get(name, {"in-use"})]
 
 
-def _job(patient: Examined, disk: Disk) -> Answer:
-    if openjob.open_job(patient.domain) is not None or not patient.domain.has_block_job(disk.target):
-        return ok("no copy, commit or pull is going on")
+def _job(examined: ExaminedDomain, disk: Disk) -> Answer:
+    if openjob.open_job(examined.domain) is not None or not examined.domain.has_block_job(disk.target):
+        return ok("no copy, commit or pull job is running")
     return fail(
-        "a block job (copy, commit or pull) is going on, which excludes a backup",
-        f"Wait for its end, or end it with 'virsh blockjob {patient.domain.name} {disk.target} --abort'.",
+        "a block job (copy, commit or pull) is running, which prevents a backup",
+        f"Wait until it ends, or end it with 'virsh blockjob {examined.domain.name} {disk.target} --abort'.",
     )
 
 
 def _base(base: Base) -> Answer:
     if base.kind == "incremental":
         return ok("the next point is incremental")
-    text = f"the next point may have to read all of the disk: {base.reason}"
+    text = f"the next backup may have to read all of the disk: {base.reason}"
     if base.parent is None or base.parent.point.checkpoint is None:
-        return ok(text)  # there was no bitmap that could have been lost
+        return ok(text)  # no bitmap existed that could have been lost
     return warn(
         text,
-        "Nothing need be done, but if this comes again look for what removes checkpoints, "
+        "Expect one longer backup. If this happens again, find out what removes checkpoints, "
         "kills QEMU or changes the image.",
     )

@@ -1,7 +1,7 @@
-"""Doctor: ask host, domains and store for what would break a backup. It changes nothing of theirs.
+"""Doctor: check host, domains and store for problems of backups. It changes neither libvirt nor guests.
 
-The one thing that it writes is an object under the repository's ``locks/``, which it deletes again: what
-credentials may do can only be known by doing it.
+It writes only a test object in the repository and deletes it again, because there is no other way to
+test credentials.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from puller.diagnosis import domain as domains
 from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Finding, Status, ask, attempt
 from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
 from puller.diagnosis.scratch import Folders
@@ -31,15 +31,14 @@ from puller.store.base import Store
 from puller.store.parallel import each
 
 _AT_ONCE = 8
-"""Domains that are asked about at a time: most of it is waiting, for libvirt, guest agents and the store."""
+"""Domains that are checked at a time: most of it is waiting for libvirt, guest agents and the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What to examine, as a backup with these choices would take it.
+    """What to examine, for a backup with these choices.
 
-    ``domains`` are names, UUIDs or patterns; if none are named, all are meant but for those that ``excluded``
-    means.
+    ``domains`` are names, UUIDs or patterns; if it is empty, all domains are examined except ``excluded``.
     """
 
     connect: str
@@ -53,7 +52,7 @@ class Examination:
 
 
 def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Finding]:
-    """Ask all questions, one after the other; ``opener`` opens the repository that is in ``store``."""
+    """Yield the findings of all checks; ``opener`` opens the repository in ``store``."""
     yield from stores.examine(store)
     opening = attempt("repository", store.url, opener, opened)
     yield opening.check
@@ -76,7 +75,7 @@ def _examine_domains(
     yield listing.check
     chosen = select(listing.outcome or {}, examination.domains or ("*",), examination.excluded)
     if examination.domains and not chosen:
-        text = f"none is meant by {', '.join(examination.domains)}"
+        text = f"no domain matches {', '.join(examination.domains)}"
         yield Finding("domains", host.uri, Status.FAIL, text, "List the domains with 'virsh list --all'.")
 
     def work(scope: CancelScope, name: str) -> tuple[list[Finding], set[str]]:
@@ -96,9 +95,9 @@ def _examine_domains(
 def _examine_named(
     host: Host, repository: Repository | None, examination: Examination, name: str
 ) -> tuple[list[Finding], set[str]]:
-    """All about one domain, and the targets of its disks.
+    """Examine one domain, and return the targets of its disks.
 
-    One that nobody named may be undefined meanwhile, which is no fault.
+    A domain that was not named may be undefined meanwhile, which is not a fault.
     """
     looking = attempt("domain", name, partial(host.domain, name), lambda found: found.uuid)
     targets = set() if looking.outcome is None else _targets(looking.outcome)
@@ -124,39 +123,39 @@ def _questions(
 ) -> Iterator[Finding]:
     if domain is not None:
         chosen_disks = examination.disks, examination.exclude_disks
-        yield from _guarded(Examined(host, domain, repository, *chosen_disks), examination)
+        yield from _guarded(ExaminedDomain(host, domain, repository, *chosen_disks), examination)
 
 
 def _targets(domain: Domain) -> set[str]:
     try:
         return {disk.target for disk in domain.disks()}
-    except PullerError:  # it is gone, of which the questions tell
+    except PullerError:  # the domain is gone, which the checks report
         return set()
 
 
-def _guarded(patient: Examined, examination: Examination) -> Iterator[Finding]:
-    """The questions about one domain. It may vanish meanwhile, which ends them with a failed check."""
+def _guarded(examined: ExaminedDomain, examination: Examination) -> Iterator[Finding]:
+    """Yield the findings about one domain. If it disappears meanwhile, they end with a failed check."""
     try:
-        yield from _examine_domain(patient, examination)
+        yield from _examine_domain(examined, examination)
     except PullerError as error:
-        yield Finding("domain", patient.domain.name, Status.FAIL, error.message, error.advice)
+        yield Finding("domain", examined.domain.name, Status.FAIL, error.message, error.advice)
 
 
-def _examine_domain(patient: Examined, examination: Examination) -> Iterator[Finding]:
-    domain = patient.domain
-    yield from domains.examine(patient)
-    if patient.repository is not None and (domain.is_active() or examination.domains):
-        newest = LastPoint(patient.repository, domain.uuid)
+def _examine_domain(examined: ExaminedDomain, examination: Examination) -> Iterator[Finding]:
+    domain = examined.domain
+    yield from domains.examine(examined)
+    if examined.repository is not None and (domain.is_active() or examination.domains):
+        newest = LastPoint(examined.repository, domain.uuid)
         yield ask("last-point", domain.name, newest.answer)
-    yield from disks.examine(patient)
-    if patient.taken():
-        yield from scratches.examine(patient, _folders(patient, examination))
+    yield from disks.examine(examined)
+    if examined.taken():
+        yield from scratches.examine(examined, _folders(examined, examination))
 
 
-def _folders(patient: Examined, examination: Examination) -> Folders:
-    taken = tuple(disk for disk in patient.taken() if disk.hindrance is None)
+def _folders(examined: ExaminedDomain, examination: Examination) -> Folders:
+    taken = tuple(disk for disk in examined.taken() if disk.hindrance is None)
     given = examination.scratch_dir
     if examination.mode == "push" and examination.staging_dir is not None:
         given = examination.staging_dir
-    folder = default_directory(taken, patient.domain.state_directory) if given is None else Path(given)
+    folder = default_directory(taken, examined.domain.state_directory) if given is None else Path(given)
     return Folders(folder, taken, examination.mode)

@@ -1,4 +1,4 @@
-"""A domain: its state, what libvirt can do with it, its jobs, snapshots, checkpoints and guest agent."""
+"""A domain: its state, support by libvirt, jobs, snapshots, checkpoints and guest agent."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from puller.repository.repository import Repository
 
 _AGENT = {
     AgentState.NOT_CONNECTED: warn(
-        "there is a channel for the guest agent, and no agent at its other end",
+        "the domain has a channel for the guest agent, but no agent is connected",
         "Install and start qemu-guest-agent in the guest.",
     ),
     AgentState.SILENT: warn(
-        "the guest agent is connected and does not answer", "Restart qemu-guest-agent in the guest."
+        "the guest agent is connected but does not answer", "Restart qemu-guest-agent in the guest."
     ),
-    AgentState.NO_CHANNEL: ok("no channel for a guest agent: points are crash-consistent"),
+    AgentState.NO_CHANNEL: ok("the domain has no channel for a guest agent: points are crash-consistent"),
     AgentState.ANSWERS: ok("the guest agent answers"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """A domain that is examined; ``repository`` is None where none could be opened.
+class ExaminedDomain:
+    """A domain to examine; ``repository`` is None if none could be opened.
 
-    ``disks`` and ``left_out`` are the targets that a backup is told to take and to leave out.
+    ``disks`` and ``left_out`` are the targets that a backup should take and leave out.
     """
 
     host: Host
@@ -44,7 +44,7 @@ class Examined:
     left_out: tuple[str, ...] = ()
 
     def taken(self) -> list[Disk]:
-        """The disks that a backup takes, as far as they are there; also those on which it fails."""
+        """Return the existing disks that a backup takes, including those on which it fails."""
         wanted = [
             disk
             for disk in self.domain.disks()
@@ -53,7 +53,7 @@ class Examined:
         return [disk for disk in wanted if disk.target not in self.left_out]
 
     def omitted(self) -> list[Disk]:
-        """The disks that hold data and that a backup leaves out without being told to."""
+        """Return the disks with data that a backup leaves out by default."""
         disks = () if self.disks else self.domain.disks()
         return [
             disk
@@ -62,57 +62,58 @@ class Examined:
         ]
 
 
-def examine(patient: Examined) -> Iterator[Finding]:
-    """Ask what concerns the domain as a whole. It may be shut off."""
-    name = patient.domain.name
-    yield ask("state", name, partial(_state, patient))
-    yield ask("backup-support", name, partial(_support, patient))
-    yield ask("persistence", name, partial(_persistence, patient))
-    yield ask("snapshots", name, partial(_snapshots, patient))
-    yield ask("checkpoints", name, partial(_checkpoints, patient))
-    if patient.domain.is_active():
-        yield ask("open-job", name, partial(_open_job, patient))
-        yield ask("guest-agent", name, partial(_guest_agent, patient))
+def examine(examined: ExaminedDomain) -> Iterator[Finding]:
+    """Check the domain as a whole. It may be shut off."""
+    name = examined.domain.name
+    yield ask("state", name, partial(_state, examined))
+    yield ask("backup-support", name, partial(_support, examined))
+    yield ask("persistence", name, partial(_persistence, examined))
+    yield ask("snapshots", name, partial(_snapshots, examined))
+    yield ask("checkpoints", name, partial(_checkpoints, examined))
+    if examined.domain.is_active():
+        yield ask("open-job", name, partial(_open_job, examined))
+        yield ask("guest-agent", name, partial(_guest_agent, examined))
 
 
-def _state(patient: Examined) -> Answer:
-    if patient.domain.is_active():
+def _state(examined: ExaminedDomain) -> Answer:
+    if examined.domain.is_active():
         return ok("active")
     return ok("shut off: a backup reads its images")
 
 
-def _support(patient: Examined) -> Answer:
-    if patient.host.supports_backup(patient.domain):
-        return ok("libvirt can back it up incrementally")
+def _support(examined: ExaminedDomain) -> Answer:
+    if examined.host.supports_backup(examined.domain):
+        return ok("libvirt supports incremental backups of it")
     return fail(
-        "libvirt cannot back up a domain with this emulator incrementally",
-        "Upgrade libvirt and QEMU (libvirt 9.0 with QEMU 7.2 is enough), then start the domain anew.",
+        "libvirt does not support incremental backups with this emulator",
+        "Upgrade libvirt and QEMU (libvirt 9.0 with QEMU 7.2 is enough), then restart the domain.",
     )
 
 
-def _persistence(patient: Examined) -> Answer:
-    if patient.domain.is_persistent():
+def _persistence(examined: ExaminedDomain) -> Answer:
+    if examined.domain.is_persistent():
         return ok("persistent")
     return warn(
-        "transient: libvirt forgets its checkpoints when it stops, and the next point may read all",
+        "transient: libvirt loses its checkpoints when it stops, and the next backup may read all data",
         "Make it persistent with 'virsh define'.",
     )
 
 
-def _snapshots(patient: Examined) -> Answer:
-    found = patient.domain.snapshots()
+def _snapshots(examined: ExaminedDomain) -> Answer:
+    found = examined.domain.snapshots()
     if not found:
         return ok("no snapshots")
     return warn(
-        f"snapshots are there ({_some(found)}): after one is taken, reverted to or merged a point reads all",
-        "Delete with 'virsh snapshot-delete' those that are not needed any more.",
+        f"the domain has snapshots ({_some(found)}): after one is created, reverted or merged, a backup "
+        "reads all data",
+        "Delete snapshots that are no longer needed with 'virsh snapshot-delete'.",
     )
 
 
-def _checkpoints(patient: Examined) -> Answer:
-    names = [item.name for item in checkpoints.list_checkpoints(patient.domain)]
+def _checkpoints(examined: ExaminedDomain) -> Answer:
+    names = [item.name for item in checkpoints.list_checkpoints(examined.domain)]
     foreign = [name for name in names if not name.startswith(checkpoints.OWN)]
-    orphans = _orphans(patient, names)
+    orphans = _orphans(examined, names)
     if orphans:
         return warn(
             f"checkpoints of this repository have no restore point: {_some(orphans)}",
@@ -121,15 +122,15 @@ def _checkpoints(patient: Examined) -> Answer:
     if foreign:
         return warn(
             f"checkpoints of another tool: {_some(foreign)}",
-            "Delete them with 'virsh checkpoint-delete' if that tool is not used any more: "
+            "Delete them with 'virsh checkpoint-delete' if that tool is no longer used: "
             "each slows the guest's writes a little.",
         )
     return ok(f"checkpoints: {len(names)}")
 
 
-def _orphans(patient: Examined, names: list[str]) -> list[str]:
-    """Checkpoints that a run left which could neither commit nor delete them, or whose point is gone."""
-    repository, uuid = patient.repository, patient.domain.uuid
+def _orphans(examined: ExaminedDomain, names: list[str]) -> list[str]:
+    """Return checkpoints whose point is gone, or that a run could neither commit nor delete."""
+    repository, uuid = examined.repository, examined.domain.uuid
     if repository is None or holder(uuid, lock_directory()) is not None:
         return []
     history = History(repository, uuid)
@@ -137,31 +138,31 @@ def _orphans(patient: Examined, names: list[str]) -> list[str]:
     return [name for name in ours if not history.holds(name)]
 
 
-def _open_job(patient: Examined) -> Answer:
-    job = openjob.open_job(patient.domain)
+def _open_job(examined: ExaminedDomain) -> Answer:
+    job = openjob.open_job(examined.domain)
     if job is None:
         return ok("no backup job is open")
-    process = holder(patient.domain.uuid, lock_directory())
+    process = holder(examined.domain.uuid, lock_directory())
     if process is not None:
-        return ok(f"process {process} is backing it up")
-    if patient.repository is not None and openjob.is_ours(job, patient.repository.id):
+        return ok(f"process {process} is backing up the domain")
+    if examined.repository is not None and openjob.is_ours(job, examined.repository.id):
         return warn(
-            "a dead run has left its backup job open, which costs the guest",
+            "a dead run has left its backup job open, which slows the guest",
             "Run a backup of the domain: it ends the job.",
         )
     return fail(
-        "a backup job is open that this repository's runs did not begin",
+        "a backup job is open that puller did not begin for this repository",
         "Wait for the other backup, or end it with 'virsh domjobabort' if it is stale.",
     )
 
 
-def _guest_agent(patient: Examined) -> Answer:
-    if not patient.domain.is_running():
-        return ok("the guest is paused: its agent is not asked")
-    return _AGENT[agent_state(patient.domain)]
+def _guest_agent(examined: ExaminedDomain) -> Answer:
+    if not examined.domain.is_running():
+        return ok("not checked: the guest is paused")
+    return _AGENT[agent_state(examined.domain)]
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     more = len(names) - 3
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

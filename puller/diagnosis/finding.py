@@ -1,4 +1,4 @@
-"""A finding: the answer to one question about a host, domain, disk or store."""
+"""A finding: the result of one check of a host, domain, disk or store."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Status(enum.Enum):
-    """How bad a finding is.
+    """Severity of a finding.
 
-    ``OK``: nothing to do. ``WARN``: backups succeed, but cost more than they should, or their points are in
-    doubt. ``FAIL``: a backup would fail.
+    ``OK``: nothing to do. ``WARN``: backups succeed, but cost more than necessary, or their points may be
+    incomplete. ``FAIL``: a backup would fail.
     """
 
     OK = "ok"
@@ -26,7 +26,7 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found, and one sentence of advice, empty where there is nothing to do."""
+    """The text of a finding and one sentence of advice, empty if there is nothing to do."""
 
     status: Status
     text: str
@@ -35,12 +35,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What ``doctor`` found out about one thing.
+    """A finding of ``doctor``.
 
     Attributes:
         name: The check that found it, such as ``scratch-space``.
         subject: The host, domain, disk or store that it is about, such as ``web1/vda``.
-        status: How bad it is.
+        status: Its severity.
         text: The finding, without a full stop.
         advice: One sentence that says what to do; empty if there is nothing to do.
     """
@@ -53,22 +53,22 @@ class Finding:
 
 
 def ok(finding: str) -> Answer:
-    """All is well."""
+    """Return a finding without a problem."""
     return Answer(Status.OK, finding)
 
 
 def warn(finding: str, advice: str) -> Answer:
-    """A backup succeeds, but not as it should."""
+    """Return a warning: a backup succeeds, with a problem."""
     return Answer(Status.WARN, finding, advice)
 
 
 def fail(finding: str, advice: str) -> Answer:
-    """A backup would fail."""
+    """Return a failure: a backup would fail."""
     return Answer(Status.FAIL, finding, advice)
 
 
 def ask(name: str, subject: str, question: Callable[[], Answer]) -> Finding:
-    """Put a question. One that fails with an error of puller's has failed as a check, for the same reason."""
+    """Run a check. If it raises an error of puller, the check has failed with the same reason."""
     try:
         answer = question()
     except PullerError as error:
@@ -78,14 +78,14 @@ def ask(name: str, subject: str, question: Callable[[], Answer]) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[T]):
-    """What later questions depend on: its check, and the outcome, None where it failed."""
+    """A step on which later checks depend: its finding, and the result, None if it failed."""
 
     check: Finding
     outcome: T | None
 
 
 def attempt(name: str, subject: str, act: Callable[[], T], tell: Callable[[T], str]) -> Attempt[T]:
-    """Do it; ``tell`` words the finding."""
+    """Run the step; ``tell`` returns the text of the finding."""
     try:
         outcome = act()
     except PullerError as error:

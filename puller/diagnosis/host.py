@@ -1,4 +1,4 @@
-"""The host: which versions there are."""
+"""The host: versions of libvirt, QEMU and libnbd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_QEMU: Version = (4, 2, 0)
 
 
 def examine(host: Host) -> Iterator[Finding]:
-    """Ask what concerns all domains."""
+    """Check what all domains need."""
     yield ask("libvirt", host.uri, partial(_libvirt, host))
     yield ask("qemu", host.uri, partial(_qemu, host))
     yield ask("libnbd", host.uri, _libnbd)
@@ -36,9 +36,7 @@ def _qemu(host: Host) -> Answer:
 def _at_least(name: str, found: Version, least: Version) -> Answer:
     text = f"{name} {_dotted(found)}"
     if found < least:
-        return fail(
-            f"{text} is too old for puller's backups", f"Upgrade {name} to {_dotted(least)} or later."
-        )
+        return fail(f"{text} is too old for puller", f"Upgrade {name} to {_dotted(least)} or later.")
     return ok(text)
 
 

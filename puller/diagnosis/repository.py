@@ -1,4 +1,4 @@
-"""The repository: whether it opens, and how old a domain's last good point is."""
+"""The repository: whether it can be opened, and the age of a domain's last good point."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from puller.repository.points import AHEAD, Point, newest_first
 from puller.repository.repository import Repository
 
 STALE = timedelta(hours=48)
-"""Age of the last good point from which on a warning is due: two nights were missed."""
+"""Age of the last good point from which doctor warns: two nights were missed."""
 
 
 def opened(repository: Repository) -> str:
-    """What to tell of a repository that opened."""
+    """Describe a repository that was opened."""
     if repository.keys.cipher is Cipher.NONE:
-        return f"repository {repository.id} opens; it is not encrypted"
+        return f"repository {repository.id} can be opened; it is not encrypted"
     role = "all" if repository.keys.can_read_data else "backups only"
-    return f"repository {repository.id} opens; the key is good for {role}"
+    return f"repository {repository.id} can be opened; the key allows {role}"
 
 
 def identity(repository: Repository) -> Answer:
-    """Whether it is the one that this host knows."""
+    """Check that it is the repository that this host knows."""
     if repository.replaced is None:
-        return ok("this host knows no other repository at this URL")
+        return ok("the repository is the one that this host knows at this URL")
     return warn(repository.replaced.text, repository.replaced.advice)
 
 
 def foreign_objects(repository: Repository) -> Answer:
-    """Whether there are objects that puller did not put there. Packs are too many to list for this."""
+    """Check for foreign objects. Packs are too many to list for this."""
     keys = foreign(repository.store, SMALL_FOLDERS)
     return warn(described(keys), ADVICE) if keys else ok("all objects outside packs/ and maps/ are puller's")
 
 
 class LastPoint:
-    """The newest point of a domain whose record is whole, and the damaged ones that are newer.
+    """The newest point of a domain with an intact record, and newer damaged ones.
 
-    Where others have taken points too, those of this host count: a copy that runs elsewhere has the UUID.
+    If several hosts took points, those of this host count: a copy on another host has the same UUID.
     """
 
     def __init__(self, repository: Repository, uuid: str) -> None:
@@ -65,14 +65,14 @@ class LastPoint:
             return None
 
     def answer(self) -> Answer:
-        """Whether it is there, whole and new enough."""
+        """Check that it exists, is intact and new enough."""
         if self.damaged:
             return fail(
                 f"the record of point {self.damaged[0]} is damaged",
-                "Run 'puller check' to see what is hurt, and back the domain up again.",
+                "Run 'puller check' to see what is damaged, and back up the domain again.",
             )
         if self.point is None:
-            return warn("there is no restore point of it", "Run 'puller backup' now.")
+            return warn("the domain has no restore point", "Run 'puller backup' now.")
         return _aged(self.point, datetime.now(UTC) - self.point.time)
 
 
@@ -86,4 +86,6 @@ def _aged(point: Point, age: timedelta) -> Answer:
     text = f"the last point, {point.point}, is {hours:.0f} hours old"
     if age <= STALE:
         return ok(text)
-    return warn(text, "Look why backups do not run, such as in the journal of the timer, and run one now.")
+    return warn(
+        text, "Find out why backups do not run, for example in the journal of the timer, and run one now."
+    )

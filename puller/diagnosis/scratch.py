@@ -1,4 +1,4 @@
-"""Scratch and socket: room, and whether QEMU's user and its security label reach the folders."""
+"""Scratch and socket: free space, and access of QEMU's user to the directories."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
@@ -21,7 +21,7 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """``scratch`` is where the scratch of ``disks`` goes, or in the ``mode`` push the staging."""
+    """``scratch`` is the directory for the scratch of ``disks``, or for the staging in the ``mode`` push."""
 
     scratch: Path
     disks: tuple[Disk, ...]
@@ -29,101 +29,101 @@ class Folders:
 
     @property
     def option(self) -> str:
-        """What names another folder."""
+        """The option that sets another directory."""
         return "--staging-dir" if self.mode == "push" else "--scratch-dir"
 
 
-def examine(patient: Examined, folders: Folders) -> Iterator[Finding]:
-    """Ask about the folder of the scratch and, of a running domain, that of the socket."""
-    name = patient.domain.name
-    held = confinement(patient.domain.xml(), patient.host.capabilities())
+def examine(examined: ExaminedDomain, folders: Folders) -> Iterator[Finding]:
+    """Check the directory of the scratch and, for a running domain, that of the socket."""
+    name = examined.domain.name
+    held = confinement(examined.domain.xml(), examined.host.capabilities())
     yield ask("scratch-access", name, partial(_access, folders, held))
     yield ask("scratch-label", name, partial(label, folders, held))
-    yield ask("scratch-space", name, partial(_space, patient, folders))
-    yield ask("scratch-leftovers", name, partial(_leftovers, patient, folders))
-    if patient.domain.is_active():
-        yield ask("socket", name, partial(_socket, patient, held))
+    yield ask("scratch-space", name, partial(_space, examined, folders))
+    yield ask("scratch-leftovers", name, partial(_leftovers, examined, folders))
+    if examined.domain.is_active():
+        yield ask("socket", name, partial(_socket, examined, held))
 
 
 def _access(folders: Folders, held: Confinement) -> Answer:
     folder = folders.scratch
     if held.user is None:
-        return ok("libvirt does not tell which user QEMU runs as")
+        return ok("libvirt does not report the user that QEMU runs as")
     try:
         closed = barred(folder, held.user)
     except PermissionError:
-        return warn(f"whether {held.user} reaches {folder} is not known", "Run doctor as root.")
+        return warn(f"cannot find out whether {held.user} can reach {folder}", "Run doctor as root.")
     if closed is None:
-        return ok(f"{held.user} reaches {folder}")
+        return ok(f"{held.user} can reach {folder}")
     return fail(
-        f"QEMU runs as {held.user}, who may not walk {closed} on the way to {folder}",
-        f"Run 'setfacl -m u:{held.user}:x {closed}', or give another directory with {folders.option}.",
+        f"QEMU runs as {held.user}, who may not enter {closed} on the path to {folder}",
+        f"Run 'setfacl -m u:{held.user}:x {closed}', or set another directory with {folders.option}.",
     )
 
 
 def label(folders: Folders, held: Confinement) -> Answer:
-    """Name the security models that confine QEMU. Their policies are known to the kernel only."""
+    """Name the security models that confine QEMU. Only the kernel knows their policies."""
     if not held.models:
         return ok("QEMU is not confined")
     models = " and ".join(sorted(held.models))
-    return ok(f"{models} confines QEMU; only a backup shows whether it may use {folders.scratch}")
+    return ok(f"{models} confines QEMU; only a backup can show whether QEMU may use {folders.scratch}")
 
 
-def _space(patient: Examined, folders: Folders) -> Answer:
-    # libvirt tells no size of a network disk of a domain that is shut off.
-    told = [disk for disk in folders.disks if disk.path is not None or patient.domain.is_active()]
-    sizes = [patient.domain.disk_size(disk.target) for disk in told]
-    if folders.mode == "push" and patient.domain.is_active():
+def _space(examined: ExaminedDomain, folders: Folders) -> Answer:
+    # libvirt knows no size of a network disk of a domain that is shut off.
+    told = [disk for disk in folders.disks if disk.path is not None or examined.domain.is_active()]
+    sizes = [examined.domain.disk_size(disk.target) for disk in told]
+    if folders.mode == "push" and examined.domain.is_active():
         return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)))
     needed = scratch.required_bytes(sizes)
     free = scratch.free_bytes(folders.scratch, "scratch")
-    text = f"{folders.scratch} has {format_bytes(free)} free, {format_bytes(needed)} are asked for"
+    text = f"{folders.scratch} has {format_bytes(free)} free, but {format_bytes(needed)} are needed"
     if free < needed:
-        return fail(text, "Make room, or give another directory with --scratch-dir.")
+        return fail(text, "Free space, or set another directory with --scratch-dir.")
     return ok(text)
 
 
 def _staging_space(folder: Path, needed: int) -> Answer:
-    """How much a push has to copy is known when it begins, and it is refused then if there is no room."""
+    """A push knows at its start how much it has to copy, and is refused then if there is too little space."""
     free = scratch.free_bytes(folder, "staging")
-    text = (
-        f"{folder} has {format_bytes(free)} free; a push of disks full of data takes {format_bytes(needed)}"
-    )
+    text = f"{folder} has {format_bytes(free)} free; a push of full disks needs {format_bytes(needed)}"
     if free < needed:
         return warn(
-            text, "Make room, or give another directory with --staging-dir, if the disks are that full."
+            text, "Free space, or set another directory with --staging-dir, if the disks are that full."
         )
     return ok(text)
 
 
-def _leftovers(patient: Examined, folders: Folders) -> Answer:
-    job = openjob.open_job(patient.domain) if patient.domain.is_active() else None
+def _leftovers(examined: ExaminedDomain, folders: Folders) -> Answer:
+    job = openjob.open_job(examined.domain) if examined.domain.is_active() else None
     in_use = frozenset[Path]() if job is None else job.scratch
     places = {folders.scratch, *(disk.path.parent for disk in folders.disks if disk.path)}
     found = [
-        path for place in sorted(places) for path in scratch.leftovers(place, patient.domain.uuid, in_use)
+        path for place in sorted(places) for path in scratch.leftovers(place, examined.domain.uuid, in_use)
     ]
     if not found:
-        return ok("no scratch file of an earlier run")
+        return ok("no scratch files of earlier runs")
     return warn(
         f"{len(found)} scratch files of earlier runs, such as {found[0]}",
         "Run a backup of the domain into the same repository: it deletes them.",
     )
 
 
-def _socket(patient: Examined, held: Confinement) -> Answer:
-    folder = patient.domain.runtime_directory()
-    if len(bytes(socket_path(patient.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
-        return fail(f"the path of {folder} is too long for a socket in it", "Give the domain a shorter name.")
+def _socket(examined: ExaminedDomain, held: Confinement) -> Answer:
+    folder = examined.domain.runtime_directory()
+    if len(bytes(socket_path(examined.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
+        return fail(
+            f"cannot create a socket in {folder}: the path is too long", "Give the domain a shorter name."
+        )
     if held.user is None:
-        return ok(f"{folder}; libvirt does not tell which user QEMU runs as")
+        return ok(f"{folder}; libvirt does not report the user that QEMU runs as")
     try:
         open_to_it = barred(folder, held.user) is None and may_write(folder, held.user)
     except PermissionError:
-        return warn(f"whether {held.user} may write to {folder} is not known", "Run doctor as root.")
+        return warn(f"cannot find out whether {held.user} may write to {folder}", "Run doctor as root.")
     if open_to_it:
-        return ok(f"{held.user} may make the socket in {folder}")
+        return ok(f"{held.user} may create the socket in {folder}")
     return fail(
-        f"QEMU runs as {held.user}, who may not make a socket in {folder}",
-        f"Run 'chown {held.user} {folder}': libvirt makes the directory so when it starts a domain.",
+        f"QEMU runs as {held.user}, who may not create a socket in {folder}",
+        f"Run 'chown {held.user} {folder}': libvirt sets this owner when it starts a domain.",
     )

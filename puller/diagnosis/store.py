@@ -1,4 +1,4 @@
-"""The store: whether it answers, what may be done in it, and how its bucket is set up."""
+"""The store: whether it answers, what the credentials allow, and the settings of its bucket."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from puller.store.s3.bucket import Bucket, LifecycleRule
 
 SLOW = 1.0
-"""Seconds for the answer to one look. A backup waits for some dozens of them, whatever its size."""
+"""Seconds of one lookup from which doctor warns. Every backup waits for several dozen of them."""
 
 SKEW = 60.0
-"""Seconds between the two clocks from which on a warning is due; S3 refuses all requests at 900."""
+"""Seconds between the two clocks from which doctor warns; S3 refuses all requests at 900."""
 
 _DENIED_ADVICE = (
-    "Let the credentials' policy allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the "
-    "repository's prefix."
+    "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the repository's prefix in the "
+    "credentials' policy."
 )
 
 _MAY_NOT_DELETE = "Allow s3:DeleteObject to prune and delete; a host that only backs up works without it."
 
 
 def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Ask about the store; what hangs on an answer of it is not asked where it gives none."""
-    asked = RetryingStore(store)  # which waits for no answer longer than its scope allows
+    """Check the store; checks that need its answer are skipped if it gives none."""
+    asked = RetryingStore(store)  # no wait for an answer exceeds the policy of its scope
     reached = ask("store", store.url, partial(_reach, asked))
     yield reached
     if reached.status is Status.FAIL:
@@ -51,13 +51,13 @@ def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Find
 
 
 def _holds_repository(store: Store) -> bool:
-    """Elsewhere nothing is tried: a slip of the pen must leave nothing in a place that is not puller's."""
+    """Nothing is tried without a repository: a mistyped URL must leave no object in a foreign place."""
     try:
         store.stat(NAME)
     except ObjectNotFound:
         return False
     except StoreError:
-        return True  # denied: the trial tells more
+        return True  # denied: the trial shows more
     return True
 
 
@@ -71,7 +71,7 @@ def _examine_rights(url: str, trial: Trial) -> Iterator[Finding]:
 def _bucket(store: Store) -> Bucket | None:
     if not store.url.startswith("s3://"):
         return None
-    # boto3 is slow to load, which users of folders need not wait for.
+    # boto3 is slow to load, and users of directories do not need it.
     from puller.store.s3.s3 import S3Store
 
     return store.bucket if isinstance(store, S3Store) else None
@@ -86,7 +86,7 @@ def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Finding]:
 def _reach(store: Store) -> Answer:
     seconds = latency(store, NAME)
     text = f"answers in {seconds * 1000:.0f} ms"
-    return ok(text) if seconds < SLOW else warn(text, "Look for a nearer endpoint or a faster way to it.")
+    return ok(text) if seconds < SLOW else warn(text, "Use a nearer endpoint or a faster connection.")
 
 
 def _right(url: str, trial: Trial, operation: str) -> Answer:
@@ -103,41 +103,41 @@ def _right(url: str, trial: Trial, operation: str) -> Answer:
 
 def _untried(trial: Trial, operation: str) -> Answer:
     if trial.broke_off:
-        return ok("not tried, as the store has stopped answering")
+        return ok("not tried, because the store has stopped answering")
     if "put" in trial.outcomes:
-        return ok("not tried, as nothing could be put")
+        return ok("not tried, because the put failed")
     return warn(
-        f"{operation} was not tried, as the object could not be deleted again",
-        "Run doctor with credentials that may delete, or a backup with these.",
+        f"{operation} was not tried, because the object could not be deleted again",
+        "Run doctor with credentials that may delete, or run a backup with these.",
     )
 
 
 def _conditional(trial: Trial) -> Answer:
     match trial.conditional:
         case True:
-            return ok("a put that asks for absence is refused where the key is taken")
+            return ok("the store honours If-None-Match")
         case False:
             return warn(
                 "the store does not honour If-None-Match",
-                "Never run two inits at once: nothing keeps them apart on this store.",
+                "Never run two 'puller init' at once: this store cannot separate them.",
             )
     return ok("not tried")
 
 
 def _clock(trial: Trial) -> Answer:
     if trial.ahead is None:
-        return ok("not told")
+        return ok("not known")
     if abs(trial.ahead) < SKEW:
         return ok("the clocks of host and store agree")
     way = "behind" if trial.ahead > 0 else "ahead of"
     return warn(
-        f"the clock of this host is {abs(trial.ahead):.0f} s {way} the store's",
+        f"this host's clock is {abs(trial.ahead):.0f} s {way} the store's clock",
         "Set this host's clock, with chrony or systemd-timesyncd; S3 refuses requests at 15 minutes.",
     )
 
 
 def _where_told(question: Callable[[], Answer]) -> Answer:
-    """A backup works without the right to ask how the bucket is set up, so lacking it is no fault."""
+    """A backup works without permission to read the bucket's settings, so lacking it is not a fault."""
     try:
         return request(CancelScope(), question)
     except (StoreDenied, UnsupportedByStore) as error:
@@ -150,8 +150,8 @@ def _versioning(bucket: Bucket) -> Answer:
     if any(rule.drops_versions for rule in _rules(bucket)):
         return ok("versions are kept, and a lifecycle rule removes old ones")
     return warn(
-        "the bucket keeps a version of all that is deleted, for ever: prune frees no space",
-        "Add a lifecycle rule with NoncurrentVersionExpiration, of some days, for the repository's prefix.",
+        "the bucket keeps a version of every deleted object forever: prune frees no space",
+        "Add a lifecycle rule with NoncurrentVersionExpiration of a few days for the repository's prefix.",
     )
 
 
@@ -167,9 +167,9 @@ def _object_lock(bucket: Bucket) -> Answer:
     if retention is None:
         return ok("no default retention")
     return warn(
-        f"Object Lock keeps each new object by default ({retention}): prune frees nothing before that",
-        "Keep it if that is what you want against deletion by intruders, and expect the space to be "
-        "taken so much longer.",
+        f"Object Lock keeps each new object by default ({retention}): prune frees no space before that",
+        "Keep it as a protection against deletion by intruders, and expect deleted data to use space "
+        "for that time.",
     )
 
 
@@ -177,12 +177,14 @@ def _lifecycle(bucket: Bucket) -> Answer:
     rules = bucket.lifecycle()
     if expiring := [rule.name for rule in rules if rule.expires]:
         return fail(
-            f"lifecycle rule {expiring[0]} deletes the repository's objects by age: points will be broken",
-            "Remove the rule or keep it from the repository's prefix; prune removes what is not needed.",
+            f"lifecycle rule {expiring[0]} deletes the repository's objects by age and will damage points",
+            "Remove the rule, or exclude the repository's prefix from it; prune deletes unneeded data.",
         )
     if archiving := [rule.name for rule in rules if rule.archives]:
         return fail(
             f"lifecycle rule {archiving[0]} moves the repository's objects to an archive tier",
-            "Remove the rule or keep it from the repository's prefix: archived objects cannot be read.",
+            "Remove the rule, or exclude the repository's prefix from it: archived objects cannot be read.",
         )
-    return ok(f"rules that reach the repository: {len(rules)}, none of which hurts")
+    return ok(
+        f"lifecycle rules for the repository's prefix: {len(rules)}; none deletes or archives its objects"
+    )

@@ -1,1 +1,1 @@
-"""What this host gives a process: programs with time limits, private folders, passphrases handed over."""
+"""Facilities of this host: programs with time limits, private directories, passphrases for programs."""

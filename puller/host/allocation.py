@@ -1,6 +1,6 @@
 """fallocate(2), which Python does not offer.
 
-``os.posix_fallocate`` writes to every block where the file system knows of no such thing.
+``os.posix_fallocate`` writes to every block if the file system does not support allocation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import os
 
 _KEEP_SIZE = 1
-"""Flag of linux/falloc.h: the file stays as long as it is."""
+"""Flag of linux/falloc.h: the size of the file does not change."""
 
 _UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
@@ -19,7 +19,7 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def allocate(descriptor: int, offset: int, length: int) -> None:
-    """Make room for the range of a file, if its file system can. Raises OSError if there is none."""
+    """Allocate space for the range of a file, if its file system can. Raises OSError if it is full."""
     if _libc.fallocate(descriptor, _KEEP_SIZE, offset, length):
         number = ctypes.get_errno()
         if number not in _UNKNOWN:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_directory(repository_id: str) -> Path:
-    """Where this user's cache of a repository is. Raises OSError if there is no such place.
+    """Return this user's cache directory of a repository. Raises OSError if there is none.
 
     Below ``PULLER_CACHE_DIR``, else below ``puller`` in ``XDG_CACHE_HOME``, ``~/.cache``, or ``/var/cache``
     for root without a home (as services run).
@@ -27,5 +27,5 @@ def cache_directory(repository_id: str) -> Path:
 
 
 def temporary_directory() -> Path:
-    """Where files go that nobody needs later: ``TMPDIR`` or ``/var/tmp``, as ``/tmp`` is often in memory."""
+    """Return where temporary files go: ``TMPDIR`` or ``/var/tmp``, as ``/tmp`` is often in memory."""
     return Path(os.environ.get("TMPDIR") or "/var/tmp")

@@ -1,7 +1,7 @@
-"""Passphrases for the programs of QEMU, handed over in memory that only they can open.
+"""Passphrases for QEMU's programs, passed in memory that only they can open.
 
-A command line and an environment can be read by others, a file outlives a process that is killed. So each
-passphrase is in a file without a name (memfd_create(2)), of which the program inherits the descriptor.
+Other users can read a command line and an environment, and a file outlives a process that is killed. So each
+passphrase is in a file without a name (memfd_create(2)), whose descriptor the program inherits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """``options`` make the secrets known to the program, which must inherit the ``descriptors``."""
+    """``options`` declare the secrets to the program, which must inherit the ``descriptors``."""
 
     options: tuple[str, ...]
     descriptors: tuple[int, ...]
 
 
 def secret_id(number: int) -> str:
-    """What QEMU calls the secret of this number."""
+    """Return QEMU's name for the secret of this number."""
     return f"key{number}"
 
 
 @contextmanager
 def handed_over(passphrases: Sequence[bytes | None]) -> Iterator[Handed]:
-    """Passphrases that a program can be started with; each is QEMU's secret ``secret_id`` of its place."""
+    """Make the passphrases readable for a program; each is QEMU's secret ``secret_id`` of its index."""
     with ExitStack() as stack:
         options: list[str] = []
         descriptors: list[int] = []

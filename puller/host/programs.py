@@ -1,4 +1,4 @@
-"""Other programs, run with a time limit that holds whatever the storage does."""
+"""Other programs, run with a time limit that holds even if the storage hangs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from puller.cancelling import CancelScope, NoAnswer
 def run(
     words: Sequence[str], seconds: float, scope: CancelScope | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end and return its output. Its exit code is the caller's to look at.
+    """Run a program to its end and return its output. The caller checks its exit code.
 
     ``options`` are those of ``subprocess.Popen``. Raises FileNotFoundError, TimeoutExpired after ``seconds``,
     and Interrupted when ``scope`` is cancelled. ``subprocess.run`` would then wait for the killed process,
@@ -25,7 +25,7 @@ def run(
     )
     deadline = time.monotonic() + seconds
     try:
-        # The thread that is left takes note of its end, whenever that comes.
+        # The abandoned thread collects its exit status, whenever it ends.
         out, err = waits.call(child.communicate, lambda: deadline - time.monotonic())
     except NoAnswer:
         child.kill()

@@ -1,4 +1,4 @@
-"""``qemu-img``, run with a time limit, and what QEMU's tools say when they fail."""
+"""``qemu-img``, run with a time limit, and the error messages of QEMU's tools."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def qemu_img(
     except FileNotFoundError as error:
         raise failure.kind("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:
-        text = f"{failure.text}: no answer in {seconds:.0f} s"
-        raise failure.kind(text, advice="See whether the storage of the image answers.") from error
+        text = f"{failure.text}: no answer within {seconds:.0f} s"
+        raise failure.kind(text, advice="Check that the storage of the image responds.") from error
     if done.returncode:
         raise failure.kind(f"{failure.text}: {complaint(done.stderr)}", advice=failure.advice)
     return done.stdout
 
 
 def complaint(output: bytes) -> str:
-    """The last message of a tool of QEMU, which begins with its name; hints may follow it."""
+    """Return the last message of a QEMU tool, which begins with the tool's name; hints may follow it."""
     lines = output.decode(errors="replace").splitlines()
     messages = [line.partition(": ")[2] for line in lines if line.startswith("qemu-")]
     return messages[-1].rstrip(".") if messages else "no message"

@@ -1,7 +1,7 @@
-"""Where this process keeps what lasts no longer than the host is up: locks, and sockets of its own.
+"""Directories for files that last until the host's next start: locks and puller's own sockets.
 
-A Unix socket's path has 107 bytes at most (``sun_path``, unix(7)), so ``TMPDIR``, which may name any folder,
-is no place for one.
+A Unix socket's path has at most 107 bytes (``sun_path``, unix(7)), so ``TMPDIR``, which may name any
+directory, is not suitable for sockets.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from puller.errors import PullerError
 from puller.host.privatefolder import require_kept
 
 RUNTIME = Path("/run/user")
-"""Where systemd makes the runtime folders of users, each by its number; see pam_systemd(8)."""
+"""Parent of the runtime directories that systemd creates for users; see pam_systemd(8)."""
 
 SOCKET_PATH = 107
-"""Bytes that the path of a Unix socket has at most, without the final zero."""
+"""Most bytes of the path of a Unix socket, without the final zero."""
 
 _RANDOM = 8
 """Characters that ``tempfile`` adds to a prefix."""
 
 
 def runtime_directory() -> Path:
-    """Where the locks of this user are: ``/run/puller`` for root, else below the user's runtime folder.
+    """Return the directory of this user's locks: ``/run/puller`` for root, else in the runtime directory.
 
-    ``XDG_RUNTIME_DIR`` names that; cron and su do not set it, so the usual place is looked at. Where there is
-    none it is a folder of this user's own among the temporary files.
+    ``XDG_RUNTIME_DIR`` names that; cron and su do not set it, so the usual path is tried too. Without a
+    runtime directory, it is this user's directory among the temporary files.
     """
     if os.geteuid() == 0:
         return Path("/run/puller")
@@ -39,9 +39,9 @@ def runtime_directory() -> Path:
 
 
 def socket_folder(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder that only this user can enter, in which a socket of the name ``socket`` can be.
+    """Create a directory that only this user can enter, for a socket named ``socket``.
 
-    Raises PullerError if no folder of this host has room for it.
+    Raises PullerError if the path would be too long everywhere, or no directory is writable.
     """
     tried = (runtime_directory(), Path(tempfile.gettempdir()), Path("/tmp"))
     for parent in tried:
@@ -53,6 +53,6 @@ def socket_folder(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
             require_kept(parent)
             return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
     raise PullerError(
-        f"cannot make a socket in any of {', '.join(dict.fromkeys(map(str, tried)))}",
-        advice="Make one of these directories writable for this user, or set TMPDIR to a short path.",
+        f"cannot create a socket in any of {', '.join(dict.fromkeys(map(str, tried)))}",
+        advice="Make one of these directories writable by this user, or set TMPDIR to a short path.",
     )

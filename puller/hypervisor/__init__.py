@@ -1,1 +1,1 @@
-"""All that speaks libvirt."""
+"""Everything that talks to libvirt."""

@@ -1,11 +1,11 @@
-"""Calls of libvirt, which may hang with its daemon: each is made in a thread that can be left.
+"""Calls to libvirt, which may hang with its daemon: each runs in a thread that can be abandoned.
 
-A call may change something, and whoever undoes that has to know whether it was carried out. So a call is
-never left at once: after a cancellation its answer is waited for a little longer. If none comes, libvirt
-counts as hung, and later calls on the same connection are given up soon.
+A call may change something, and the code that undoes the change has to know whether it was carried out. So
+no call is abandoned at once: after a cancellation, puller waits a little longer for its result. If none
+comes, libvirt counts as hung, and later calls on the same connection get only a short time.
 
-The main thread makes its calls itself. What a signal raises must not come up while a thread is being made,
-where Python would swallow it now and then; the second signal ends the process whatever libvirt does.
+The main thread makes its calls itself. The exception of a signal must not be raised while a thread is being
+started, where Python sometimes swallows it; the second signal ends the process even if libvirt hangs.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from puller.errors import HypervisorError
 T = TypeVar("T")
 
 LIMIT = 300.0
-"""Seconds for any call. A begin waits up to 30 s for another job; a daemon that starts QEMU takes seconds."""
+"""Seconds for any call. Starting a job waits up to 30 s for another job; starting QEMU takes seconds."""
 
 LEAVE = 15.0
-"""Seconds for a call after a cancellation: more than the agent may take for a freeze."""
+"""Seconds for a call after a cancellation: more than the guest agent may take for a freeze."""
 
 HUNG = 1.0
-"""Seconds for a call once one was left without an answer."""
+"""Seconds for a call after an earlier one got no answer."""
 
 _SLICE = 0.2
 
-_ADVICE = "See whether libvirt's daemon answers: 'virsh list'. If not, restart it; guests run on meanwhile."
+_ADVICE = "Run 'virsh list' to see whether libvirt's daemon answers. If not, restart it; guests keep running."
 
 
 class Link:
@@ -42,14 +42,14 @@ class Link:
         self._hung = False
 
     def call(self, scope: CancelScope, ask: Callable[[], T]) -> T:
-        """Return what ``ask`` returns, or raise what it raises. Raises HypervisorError if it hangs."""
+        """Return the result of ``ask``, or raise its exception. Raises HypervisorError if it hangs."""
         if threading.current_thread() is threading.main_thread():
             return ask()
         try:
             return CancelScope().call(ask, self._limit(scope))
         except NoAnswer as error:
             self._hung = True
-            raise HypervisorError("libvirt gives no answer", advice=_ADVICE) from error
+            raise HypervisorError("libvirt does not answer", advice=_ADVICE) from error
 
     def _limit(self, scope: CancelScope) -> Callable[[], float]:
         began = time.monotonic()
@@ -66,11 +66,11 @@ class Link:
 
 
 _LOCAL = frozenset({"name", "UUIDString", "getName", "isAlive"})
-"""Methods that ask nobody."""
+"""Methods that make no call to the daemon."""
 
 
 class Guarded(Scoped):
-    """A handle of libvirt's, or one that it gives, whose calls belong to a scope."""
+    """A libvirt handle, or one obtained through it, whose calls belong to a scope."""
 
     def __init__(self, handle: Any, link: Link, scope: CancelScope) -> None:
         self._handle = handle

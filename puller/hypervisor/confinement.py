@@ -1,4 +1,4 @@
-"""What holds the QEMU of a domain in: the user it runs as, and the security models that libvirt applies.
+"""Confinement of a domain's QEMU: the user it runs as, and the security models that libvirt applies.
 
 See https://libvirt.org/formatdomain.html#security-label and https://libvirt.org/formatcaps.html.
 """
@@ -18,10 +18,10 @@ from puller.errors import HypervisorError
 from puller.host import programs
 
 _SECONDS = 60.0
-"""How long a look at folders may take."""
+"""Seconds that a check of directories may take."""
 
 _ACCESS = 'for folder do test "$0" "$folder" || { printf %s "$folder"; break; }; done'
-"""A loop for sh(1): prints the first folder that test(1) does not find usable."""
+"""A loop for sh(1) that prints the first directory for which test(1) fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class User:
             return f"user {self.uid}"
 
     def groups(self) -> list[int]:
-        """All groups that a process of the user has."""
+        """Return all groups of a process of the user."""
         try:
             return os.getgrouplist(pwd.getpwuid(self.uid).pw_name, self.gid)
         except KeyError:
@@ -47,14 +47,14 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """``user`` is None where libvirt does not tell; ``models`` are among ``apparmor`` and ``selinux``."""
+    """``user`` is None if libvirt does not say; ``models`` are among ``apparmor`` and ``selinux``."""
 
     user: User | None
     models: frozenset[str]
 
 
 def confinement(domain_xml: str, capabilities_xml: str) -> Confinement:
-    """Of a domain as its XML and the host's capabilities tell; of a running one the XML has the labels."""
+    """Return the confinement of a domain; the XML of a running domain has the labels in use."""
     domain, host = ET.fromstring(domain_xml), ET.fromstring(capabilities_xml)
     labels = {label.get("model"): label for label in domain.findall("seclabel")}
     kind = domain.get("type", "")
@@ -67,7 +67,7 @@ def confinement(domain_xml: str, capabilities_xml: str) -> Confinement:
 
 
 def parse_user(label: str) -> User | None:
-    """The user of a DAC label: ``+64055:+107``, or by names ``libvirt-qemu:kvm``; None if there is none."""
+    """Return the user of a DAC label, ``+64055:+107`` or ``libvirt-qemu:kvm``; None if it does not exist."""
     owner, _, group = label.partition(":")
     try:
         uid = int(owner) if owner.lstrip("+").isdigit() else pwd.getpwnam(owner).pw_uid
@@ -78,9 +78,9 @@ def parse_user(label: str) -> User | None:
 
 
 def barred(folder: Path, user: User) -> Path | None:
-    """The first folder on the way to ``folder``, itself included, that ``user`` may not walk; or None.
+    """Return the first directory on the path to ``folder`` that ``user`` may not traverse, or None.
 
-    The kernel is asked, as that user, so that access lists count. Raises PermissionError if this process
+    The check runs as that user, so that access control lists count. Raises PermissionError if this process
     may not become that user.
     """
     folder = folder.absolute()
@@ -88,7 +88,7 @@ def barred(folder: Path, user: User) -> Path | None:
 
 
 def may_write(folder: Path, user: User) -> bool:
-    """Whether ``user`` may make files in ``folder``, once there. Asks as ``barred`` does."""
+    """Return whether ``user`` may create files in ``folder``. Checks as ``barred`` does."""
     return _first_failing("-w", [folder.absolute()], user) is None
 
 
@@ -101,13 +101,13 @@ def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
         done = programs.run(command, _SECONDS, cwd="/", **become)
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
-            f"cannot find out whether {user} reaches {folders[-1]}: no answer in {_SECONDS:.0f} s",
-            advice="See whether the storage of the directory answers.",
+            f"cannot find out whether {user} can reach {folders[-1]}: no answer within {_SECONDS:.0f} s",
+            advice="Check that the storage of the directory responds.",
         ) from error
     return Path(os.fsdecode(done.stdout)) if done.stdout else None
 
 
 def _applies(host: ET.Element, label: ET.Element | None, model: str) -> bool:
-    """Whether libvirt's driver for ``model`` is on and the domain is not exempt from it."""
+    """Whether libvirt applies ``model`` and the domain is not exempt from it."""
     on = host.find(f"./host/secmodel[model='{model}']") is not None
     return on and (label is None or label.get("type") != "none")

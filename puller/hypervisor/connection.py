@@ -28,29 +28,31 @@ Version = tuple[int, int, int]
 
 
 class Host(Scoped):
-    """libvirt's QEMU driver on this host, reached through one URI. Closes when the context ends."""
+    """Connection to libvirt's QEMU driver on this host through one URI. A context that closes it."""
 
     def __init__(self, connection: Any, uri: str, scope: CancelScope | None = None) -> None:
         self._connection = connection
         self.uri = uri
         self.scope = scope or CancelScope()
-        # libvirt may start a QEMU for each of these questions, which takes seconds where KVM does not work.
+        # libvirt may start a QEMU for each of these queries, which takes seconds without KVM.
         self._told: dict[tuple[str | None, ...], str] = {}
         self._asking = threading.Lock()
 
     @classmethod
     def connect(cls, uri: str, scope: CancelScope | None = None) -> Self:
-        """Open ``uri``, such as ``qemu:///system``. Waits for what libvirt does belong to ``scope``.
+        """Open ``uri``, such as ``qemu:///system``. Waits for libvirt belong to ``scope``.
 
         Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
-        another host: exports are local sockets and the scratch is in a local folder.
+        another host: exports are local sockets and the scratch is in a local directory.
         """
         if not is_local(uri):
             raise HypervisorError(
                 f"libvirt at {uri} is on another host", advice="Run puller on the host that runs the domains."
             )
         prepare_library()
-        advice = "Check that libvirt's daemon runs and lets you in, or name another URI with --connect."
+        advice = (
+            "Check that libvirt's daemon runs and that you have access, or set another URI with --connect."
+        )
         with translate(f"cannot connect to libvirt at {uri}", advice):
             link, waits = Link(), scope or CancelScope()
             opening = open_embedded if is_embedded(uri) else libvirt.open
@@ -63,21 +65,21 @@ class Host(Scoped):
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Its domains cannot be used any more."""
+        """Close the connection. Its domains can no longer be used."""
         if is_embedded(self.uri):
             return
         with translate(f"cannot close the connection to libvirt at {self.uri}"):
             self._connection.close()
 
     def is_alive(self) -> bool:
-        """Whether the connection is still there, as far as libvirt's library has noticed."""
+        """Return whether the connection is alive, as far as libvirt's library has noticed."""
         try:
             return bool(self._connection.isAlive())
         except libvirt.libvirtError:
             return False
 
     def domain(self, name: str) -> Domain:
-        """The domain of this name or UUID. Raises :class:`NoSuchDomain`."""
+        """Return the domain of this name or UUID. Raises :class:`NoSuchDomain`."""
         with translate(f"cannot look up domain {name}"):
             for lookup in self._lookups(name):
                 if (handle := _found(lookup, name)) is not None:
@@ -85,65 +87,65 @@ class Host(Scoped):
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
-        """Every path that an active domain has storage at, whole chains of images, as (domain, path)."""
+        """Yield (domain, path) for all storage of the active domains, backing images included."""
         active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-        with translate(f"cannot ask {self.uri} what its domains use"):
+        with translate(f"cannot read which storage the domains of {self.uri} use"):
             for handle in self._connection.listAllDomains(active):
                 name = handle.name()
                 try:
                     xml = handle.XMLDesc(0)
                 except libvirt.libvirtError as error:
-                    if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:  # it has just ended
+                    if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:  # the domain has just ended
                         continue
                     raise
                 yield from ((name, path) for path in sources.paths(xml))
                 yield from ((name, path) for path in self._volume_paths(xml))
 
     def active_domains(self) -> tuple[Domain, ...]:
-        """The domains that run or are paused."""
+        """Return the domains that run or are paused."""
         with translate(f"cannot list the domains of {self.uri}"):
             found = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
             return tuple(Domain(handle, state_directory(self.uri), self.scope) for handle in found)
 
     def uuids(self) -> dict[str, str]:
-        """The UUID of every domain, running or not, by its name."""
+        """Return the UUID of every domain, running or not, by name."""
         with translate(f"cannot list the domains of {self.uri}"):
             return {handle.name(): handle.UUIDString() for handle in self._connection.listAllDomains()}
 
     @property
     def libvirt_version(self) -> Version:
-        """Version of the libvirt that answers: the daemon's, not that of the library in this process."""
-        with translate(f"cannot ask libvirt at {self.uri} for its version"):
+        """Return the version of libvirt's daemon, not of the library in this process."""
+        with translate(f"cannot read the version of libvirt at {self.uri}"):
             return _version(self._connection.getLibVersion())
 
     @property
     def qemu_version(self) -> Version:
-        """Version of the QEMU that this libvirt starts by default."""
-        with translate(f"cannot ask libvirt at {self.uri} for QEMU's version"):
+        """Return the version of the QEMU that this libvirt starts by default."""
+        with translate(f"cannot read QEMU's version from libvirt at {self.uri}"):
             return _version(self._connection.getVersion())
 
     def capabilities(self) -> str:
-        """The XML of what this host and its hypervisor are: https://libvirt.org/formatcaps.html."""
-        with translate(f"cannot ask libvirt at {self.uri} for its capabilities"):
+        """Return the capabilities XML of this host: https://libvirt.org/formatcaps.html."""
+        with translate(f"cannot read the capabilities of libvirt at {self.uri}"):
             return self._once((), self._connection.getCapabilities)
 
     def supports_backup(self, domain: Domain) -> bool:
-        """Whether libvirt can back up a domain with this emulator and machine, incrementally.
+        """Return whether libvirt can take incremental backups of a domain with this emulator and machine.
 
-        libvirt knows by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``).
-        Before 7.6 it said no, and the domain's XML could switch it on; its opposite there has no effect (seen
-        with 9.0).
+        libvirt decides by its own version and QEMU's (https://libvirt.org/formatdomaincaps.html, ``backup``).
+        Before 7.6 it said no, and the domain's XML could switch it on; switching it off there has no effect
+        (seen with 9.0).
         """
         machine = ET.fromstring(domain.xml())
         if machine.find(_SWITCHED_ON) is not None:
             return True
-        with translate(f"cannot ask libvirt at {self.uri} what it can do with domain {domain.name}"):
+        with translate(f"cannot read what libvirt at {self.uri} supports for domain {domain.name}"):
             kind = _emulation(machine)
             text = self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
 
     def _once(self, about: tuple[str | None, ...], ask: Callable[[], Any]) -> str:
-        """What libvirt answers, which stays the same as long as the connection lasts."""
+        """Cache an answer of libvirt that stays the same while the connection lasts."""
         with self._asking:
             if about not in self._told:
                 self._told[about] = str(ask())
@@ -155,20 +157,20 @@ class Host(Scoped):
                 yield str(found[1])
 
     def _lookups(self, name: str) -> tuple[Callable[[str], Any], ...]:
-        """A name comes first: a domain may be called like another one's UUID."""
+        """Names come first: a domain's name may equal another domain's UUID."""
         by_name, by_uuid = self._connection.lookupByName, self._connection.lookupByUUIDString
         return (by_name, by_uuid) if _is_uuid(name) else (by_name,)
 
 
 def _emulation(machine: ET.Element) -> tuple[str | None, str | None, str | None, str | None]:
-    """Emulator, architecture, machine type and kind of virtualisation of a domain's XML."""
+    """Return emulator, architecture, machine type and kind of virtualisation of a domain's XML."""
     kind = machine.find("./os/type")
     arch, model = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
     return machine.findtext("./devices/emulator"), arch, model, machine.get("type")
 
 
 def _found(lookup: Callable[[str], Any], name: str) -> Any:
-    """The handle, or None if libvirt knows no such domain."""
+    """Return the handle, or None if libvirt has no such domain."""
     try:
         return lookup(name)
     except libvirt.libvirtError as error:
@@ -191,10 +193,10 @@ def _version(number: int) -> Version:
 
 
 def open_embedded(uri: str) -> Any:
-    """The one connection of this process to an embedded driver, kept until the process ends.
+    """Return this process's connection to an embedded driver, which stays open until the process ends.
 
-    Each opening registers the driver anew, and libvirt 9.0 takes about ten ("Too many drivers"). Two threads
-    must not do it at once either ("already registered").
+    Each opening registers the driver again, and libvirt 9.0 accepts about ten ("Too many drivers"). Two
+    threads must not do it at once either ("already registered").
     """
     with _OPENING:
         return _open_once(uri)
@@ -210,12 +212,12 @@ def _open_once(uri: str) -> Any:
 
 @cache
 def prepare_library() -> None:
-    """Once a process, before its first connection.
+    """Prepare libvirt's library, once in a process, before its first connection.
 
-    The embedded driver needs an event loop, and one that is registered after a connection was opened
-    does not serve it. The handler keeps libvirt from printing each error to stderr: all are raised. It may be
-    no function of Python's: a signal's handler would run in it, and what that raises would come out of the
-    call as a SystemError, which stops nothing. So it is one of C that takes two arguments and does nothing.
+    The embedded driver needs an event loop that is registered before the connection is opened. The error
+    handler keeps libvirt from printing errors to stderr: puller raises all of them. It must not be a Python
+    function: a signal handler would run inside it, and an exception raised there would leave the call as a
+    SystemError, which stops nothing. So it is a C function that takes two arguments and does nothing.
     """
     libvirt.registerErrorHandler(is_not, None)
     libvirt.virEventRegisterDefaultImpl()

@@ -1,6 +1,6 @@
-"""libvirt's secrets: the passphrases of encrypted disks, and one of a run's own for its temporary files.
+"""libvirt's secrets: the passphrases of encrypted disks, and one for the temporary files of a run.
 
-See https://libvirt.org/formatsecret.html. A value is in no message, and in no ``repr``.
+See https://libvirt.org/formatsecret.html. No message and no ``repr`` contains a value.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from puller.hypervisor.faults import text_of, translate
 from puller.hypervisor.uri import is_embedded
 
 _BYTES = 32
-"""Of a random passphrase, which is their hexadecimal digits: QEMU takes no others than UTF-8."""
+"""Bytes of a random passphrase, used as hexadecimal digits because QEMU accepts only UTF-8."""
 
 
 def passphrase(domain: Domain, target: str, encryption: Encryption) -> bytes:
-    """What opens an image of the disk ``target``. Raises UnsupportedDisk if libvirt does not hand it out."""
+    """Return the passphrase of the disk ``target``. Raises UnsupportedDisk if libvirt does not give it."""
     try:
         return bytes(_look_up(domain, encryption).value())
     except libvirt.libvirtError as error:
-        name = encryption.uuid or encryption.usage or "that its XML does not name"
+        name = encryption.uuid or encryption.usage or "(its XML names none)"
         raise UnsupportedDisk(
-            f"disk {target} of domain {domain.name} is encrypted, "
-            f"and libvirt does not hand out its secret {name}: {text_of(error)}",
-            advice="Set the secret's value, and define it with private='no'; "
+            f"cannot open the encrypted disk {target} of domain {domain.name}: "
+            f"libvirt does not give the value of its secret {name}: {text_of(error)}",
+            advice="Set the secret's value and define it with private='no', "
             f"or leave the disk out with --exclude-disk {target}.",
         ) from error
 
 
 def uuid_of(domain: Domain, target: str, encryption: Encryption) -> str:
-    """The UUID of the secret with the passphrase. Raises HypervisorError."""
+    """Return the UUID of the secret with the passphrase. Raises HypervisorError."""
     with translate(f"cannot look up the secret of disk {target} of domain {domain.name}"):
         return str(_look_up(domain, encryption).UUIDString())
 
 
 class Throwaway:
-    """A random passphrase that libvirt knows as a secret while the context lasts: ``uuid``.
+    """A random passphrase that libvirt holds as the secret ``uuid`` while the context lasts.
 
-    The secret is in libvirt's memory only (``ephemeral``), and libvirt gives it to nobody (``private``). Its
+    The secret is only in libvirt's memory (``ephemeral``), and no client can read it (``private``). Its
     usage names the checkpoint of the run and the domain, so that the next run can remove it.
     """
 
@@ -61,9 +61,9 @@ class Throwaway:
     def __enter__(self) -> Self:
         connection = _connection(self._domain)
         if is_embedded(connection.getURI()):
-            # libvirt 9.0's embedded driver of secrets crashes when an ephemeral one comes or any one goes.
-            raise HypervisorError("libvirt's embedded driver cannot keep a secret for temporary files")
-        with translate(f"cannot make a secret for temporary files of domain {self._domain.name}"):
+            # libvirt 9.0's embedded secret driver crashes if an ephemeral secret is added or any is removed.
+            raise HypervisorError("libvirt's embedded driver cannot hold a secret for temporary files")
+        with translate(f"cannot create a secret for temporary files of domain {self._domain.name}"):
             self._secret = connection.secretDefineXML(self._xml())
             try:
                 self._secret.setValue(self.passphrase)
@@ -77,7 +77,9 @@ class Throwaway:
         self._undefine()
 
     def _undefine(self) -> None:
-        with suppress(libvirt.libvirtError):  # the next run removes it, if a new start of libvirt has not
+        with suppress(
+            libvirt.libvirtError
+        ):  # the next run removes it, unless a restart of libvirt already has
             self._secret.undefine()
 
     def _xml(self) -> str:
@@ -88,14 +90,14 @@ class Throwaway:
 
 
 def usage(checkpoint: str, uuid: str) -> str:
-    """What the throw-away secret of the run that makes ``checkpoint`` of the domain ``uuid`` is for."""
+    """Return the usage of the secret of the run that creates ``checkpoint`` of the domain ``uuid``."""
     return f"{checkpoint}-{uuid}"
 
 
 def sweep_secrets(domain: Domain, repository_id: str) -> tuple[str, ...]:
-    """Remove what dead runs of ours over ``domain`` left; returns the usages. Call it with its lock held.
+    """Remove the secrets of dead runs over ``domain``; return their usages. Call it with its lock held.
 
-    Where libvirt has no secrets at all there is nothing to remove.
+    A libvirt without a secret driver has nothing to remove.
     """
     connection = _connection(domain)
     removed = []
@@ -118,8 +120,8 @@ def _look_up(domain: Domain, encryption: Encryption) -> Any:
 
 
 def _connection(domain: Domain) -> Any:
-    """What knows the secrets of the domain's host. An embedded driver has another connection for them."""
-    with translate(f"cannot ask for the secrets of domain {domain.name}"):
+    """Return the connection for secrets of the domain's host; an embedded driver has a separate one."""
+    with translate(f"cannot list the secrets for domain {domain.name}"):
         connection = domain.handle.connect()
         uri = str(connection.getURI())
         return open_embedded(uri.replace("qemu:", "secret:", 1)) if is_embedded(uri) else connection

@@ -1,9 +1,9 @@
-"""A disk that another running machine of this host can write to.
+"""Disks to which another running domain of this host can write.
 
-QEMU freezes what passes through itself. What another QEMU writes to the same file or device passes it by, so
-a point of such a disk mixes moments; and libvirt 9.0 crashes in the begin of a job that has such a disk
-(seen). QEMU's image locks keep a running machine alone with its disks unless they are shareable. Writers on
-other hosts are not seen.
+QEMU freezes only the writes that pass through it. Another QEMU that writes to the same file or device is not
+frozen, so a point of such a disk would mix moments; and libvirt 9.0 crashes at the start of a job with such
+a disk (seen). QEMU's image locks keep a disk to one running domain unless it is shareable. Writers on other
+hosts cannot be detected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def refuse_shared(host: Host, domain: Domain, disks: Sequence[Disk]) -> None:
     """Raise :class:`UnsupportedDisk` if another active domain can write to one of ``disks``."""
     for target, other in writers(host, domain, disks).items():
         raise UnsupportedDisk(
-            f"disk {target} of domain {domain.name} is in use by the running domain {other}, "
-            "which would write to it during the backup",
+            f"cannot back up disk {target} of domain {domain.name}: the running domain {other} uses it "
+            "and could write to it during the backup",
             advice=f"Leave it out with --exclude-disk {target}, or back it up while {other} is shut off.",
         )
 
 
 def writers(host: Host, domain: Domain, disks: Sequence[Disk]) -> dict[str, str]:
-    """By target, the name of another active domain that can write to the same source."""
+    """Return by target the name of another active domain that can write to the same source."""
     is_alone = domain.is_active()
     asked = [disk for disk in disks if disk.shareable or not is_alone]
     if not asked:
@@ -46,12 +46,12 @@ def writers(host: Host, domain: Domain, disks: Sequence[Disk]) -> dict[str, str]
 
 
 def _writable(domain: Domain) -> Iterator[Disk]:
-    with suppress(HypervisorError):  # it was shut off just now
+    with suppress(HypervisorError):  # it has just been shut off
         yield from (disk for disk in domain.disks() if disk.holds_changes)
 
 
 def _is_shared(disk: Disk, storage: Storage | None, theirs: Disk) -> bool:
-    """Whether ``theirs`` has bytes of ``disk``, which is at ``storage``, whatever either calls it."""
+    """Return whether ``theirs`` shares bytes with ``disk``, which is at ``storage``, under any name."""
     if storage is None or theirs.path is None:
         return (disk.path or disk.source) == (theirs.path or theirs.source)
     return storage.is_at(str(theirs.path))

@@ -1,4 +1,4 @@
-"""What a libvirt URI tells without asking libvirt: which host, and where QEMU's driver keeps its state.
+"""Facts in a libvirt URI, without asking libvirt: its host, and the state directory of the QEMU driver.
 
 See https://libvirt.org/uri.html and https://libvirt.org/drvqemu.html (URIs and embedded driver).
 """
@@ -13,17 +13,17 @@ _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 
 
 def is_local(uri: str) -> bool:
-    """Whether ``uri`` leads to libvirt on this host."""
+    """Return whether ``uri`` leads to libvirt on this host."""
     return urlsplit(uri).hostname in _THIS_HOST
 
 
 def is_embedded(uri: str) -> bool:
-    """Whether ``uri`` runs the driver inside this process rather than asking a daemon."""
+    """Return whether ``uri`` runs the driver inside this process instead of a daemon."""
     return urlsplit(uri).path == "/embed"
 
 
 def state_directory(uri: str) -> Path:
-    """Where the QEMU driver behind ``uri`` keeps the runtime folders of its domains (its ``libDir``)."""
+    """Return the directory with the runtime directories of the domains of ``uri`` (QEMU's ``libDir``)."""
     parts = urlsplit(uri)
     if is_embedded(uri):
         return Path(parse_qs(parts.query)["root"][0]) / "lib" / "qemu"
@@ -33,5 +33,5 @@ def state_directory(uri: str) -> Path:
 
 
 def _config_home() -> Path:
-    """The user's folder for configuration, by the XDG base directory specification."""
+    """Return the user's directory for configuration, by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")

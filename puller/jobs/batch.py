@@ -1,10 +1,10 @@
-"""Backups of many domains: so many at a time, and one that fails does not stop the others."""
+"""Backups of many domains, several at a time; a domain that fails does not stop the others."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up
+from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up, so their threads are waited for, so their threads are waited for
 from dataclasses import dataclass, field
 
 from puller.cancelling import CancelScope
@@ -13,18 +13,18 @@ from puller.events import Committed, Event, Observer
 from puller.repository.points import Point
 
 Take = Callable[[str, Observer], Point]
-"""Backs up one domain, telling an observer."""
+"""Backs up one domain, reporting to an observer."""
 
 Failed = Callable[[str, BaseException], None]
-"""Is told what failed and how, as soon as that is known; from the thread that it failed in."""
+"""Called with each failure as soon as it is known, in the thread of the failure."""
 
 Stored = Callable[[Point], None]
-"""Is told of a new point, likewise."""
+"""Called with each new point, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reporters:
-    """Who is told what while a batch runs."""
+    """Callbacks of a batch while it runs."""
 
     observer: Observer
     on_point: Stored
@@ -33,13 +33,13 @@ class Reporters:
 
 @dataclass
 class Taken:
-    """What a batch of backups did.
+    """Results of a batch of backups.
 
     Attributes:
         points: The points that were taken.
         failed: The domains without a new point, each with its error.
-        interruption: What stopped the batch, such as a signal. The domains that it hit have it too.
-        left: Domains whose points are stored, each with the error that came after that.
+        interruption: What stopped the batch, such as a signal. It is also the error of the stopped domains.
+        left: Domains whose points are stored, each with the error that followed.
     """
 
     points: list[Point] = field(default_factory=list)
@@ -59,8 +59,8 @@ def take_all(
 
     Its waits belong to ``scope``.
 
-    Whatever ``take`` raises fails its domain. What is no Exception, such as a signal's, ends all: those
-    under way are stopped at their next event, or where they read, store or wait, and no other is begun.
+    An Exception of ``take`` fails its domain. Any other exception, such as a signal's, stops the whole batch:
+    running backups stop at their next event, read, store or wait, and no other begins.
     """
     batch = _Batch(take, audience, scope or CancelScope())
     try:
@@ -71,16 +71,16 @@ def take_all(
     except BaseException as error:
         if (stop := find_stop(error)) is None:
             raise
-        batch.taken.interruption = stop  # between two backups: what is stored is to be told
+        batch.taken.interruption = stop  # between two backups: report what is stored
     return batch.taken
 
 
 def find_stop(error: BaseException) -> BaseException | None:
-    """What is no Exception, such as a signal's, and led to ``error``; None if nothing is.
+    """Return the exception behind ``error`` that is not an Exception, such as a signal's; None without one.
 
-    A failure to clean up after a signal takes the place of what the signal raised, and it may be met within
-    a lock of Python's own, which fails then. The run is to stop all the same. That a generator was closed
-    leads to nothing, and errors may name each other as their cause.
+    A failure to clean up after a signal replaces the exception of the signal, and the signal may come inside
+    a lock of Python's own, which then fails. The run must stop nevertheless. The closing of a generator does
+    not count, and errors may name each other as their cause.
     """
     met: list[BaseException] = []
     found: BaseException | None = error
@@ -99,20 +99,20 @@ class _Batch:
         self._lock = threading.Lock()
 
     def one_by_one(self, domains: Sequence[str]) -> None:
-        """In the calling thread, where signals arrive."""
+        """Take them in the calling thread, which receives signals."""
         for domain in domains:
             self._back_up(domain)
             if self.taken.interruption is not None:
                 return
 
     def at_once(self, domains: Sequence[str], parallel: int) -> None:
-        """In threads. Signals arrive in the calling one, which waits."""
+        """Take them in threads. The calling thread waits and receives signals."""
         with ThreadPoolExecutor(parallel, thread_name_prefix="domain") as pool:
             futures: list[Future[None]] = []
             try:
                 futures.extend(pool.submit(self._back_up, domain) for domain in domains)
                 wait(futures)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the threads are to clean up
+            except BaseException as error:  # noqa: BLE001 - the threads have to clean up after any exception
                 self.taken.interruption = find_stop(error) or error
                 for future in futures:
                     future.cancel()
@@ -128,7 +128,7 @@ class _Batch:
 
         try:
             point = self._take(domain, observe)
-        except BaseException as error:  # noqa: BLE001 - a bug met in one domain is not the others' loss
+        except BaseException as error:  # noqa: BLE001 - a bug in one domain must not stop the others
             self._fail(domain, self._cause(error), stored)
         else:
             self._keep(point)
@@ -139,7 +139,7 @@ class _Batch:
         self._audience.on_point(point)
 
     def _cause(self, error: BaseException) -> BaseException:
-        """A wait that was given up is told as the stop that it is due to."""
+        """Report a wait that was given up as the stop that caused it."""
         if self._scope.cancelled and isinstance(error, StoreUnavailable | NbdError):
             return Interrupted("stopped by a signal")
         return error
@@ -153,6 +153,6 @@ class _Batch:
         self._audience.on_failure(domain, error)
 
     def _observe(self, event: Event) -> None:
-        """An error of the observer ends a run, which then cleans up as after any other."""
+        """Stop a run by an error of its observer; it then cleans up as after any other error."""
         self._scope.check()
         self._audience.observer(event)

@@ -13,15 +13,15 @@ from puller.cancelling import CancelScope
 from puller.errors import CommandFailed
 
 _NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_PASSWORD"}
-"""What the environment holds for this process only."""
+"""Environment variables for this process only."""
 
 
 def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str], scope: CancelScope) -> None:
     """Run a command for ``timeout`` seconds at most, with ``facts`` added to its environment.
 
-    What it prints goes to stderr: stdout is for results. When its time is over, this process is asked to stop
-    or ``scope`` is cancelled, it is killed. So is what it has started and left running, but for what has made
-    a session or process group of its own. Raises CommandFailed, Interrupted.
+    Its output goes to stderr, because stdout is for results. It is killed after its timeout, when this
+    process is asked to stop, or when ``scope`` is cancelled, together with all processes of its process
+    group. Raises CommandFailed, Interrupted.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     try:
@@ -35,7 +35,7 @@ def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str], 
             code = child.wait(timeout)
         scope.check()
     except subprocess.TimeoutExpired as error:
-        raise CommandFailed(f"{words[0]} did not end within {timeout:g} seconds, and was killed") from error
+        raise CommandFailed(f"{words[0]} did not end within {timeout:g} seconds and was killed") from error
     finally:
         _end(child)
     if code:
@@ -50,7 +50,7 @@ def _outcome(code: int) -> str:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill what still runs of the command's process group."""
+    """Kill the remaining processes of the command's process group."""
     _kill(child)
     child.wait()
 

@@ -30,18 +30,18 @@ from puller.upkeep.prune import GRACE
 from puller.upkeep.retention import NOT_OWN, Policy
 
 PRUNE_PATIENCE = lease.EXPIRY + lease.RENEWAL
-"""Seconds that a prune waits for the end of another host's. By then one that died has lost its lease."""
+"""Seconds that a prune waits for another host's prune. The lease of a dead one expires in that time."""
 
 _PAUSE = 10.0
-"""Seconds between two looks for that end."""
+"""Seconds between two checks for that end."""
 
 
 def _ignore_point(point: Point) -> None:
-    """Nobody is told."""
+    """Do nothing: the default."""
 
 
 def _ignore_failure(subject: str, error: BaseException) -> None:
-    """Nobody is told."""
+    """Do nothing: the default."""
 
 
 def run_job(  # noqa: PLR0913 - one keyword for each choice
@@ -60,21 +60,21 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
 
     Args:
-        repository: The open repository. ``job.repository`` is not looked at.
+        repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
         steps: The steps to run, of ``backup``, ``prune`` and ``check``. Default: those of the job.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
-        observer: Receives events of all domains and steps. With ``parallel`` it is called from several
-            threads.
+        observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
+            set.
         on_point: Called with each new point.
         on_failure: Called with the name of each domain or step that fails, and its error.
 
     Returns:
-        What was done, what failed, and the exit code of ``puller run``.
+        The results, the failures, and the exit code of ``puller run``.
 
     Raises:
         Locked: The same step of this job is running on this host.
-        UsageError: There is no such step.
+        UsageError: A step does not exist.
 
     Example:
         >>> job = puller.read_configuration("/etc/puller/puller.toml").job("nightly")
@@ -106,7 +106,7 @@ class _Run:
         self.report = JobReport(job.name)
 
     def all(self, steps: Sequence[str]) -> None:
-        """The steps, between the commands. The one after is run whatever happened."""
+        """Run the steps between the commands. The command afterwards always runs."""
         work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check}
         if BACKUP not in steps:
             self._each(steps, work)
@@ -124,7 +124,7 @@ class _Run:
     def _try(self, step: str, work: Callable[[], None]) -> bool:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - what is done is to be told, whatever happens next
+        except BaseException as error:  # noqa: BLE001 - the results must be reported in any case
             self.report.failures.append((step, error))
             self.report.interruption = self.report.interruption or find_stop(error)
             self._audience.on_failure(step, error)
@@ -164,7 +164,7 @@ class _Run:
         policy = policy_of(self._job)
         grace = self._job.grace if self._job.grace is not None else GRACE
         if policy.is_empty:
-            self._tell(f"job {self._job.name} has no rules to keep points by: none is removed")
+            self._tell(f"job {self._job.name} has no keep rules, so no point is removed")
         deadline = time.monotonic() + PRUNE_PATIENCE
         while self.report.prune is None:
             try:
@@ -172,21 +172,21 @@ class _Run:
                     self._repository, policy, grace=grace, observer=self._audience.observer
                 )
             except CommitUnreadable:
-                raise  # another prune's end would change nothing about it
+                raise  # the end of another prune would not change that
             except Locked as error:
                 if time.monotonic() > deadline:
                     raise
-                self._tell(f"{error.message}; waiting for its end")
+                self._tell(f"{error.message}; waiting until it ends")
                 self._await_lease(deadline)
         if all(NOT_OWN in decision.reasons for decision in self.report.prune.decisions):
-            self._tell(f"{self._none()}: none was judged")
+            self._tell(f"{self._none()}: no point was considered")
 
     def _none(self) -> str:
         scope = scope_of(self._job)
-        return f"job {scope.job} has no points of its domains taken on {', '.join(scope.hosts)}"
+        return f"job {scope.job} has no points of its domains from {', '.join(scope.hosts)}"
 
     def _await_lease(self, deadline: float) -> None:
-        """Wait until nobody holds the lease. At least once: attempts must not follow each other at once."""
+        """Wait until nobody holds the lease. Waits at least once, so that retries have a pause."""
         while True:
             self._repository.scope.pause(_PAUSE)
             self._repository.scope.check()
@@ -195,9 +195,9 @@ class _Run:
                 return
 
     def _check(self) -> None:
-        """Only what is the job's own: a repository may hold a thousand machines of others.
+        """Check the job's own points: a repository may hold many domains of others.
 
-        Whose a damaged record is cannot be told, so every one is an error.
+        The owner of a damaged record is unknown, so every damaged record is an error.
         """
         damaged: list[CheckError] = []
 
@@ -207,7 +207,7 @@ class _Run:
         points = api.list_points(self._repository, damaged=add)
         mine = list(filter(scope_of(self._job).has, points))
         if not mine and not damaged:
-            self._tell(f"{self._none()}: nothing is checked")
+            self._tell(f"{self._none()}: nothing was checked")
             return
         report = CheckReport(0, 0, 0, ())
         if mine:
@@ -226,7 +226,7 @@ class _Run:
 
 
 def choices(job: Job) -> dict[str, Any]:
-    """What the job says of how a domain is backed up, as the keywords of ``puller.backup``."""
+    """Return the job's choices as the keywords of ``puller.backup``."""
     said = {name: value for name in _CHOICES if (value := getattr(job, name)) is not None}
     return {
         "disks": job.disks,
@@ -246,16 +246,16 @@ _CHOICES = (
     "scratch_dir",
     "staging_dir",
 )
-"""Keys of a job that are keywords of ``puller.backup`` by the same name."""
+"""Keys of a job that are keywords of ``puller.backup`` with the same name."""
 
 
 def policy_of(job: Job) -> Policy:
-    """The rules by which the job's points are kept."""
+    """Return the rules by which the job's points are kept."""
     within = None if job.keep.within is None else duration(job.keep.within)
     rules = {**structs.asdict(job.keep), "within": within}
     return Policy(**rules, scope=scope_of(job), across_hosts=job.across_hosts)
 
 
 def scope_of(job: Job) -> Scope:
-    """The points that are the job's own: if it does not say of which hosts, those of this one."""
+    """Return the selection of the job's own points: of its hosts, by default of this host."""
     return Scope(job.name, job.domains, job.exclude, job.hosts or (platform.node(),))

@@ -1,4 +1,4 @@
-"""What a run of a job did."""
+"""Results of a run of a job."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ BACKUP, PRUNE, CHECK = "backup", "prune", "check"
 BEFORE, AFTER = "before", "after"
 
 ORDER = (BEFORE, BACKUP, PRUNE, CHECK, AFTER)
-"""Of the steps of a job."""
+"""Exit codes of the steps of a job."""
 
 
 @dataclass
 class JobReport:
-    """What a run of a job did.
+    """Results of a run of a job.
 
     Attributes:
         job: The name of the job.
         taken: The points of the backups, and the domains that failed.
-        prune: What prune did; None if that step was not run or failed.
-        check: What check found; None likewise.
+        prune: Report of the prune; None if that step was not run or failed.
+        check: Report of the check; None likewise.
         failures: The steps that failed, each with its error.
         interruption: What stopped the run early, such as a KeyboardInterrupt; None if nothing did.
     """
@@ -39,7 +39,7 @@ class JobReport:
 
     @property
     def exit_code(self) -> int:
-        """The code that ``puller run`` exits with after this; 0 if all went well."""
+        """Exit code of ``puller run`` for this report; 0 if everything succeeded."""
         if self._is_interrupted():
             return Interrupted.exit_code
         found = sorted(self._codes(), key=lambda item: ORDER.index(item[0]))
@@ -53,7 +53,7 @@ class JobReport:
         return self.interruption is not None or any(isinstance(error, Interrupted) for error in errors)
 
     def _codes(self) -> Iterator[tuple[str, int]]:
-        """The steps that went wrong, and the exit code of each."""
+        """Return the exit codes of the failed steps."""
         yield from ((step, _code(error)) for step, error in self.failures)
         taken = self.taken
         if taken.failed:

@@ -1,8 +1,8 @@
 """One connection to an NBD server: the only module that calls libnbd.
 
 libnbd has no thread of its own. It sends, receives and writes into the buffers of pending reads only
-inside calls of the handle's methods, so one thread owns a connection, and once that thread calls the
-handle no more, the buffers are free.
+inside calls of the handle's methods. So one thread owns a connection, and once that thread stops calling the
+handle, the buffers are free.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ZERO_WINDOW = GIB
 
 
 _REFUSALS = (nbd.Error, ValueError, OSError)
-"""What libnbd raises, or its binding where a text cannot be passed on, such as a name that is not UTF-8."""
+"""Errors of libnbd, and of its binding if a text cannot be passed on, such as a name that is not UTF-8."""
 
 
 def _reason(error: Exception) -> str:
-    """What libnbd says, without the name of the C function in front."""
+    """Return libnbd's message, without the name of the C function in front."""
     return str(error).partition(": ")[2] or str(error)
 
 
@@ -43,14 +43,14 @@ _SILENCE = 300
 """Seconds without any reply while one is due, after which the server counts as hung."""
 
 _GREETING = 60
-"""The same for each step of the opening."""
+"""The same for each step of the connection setup."""
 
 _SLICE = 0.25
-"""Seconds that libnbd is left to itself: the main thread handles a signal only between two calls."""
+"""Seconds of one call into libnbd: the main thread handles a signal only between two calls."""
 
 
 def _poll(handle: nbd.NBD, seconds: float) -> bool:
-    """Let libnbd work until something has come. False if nothing does for ``seconds``."""
+    """Let libnbd work until something arrives. False if nothing does for ``seconds``."""
     deadline = time.monotonic() + seconds
     while not handle.poll(int(_SLICE * 1000)):
         if time.monotonic() > deadline:
@@ -81,7 +81,7 @@ class Connection:
             self._demand(context)
 
     def _begin(self, handle: nbd.NBD) -> socket.socket:
-        """Begin to connect; a second descriptor of the socket, as the handle's own lock is held in waits."""
+        """Begin to connect. Return a second descriptor of the socket: the handle is locked during waits."""
         try:
             # Spares a memset of every buffer. Nothing reads a buffer whose read did not succeed.
             handle.set_pread_initialize(False)
@@ -93,7 +93,7 @@ class Connection:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
     def _greet(self, handle: nbd.NBD) -> None:
-        """Wait until the server has granted the export."""
+        """Wait until the connection is ready."""
         try:
             while handle.aio_is_connecting():
                 if not _poll(handle, _GREETING):
@@ -114,7 +114,7 @@ class Connection:
         )
         self.close()
         missing = f"metadata context {context!r}" if structured else "structured replies"
-        raise NbdError(f"the server of {self.uri} does not offer {missing}")
+        raise NbdError(f"cannot use {self.uri}: its server does not offer {missing}")
 
     @property
     def handle(self) -> nbd.NBD:
@@ -124,11 +124,11 @@ class Connection:
         return self._handle
 
     def _ask(self, what: str, question: Callable[[nbd.NBD], Any]) -> Any:
-        """What was agreed upon with the server. Raises NbdError, also if the connection is gone by now."""
+        """Return a result of the negotiation. Raises NbdError, also if the connection is lost."""
         try:
             return question(self.handle)
         except nbd.Error as error:
-            raise NbdError(f"the {what} of {self.uri} cannot be told: {_reason(error)}") from error
+            raise NbdError(f"cannot read the {what} of {self.uri}: {_reason(error)}") from error
 
     @property
     def size(self) -> int:
@@ -142,12 +142,12 @@ class Connection:
 
     @property
     def can_zero(self) -> bool:
-        """Whether the server takes ``write_zeroes``."""
+        """Whether the server accepts ``write_zeroes``."""
         return bool(self._ask("requests", lambda handle: handle.can_zero()))
 
     @property
     def can_share(self) -> bool:
-        """Whether a flush on one connection covers what others wrote (NBD_FLAG_CAN_MULTI_CONN)."""
+        """Whether a flush on one connection covers the writes of others (NBD_FLAG_CAN_MULTI_CONN)."""
         return bool(self._ask("flags", lambda handle: handle.can_multi_conn()))
 
     def status(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -163,10 +163,10 @@ class Connection:
                     yield start, length, flags
                     start += length
             if start == asked:
-                raise NbdError(f"the server of {self.uri} tells nothing about {self.context} at {start}")
+                raise NbdError(f"the server of {self.uri} returns no {self.context} at {start}")
 
     def _reply(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """The (length, flags) that one block status request returns."""
+        """Return the (length, flags) of one block status request."""
         entries: list[int] = []
 
         def collect(_context: str, _offset: int, found: list[int], _error: object) -> int:
@@ -190,17 +190,17 @@ class Connection:
         return bytes(content)
 
     def _finish(self, cookie: int) -> None:
-        """Wait for one pending request, and take its result."""
+        """Wait for one pending request, and return its result."""
         while not self.handle.aio_command_completed(cookie):
             self._poll()
 
     def _poll(self) -> None:
-        """Let libnbd work until something has come. Raises NbdError if the server counts as hung."""
+        """Let libnbd work until something arrives. Raises NbdError if the server counts as hung."""
         if not _poll(self.handle, _SILENCE):
             raise NbdError(f"the server of {self.uri} has been silent for {_SILENCE} s")
 
     def begin_read(self, into: memoryview, offset: int) -> int:
-        """Ask for ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
+        """Request ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
 
         ``into`` belongs to libnbd until the request is retired or the connection dropped."""
         try:
@@ -217,11 +217,11 @@ class Connection:
             while not (cookie := handle.aio_peek_command_completed()):
                 self._poll()
         except nbd.Error as error:
-            raise self._failure(f"waiting for what is at {offset}", error) from error
+            raise self._failure(f"waiting for the data at {offset}", error) from error
         return int(cookie)
 
     def retire_read(self, cookie: int, offset: int, length: int) -> None:
-        """Take the result of a done request; raises NbdError if it failed."""
+        """Retire a completed request. Raises NbdError if it failed."""
         try:
             self.handle.aio_command_completed(cookie)
         except nbd.Error as error:
@@ -238,14 +238,14 @@ class Connection:
 
     @property
     def _payload(self) -> int:
-        """Bytes of the largest write: the server's word, or what the protocol recommends without one."""
+        """Bytes of the largest write: the server's limit, or the protocol's recommendation without one."""
         if not self._largest_write:
             most = self._ask("block size", lambda handle: handle.get_block_size(nbd.SIZE_MAXIMUM))
             self._largest_write = min(int(most) or _PAYLOAD, _PAYLOAD)
         return self._largest_write
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Make the range read as zeros; the server may leave a hole. Raises NbdError."""
+        """Make the range read as zeros; the server may create a hole. Raises NbdError."""
         for start in range(offset, offset + length, _ZERO_WINDOW):
             count = min(_ZERO_WINDOW, offset + length - start)
             try:
@@ -254,7 +254,7 @@ class Connection:
                 raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
 
     def flush(self) -> None:
-        """Return when all that was written, on any connection of the export, is durable. Raises NbdError."""
+        """Wait until all writes, on any connection of the export, are durable. Raises NbdError."""
         try:
             if self.handle.can_flush():
                 self._finish(self.handle.aio_flush())
@@ -265,7 +265,7 @@ class Connection:
         return NbdError(f"{what} of {self.uri} failed: {_reason(error)}")
 
     def interrupt(self) -> None:
-        """Make the call that the owner is waiting in, and all later ones, fail. For any thread."""
+        """Make the owner's current call and all later ones fail. For any thread."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -277,7 +277,7 @@ class Connection:
         self._socket.close()
 
     def close(self) -> None:
-        """Say goodbye and close. Nothing may be pending; a connection that is gone already is fine."""
+        """Disconnect cleanly and close. Nothing may be pending; the connection may already be lost."""
         if self._handle is None:
             return
         with contextlib.suppress(nbd.Error):

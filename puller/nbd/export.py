@@ -1,4 +1,4 @@
-"""A disk that is served for backup, and the plan of what to read of it."""
+"""A disk that is served for backup, and the plan of the extents to read."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _SPAN = GIB
 
 
 class Export:
-    """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` tells what changed.
+    """The export at ``uri`` (``nbd://`` or ``nbd+unix://``); the context ``changed`` marks the changes.
 
     The end of ``scope`` interrupts it, also while it is being opened.
 
-    It holds one connection for data and allocation, and a second one for ``changed`` (Connection
-    tells why). One thread owns an export; only ``interrupt`` may be called from others. Every method
+    It holds one connection for data and allocation, and a second one for ``changed`` (see Connection).
+    One thread owns an export; only ``interrupt`` may be called from others. Every method
     raises NbdError when the server fails. Close it before the backup job ends: a client that is
     connected while QEMU stops its server can crash QEMU (CVE-2024-7409).
     """
@@ -58,11 +58,11 @@ class Export:
 
     @property
     def uri(self) -> str:
-        """Where the export is, for messages."""
+        """The URI, for messages."""
         return self.data.uri
 
     def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """What the bitmap names as changed between two offsets, ascending, all of kind DATA."""
+        """Yield the extents that the bitmap marks as changed between two offsets, ascending, all DATA."""
         limit = self.size if end is None else min(end, self.size)
         return clipped(merged(self._dirty(start, limit)), start, limit)
 
@@ -72,10 +72,10 @@ class Export:
                 yield Extent(offset, length, Kind.DATA)
 
     def _changed(self, old_size: int | None) -> Iterator[Extent]:
-        """The bitmap, and all from where the old and the new end of the disk differ.
+        """The bitmap, plus everything after the old end of a disk that was resized.
 
-        QEMU cuts the bitmap when a disk shrinks and continues it with clean bits when it grows; what
-        comes to light behind the old end may be anything that a cluster held (seen with QEMU 7.2)::
+        QEMU cuts the bitmap when a disk shrinks and extends it with clean bits when it grows; the data
+        after the old end may be any old content of a cluster (seen with QEMU 7.2)::
 
             bitmap  ..##....#|..........      old size |
             out     ..##....##########
@@ -88,11 +88,13 @@ class Export:
 
     def _bitmap(self) -> Connection:
         if len(self._connections) == 1:
-            raise ValueError(f"{self.uri} was opened without a record of changes")
+            raise ValueError(
+                f"cannot read the changes of {self.uri}: it was opened without a context for them"
+            )
         return self._connections[1]
 
     def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
-        """Tell data from zero in ascending ``ranges``, asking the server only near them.
+        """Yield data and zero extents in ascending ``ranges``, with requests only near them.
 
         A hole that is not known to read as zero counts as data.
         """
@@ -107,12 +109,12 @@ class Export:
             yield Extent(offset, length, Kind.ZERO if flags & _READS_AS_ZERO else Kind.DATA)
 
     def changes(self, old_size: int | None = None) -> Iterator[Extent]:
-        """The plan of an incremental: whole chunks, ascending, that hold a dirty byte.
+        """Yield the plan of an incremental: whole chunks, ascending, that hold a dirty byte.
 
-        ``old_size`` is the disk's size in bytes when the bitmap began, if it may have been another.
+        ``old_size`` is the disk's size in bytes at the start of the bitmap, if it may have differed.
 
-        Chunks come as ZERO if they read as zero, else as DATA. The dirty ranges are widened to chunks
-        before anything is asked about them, so that a fine-grained bitmap gathers few ranges.
+        Chunks are ZERO if they read as zero, else DATA. The dirty ranges are widened to chunks before their
+        allocation is queried, so that a fine-grained bitmap gives few ranges.
         """
         if self._kept is not None and self._kept[0] == old_size:
             changed: Iterable[Extent] = self._kept[1]
@@ -121,17 +123,17 @@ class Export:
         return rounded(self.allocation(widened(changed, self.size)), self.size)
 
     def contents(self) -> Iterator[Extent]:
-        """The plan of a full: all of the disk in whole chunks, ascending, as DATA or ZERO."""
+        """Yield the plan of a full: all of the disk in whole chunks, ascending, as DATA or ZERO."""
         return rounded(self.allocation(self._whole()), self.size)
 
     def _whole(self) -> list[Extent]:
         return [Extent(0, self.size, Kind.DATA)] if self.size else []
 
     def dirty_bytes(self, old_size: int | None = None) -> int:
-        """Bytes that changed, for an export with a record of changes; else bytes that may be other than zero.
+        """Count the changed bytes if the export has ``changed``; else the bytes that may differ from zero.
 
-        One pass over the bitmap or over the allocation of the whole disk; ``changes`` then spares its own,
-        unless there is too much to remember.
+        This reads the bitmap, or the allocation of the whole disk, once; ``changes`` then reuses it, unless
+        it is too large to remember.
         """
         if len(self._connections) == 1:
             data = self.allocation(self._whole())
@@ -146,23 +148,23 @@ class Export:
         return total
 
     def chunk(self, number: int) -> bytes:
-        """The content of one chunk, zeros behind the disk's end. Nothing may be in flight."""
+        """Return the content of one chunk, with zeros after the disk's end. Nothing may be in flight."""
         start = number * CHUNK
         content = self.data.read(min(CHUNK, self.size - start), start)
         return content.ljust(CHUNK, b"\0")
 
     def interrupt(self) -> None:
-        """Make the owner's present and later calls fail with NbdError. For any thread."""
+        """Make the owner's current and later calls fail with NbdError. For any thread."""
         for connection in self._connections:
             connection.interrupt()
 
     def drop(self) -> None:
-        """Close at once, whatever is pending; buffers of pending reads are free afterwards."""
+        """Close at once, even with pending requests; buffers of pending reads are free afterwards."""
         for connection in self._connections:
             connection.drop()
 
     def close(self) -> None:
-        """Close all connections in good order. Nothing may be pending."""
+        """Close all connections cleanly. Nothing may be pending."""
         for connection in self._connections:
             connection.close()
 
@@ -173,4 +175,4 @@ class Export:
         if kind is None:
             self.close()
         else:
-            self.drop()  # a server that hangs would not hear a farewell
+            self.drop()  # a server that hangs would not answer a disconnect

@@ -37,7 +37,7 @@ def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
-    """Keep what lies in the range from ``start`` up to ``end``, and stop reading the stream there::
+    """Keep the parts in the range from ``start`` up to ``end``, and stop reading the stream there::
 
     in     DDDDDDZZZZZZ..DDDD
     range     [        )
@@ -52,15 +52,14 @@ def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]
 
 
 def overlaid(dirty: Iterable[Extent], allocation: Iterable[Extent]) -> Iterator[Extent]:
-    """Give each dirty byte the kind that ``allocation`` tells::
+    """Give each dirty byte its kind in ``allocation``::
 
         dirty       ..#######..#####....##
         allocation  DDDDDDZZZZZZZZDDDDD...
         out         ..DDDDZZZ..ZZZDD....DD
 
-    Dirty zeros stay, as zero extents: they are changes like any others. A dirty byte that the
-    allocation does not mention counts as data, for to read it is always right. Whatever the kind of
-    a dirty extent, only its range matters.
+    Dirty zeros stay, as zero extents, because they are changes too. A dirty byte that the allocation does not
+    mention counts as data, because reading it is always correct. The kind of a dirty extent is ignored.
     """
     stream = iter(allocation)
     known = next(stream, None)
@@ -78,14 +77,14 @@ def overlaid(dirty: Iterable[Extent], allocation: Iterable[Extent]) -> Iterator[
 
 
 def _piece(start: int, end: int, known: Extent) -> Extent:
-    """The first part of the range that is of one kind, where ``known`` ends after ``start``."""
+    """Return the first part of the range that is of one kind; ``known`` ends after ``start``."""
     if start < known.offset:
         return Extent(start, min(end, known.offset) - start, Kind.DATA)
     return Extent(start, min(end, known.end) - start, known.kind)
 
 
 def widened(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
-    """Grow each extent to whole chunks of a disk of ``size`` bytes, and join what then meets::
+    """Grow each extent to whole chunks of a disk of ``size`` bytes, and join extents that then touch::
 
         in   |..DD|....|D..D|DD..|
         out  |DDDD|....|DDDDDDDDD|
@@ -96,19 +95,19 @@ def widened(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
 
 
 def rounded(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
-    """Round to whole chunks: zero only where every byte of the chunk is a zero of the stream::
+    """Round to whole chunks, zero only if every byte of the chunk is a zero of the stream::
 
         in   |ZZZZ|ZZ..|....|DZZZ|ZZZZ|ZZ   (a disk that ends within its last chunk)
         out  |ZZZZ|DDDD|....|DDDD|ZZZZ|ZZ
 
-    Any other chunk of which the stream mentions a byte becomes data in whole. Chunks that it does not
-    mention stay out. The last chunk is cut at ``size``.
+    Any other chunk with a byte in the stream becomes data as a whole. Chunks without one are omitted. The
+    last chunk is cut at ``size``.
     """
     return merged(piece for extent in merged(extents) for piece in _rounded_pieces(extent, size))
 
 
 def _rounded_pieces(extent: Extent, size: int) -> Iterator[Extent]:
-    """Cut one merged extent; a chunk that it shares with others comes out as data, maybe repeatedly."""
+    """Cut one merged extent; a chunk that it shares with others is yielded as data, maybe repeatedly."""
     first = -(-extent.offset // CHUNK) * CHUNK
     last = extent.end if extent.end == size else extent.end // CHUNK * CHUNK
     if extent.kind is Kind.DATA or first >= last:

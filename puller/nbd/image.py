@@ -20,35 +20,35 @@ from puller.host.runtime import socket_folder
 from puller.nbd.connection import Connection
 
 _TOOL_SECONDS = 300.0
-"""How long ``qemu-img`` may make, change or measure an image. Measuring reads all tables of a chain, some 100
-MiB for a TiB."""
+"""Seconds for ``qemu-img`` to create, change or measure an image. Measuring reads all tables of a chain, some
+100 MiB for a TiB."""
 
 _START_SECONDS = 30.0
-"""How long ``qemu-nbd`` may take to open an image. It takes 20 ms; a large dirty qcow2 is checked first."""
+"""Seconds for ``qemu-nbd`` to open an image. A large dirty qcow2 is checked first."""
 
 _CLOSE_SECONDS = 120.0
 """How long it may take to close one. What was written to it is flushed by then, so that takes milliseconds,
 unless the storage hangs."""
 
-_SEE = "The message is QEMU's own; correct what it names and run again."
+_SEE = "Correct the cause that QEMU's message names, then run the command again."
 
 _WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What opens one encrypted image, whose format is ``image`` (``raw`` is LUKS itself)."""
+    """The passphrase of one encrypted image, whose format is ``image`` (``raw`` is LUKS itself)."""
 
     image: str
     passphrase: bytes = field(repr=False)
 
 
 Keys = Sequence[Key | None]
-"""Of an image and of those behind it, the nearest first; None where there is nothing to be opened."""
+"""Keys of an image and of those behind it, nearest first; None for an image without encryption."""
 
 
 def _opened_by(keys: Keys, number: int = 0) -> dict[str, object]:
-    """The options of QEMU's block node that unlock the image of this number and those behind it."""
+    """Return the options of QEMU's block node that unlock the image of this number and those behind it."""
     if number >= len(keys) or not any(keys[number:]):
         return {}
     key = keys[number]
@@ -65,13 +65,13 @@ def _passphrases(keys: Keys) -> list[bytes | None]:
 
 
 def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object]) -> str:
-    """The image as QEMU's tools take it for a file name, if more is to be said than its format."""
+    """Return the image as a file name for QEMU's tools, if it needs more options than its format."""
     source = {"driver": image_format, "file": {"filename": str(path.absolute())}}
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
 def create_qcow2(path: Path, size: int, scope: CancelScope | None = None) -> None:
-    """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
+    """Create an empty qcow2 image of ``size`` bytes, rounded up to qcow2's unit of 512.
 
     Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
     """
@@ -80,11 +80,11 @@ def create_qcow2(path: Path, size: int, scope: CancelScope | None = None) -> Non
 
 
 def detach_backing(path: Path, scope: CancelScope | None = None) -> None:
-    """Make the qcow2 image at ``path`` forget its backing file, whose content is not looked at.
+    """Remove the backing file from the qcow2 image at ``path``; its content is not read.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    doing = f"cannot take the backing file from {path}"
+    doing = f"cannot remove the backing file from {path}"
     words = ["rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute())]
     _qemu_img(doing, *words, scope=scope)
 
@@ -100,7 +100,9 @@ def remove_bitmap(path: Path, name: str, keys: Keys = (), scope: CancelScope | N
 
 
 def copy_bytes(path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> int:
-    """Bytes that a full copy of the image at ``path``, chain included, takes as qcow2; it may be in use.
+    """Return the bytes that a full qcow2 copy of the image at ``path`` needs, chain included.
+
+    The image may be in use.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
@@ -117,15 +119,15 @@ def _qemu_img(doing: str, *command: str, keys: Keys = (), scope: CancelScope | N
 class ImageServer:
     """Serves the image at ``path`` for writing, at ``uri``, until it is closed.
 
-    ``read_only`` makes one that does not write. The socket is in a folder that only this user can enter.
-    ``qemu-nbd`` leaves by itself when its last client does, and this object is one: so none
-    stays behind, holding the image's lock, when this process is killed.
+    ``read_only`` returns a server that refuses writes. The socket is in a directory that only this user can
+    enter. ``qemu-nbd`` exits when its last client disconnects, and this object is a client: so no server
+    stays behind with a lock on the image when this process is killed.
 
-    The end of ``scope`` ends the wait for its start with Interrupted. Raises NbdError, with what ``qemu-nbd``
-    said, if it is missing, does not come up or ends badly.
+    The end of ``scope`` ends the wait for its start with Interrupted. Raises NbdError, with the message of
+    ``qemu-nbd``, if it is missing, does not start or fails.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a server is started with
+    def __init__(  # noqa: PLR0913, PLR0917 - the options of a server
         self,
         path: Path,
         image_format: str,
@@ -162,33 +164,36 @@ class ImageServer:
         keys: Keys = (),
         scope: CancelScope | None = None,
     ) -> Self:
-        """A server that refuses writes. ``bitmap`` names a bitmap of the qcow2 image to be offered; ``keys``
-        open it, and those behind it, where they are encrypted: what is inside is served.
+        """Return a server that refuses writes.
+
+        ``bitmap`` names a bitmap of the qcow2 image to export. ``keys`` open encrypted images of the chain:
+        the decrypted content is served.
         """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
         return cls(path, image_format, ["--read-only", *offer], keys=keys, scope=scope)
 
     @classmethod
     def pushed(cls, path: Path, passphrase: bytes | None = None, scope: CancelScope | None = None) -> Self:
-        """A server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives it.
+        """Return a server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives
+        it.
 
-        That is the running disk: not as it was, and locked. ``qemu:allocation-depth`` is offered and shows
-        as allocated what the image has itself.
+        That is the running disk, which has changed and is locked. ``qemu:allocation-depth`` is exported and
+        shows as allocated the clusters of the image itself.
         """
         keys = [] if passphrase is None else [Key("qcow2", passphrase)]
         return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None}, keys, scope)
 
     @classmethod
     def in_use(cls, path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> Self:
-        """A server of an image that QEMU is writing: only what has long stood still in it can be trusted."""
+        """Return a server of an image that QEMU is writing: only old, unchanged data in it can be trusted."""
         return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True}, keys, scope)
 
     def _run(self, socket: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
-        # --shared=0 is any number of clients; QEMU then lets several connections write (multi-conn).
+        # --shared=0 allows any number of clients; QEMU then lets several connections write (multi-conn).
         fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}"]
         try:
             with self._log.open("wb") as log, handed_over(_passphrases(self._keys)) as handed:
-                # A session of its own, so that Ctrl-C at a terminal ends puller, and puller ends the server.
+                # Its own session, so that Ctrl-C at a terminal ends puller, and puller ends the server.
                 return subprocess.Popen(
                     ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
                     stdin=subprocess.DEVNULL,
@@ -201,7 +206,7 @@ class ImageServer:
             raise NbdError("qemu-nbd is not installed", advice=INSTALL) from error
 
     def _await(self) -> None:
-        """Become the first client as soon as the server is up: it writes its pid file then."""
+        """Connect as the first client as soon as the server has written its pid file."""
         try:
             deadline = time.monotonic() + _START_SECONDS
             while not self._ready.exists():
@@ -219,17 +224,17 @@ class ImageServer:
         return complaint(self._log.read_bytes())
 
     def close(self) -> None:
-        """End the server and wait until the image is closed, which may have to write caches back first."""
+        """End the server and wait until it has flushed its caches and closed the image."""
         if self._process.returncode is not None:
             return
-        self._lifeline.drop()  # a server that hangs would not hear a farewell
+        self._lifeline.drop()  # a server that hangs would not answer a disconnect
         self._process.terminate()
         try:
             code = self._process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired as error:
-            self._process.kill()  # not waited for: a process that hangs in its storage does not die either
+            self._process.kill()  # no wait: a process that hangs in its storage does not die either
             self._folder.cleanup()
-            raise NbdError(f"qemu-nbd of {self._path} did not end in {_CLOSE_SECONDS:.0f} s") from error
+            raise NbdError(f"qemu-nbd of {self._path} did not end within {_CLOSE_SECONDS:.0f} s") from error
         said = self._said()
         self._folder.cleanup()
         if code:
@@ -239,6 +244,6 @@ class ImageServer:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # The first error is the one to tell: the end of the server is often just what follows from it.
+        # Report the first error: the failure of the server often only follows from it.
         with contextlib.suppress(NbdError) if error is not None else contextlib.nullcontext():
             self.close()

@@ -9,10 +9,10 @@ from puller.pipeline.buffers import Batch, Buffer, BufferPool, ReadSegment
 from puller.units import CHUNK, KIB, Extent, Kind
 
 _REQUESTS = 16
-"""Requests in flight at most: QEMU serves 16 of a connection at once (MAX_NBD_REQUESTS), more only queue."""
+"""Most requests in flight: QEMU serves 16 of a connection at once (MAX_NBD_REQUESTS); more only queue."""
 
 _REQUEST = 512 * KIB
-"""Bytes of a request at most: larger ones cost QEMU more."""
+"""Most bytes of a request: larger ones cost QEMU more."""
 
 
 def read(
@@ -34,8 +34,8 @@ def read(
         buffers  [DDDDDDDD][DDDDDDDD][D|DD|DDDDD][D.......]
 
     The caller releases each batch, in any thread. If the caller stops early, it must close the
-    generator. Whatever ends it before its time drops the export's connections, so that no buffer goes
-    back to the pool while libnbd may still write into it. Raises NbdError if the server fails, Closed
+    generator. An early end always drops the export's connections, so that no buffer returns to the pool
+    while libnbd may still write into it. Raises NbdError if the server fails, Closed
     if the pool is closed.
     """
     reading = _Reading(export, pool, window)
@@ -61,7 +61,7 @@ class _Filling:
         self.pending = 0
 
     def append(self, offset: int, length: int) -> tuple[ReadSegment, memoryview]:
-        """Add a segment; return it and where its bytes belong. The rest of its last chunk is made zero."""
+        """Add a segment; return it and the memory for its bytes. The rest of its last chunk is zeroed."""
         end = self.position + length
         segment = ReadSegment(offset, length, self.position)
         self.segments.append(segment)
@@ -74,7 +74,7 @@ class _Filling:
 
 
 class _Reading:
-    """What is in flight, and the one buffer that still takes segments."""
+    """The requests in flight, and the buffer that still accepts segments."""
 
     def __init__(self, export: Export, pool: BufferPool, window: int) -> None:
         self._export = export
@@ -86,7 +86,7 @@ class _Reading:
         self._bytes = 0
 
     def start(self, extent: Extent) -> Iterator[Batch]:
-        """Request all of ``extent``; yield what completes while there is no room for more."""
+        """Request all of ``extent``; yield batches that complete while no more requests fit."""
         at = extent.offset
         while at < extent.end:
             filling = self._open or (yield from self._open_next())
@@ -99,7 +99,7 @@ class _Reading:
                 yield from self._seal(filling)
 
     def finish(self) -> Iterator[Batch]:
-        """Yield all that is left."""
+        """Yield the remaining batches."""
         if self._open is not None:
             yield from self._seal(self._open)
         while self._flying:
@@ -119,7 +119,7 @@ class _Reading:
         return self._open
 
     def _buffer(self) -> Generator[Batch, None, Buffer]:
-        """A buffer. It is waited for only when none is held here, lest readers wait for each other."""
+        """Return a buffer. Wait only if this reader holds none, so that readers never wait for each other."""
         while (buffer := self._pool.try_acquire()) is None:
             if not self._flying:
                 return self._pool.acquire()
@@ -133,7 +133,7 @@ class _Reading:
         self._bytes += length
 
     def _complete(self) -> Iterator[Batch]:
-        """Wait for a request; yield its batch if that was the last one."""
+        """Wait for a request; yield its batch if it was the last one."""
         _, oldest = next(iter(self._flying.values()))
         cookie = self._export.data.wait(oldest.offset)
         filling, segment = self._flying.pop(cookie)
@@ -144,7 +144,7 @@ class _Reading:
             yield self._batch(filling)
 
     def _seal(self, filling: _Filling) -> Iterator[Batch]:
-        """Put no more into ``filling``; yield its batch if all of it is there already."""
+        """Add no more to ``filling``; yield its batch if all of it has arrived already."""
         self._open = None
         if not filling.pending:
             yield self._batch(filling)

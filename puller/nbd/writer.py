@@ -13,7 +13,7 @@ from puller.nbd.connection import Connection
 from puller.units import MIB
 
 _CONNECTIONS = 4
-"""Connections to a server that allows several, as many as a restore has threads that write."""
+"""Connections to a server that allows several: as many as a restore has threads that write."""
 
 _ZEROS = memoryview(bytes(MIB))
 
@@ -21,10 +21,10 @@ _ZEROS = memoryview(bytes(MIB))
 class Target:
     """The export at ``uri``, opened for writing. Its methods may be called from any thread.
 
-    Each call takes a connection of its own, and waits while all are in use: one to a server where a
-    flush covers its own connection only, else a few. Calls on ranges that overlap must not be made at
-    the same time. The end of ``scope`` interrupts them. Raises NbdError if the server cannot be reached or is
-    read-only, and from every method when the server fails.
+    Each call uses its own connection, and waits while all are in use. There is one if a flush covers only its
+    own connection, else a few. Calls on ranges that overlap must not be made at the same time. The end of
+    ``scope`` interrupts them. Raises NbdError if the server cannot be reached or is read-only, and from every
+    method when the server fails.
     """
 
     def __init__(self, uri: str, scope: CancelScope | None = None) -> None:
@@ -43,7 +43,10 @@ class Target:
 
     def _prepare(self, first: Connection) -> None:
         if first.read_only:
-            raise NbdError(f"{first.uri} is read-only", advice="Serve the export for writing.")
+            raise NbdError(
+                f"cannot write to {first.uri}: the export is read-only",
+                advice="Serve the export for writing.",
+            )
         while first.can_share and len(self._connections) < _CONNECTIONS:
             self._connections.append(Connection(first.uri, scope=self._scope))
 
@@ -61,7 +64,7 @@ class Target:
             connection.write(offset, view)
 
     def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeros, as a hole where the server can."""
+        """Make the range read as zeros, as a hole if the server can."""
         with self._connection() as connection:
             if connection.can_zero:
                 connection.write_zeroes(offset, length)
@@ -70,12 +73,12 @@ class Target:
                 connection.write(offset + start, _ZEROS[: length - start])
 
     def flush(self) -> None:
-        """Return when everything is durable whose ``write`` or ``zero`` has returned."""
+        """Wait until everything is durable whose ``write`` or ``zero`` has returned."""
         with self._connection() as connection:
             connection.flush()
 
     def close(self) -> None:
-        """Close all connections. What was not flushed may be lost."""
+        """Close all connections. Writes without a flush may be lost."""
         for connection in self._connections:
             connection.close()
 

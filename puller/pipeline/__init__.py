@@ -1,1 +1,1 @@
-"""Bytes in motion: buffers, lanes, crews."""
+"""Data transfer between threads: buffers, lanes, crews."""

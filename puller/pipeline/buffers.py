@@ -1,7 +1,7 @@
 """Reusable buffers of a fixed size, and the batches of disk content that travel in them.
 
-Memory stays bounded because nobody allocates on the way: a thread that wants a buffer waits until
-another gives one back. A fresh buffer per request would also leak on libnbd 1.14.
+Memory stays bounded because nothing else allocates: a thread that needs a buffer waits until another
+returns one. A new buffer per request would also leak on libnbd 1.14.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from puller.pipeline.lane import Closed
 
 
 class Buffer:
-    """Memory that begins at a page, as a writable ``view``; content is whatever the last user left.
+    """Page-aligned memory, as a writable ``view``; it still holds the last user's content.
 
-    What begins at a page can be written to a file past the page cache.
+    Page-aligned memory can be written to a file with direct I/O.
     """
 
     __slots__ = ("_pool", "view")
@@ -26,12 +26,12 @@ class Buffer:
         self.view = memoryview(mmap.mmap(-1, size))
 
     def release(self) -> None:
-        """Give the buffer back to its pool. Neither it nor a view of it may be used afterwards."""
+        """Return the buffer to its pool. Neither it nor a view of it may be used afterwards."""
         self._pool.give_back(self)
 
 
 class BufferPool:
-    """At most ``count`` buffers of ``size`` bytes each, made when first needed."""
+    """At most ``count`` buffers of ``size`` bytes each, created when first needed."""
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
@@ -41,7 +41,7 @@ class BufferPool:
         self._changed = threading.Condition()
 
     def acquire(self) -> Buffer:
-        """Return a buffer, waiting for one if need be. Raises Closed once the pool is closed."""
+        """Return a buffer, waiting for one if necessary. Raises Closed once the pool is closed."""
         with self._changed:
             while not (self._free or self._left or self._closed):
                 self._changed.wait()
@@ -67,7 +67,7 @@ class BufferPool:
             self._changed.notify()
 
     def close(self) -> None:
-        """Make every present and later ``acquire`` raise Closed."""
+        """Make every current and later ``acquire`` raise Closed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -75,7 +75,7 @@ class BufferPool:
 
 @dataclass(frozen=True, slots=True)
 class ReadSegment:
-    """``length`` bytes of a disk from ``offset``, standing at ``position`` in a buffer.
+    """``length`` bytes of a disk from ``offset``, at ``position`` in a buffer.
 
     ``offset`` and ``position`` are multiples of the chunk size. So is ``length``, except at the end
     of a disk; there the buffer holds zero bytes up to the next multiple."""
@@ -87,16 +87,16 @@ class ReadSegment:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A buffer and the segments of one disk that are in it."""
+    """A buffer and the segments of one disk in it."""
 
     buffer: Buffer
     segments: tuple[ReadSegment, ...]
 
     @property
     def length(self) -> int:
-        """Bytes of the disk that are in it."""
+        """Bytes of the disk in the buffer."""
         return sum(segment.length for segment in self.segments)
 
     def release(self) -> None:
-        """Give the buffer back to its pool."""
+        """Return the buffer to its pool."""
         self.buffer.release()

@@ -1,4 +1,4 @@
-"""Threads that share one fate: the first error closes all their lanes and pools."""
+"""A group of threads: the first error closes all their lanes and pools."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ C = TypeVar("C", bound=_Closable)
 
 
 class Flow:
-    """A context in which threads, lanes and pools live.
+    """A context for threads, lanes and pools.
 
-    Leaving it closes all lanes and pools, drops what was not finished, and waits for every thread. If
-    a thread failed first, its error leaves the context in place of what it caused in the body.
+    Leaving it closes all lanes and pools, drops unfinished items, and waits for every thread. If a thread
+    failed first, the context raises that error instead of the error that it caused in the body.
 
     ``scope`` is for the waits of its threads: a failure cancels it. It is a child of ``parent``, whose end
     fails the flow with Interrupted.
@@ -47,16 +47,16 @@ class Flow:
         return closable
 
     def spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        """Run ``work`` in a new thread; what it raises fails the flow."""
+        """Run ``work`` in a new thread; its exception fails the flow."""
         thread = self.thread(name, work)
         thread.start()
         return thread
 
     def thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        """As ``spawn``, still to be started: who waits for it can know it before.
+        """Like ``spawn``, but return the thread without starting it, so that it can be recorded first.
 
-        A signal may interrupt the start so that the thread runs and seems not to. Once the flow has failed it
-        does not begin its work any more: after that, whatever is at work is alive and can be joined.
+        A signal may interrupt the start so that the thread runs but appears not to. Once the flow has failed,
+        a thread does not begin its work. So after that, every thread at work is alive and can be joined.
         """
 
         def body() -> None:
@@ -78,14 +78,14 @@ class Flow:
             return self._error is not None
 
     def crew(self, name: str, count: int, capacity: int, work: Callable[[T], None]) -> Crew[T]:
-        """``count`` threads that call ``work`` with each item put to the crew."""
+        """Start ``count`` threads that call ``work`` with each item put to the crew."""
         return Crew(self, name, count, self.adopt(Lane(capacity)), work)
 
     def fail(self, error: BaseException) -> None:
         """Record ``error`` if it is the first, close everything and cancel the scope."""
         with self._lock:
             if self._error is None:
-                # What a thread meets once the parent has ended is only the echo of that.
+                # An error of a thread after the parent's end only follows from that.
                 echo = self.scope.cancelled and isinstance(error, Exception)
                 self._error = _stop() if echo else error
         self._close()
@@ -102,7 +102,7 @@ class Flow:
             closable.close()
 
     def failed_by(self, kind: type[BaseException]) -> bool:
-        """Whether the first error was of this ``kind``."""
+        """Return whether the first error was of this ``kind``."""
         return isinstance(self._error, kind)
 
     def check(self) -> None:
@@ -111,7 +111,7 @@ class Flow:
             raise self._error
 
     def __enter__(self) -> Self:
-        self.scope.listen(self._stop)  # before all others, so that they meet a flow that has failed
+        self.scope.listen(self._stop)  # before all others, so that they find a failed flow
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -120,7 +120,7 @@ class Flow:
         self._close()
         join(self._threads)
         self.scope.forget(self._stop)
-        # What the body met after a thread had failed is only the echo of that; a signal is none.
+        # An error of the body after a thread's failure only follows from that, unless it is a signal.
         if error is None or (isinstance(error, Exception) and error is not self._error):
             self.check()
 
@@ -130,7 +130,7 @@ def _stop() -> Interrupted:
 
 
 def join(threads: Iterable[threading.Thread]) -> None:
-    """Wait for the end of those that were started: a signal may have come before."""
+    """Wait for the end of the started threads: a signal may have come before the start of some."""
     for thread in threads:
         if thread.is_alive():
             thread.join()
@@ -150,7 +150,7 @@ class Crew(Generic[T]):
             self._work(item)
 
     def put(self, item: T) -> None:
-        """Hand over ``item``, waiting while the lane is full. Raises Closed if the flow has failed."""
+        """Add ``item``, waiting while the lane is full. Raises Closed if the flow has failed."""
         self._lane.put(item)
 
     def finish(self) -> None:

@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """The lane or pool was closed because the run failed elsewhere. Threads leave quietly on it."""
+    """The lane or pool was closed because the run failed elsewhere. Threads then end silently."""
 
 
 class Lane(Generic[T]):
     """A first-in-first-out queue of at most ``capacity`` items.
 
-    It ends in one of two ways: ``finish`` lets the takers drain it, ``close`` stops all at once.
+    It ends in one of two ways: ``finish`` lets the consumers drain it, ``close`` stops all at once.
 
-    Who waits for room is woken when the lane is half empty. Each wake costs the one that wakes, which
-    holds the interpreter's lock, its turn on the processor.
+    Waiting producers are woken only when the lane is half empty, because each wake-up costs the waking thread
+    the interpreter's lock.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -58,13 +58,13 @@ class Lane(Generic[T]):
             yield item
 
     def finish(self) -> None:
-        """Say that nothing more will be put."""
+        """Declare that no more items will be put."""
         with self._filled:
             self._finished = True
             self._filled.notify_all()
 
     def close(self) -> None:
-        """Drop all items; every present and later call of ``put`` and iteration raises Closed."""
+        """Drop all items; every current and later ``put`` and iteration raises Closed."""
         with self._filled:
             self._closed = True
             self._items.clear()

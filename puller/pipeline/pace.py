@@ -1,4 +1,4 @@
-"""A rate that is not exceeded: what moves bytes asks before it moves them."""
+"""A rate limit: code that transfers bytes calls it before the transfer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 from puller.pipeline.lane import Closed
 
 CREDIT = 0.25
-"""Seconds' worth of bytes that may be caught up on after a pause: what a late wake-up loses, and no more."""
+"""Seconds' worth of bytes that may follow at once after a pause: the delay of a late wake-up."""
 
 
 class Pace:
-    """Lets ``rate`` bytes a second through, of all its callers together; safe for many threads.
+    """Limits all its callers together to ``rate`` bytes per second; safe for many threads.
 
-    A token bucket that is paid afterwards: a caller passes when all that passed before it is paid for,
-    so no single count is too large. Of any stretch of t seconds, at most ``rate * (t + CREDIT)`` bytes
-    and the largest single count pass.
+    A token bucket that is paid afterwards: a caller passes when everything before it is paid for, so no
+    single count is too large. In any t seconds, at most ``rate * (t + CREDIT)`` bytes and the largest single
+    count pass.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
-        """Return when ``count`` more bytes may pass. Raises Closed."""
+        """Wait until ``count`` more bytes may pass. Raises Closed."""
         with self._lock:
             now = self._clock()
             begin = max(self._paid, now - CREDIT)
@@ -45,5 +45,5 @@ class Pace:
             raise Closed
 
     def close(self) -> None:
-        """Make every present and later ``take`` raise Closed."""
+        """Make every current and later ``take`` raise Closed."""
         self._closed.set()

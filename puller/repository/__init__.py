@@ -1,1 +1,1 @@
-"""Bytes at rest: keys, packs, maps, points, index. See docs/format.md."""
+"""Stored data: keys, packs, maps, points, index. See docs/format.md."""

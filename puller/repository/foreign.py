@@ -1,4 +1,4 @@
-"""Objects in the repository's folders that are not puller's: ignored by all, named once to the user."""
+"""Foreign objects in the repository: all commands ignore them, and report them once to the user."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SHOWN = 3
 
 
 def foreign(store: Store, folders: Iterable[str]) -> list[str]:
-    """Names of the foreign objects in ``folders``, each ending in ``/``. Raises StoreError."""
+    """Return the names of foreign objects in ``folders``, each ending in ``/``. Raises StoreError."""
     return [info.key for folder in folders for info in store.list(folder) if is_foreign(info.key, info.size)]
 
 
 def described(keys: list[str]) -> str:
-    """One sentence about foreign objects."""
+    """Return one sentence about foreign objects."""
     shown = ", ".join(keys[:_SHOWN])
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return f"objects that are not puller's, or are empty, are ignored: {shown}{more}"

@@ -1,7 +1,7 @@
-"""Which machines a user may mean by a name, without reading all records.
+"""Find domains by name without reading all records.
 
-Objects are named by the machine's UUID, and its name is in the records, so the newest record of each machine
-is read.
+Objects are named by the domain's UUID, and its name is in the records, so the newest record of each domain is
+read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PARALLEL_READS = 16
 
 
 def names_of(points: Points, domain: str) -> list[tuple[str, str]]:
-    """Names of the points of the machines whose newest point calls them ``domain``.
+    """Return the names of the points of domains whose newest point has the name ``domain``.
 
-    Of all machines if there is none: one may have been called so before, or cannot be read.
+    If there is none, return those of all domains: one may have had the name before, or cannot be read.
     """
     names = points.names()
     called = {uuid for uuid, newest in _newest(points, names) if newest and newest.domain == domain}
@@ -31,7 +31,7 @@ def names_of(points: Points, domain: str) -> list[tuple[str, str]]:
 
 
 def _newest(points: Points, names: Iterable[tuple[str, str]]) -> list[tuple[str, Point | None]]:
-    """The UUID of each machine and its newest point that can be read, if any can."""
+    """Yield the UUID of each domain and its newest readable point, if any."""
     machines: defaultdict[str, list[str]] = defaultdict(list)
     for uuid, point_id in names:
         machines[uuid].append(point_id)

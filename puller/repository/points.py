@@ -38,13 +38,13 @@ _ID = re.compile(POINT)
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _UUID = re.compile(UUID)
 _PARALLEL_READS = 16
-"""As many as the S3 client has connections."""
+"""Parallel reads: as many as the S3 client has connections."""
 
 AHEAD = timedelta(days=1)
-"""What is dated later than now by more than this was dated by a clock that is wrong, or by nobody's."""
+"""A point dated further ahead of now was dated by a wrong clock, or its name was forged."""
 
 MOMENT = len("20261123T050000Z")
-"""Characters of a point id that tell its second. Within one, the rest of the id orders nothing."""
+"""Characters of a point id for its second. The rest of the id is random and gives no order."""
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -55,19 +55,19 @@ class Ref(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> Address:
-        """The address. Raises DamagedData if it is none."""
+        """Return the address. Raises DamagedData if it is invalid."""
         return check_address(self.pack, self.slot)
 
     @classmethod
     def to(cls, address: Address) -> Ref:
-        """The JSON form of ``address``."""
+        """Return the JSON form of ``address``."""
         return cls(address.pack.hex(), address.slot)
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """What could be known of a disk's image file, and of the QEMU that had it, when the point was taken.
+    """Facts about a disk's image file, and the QEMU that had it open, when the point was taken.
 
-    ``born`` and ``qemu`` are texts to be compared; they and ``inode`` are empty or 0 where unknown.
+    ``born`` and ``qemu`` are texts for comparison; they and ``inode`` are empty or 0 if unknown.
     """
 
     inode: int = 0
@@ -101,7 +101,7 @@ class DiskRecord(msgspec.Struct, frozen=True):
 class Attachment(msgspec.Struct, frozen=True):
     """Stored content of a point other than disks, such as ``domain.xml``; ``size`` in bytes.
 
-    ``time`` is when it had been read, by the clock of the host.
+    ``time`` is when it was read, by the host's clock.
     """
 
     name: str
@@ -137,11 +137,11 @@ class Point(msgspec.Struct, frozen=True):
     version: int = VERSION
 
     def disk(self, target: str) -> DiskRecord | None:
-        """The record of the disk ``target``, if the point has it."""
+        """Return the record of the disk ``target``; None if the point lacks it."""
         return next((record for record in self.disks if record.disk == target), None)
 
     def is_from(self, hosts: Collection[str]) -> bool:
-        """Whether one of ``hosts``, names or patterns, took the point. Without any, all did."""
+        """Return whether one of ``hosts``, names or patterns, took the point. Without any, all match."""
         return not hosts or any(self.host == host or fnmatchcase(self.host, host) for host in hosts)
 
 
@@ -150,12 +150,12 @@ class _Head(msgspec.Struct):
 
 
 def new_id(moment: datetime) -> str:
-    """A fresh point id for the UTC time ``moment``."""
+    """Return a new point id for the UTC time ``moment``."""
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def time_of(point_id: str) -> datetime:
-    """The time that a point id begins with. A time that cannot be is the first of all."""
+    """Return the time at the start of a point id. An impossible time counts as the earliest."""
     try:
         return datetime.strptime(point_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -163,19 +163,19 @@ def time_of(point_id: str) -> datetime:
 
 
 def kind_of(disks: Sequence[DiskRecord]) -> str:
-    """A point's kind: that of its disks, or ``mixed``; ``configuration`` if it has none."""
+    """Return a point's kind: that of its disks, or ``mixed``; ``configuration`` if it has none."""
     kinds = {record.kind for record in disks} or {"configuration"}
     return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def in_order(points: Iterable[Point]) -> list[Point]:
-    """Oldest first. A point of the same time as the one it was taken from comes after that."""
+    """Sort oldest first. A point comes after its parent of the same time."""
     known = {(point.uuid, point.point): point for point in points}
     return sorted(known.values(), key=lambda point: (point.time, _generation(point, known), point.point))
 
 
 def _generation(point: Point, known: Mapping[tuple[str, str], Point]) -> int:
-    """How many ancestors of ``point`` are of the same time."""
+    """Return how many ancestors of ``point`` have the same time."""
     count, parent = 0, known.get((point.uuid, point.parent or ""))
     while parent is not None and parent.time == point.time and count < len(known):
         count, parent = count + 1, known.get((parent.uuid, parent.parent or ""))
@@ -192,18 +192,18 @@ def newest_first(point_ids: Iterable[str], read: Callable[[str], Point | None]) 
 
 
 def newest_of(points: Iterable[Point]) -> str | None:
-    """The id of the newest of some points of one domain; None if there are none."""
+    """Return the id of the newest of some points of one domain; None without points."""
     ordered = in_order(points)
     return ordered[-1].point if ordered else None
 
 
 def object_name(uuid: str, point_id: str) -> str:
-    """Where a point is stored."""
+    """Return the name of a point's object."""
     return f"{PREFIX}{uuid}/{point_id}"
 
 
 def parse_name(key: str, prefix: str) -> tuple[str, str] | None:
-    """(domain uuid, point id) out of an object's name; None if it is foreign."""
+    """Return (domain uuid, point id) from an object's name; None if it is foreign."""
     uuid, _, point_id = key.removeprefix(prefix).partition("/")
     return (uuid, point_id) if _UUID.fullmatch(uuid) and _ID.fullmatch(point_id) else None
 
@@ -213,21 +213,23 @@ def decode(content: bytes, name: str) -> Point:
     try:
         head = msgspec.json.decode(content, type=_Head)
         if head.version > VERSION:
-            raise UnsupportedFormat(f"{name} has format version {head.version}; this puller knows {VERSION}")
+            raise UnsupportedFormat(
+                f"{name} has format version {head.version}; this puller supports {VERSION}"
+            )
         point = msgspec.json.decode(content, type=Point)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
-    # A record becomes file names on restore, so names are checked even though records are sealed.
+    # A restore makes file names from a record, so names are checked even though records are sealed.
     targets = [record.disk for record in point.disks] + [item.name for item in point.attachments]
     if (
         not all(_TARGET.fullmatch(target) for target in targets)
         or object_name(point.uuid, point.point) != name
     ):
-        raise DamagedData(f"{name} holds impossible names")
-    # At the ends of the calendar there is no room for the local time.
+        raise DamagedData(f"{name} is damaged: it holds invalid names")
+    # At the ends of the calendar, the local time would be out of range.
     times = [point.time] + [item.time for item in point.attachments if item.time is not None]
     if any(moment.tzinfo is None or not 1970 <= moment.year < 9999 for moment in times):
-        raise DamagedData(f"{name} has a time without a zone or out of all reason")
+        raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
     return point
 
 
@@ -240,7 +242,7 @@ class Points(Scoped):
         self._boxes = boxes
 
     def names(self, uuid: str | None = None) -> list[tuple[str, str]]:
-        """(domain uuid, point id) of every point, without reading the records. An empty object is none."""
+        """Return (domain uuid, point id) of every point, without reading the records. Skips empty objects."""
         found = []
         for info in self._store.list(PREFIX if uuid is None else f"{PREFIX}{uuid}/"):
             name = parse_name(info.key, PREFIX)
@@ -261,13 +263,13 @@ class Points(Scoped):
             raise NoSuchPoint(error.message, advice=error.advice) from error
 
     def all(self, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
-        """Every point, oldest first. A damaged record raises, or is told to ``damaged`` where given."""
+        """Return every point, oldest first. A damaged record raises, or is passed to ``damaged`` if given."""
         return in_order(self._load(self.names(), damaged))
 
     def of(self, domain: str, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
-        """The points of a domain (name or UUID), oldest first; damaged records are as in ``all``.
+        """Return the points of a domain (name or UUID), oldest first; damaged records are as in ``all``.
 
-        Only the records of that domain are read, and one of each other if it is named by its name.
+        Only the records of that domain are read, and for a name also one of each other domain.
         """
         names = self.names(domain) if _UUID.fullmatch(domain) else names_of(self, domain)
         found = self._load(names, damaged)
@@ -303,19 +305,19 @@ class Points(Scoped):
         except StoreError as error:
             if not self._holds(name, box):
                 if isinstance(error, ObjectExists):
-                    raise DamagedData(f"{name} is there already with another content") from error
+                    raise DamagedData(f"{name} exists already with other content") from error
                 raise
 
     def delete(self, names: Iterable[tuple[str, str]]) -> None:
-        """Delete the points with these (domain uuid, point id); what only they reach is prune's to remove."""
+        """Delete the points with these (domain uuid, point id); prune removes what only they reach."""
         self._store.delete([object_name(*name) for name in names])
 
     def stands(self, name: tuple[str, str]) -> bool:
-        """Whether the point with this (domain uuid, point id) is there, readable or not."""
+        """Return whether the point with this (domain uuid, point id) exists, readable or not."""
         return name in self.names(name[0])
 
     def holds(self, point: Point) -> bool:
-        """Whether ``point`` is there, as far as the store answers soon."""
+        """Return whether ``point`` exists, if the store answers soon."""
         with suppress(PullerError):
             return self.within(cleanup()).get(point.uuid, point.point) == point
         return False
@@ -327,10 +329,10 @@ class Points(Scoped):
             return False
 
     def select(self, text: str, hosts: Collection[str] = ()) -> Point:
-        """The point that a user means by an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``.
+        """Return the point for an id, a unique prefix, ``DOMAIN@latest`` or ``DOMAIN@TIME``.
 
-        Of a domain's points only those count that one of ``hosts``, names or patterns, has taken. Raises
-        AmbiguousPoint if none is given and several have.
+        Only points of ``hosts``, names or patterns, count. Raises AmbiguousPoint without ``hosts`` if several
+        hosts took points of the domain.
         """
         if "@" in text:
             domain, moment = text.rsplit("@", 1)
@@ -338,21 +340,21 @@ class Points(Scoped):
         return self.get(*self.find(text))
 
     def locate(self, text: str, hosts: Collection[str] = ()) -> tuple[str, str]:
-        """As ``select``, but without reading the record of a point that is named by its id."""
+        """Like ``select``, but without reading the record of a point that is named by its id."""
         if "@" not in text:
             return self.find(text)
         point = self.select(text, hosts)
         return point.uuid, point.point
 
     def find(self, text: str) -> tuple[str, str]:
-        """(domain uuid, point id) by an id or a unique prefix, without reading the record."""
+        """Return (domain uuid, point id) for an id or a unique prefix, without reading the record."""
         matches = [name for name in self.names() if name[1].startswith(text)]
         exact = [name for name in matches if name[1] == text]
         if not matches or not text:
             raise NoSuchPoint(f"no restore point begins with '{text}'")
         if len(matches) > 1 and len(exact) != 1:
             shown = ", ".join(sorted(name[1] for name in matches)[:4])
-            raise AmbiguousPoint(f"'{text}' fits {len(matches)} restore points: {shown}")
+            raise AmbiguousPoint(f"'{text}' matches {len(matches)} restore points: {shown}")
         return (exact or matches)[0]
 
     def _by_time(self, domain: str, moment: str, hosts: Collection[str]) -> Point:
@@ -367,8 +369,8 @@ class Points(Scoped):
         uuids = sorted({point.uuid for point in mine})
         if len(uuids) > 1:
             raise AmbiguousPoint(
-                f"{len(uuids)} machines have been called '{domain}': {', '.join(uuids)}",
-                advice=f"Name the one you mean by its UUID, such as {uuids[-1]}@{moment}.",
+                f"{len(uuids)} domains have had the name '{domain}': {', '.join(uuids)}",
+                advice=f"Use the UUID of the domain, such as {uuids[-1]}@{moment}.",
             )
         fitting = [point for point in mine if limit is None or point.time <= limit]
         if not fitting:
@@ -383,7 +385,7 @@ class Points(Scoped):
     def _refuse_older(self, chosen: Point, limit: datetime | None, damaged: dict[str, DamagedData]) -> None:
         """Raise if a damaged record hides a point that is newer than the chosen one and would fit.
 
-        A name alone is nobody's word: one that is dated days ahead hides nothing.
+        A name alone is not authenticated: one that is dated days ahead hides nothing.
         """
         limit = limit or datetime.now(UTC) + AHEAD
         last = f"{limit.astimezone(UTC):%Y%m%dT%H%M%SZ}-g"
@@ -391,7 +393,7 @@ class Points(Scoped):
             if point_id in damaged and chosen.point[:MOMENT] <= point_id < last:
                 raise DamagedData(
                     damaged[point_id].message,
-                    advice=f"The newest that can be read is {chosen.point}: name it by that id.",
+                    advice=f"Use the id of the newest readable point: {chosen.point}.",
                 )
 
 
@@ -400,13 +402,13 @@ def _taken_on(hosts: Collection[str]) -> str:
 
 
 def _require_one_host(domain: str, points: Iterable[Point]) -> None:
-    """A copy of a machine has its UUID: what was meant must not be a matter of which ran last."""
+    """A copy of a domain has the same UUID: the selected point must not depend on which ran last."""
     newest = {point.host: point for point in points}
     if len(newest) > 1:
         last = max(newest.values(), key=lambda point: (point.time, point.point)).host
         raise AmbiguousPoint(
             f"points of domain '{domain}' were taken on {len(newest)} hosts: {', '.join(sorted(newest))}",
-            advice=f"Name the host, such as --host {last}, or take the newest of all with --host '*'.",
+            advice=f"Add the host, such as --host {last}, or take the newest of all with --host '*'.",
         )
 
 
@@ -415,7 +417,7 @@ def _parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise NoSuchPoint(
-            f"'{text}' is not a time",
-            advice="Write DOMAIN@latest or a time such as DOMAIN@2026-11-23T05:00:00Z.",
+            f"invalid time '{text}'",
+            advice="Use DOMAIN@latest or a time such as DOMAIN@2026-11-23T05:00:00Z.",
         ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

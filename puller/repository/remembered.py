@@ -1,7 +1,7 @@
-"""What a host remembers of each repository that it has opened: its id, and whether it is encrypted.
+"""A host's memory of each repository that it has opened: its id, and whether it is encrypted.
 
-``repository.json`` is read before there is a key and nothing vouches for it. Who can write to the store could
-put another repository in its place; a host that was here before notices.
+``repository.json`` is read before there is a key, so it is not authenticated. A writer of the store could
+replace the repository by another one; a host that has opened it before notices that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LIMIT = 64 * KIB
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What must not change at one ``address``."""
+    """Facts that must not change at one ``address``."""
 
     address: str
     id: str
@@ -31,12 +31,12 @@ class Identity(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, descriptor: Descriptor, address: str) -> Identity:
-        """The identity of the repository that is at ``address``."""
+        """Return the identity of the repository at ``address``."""
         return cls(address, descriptor.id, descriptor.cipher)
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it had a cipher."""
+        """Whether it has a cipher."""
         return self.cipher != "none"
 
 
@@ -49,7 +49,7 @@ class Replacement:
 
     @property
     def text(self) -> str:
-        """What has changed."""
+        """The change, as a message."""
         was, now = (f"{each.id} ({each.cipher})" for each in (self.known, self.found))
         return (
             f"another repository has replaced the one that this host knows at {self.known.address}: "
@@ -58,24 +58,24 @@ class Replacement:
 
     @property
     def advice(self) -> str:
-        """What to do."""
+        """Advice for the user."""
         path = memory_of(self.known.address)
-        return f"Find out who changed it. If it was you, delete {path} to have this host forget the old one."
+        return f"Find out who changed it. If you did, delete {path} to make this host forget the old one."
 
 
 def compare(descriptor: Descriptor, address: str) -> Replacement | None:
-    """What differs from what this host remembers, if it remembers anything."""
+    """Return the difference from this host's memory, if there is one."""
     known, found = recall(address), Identity.of(descriptor, address)
     return None if known is None or known == found else Replacement(known, found)
 
 
 def memory_of(address: str) -> Path:
-    """The file that remembers what was at ``address``. Raises OSError if this user has no cache."""
+    """Return the file with the identity at ``address``. Raises OSError if this user has no cache."""
     return cache_directory(_FOLDER) / f"{blake3(address.encode()).hexdigest(16)}.json"
 
 
 def recall(address: str) -> Identity | None:
-    """What was at ``address`` when this host was there last; None if it does not remember."""
+    """Return the identity last seen at ``address``; None if this host has none."""
     try:
         with memory_of(address).open("rb") as file:
             known = msgspec.json.decode(file.read(_LIMIT), type=Identity)
@@ -85,7 +85,7 @@ def recall(address: str) -> Identity | None:
 
 
 def remember(identity: Identity) -> None:
-    """Keep ``identity`` for the next time, if this user has a cache."""
+    """Store ``identity`` for the next time, if this user has a cache."""
     with suppress(OSError):
         path = memory_of(identity.address)
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

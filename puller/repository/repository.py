@@ -1,4 +1,4 @@
-"""A repository that is open: the one object that the use cases hold."""
+"""An open repository: the object that all use cases share."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ from puller.store.unconditional import UnconditionalStore
 class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
-    ``id`` is its id. ``replaced`` says how it differs from the repository that this host remembers at its
-    URL; None if it does not. ``index_budget`` is how many bytes this host keeps of its index. Threads can
-    share it.
+    ``id`` is its id. ``replaced`` is the difference from the repository that this host remembers at its
+    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index. Threads can share
+    it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Repository(Scoped):
         return self.descriptor.id
 
     def indexed(self) -> Iterator[PackEntry]:
-        """The packs that all index objects name. A damaged one is passed over: the index is never needed."""
+        """Return the packs in all index objects. Damaged ones are skipped: the index is never needed."""
         for info in list_index(self.store):
             yield from read_packs(self.store, self.keys, info) or ()
 
@@ -91,23 +91,23 @@ class Repository(Scoped):
         return read_index(self.store, self.keys, info, share)
 
     def learn_damage(self) -> None:
-        """Take in what checks have recorded: ``packs.damaged`` then names those packs too."""
+        """Read the damage that checks have recorded, and add these packs to ``packs.damaged``."""
         self.packs.damaged |= union(self.damaged.read())
 
     def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
         """Begin a run that writes. Use as a context.
 
-        Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not held.
+        Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not stored.
         """
         flow = Flow(self.scope)
         try:
             return self.within(flow.scope)._begin(flow, tuning or Tuning(), excluded)
         except BaseException:
-            flow.scope.cancel()  # the index may still be read, by threads that were left
+            flow.scope.cancel()  # abandoned threads may still read the index
             raise
 
     def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
-        # Before a footer is read: prune drops a record only once no footer has what it condemns.
+        # Before a footer is read: prune deletes a record only once no footer has its slots.
         claims = Claims(self.condemned, self.maps.table)
         self.learn_damage()
         avoided = claims.excluded.union(excluded, self.packs.damaged)
@@ -117,15 +117,15 @@ class Repository(Scoped):
         return Run(self, flow, known, claims, tuning)
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Everything that is stored."""
+        """Return all stored objects."""
         return self.store.list("")
 
 
 def create(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
-    """Make a repository in ``store``: encrypted, opened by ``secret``, or plain if that is None.
+    """Create a repository in ``store``: encrypted, opened by ``secret``, or unencrypted if that is None.
 
-    The descriptor is written last, so a half-made repository is none. This host remembers it as what is at
-    ``address``. Raises RepositoryExists.
+    The descriptor is written last, so an unfinished repository does not count as one. This host remembers it
+    at ``address``. Raises RepositoryExists.
     """
     _refuse_existing(store)
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
@@ -135,7 +135,7 @@ def create(store: Store, secret: Secret | None, address: str | None = None) -> R
     try:
         descriptors.save(store, descriptor)
     except ObjectExists as error:
-        raise RepositoryExists(f"a repository has just been made at {store.url}") from error
+        raise RepositoryExists(f"another process has just created a repository at {store.url}") from error
     if address is not None:
         remembered.remember(Identity.of(descriptor, address))
     return Repository(store, descriptor, keys)
@@ -152,7 +152,7 @@ def _refuse_existing(store: Store) -> None:
         if isinstance(error.__cause__, ObjectNotFound):
             return
         raise
-    raise RepositoryExists(f"there is a repository at {store.url} already")
+    raise RepositoryExists(f"a repository exists already at {store.url}")
 
 
 def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> KeyRing:
@@ -164,9 +164,9 @@ def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> 
 def open_repository(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
     """Open the repository in ``store``.
 
-    Whoever has a ``secret``, or remembers an encrypted repository at ``address``, is not given one without
-    encryption: whoever can write the store could else make hosts store plain data in it. Raises NoRepository,
-    WrongKey, UnsupportedFormat.
+    With a ``secret``, or the memory of an encrypted repository at ``address``, an unencrypted repository is
+    refused: a writer of the store could otherwise make hosts store unencrypted data in it. Raises
+    NoRepository, WrongKey, UnsupportedFormat.
     """
     descriptor = descriptors.load(store)
     replaced = None if address is None else remembered.compare(descriptor, address)
@@ -182,9 +182,9 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
 
 
 def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | None) -> None:
-    """Raise if somebody expects this repository to be encrypted."""
+    """Raise if this repository should be encrypted."""
     if any(True for _ in slots.list_slots(store)):
-        raise DamagedData(f"{store.url} says that it is not encrypted, yet it has key slots")
+        raise DamagedData(f"the repository at {store.url} claims to be unencrypted, but it has key slots")
     was = replaced if replaced is not None and replaced.known.is_encrypted else None
     advice = None if was is None else was.advice
     plain = f"the repository at {store.url} is not encrypted"

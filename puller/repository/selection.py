@@ -1,4 +1,4 @@
-"""Which domains a job means, and which points are its own. Pure."""
+"""Selection of a job's domains and of its own points. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PATTERN = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The points that are a job's own: it took them, on one of ``hosts``, of a domain that it still means.
+    """A job's own points: it took them, on one of ``hosts``, of a domain that it still matches.
 
-    Hosts that share a repository may have jobs of one name, each with domains and rules of its own: what
-    another host has taken, its own job judges.
+    Hosts that share a repository may have jobs of one name, each with its own domains and rules: the points
+    of another host belong to the job there.
     """
 
     job: str
@@ -29,7 +29,7 @@ class Scope:
     hosts: tuple[str, ...]
 
     def has(self, point: Point) -> bool:
-        """Whether the point is the job's own."""
+        """Return whether the point is the job's own."""
         return (
             point.tags.get(JOB_TAG) == self.job
             and point.is_from(self.hosts)
@@ -38,7 +38,7 @@ class Scope:
 
 
 def select(known: Mapping[str, str], wanted: Sequence[str], excluded: Sequence[str]) -> list[str]:
-    """Names of the domains that ``wanted`` means and ``excluded`` does not, each once.
+    """Return the names of the domains that ``wanted`` matches and ``excluded`` does not, each once.
 
     ``known`` are libvirt's domains: the UUID of each name. A word with ``*``, ``?`` or ``[`` is a pattern
     for names. A wanted name that libvirt does not know is kept: its backup will say so.
@@ -49,12 +49,12 @@ def select(known: Mapping[str, str], wanted: Sequence[str], excluded: Sequence[s
 
 
 def _meant(word: str, known: Mapping[str, str]) -> list[str]:
-    """A name comes before a pattern, a pattern before a UUID, as for libvirt a name before a UUID."""
+    """Match a name before a pattern, a pattern before a UUID; libvirt also prefers names to UUIDs."""
     if word in known:
         return [word]
     if _PATTERN.search(word):
         return sorted(name for name in known if fnmatchcase(name, word))
-    bare = word.lower().replace("-", "")  # libvirt takes a UUID without hyphens too
+    bare = word.lower().replace("-", "")  # libvirt accepts a UUID without hyphens too
     return [name for name, uuid in known.items() if uuid.replace("-", "") == bare]
 
 

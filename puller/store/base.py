@@ -1,8 +1,8 @@
-"""The protocol that every store keeps, and the values it speaks in.
+"""The protocol of all stores, and its values.
 
-A store holds *objects*: byte strings under a key. Keys are relative to the root of the repository;
-where that root is (a folder, a bucket with a prefix) is the store's own business. All stores behave
-alike, and one contract suite in the tests holds them to it.
+A store holds *objects*: byte strings under a key. Keys are relative to the root of the repository, which
+only the store knows (a directory, or a bucket with a prefix). All stores behave alike, and one contract suite
+in the tests verifies that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 
 Body = bytes | bytearray | memoryview
-"""What can be stored. A memoryview must be contiguous, of format ``B``, and stay unchanged during the put."""
+"""Body of an object. A memoryview must be contiguous, of format ``B``, and unchanged during the put."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store tells about an object without its content.
+    """Facts about an object without its content.
 
     ``size`` is in bytes, ``modified`` in seconds since the epoch by the store's clock. ``etag`` is
     opaque: it differs whenever the content was put again with other bytes.
@@ -36,27 +36,27 @@ class Store(Protocol):
     """Objects by key. All methods may be called from many threads at once.
 
     Every method may raise ``StoreUnavailable``, ``StoreDenied``, ``NoBucket`` or another
-    ``StoreError``; the docstrings name only what is particular. A key that ``validate_key`` refuses
-    is a ``ValueError``: keys are made by puller, never by users.
+    ``StoreError``; the docstrings name only other errors. A key that ``validate_key`` refuses raises
+    ``ValueError``, because puller creates all keys, never users.
     """
 
     scope: CancelScope
-    """What its waits belong to."""
+    """The scope of its waits."""
 
     def within(self, scope: CancelScope) -> Self:
-        """Return the same store with waits that belong to ``scope``, which is told when bytes come or go."""
+        """Return the same store with waits that belong to ``scope``, which notes progress of transfers."""
         ...
 
     @property
     def url(self) -> str:
-        """Where the store is, for messages. Never holds credentials."""
+        """URL of the store, for messages. Never holds credentials."""
         ...
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """Return the whole object.
 
         Raises ``ObjectNotFound``; ``DamagedData`` if the object is larger than ``max_size`` bytes,
-        before anything of it is read.
+        before any of it is read.
         """
         ...
 
@@ -82,12 +82,12 @@ class Store(Protocol):
         ...
 
     def put_new(self, key: str, body: Body) -> None:
-        """Create the object unless the key is taken; of many that try at once, one wins.
+        """Create the object unless the key exists; of many concurrent calls, one succeeds.
 
-        Raises ``ObjectExists`` if the key is taken, ``StoreFull``. Over a network, ``ObjectExists``
-        can mean that this very call was carried out, its answer lost and the request repeated:
-        ``RetryingStore`` reads the object back and compares. After any other error too it is unknown
-        whether the object came to be. Some S3 servers ignore the condition: see ``puller.store.probe``.
+        Raises ``ObjectExists`` if the key exists, ``StoreFull``. Over a network, ``ObjectExists`` can mean
+        that this call was carried out, its answer lost and the request repeated: ``RetryingStore`` reads the
+        object back and compares. After any other error it is also unknown whether the object was created.
+        Some S3 servers ignore the condition: see ``puller.store.probe``.
         """
         ...
 
@@ -98,29 +98,29 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield all objects whose key begins with ``prefix``, at any depth, sorted by key.
 
-        ``prefix`` is empty or ends in ``/``. Foreign names (see ``is_foreign``) are left out. Objects
-        that are put or deleted meanwhile may be told or not. Servers that keep keys as folders
-        (SeaweedFS) sort ``a/x`` before ``a-b``, S3 after it; among names of one length, as the
-        repository's are, there is no difference.
+        ``prefix`` is empty or ends in ``/``. Foreign names (see ``is_foreign``) are omitted. Objects that
+        are put or deleted meanwhile may be listed or not. Servers that store keys as directories
+        (SeaweedFS) sort ``a/x`` before ``a-b``, S3 after it; for names of one length, such as the
+        repository's, the order is the same.
         """
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete the objects; keys that are absent already are fine.
+        """Delete the objects, ignoring keys that do not exist.
 
-        If some cannot be deleted the others still are, as far as the store allows, and the first
+        If some cannot be deleted, the others still are, as far as the store allows, and the first
         failure is raised.
         """
         ...
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether one segment of a key is no object of ours: see *Objects* in ``docs/format.md``."""
+    """Return whether one segment of a key marks a foreign object: see *Objects* in ``docs/format.md``."""
     return name.startswith(".") or ".tmp-" in name
 
 
 def is_key(key: str) -> bool:
-    """Tell whether ``key`` is segments joined by ``/``, none of them empty or foreign.
+    """Return whether ``key`` consists of segments joined by ``/``, none of them empty or foreign.
 
     ``.`` and ``..`` begin with a dot and so are foreign.
     """
@@ -152,4 +152,4 @@ def validate_range(offset: int, length: int) -> None:
 def check_size(key: str, size: int, max_size: int | None) -> None:
     """Raise ``DamagedData`` if the object's ``size`` is above what the caller is ready to read."""
     if max_size is not None and size > max_size:
-        raise DamagedData(f"{key} has {size} bytes, where at most {max_size} are plausible")
+        raise DamagedData(f"{key} has {size} bytes, but at most {max_size} are plausible")

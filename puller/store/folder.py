@@ -1,8 +1,8 @@
-"""A store in a folder: a local disk, or a file system mounted from elsewhere.
+"""A store in a directory, on a local disk or a mounted network file system.
 
-An object is written under a temporary name, synced, and then renamed (or, to be the only one,
-hard-linked) to its own; the folder is synced last. So an object is either whole and durable or not
-there. What a crash leaves behind has ``.tmp-`` in its name, is foreign and is never listed.
+An object is written under a temporary name, synced, and then renamed (or hard-linked, if it must be new) to
+its own name; the directory is synced last. So an object is either complete and durable or absent. Files that
+a crash leaves have ``.tmp-`` in their names, are foreign and are never listed.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from puller.store.base import (
 from puller.store.mounts import is_remote, means_lacking, sync_folder
 
 _DIRECT = 1 << 20
-"""Bytes from which a body goes past the page cache, as far as its buffer and the file system allow: on a full
-host the cache first has to push out what guests are using."""
+"""Bytes from which a body is written with direct I/O, if its buffer and the file system allow it: on a full
+host the page cache would first have to evict memory that guests use."""
 
 _BLOCK = 4096
-"""What a direct write's length must be a multiple of; devices with larger blocks say EINVAL."""
+"""Unit of the length of a direct write; devices with larger blocks answer EINVAL."""
 
 _PIECE = 8 << 20
-"""Bytes that are written at a time: each is a sign that a slow file system still works."""
+"""Bytes of one write: each write is a sign that a slow file system still works."""
 
 _ERRORS: dict[int | None, type[StoreError]] = {
     errno.ENOTDIR: NoBucket,
@@ -56,7 +56,7 @@ _ERRORS: dict[int | None, type[StoreError]] = {
     errno.EACCES: StoreDenied,
     errno.EPERM: StoreDenied,
     errno.EROFS: StoreDenied,
-    # What network file systems answer when their server is away.
+    # Errors of network file systems whose server is unavailable.
     errno.ESTALE: StoreUnavailable,
     errno.ETIMEDOUT: StoreUnavailable,
     errno.ENOTCONN: StoreUnavailable,
@@ -66,24 +66,24 @@ _ERRORS: dict[int | None, type[StoreError]] = {
 
 
 _ADVICE: dict[type[StoreError], str] = {
-    StoreDenied: "Let this user write to the directory, and mount its file system for writing.",
+    StoreDenied: "Give this user write access to the directory, and mount its file system for writing.",
     StoreUnavailable: "Check that the server of the file system runs and that it is mounted.",
-    NoBucket: "Create the directory above the repository first, or correct the path.",
-    StoreError: "Check the file system; 'dmesg' may tell more.",
+    NoBucket: "Create the parent directory of the repository first, or correct the path.",
+    StoreError: "Check the file system; 'dmesg' may show the cause.",
 }
 
 
 class FolderStore(Scoped):
-    """Objects as files below ``root``, which is made by the first put if its parent is there.
+    """Objects as files below ``root``, which the first put creates if its parent exists.
 
-    Folders get mode 0700 and files 0600. The etag is made of time, size and inode, which a replaced
-    object never shares with the one before. Where the file system is remote it goes without the inode, which
-    may differ from look to look there.
+    Directories get mode 0700 and files 0600. The etag consists of time, size and inode, which a replaced
+    object never shares with the one before. On a remote file system it omits the inode, which may change
+    there between two calls.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        # Folders that this process found or made durable. Two threads may do it for the same one.
+        # Directories that this process made durable. Two threads may do it for the same one.
         self._durable: set[Path] = set()
         self._remote: list[bool] = []
 
@@ -116,7 +116,7 @@ class FolderStore(Scoped):
             temporary.rename(target)
 
     def put_new(self, key: str, body: Body) -> None:
-        """See ``Store.put_new``. Needs a file system with hard links: only ``link`` refuses to replace."""
+        """See ``Store.put_new``. Needs a file system with hard links: only ``link`` never replaces a file."""
         with self._written(key, body) as (temporary, target):
             _link(temporary, target)
 
@@ -131,7 +131,7 @@ class FolderStore(Scoped):
         return self._walk(self._root / prefix, prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See ``Store.delete``. A deletion may come undone by a power cut, which hurts nobody."""
+        """See ``Store.delete``. A power cut may undo a deletion, which does no harm."""
         failures = []
         for key in keys:
             try:
@@ -149,19 +149,19 @@ class FolderStore(Scoped):
     def _open(self, key: str) -> Generator[tuple[int, ObjectInfo], None, None]:
         path = self._path(key)
         with self._translated(f"cannot read {key}"):
-            # Without waiting: a FIFO in an object's place would wait for its writer, for ever.
+            # O_NONBLOCK: opening a FIFO in an object's place would wait for its writer forever.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
-                    raise ObjectNotFound(f"cannot read {key} in {self.url}: it is not a file")
+                    raise ObjectNotFound(f"cannot read {key} in {self.url}: it is not a regular file")
                 yield descriptor, self._info(key, status)
             finally:
                 os.close(descriptor)
 
     @contextmanager
     def _written(self, key: str, body: Body) -> Generator[tuple[Path, Path], None, None]:
-        """Write the body; give its temporary and its final path to whoever names it; sync that name."""
+        """Write the body, yield its temporary and its final path for the rename, then sync the directory."""
         target = self._path(key)
         temporary = target.parent / f".tmp-{secrets.token_hex(8)}"
         with self._translated(f"cannot store {key}", NoBucket):
@@ -174,10 +174,10 @@ class FolderStore(Scoped):
                 temporary.unlink(missing_ok=True)
 
     def _prepare(self, folder: Path) -> None:
-        """Make ``folder`` be there and survive a power cut.
+        """Create ``folder`` so that it survives a power cut.
 
-        A folder that is there already may have been made an instant ago by someone who has not
-        synced it yet, so the first use in a process syncs the folder above it too.
+        Another process may have just created an existing directory without having synced it yet, so the
+        first use in a process syncs the parent directory too.
         """
         if folder in self._durable:
             return
@@ -194,7 +194,7 @@ class FolderStore(Scoped):
         if self._root.exists():
             return
         if not self._root.parent.is_dir():
-            raise NoBucket(f"the directory {self._root.parent}, in which to make {self.url}, does not exist")
+            raise NoBucket(f"cannot create {self.url}: the directory {self._root.parent} does not exist")
         with suppress(FileExistsError):
             self._root.mkdir(mode=0o700)
         sync_folder(self._root.parent)
@@ -204,11 +204,11 @@ class FolderStore(Scoped):
             key = prefix + entry.name
             if entry.is_dir():
                 yield from self._walk(folder / entry.name, f"{key}/")
-            elif (info := self._look(key, entry)) is not None:
+            elif (info := self._stat_entry(key, entry)) is not None:
                 yield info
 
     def _entries(self, folder: Path) -> Iterable[os.DirEntry[str]]:
-        """Return what is ours in ``folder``, in the order of keys; nothing if it is not there."""
+        """Return our entries in ``folder``, in the order of keys; none if it does not exist."""
         with (
             self._translated("cannot list objects"),
             suppress(FileNotFoundError),
@@ -217,8 +217,8 @@ class FolderStore(Scoped):
             return sorted((entry for entry in found if not is_foreign(entry.name)), key=_place)
         return ()
 
-    def _look(self, key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
-        """Return the info of a regular file, None for anything else and for what is gone by now."""
+    def _stat_entry(self, key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
+        """Return the info of a regular file; None for anything else and for a file that is gone."""
         with self._translated(f"cannot read {key}"), suppress(FileNotFoundError):
             status = entry.stat()
             self.scope.note_progress()
@@ -239,30 +239,30 @@ class FolderStore(Scoped):
     def _translated(
         self, action: str, absent: type[StoreError] = ObjectNotFound
     ) -> Generator[None, None, None]:
-        """Raise an ``OSError`` from inside as ours. Where something is not there, ``absent`` says what."""
+        """Raise an ``OSError`` from inside as ours; ``absent`` is the error for a missing file."""
         try:
             yield
         except FileNotFoundError as error:
-            text = f"{action} in {self.url}: there is no such file or directory"
+            text = f"{action} in {self.url}: no such file or directory"
             raise absent(text, advice=_ADVICE.get(absent)) from error
         except OSError as error:
             raise translate(error, f"{action} in {self.url}") from error
 
 
 def translate(error: OSError, action: str) -> StoreError:
-    """Return the error to raise for ``error``, which came up during ``action``."""
+    """Return the error to raise for ``error`` during ``action``."""
     kind = _ERRORS.get(error.errno, StoreError)
     text = f"{action}: {os.strerror(error.errno) if error.errno else error}"
     return kind(text, advice=_ADVICE.get(kind))
 
 
 def _place(entry: os.DirEntry[str]) -> str:
-    """Return what sorts a folder's entries as the keys below them sort: ``a-b`` before ``a/x``."""
+    """Return the sort key of an entry, so that entries sort like their keys: ``a-b`` before ``a/x``."""
     return f"{entry.name}/" if entry.is_dir() else entry.name
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:
-    """Read until ``length`` or the end: one ``pread`` gives 2 GiB at most and may give less."""
+    """Read until ``length`` or the end: one ``pread`` returns at most 2 GiB and may return less."""
     pieces = []
     while length > 0 and (piece := os.pread(descriptor, length, offset)):
         pieces.append(piece)
@@ -272,7 +272,7 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def _write(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
-    """Make the file, write ``body`` without copying it, and sync."""
+    """Create the file, write ``body`` without copying it, and sync."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         rest = memoryview(body)
@@ -287,9 +287,9 @@ def _write(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
 
 
 def _write_direct(descriptor: int, body: memoryview, note_progress: Callable[[], None]) -> memoryview:
-    """Write whole blocks past the page cache; return what is left, all of it where that cannot be done.
+    """Write whole blocks with direct I/O; return the rest, which is all of it if that is not possible.
 
-    It takes a buffer that begins at a page, as those of packs do, and a file system that knows O_DIRECT.
+    It needs a page-aligned buffer, such as those of packs, and a file system that supports O_DIRECT.
     """
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     whole, done = len(body) // _BLOCK * _BLOCK, 0
@@ -307,11 +307,11 @@ def _write_direct(descriptor: int, body: memoryview, note_progress: Callable[[],
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Give the file its name unless the name is taken. FAT answers EPERM, others what they like."""
+    """Give the file its name unless the name exists. Without hard links, FAT answers EPERM, others vary."""
     try:
         target.hardlink_to(temporary)
     except OSError as error:
-        # The file was just written there, so no right to write is missing.
+        # The file was just written there, so write permission is not the cause.
         if means_lacking(error, target.parent):
             raise UnsupportedByStore(f"the file system of {target} has no hard links") from error
         raise

@@ -1,4 +1,4 @@
-"""Where a repository is: what the user writes, as a value, and the store that stands there."""
+"""Location of a repository: the user's text as a value, and the store at that location."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from puller.errors import UsageError
 from puller.store.base import Store, is_key
 from puller.store.folder import FolderStore
 
-# What the S3 client accepts; servers other than AWS allow more than AWS's own rules do.
+# Names that the S3 client accepts; servers other than AWS allow more than AWS's own rules.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
 
 _ADVICE = "Write s3://bucket/prefix, or a directory as /path, ./path or file:///path."
@@ -32,7 +32,7 @@ class S3Location:
 
 @dataclass(frozen=True, slots=True)
 class FolderLocation:
-    """A folder, by its absolute path."""
+    """A directory, by its absolute path."""
 
     path: Path
 
@@ -46,10 +46,10 @@ Location = S3Location | FolderLocation
 
 
 def parse(url: str) -> Location:
-    """Read what the user gave as the repository's place; a relative path is made absolute.
+    """Parse the user's location of the repository; a relative path is made absolute.
 
     Raises ``UsageError`` for anything but ``s3://bucket/prefix``, ``file:///path``, ``/path`` and a
-    path that begins with ``./`` or ``../``. A bare word is none of them: it is more often a slip.
+    path that begins with ``./`` or ``../``. A bare word is refused, because it is usually a mistake.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "s3":
@@ -58,7 +58,7 @@ def parse(url: str) -> Location:
         return _parse_path(unquote(rest))
     if url.startswith("/") or url.split("/", 1)[0] in {".", ".."}:
         return _parse_path(url)
-    raise UsageError("the repository is given neither as an S3 URL nor as a directory", advice=_ADVICE)
+    raise UsageError("invalid repository: neither an S3 URL nor a directory", advice=_ADVICE)
 
 
 def open_store(url: str) -> Store:
@@ -66,14 +66,14 @@ def open_store(url: str) -> Store:
     location = parse(url)
     if isinstance(location, FolderLocation):
         return FolderStore(location.path)
-    # boto3 costs 0.3 s and 30 MiB, which users of folders need not spend.
+    # boto3 is slow to load and large, and users of directories do not need it.
     from puller.store.s3.client import connect
 
     return connect(location.bucket, location.prefix)
 
 
 def address(store: Store) -> str:
-    """The URL of ``store``, with the endpoint if it is a bucket: servers may have buckets of one name."""
+    """Return the URL of ``store``; for a bucket with the endpoint, as servers may share bucket names."""
     if not store.url.startswith("s3://"):
         return store.url
     from puller.store.s3.s3 import S3Store
@@ -83,18 +83,20 @@ def address(store: Store) -> str:
 
 def _parse_s3(rest: str) -> S3Location:
     bucket, _, prefix = rest.partition("/")
-    # The text is not repeated: someone may have put credentials before an @.
+    # The message omits the text, which may contain credentials before an @.
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
-            "the S3 URL of the repository does not begin with a valid bucket name", advice=_ADVICE
+            "invalid S3 URL of the repository: it does not begin with a valid bucket name", advice=_ADVICE
         )
     prefix = prefix.strip("/")
     if prefix and not is_key(prefix):
-        raise UsageError(f"no part of the prefix {prefix!r} may be empty or begin with a dot", advice=_ADVICE)
+        raise UsageError(
+            f"invalid prefix {prefix!r}: no part may be empty or begin with a dot", advice=_ADVICE
+        )
     return S3Location(bucket, prefix)
 
 
 def _parse_path(path: str) -> FolderLocation:
     if "\0" in path:
-        raise UsageError("a path cannot hold a zero byte", advice=_ADVICE)
+        raise UsageError("invalid path of the repository: it contains a zero byte", advice=_ADVICE)
     return FolderLocation(Path(path).resolve())

@@ -1,6 +1,6 @@
-"""What a mounted file system may lack: links, folders that can be synced, inodes that stay.
+"""Features that a mounted file system may lack: links, sync of directories, stable inodes.
 
-CIFS, FUSE (rclone, sshfs), 9p and some NFS servers refuse one or the other, each with an error of its own.
+CIFS, FUSE (rclone, sshfs), 9p and some NFS servers lack some of these, each with its own errors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _LACKING = {
     errno.ENOTTY,
     errno.EBADF,
 }
-"""What a file system says that cannot do a thing. EIO means the same on some, and a broken disk on others."""
+"""Errors for a missing feature. EIO means the same on some file systems, and a broken disk on others."""
 
 
 def is_remote(path: Path) -> bool:
-    """Whether ``path``, or what of it is there, is on a network or in user space, by /proc/self/mountinfo."""
+    """Return whether ``path`` is on a network or user-space file system, by /proc/self/mountinfo."""
     while not path.exists() and path != path.parent:
         path = path.parent
     try:
@@ -42,12 +42,12 @@ def _kind(line: str) -> str:
 
 
 def means_lacking(error: OSError, folder: Path) -> bool:
-    """Whether ``error`` says that the file system of ``folder`` cannot do a thing, and not that it failed."""
+    """Return whether ``error`` means that the file system of ``folder`` lacks a feature."""
     return error.errno in _LACKING or (error.errno in {errno.EIO, errno.ERANGE} and is_remote(folder))
 
 
 def sync_folder(folder: Path) -> bool:
-    """Make the entries of ``folder`` durable; False where its file system has no such thing."""
+    """Make the entries of ``folder`` durable; return False if its file system cannot."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

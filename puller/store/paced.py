@@ -1,4 +1,4 @@
-"""A store that uploads no faster than it is told to."""
+"""A store with a limited upload rate."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from puller.store.wrapped import WrappedStore
 
 
 class PacedStore(WrappedStore):
-    """``store``, but ``take`` is called with the size of each body before it is put, and may wait.
+    """A wrapper of ``store`` that calls ``take``, which may wait, with the size of each body before its put.
 
-    So the rate holds from object to object; one object, a pack of 32 MiB say, goes as fast as it can.
+    So the rate is limited between objects; one object, such as a pack, is uploaded at full speed.
     """
 
     def __init__(self, store: Store, take: Callable[[int], None]) -> None:

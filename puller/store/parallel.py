@@ -1,7 +1,7 @@
-"""Much that is read from a store at once, a few at a time, by threads that are left behind where they hang.
+"""Parallel reads from a store, by threads that are abandoned if they hang.
 
-A ``ThreadPoolExecutor`` waits for its threads when it is left, so that a signal or a failure would wait as
-long as a silent store does.
+A ``ThreadPoolExecutor`` waits for its threads at its end, so that a signal or a failure would wait as long
+as a store is silent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 AHEAD = 2
-"""Items in the making or made for each thread: a slow one must not let the others stand still."""
+"""Items in progress or finished for each thread: a slow item must not block the others."""
 
 
 def each(
@@ -28,9 +28,9 @@ def each(
 ) -> Generator[B, None, None]:
     """Yield ``work(own, item)`` for each of the ``items``, in their order, ``threads`` of them at once.
 
-    ``own`` is a child of ``scope`` for the waits in ``work``. It is cancelled once the generator is done,
-    closed or left by an error; nobody waits for the threads then. What ``work`` raises is raised here, in its
-    turn.
+    ``own`` is a child of ``scope`` for the waits in ``work``. It is cancelled when the generator ends, is
+    closed or fails, without waiting for the threads. An exception of ``work`` is raised here in the order of
+    the items.
     """
     own = scope.child()
     crew = _Crew(work, own, threads)
@@ -48,7 +48,7 @@ def each(
 
 
 class _Crew(Generic[A, B]):
-    """Up to ``threads`` threads, each started when there is something for it to do."""
+    """Up to ``threads`` threads, each started when there is work for it."""
 
     def __init__(self, work: Callable[[CancelScope, A], B], scope: CancelScope, threads: int) -> None:
         self._work = work
@@ -58,7 +58,7 @@ class _Crew(Generic[A, B]):
         self._tasks: SimpleQueue[tuple[A, Future[B]] | None] = SimpleQueue()
 
     def begin(self, item: A) -> Future[B]:
-        """Hand over an item."""
+        """Add an item."""
         result: Future[B] = Future()
         self._tasks.put((item, result))
         if self._started < self._threads:
@@ -67,7 +67,7 @@ class _Crew(Generic[A, B]):
         return result
 
     def dismiss(self) -> None:
-        """Let the threads end once they are back from what they do."""
+        """Let the threads end after their current item."""
         for _ in range(self._started):
             self._tasks.put(None)
 
@@ -77,8 +77,8 @@ class _Crew(Generic[A, B]):
 
     def _do(self, item: A, result: Future[B]) -> None:
         try:
-            if self._scope.cancelled:  # who waits for the item has to learn of it
-                raise StoreUnavailable("a read from the store was given up before it began")
+            if self._scope.cancelled:  # the waiting thread has to be told
+                raise StoreUnavailable("a read from the store was cancelled before it began")
             result.set_result(self._work(self._scope, item))
-        except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
             result.set_exception(error)

@@ -1,4 +1,4 @@
-"""Find out what a store does, as opposed to what its protocol says."""
+"""Find out whether a store honours conditional writes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from puller.store.location import FolderLocation, parse
 from puller.store.mounts import sync_folder
 
 UNCONDITIONAL = (
-    "this store does not honour conditional writes, so nothing refuses a second object of the same name: "
+    "this store does not honour conditional writes, so it may replace an object that should be new: "
     "never let two 'init' run there at once"
 )
-"""What to tell where ``honours_put_if_absent`` has said no."""
+"""Notice if ``honours_put_if_absent`` returned False."""
 
 _FIRST = b"This object tests whether the store honours a put that asks for absence.\n"
 _SECOND = b"The store does not honour it.\n"
 
 
 UNSYNCED = (
-    "this file system cannot sync directories: a crash of its host or server may undo what was stored in the "
+    "this file system cannot sync directories: a crash of its host or server may lose data stored in the "
     "seconds before"
 )
 
 
 def shortcomings(url: str, conditional: bool) -> tuple[str, ...]:
-    """What the store at ``url`` lacks; ``conditional`` is what ``honours_put_if_absent`` said."""
+    """Yield what the store at ``url`` lacks; ``conditional`` is the result of ``honours_put_if_absent``."""
     place = parse(url)
     synced = not isinstance(place, FolderLocation) or sync_folder(place.path)
     return (() if conditional else (UNCONDITIONAL,)) + (() if synced else (UNSYNCED,))
 
 
 def honours_put_if_absent(store: Store, key_prefix: str) -> bool:
-    """Tell whether ``put_new`` refuses a key that is taken; tried on a random key, deleted afterwards.
+    """Return whether ``put_new`` refuses an existing key; tried on a random key, deleted afterwards.
 
     The key is ``key_prefix`` and 32 hexadecimal digits. Some S3 servers ignore ``If-None-Match``, some
-    refuse it as not implemented: both are False. Raises what ``Store`` raises where the store cannot
-    be written to at all.
+    refuse it as not implemented: both are False. Raises the errors of ``Store`` if the store cannot be
+    written to.
     """
     key = key_prefix + secrets.token_hex(16)
     try:
@@ -52,7 +52,7 @@ def honours_put_if_absent(store: Store, key_prefix: str) -> bool:
 
 def _refuses_second(store: Store, key: str) -> bool:
     try:
-        # Nobody else knows the key. If the first put finds it taken, it was this call's own request
+        # Nobody else knows the key. If the first put finds it, it was this call's own request
         # repeated after a lost answer, and the store has shown that it honours the condition.
         store.put_new(key, _FIRST)
         store.put_new(key, _SECOND)

@@ -1,6 +1,6 @@
-"""A store that is asked again when it does not answer: later and later, as long as its scope's policy says.
+"""A store that repeats requests without an answer, with growing pauses, under its scope's retry policy.
 
-What a server says for good (denied, full, not there) is raised at once.
+Definite answers of a server (denied, full, not found) are raised at once.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from puller.store.wrapped import WrappedStore
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
-"""Seconds. The pause doubles from the first to the longest: 20 requests or so in 150 s."""
+"""Seconds. The pause doubles from the first to the longest."""
 
 WAKING = 30.0
-"""Seconds that a folder may be silent at least: a disk that sleeps takes 5 to 15 to turn again, a file server
-that is woken or mounted when it is needed may take longer."""
+"""Seconds that a directory may be silent at least: a sleeping disk has to spin up, and a file server that is
+woken or mounted on demand may take longer."""
 
 _PAGE = 1000
-"""Objects listed or deleted at a time: what S3 takes in one request."""
+"""Objects listed or deleted at a time: the limit of one S3 request."""
 
 T = TypeVar("T")
 
 
 def pauses(chance: Callable[[], float]) -> Iterator[float]:
-    """Seconds between one try and the next: at random between half and all of what doubles each time.
+    """Yield seconds between tries: a random part, at least half, of a pause that doubles each time.
 
-    So the threads of all hosts that a server's outage struck do not come back at the same instant.
+    So the threads of all hosts that an outage affected do not retry at the same instant.
     """
     for number in count():
         yield min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 16)) * (0.5 + chance() / 2)
 
 
 class RetryingStore(WrappedStore):
-    """``store``, whose StoreUnavailable is raised only once the time is over or the ``scope`` is cancelled.
+    """A wrapper of ``store`` that retries until the policy's time is over or the ``scope`` is cancelled.
 
-    ``clock`` tells seconds; ``wait`` takes the place of the scope's own pause, for tests.
+    Only then it raises StoreUnavailable. ``clock`` returns seconds; ``wait`` replaces the scope's pause, for
+    tests.
     """
 
     def __init__(
@@ -79,10 +80,10 @@ class RetryingStore(WrappedStore):
         self._ask(put)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See ``Store.list``. After a failure it is listed anew, without what was told before.
+        """See ``Store.list``. After a failure it lists again, without the names already yielded.
 
-        Names of one length come in the order of keys from every store; of foreign ones, which nobody asks
-        for, some may be left out then where the server has an order of its own.
+        Every store lists names of one length in the order of keys. Foreign names, which nobody needs, may
+        then be omitted if the server has another order.
         """
         call = self.scope.child()
         store = self._store.within(call)
@@ -98,7 +99,7 @@ class RetryingStore(WrappedStore):
             try:
                 return tuple(islice(found, _PAGE))
             except StoreUnavailable:
-                # Bound now, since the last name told changes as the listing goes on.
+                # Bound now, since the last yielded name changes as the listing continues.
                 found = _after(store, prefix, told)
                 raise
 
@@ -107,7 +108,7 @@ class RetryingStore(WrappedStore):
             yield from infos
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See ``Store.delete``. As many at a time as one request takes: each is waited for by itself."""
+        """See ``Store.delete``. One request's worth at a time, each with its own wait."""
         rest = iter(keys)
         refusals: list[StoreError] = []
         while names := tuple(islice(rest, _PAGE)):
@@ -126,7 +127,7 @@ class RetryingStore(WrappedStore):
         return self._try(lambda: ask(store), call)
 
     def _try(self, ask: Callable[[], T], call: CancelScope) -> T:
-        """Repeat one request; ``call`` is told of its progress."""
+        """Repeat one request; ``call`` notes its progress."""
         scope = self.scope
         silence = Silence(call, self._store.url, self._clock, WAKING if self._may_sleep else 0.0)
         for pause in pauses(self._chance):
@@ -136,7 +137,7 @@ class RetryingStore(WrappedStore):
                 silence.note_failure()
                 if scope.cancelled or not silence.allows(scope.policy, pause):
                     raise
-                if pause >= FIRST_PAUSE:  # one that is asked again at once is no outage yet
+                if pause >= FIRST_PAUSE:  # a request that is repeated at once is not an outage yet
                     scope.note_failure(error.message)
                 (self._wait or scope.pause)(pause)
             else:
@@ -152,5 +153,5 @@ def _after(store: Store, prefix: str, told: str) -> Iterator[ObjectInfo]:
 def _holds(store: Store, key: str, body: Body) -> bool:
     try:
         return store.get(key, max_size=len(body)) == bytes(body)
-    except (ObjectNotFound, DamagedData, StoreDenied):  # it is larger, or may not be read by this role
+    except (ObjectNotFound, DamagedData, StoreDenied):  # the object is larger, or this role may not read it
         return False

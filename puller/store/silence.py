@@ -1,4 +1,4 @@
-"""How long a store has been silent, and requests that are left when that is too long."""
+"""Measure how long a store has been silent, and abandon requests when that is too long."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from puller.errors import StoreUnavailable
 T = TypeVar("T")
 
 STALLED = 20.0
-"""Seconds without a byte from which on a request is as good as silent."""
+"""Seconds without a byte after which a request counts as silent."""
 
 
 class Silence:
-    """How long ``place`` has been silent, for one call; ``call`` is the scope that is told of progress.
+    """Silence of ``place`` during one call; ``call`` is the scope that notes progress.
 
-    It counts from the call's begin, or where bytes moved until a try failed, from that. Bytes that come or go
-    now lengthen the wait too, but not those of a while ago: a silent server's socket swallows what is sent.
-    An answer is waited for ``least`` seconds, whatever the policy.
+    It counts from the start of the call, or from a failed try that had transferred bytes until then. Recent
+    transfers extend the wait too, but not older ones, because the socket of a silent server still accepts
+    data. An answer is waited for at least ``least`` seconds under any policy.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class Silence:
         return max(self._began, self._call.moved)
 
     def note_failure(self) -> None:
-        """A try has failed."""
+        """Note that a try has failed."""
         if not self._failed and self._clock() - self._moved < STALLED:
             self._since = self._moved
         self._failed = True
 
     @property
     def lasts(self) -> float:
-        """Seconds of it so far."""
+        """Seconds of silence so far."""
         return self._clock() - self._since
 
     def left(self, policy: RetryPolicy) -> float:
-        """Seconds that an answer is still waited for."""
+        """Return the remaining seconds to wait for an answer."""
         left = max(policy.seconds, self._least) - self.lasts
         if self._moved > self._began:
             left = max(left, min(policy.seconds, STALLED) - (self._clock() - self._moved))
         return left if policy.limit is None else min(left, self._left_of_call(policy.limit))
 
     def allows(self, policy: RetryPolicy, pause: float) -> bool:
-        """Whether there is time for another try after ``pause`` more seconds."""
+        """Return whether there is time for another try after ``pause`` more seconds."""
         left = policy.seconds - self.lasts if policy.limit is None else self._left_of_call(policy.limit)
         return pause <= left
 
@@ -69,7 +69,7 @@ class Silence:
 
 
 def request(scope: CancelScope, ask: Callable[[], T], silence: Silence | None = None) -> T:
-    """What ``ask`` returns or raises.
+    """Return the result of ``ask`` or raise its exception.
 
     Raises StoreUnavailable if the scope is cancelled, or the store silent for longer than its policy says.
     """
@@ -77,7 +77,7 @@ def request(scope: CancelScope, ask: Callable[[], T], silence: Silence | None = 
     try:
         return scope.call(ask, lambda: heard.left(scope.policy))
     except NoAnswer as error:
-        why = f"{heard.place} gave no answer for {heard.lasts:.0f} s"
+        why = f"{heard.place} did not answer for {heard.lasts:.0f} s"
         if scope.cancelled:
-            why = "a request to the store was given up before it was answered"
+            why = "a request to the store was cancelled before it was answered"
         raise StoreUnavailable(why) from error

@@ -1,4 +1,4 @@
-"""Find out what these credentials may do in a store, by doing it with one object that is deleted again."""
+"""Find out what these credentials may do in a store, with one test object that is deleted again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ OPERATIONS = ("list", "delete", "put", "get")
 
 _BODY = b"This object tests what may be done here; it may be deleted.\n"
 _SECOND = b"The store does not honour a put that asks for absence.\n"
-_LOOKS = 3
+_LOOKUPS = 3
 
 LEFT = "doctor-"
-"""Begins the name of the object that stays where nothing may be deleted."""
+"""Prefix of the name of the object that stays if the credentials may not delete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of each of ``OPERATIONS`` that was tried: None, or the error.
+    """Result of each of ``OPERATIONS`` that was tried: None, or the error.
 
-    ``conditional``: whether a put that asks for absence was refused where the key was taken; None if
-    that was not tried. ``ahead`` is how far the store's clock is ahead of this host's, in seconds.
+    ``conditional``: whether a conditional put of an existing key was refused; None if that was not tried.
+    ``ahead`` is how far the store's clock is ahead of this host's, in seconds.
     """
 
     outcomes: Mapping[str, StoreError | None]
@@ -42,7 +42,7 @@ class Trial:
 
 
 class _Attempt:
-    """The trial while it goes on."""
+    """The running trial."""
 
     def __init__(self, store: Store, folders: Sequence[str], now: Callable[[], float]) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class _Attempt:
 
     def run(self) -> None:
         self._try("list", lambda: next(iter(self._store.list(self._key.rpartition("/")[0] + "/")), None))
-        # An absent key first: where deletion is denied, a put would leave its object for ever.
+        # An absent key first: if deletion is denied, a put would leave its object forever.
         if self._try("delete", self._delete):
             self._run_and_delete()
         elif self.outcomes["list"] is None:
@@ -73,7 +73,7 @@ class _Attempt:
         self._try("delete", self._delete)
 
     def _run_elsewhere(self) -> None:
-        """A role that only backs up may delete in the last folder; one that may not leaves one there."""
+        """Try in the last directory, where a role that only backs up may delete; else an object stays."""
         self._key = self._folders[-1] + secrets.token_hex(16)
         try:
             self._delete()
@@ -109,13 +109,13 @@ class _Attempt:
         try:
             self._store.put_new(self._key, _BODY)
         except ObjectExists:
-            # Of today's doctor, or of this very request, repeated after a lost answer. Who may not put is
-            # told that instead.
+            # The object is of today's doctor, or of this request, repeated after a lost answer. Without
+            # permission to put, the store reports that instead.
             return
         except StoreUnavailable:
             raise
         except StoreError:
-            self._store.put(self._key, _BODY)  # the condition alone may be what is refused
+            self._store.put(self._key, _BODY)  # perhaps only the condition is refused
         self._before, self._after = before, self._now()
 
     def _get(self) -> None:
@@ -123,7 +123,7 @@ class _Attempt:
         self._store.get(self._key, max_size=len(_BODY))
         if self._before is None:
             return
-        # S3 tells whole seconds, rounded down.
+        # S3 returns whole seconds, rounded down.
         self.ahead = min(0.0, modified + 1 - self._before) + max(0.0, modified - self._after)
 
     def _refuses_second(self) -> bool | None:
@@ -139,12 +139,13 @@ class _Attempt:
 
 
 def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = time.time) -> Trial:
-    """Try all operations on an object of a random name in the first of the ``folders``; nothing of it stays.
+    """Try all operations on an object of a random name in the first of the ``folders``, and delete it.
 
-    A bucket with versioning keeps the object as a hidden version, as it does of all that is deleted.
-    Where the credentials may not delete there, the last folder has to do; where not there either, one object
-    a day stays in it, whose name begins with ``LEFT``. What is not tried is not in the answer: after a put
-    that is refused, where nothing may be listed, and once the store does not answer.
+    A bucket with versioning keeps the object as a hidden version, like all deleted objects. If the
+    credentials may not delete there, the last of the ``folders`` is used; if they may not delete there
+    either, one object a day stays in it, whose name begins with ``LEFT``. Operations that were not tried are
+    missing in the result: after a refused put, without permission to list, and once the store does not
+    answer.
     """
     attempt = _Attempt(store, folders, now)
     with suppress(StoreUnavailable):
@@ -153,11 +154,11 @@ def try_store(store: Store, folders: Sequence[str], now: Callable[[], float] = t
 
 
 def latency(store: Store, key: str) -> float:
-    """Seconds of the shortest of some looks at ``key``; absence and denial are answers. Raises StoreError."""
-    return min(_look(store, key) for _ in range(_LOOKS))
+    """Return the seconds of the fastest lookup of ``key``; absence and denial count. Raises StoreError."""
+    return min(_time_lookup(store, key) for _ in range(_LOOKUPS))
 
 
-def _look(store: Store, key: str) -> float:
+def _time_lookup(store: Store, key: str) -> float:
     began = time.monotonic()
     with suppress(ObjectNotFound, StoreDenied):
         store.stat(key)

@@ -1,4 +1,4 @@
-"""A store whose server does not honour a put that asks for absence: it is looked at first."""
+"""A store whose server does not honour conditional puts: the key is looked up first."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from puller.store.wrapped import WrappedStore
 
 
 class UnconditionalStore(WrappedStore):
-    """``store``, of which ``put_new`` asks for nothing that its server may refuse or pass over.
+    """A wrapper of ``store`` whose ``put_new`` does without the condition, which its server lacks.
 
-    Backblaze B2, for one, answers ``If-None-Match`` with 501. Of two that put one key at the same moment both
-    may succeed, which ``Store`` forbids: see ``puller.store.probe.UNCONDITIONAL``.
+    Backblaze B2, for example, answers ``If-None-Match`` with 501. Two concurrent puts of one key may both
+    succeed, which ``Store`` forbids: see ``puller.store.probe.UNCONDITIONAL``.
     """
 
     def put_new(self, key: str, body: Body) -> None:
-        """See ``Store.put_new``, but for what several do at once."""
+        """See ``Store.put_new``; concurrent calls are not separated."""
         try:
             self.stat(key)
         except ObjectNotFound:
             self.put(key, body)
         else:
-            raise ObjectExists(f"{key} is there already in {self.url}")
+            raise ObjectExists(f"{key} exists already in {self.url}")

@@ -1,4 +1,4 @@
-"""A store around another one: what wrappers share."""
+"""Base of store wrappers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class WrappedStore(Scoped):
-    """``store``, asked for everything; wrappers override what they change, or ``_ask`` for all of it."""
+    """Delegates everything to ``store``; wrappers override single methods, or ``_ask`` for all of them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,7 +1,7 @@
-"""Which parts of disks faulty packs hurt.
+"""Find the parts of disks that faulty packs damage.
 
-Points share most pages, and most pages need nothing faulty. So each distinct page is looked at once, whole
-columns at a time, and only those that turn out to be hurt are read for every disk that has them.
+Points share most pages, and most pages need no faulty pack. So each distinct page is examined once, whole
+columns at a time, and only the damaged ones are read for every disk that has them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from puller.upkeep.packcheck import Faults
 
 
 class Attribution:
-    """Remembers which pages are hurt: a byte for each page of the repository."""
+    """Remembers the damaged pages: a byte for each page of the repository."""
 
     def __init__(self, maps: MapReader, faults: Faults) -> None:
         self._maps = maps
         self._faults = faults
         self._judged = SlotSet()
-        self._hurt = SlotSet()
+        self._damaged = SlotSet()
 
     def damage(self, root: Root) -> list[Damage]:
-        """The parts of one disk that are hurt, in disk order. Pages that cannot be read are passed over."""
+        """Return the damaged parts of one disk, in disk order. Unreadable pages are skipped."""
         found: list[Damage] = []
         self._judge(root)
-        for number, refs in read_pages(self._maps, root, self._pages(root, self._hurt, True), []):
+        for number, refs in read_pages(self._maps, root, self._pages(root, self._damaged, True), []):
             found += merge_damage(list(self._damage(root, number, refs)))
         return merge_damage(found)
 
@@ -40,7 +40,7 @@ class Attribution:
             pack, slots = int(root.pages.packs[number]), root.pages.slots[number : number + 1]
             self._judged.add(pack, slots)
             if len(self._faults.hits(refs)):
-                self._hurt.add(pack, slots)
+                self._damaged.add(pack, slots)
 
     @staticmethod
     def _pages(root: Root, known: SlotSet, wanted: bool) -> list[int]:

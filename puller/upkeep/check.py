@@ -1,8 +1,8 @@
-"""Check: whether every point could be restored, and if not, what exactly is hurt.
+"""Check: whether every point can be restored, and if not, what exactly is damaged.
 
-First all maps are walked, each distinct page once; then the packs that they reach are looked at, each
-once; only if something is wrong are the maps walked again to say which points, disks and ranges it hurts,
-and are the packs at fault recorded, so that whoever backs up next does not refer to them.
+First all maps are read, each distinct page once; then the packs that they reach are examined, each once.
+Only if something is wrong, the maps are read again to find the damaged points, disks and ranges, and the
+faulty packs are recorded, so that later backups do not refer to them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
 from puller.upkeep.attribution import Attribution
 from puller.upkeep.packcheck import Faults
-from puller.upkeep.reading import Examined, examine
+from puller.upkeep.reading import ReadingResult, examine
 from puller.upkeep.schedule import Allowance, Reading
 
 
 @dataclass(frozen=True, slots=True)
 class CheckError:
-    """One thing that is damaged.
+    """One piece of damage.
 
     ``length`` bytes from ``offset`` of ``disk`` cannot be restored. If ``disk`` is None, the whole point is
     damaged; if ``point`` is None, the error is not about one point.
@@ -47,7 +47,7 @@ class CheckError:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How many points, packs and chunks a check verified, and the damage that it found in ``errors``.
+    """Numbers of points, packs and chunks that a check verified, and the damage that it found in ``errors``.
 
     ``packs_verified`` packs were read as a whole and are intact; ``packs_left`` were due, but the budget was
     spent. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
@@ -70,9 +70,9 @@ def check(
     observer: Observer,
     clock: Callable[[], float] = time.monotonic,
 ) -> CheckReport:
-    """See ``puller.check``. ``clock`` tells the seconds of a budget."""
+    """See ``puller.check``. ``clock`` returns seconds for a budget."""
     if reading.reads and not repository.keys.can_read_data:
-        raise KeyNotHeld("this key may not read stored guest data, so it cannot check it")
+        raise KeyNotHeld("cannot check stored guest data with this key: its role is backup-only")
     allowance = Allowance(reading, clock)
     errors: list[CheckError] = []
     if not points:
@@ -108,7 +108,7 @@ def _tell_foreign(repository: Repository, observer: Observer) -> None:
 
 
 def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:
-    """Without what is wrong with points that were deleted, and perhaps pruned, during the check."""
+    """Return the errors without those of points that were deleted, and perhaps pruned, during the check."""
     if not errors:
         return errors
     standing = {point for _, point in repository.points.names()}
@@ -116,25 +116,29 @@ def _of_standing_points(repository: Repository, errors: list[CheckError]) -> lis
 
 
 def _record(
-    repository: Repository, known: list[DamageRecord], examined: Examined, hurt: bool, observer: Observer
+    repository: Repository,
+    known: list[DamageRecord],
+    examined: ReadingResult,
+    damaged: bool,
+    observer: Observer,
 ) -> None:
-    """Tell later runs which packs are damaged, and which of the known ones are not any more.
+    """Record for later runs which packs are damaged, and which known ones no longer are.
 
-    What hurts no point is told as well if it is content: a later point may find it. The rest may be the work
-    of a prune.
+    Damaged content is recorded even if no point needs it, because a later point may find it. Other damage
+    may be the effect of a prune.
     """
     sound = examined.verified
     repository.packs.damaged -= sound
     faulty = {repository.maps.table.pack_id(number) for number in examined.packs.faults.packs}
-    found = (faulty | repository.packs.damaged if hurt else examined.packs.spoilt) - union(known)
+    found = (faulty | repository.packs.damaged if damaged else examined.packs.spoilt) - union(known)
     outdated = [record for record in known if not sound.isdisjoint(record.packs)]
     still = union(outdated) - sound - union(record for record in known if record not in outdated)
     try:
         repository.damaged.put(still | found)
-        with suppress(StoreDenied):  # a record that cannot be deleted only costs the next backups some room
+        with suppress(StoreDenied):  # a record that cannot be deleted only costs the next backups some space
             repository.damaged.delete(outdated)
     except StoreError as error:
-        text = f"the damage cannot be recorded, so later backups may refer to it: {error.message}"
+        text = f"cannot record the damage, so later backups may refer to it: {error.message}"
         observer(Notice("repository", text))
 
 
@@ -168,7 +172,7 @@ def _parts(points: Sequence[Point], errors: list[CheckError]) -> Iterator[_Part]
 def _walk(
     repository: Repository, parts: Sequence[_Part], reach: Reach, errors: list[CheckError]
 ) -> list[_Part]:
-    """Take in all that the parts reach; return those whose roots can be read."""
+    """Add everything that the parts reach; return those whose roots can be read."""
     readable = []
     for part, root in _with_roots(repository, parts):
         if isinstance(root, DamagedData):
@@ -195,7 +199,7 @@ def _located(point: Point, disk: str, damage: Damage) -> CheckError:
 
 
 def _attribute(repository: Repository, parts: Sequence[_Part], faults: Faults) -> Iterator[CheckError]:
-    """Say which disks the faults hurt, and where."""
+    """Yield the ranges of disks that the faults damage."""
     attribution = Attribution(repository.maps, faults)
     for part, root in _with_roots(repository, parts):
         if isinstance(root, Root):

@@ -1,4 +1,4 @@
-"""Delete: named restore points go, in any order; what only they reached is prune's to remove."""
+"""Delete named restore points, in any order; prune later removes data that only they reached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from puller.repository.repository import Repository
 def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[str] = ()) -> tuple[str, ...]:
     """Delete the points that ``selectors`` name and return their ids, each once.
 
-    A selector and ``hosts`` are as in ``Points.select``. All are looked up before any is deleted. A
+    ``selectors`` and ``hosts`` are as in ``Points.select``. All are looked up before any is deleted. A
     point that is named by its id may be damaged. Raises NoSuchPoint, AmbiguousPoint, PointKept, DamagedData,
     StoreError.
     """
@@ -32,5 +32,5 @@ def _refuse_kept(repository: Repository, names: Sequence[Name]) -> None:
         more = f" and {len(held) - 1} more" if len(held) > 1 else ""
         raise PointKept(
             f"cannot delete restore point {held[0][1]}{more}: it is {keeps[held[0]].reason}",
-            advice=f"Run 'puller release {held[0][1]}' first. Nothing was deleted.",
+            advice=f"Run 'puller release {held[0][1]}' first; nothing was deleted.",
         )

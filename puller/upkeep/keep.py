@@ -1,4 +1,4 @@
-"""Keep and release: a point that is kept stays, also where no rule keeps it (docs/format.md, "Keep")."""
+"""Keep and release: a kept point stays even if no rule keeps it (docs/format.md, "Keep")."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class KeptPoint:
-    """Whether a point is kept, until when (None: without end), and why."""
+    """State of a point's keep: whether it is kept, until when (None: without end), and why."""
 
     point: str
     kept: bool
@@ -30,7 +30,7 @@ def keep(
     hosts: Collection[str] = (),
     observer: Observer = ignore,
 ) -> KeptPoint:
-    """Hold a point against prune and delete. See ``puller.keep``."""
+    """Protect a point from prune and delete. See ``puller.keep``."""
     fresh = Keep(_future(wanted.until), _short(wanted.note))
     point = repository.points.locate(selector, hosts)
     older = [info.key for info in repository.keeps.listed(*point)]
@@ -45,7 +45,7 @@ def keep(
 
 
 def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep) -> KeptPoint:
-    """Delete the keeps from before. What holds then may be longer than asked for, if that is not allowed."""
+    """Delete the earlier keeps. Without permission to delete, the point may stay kept for longer."""
     try:
         repository.keeps.delete(older)
     except StoreDenied:
@@ -56,7 +56,7 @@ def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep)
 
 
 def release(repository: Repository, selector: str, hosts: Collection[str] = ()) -> KeptPoint:
-    """Delete all keeps of a point, whether they can be read or not. See ``puller.release``."""
+    """Delete all keeps of a point, even unreadable ones. See ``puller.release``."""
     point = repository.points.locate(selector, hosts)
     repository.keeps.delete([info.key for info in repository.keeps.listed(*point)])
     return KeptPoint(point[1], False)
@@ -81,7 +81,7 @@ def _future(until: datetime | None) -> datetime | None:
 def _short(note: str) -> str:
     if len(note) > LONGEST_NOTE:
         raise UsageError(
-            f"the note has {len(note)} characters, and {LONGEST_NOTE} are allowed", advice="Shorten the note."
+            f"the note has {len(note)} characters, but {LONGEST_NOTE} are allowed", advice="Shorten the note."
         )
     try:
         note.encode()

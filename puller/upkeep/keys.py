@@ -1,6 +1,6 @@
 """Keys: the passwords and key files that open a repository, listed, added and removed.
 
-The master secret is not kept with an open repository. Whoever wants to add a key opens a slot once more.
+An open repository does not keep the master secret, so adding a key opens a slot again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeySlot, Secret
 from puller.repository.repository import Repository
 
 LABEL_LIMIT = 200
-"""Characters of a label: a slot must stay far below the size at which readers refuse it."""
+"""Most characters of a label: a slot must stay far below the size limit of readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,19 @@ def check_full(repository: Repository) -> None:
     """Raise UsageError if the repository has no keys, KeyNotHeld if a backup-only one opened it."""
     _check_encrypted(repository)
     if not repository.keys.can_read_data:
-        raise KeyNotHeld("a backup-only key cannot add or remove keys")
+        raise KeyNotHeld("cannot add or remove keys with a backup-only key")
 
 
 def _check_encrypted(repository: Repository) -> None:
     if repository.keys.cipher is Cipher.NONE:
         raise UsageError(
             f"the repository at {repository.store.url} is not encrypted, so it has no keys",
-            advice="Whoever can read the store can read it; make a new repository to have it encrypted.",
+            advice="Create a new repository to use encryption: whoever can read the store can read this one.",
         )
 
 
 def list_keys(repository: Repository, secret: Secret | None) -> list[Key]:
-    """All keys, by age. Raises UsageError if it is not encrypted, WrongKey if ``secret`` opens none."""
+    """Return all keys, oldest first. Raises UsageError without encryption, WrongKey."""
     _check_encrypted(repository)
     store, repository_id = repository.store, repository.descriptor.id_bytes
     opened = None if secret is None else slots.open_slot(store, repository_id, secret).slot_id
@@ -70,7 +70,7 @@ def _key(slot_id: str, slot: KeySlot | DamagedData, opened: str | None) -> Key:
 
 
 def add_key(repository: Repository, current: Secret | None, new: Secret, role: str, label: str) -> str:
-    """Let ``new`` open the repository too; return the key's id.
+    """Add the secret ``new`` as a key; return the key's id.
 
     ``current`` must open a key of the full role. Raises UsageError, KeyNotHeld, WrongKey, StoreError.
     """
@@ -82,12 +82,11 @@ def add_key(repository: Repository, current: Secret | None, new: Secret, role: s
 
 def _check_words(role: str, label: str) -> None:
     if role not in (FULL, BACKUP_ONLY):
-        raise UsageError(
-            f"there is no role '{role}' for a key", advice=f"The roles are {FULL} and {BACKUP_ONLY}."
-        )
+        raise UsageError(f"invalid role '{role}' of a key", advice=f"Use {FULL} or {BACKUP_ONLY}.")
     if len(label) > LABEL_LIMIT:
         raise UsageError(
-            f"the key's label has {len(label)} characters, {LABEL_LIMIT} are allowed", advice="Shorten it."
+            f"the key's label has {len(label)} characters, but {LABEL_LIMIT} are allowed",
+            advice="Shorten the label.",
         )
     try:
         label.encode()
@@ -96,7 +95,7 @@ def _check_words(role: str, label: str) -> None:
 
 
 def remove_key(repository: Repository, key: str) -> None:
-    """Remove a key by its id. Raises UsageError if there is none or it is the last of the full role.
+    """Remove a key by its id. Raises UsageError if it does not exist or is the last of the full role.
 
     Also UsageError if the repository is not encrypted, KeyNotHeld, StoreError.
     """

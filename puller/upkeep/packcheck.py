@@ -1,4 +1,4 @@
-"""The packs that points reach: whether they have what is reached, and whether all that they hold is sound."""
+"""Check of the packs that points reach: whether they have the reached slots, and whether these are intact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READERS = 4
 
 @dataclass
 class Faults:
-    """Faulty packs by number: why all of it, or why each slot."""
+    """Faulty packs by number, with the reason for the whole pack or for each slot."""
 
     whole: dict[int, str] = field(default_factory=dict)
     slots: dict[int, dict[int, str]] = field(default_factory=dict)
@@ -36,26 +36,26 @@ class Faults:
 
     @property
     def packs(self) -> set[int]:
-        """Numbers of all faulty packs."""
+        """Return the numbers of all faulty packs."""
         return self.whole.keys() | self.slots.keys()
 
     def add_pack(self, pack: int, reason: str) -> None:
-        """All of a pack is faulty."""
+        """Add a pack that is faulty as a whole."""
         with self.lock:
             self.whole[pack] = reason
 
     def add_slot(self, pack: int, slot: int, reason: str) -> None:
-        """A slot is faulty."""
+        """Add a faulty slot."""
         with self.lock:
             self.slots.setdefault(pack, {})[slot] = reason
 
     def reason(self, pack: int, slot: int) -> str:
-        """What is wrong with a faulty slot."""
+        """Return the reason for a faulty slot."""
         whole = self.whole.get(pack)
         return whole if whole is not None else self.slots[pack][slot]
 
     def hits(self, refs: Refs) -> NDArray[np.intp]:
-        """Positions of the references to what is faulty."""
+        """Return the positions of the references to faulty slots."""
         hit = np.zeros(len(refs.packs), np.bool_)
         for pack in self.packs.intersection(np.unique(refs.packs).tolist()):
             inside = refs.packs == pack
@@ -64,7 +64,7 @@ class Faults:
 
 
 class PackCheck:
-    """Looks at data packs. Fills ``faults``; ``spoilt`` are the packs, by id, with a damaged content."""
+    """Examines data packs. Fills ``faults``; ``spoilt`` are the ids of packs with damaged content."""
 
     def __init__(self, repository: Repository, reach: Reach, observer: Observer) -> None:
         self._repository = repository
@@ -80,17 +80,17 @@ class PackCheck:
         self.chunks_read = 0
 
     def look(self, packs: Iterable[bytes]) -> None:
-        """Look at the footers of packs, and whether they have what is reached."""
+        """Read the footers of packs, and check that they have the reached slots."""
         self._work(packs, self._look)
 
     def read(self, packs: Iterable[bytes]) -> list[Proof]:
-        """Read packs as a whole, whoever reaches what of them; return those that are sound."""
+        """Read packs as a whole, including unreached slots; return the intact ones."""
         self._work(packs, self._read)
         proofs, self._proofs = self._proofs, []
         return proofs
 
     def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None]) -> None:
-        """Some packs at a time; each is asked for when there is somebody to look at it."""
+        """Process several packs at a time; each is requested when a thread is free."""
         with Flow(self._repository.scope) as flow:
             self._packs = self._repository.packs.within(flow.scope)
             crew = flow.crew("check", READERS, READERS, partial(self._check, examine))
@@ -110,7 +110,7 @@ class PackCheck:
         self._observer(event)
 
     def _as_it_is(self, examine: Callable[[StoredPack], None], pack_id: bytes) -> None:
-        """Examine the pack, and begin anew where prune has compacted it meanwhile."""
+        """Examine the pack, and start again if prune has compacted it meanwhile."""
         for _ in range(OPENINGS):
             try:
                 return examine(self._packs.open(PackKind.DATA, pack_id))

@@ -1,8 +1,8 @@
-"""Prune: retention, then removal of what no restore point reaches, beside running backups.
+"""Prune: retention, then removal of data that no restore point reaches, during running backups.
 
-Two prunes are needed to remove something: one condemns it, a later one, when the grace time has passed,
-makes that final, looks once more at what is reached, and removes it. docs/format.md says why this is safe
-("Why prune is safe"), whatever dies when, and whoever backs up meanwhile.
+Removal takes two prunes: one condemns data; a later one, after the grace time, makes that final, checks once
+more what is reached, and removes the rest. docs/format.md proves that this is safe ("Why prune is safe")
+after a crash at any point, and during backups.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from puller.upkeep.retention import Decision, Policy, decide
 from puller.upkeep.survey import Survey
 
 NOT_LET_GO = "the store does not let it be deleted"
-"""Why a point stays that no rule keeps."""
+"""Reason for a point that stays although no rule keeps it."""
 
 GRACE = timedelta(days=1)
-"""Default grace time. A run that takes five minutes less is never refused because of a prune."""
+"""Default grace time. A run that is at least five minutes shorter is never refused because of a prune."""
 
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What a prune did.
+    """Report of a prune.
 
     Attributes:
         kept: Ids of the points that stay.
         removed: Ids of the points that were deleted.
-        packs_condemned: Packs of which something was condemned now; it waits for the grace time.
+        packs_condemned: Packs with slots that this prune condemned; they wait for the grace time.
         packs_deleted: Packs that were deleted.
-        packs_compacted: Packs that were rewritten without what no point needs.
-        bytes_freed: The size of the deleted packs, and what rewriting others saved.
+        packs_compacted: Packs that were rewritten without unneeded content.
+        bytes_freed: Bytes of the deleted packs, plus the bytes that compaction saved.
         decisions: The decision for each point, with its reasons.
-        held: Those of ``kept`` that no rule keeps, but a keep.
+        held: Points among ``kept`` that only a keep holds.
     """
 
     kept: tuple[str, ...]
@@ -69,9 +69,9 @@ class PruneReport:
 
 
 def preview(repository: Repository, policy: Policy) -> PruneReport:
-    """What ``prune`` would do with the points, and why. Touches nothing. Raises DamagedData, StoreError.
+    """Return what ``prune`` would do with the points, and why. Raises DamagedData, StoreError.
 
-    Nothing tells the store's time to who only reads, so the clock of this host stands in for it.
+    It changes nothing, so it cannot learn the store's time and uses this host's clock.
     """
     points, now = repository.points.all(), time.time()
     decisions = judge(points, policy, now)
@@ -79,10 +79,10 @@ def preview(repository: Repository, policy: Policy) -> PruneReport:
 
 
 def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision, ...]:
-    """A decision for each point. What is dated after ``now``, the store's time, by a day or more stays.
+    """Return a decision for each point. Points dated a day or more after ``now``, the store's time, stay.
 
-    And it does not count: a point dated a year ahead would else make all others too old for a policy. Raises
-    NoSuchPoint if a domain that the policy names has no points.
+    They do not count either: a point dated a year ahead would otherwise make all others too old for a policy.
+    Raises NoSuchPoint if a domain that the policy names has no points.
     """
     policy = policy.resolved(points)
     limit = _utc(now) + AHEAD
@@ -96,11 +96,11 @@ def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision
 def prune(
     repository: Repository, policy: Policy, grace: timedelta = GRACE, observer: Observer = ignore
 ) -> PruneReport:
-    """Remove the points that ``policy`` does not keep, and what was condemned ``grace`` or longer ago.
+    """Remove the points that ``policy`` does not keep, and data condemned at least ``grace`` ago.
 
-    With a grace time of nothing, what is unreachable is removed at once, and runs that have begun before
-    may fail and have to be repeated. Raises UsageError, Locked, DamagedData if a point is so damaged that
-    it cannot be told what it needs (then nothing at all is removed), StoreError.
+    With a grace time of zero, unreachable data is removed at once, and running backups may fail and have to
+    be repeated. Raises UsageError, Locked, StoreError, and DamagedData if a point is so damaged that its data
+    is unknown (then nothing is removed).
     """
     if grace < timedelta(0):
         raise UsageError("the grace time cannot be negative")
@@ -113,11 +113,11 @@ def _utc(now: float) -> datetime:
 
 
 Held = Mapping[str, Keep]
-"""By point id the keep that alone lets the point stay."""
+"""The only reason for a point to stay, by point id: its keep."""
 
 
 def _held(points: Iterable[Point], decisions: Iterable[Decision], keeps: Mapping[Name, Keep]) -> Held:
-    """The points that ``decisions`` would remove and a keep holds."""
+    """Return the points that ``decisions`` would remove but a keep holds."""
     doomed = {item.point for item in decisions if not item.keep}
     names = ((point.uuid, point.point) for point in points if point.point in doomed)
     return {name[1]: keeps[name] for name in names if name in keeps}
@@ -159,7 +159,7 @@ class _Prune:
         self.mark = Reachability(self.repository, self.disposal, self.lease.renew)
 
     def run(self, policy: Policy) -> PruneReport:
-        """Do it all, in the order that docs/format.md proves right."""
+        """Run the steps in the order that docs/format.md proves safe."""
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
         decisions, held = self._apply(policy)
@@ -171,7 +171,7 @@ class _Prune:
         survey = Survey(self.repository, self.mark.reach, condemned, self.lease.renew)
         self._step("condemn")
         fresh, final = self._sentence(records, survey)
-        # Only now, after the final records are durable: whoever commits unseen by this has seen them.
+        # Only now, after the final records are durable: a run whose commit this misses has seen them.
         self.mark.add_new(self.lease.measure())
         self._step("reclaim")
         reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew)
@@ -188,7 +188,7 @@ class _Prune:
         self.observer(Step("repository", name))
 
     def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], Held]:
-        """Remove points, but only after it is known that what the others need can be told."""
+        """Remove points, but only after the data of all others is known."""
         self._step("points")
         points = self.repository.points.all()
         decisions = judge(points, policy, self.lease.now)
@@ -205,7 +205,7 @@ class _Prune:
         return decisions, held
 
     def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> Held:
-        """Take in what a keep holds. Marking may take hours, so the last look finds nothing to mark."""
+        """Mark data of held points. Marking may take hours, so it repeats until no new keep is found."""
         held: dict[str, Keep] = {}
         while True:
             keeps = self.repository.keeps.holding(_utc(self.lease.measure()))
@@ -218,18 +218,18 @@ class _Prune:
     def _tell_unreadable(self, held: Held) -> None:
         for point, keep in held.items():
             if keep.damage is not None:
-                text = f"restore point {point} stays, as its keep cannot be read: {keep.damage}"
-                self.observer(Notice("repository", f"{text}; 'puller release' ends it"))
+                text = f"restore point {point} stays, because its keep cannot be read: {keep.damage}"
+                self.observer(Notice("repository", f"{text}; run 'puller release' to end it"))
 
     def _forget_keeps(self) -> None:
-        """Drop the keeps of points that are gone. Listed first: a point that has one was there before."""
+        """Delete the keeps of deleted points. Keeps are listed before points, so no keep misses its point."""
         keys = [info.key for info in self.repository.keeps.listed()]
         standing = set(self.repository.points.names()) if keys else set[Name]()
         gone = [key for key in keys if point_of(key) not in standing]
         self.disposal.attempt(lambda: self.repository.keeps.delete(gone))
 
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
-        """Put records of what is unreachable; return what is condemned anew, and all that is final."""
+        """Put records of unreachable slots; return the newly condemned slots, and all final ones."""
         now = self.lease.measure()
         due = [item for item in records if not item.final and item.modified + self.grace <= now]
         fresh = _news(survey, union(item.packs for item in records), now - self.grace)
@@ -242,7 +242,7 @@ class _Prune:
         return fresh, union([final, ripe])
 
     def _forget(self, records: list[Record], reclaim: Reclaim) -> None:
-        """Drop final records that no run needs any more: what they name is gone, from every generation."""
+        """Delete final records that no run needs any more: their slots are gone from every generation."""
         limit = self.lease.measure() - KEPT
         done = [
             item
@@ -252,14 +252,14 @@ class _Prune:
         self.disposal.attempt(lambda: self.repository.condemned.delete(done))
 
     def _forget_damage(self, survey: Survey) -> None:
-        """Drop what checks have recorded of packs that are gone and that no point needs."""
+        """Delete checks' records of damaged packs that are gone and that no point needs."""
         void = [
             record for record in self.repository.damaged.read() if not any(map(survey.matters, record.packs))
         ]
         self.disposal.attempt(lambda: self.repository.damaged.delete(void))
 
     def _tidy_verified(self, survey: Survey) -> None:
-        """Keep the records of what checks have read few, and free of what is gone."""
+        """Merge the records of verified packs, and drop packs that are gone."""
         damaged = since(self.repository.damaged.read())
         verified = self.repository.verified
 
@@ -278,7 +278,7 @@ class _Prune:
 
     def _tell_refusal(self) -> None:
         if self.disposal.refusal is not None:
-            text = "the store does not let all be deleted that is not needed; a later prune tries again"
+            text = "the store refuses to delete some unneeded objects; a later prune tries again"
             self.observer(Notice("repository", f"{text}: {self.disposal.refusal.message}"))
 
 
@@ -287,7 +287,7 @@ def _kept_by_store(decision: Decision) -> Decision:
 
 
 def _news(survey: Survey, known: Condemnations, limit: float) -> dict[bytes, CondemnedSlots]:
-    """Garbage in packs from before ``limit`` that is not condemned yet."""
+    """Return unreachable slots, not condemned yet, of packs older than ``limit``."""
     return {
         pack_id: sentence
         for pack_id, sentence in survey.garbage.items()
@@ -296,9 +296,9 @@ def _news(survey: Survey, known: Condemnations, limit: float) -> dict[bytes, Con
 
 
 def _unreached(packs: Condemnations, survey: Survey, final: Condemnations) -> dict[bytes, CondemnedSlots]:
-    """What of ``packs`` is there, unreachable still, and not ``final`` yet.
+    """Return the slots of ``packs`` that exist, are still unreachable, and are not ``final`` yet.
 
-    A pack that was condemned whole and has come to be used again is let off whole.
+    A pack that was condemned as a whole and is in use again is omitted as a whole.
     """
     left: dict[bytes, CondemnedSlots] = {}
     for pack_id, sentence in packs.items():

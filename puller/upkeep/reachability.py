@@ -21,7 +21,7 @@ _ADVICE = (
 
 
 class Reachability:
-    """Collects in ``reach``. ``beat`` is called now and then."""
+    """Collects in ``reach``. ``beat`` is called regularly."""
 
     def __init__(self, repository: Repository, disposal: Disposal, beat: Callable[[], None]) -> None:
         self._repository = repository
@@ -31,7 +31,7 @@ class Reachability:
         self.reach = Reach(repository.maps)
 
     def add(self, points: Iterable[Point]) -> None:
-        """Take in committed points. Raises DamagedData if it cannot be told what one of them reaches."""
+        """Add committed points. Raises DamagedData if the data of one of them is unknown."""
         fresh: list[tuple[str, Address]] = []
         for point in points:
             self._seen.add((point.uuid, point.point))
@@ -54,11 +54,11 @@ class Reachability:
                 raise DamagedData(damage.reason)
 
     def add_new(self, now: float) -> None:
-        """List what is pending, then the points, and take in what was not seen before.
+        """List pending points, then points, and add the new ones.
 
-        In this order: a point that is pending no more when it is looked for has been committed before
-        the points are listed. What has been pending for too long by ``now``, the store's time in seconds
-        since the epoch, is deleted first; should its run still live, it finds that out.
+        The order matters: a point that is no longer pending was committed before the points are listed.
+        Points that have been pending for too long at ``now``, the store's time in seconds since the epoch,
+        are deleted first; if their run is still alive, it notices that.
         """
         for item in self._repository.pending.listed():
             name = item.uuid, item.point
@@ -73,7 +73,7 @@ class Reachability:
     def _add_pending(self, uuid: str, point_id: str, is_old: bool) -> None:
         """A run that prune overtook takes its point back; should it die before, part of that is gone.
 
-        For a day that stops the prune. What the store does not let go after that is taken in as far as it
+        For a day that stops the prune. What the store refuses to delete after that is added as far as it
         can be read.
         """
         try:
@@ -84,7 +84,7 @@ class Reachability:
             if is_old:
                 return
             raise CommitUnreadable(
-                f"a run that is about to commit {point_id} needs what cannot be read: {error.message}"
+                f"cannot read data that the pending point {point_id} needs: {error.message}"
             ) from error
 
     def _add_pending_root(self, address: Address, is_old: bool) -> None:
@@ -111,6 +111,6 @@ def _roots(point: Point) -> Iterator[Address]:
 
 def _unreadable(point_id: str, error: DamagedData) -> DamagedData:
     return DamagedData(
-        f"what restore point {point_id} needs cannot be told, so nothing is removed: {error.message}",
+        f"cannot find out which data restore point {point_id} needs, so nothing is removed: {error.message}",
         advice=_ADVICE,
     )

@@ -1,4 +1,4 @@
-"""The packs that a check looks at, and those of them that it reads.
+"""The packs that a check examines, and those that it reads.
 
 ::
 
@@ -28,10 +28,10 @@ from puller.upkeep.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """``verified`` are the packs that were read and found sound, ``left`` counts what the budget left out.
+class ReadingResult:
+    """``verified`` are the packs that were read and found intact, ``left`` counts those beyond the budget.
 
-    ``oldest`` is when the pack was verified that was verified longest ago; None if one never was.
+    ``oldest`` is the time of the oldest verification of a pack; None if a pack never was verified.
     """
 
     packs: PackCheck
@@ -46,8 +46,8 @@ def examine(
     allowance: Allowance,
     known: Sequence[DamageRecord],
     observer: Observer,
-) -> Examined:
-    """Look at the packs that are reached, and read those that are due. ``known`` tells of damage."""
+) -> ReadingResult:
+    """Examine the reached packs, and read those that are due. ``known`` holds recorded damage."""
     reading = allowance.reading
     stored = _stored(repository, reach)
     generations = {pack_id: pack.generations for pack_id, pack in stored.items()}
@@ -63,7 +63,7 @@ def examine(
     verification.refresh()
     for number in packs.faults.packs:
         verification.withdraw(repository.maps.table.pack_id(number))
-    return Examined(packs, verified, left, _oldest(verification, reached))
+    return ReadingResult(packs, verified, left, _oldest(verification, reached))
 
 
 def _stored(repository: Repository, reach: Reach) -> dict[bytes, PackObject]:
@@ -75,7 +75,7 @@ def _stored(repository: Repository, reach: Reach) -> dict[bytes, PackObject]:
 def _queue(
     stored: Mapping[bytes, PackObject], verification: Verification, reading: Reading
 ) -> list[Candidate]:
-    """What is due, in the order in which this check takes it."""
+    """Return the packs that are due, in the order of this check."""
     if not reading.reads:
         return []
     now = 0.0 if reading.max_age is None else verification.now()
@@ -92,7 +92,7 @@ def _others(
     queue: Iterable[Candidate],
     reading: Reading,
 ) -> list[bytes]:
-    """Packs that are only opened. One that was not listed may be new, or missing: opening it tells."""
+    """Return packs that are only opened, which also shows whether an unlisted pack is new or missing."""
     due_ids = {candidate.pack_id for candidate in queue}
     reached = (repository.maps.table.pack_id(number) for number in reach.packs)
     return [
@@ -105,7 +105,7 @@ def _others(
 def _read(
     packs: PackCheck, verification: Verification, queue: list[Candidate], allowance: Allowance
 ) -> tuple[frozenset[bytes], int]:
-    """Read what is due, a batch at a time, but for what another check has read meanwhile."""
+    """Read the packs that are due, in batches, without those that another check has read meanwhile."""
     verified: set[bytes] = set()
     while queue and not allowance.is_spent:
         verification.refresh()

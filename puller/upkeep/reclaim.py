@@ -21,10 +21,10 @@ _DELETED_AT_ONCE = 1000
 
 
 class Reclaim:
-    """Counts what it did. ``beat`` is called now and then. A crash leaves what the next prune can finish.
+    """Counts its work. ``beat`` is called regularly. After a crash, the next prune can finish the rest.
 
-    ``left`` are packs of which what is condemned is still there, ``unlike`` the names of packs whose
-    generations differ, or of which the highest cannot be read.
+    ``left`` are packs that still have condemned slots, ``unlike`` the names of packs whose generations
+    differ, or of which the highest cannot be read.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Reclaim:
         self.bytes_freed = 0
 
     def run(self, final: Condemnations) -> None:
-        """Remove what of ``final`` is there and unreachable. Raises StoreError, Locked."""
+        """Remove the slots of ``final`` that exist and are unreachable. Raises StoreError, Locked."""
         doomed = dict(self._doomed(final))
         if not self._delete_lower(final):
-            # A store that keeps the old generations would only hold more and more of them.
+            # A store that keeps old generations would only collect more of them.
             self.left.update(pack_id for pack_id, slots in doomed.items() if slots != ALL)
             doomed = {pack_id: slots for pack_id, slots in doomed.items() if slots == ALL}
         self._delete([pack_id for pack_id, slots in doomed.items() if slots == ALL])
@@ -57,9 +57,9 @@ class Reclaim:
         self._rewrite_index(doomed)
 
     def _delete_lower(self, final: Condemnations) -> bool:
-        """Delete what a prune left that died after a compaction, or was refused; False if it is refused.
+        """Delete lower generations that an earlier prune left behind; return False if the store refuses.
 
-        What stays shows slots that are condemned, so the records that name them have to stay too.
+        Generations that stay still have condemned slots, so the records of these slots have to stay too.
         """
         packs = [(pack_id, pack) for pack_id, pack in self._survey.packs.items() if pack.lower]
         packs.sort(key=lambda item: item[1].modified)  # a store lets the oldest go first
@@ -86,7 +86,7 @@ class Reclaim:
             return False
 
     def _doomed(self, final: Condemnations) -> Iterator[tuple[bytes, int]]:
-        """For each pack the slots to remove; ALL for packs of which nothing stays."""
+        """Return the slots to remove for each pack; ALL for packs of which nothing stays."""
         for pack_id, sentence in final.items():
             if pack_id not in self._survey.packs:
                 continue
@@ -104,7 +104,7 @@ class Reclaim:
                 yield pack_id, ALL if dead == there and not live else dead
 
     def _rewrite_index(self, doomed: Mapping[bytes, int]) -> None:
-        """Name what the index lacks; clear away what is not so any more, and small objects."""
+        """Add missing packs to the index; remove outdated entries and merge small objects."""
         inventory = self._survey.inventory
         names = inventory.outdated(doomed.keys()) | mergeable(inventory.needed)
         for pack_id in self._survey.unindexed:
@@ -150,7 +150,7 @@ class Reclaim:
         repository = self._repository
         try:
             freed = compact(repository.store, repository.keys, self._survey.reader, opened, slots)
-        except (ObjectExists, ObjectChanged, MissingObject):  # another prune is further than this one
+        except (ObjectExists, ObjectChanged, MissingObject):  # another prune is ahead of this one
             self.left.add(pack_id)
             return True
         self.compacted += 1

@@ -1,4 +1,4 @@
-"""Repair of the index: written anew from what the packs say of themselves.
+"""Repair of the index: rebuild it from the footers of the packs.
 
 ::
 
@@ -6,7 +6,7 @@
     no prune                 what those                        durable           what runs have put since
     beside                   name is there                                       is not listed, and stays
 
-A crash leaves index objects that repeat each other, which the next prune or repair mends.
+A crash leaves index objects with equal entries, which the next prune or repair merges.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What a repair of the index did.
+    """Report of a repair of the index.
 
     ``packs`` is the number of packs in the new index, ``indexes_removed`` the number of old index objects
     that were deleted. ``damaged`` names the packs whose footer cannot be read: they stay as they are, and
@@ -47,7 +47,7 @@ class RepairReport:
 
 
 def repair_index(repository: Repository, observer: Observer = ignore) -> RepairReport:
-    """Replace the index by what the footers of the packs say. Needs no key that reads guest data.
+    """Rebuild the index from the footers of the packs. A backup-only key is enough.
 
     Raises Locked if a prune or another repair is at work, StoreError.
     """
@@ -79,13 +79,13 @@ class _Repair:
         self._observer(Step("repository", "index"))
         self._lease.measure()
         old = {info.key for info in inventory.indexes}
-        with suppress(StoreDenied):  # what stays says what the new index says too, or what readers tolerate
+        with suppress(StoreDenied):  # objects that stay repeat the new index, or say what readers tolerate
             repository.store.delete(old)
         left = {info.key for info in repository.store.list(INDEX_PREFIX)}
         return RepairReport(self._written, len(old - left), tuple(self._damaged))
 
     def _said(self, inventory: Inventory) -> Iterator[IndexedPack]:
-        """What the new index is to say, a batch of packs at a time."""
+        """Yield the content of the new index, a batch of packs at a time."""
         packs = [(stored.kind, pack_id, stored.generation) for pack_id, stored in inventory.packs.items()]
         self._observer(DiskPlanned("repository", "packs", len(packs), len(packs)))
         for start in range(0, len(packs), _BATCH):
@@ -101,7 +101,7 @@ class _Repair:
                 yield IndexedPack(opened.kind, opened.pack_id, opened.size, opened.footer, opened.generation)
 
     def _open(self, scope: CancelScope, pack: tuple[PackKind, bytes, int]) -> StoredPack | None:
-        """The pack; None if it is damaged, which is noted, or gone."""
+        """Return the pack; None if it is damaged, which is noted, or gone."""
         kind, pack_id, generation = pack
         try:
             return self._reader.within(scope).open(kind, pack_id, generation)

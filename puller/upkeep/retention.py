@@ -1,13 +1,12 @@
 """Retention: which restore points a policy keeps. Pure.
 
 The rules are those of restic and kopia. ``last`` keeps the newest points; ``hourly`` … ``yearly`` keep the
-newest point of each of the newest hours … years that have any; ``within`` keeps what is at most that much
-older than the newest point. A point stays if any rule keeps it. Each domain is judged by itself, and so is
-each host that has taken points of it: a copy of a machine that runs elsewhere must not push out the
-original's.
+newest point of each of the newest hours … years that have any; ``within`` keeps all points no older than
+this, counted from the newest. A point stays if any rule keeps it. The rules apply to each domain and host
+separately, so that a copy of a domain on another host does not displace the original's points.
 
 Hours, days, ISO weeks, months and years are those of UTC, so that all hosts that prune one repository
-decide alike, whatever their zone, and no hour comes twice or not at all.
+decide alike in any time zone, and no hour occurs twice or is skipped.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from puller.repository.selection import Scope
 from puller.units import format_bytes
 
 NOT_OWN = "not of this job"
-"""Why a point stays that the rules are not for."""
+"""Reason for keeping a point that no rule covers."""
 
 NOT_OF_HOST = "not of these hosts"
 NOT_OF_DOMAIN = "not of these domains"
 NOT_TAGGED = "without these tags"
 
 LEAST_STAY = timedelta(days=30)
-"""How long the last copy of a disk stays at least after the first point that lacks the disk."""
+"""Least time that the last copy of a disk stays after the first point without the disk."""
 
 _PERIODS = {
     "hourly": timedelta(hours=1),
@@ -85,14 +84,14 @@ class Policy:
         counts = self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly
         if any(count is not None and count < 1 for count in counts):
             raise UsageError(
-                "a retention rule keeps 1 point or more", advice="Leave out rules that do not apply."
+                "a retention rule must keep at least 1 point", advice="Leave out rules that do not apply."
             )
         if self.within is not None and self.within < timedelta(0):
-            raise UsageError("a retention rule cannot keep points within a negative time")
+            raise UsageError("the time of a retention rule cannot be negative")
 
     @property
     def periods(self) -> Iterator[tuple[int, _Label]]:
-        """The rules that are given for periods: how many, and what names the period of a time."""
+        """Return the given rules for periods: their number, and the format of a period's name."""
         rules: tuple[tuple[int | None, _Label], ...] = (
             (self.hourly, "hourly {0:%Y-%m-%dT%H}Z".format),
             (self.daily, "daily {0:%Y-%m-%d}".format),
@@ -110,7 +109,7 @@ class Policy:
 
     @property
     def reach(self) -> timedelta:
-        """How far back from the newest point the longest rule reaches, LEAST_STAY at least."""
+        """Return how far back from the newest point the longest rule reaches, at least LEAST_STAY."""
         spans: list[timedelta] = [
             span * min(count, timedelta.max // span)
             for name, span in _PERIODS.items()
@@ -119,11 +118,11 @@ class Policy:
         return max([LEAST_STAY, *spans, *([] if self.within is None else [self.within])])
 
     def judges(self, point: Point) -> bool:
-        """Whether the rules are for this point."""
+        """Return whether the rules cover this point."""
         return self.exempts(point) is None
 
     def exempts(self, point: Point) -> str | None:
-        """Why the rules are not for this point, or None."""
+        """Return why the rules do not cover this point, or None."""
         if self.scope is not None and not self.scope.has(point):
             return NOT_OWN
         if self.domains and point.uuid not in self.domains:
@@ -133,7 +132,7 @@ class Policy:
         return None if point.is_from(self.hosts) else NOT_OF_HOST
 
     def resolved(self, points: Iterable[Point]) -> Policy:
-        """The same with the UUIDs of its ``domains``. Raises NoSuchPoint if one has no points."""
+        """Return the policy with the UUIDs of its ``domains``. Raises NoSuchPoint if one has no points."""
         ordered = in_order(points)
         return replace(
             self, domains=tuple(uuid for word in self.domains for uuid in _machines(word, ordered))
@@ -141,13 +140,13 @@ class Policy:
 
 
 def tags_in(point: Point, tags: Iterable[str]) -> list[str]:
-    """Those of ``tags`` that the point has."""
+    """Return the ``tags`` that the point has."""
     own = {*point.tags, *(f"{key}={value}" for key, value in point.tags.items())}
     return [tag for tag in tags if tag in own]
 
 
 def _machines(word: str, ordered: Sequence[Point]) -> Sequence[str]:
-    """UUIDs of the domain that ``word`` means: by its name now, or if none has it now, by an earlier one."""
+    """Return UUIDs of the domain ``word``: by current name or UUID, else by an earlier name."""
     newest = {point.uuid: point.domain for point in ordered}
     if word in newest:
         return [word]
@@ -170,7 +169,7 @@ class Decision:
 
 
 def decide(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
-    """A decision for each point, by domain and host, and from the oldest to the newest.
+    """Return a decision for each point, by domain and host, from the oldest to the newest.
 
     The ``domains`` of the policy are UUIDs: see ``Policy.resolved``.
     """
@@ -211,11 +210,10 @@ def _judge(newest_first: Sequence[Point], policy: Policy, reasons: _Reasons) -> 
 
 
 def _keep_newest(points: Sequence[Point], policy: Policy, reasons: _Reasons) -> None:
-    """The newest point stays whatever the policy says, and for a while the newest that has each disk.
+    """Always keep the newest point, and for some time the newest point that has each disk.
 
-    A point need not have all disks of its domain. The last copy of a disk stays as long after the first point
-    that lacks it as the longest rule reaches: until then somebody may miss it, and then it is history as all
-    else that old.
+    A point need not have all disks of its domain. The last copy of a disk stays, after the first point
+    without it, for as long as the longest rule reaches.
     """
     reasons[points[0].point].append("newest of its domain")
     seen = {disk.disk for disk in points[0].disks}
@@ -227,7 +225,7 @@ def _keep_newest(points: Sequence[Point], policy: Policy, reasons: _Reasons) -> 
 
 
 def _last_copy(disks: Sequence[DiskRecord], missed: datetime | None, policy: Policy) -> str:
-    """Why the newest point with ``disks`` stays, what it costs, and until when."""
+    """Return why the newest point with ``disks`` stays, its size, and until when it stays."""
     added = format_bytes(sum(disk.stored_bytes for disk in disks))
     names = ", ".join(disk.disk for disk in disks)
     if missed is None:
@@ -236,7 +234,7 @@ def _last_copy(disks: Sequence[DiskRecord], missed: datetime | None, policy: Pol
 
 
 def _plus(moment: datetime, span: timedelta) -> datetime:
-    """The sum, or the end of the calendar."""
+    """Return the sum, or the end of the calendar."""
     end = datetime.max.replace(tzinfo=UTC)
     return end if span > end - moment else moment.astimezone(UTC) + span
 

@@ -1,4 +1,4 @@
-"""Which packs a check reads, in which order, and when it has read enough."""
+"""Schedule of a check: the packs that it reads, their order, and the end of its budget."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from puller.errors import UsageError
 from puller.units import GIB
 
 HOUR = 3600.0
-"""Packs that were verified within one hour count as equally old: each check then has an order of its own."""
+"""Packs that were verified within one hour count as equally old: each check then has its own order."""
 
 BATCH = 8 * GIB
-"""Bytes after which a check records what it has read, and looks at what others have: a minute or two."""
+"""Bytes after which a check records its progress and reads that of others: a minute or two."""
 
 BATCH_PACKS = 2048
 """The same for small packs."""
@@ -23,10 +23,10 @@ BATCH_PACKS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What of the stored data a check is to read.
+    """The stored data that a check reads.
 
-    ``percent`` are the least recently verified, by size; ``max_age`` leaves out what was verified less long
-    ago; ``budget``, a time or a number of bytes, ends the reading. None of it: nothing is read.
+    ``percent`` selects the least recently verified packs, by size; ``max_age`` omits packs that were verified
+    more recently; ``budget``, a time or a number of bytes, ends the reading. Without any, nothing is read.
     """
 
     percent: float = 0.0
@@ -35,12 +35,12 @@ class Reading:
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
-            raise UsageError(f"{self.percent} is not a percentage between 0 and 100")
+            raise UsageError(f"invalid percentage {self.percent}: use a number from 0 to 100")
         if self.max_age is not None and self.max_age < timedelta(0):
             raise UsageError("the maximum age cannot be negative")
         amount = self.budget.total_seconds() if isinstance(self.budget, timedelta) else self.budget
         if amount is not None and amount <= 0:
-            raise UsageError("the budget of a check must be more than nothing")
+            raise UsageError("the budget of a check must be greater than zero")
 
     @property
     def is_selective(self) -> bool:
@@ -49,7 +49,7 @@ class Reading:
 
     @property
     def reads(self) -> bool:
-        """Whether any data is to be read."""
+        """Whether the check reads any data."""
         return self.percent > 0 or self.is_selective
 
 
@@ -63,12 +63,12 @@ class Candidate:
 
     @property
     def age_order(self) -> tuple[float, bytes]:
-        """Sorts what was verified longest ago, or never, first."""
+        """Return the sort key that puts the oldest verification, or none, first."""
         return (-1.0 if self.verified is None else self.verified), self.pack_id
 
 
 def due(candidates: Iterable[Candidate], reading: Reading, now: float) -> list[Candidate]:
-    """What is to be read, the least recently verified first. ``now`` is the store's time."""
+    """Return the packs to read, the least recently verified first. ``now`` is the store's time."""
     ordered = sorted(candidates, key=lambda candidate: candidate.age_order)
     if reading.max_age is not None:
         limit = now - reading.max_age.total_seconds()
@@ -79,7 +79,7 @@ def due(candidates: Iterable[Candidate], reading: Reading, now: float) -> list[C
 
 
 def _first(ordered: Sequence[Candidate], size: float) -> Iterator[Candidate]:
-    """Candidates of about ``size`` bytes together, one at least."""
+    """Return candidates of about ``size`` bytes together, at least one."""
     total = 0
     for candidate in ordered:
         if total and total + candidate.size / 2 > size:
@@ -89,7 +89,7 @@ def _first(ordered: Sequence[Candidate], size: float) -> Iterator[Candidate]:
 
 
 def shuffled(ordered: Iterable[Candidate], chance: Callable[[], float]) -> list[Candidate]:
-    """The same, what was verified within one hour in an order of this check's own.
+    """Return the candidates, those verified within one hour in an order of this check's own.
 
     So two checks at once begin at different places, and each finds what the other has recorded.
     """
@@ -97,12 +97,12 @@ def shuffled(ordered: Iterable[Candidate], chance: Callable[[], float]) -> list[
 
 
 def batch(queue: Sequence[Candidate]) -> list[Candidate]:
-    """What to read before the next record is written."""
+    """Return the packs to read before the next record is written."""
     return list(_first(queue[:BATCH_PACKS], BATCH))
 
 
 class Allowance:
-    """What is left of the budget of a ``reading``, at least enough for one pack. ``clock`` tells seconds."""
+    """The rest of the budget of a ``reading``, at least enough for one pack. ``clock`` returns seconds."""
 
     def __init__(self, reading: Reading, clock: Callable[[], float] = time.monotonic) -> None:
         budget = reading.budget
@@ -113,14 +113,14 @@ class Allowance:
         self._spent = 0
 
     def take(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-        """As many of the candidates, one by one, as there is room for when each is asked for."""
+        """Yield candidates, each checked against the rest of the budget at the time of its request."""
         for candidate in takewhile(lambda _: not self.is_spent, candidates):
             self._spent += candidate.size
             yield candidate
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing more is to be begun."""
+        """Whether the budget is used up."""
         if not self._spent:
             return False
         if self._bytes is not None:

@@ -1,4 +1,4 @@
-"""What a repository holds."""
+"""Statistics of a repository."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a domain costs that ``host`` has backed up.
+    """Space that a domain needs, as backed up by ``host``.
 
     ``domain`` is the domain's name in its newest point, ``logical_bytes`` the size of its points if they were
-    restored. ``added_bytes`` is what its present points added to the store when they were taken: what several
-    domains share counts for the first of them.
+    restored. ``added_bytes`` counts the bytes that its existing points added to the store when they were
+    taken: data shared by several domains counts for the first of them.
     """
 
     domain: str
@@ -34,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a repository holds.
+    """Sizes of a repository.
 
     ``logical_bytes`` is the size of all points if they were restored, sparse parts included, and
     ``stored_bytes`` the size of all objects. ``costs`` lists the most expensive domain first.
@@ -56,8 +56,8 @@ def stats(
 ) -> Stats:
     """Read all point records and list all objects. Of ``hosts``, names or patterns, only the points count.
 
-    A damaged record raises DamagedData, or is told to ``damaged`` with its point id, where that is given,
-    and does not count. Raises StoreError.
+    A damaged record raises DamagedData; if ``damaged`` is given, that is called with the point id instead,
+    and the point does not count. Raises StoreError.
     """
     points = [point for point in repository.points.all(damaged) if point.is_from(hosts)]
     sizes: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Survey: of each stored pack, what nothing reaches and whether it is worth removing."""
+"""Survey: the unreached slots of each stored pack, and whether their removal is worth it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from puller.repository.repository import Repository
 from puller.units import KIB
 
 LEAST_GAIN = 64 * KIB
-"""Bytes that a compaction has to free: it costs three requests and an entry of the index."""
+"""Least bytes that a compaction has to free: it costs three requests and an index entry."""
 
 
 class Survey:
@@ -43,9 +43,9 @@ class Survey:
         self.unindexed: list[bytes] = []
         self.inventory = Inventory.take(repository.store)
         for entry in self.inventory.read_indexes(repository.store, repository.keys):
-            self._look(entry)
+            self._survey_pack(entry)
         for pack_id, stored in self.inventory.packs.items():
-            self._look_again(pack_id, stored)
+            self._survey_rest(pack_id, stored)
 
     @property
     def packs(self) -> dict[bytes, PackObject]:
@@ -53,7 +53,7 @@ class Survey:
         return self.inventory.packs
 
     def matters(self, pack_id: bytes) -> bool:
-        """Whether a pack is stored, or a point needs it nevertheless."""
+        """Return whether a pack is stored, or a point needs it nevertheless."""
         number = self._repository.maps.table.number(pack_id)
         return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
 
@@ -64,7 +64,7 @@ class Survey:
         return slots.bits(number)
 
     def present(self, pack_id: bytes) -> int | None:
-        """The set of the slots that a pack still has. None if it cannot be told."""
+        """Return the set of the slots that a pack still has; None if unknown."""
         if pack_id not in self._present:
             opened = self.open(pack_id)
             if opened is None:
@@ -73,18 +73,15 @@ class Survey:
         return self._present[pack_id]
 
     def open(self, pack_id: bytes, generation: int | None = None) -> StoredPack | None:
-        """The pack as it is stored now, the highest generation unless another is named.
-
-        None if that is damaged or gone.
-        """
+        """Return the pack as stored now, by default its highest generation; None if it is damaged or gone."""
         pack = self.packs[pack_id]
         try:
             return self.reader.open(pack.kind, pack_id, pack.generation if generation is None else generation)
         except DamagedData:
             return None
 
-    def _look(self, pack: PackEntry) -> None:
-        """Tell the slots of a pack that are not reached, if others are, and if it is worth removing them."""
+    def _survey_pack(self, pack: PackEntry) -> None:
+        """Return the unreached slots of a pack that has reached ones, if removing them is worth it."""
         self._beat()
         live, alive = self.live(pack.pack_id), pack.present
         unreached = alive & ~live
@@ -98,8 +95,8 @@ class Survey:
         opened = self.open(pack.pack_id)
         return opened is not None and _is_worth_it(opened.footer, unreached)
 
-    def _look_again(self, pack_id: bytes, pack: PackObject) -> None:
-        """Tell what is wholly dead, and what is live and not indexed as it is."""
+    def _survey_rest(self, pack_id: bytes, pack: PackObject) -> None:
+        """Find packs that are unreached as a whole, and reached packs without a correct index entry."""
         if not self.live(pack_id):
             self.garbage[pack_id] = CondemnedSlots(pack.kind, ALL)
         elif pack_id not in self.inventory.homes:
@@ -108,7 +105,7 @@ class Survey:
             if opened is not None:
                 self.unindexed.append(pack_id)
                 indexed = IndexedPack(pack.kind, pack_id, pack.size, opened.footer, pack.generation)
-                self._look(PackEntry.of(indexed))
+                self._survey_pack(PackEntry.of(indexed))
 
 
 def _may_be_worth_it(pack: PackEntry, unreached: int) -> bool:

@@ -1,4 +1,4 @@
-"""What checks have read and found sound, as one check keeps it: from all records, and what it adds itself."""
+"""Verified packs as one check knows them: from all records, and from its own reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from puller.repository.repository import Repository
 class Verification:
     """When packs were last verified, by pack id.
 
-    ``generations`` are those that are stored, by pack: a reader takes whichever it meets, so a proof of any
-    counts. ``damaged`` tells since when a pack is recorded as damaged.
-    ``fresh`` are the packs that were verified since this check began, by whichever check.
+    ``generations`` are the stored ones, by pack: a reader takes any of them, so a proof of any counts.
+    ``damaged`` says since when a pack is recorded as damaged. ``fresh`` are the packs that any check
+    verified since this check began.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Verification:
         self.fresh.clear()
 
     def refresh(self) -> None:
-        """Take in the records that have appeared since the last time."""
+        """Read the records that have appeared since the last call."""
         infos = [info for info in self._records.listed() if info.key not in self._seen]
         self._seen.update(info.key for info in infos)
         for record in self._records.read(infos):
@@ -56,7 +56,7 @@ class Verification:
             self.fresh.add(proof.pack_id)
 
     def add(self, proofs: Sequence[Proof]) -> None:
-        """Record what was found sound just now. A refusal is told once, and the check goes on."""
+        """Record packs that were just verified. A refusal is reported once, and the check continues."""
         moment = time.time()
         try:
             for info in self._records.put(proofs):
@@ -69,11 +69,11 @@ class Verification:
             self.fresh.add(proof.pack_id)
 
     def withdraw(self, pack_id: bytes) -> None:
-        """Forget what was verified of a pack that turned out to be damaged."""
+        """Forget the verification of a pack that turned out to be damaged."""
         self.times.pop(pack_id, None)
 
     def now(self) -> float:
-        """The store's time; where nothing may be put, this host's."""
+        """Return the store's time; this host's if nothing may be put."""
         try:
             return self._records.now()
         except StoreError as error:
@@ -83,5 +83,5 @@ class Verification:
     def _tell(self, error: StoreError) -> None:
         if not self._refused:
             self._refused = True
-            text = "what is verified cannot be recorded, so later checks read it again"
+            text = "cannot record the verified packs, so later checks read them again"
             self._observer(Notice("repository", f"{text}: {error.message}"))

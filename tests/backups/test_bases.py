@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from msgspec import structs
 
-from puller.backups.bases.bases import Base, choose, distrusted, oldest_of, overdue
-from puller.backups.bases.facts import is_strange, recorded
+from puller.backups.bases.bases import Base, choose, oldest_of, overdue, without_mismatched_bitmaps
+from puller.backups.bases.facts import may_differ, recorded
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.hypervisor.domain.checkpoint import checkpoint_name, owner_of
@@ -42,19 +42,22 @@ def test_what_was_read_as_a_whole_too_long_ago_is_compared() -> None:
 
 def test_all_disks_of_a_checkpoint_are_doubted_with_a_foreign_one() -> None:
     bases = {target: Base(None, "one", "") for target in ("vda", "vdb")} | {"vdc": Base(None, "two", "")}
-    kept = {target: base.checkpoint for target, base in distrusted(bases, {"vdb": FOREIGN}).items()}
+    kept = {
+        target: base.checkpoint
+        for target, base in without_mismatched_bitmaps(bases, {"vdb": FOREIGN}).items()
+    }
     assert kept == {"vda": None, "vdb": None, "vdc": "two"}
-    damaged = distrusted(bases, {"vdb": "its last map is damaged: gone"})
+    damaged = without_mismatched_bitmaps(bases, {"vdb": "its last map is damaged: gone"})
     assert [damaged[target].checkpoint for target in bases] == ["one", None, "two"]
 
 
 def test_an_image_is_strange_unless_it_is_the_one_that_it_was_and_no_shorter() -> None:
     now = ImageFacts(7, "1.5", 100, "3 9.5")
     then = recorded(now)
-    assert not is_strange(now, then)
-    assert not is_strange(replace(now, size=101), then), "qcow2 grows"
+    assert not may_differ(now, then)
+    assert not may_differ(replace(now, size=101), then), "qcow2 grows"
     changed = ({"inode": 8}, {"born": "2.5"}, {"size": 99}, {"qemu": ""})
-    assert all(is_strange(replace(now, **change), then) for change in changed)
+    assert all(may_differ(replace(now, **change), then) for change in changed)
 
 
 class Sound:
@@ -97,7 +100,7 @@ def test_a_disk_that_the_newest_point_lacks_is_taken_from_an_older_one() -> None
 def test_the_reason_names_the_images_behind_a_disk() -> None:
     history = [_point(1, "vda")]
     bases = choose(cast(History, history), [_disk("vda", backing=("qcow2 /b", "raw /c"))], Sound())
-    assert bases["vda"].reason == "it lies upon qcow2 /b, raw /c now and lay upon nothing"
+    assert bases["vda"].reason == "its backing images are now qcow2 /b, raw /c and were nothing"
 
 
 class _Past(list[Point]):
@@ -135,4 +138,4 @@ def test_an_older_point_whose_bitmap_is_there_is_built_upon() -> None:
     assert (base.kind, base.parent and base.parent.point) == ("incremental", history[1])
     bitmaps.oldest = newest.point + "~"
     base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
-    assert (base.kind, base.reason) == ("rehash", "the last point left no checkpoint")
+    assert (base.kind, base.reason) == ("rehash", "the last point has no checkpoint")

@@ -60,7 +60,7 @@ class Late:
 
 
 WRITTEN = random.Random(1).randbytes(MIB)
-TOLD = "waiting up to 35 s for the guest to flush what the last point holds of it"
+TOLD = "waiting up to 35 s for the guest to flush data that the last point holds"
 
 
 def _late(monkeypatch: pytest.MonkeyPatch, folder: Path, flush: Callable[[int], bytes | None]) -> Late:

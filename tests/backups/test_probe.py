@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import puller
-from puller.backups.bases.probe import Probe, spread, stretches
+from puller.backups.bases.probe import Probe, sample_ranges, spread
 from puller.repository.points import DiskRecord
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
@@ -33,7 +33,7 @@ def test_the_ends_of_four_parts_up_to_the_last_data_are_looked_at(last: int) -> 
     contents = np.zeros(4 * PAGE_CHUNKS, np.int64)
     contents[[1, last]] = 7
     image: Any = Base(contents)
-    parts = stretches(image, len(contents))
+    parts = sample_ranges(image, len(contents))
     assert len(parts) == 4
     assert parts[0][1] == last + 1
     assert [stop for _, stop in parts[1:]] + [0] == [start for start, _ in parts]
@@ -111,8 +111,8 @@ def test_a_strange_image_is_looked_at_harder(repository: puller.Repository) -> N
     record = record_of(repository, content)
     disk = Disk(content, data=range(64, len(content) // CHUNK))
     usual, harder = (
-        len(list(Probe(repository, record, disk.size, strange=strange).places(disk)))
-        for strange in (False, True)
+        len(list(Probe(repository, record, disk.size, image_changed=image_changed).places(disk)))
+        for image_changed in (False, True)
     )
     assert usual < harder
 
@@ -151,12 +151,12 @@ def test_a_strange_image_is_looked_at_ten_times_as_hard_and_no_harder() -> None:
         assert pages <= len(disk.pages) <= pages + ends + 2
 
 
-@pytest.mark.parametrize(("strange", "times"), [(False, 1), (True, 10)])
+@pytest.mark.parametrize(("image_changed", "times"), [(False, 1), (True, 10)])
 def test_only_a_strange_image_is_looked_at_harder(
-    repository: puller.Repository, strange: bool, times: int
+    repository: puller.Repository, image_changed: bool, times: int
 ) -> None:
     record = record_of(repository, bytes(CHUNK))
-    assert Probe(repository, record, CHUNK, strange=strange)._times == times
+    assert Probe(repository, record, CHUNK, image_changed=image_changed)._times == times
 
 
 def test_what_changed_is_no_difference(repository: puller.Repository) -> None:

@@ -44,7 +44,7 @@ def test_init_says_that_it_does_not_use_a_password(
     monkeypatch.setenv("PULLER_PASSWORD", "night")
     answer = cli("init", "-r", str(folder), "--no-encryption", "--json")
     assert answer.document["encrypted"] is False
-    assert "--no-encryption ignores the password" in answer.err
+    assert "--no-encryption ignores the given password" in answer.err
     assert "night" not in answer.err
 
 
@@ -243,7 +243,7 @@ def test_another_repository_in_the_place_of_a_known_one(
         assert f"it was {repository.id} (none) and is {'0' * 32} (none)" in answer.err
     doctor = cli("doctor", "-r", str(folder), "--connect", "test:///not-there", "--json").document
     assert [check["status"] for check in doctor["checks"] if check["name"] == "identity"] == ["warn"]
-    memory = answer.err.partition("delete ")[2].partition(" to have")[0]
+    memory = answer.err.partition("delete ")[2].partition(" to make")[0]
     Path(memory).unlink()
     assert "another repository" not in cli("points", "-r", str(folder)).err
 

@@ -293,14 +293,14 @@ class TestOwnPoints:
         self, cli: CommandLine, setting: Setting, repository: puller.Repository
     ) -> None:
         setting.job('domains = ["web1"]')
-        none = f"job nightly has no points of its domains taken on {platform.node()}: "
+        none = f"job nightly has no points of its domains from {platform.node()}: "
         checked = cli("run", "nightly", "--only", "check")
-        assert (checked.code, f"{none}nothing is checked" in checked.err) == (0, True)
+        assert (checked.code, f"{none}nothing was checked" in checked.err) == (0, True)
         pruned = cli("run", "nightly", "--only", "prune")
-        assert (pruned.code, "no rules to keep points by: none is removed" in pruned.err) == (0, True)
+        assert (pruned.code, "no keep rules, so no point is removed" in pruned.err) == (0, True)
         make_point(repository, {"vda": b"x"}, tags={"job": "nightly"}, host="kvm2")
         setting.job('domains = ["web1"]\nkeep = { last = 1 }')
-        assert f"{none}none was judged" in cli("run", "nightly", "--only", "prune").err
+        assert f"{none}no point was considered" in cli("run", "nightly", "--only", "prune").err
 
 
 def test_a_prune_waits_for_the_end_of_another_hosts(
@@ -323,7 +323,7 @@ def test_a_prune_waits_for_the_end_of_another_hosts(
         answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]
     assert len(waited) == 1
-    assert "another prune is at work" in answer.err
+    assert "another prune is running" in answer.err
     # But not for ever.
     with Lease.take(repository.store, repository.keys.boxes(), "prune"):
         monkeypatch.setattr("puller.jobs.job.PRUNE_PATIENCE", -1.0)
@@ -354,7 +354,7 @@ def test_a_prune_that_cannot_read_what_is_pending_fails_once(
     (folder / "points" / point.uuid / point.point).unlink()  # else it is known to have been committed
     error = cli("run", "nightly", "--only", "prune", "--json").error
     assert (error["code"], error["name"]) == (11, "CommitUnreadable")
-    assert "is about to commit" in error["message"] and "forgotten after a day" in error["advice"]
+    assert "that the pending point" in error["message"] and "ignored after a day" in error["advice"]
 
 
 def test_each_attempt_to_prune_waits_for_its_turn(
@@ -369,7 +369,7 @@ def test_each_attempt_to_prune_waits_for_its_turn(
     def prune(*words: Any, **choices: Any) -> object:
         did.append("try")
         if len(did) < 4:
-            raise Locked("another prune is at work in this repository")
+            raise Locked("another prune is running in this repository")
         return real(*words, **choices)
 
     monkeypatch.setattr(api, "prune", prune)

@@ -279,10 +279,7 @@ def test_a_signal_after_the_commit_tells_that_the_point_is_stored(
     assert [point["point"] for point in answer.document["points"]] == [stored]
     assert answer.document["failed"] == []
     assert [left["domain"] for left in answer.document["left"]] == [machine.name]
-    assert (
-        answer.error["advice"]
-        == f"Run the same command again for domains that are not stored yet; stored: {stored}."
-    )
+    assert answer.error["advice"] == f"Run the same command again for the other domains; stored: {stored}."
     assert not list(tmp_path.rglob("*.scratch"))
     monkeypatch.undo()
     (third,) = cli("backup", machine.name, *places).document["points"]

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import puller
 from puller.diagnosis import domain as domains
 from puller.diagnosis.doctor import Examination, doctor
-from puller.diagnosis.domain import Examined
+from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Finding, Status
 from puller.diagnosis.scratch import Folders, label
 from puller.hypervisor.confinement import Confinement
@@ -157,10 +157,10 @@ def test_a_domain_that_is_undefined_after_the_listing_is_no_fault(
             before.undefine()
             return known
 
-        def vanishing(patient: Examined) -> Iterator[Finding]:
-            if patient.domain.name == "amidst":
+        def vanishing(examined: ExaminedDomain) -> Iterator[Finding]:
+            if examined.domain.name == "amidst":
                 amidst.undefine()
-            yield from questions(patient)
+            yield from questions(examined)
 
         monkeypatch.setattr(Host, "uuids", listed)
         monkeypatch.setattr(domains, "examine", vanishing)
@@ -488,7 +488,7 @@ def test_what_is_not_known_of_the_policies_that_confine_qemu_is_said() -> None:
     folders = Folders(Path("/usr/share"), ())
     confined = label(folders, Confinement(None, frozenset({"apparmor"})))
     assert confined.status is Status.OK
-    assert confined.text == "apparmor confines QEMU; only a backup shows whether it may use /usr/share"
+    assert confined.text == "apparmor confines QEMU; only a backup can show whether QEMU may use /usr/share"
     assert label(folders, Confinement(None, frozenset())).text == "QEMU is not confined"
 
 

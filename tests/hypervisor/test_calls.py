@@ -58,7 +58,7 @@ def test_after_one_call_that_hangs_the_others_are_given_up_soon(monkeypatch: pyt
     monkeypatch.setattr(calls, "HUNG", 0.1)
     for error in (first, apart(handle.state)):
         assert isinstance(error, HypervisorError)
-        assert error.message == "libvirt gives no answer"
+        assert error.message == "libvirt does not answer"
     assert handle.name() == "web1"
 
 

@@ -12,7 +12,7 @@ import pytest
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.image import looked_into, untracked
+from puller.hypervisor.domain.image import untracked, with_image_facts
 from puller.units import MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
@@ -103,9 +103,9 @@ def test_disks_are_read_from_the_live_domain(host: Host, machine_factory: Machin
 
 def test_an_image_too_old_for_bitmaps_is_told(host: Host, machine_factory: MachineFactory) -> None:
     machine = machine_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB, "qcow2-v2"))
-    vda, vdb = map(looked_into, host.domain(machine.name).select_disks([], []))
+    vda, vdb = map(with_image_facts, host.domain(machine.name).select_disks([], []))
     assert untracked(vda) is None
-    assert str(untracked(vdb)).startswith("a qcow2 image of version 2 has no dirty bitmap")
+    assert str(untracked(vdb)).startswith("a qcow2 image of version 2 cannot hold a dirty bitmap")
 
 
 SECRET = """

@@ -74,7 +74,7 @@ def test_a_folder_that_others_may_change_is_refused(tmp_path: Path, fault: str) 
             tmp_path.chmod(0o777)
     with pytest.raises(PullerError, match=f"cannot use the lock file {folder}/{UUID}.lock: ") as caught:
         DomainLock(UUID, "web", folder).__enter__()
-    assert caught.value.advice.startswith("Let its directory belong to this user")
+    assert caught.value.advice.startswith("Let only this user own")
     assert not (folder / f"{UUID}.lock").exists()
 
 

@@ -65,7 +65,7 @@ def test_a_job_of_another_tool_stays_open(machine_factory: MachineFactory, bench
     socket = work.domain.runtime_directory() / "other.sock"
     machine.handle.backupBegin(backup_xml({"vda": None}, {"vda": work.scratch / "other"}, socket), None, 0)
     before = openjob.open_job(work.domain)
-    with pytest.raises(JobRunning, match=f"domain {machine.name} has a backup job open"):
+    with pytest.raises(JobRunning, match=f"domain {machine.name} has an open backup job"):
         openjob.end_stale(work.domain, REPOSITORY)
     with pytest.raises(JobRunning), work.job(1, {"vda": None}):
         pass

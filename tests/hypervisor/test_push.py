@@ -105,7 +105,7 @@ def test_an_end_that_nobody_can_tell_of_is_a_failure(
         while openjob.open_job(work.domain) is not None:
             pass
         machine.handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
-        with pytest.raises(HypervisorError, match="does not tell how it ended"):
+        with pytest.raises(HypervisorError, match="does not report how"):
             job.wait(unheeded)
     assert work.leftovers() == []
 
@@ -128,7 +128,7 @@ def test_the_end_of_a_job_before_is_not_taken_for_this_one_s(
     with bench(machine).push(1, {"vda": None}) as job:
         machine.slow_push()
         machine.handle.abortJob()
-        with pytest.raises(HypervisorError, match="does not tell how it ended"):
+        with pytest.raises(HypervisorError, match="does not report how"):
             job.wait(unheeded)
 
 
@@ -149,7 +149,7 @@ def test_a_guest_that_powers_off(machine_factory: MachineFactory, bench: BenchFa
     with work.push(1, {"vda": None}) as job:
         machine.slow_push()
         machine.stop()
-        with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written its backup"):
+        with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written all images"):
             job.wait(unheeded)
     assert work.leftovers() == []
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_reserved_begins_nothing(
     machine = machine_factory(DiskSpec("vda", 64 * MIB, "qcow2-falloc"))
     work = bench(machine)
     work.scratch = small_file_system
-    with pytest.raises(StagingFull, match="may take"), work.push(1, {"vda": None}, room=64 * MIB):
+    with pytest.raises(StagingFull, match="may need"), work.push(1, {"vda": None}, room=64 * MIB):
         pass
     assert openjob.open_job(work.domain) is None
     assert work.leftovers() == []

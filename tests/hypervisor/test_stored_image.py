@@ -12,7 +12,7 @@ import pytest
 
 from puller.errors import HypervisorError
 from puller.hypervisor.domain.disk import Disk, parse_disks
-from puller.hypervisor.domain.image import image_facts, layout, looked_into, stored_bitmaps, untracked
+from puller.hypervisor.domain.image import image_facts, layout, stored_bitmaps, untracked, with_image_facts
 from puller.units import MIB
 
 _CORRUPT_BYTE = 79
@@ -33,16 +33,16 @@ def disk(path: Path, image_format: str = "qcow2") -> Disk:
 
 
 def test_both_versions_and_the_size_of_clusters(tmp_path: Path) -> None:
-    recent = looked_into(disk(image(tmp_path, "-o", "cluster_size=2M")))
+    recent = with_image_facts(disk(image(tmp_path, "-o", "cluster_size=2M")))
     assert (recent.compat, recent.cluster, untracked(recent)) == ("1.1", 2 * MIB, None)
-    old = looked_into(disk(image(tmp_path, "-o", "compat=0.10")))
+    old = with_image_facts(disk(image(tmp_path, "-o", "compat=0.10")))
     assert (old.compat, old.cluster) == ("0.10", 64 << 10)
-    assert str(untracked(old)).startswith("a qcow2 image of version 2 has no dirty bitmap")
+    assert str(untracked(old)).startswith("a qcow2 image of version 2 cannot hold a dirty bitmap")
 
 
 def test_an_image_is_looked_into_though_the_one_behind_it_is_away(tmp_path: Path) -> None:
     path = image(tmp_path, "-u", "-b", str(tmp_path / "away"), "-F", "raw", "-o", "compat=0.10")
-    assert looked_into(disk(path)).compat == "0.10"
+    assert with_image_facts(disk(path)).compat == "0.10"
 
 
 def test_bitmaps_by_name_in_the_presence_of_other_extensions(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def hanging(path: Path) -> None:
         (broken, r"^qemu-img cannot read .*image: "),
         (absent, r"^qemu-img cannot read .*image: .*No such file"),
         (without_tool, r"^qemu-img is not installed$"),
-        (hanging, r"^qemu-img cannot read .*image: no answer in 0 s"),
+        (hanging, r"^qemu-img cannot read .*image: no answer within 0 s"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_taken_for_one_that_can_have_a_bitmap(
@@ -99,7 +99,7 @@ def test_an_image_that_cannot_be_read_is_taken_for_one_that_can_have_a_bitmap(
     monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.2 if fault is hanging else 60.0)
     found = disk(image(tmp_path))
     fault(tmp_path / "image")
-    assert looked_into(found) == found
+    assert with_image_facts(found) == found
     assert untracked(found) is None
     with pytest.raises(HypervisorError, match=said):
         image_facts(tmp_path / "image", "qcow2")
@@ -107,6 +107,6 @@ def test_an_image_that_cannot_be_read_is_taken_for_one_that_can_have_a_bitmap(
 
 def test_only_qcow2_is_looked_into(tmp_path: Path) -> None:
     raw = disk(image(tmp_path), "raw")
-    assert looked_into(raw) == raw
+    assert with_image_facts(raw) == raw
     nowhere = replace(raw, format="qcow2", path=None)
-    assert looked_into(nowhere) == nowhere
+    assert with_image_facts(nowhere) == nowhere

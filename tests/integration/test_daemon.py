@@ -85,7 +85,7 @@ def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
     assert during["message"] == "domain scenes was shut off during the backup"
     assert (during["error"], during["code"]) == ("DomainNotRunning", 15)
     (checkpoint,) = set(during["left"])
-    assert during["notices"][-1] == f"checkpoint {checkpoint} could not be deleted now; the next run will"
+    assert during["notices"][-1] == f"cannot delete checkpoint {checkpoint} now; the next run will"
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 

@@ -85,7 +85,8 @@ def test_a_checkpoint_that_goes_while_it_is_retired(
         second = puller.backup(repository, machine.name, connect=libvirt_uri, observer=told.append)
     assert [event.name for event in told if isinstance(event, Step)].count("begin") == 1
     assert any(
-        isinstance(event, Notice) and "left for the next run to delete" in event.text for event in told
+        isinstance(event, Notice) and "the next run will delete older checkpoints" in event.text
+        for event in told
     )
     assert puller.list_points(repository)[-1] == second
     third = puller.backup(repository, machine.name, connect=libvirt_uri)
@@ -241,7 +242,7 @@ def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
     """The point stands. Until then the room for the scratch is watched."""
     rooms = [2**40]
     monkeypatch.setattr(scratchwatch, "free_bytes", lambda folder, what: rooms.pop() if rooms else 1)
-    monkeypatch.setattr(scratchwatch, "LOOK", 0.001)
+    monkeypatch.setattr(scratchwatch, "INTERVAL", 0.001)
     told: list[Event] = []
     full = threading.Event()
 
@@ -300,7 +301,7 @@ def test_what_changes_beside_the_disks_is_as_it_was_at_the_freeze(scene: Scene) 
 
     scene.truth = change
     point = scene.backup()
-    told = "changed during the backup: the point has it as it was when that began"
+    told = "changed during the backup: the point has its state at the start of the backup"
     assert point.notes == (f"domain.xml {told}", f"nvram.fd {told}")
     folder = restored(scene.repository, point, scene.folder)
     assert (folder / "nvram.fd").read_bytes() == b"before"

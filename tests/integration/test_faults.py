@@ -279,7 +279,7 @@ def test_disks_that_change_places_are_compared(
     assert truth.equals(folder, "vda", 2)
     assert truth.equals(folder, "vdb", 2)
     assert point.kind == "rehash"
-    assert "what is on it is not what its dirty bitmap belongs to" in point.disks[0].reason
+    assert "its content does not match its dirty bitmap" in point.disks[0].reason
 
 
 def test_clones_that_change_places_are_compared(
@@ -314,7 +314,7 @@ def test_a_disk_that_was_cut_and_grew_again(
     assert scene.truth.equals(restored(scene.repository, point, scene.folder), "vda", 3)
     assert point.kind == "rehash"
     resized = scene.mode == "push" and grown != 20 * MIB
-    expected = "it was resized" if resized else "what is on it is not what its dirty bitmap belongs to"
+    expected = "it was resized" if resized else "its content does not match its dirty bitmap"
     assert expected in point.disks[0].reason
 
 

@@ -23,7 +23,7 @@ from tests.lab.machine import DiskSpec, Machine
 
 MODES = ["pull", "push", "offline"]
 CASES = int(os.environ.get("PULLER_FOREIGN_CASES", "10"))
-FOREIGN = "what is on it is not what its dirty bitmap belongs to"
+FOREIGN = "its content does not match its dirty bitmap"
 
 
 class Taker:

@@ -115,7 +115,7 @@ def test_inconsistent_bitmaps_after_a_crash(scene: Scene) -> None:
 def test_a_domain_with_a_saved_state_is_refused(scene: Scene) -> None:
     machine, name = scene.machine, own(scene)
     machine.save()
-    with pytest.raises(HypervisorError, match="has a saved state") as refused:
+    with pytest.raises(HypervisorError, match="its saved state may refer to them") as refused:
         forget(scene)
     assert "virsh managedsave-remove" in refused.value.advice
     assert_untouched(scene, name)

@@ -134,7 +134,7 @@ def test_a_page_of_the_last_map_that_is_found_lost_in_mid_run(
     )
     notices = [event.text for event in told if isinstance(event, Notice)]
     assert point.kind == "rehash"
-    assert any("the run begins anew and reads all of the disks" in text for text in notices)
+    assert any("the run starts again and reads all data of the disks" in text for text in notices)
     assert len(checkpoints(machine)) == 1
     assert second.checkpoint not in checkpoints(machine)
     assert truth.equals(restored(repository, point, tmp_path), "vda", 2)  # 1 is of the try that failed

@@ -76,7 +76,8 @@ def test_a_lost_bitmap_costs_a_read_and_no_storage(scene: Scene) -> None:
         assert (point.kind, disk.kind) == ("rehash", "rehash")
         assert disk.reason == f"its dirty bitmap of checkpoint {known} is missing or inconsistent"
         assert (
-            f"disk vda is read as a whole and compared with point {disk.parent}: {disk.reason}" in scene.told
+            f"puller reads all data of disk vda and compares it with point {disk.parent}: {disk.reason}"
+            in scene.told
         )
         assert disk.read_bytes > 15 * MIB
         assert disk.stored_bytes < 16 * MIB // 100
@@ -95,7 +96,7 @@ def test_a_bitmap_that_nothing_needs_is_removed(scene: Scene) -> None:
     puller.delete(scene.repository, [point.point for point in puller.list_points(scene.repository)])
     point = scene.backup()
     assert point.kind == "full"
-    assert scene.told == [f"removed dirty bitmap {known} from vda: no checkpoint has it any more"]
+    assert scene.told == [f"removed dirty bitmap {known} from vda: its checkpoint no longer exists"]
     assert machine.bitmaps("vda") == {point.checkpoint}
 
 
@@ -123,7 +124,7 @@ def test_a_checkpoint_that_only_libvirt_has_lost_is_redefined(scene: Scene) -> N
     scene.machine.write("vda", 3, 2 * MIB, 64 * KIB)
     point = scene.backup()
     assert (point.kind, point.disks[0].dirty_bytes) == ("incremental", 64 * KIB)
-    assert f"checkpoint {known} was lost by libvirt and is known again" in scene.told
+    assert f"restored libvirt's lost record of checkpoint {known}" in scene.told
     assert scene.machine.bitmaps("vda") == {point.checkpoint}
     scene.assert_exact(point)
     (known,) = checkpoints(scene.machine)
@@ -202,7 +203,7 @@ def test_a_domain_that_is_shut_off(scene: Scene) -> None:
     lost = scene.backup()
     assert lost.kind == "rehash"
     assert lost.checkpoint is None
-    assert lost.disks[0].reason.endswith("is missing in the image or inconsistent")
+    assert lost.disks[0].reason.endswith("is missing or inconsistent in the image")
     assert lost.disks[0].stored_bytes == 0
     scene.assert_exact(lost)
     machine.start()
@@ -285,8 +286,8 @@ def test_disks_without_bitmaps_beside_one_that_has_one(
     assert point.kind == "mixed"
     assert [disk.reason.partition(" (")[0] for disk in point.disks] == [
         "",
-        "a qcow2 image of version 2 has no dirty bitmap",
-        "a raw image has no dirty bitmap",
+        "a qcow2 image of version 2 cannot hold a dirty bitmap",
+        "a raw image cannot hold a dirty bitmap",
     ]
     assert point.disks[2].stored_bytes < 16 * MIB // 100
     scene.assert_exact(point)
@@ -304,7 +305,7 @@ def test_disks_without_bitmaps_beside_one_that_has_one(
         io(scene.machine.image("vdr"), "raw", "write -P 1 0 64k")
 
     scene.truth = write
-    with pytest.raises(HypervisorError, match="was written while it was read"):
+    with pytest.raises(HypervisorError, match="was changed while it was read"):
         scene.backup()
     scene.truth = lambda _: scene.machine.start()
     with pytest.raises(DomainNotRunning, match="was started while its images were read"):
@@ -355,7 +356,7 @@ def test_a_network_disk_takes_part(
     scene.assert_exact(point)
     scene.machine.stop()
     with pytest.raises(
-        UnsupportedDisk, match=r"disk vdb of .* is network: it cannot be read while"
+        UnsupportedDisk, match=r"disk vdb of .* it is network, and the domain is shut off"
     ) as refused:
         scene.backup()
     assert "--exclude-disk vdb" in refused.value.advice
@@ -388,7 +389,7 @@ def test_disks_that_come_go_and_change_their_image(
         ("incremental", removed.point),
         ("incremental", first.point),  # its bitmap has recorded all the time
     ]
-    assert scene.told == [f"checkpoint {first.checkpoint} was lost by libvirt and is known again"]
+    assert scene.told == [f"restored libvirt's lost record of checkpoint {first.checkpoint}"]
     assert machine.bitmaps("vda") == machine.bitmaps("vdb") == {added.checkpoint}
     scene.assert_exact(added)
 
@@ -405,7 +406,7 @@ def test_disks_that_come_go_and_change_their_image(
     machine.start()
     changed = scene.backup()
     assert [disk.kind for disk in changed.disks] == ["incremental", "rehash"]
-    assert changed.disks[1].reason == "a raw image has no dirty bitmap"
+    assert changed.disks[1].reason == "a raw image cannot hold a dirty bitmap"
     assert changed.disks[1].stored_bytes == 0
     scene.assert_exact(changed)
     machine.stop()
@@ -449,7 +450,7 @@ def test_snapshots_in_the_chain(scene: Scene) -> None:
     scene.redefine(lambda root: root.find("./devices/disk/source").set("file", str(overlay)))  # type: ignore[union-attr]
     io(overlay, "qcow2", "write -P 8 2M 64k")
     off = scene.backup()
-    assert off.disks[0].reason == f"it is qcow2 {overlay} now and was qcow2 {image}"
+    assert off.disks[0].reason == f"its image is now qcow2 {overlay} and was qcow2 {image}"
     scene.assert_exact(off)
     machine.start()
     point = scene.backup()
@@ -538,7 +539,7 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
     point = scene.backup()
     assert "nvram.fd" not in {item.name for item in point.attachments}
     assert scene.told == [
-        "shut off: its images are read, and it cannot be started before that is done",
-        "the point has no nvram.fd: too large, over 64 MiB, to be taken: "
-        f"the firmware variables of domain {scene.machine.name}, {tmp_path / 'variables.fd'}",
+        "the domain is shut off: puller reads its images, and it cannot be started until that is done",
+        "the point has no nvram.fd: cannot back up the firmware variables of domain "
+        f"{scene.machine.name}: {tmp_path / 'variables.fd'} is larger than 64 MiB",
     ]

@@ -62,8 +62,8 @@ def test_a_secret_that_libvirt_keeps_to_itself(scenes: dict[str, Any]) -> None:
     assert outcome["push"].items() >= {**SOUND, "kinds": {"vdb": "rehash"}}.items()
     for refused in ("kept", "off", "gone"):
         assert outcome[refused]["error"] == "UnsupportedDisk"
-        assert "is encrypted, and libvirt does not hand out its secret" in outcome[refused]["message"]
-        assert outcome[refused]["advice"].startswith("Set the secret's value, and define it with private=")
+        assert "libvirt does not give the value of its secret" in outcome[refused]["message"]
+        assert outcome[refused]["advice"].startswith("Set the secret's value and define it with private=")
     assert (outcome["well"], outcome["ill"]) == (["warn"] * 2, ["fail"] * 2)
     assert "secret is private" in outcome["off"]["message"]
     assert "no secret with matching uuid" in outcome["gone"]["message"]
@@ -72,7 +72,7 @@ def test_a_secret_that_libvirt_keeps_to_itself(scenes: dict[str, Any]) -> None:
 
 def test_an_encrypted_image_whose_secret_the_domain_does_not_name(scenes: dict[str, Any]) -> None:
     assert scenes["unnamed"]["error"] == "UnsupportedDisk"
-    assert scenes["unnamed"]["message"].endswith("and the domain's XML names no secret for it")
+    assert scenes["unnamed"]["message"].endswith("the domain's XML names no secret for it")
 
 
 def test_a_restored_disk_is_said_to_be_without_encryption(scenes: dict[str, Any]) -> None:
@@ -85,6 +85,6 @@ def test_a_restored_disk_is_said_to_be_without_encryption(scenes: dict[str, Any]
         )
     ]
     assert scenes["plain"] == [
-        "disk vda is encrypted on this host, and its content is stored in plain: the repository is not "
+        "disk vda is encrypted on this host, but its content is stored unencrypted: the repository is not "
         "encrypted",
     ]

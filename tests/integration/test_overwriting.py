@@ -168,7 +168,7 @@ def test_what_is_mounted(restoring: Restoring, tmp_path: Path) -> None:
     folder.mkdir()
     subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
     with loop_device(image) as device:
-        assert restoring.refused(image) == f"cannot restore to {image}: {device} lies upon it"
+        assert restoring.refused(image) == f"cannot restore to {image}: {device} is built on it"
         mounting = subprocess.run(["mount", device, folder], check=False, capture_output=True)
         if mounting.returncode:
             pytest.skip("cannot mount a file system here")

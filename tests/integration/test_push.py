@@ -91,7 +91,7 @@ def test_a_run_that_is_stopped_while_qemu_pushes(scene: Scene) -> None:
 
 
 def test_a_guest_that_powers_off(scene: Scene) -> None:
-    with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written its backup"):
+    with pytest.raises(DomainNotRunning, match="was shut off before QEMU had written all images"):
         scene.backup(observer=while_pushing(scene.machine, scene.machine.stop))
     scene.assert_nothing_is_left()
     scene.machine.start()
@@ -130,7 +130,7 @@ def test_a_staging_that_is_full_for_qemu(
 
 
 def test_a_staging_without_room_begins_nothing(scene: Scene, small_file_system: Path) -> None:
-    with pytest.raises(StagingFull, match=r"staging directory .* has 32.0 MiB free, .* are needed"):
+    with pytest.raises(StagingFull, match=r"staging directory .* has 32.0 MiB free, but .* are needed"):
         scene.backup(staging_dir=str(small_file_system))
     with pytest.raises(UsageError, match="staging directory /nowhere cannot be used"):
         scene.backup(staging_dir="/nowhere")
@@ -206,7 +206,7 @@ def test_room_for_what_the_guest_has_not_flushed(
     machine = machine_factory(DiskSpec("vda", 64 * MIB))
     machine.write("vda", 1, 0, 48 * MIB)
     repository = puller.create_repository(str(tmp_path / "repository"), password=None)
-    with pytest.raises(StagingFull, match=r"has 32.0 MiB free, 66\.\d MiB are needed"):
+    with pytest.raises(StagingFull, match=r"has 32.0 MiB free, but 66\.\d MiB are needed"):
         puller.backup(
             repository,
             machine.name,
@@ -275,7 +275,7 @@ def test_an_image_that_cannot_be_kept_costs_no_point(scene: Scene, tmp_path: Pat
     options = {"disks": ["vda"], "staging_dir": str(folder), "keep_staging": True, "observer": lose}
     point = scene.backup(**options)
     assert point.kind == "incremental"
-    assert any(text.startswith("the point is stored; what is left after it") for text in told)
+    assert any(text.startswith("the point is stored; the next run will clean up") for text in told)
     assert checkpoints(scene.machine) == {point.checkpoint}
     assert list(folder.iterdir()) == []
     assert scene.backup(disks=["vda"]).parent == point.point

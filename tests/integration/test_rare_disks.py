@@ -85,15 +85,15 @@ def test_a_shareable_disk(machine_factory: MachineFactory, taker: Taker, tmp_pat
     assert note in taker.told
     assert taker.doctor(first)[f"disk-left-out {first.name}/vdb"] == (
         "warn",
-        "the disk is shareable: it is left out",
+        "the disk is shareable: backups leave it out",
     )
     named = taker(first, disks=["vda", "vdb"])
     assert [disk.disk for disk in named.disks] == ["vda", "vdb"]
-    assert named.notes == ("disk vdb is shareable: what other hosts write to it is not frozen",)
+    assert named.notes == ("disk vdb is shareable: writes by other hosts are not frozen",)
 
     second = restarted(machine_factory(DiskSpec("vda", MIB)), sharing(shared))
     before = checkpoints(first)
-    words = f"disk vdb of domain {first.name} is in use by the running domain {second.name}, which would"
+    words = f"cannot back up disk vdb of domain {first.name}: the running domain {second.name} uses it"
     for mode in ("pull", "push"):
         with pytest.raises(UnsupportedDisk, match=words) as caught:
             taker(first, disks=["vda", "vdb"], mode=mode)
@@ -117,7 +117,7 @@ def test_a_domain_that_is_shut_off_whose_disk_another_one_has_open(
     owner.image("vda").replace(shared)
     owner.image("vda").symlink_to(shared)
     other = restarted(machine_factory(DiskSpec("vda", MIB)), sharing(link))
-    with pytest.raises(UnsupportedDisk, match=f"vda .* in use by the running domain {other.name}"):
+    with pytest.raises(UnsupportedDisk, match=f"vda .* the running domain {other.name} uses it"):
         taker(owner)
     other.stop()
     assert taker(owner).consistency == "offline"
@@ -138,7 +138,7 @@ def test_a_domain_that_is_shut_off_whose_disk_another_one_has_as_a_device(
             ET.SubElement(disk, "target", dev="vdb", bus="virtio")
 
         other = restarted(machine_factory(DiskSpec("vda", MIB)), attach)
-        with pytest.raises(UnsupportedDisk, match=f"vda .* in use by the running domain {other.name}"):
+        with pytest.raises(UnsupportedDisk, match=f"vda .* the running domain {other.name} uses it"):
             taker(owner)
         other.stop()
 
@@ -163,7 +163,7 @@ def test_a_domain_without_disks(
     point = taker(machine)
     assert (point.kind, point.disks, point.consistency) == ("configuration", (), "none")
     assert (point.checkpoint, point.parent, point.freeze_seconds) == (None, None, None)
-    assert taker.told == ["no disk to back up: the point holds the configuration only"]
+    assert taker.told == ["no disk to back up: the point holds only the configuration"]
     names = {item.name for item in point.attachments}
     assert names == ({"domain.xml", "live.xml"} if state == "running" else {"domain.xml"})
     assert machine.handle.isActive() == (state == "running")
@@ -187,7 +187,7 @@ def test_a_domain_without_disks(
     assert puller.check(taker.repository, read_data=100).errors == ()
     assert taker.doctor(machine)[f"disks {machine.name}"] == (
         "ok",
-        "no disk is taken: a point holds the configuration only",
+        "no disk to back up: a point holds only the configuration",
     )
 
 

@@ -162,7 +162,9 @@ def test_an_image_that_is_laid_upon_another(scene: Scene) -> None:
             machine.start()
         point = scene.backup()
         assert point.kind == "rehash"
-        assert point.disks[0].reason.startswith(f"it lies upon qcow2 {scene.folder / other} now and lay upon")
+        assert point.disks[0].reason.startswith(
+            f"its backing images are now qcow2 {scene.folder / other} and were"
+        )
         scene.assert_exact(point)
         if running:
             assert scene.backup().kind == "incremental"

@@ -94,7 +94,7 @@ def test_the_backup_ends_before_the_scratch_is_full(
         with pytest.raises(Exception, match="backup"):
             machine.handle.backupGetXMLDesc()
     assert str(caught.value).startswith(f"scratch directory {room} has only ")
-    assert str(caught.value).endswith("the backup was ended before writes of the guest could fail")
+    assert str(caught.value).endswith("the backup was ended before guest writes could fail")
     assert (caught.value.exit_code, "--scratch-dir" in caught.value.advice) == (15, True)
     assert not leftovers(room)
     assert checkpoints(machine) == {first.checkpoint}

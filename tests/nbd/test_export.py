@@ -216,7 +216,7 @@ def test_a_reply_without_progress_is_an_error(tmp_path: Path, descriptors: Descr
     with (
         RogueServer(tmp_path, MIB, lambda _offset, _length: descriptors) as server,
         Export(server.uri) as export,
-        pytest.raises(NbdError, match=f"tells nothing about base:allocation at 0|{REFUSED}"),
+        pytest.raises(NbdError, match=f"returns no base:allocation at 0|{REFUSED}"),
     ):
         list(export.contents())
 

@@ -43,7 +43,7 @@ def test_a_tool_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: py
         lambda: detach_backing(tmp_path / "x"),
         lambda: copy_bytes(tmp_path / "x", "qcow2"),
     ):
-        with pytest.raises(NbdError, match="no answer in 0 s"):
+        with pytest.raises(NbdError, match="no answer within 0 s"):
             call()
 
 
@@ -96,7 +96,7 @@ def test_a_tmpdir_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_folder_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", MIB)
     monkeypatch.setattr("puller.host.runtime.SOCKET_PATH", 10)
-    with pytest.raises(PullerError, match="cannot make a socket in any of /run/puller, /tmp") as raised:
+    with pytest.raises(PullerError, match="cannot create a socket in any of /run/puller, /tmp") as raised:
         ImageServer(image, "qcow2")
     assert raised.value.advice.startswith("Make one of these directories writable")
 
@@ -185,7 +185,7 @@ def test_a_server_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.
     server = ImageServer(make_qcow2(tmp_path / "disk.qcow2", MIB), "qcow2")
     socket = Path(server.uri.partition("socket=")[2])
     os.kill(int((socket.parent / "pid").read_text()), signal.SIGSTOP)
-    with pytest.raises(NbdError, match="did not end in 0 s"):
+    with pytest.raises(NbdError, match="did not end within 0 s"):
         server.close()
     assert not socket.parent.exists()
 

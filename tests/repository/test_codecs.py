@@ -281,7 +281,7 @@ def test_point_names_cannot_leave_the_folder() -> None:
     point = points.Point(point_id, "d", uuid, datetime.now(UTC), "pull", "full", (disk,))
     import msgspec
 
-    with pytest.raises(DamagedData, match="impossible names"):
+    with pytest.raises(DamagedData, match="holds invalid names"):
         points.decode(msgspec.json.encode(point), points.object_name(uuid, point_id))
 
 
@@ -296,7 +296,7 @@ def test_a_pack_may_have_65536_slots_and_no_more(keys: KeyRing) -> None:
     read = decode_footer(keys, decode_trailer(tail, PackKind.DATA, pack_id), tail[:-48])
     assert (read.count, int(read.offsets[-1])) == (65536, 6553600)
     more = encode_tail(keys, PackKind.DATA, pack_id, _footer([100] * 65537, keys, pack_id))
-    with pytest.raises(DamagedData, match="impossible trailer"):
+    with pytest.raises(DamagedData, match="invalid trailer"):
         decode_trailer(more, PackKind.DATA, pack_id)
 
 
@@ -308,7 +308,7 @@ def test_how_long_a_footer_may_be(length: int, possible: bool) -> None:
     if possible:
         assert decode_trailer(trailer.encode(), PackKind.DATA, bytes(16)) == trailer
     else:
-        with pytest.raises(DamagedData, match="impossible trailer"):
+        with pytest.raises(DamagedData, match="invalid trailer"):
             decode_trailer(trailer.encode(), PackKind.DATA, bytes(16))
 
 

@@ -103,7 +103,7 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
 def test_the_last_full_slot_stays(repository: Repository) -> None:
     first = opened(repository, FIRST)
     slots.add_slot(repository.store, first, FILE, BACKUP_ONLY, "")
-    with pytest.raises(UsageError, match="last"):
+    with pytest.raises(UsageError, match="no other key can read"):
         slots.remove_slot(repository.store, first.slot_id)
     with pytest.raises(UsageError, match="no key"):
         slots.remove_slot(repository.store, "f" * 16)

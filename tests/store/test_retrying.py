@@ -222,7 +222,7 @@ def test_who_waits_for_a_store_that_hangs_is_let_go_when_the_scope_is_cancelled(
     (own if whose == "own" else parent).cancel()
     asking.join(60)
     assert [error.message for error in raised] == [
-        "a request to the store was given up before it was answered"
+        "a request to the store was cancelled before it was answered"
     ]
     with pytest.raises(StoreUnavailable):
         store.get("a")
@@ -236,7 +236,7 @@ def test_tidying_up_outlives_the_end_and_does_not_wait_for_a_store_that_hangs(
     ended.cancel()
     monkeypatch.setattr(cancelling, "CLEANUP", RetryPolicy(0.01, limit=0.01))
     hanging = Hanging()
-    with pytest.raises(StoreUnavailable, match="gave no answer"):
+    with pytest.raises(StoreUnavailable, match="did not answer"):
         RetryingStore(hanging, ended).within(cleanup()).get("a")
     monkeypatch.undo()
     RetryingStore(MemoryStore(), ended).within(cleanup()).put("a", b"1")

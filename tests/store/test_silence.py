@@ -87,7 +87,7 @@ def test_a_silent_store_is_waited_for_as_long_as_the_policy_says(
     monkeypatch.setattr(cancelling, "PROMPT", RetryPolicy(0.2))
     monkeypatch.setattr(cancelling, "WORK", RetryPolicy(0.2))
     began = time.monotonic()
-    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="gave no answer for"):
+    with listening(says_nothing) as endpoint, pytest.raises(StoreUnavailable, match="did not answer for"):
         store = at(endpoint)
         KIND_OF_CALL[call](store if before == "before a run" else store.within(store.scope.working()))
     assert time.monotonic() - began < ENOUGH
@@ -162,7 +162,7 @@ def test_a_folder_on_a_disk_that_sleeps_is_waited_for(
     hurried = store.within(scope(0.1))
     assert hurried.get("a") == b"1"
     monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
-    with pytest.raises(StoreUnavailable, match="gave no answer for"):
+    with pytest.raises(StoreUnavailable, match="did not answer for"):
         hurried.get("a")
 
 
@@ -193,7 +193,7 @@ class TestEach:
 
     def test_the_policy_of_the_scope_holds_in_the_threads(self) -> None:
         store = RetryingStore(Hanging())
-        with pytest.raises(StoreUnavailable, match="gave no answer for"):
+        with pytest.raises(StoreUnavailable, match="did not answer for"):
             list(each(scope(0.1), lambda own, key: store.within(own).get(key), "abc", 2))
 
     def test_who_leaves_waits_for_no_thread(self) -> None:

@@ -185,8 +185,8 @@ def test_a_check_that_may_not_write_reports_all_the_same(scene: Scene) -> None:
     report = check(repository, (), Reading(100.0), told.append)
     assert [error.point for error in report.errors] == [hurt.point]
     verified, damage = [event.text for event in told if isinstance(event, Notice)]
-    assert "verified cannot be recorded" in verified and "policy" in verified
-    assert "the damage cannot be recorded" in damage and "policy" in damage
+    assert "cannot record the verified packs" in verified and "policy" in verified
+    assert "cannot record the damage" in damage and "policy" in damage
 
 
 def test_a_damaged_record_of_damage_is_passed_over(scene: Scene) -> None:

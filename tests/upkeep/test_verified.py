@@ -294,7 +294,7 @@ def test_where_nothing_can_be_recorded_it_is_told_once_and_the_check_goes_on(
     assert (report.packs_verified, report.errors) == (8, ())
     assert report.oldest_verified is not None
     (notice,) = [event.text for event in told if isinstance(event, Notice)]
-    assert "cannot be recorded" in notice and "policy" in notice
+    assert "cannot record the verified packs" in notice and "policy" in notice
 
 
 # --- two at once ------------------------------------------------------------------------------------

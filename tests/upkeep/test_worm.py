@@ -136,7 +136,7 @@ def test_a_pack_whose_older_generation_stays_is_compacted_once() -> None:
     worm = Worm.at(30)
     _compacting(worm)
     assert worm.prune(NOW).packs_compacted == 1
-    assert any("does not let all be deleted" in text for text in worm.notices)
+    assert any("refuses to delete some unneeded objects" in text for text in worm.notices)
     names = worm.world.names("packs/")
     assert sum(name.endswith(".1") for name in names) == 1
     for _ in range(3):

@@ -1,1 +1,1 @@
-"""What each disk of a new point is taken from, and whether its bitmap is believed."""
+"""The base of each disk of a new point, and the decision whether its bitmap is trusted."""

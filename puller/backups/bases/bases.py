@@ -1,4 +1,4 @@
-"""What each disk of a new point is taken from, and why not from something cheaper.
+"""The base of each disk of a new point, and the reason if the disk is not incremental.
 
 ======================  ==============================================  ====================================
 the repository has      and the disk's dirty bitmap                     the disk is taken as
@@ -8,13 +8,13 @@ a point with the disk   is lost, broken, of another image or never was  rehash: 
 none                                                                    full
 ======================  ==============================================  ====================================
 
-A bitmap is believed only upon the point that it was made with, its *owner*. Its image may be put back to an
-earlier state, and the bitmap in it goes back too, so it always tells what the image differs in from the
-owner. Of a later point it knows nothing: one that was taken while the domain was shut off names the bitmap
-that was there, and a copy of the image from before that point has that bitmap as well.
+A bitmap is trusted only together with the point with which it was created, its *owner*. If an image is
+reverted to an earlier state, the bitmap in it is reverted too, so it always records how the image differs
+from the owner. It says nothing about later points: a point that was taken while the domain was shut off
+names the existing bitmap, and a copy of the image from before that point has that bitmap as well.
 
-A rehash compares what it reads with its parent, place by place, and stores only what differs. It needs
-nothing of the parent: where that is damaged or gone, chunks and pages are found by their ids in the index.
+A rehash compares what it reads with its parent, chunk by chunk, and stores only the differences. It works
+without the parent too: if that is damaged or gone, chunks and pages are found by their ids in the index.
 So it reads like a full and stores like an incremental.
 """
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from puller.backups.bases.facts import is_strange
+from puller.backups.bases.facts import may_differ
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.errors import DamagedData
@@ -37,14 +37,14 @@ from puller.repository.points import MOMENT, DiskRecord, Point, time_of
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 
-ASKED = "all disks were to be read in full"
+ASKED = "a full backup was requested"
 FIRST = "no earlier point has this disk"
 COMPARED = "a full comparison is due"
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A point that has the disk, and its record of the disk."""
+    """A point with the disk, and its record of the disk."""
 
     point: Point
     record: DiskRecord
@@ -52,16 +52,16 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What one disk is taken from. ``checkpoint`` is the one whose bitmap tells what changed, if any does.
+    """The base of one disk. ``checkpoint`` is the checkpoint whose bitmap is used, if any.
 
-    ``reason`` says why the disk is no incremental; it is empty for one. ``strange`` is whether its image or
-    QEMU is not the one that it was, so that the bitmap needs a harder look.
+    ``reason`` says why the disk is not incremental; it is empty if it is. ``image_changed`` is whether the
+    image file or the run of QEMU changed since the base, so that the bitmap needs a more thorough probe.
     """
 
     parent: Parent | None
     checkpoint: str | None
     reason: str
-    strange: bool = False
+    image_changed: bool = False
 
     @property
     def kind(self) -> str:
@@ -71,20 +71,20 @@ class Base:
         return "rehash" if self.checkpoint is None else "incremental"
 
     def compared(self, reason: str) -> Base:
-        """The same parent without the bitmap: all of the disk is read."""
+        """Return the same parent without the bitmap: all of the disk is read."""
         return replace(self, checkpoint=None, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMark:
-    """The newest checkpoint that records when a point is taken, and its XML."""
+    """The newest checkpoint that records writes when a point is taken, and its XML."""
 
     checkpoint: str | None
     xml: str | None
 
 
 class Bitmaps(Protocol):
-    """The dirty bitmaps of a domain's disks, by the checkpoint that they belong to."""
+    """The dirty bitmaps of a domain's disks, by their checkpoint."""
 
     oldest: str
     """What the id of the oldest point whose own checkpoint may be among them begins with: its second.
@@ -93,16 +93,16 @@ class Bitmaps(Protocol):
     """
 
     def sound(self, checkpoint: str) -> frozenset[str]:
-        """Targets of the disks whose bitmap of ``checkpoint`` is there and whole."""
+        """Return the targets of the disks that have an intact bitmap of ``checkpoint``."""
         ...
 
     def fault(self, checkpoint: str) -> str:
-        """Why a disk is not among the sound ones of ``checkpoint``."""
+        """Return why a disk is not among the sound ones of ``checkpoint``."""
         ...
 
 
 class LiveBitmaps:
-    """Those that libvirt and QEMU know of a domain that is active. Raises HypervisorError."""
+    """The bitmaps of an active domain in libvirt and QEMU. Raises HypervisorError."""
 
     def __init__(self, domain: Domain, repository_id: str) -> None:
         self._domain = domain
@@ -111,7 +111,7 @@ class LiveBitmaps:
         self._sound: dict[str, frozenset[str]] = {}
 
     def sound(self, checkpoint: str) -> frozenset[str]:
-        """See Bitmaps. Each checkpoint is asked about once."""
+        """See Bitmaps. Queries each checkpoint once."""
         if checkpoint not in self._sound:
             known = checkpoint in self._known
             self._sound[checkpoint] = frozenset(
@@ -127,38 +127,38 @@ class LiveBitmaps:
 
 
 def oldest_of(names: Iterable[str], repository_id: str) -> str:
-    """See Bitmaps.oldest, of checkpoints of these names."""
+    """Return ``Bitmaps.oldest`` for checkpoints of these names."""
     points = filter(None, (checkpoints.point_of(name, repository_id) for name in names))
     return min(points, default="~")[:MOMENT]
 
 
 def choose(history: History, disks: Sequence[Disk], bitmaps: Bitmaps) -> dict[str, Base]:
-    """The base of each disk, by target. Raises StoreError, HypervisorError."""
+    """Return the base of each disk, by target. Raises StoreError, HypervisorError."""
     return {disk.target: _choose(history, disk, bitmaps) for disk in disks}
 
 
 def from_nothing(disks: Sequence[Disk], reason: str) -> dict[str, Base]:
-    """Bases for fulls of all disks."""
+    """Return bases for a full of all disks."""
     return {disk.target: Base(None, None, reason) for disk in disks}
 
 
-def doubted(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
-    """The same bases, none of them incremental."""
+def without_bitmaps(bases: Mapping[str, Base], reason: str) -> dict[str, Base]:
+    """Return the same bases, none of them incremental."""
     return compared(bases, dict.fromkeys(bases, reason))
 
 
 def compared(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
-    """The same bases, without the bitmaps of the disks in ``reasons``, by target."""
+    """Return the same bases, without the bitmaps of the disks in ``reasons``, by target."""
     return {
         target: base.compared(reasons[target]) if base.checkpoint and target in reasons else base
         for target, base in bases.items()
     }
 
 
-def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
-    """The same bases, without the bitmaps of the disks in ``reasons``, by target, and of their siblings.
+def without_mismatched_bitmaps(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[str, Base]:
+    """Return the same bases, without the bitmaps of the disks in ``reasons`` and of the same checkpoints.
 
-    A foreign image has often changed places with another one of its checkpoint, whose own look may miss it.
+    A foreign image has often been swapped with another one of its checkpoint, whose own probe may miss it.
     """
     bad = {bases[target].checkpoint: target for target, reason in reasons.items() if reason == FOREIGN}
     doubts = {
@@ -170,7 +170,7 @@ def distrusted(bases: Mapping[str, Base], reasons: Mapping[str, str]) -> dict[st
 
 
 def overdue(history: History, bases: Mapping[str, Base], every: timedelta, now: datetime) -> dict[str, Base]:
-    """The same bases, none incremental of a disk that was last read as a whole ``every`` ago or earlier."""
+    """Return the same bases, none incremental whose last whole read is ``every`` ago or earlier."""
     due = [
         target
         for target, base in bases.items()
@@ -187,14 +187,14 @@ def _last_whole(history: History, target: str) -> datetime:
 
 
 def checkpoints_of(bases: Mapping[str, Base]) -> dict[str, str | None]:
-    """By target: the checkpoint that the disk is incremental from, or None."""
+    """Return by target the checkpoint that the disk is incremental from, or None."""
     return {target: base.checkpoint for target, base in bases.items()}
 
 
-def kept(bases: Mapping[str, Base]) -> CheckpointMark:
-    """The newest checkpoint that the bases have: it stays where no new one can be made.
+def newest_checkpoint(bases: Mapping[str, Base]) -> CheckpointMark:
+    """Return the newest checkpoint of the bases, which stays if no new one can be created.
 
-    Its own point stays the base of later runs; what was read since is read again, and known.
+    Its own point stays the base of later runs, which read the changes since then again.
     """
     marks = {
         base.checkpoint: base.parent.point.checkpoint_xml
@@ -214,7 +214,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
         parent = Parent(point, record)
         last = last or parent
         if _fits(parent, disk, bitmaps):
-            return Base(parent, point.checkpoint, "", is_strange(disk.facts, record.image))
+            return Base(parent, point.checkpoint, "", may_differ(disk.facts, record.image))
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
     return (
@@ -223,7 +223,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
 
 
 def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
-    """Whether a bitmap tells what changed since ``parent``: one that was made with it."""
+    """Whether a bitmap records the changes since ``parent``, because it was created with that point."""
     checkpoint = parent.point.checkpoint
     if checkpoint is None or checkpoints.owner_of(checkpoint) != parent.point.point:
         return False
@@ -233,16 +233,16 @@ def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
 
 
 def _is_same(disk: Disk, record: DiskRecord) -> bool:
-    """Whether it is the image that it was, upon the images that it lay upon.
+    """Whether the disk has the same image, on the same backing images.
 
-    All disks of a checkpoint have bitmaps of one name, so one at another target would seem to fit. And no
-    bitmap tells what changes with the images behind (``qemu-img rebase -u``).
+    All disks of a checkpoint have bitmaps of one name, so another disk's bitmap would seem to fit. And no
+    bitmap records a change of the backing images (``qemu-img rebase -u``).
     """
     return (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
 
 
 def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
-    """Why the disk cannot be incremental, as far as its newest point tells."""
+    """Why the disk cannot be incremental, according to its newest point."""
     if (why := untracked(disk)) is not None:
         return why
     record = last.record
@@ -250,7 +250,7 @@ def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str
         return _difference(disk, record)
     checkpoint = last.point.checkpoint
     if checkpoint is None:
-        return "the last point left no checkpoint"
+        return "the last point has no checkpoint"
     if not history.holds(checkpoint) or disk.target in bitmaps.sound(checkpoint):
         owner = checkpoints.owner_of(checkpoint)
         return f"point {owner}, since which its dirty bitmap records, is gone, damaged or of another image"
@@ -259,29 +259,29 @@ def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str
 
 def _difference(disk: Disk, record: DiskRecord) -> str:
     if (disk.format, disk.source) != (record.format, record.source):
-        return f"it is {disk.format} {disk.source} now and was {record.format} {record.source}"
+        return f"its image is now {disk.format} {disk.source} and was {record.format} {record.source}"
     now, then = (", ".join(chain) or "nothing" for chain in (disk.backing, record.backing))
-    return f"it lies upon {now} now and lay upon {then}"
+    return f"its backing images are now {now} and were {then}"
 
 
-def unhurt(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
-    """The same bases, but none incremental upon a map that needs a pack known to be damaged.
+def without_damage(repository: Repository, bases: Mapping[str, Base]) -> dict[str, Base]:
+    """Return the same bases, none incremental whose map needs a pack known to be damaged.
 
-    Reading all of the disk stores anew what it still has. To be called before a job is open: where
-    anything is known to be damaged, the whole map is walked. Raises StoreError.
+    Reading all of the disk stores again what it still has. Call it before a job is open: if any damage is
+    known, the whole map is read. Raises StoreError.
     """
     repository.learn_damage()
     damaged = repository.packs.damaged
-    hurt = [
+    affected = [
         target
         for target, base in bases.items()
         if damaged and base.checkpoint is not None and _needs(repository, base, damaged)
     ]
-    return compared(bases, dict.fromkeys(hurt, "stored data of its last point is damaged"))
+    return compared(bases, dict.fromkeys(affected, "stored data of its last point is damaged"))
 
 
 def _needs(repository: Repository, base: Base, damaged: Collection[bytes]) -> bool:
-    """Whether the map of ``base`` needs one of these packs, or cannot be read."""
+    """Return whether the map of ``base`` needs one of these packs, or cannot be read."""
     if base.parent is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Whether an image is certainly the one that a point was taken of, by what the point recorded of it."""
+"""Whether an image is certainly the one of which a point was taken, by the facts in the point."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from puller.repository.points import ImageRecord
 
 
 def recorded(facts: ImageFacts) -> ImageRecord:
-    """As a point keeps them."""
+    """Return the facts in the form in which a point stores them."""
     return ImageRecord(**asdict(facts))
 
 
-def is_strange(now: ImageFacts, then: ImageRecord) -> bool:
-    """Whether somebody may have changed the image without QEMU: another file, a shorter one, another run.
+def may_differ(now: ImageFacts, then: ImageRecord) -> bool:
+    """Return whether the image may have changed without QEMU: another file, a shorter one, another run.
 
-    An image grows as its guest writes; QEMU never makes it shorter. While one QEMU has an image open nobody
-    else may write to it, but that is a lock which ``cp`` does not ask for.
+    An image grows as its guest writes; QEMU never makes it shorter. While QEMU has an image open, its lock
+    keeps other QEMU programs from writing to it, but not ``cp``.
     """
     return (now.inode, now.born, now.qemu) != (then.inode, then.born, then.qemu) or now.size < then.size

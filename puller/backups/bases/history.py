@@ -1,4 +1,4 @@
-"""The points of one domain, newest first, read as far as somebody asks."""
+"""The points of one domain, newest first, read only as far as needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from puller.repository.repository import Repository
 
 
 class History:
-    """Iterates over what can be read; each record is read once. Raises StoreError."""
+    """Iterates over the readable points; each record is read once. Raises StoreError."""
 
     def __init__(self, repository: Repository, uuid: str) -> None:
         self._repository = repository
@@ -39,5 +39,5 @@ class History:
             return None
 
     def holds(self, checkpoint: str) -> bool:
-        """Whether the point that our ``checkpoint`` was made with is there: only upon that it can be used."""
+        """Return whether the point with which our ``checkpoint`` was created exists; it needs that point."""
         return owner_of(checkpoint) in self.ids

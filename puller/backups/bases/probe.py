@@ -1,17 +1,17 @@
-"""A probe: is what lies on a disk what its dirty bitmap belongs to?
+"""The probe: find out whether a dirty bitmap belongs to the content of its disk.
 
-A bitmap lies in the image, so whoever copies an image over another's brings a bitmap along that fits by its
-name, calls almost all clean and knows nothing of what the base has. Only the content can tell. Looked at are,
-of what the bitmap calls clean::
+A bitmap is stored in the image. A copy of one image over another brings a bitmap along whose name fits, which
+calls almost everything clean, and which has no relation to the base. Only the content shows that. Of the
+content that the bitmap calls clean, the probe compares::
 
-    the first and the last chunks of the disk     where labels and superblocks lie
-    the last stored chunk of each quarter         gone on a disk that was cut and has grown again
-    pages of the map, at random places            zero or data, both ways round, and a few contents
-    pages that the base has as zero altogether    what the image has as data there, read and tested
+    the first and the last chunks of the disk     where labels and superblocks are
+    the last stored chunk of each quarter         lost on a disk that was shrunk and has grown again
+    pages of the map, at random places            zero or data, in both directions, and a few contents
+    pages that the base has as zero altogether    chunks that the image has as data there, read and tested
 
-The random places are spread over the whole disk and are others in each run. An image that says *data* where
-the base has zeros is no difference by itself (preallocated, or zeros were written): the chunk is read.
-Of packs only footers are read, for the ids.
+The random places are spread over the whole disk and differ in each run. An image that says *data* where
+the base has zeros is not a difference by itself (preallocated, or zeros were written): the chunk is read.
+Only the footers of packs are read, for the ids.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count
 
-FOREIGN = "what is on it is not what its dirty bitmap belongs to"
+FOREIGN = "its content does not match its dirty bitmap"
 
 HARDER = 10
-"""How many times as many random places are looked at where the image or QEMU is not the one that it was."""
+"""Factor for the number of random places if the image file or the run of QEMU changed."""
 
 _STRETCHES = 4
-"""Clones of one disk are the same in most places; each look costs a page of the map and a pack's footer."""
+"""Clones of one disk are equal in most places; each place costs a page of the map and a pack's footer."""
 
 _EDGE = 4
 """Chunks at either end of the disk: partition tables, labels and superblocks of file systems."""
 
 _PAGES = 16
-"""Pages of the map that are compared: a difference of 1 % at one place is found within 30 runs by 99 %."""
+"""Pages of the map that are compared; see docs/reliability.md for what they find."""
 
 _CONTENTS = 2
 """Stored chunks of such a page that are compared by their ids, of one pack."""
@@ -53,42 +53,42 @@ _SUSPECTS = 4
 """Chunks of such a page that are zero in the base and data in the image, or the other way round."""
 
 _BLANK = 1024
-"""Pages that the base has as zero of which the allocation is asked: 64 GiB of disk."""
+"""Pages that are zero in the base and whose allocation is queried."""
 
 _BLANK_SUSPECTS = 64
-"""Chunks of them that are data in the image and are read."""
+"""Chunks of these pages that are data in the image and are read."""
 
 Flags = NDArray[np.bool_]
 T = TypeVar("T")
 
 
 class Compared(Protocol):
-    """A disk that is compared with what the base has; see Export."""
+    """A disk to be compared with the base; see Export."""
 
     size: int
 
     def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """What changed since the base."""
+        """Yield the changes since the base."""
         ...
 
     def allocation(self, ranges: Iterable[Extent]) -> Iterator[Extent]:
-        """Data and zeros of ``ranges``."""
+        """Yield data and zeros of ``ranges``."""
         ...
 
     def chunk(self, number: int) -> bytes:
-        """The content of one chunk."""
+        """Return the content of one chunk."""
         ...
 
 
-def mistrust(
-    repository: Repository, disk: Compared, record: DiskRecord, *, strange: bool = False
+def find_mismatch(
+    repository: Repository, disk: Compared, record: DiskRecord, *, image_changed: bool = False
 ) -> str | None:
-    """Why the bitmap of ``disk`` cannot belong to what the base has, as far as the probe tells, or None.
+    """Return why the bitmap of ``disk`` cannot belong to the base, or None if the probe finds nothing.
 
-    ``strange`` asks for a harder look. A map that cannot be read is not built upon.
+    ``image_changed`` asks for a more thorough probe. A base whose map cannot be read is rejected.
     """
     try:
-        probe = Probe(repository, record, disk.size, strange=strange)
+        probe = Probe(repository, record, disk.size, image_changed=image_changed)
         if any(probe.differs(number, probe.mark(disk.chunk(number))) for number in probe.places(disk)):
             return FOREIGN
     except DamagedData as error:
@@ -105,34 +105,34 @@ class Probe(Scoped):
         record: DiskRecord,
         size: int,
         *,
-        strange: bool = False,
+        image_changed: bool = False,
         chance: random.Random | None = None,
     ) -> None:
         self._image = DiskImage(repository.maps, repository.packs, record.root.address)
         self._id_key = repository.keys.id_key
-        # Where the sizes differ, what is behind the smaller one is read anyway.
+        # If the sizes differ, everything behind the smaller one is read anyway.
         self._end = chunk_count(size) if record.size == size else min(record.size, size) // CHUNK
-        self._times = HARDER if strange else 1
+        self._times = HARDER if image_changed else 1
         self._chance = chance or random.Random()
 
     def mark(self, content: bytes) -> bytes:
-        """What is compared of a content: its id, empty for zeros."""
+        """Return the mark of a content for comparison: its id, empty for zeros."""
         return content_id(self._id_key, content) if any(content) else b""
 
     def is_zero(self, number: int) -> bool:
-        """Whether the base has zeros there."""
+        """Return whether the base has zeros in the chunk."""
         return not self._image.is_stored(number)
 
     def differs(self, number: int, mark: bytes) -> bool:
-        """Whether the base has another content there than one of this ``mark``."""
+        """Return whether the content of the base has another ``mark``."""
         if self.is_zero(number) or not mark:
             return self.is_zero(number) == bool(mark)
         return self._image.content_id(number) != mark
 
     def places(self, disk: Compared, depth: int = 1) -> Iterator[int]:
-        """Clean chunks that are worth to be compared; ``depth`` is how many at the end of each quarter."""
+        """Choose clean chunks to compare; ``depth`` is how many at the end of each quarter."""
         yield from self._edges(disk)
-        for start, stop in stretches(self._image, self._end):
+        for start, stop in sample_ranges(self._image, self._end):
             yield from islice(self._last_clean(disk, start, stop), depth)
         yield from self._sampled(disk)
         yield from self._blank(disk)
@@ -184,7 +184,7 @@ class Probe(Scoped):
 
 
 def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:
-    """One item at random of each of ``count`` equal parts, or all if there are no more than that::
+    """Return one random item of each of ``count`` equal parts, or all if there are no more than that::
 
     items    . . . . | . . . . | . . . .
     taken      x           x     x
@@ -195,9 +195,10 @@ def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:
     return [items[chance.randrange(start, stop)] for start, stop in pairwise(borders)]
 
 
-def stretches(image: DiskImage, end: int) -> list[tuple[int, int]]:
-    """The parts of a disk whose ends are looked at: (first chunk, chunk behind it), backwards from the last
-    chunk before ``end`` that is stored. Raises DamagedData.
+def sample_ranges(image: DiskImage, end: int) -> list[tuple[int, int]]:
+    """Return the parts of a disk whose ends are probed, as (first chunk, chunk after the part).
+
+    They go backwards from the last stored chunk before ``end``. Raises DamagedData.
     """
     behind = next((stored[-1] + 1 for _, stored in image.stored_between(0, end) if stored), 0)
     borders = [behind * part // _STRETCHES for part in range(_STRETCHES + 1)]
@@ -205,19 +206,19 @@ def stretches(image: DiskImage, end: int) -> list[tuple[int, int]]:
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Neighbours among ascending ``pages``, as (first, behind the last): one request for each run."""
+    """Return runs of neighbours in ascending ``pages``, as (first, after the last): a request for each."""
     for _, run in groupby(enumerate(pages), key=lambda item: item[1] - item[0]):
         numbers = [page for _, page in run]
         yield numbers[0], numbers[-1] + 1
 
 
 def _clean(disk: Compared, first: int, stop: int) -> Flags:
-    """Of each chunk from ``first`` up to ``stop``: whether no byte of it changed."""
+    """Return for each chunk from ``first`` up to ``stop`` whether no byte of it changed."""
     return ~_touched(disk.dirty(first * CHUNK, stop * CHUNK), first, stop)
 
 
 def _data(disk: Compared, first: int, stop: int) -> Flags:
-    """Of each chunk from ``first`` up to ``stop``: whether a byte of it may be other than zero."""
+    """Return for each chunk from ``first`` up to ``stop`` whether a byte of it may differ from zero."""
     begin, end = first * CHUNK, min(stop * CHUNK, disk.size)
     asked = [Extent(begin, end - begin, Kind.DATA)] if begin < end else []
     found = (extent for extent in disk.allocation(asked) if extent.kind is Kind.DATA)

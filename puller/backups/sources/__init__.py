@@ -1,1 +1,1 @@
-"""Where frozen disks come from: pulled, pushed, or of a domain that is shut off."""
+"""Sources of frozen disks: pulled, pushed, or the images of a domain that is shut off."""

@@ -1,7 +1,7 @@
-"""A look at the image of a running disk, for where QEMU's word on what changed has to do otherwise.
+"""A probe of the image of a running disk, for an incremental push.
 
-An image that QEMU pushed has only what the bitmap calls dirty, so there is no clean chunk in it that could
-be compared with the base (``puller.backups.bases.probe``). Its image on this host has them all.
+An image that QEMU pushed holds only the chunks that the bitmap calls dirty, so it has no clean chunk to
+compare with the base (``puller.backups.bases.probe``). The disk's own image on this host has them all.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from puller.repository.repository import Repository
 from puller.units import CHUNK, Extent
 
 _DEPTH = 16
-"""Chunks at the end of each quarter to look at before the backup begins: what is dirty is not known yet, and
+"""Chunks at the end of each quarter to read before the backup begins: what is dirty is not known yet, and
 of what the guest overwrites while QEMU pushes nothing can be compared afterwards."""
 
 _FLUSH = 35.0
-"""Seconds in which a guest flushes what it has written: ext4 and NTFS do every 5 s, XFS every 30 s."""
+"""Seconds within which a guest flushes its writes: ext4 and NTFS every 5 s, XFS every 30 s."""
 
 _PAUSE = 1.0
 
 
 class ContentProbe(Scoped):
-    """What places of ``disk``, which ``keys`` open, held before a backup began whose base is ``record``.
+    """Content of places of ``disk``, which ``keys`` open, before a backup with the base ``record``.
 
-    QEMU holds back what the guest has not flushed, so a chunk may look older than it is. That makes a sound
-    base look wrong at worst. ``tell`` is called once, before the first wait. Raises NbdError if the image
-    cannot be opened from here, DamagedData.
+    QEMU may hold back writes that the guest has not flushed, so a chunk may appear older than it is. At worst
+    that rejects a sound base. ``tell`` is called once, before the first wait. Raises NbdError if the image
+    cannot be opened on this host, DamagedData.
     """
 
-    def __init__(  # noqa: PLR0913 - what a look is made of
+    def __init__(  # noqa: PLR0913 - the parts of a probe
         self,
         repository: Repository,
         disk: Disk,
@@ -45,7 +45,7 @@ class ContentProbe(Scoped):
         tell: Callable[[str], None],
         keys: Keys = (),
         *,
-        strange: bool = False,
+        image_changed: bool = False,
     ) -> None:
         self.scope = repository.scope
         self._keys = keys
@@ -54,7 +54,7 @@ class ContentProbe(Scoped):
         self._record = record
         self._flushed_at: float | None = None
         self._told = False
-        self._probe = Probe(repository, record, record.size, strange=strange)
+        self._probe = Probe(repository, record, record.size, image_changed=image_changed)
         with self._opened() as server, Export(server.uri, scope=self.scope) as export:
             if export.size != record.size:
                 raise NbdError(f"image {disk.path} has {export.size} bytes, the disk has {record.size}")
@@ -71,16 +71,16 @@ class ContentProbe(Scoped):
             return self._probe.mark(export.chunk(number)) if number * CHUNK < export.size else b""
 
     def is_foreign(self, number: int) -> bool:
-        """Whether the chunk, clean all along, is not what the base has, once the guest has flushed.
+        """Return whether a clean chunk differs from the base after the guest has flushed.
 
-        To wait is cheap: no job is open, and to doubt the base is to push all of the disk. But it has to be
-        seen: the last chunk of a disk that was cut and has grown again seems to be empty too.
+        Waiting is cheap: no job is open, and rejecting the base means to push all of the disk. But the wait
+        must end: the last chunk of a disk that was shrunk and has grown again appears empty too.
         """
         probe, mark = self._probe, self._seen[number]
         if not probe.differs(number, mark):
             return False
         if mark and not probe.is_zero(number):
-            return True  # what waits for a flush is a whole cluster that is not there yet, or is still there
+            return True  # a pending flush affects a whole cluster, which does not exist yet or still exists
         while probe.differs(number, self._now(number)):
             self.scope.check()
             if time.monotonic() >= self._deadline():
@@ -90,18 +90,18 @@ class ContentProbe(Scoped):
         return False
 
     def _deadline(self) -> float:
-        """When all that the guest had written as the look began is flushed: the same for each chunk."""
+        """Return when all writes of the guest before the probe are flushed: the same time for each chunk."""
         if self._flushed_at is None:
             self._flushed_at = time.monotonic() + _FLUSH
         return self._flushed_at
 
     def _say_once(self) -> None:
         if not self._told:
-            self._tell(f"waiting up to {_FLUSH:.0f} s for the guest to flush what the last point holds of it")
+            self._tell(f"waiting up to {_FLUSH:.0f} s for the guest to flush data that the last point holds")
         self._told = True
 
     def confirm(self, uri: str, changed: str) -> None:
-        """Raise CheckpointUnusable if the changes that are served at ``uri`` are not those since the base."""
+        """Raise CheckpointUnusable if the changes served at ``uri`` are not those since the base."""
         with Export(uri, changed, self.scope) as changes:
             if changes.size != self._record.size:
                 raise CheckpointUnusable(f"disk {self._disk.target} was resized as the backup began")
@@ -124,7 +124,7 @@ class ContentProbe(Scoped):
 
 
 class _Undated:
-    """An image of which it is not known yet what changed: every place is worth a look."""
+    """An image whose changes are not known yet, so that every place may be compared."""
 
     def __init__(self, export: Export) -> None:
         self.size = export.size
@@ -132,5 +132,5 @@ class _Undated:
         self.chunk = export.chunk
 
     def dirty(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """Nothing."""
+        """Yield nothing."""
         return iter(())

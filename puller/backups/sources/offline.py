@@ -1,18 +1,18 @@
-"""The disks of a domain that is shut off: read from their images, by ``qemu-nbd``.
+"""The disks of a domain that is shut off, read from their images by ``qemu-nbd``.
 
-A checkpoint can be made only while the domain runs. So a point that is taken here has none of its own: the
-newest checkpoint stays, its bitmaps go on recording in the images whenever somebody writes, and a later
-run is incremental by them from the point that they were made with (``puller.backups.bases.bases``)::
+A checkpoint can be created only while the domain runs. So a point that is taken here has no own checkpoint:
+the newest one stays, its bitmaps go on recording all writes in the images, and a later run is incremental by
+them from the point with which they were created (``puller.backups.bases.bases``)::
 
     checkpoint's own point ──────── shut off: this point ────── started, written to ────── next point
         └── the bitmap records ─────────────────────────────────────────────────────────────►
 
-While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: a domain that is started meanwhile is
-refused by QEMU (``Failed to get "write" lock``), and starts once the backup is over. Reading without the lock
-would let the guest start, and give it images that change under the reader. Of raw images QEMU keeps readers
-and writers not apart; so at the end it is made sure that nobody has written to any file of the image's
-chain, data files and backing files included. A block device tells nothing of
-writes (QEMU has a node of its own for it, in its mount namespace); so starts of the domain are listened for.
+While a qcow2 image is read, ``qemu-nbd`` holds QEMU's lock on it: QEMU refuses to start the domain meanwhile
+(``Failed to get "write" lock``), and starts it once the backup is over. Without the lock the guest could
+start and change the images while they are read. For raw images QEMU does not separate readers from writers.
+So at the end puller checks that nobody has written to any file of the image's chain, including data files
+and backing files. A block device does not record writes (QEMU has its own node for it, in its mount
+namespace), so puller also listens for starts of the domain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from puller.backups.bases.bases import Base, CheckpointMark, choose, kept, oldest_of
+from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
 from puller.backups.sources.source import Source
 from puller.backups.sources.unlock import keys_of, require_keys
@@ -44,11 +44,11 @@ _USABLE = frozenset({"auto"})
 
 
 def image_of(domain: Domain, disk: Disk) -> Path:
-    """The image file or device of the disk. Raises UnsupportedDisk if this host has none."""
+    """Return the image file or device of the disk. Raises UnsupportedDisk if this host has none."""
     if disk.path is None:
         raise UnsupportedDisk(
-            f"disk {disk.target} of domain {domain.name} is {disk.type}: "
-            "it cannot be read while the domain is shut off",
+            f"cannot read disk {disk.target} of domain {domain.name}: it is {disk.type}, "
+            "and the domain is shut off",
             advice=f"Start the domain, or leave the disk out with --exclude-disk {disk.target}.",
         )
     return disk.path
@@ -67,7 +67,7 @@ class Offline(Source):
         return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
-        """Nothing is written while a domain is shut off. But what is encrypted must be open to us.
+        """Check that encrypted images can be opened. A domain that is shut off needs no temporary files.
 
         Raises UnsupportedDisk.
         """
@@ -80,8 +80,8 @@ class Offline(Source):
         return StoredDisks(self._domain, self._disks, bases, self._keys)
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """See Source: the checkpoint that is there stays."""
-        return kept(bases)
+        """See Source: the existing checkpoint stays."""
+        return newest_checkpoint(bases)
 
 
 class StoredBitmaps:
@@ -103,7 +103,7 @@ class StoredBitmaps:
 
     def fault(self, checkpoint: str) -> str:
         """See Bitmaps."""
-        return f"its dirty bitmap of checkpoint {checkpoint} is missing in the image or inconsistent"
+        return f"its dirty bitmap of checkpoint {checkpoint} is missing or inconsistent in the image"
 
 
 class StoredDisks(FrozenDisks):
@@ -141,7 +141,7 @@ class StoredDisks(FrozenDisks):
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
-        self._seen[path] = _trace(path)  # before its header is read, which says what else there is
+        self._seen[path] = _trace(path)  # before its header is read, which names the other files
         self._seen |= {
             file: _trace(file) for file in files_of(path, disk.format, self._domain.scope) if file != path
         }
@@ -156,13 +156,13 @@ class StoredDisks(FrozenDisks):
                 raise
             raise Locked(
                 f"image {path} of domain {self._domain.name} is in use by another process",
-                advice="Wait until it is free; if the domain has been started, back it up now that it runs.",
+                advice="Wait until it is free; if the domain was started, run the backup again.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
 
     @property
     def consistency(self) -> str:
-        """The guest has ended, unless it is to go on from a saved state."""
+        """``offline``, unless the guest is to resume from a saved state."""
         return "crash" if self._domain.is_saved() else "offline"
 
     def confirm(self) -> None:
@@ -170,22 +170,22 @@ class StoredDisks(FrozenDisks):
         if self._starts.any():
             raise DomainNotRunning(
                 f"domain {self._domain.name} was started while its images were read",
-                advice="Run the backup again: the domain runs now.",
+                advice="Run the backup again: the domain is running now.",
             )
         for path, seen in self._seen.items():
             if _trace(path) != seen:
                 raise HypervisorError(
-                    f"image {path} of domain {self._domain.name} was written while it was read",
-                    advice="Find out what writes to images of a domain that is shut off, then run it again.",
+                    f"image {path} of domain {self._domain.name} was changed while it was read",
+                    advice="Find out which program writes to the domain's images, then run the backup again.",
                 )
 
 
 def _trace(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written. Of a device it tells only that it is the same."""
+    """Return a value that changes when a file is written. For a device it only identifies it."""
     try:
         found = path.stat()
     except OSError as error:
         raise HypervisorError(
-            f"image {path} cannot be read: {error.strerror}", advice="Check that the disk's storage is there."
+            f"cannot read image {path}: {error.strerror}", advice="Check that the disk's storage is present."
         ) from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Disks that QEMU has pushed: a push job of libvirt, joined with servers that read its images back."""
+"""Pushed disks: a push job of libvirt, with servers that serve its images for reading."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ since the base is, also as zero clusters; ``base:allocation`` shows those like c
 
 
 _LET_GO = 10.0
-"""Seconds that QEMU may take to close an image after the job has ended."""
+"""Seconds that QEMU may take to close an image after the end of the job."""
 
 _STEP = 0.02
 
 
 class Push(Source):
-    """A source whose ``disks`` QEMU writes into images in the folder ``directory``.
+    """A source whose ``disks`` QEMU writes into images in ``directory``.
 
     With ``keep`` they stay there as plain files.
     """
 
     mode = "push"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a push is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a push
         self,
         domain: Domain,
         disks: Sequence[Disk],
@@ -64,7 +64,7 @@ class Push(Source):
         self._keep = keep
         self._observer = observer
         self._room: dict[str, int] = {}
-        self._looks: dict[str, ContentProbe] = {}
+        self._probes: dict[str, ContentProbe] = {}
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
@@ -72,30 +72,32 @@ class Push(Source):
         return {disk.target: self._pushable(disk, found[disk.target]) for disk in self._disks}
 
     def _pushable(self, disk: Disk, base: Base) -> Base:
-        """``base``, or the same without the bitmap if no pushed image can be incremental from it.
+        """Return ``base``, without the bitmap if no pushed image can be incremental from it.
 
-        It has nothing of what lies behind the old end of a disk that was resized. And before a bitmap is
-        believed, one chunk that it calls clean is compared: that needs an image which can be read from here.
+        A pushed image lacks the data after the old end of a disk that was resized. And before a bitmap is
+        trusted, puller compares chunks that it calls clean, which needs an image readable on this host.
         """
         if base.checkpoint is None or base.parent is None:
             return base
         record = base.parent.record
         if self._domain.disk_size(disk.target) != record.size:
-            return base.compared("it was resized: an incremental push has nothing from behind its old end")
+            return base.compared("it was resized, and an incremental push lacks the data after its old end")
         if disk.path is None:
-            return base.compared("its image cannot be opened from here, so its dirty bitmap cannot be proved")
+            return base.compared(
+                "its image cannot be opened on this host, so its dirty bitmap cannot be verified"
+            )
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
 
-            def look(scope: CancelScope) -> ContentProbe:
+            def probe(scope: CancelScope) -> ContentProbe:
                 repository = self._repository.within(scope)
-                return ContentProbe(repository, disk, record, tell, keys, strange=base.strange)
+                return ContentProbe(repository, disk, record, tell, keys, image_changed=base.image_changed)
 
-            self._looks[disk.target] = _apart(self._repository.scope, look)
+            self._probes[disk.target] = _apart(self._repository.scope, probe)
         except DamagedData as error:
             return base.compared(f"its last map is damaged: {error.message}")
         except (NbdError, UnsupportedDisk) as error:
-            return base.compared(f"its dirty bitmap cannot be proved: {error.message}")
+            return base.compared(f"its dirty bitmap cannot be verified: {error.message}")
         return base
 
     def _tell(self, target: str, text: str) -> None:
@@ -110,7 +112,7 @@ class Push(Source):
         staging.check_free(self.folder, sum(self._room.values()))
 
     def _copied(self, disk: Disk, base: Base) -> int:
-        """The most bytes that QEMU will copy of the disk."""
+        """Return the most bytes that QEMU will copy of the disk."""
         size = self._domain.disk_size(disk.target)
         if base.checkpoint is not None:
             dirty = checkpoints.dirty_bytes(self._domain, base.checkpoint).get(disk.target, size)
@@ -119,7 +121,10 @@ class Push(Source):
             if disk.path is None:
                 return size
             return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk), self._domain.scope)
-        except (HypervisorError, NbdError):  # it cannot be opened from here: it may be as much as the disk
+        except (
+            HypervisorError,
+            NbdError,
+        ):  # the image cannot be opened on this host: assume the size of the disk
             return size
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
@@ -132,16 +137,18 @@ class Push(Source):
         )
         name = self._domain.name
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}
-        looks = {target: look for target, look in self._looks.items() if bases[target].checkpoint is not None}
-        return PushedDisks(job, looks, kept, self._observer)
+        probes = {
+            target: probe for target, probe in self._probes.items() if bases[target].checkpoint is not None
+        }
+        return PushedDisks(job, probes, kept, self._observer)
 
 
 def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: CancelScope) -> int:
-    """The most bytes that a full copy of the image at ``path`` takes, chain included; it may be in use.
+    """Return the most bytes that a full copy of the image at ``path`` needs; it may be in use.
 
-    ``qemu-img measure`` knows nothing of clusters whose tables QEMU has not written yet, as happens only when
-    the guest flushes (seen with QEMU 7.2). The files have grown by them already;
-    a device has not, so it may hold all ``size`` bytes.
+    The backing chain counts too. ``qemu-img measure`` omits clusters whose tables QEMU has not written yet,
+    which happens only when the guest flushes (seen with QEMU 7.2). Files have already grown by these
+    clusters; a device has not, so it may hold all ``size`` bytes.
     """
     if not path.is_file():
         return size
@@ -152,24 +159,24 @@ def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: Can
 class PushedDisks(FrozenDisks):
     """The disks of a push job: :class:`~puller.hypervisor.job.frozen.FrozenDisks`.
 
-    ``looks`` are at the disks of which only what changed is pushed, by target.
+    ``probes`` are at the disks of which only what changed is pushed, by target.
     ``kept`` names the files that the images become when the context ends without an error, by target;
-    empty if they are to be removed. Room for the images is set aside, and nobody writes to complete ones: so
-    no guest is hurt and there is nothing to confirm.
+    empty if they are to be removed. Space for the images is reserved, and nobody writes to complete ones: so
+    no guest is harmed and there is nothing to confirm.
     """
 
     def __init__(
-        self, job: PushJob, looks: Mapping[str, ContentProbe], kept: Mapping[str, Path], observer: Observer
+        self, job: PushJob, probes: Mapping[str, ContentProbe], kept: Mapping[str, Path], observer: Observer
     ) -> None:
         self._name = job.domain_name
         self._job = job
-        self._looks = looks
+        self._probes = probes
         self._kept = kept
         self._observer = observer
         self._servers = ExitStack()
 
     def prepared(self) -> AbstractContextManager[object]:
-        """As of the job."""
+        """See FrozenDisks."""
         return self._job.prepared()
 
     def __enter__(self) -> Self:
@@ -186,13 +193,13 @@ class PushedDisks(FrozenDisks):
 
     @property
     def consistency(self) -> str:
-        """As of the job."""
+        """See FrozenDisks."""
         return self._job.consistency
 
     def settle(self) -> None:
         """Wait until QEMU has written all images, and serve them.
 
-        Raises what ``PushJob.wait`` does, CheckpointUnusable if a base turns out to be another's, NbdError.
+        Raises the errors of ``PushJob.wait``, CheckpointUnusable if a base does not match, NbdError.
         """
         self._observer(Step(self._name, "push"))
         progress = _Progress(self._name, list(self._job.images), self._observer)
@@ -204,15 +211,15 @@ class PushedDisks(FrozenDisks):
         seal = self._job.seal
         passphrase = None if seal is None else seal.passphrase(target)
         server = self._servers.enter_context(_served(image, passphrase, self._job.scope))
-        look = self._looks.get(target)
-        if look is None:
+        probe = self._probes.get(target)
+        if probe is None:
             return DiskExport(target, server.uri, None)
-        _apart(self._job.scope, lambda scope: look.within(scope).confirm(server.uri, _ALLOCATION_DEPTH))
+        _apart(self._job.scope, lambda scope: probe.within(scope).confirm(server.uri, _ALLOCATION_DEPTH))
         return DiskExport(target, server.uri, _ALLOCATION_DEPTH, partial=True)
 
     def _keep(self) -> None:
-        """Without a backing file: libvirt names the running disk, whose content is another one by now. What a
-        seal has made has none.
+        """Keep the image without backing file: libvirt names the running disk, whose content has changed
+        since. An image that a seal created has none.
         """
         for target, path in self._kept.items():
             image = self._job.images[target]
@@ -224,15 +231,15 @@ class PushedDisks(FrozenDisks):
 
 
 def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
-    """Work in a thread: libnbd swallows what a signal raises in the main one while it calls back."""
+    """Run in a thread: libnbd swallows the exception of a signal in the main thread during a callback."""
     made: list[T] = []
     with Flow(scope) as flow:
-        flow.spawn("look", lambda: made.append(work(flow.scope))).join()
+        flow.spawn("probe", lambda: made.append(work(flow.scope))).join()
     return made[0]
 
 
 def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageServer:
-    """QEMU lets go of its lock on the image just after libvirt has told that the job is over."""
+    """QEMU releases its lock on the image shortly after libvirt has reported the end of the job."""
     deadline = time.monotonic() + _LET_GO
     while True:
         try:
@@ -245,7 +252,7 @@ def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageS
 
 
 class _Progress:
-    """Tells how far QEMU is, of all disks together: libvirt's statistics know no single ones."""
+    """Reports QEMU's progress for all disks together: libvirt's statistics do not separate them."""
 
     def __init__(self, subject: str, targets: Sequence[str], observer: Observer) -> None:
         self._subject = subject
@@ -260,7 +267,7 @@ class _Progress:
         self._observer(DiskProgress(self._subject, self._disk, done, None, 0))
 
     def finish(self) -> None:
-        """A push that was over before the first look is told by the reading alone."""
+        """A push that ended before the first check is reported by the reading alone."""
         if self._total:
             self(self._total, self._total)
             self._observer(DiskDone(self._subject, self._disk))

@@ -1,8 +1,8 @@
-"""Where a run gets the frozen disks of its domain from: the one thing in which backups differ.
+"""The source of a domain's frozen disks: the only part in which backups differ.
 
-A domain that runs is frozen by libvirt, and its disks are pulled from QEMU (``pull``) or pushed by it into
-images first (``push``); of one that is shut off the images themselves are read (``offline``). The
-transaction knows only this page. Domains on other hosts, or of a QEMU without libvirt, would be further
+libvirt freezes a running domain, and its disks are pulled from QEMU (``pull``) or first pushed by QEMU into
+images (``push``). For a domain that is shut off, the images themselves are read (``offline``). The
+transaction uses only this interface. Domains on other hosts, or of a QEMU without libvirt, would be further
 sources.
 """
 
@@ -24,14 +24,14 @@ from puller.hypervisor.space.seal import seal_of
 
 
 class Source:
-    """One way to ``disks``, for one run. ``folder`` is where libvirt or QEMU makes temporary files.
+    """Source of ``disks`` for one run. libvirt or QEMU creates temporary files in ``folder``.
 
-    This class itself is for a domain without a disk to take: its point holds its configuration, and there is
-    nothing to freeze.
+    This base class serves a domain without a disk to back up: its point holds the configuration, and nothing
+    is frozen.
     """
 
     mode = "pull"
-    """What the point says: ``pull`` or ``push``."""
+    """The mode in the point: ``pull`` or ``push``."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
         self._domain = domain
@@ -39,25 +39,25 @@ class Source:
         self.folder = folder
 
     def bases(self, history: History) -> dict[str, Base]:
-        """What each disk can be taken from, by target. Raises StoreError, HypervisorError."""
+        """Return the base of each disk, by target. Raises StoreError, HypervisorError."""
         return {}
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
-        """Raise ScratchFull or StagingFull unless there is room for the temporary files."""
+        """Raise ScratchFull or StagingFull if there is too little space for the temporary files."""
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> FrozenDisks:
-        """The disks to be read, still to be entered; entering makes ``checkpoint`` where that can be."""
+        """Return the disks as a context; entering it creates ``checkpoint`` if possible."""
         return FrozenDisks()
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
-        """The checkpoint that will tell later runs what changed since this point."""
+        """Return the checkpoint by which later runs will find the changes since this point."""
         if len(untracked_targets(self._disks)) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
 
 class Pull(Source):
-    """QEMU exports the disks while the guest runs on; see ``puller.hypervisor.job.job``."""
+    """QEMU exports the disks while the guest runs; see ``puller.hypervisor.job.job``."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:
         super().__init__(domain, disks, scratch)
@@ -83,5 +83,5 @@ class Pull(Source):
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
-    """The disks that cannot have a dirty bitmap."""
+    """Return the disks that cannot have a dirty bitmap."""
     return frozenset(disk.target for disk in disks if untracked(disk) is not None)

@@ -1,6 +1,6 @@
-"""What opens the encrypted images of a disk: libvirt's secrets, for QEMU's programs.
+"""Keys of a disk's encrypted images: libvirt's secrets, for QEMU's programs.
 
-A point holds what the guest sees, which is inside the encryption, whether the guest runs or not.
+A point holds the decrypted content that the guest sees, whether the guest runs or not.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from puller.nbd.image import Key, Keys
 
 
 def keys_of(domain: Domain, disk: Disk) -> Keys:
-    """The keys of the disk's image and of those behind it.
+    """Return the keys of the disk's image and of those behind it.
 
-    Raises UnsupportedDisk if libvirt does not hand out a secret.
+    Raises UnsupportedDisk if libvirt does not give the value of a secret.
     """
     return tuple(
         None if found is None else Key(found.image, passphrase(domain, disk.target, found))
@@ -31,13 +31,13 @@ def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
     for number, image in enumerate(describe(disk.path, disk.format, domain.scope)):
         if image.get("encrypted") and (number >= len(keys) or keys[number] is None):
             raise UnsupportedDisk(
-                f"image {image['filename']} of disk {disk.target} of domain {domain.name} is encrypted, "
-                "and the domain's XML names no secret for it",
+                f"cannot open the encrypted image {image['filename']} of disk {disk.target} of domain "
+                f"{domain.name}: the domain's XML names no secret for it",
                 advice="Add <encryption> with its secret to the image in the domain's XML, or leave the disk "
                 f"out with --exclude-disk {disk.target}.",
             )
 
 
 def encryption_of(disk: Disk) -> str:
-    """How the disk is encrypted on its host, for its record; empty if it is not."""
+    """Return the disk's encryption on its host, for its record; empty if it has none."""
     return "" if disk.lock is None else disk.lock.format

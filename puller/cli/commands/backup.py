@@ -42,10 +42,10 @@ def _compression(context: click.Context, parameter: click.Parameter, word: str) 
 
 
 def _load_meanwhile() -> None:
-    """Import what a backup needs while the key is derived, which leaves the interpreter free."""
+    """Import the modules of a backup while the key is derived, which does not hold the interpreter."""
 
     def load() -> None:
-        with suppress(ImportError):  # told where it is needed
+        with suppress(ImportError):  # reported where the module is needed
             import_module("puller.backups.backup")
 
     Thread(target=load, name="imports", daemon=True).start()
@@ -158,7 +158,7 @@ def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> 
         return api.backup(repository, domain, connect=connect, observer=observer, **choices)
 
     if len(names) > 1:
-        choices["exclude_if_present"] = choices.pop("exclude")  # each domain has disks of its own
+        choices["exclude_if_present"] = choices.pop("exclude")  # each domain has its own disks
     kept: list[dict[str, str]] = []
     with observing(settings, BACKUP) as tell:
 

@@ -45,7 +45,7 @@ class CheckCommand(Command):
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the value of a bare ``--read-data``, 100, written out."""
+    """Return the arguments with the default value of ``--read-data`` written out."""
     spelled = list(arguments)
     for place, word in enumerate(spelled):
         follower = spelled[place + 1] if place + 1 < len(spelled) else ""
@@ -115,7 +115,7 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
 
 
 def document(report: CheckReport) -> dict[str, Any]:
-    """The report as docs/cli.md promises it."""
+    """Return the document of docs/cli.md."""
     oldest = report.oldest_verified
     return {
         **asdict(report),
@@ -125,7 +125,7 @@ def document(report: CheckReport) -> dict[str, Any]:
 
 
 def text(report: CheckReport) -> str:
-    """The report for people."""
+    """Return the report for people."""
     looked = f"points: {report.points}, packs: {report.packs}, chunks read: {report.chunks_read}"
     looked += f", packs verified: {report.packs_verified}"
     if report.packs_left:
@@ -150,11 +150,11 @@ def _line(error: CheckError) -> str:
 
 
 def failure(report: CheckReport) -> DamagedData | None:
-    """The damage that was found, as an error."""
+    """Return an error for the damage that was found."""
     if not report.errors:
         return None
-    hurt = {error.point for error in report.errors if error.point is not None}
+    damaged = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
-        f"the check found damage in {len(hurt)} restore points ({len(report.errors)} errors)",
-        advice="Restore another point, or what is left of a damaged disk with 'puller restore --salvage'.",
+        f"the check found damage in {len(damaged)} restore points ({len(report.errors)} errors)",
+        advice="Restore another point, or salvage a damaged disk with 'puller restore --salvage'.",
     )

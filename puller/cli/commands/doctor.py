@@ -58,7 +58,7 @@ def command(
     from puller.diagnosis.doctor import Examination, doctor
     from puller.store.location import open_store
 
-    # Not puller.doctor: that the password is asked for, and that it is wrong, are findings too.
+    # Not puller.doctor: a missing or wrong password is a finding too.
     examination = Examination(settings.connect or DEFAULT_URI, **choices)
     checks = list(doctor(open_store(url), lambda: open_repository(settings), examination))
     document = {"checks": [_record(check) for check in checks]}
@@ -66,7 +66,7 @@ def command(
 
 
 def _choices(job: Job) -> dict[str, Any]:
-    """What the job says of what is backed up, and where to."""
+    """Return the job's choices of what to back up, and where to."""
     return {
         "domains": job.domains,
         "excluded": job.exclude,

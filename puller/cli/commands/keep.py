@@ -25,13 +25,13 @@ _LAST_SECOND = time(23, 59, 59)
 
 
 def _date(context: click.Context, parameter: click.Parameter, word: str | None) -> datetime | None:
-    """The end of a day, or a time; UTC unless it names a zone."""
+    """Parse a date, which means the end of the day, or a time; UTC unless it names a zone."""
     if word is None:
         return None
     try:
         found = datetime.fromisoformat(word)
     except ValueError as error:
-        text = f"'{word}' is not a date such as 2027-01-31 or a time such as 2027-01-31T18:00:00Z"
+        text = f"invalid date '{word}': use a date such as 2027-01-31 or a time such as 2027-01-31T18:00:00Z"
         raise click.BadParameter(text, context, parameter) from error
     if _DAY.fullmatch(word):
         found = datetime.combine(found, _LAST_SECOND)
@@ -70,5 +70,5 @@ def command(
 
 
 def document(kept: KeptPoint) -> dict[str, Any]:
-    """What docs/cli.md promises."""
+    """Return the document of docs/cli.md."""
     return {"point": kept.point, "kept": kept.kept, "until": moment(kept.until), "note": kept.note}

@@ -127,12 +127,12 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
 
 
 def document(report: PruneReport) -> dict[str, Any]:
-    """The report as docs/cli.md promises it."""
+    """Return the document of docs/cli.md."""
     return {name: value for name, value in asdict(report).items() if name != "decisions"}
 
 
 def text(report: PruneReport) -> str:
-    """The report for people."""
+    """Return the report for people."""
     held = f" ({len(report.held)} only by 'puller keep')" if report.held else ""
     return (
         f"points: {len(report.kept)} kept{held}, {len(report.removed)} removed\n"

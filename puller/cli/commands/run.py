@@ -59,7 +59,7 @@ def command(settings: Settings, job: str, only: JobStep | None, metrics_file: st
 
 
 class _Command:
-    """One run of a job, and what is told of it."""
+    """One run of a job, and its reports."""
 
     def __init__(self, settings: Settings, job: Job, metrics_file: str | None) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class _Command:
         self._began = time.monotonic()
 
     def run(self, steps: Sequence[JobStep]) -> Outcome:
-        """Do the steps. What went wrong is counted for Prometheus, whatever it was."""
+        """Run the steps. Every failure is counted for Prometheus."""
         console.speak_about(job=self._job.name)
         try:
             report = self._work(steps)
@@ -93,8 +93,8 @@ class _Command:
             console.say(notice_line(Notice("repository", text)), "notice", console.NOTICE)
 
     def _work(self, steps: Sequence[JobStep]) -> JobReport:
-        # Nobody waits at a terminal, and a store that is away for a moment as the timer fires would cost the
-        # night.
+        # Nobody waits at a terminal, and a store that is unavailable for a moment when the timer fires must
+        # not cost the night's backup.
         repository = open_repository(self._settings, CancelScope().working(self._tell))
         from puller.jobs.job import run_job
 
@@ -113,7 +113,7 @@ class _Command:
     def _export(
         self, steps: Sequence[str], report: JobReport | None, failure: PullerError | None
     ) -> PullerError | None:
-        """Keep the figures. That they cannot be kept is told and returned: it must hide no other failure."""
+        """Write the metrics. A failure is reported and returned, so that it hides no other failure."""
         if self._metrics_file is None:
             return None
         from puller.cli.output import metrics
@@ -130,7 +130,7 @@ class _Command:
 
     @staticmethod
     def _parts(report: JobReport) -> dict[str, str]:
-        """What prune and check found, for people."""
+        """Return the results of prune and check, for people."""
         parts = {}
         if report.prune is not None:
             parts["prune"] = prune.text(report.prune)
@@ -147,7 +147,7 @@ class _Command:
 
 
 def document(report: JobReport) -> dict[str, Any]:
-    """What docs/cli.md promises: as ``backup``, with ``prune`` and ``check`` where they were done."""
+    """Return the document of docs/cli.md: as of ``backup``, with ``prune`` and ``check`` if they ran."""
     return {
         "job": report.job,
         **taken.document(report.taken),
@@ -161,9 +161,9 @@ def document(report: JobReport) -> dict[str, Any]:
 
 
 def _failure(report: JobReport) -> PullerError | None:
-    """An interruption; else the one thing that went wrong; of several, that the job was done in part.
+    """Return the interruption; else the only failure; for several failures, a partial failure.
 
-    That is said if points are stored. Else it is the first error's failure, or that of damage that was found.
+    The latter needs stored points. Without them it is the first error, or the damage that was found.
     """
     if report.interruption is not None:
         return taken.stopped(report.taken, failures.translate(report.interruption))

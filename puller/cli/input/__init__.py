@@ -1,1 +1,1 @@
-"""What a user gives: options, quantities, secrets, the repository."""
+"""Input of a user: options, quantities, secrets, the repository."""

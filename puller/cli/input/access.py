@@ -1,4 +1,4 @@
-"""The way into a repository: its URL and the secret that opens it."""
+"""Access to a repository: its URL and the secret that opens it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 
 def repository_url(settings: Settings) -> str:
-    """The repository's URL. Raises UsageError if none is given."""
+    """Return the repository's URL. Raises UsageError if none is given."""
     if not settings.repository:
         raise UsageError(
             "no repository given",
-            advice="Name one with -r URL, PULLER_REPOSITORY or the configuration.",
+            advice="Set it with -r URL, PULLER_REPOSITORY or the configuration.",
         )
     return settings.repository
 
 
 def open_repository(settings: Settings, scope: CancelScope | None = None) -> Repository:
-    """Open the repository, asking for its password if it has one that nobody gave.
+    """Open the repository; ask for its password if it needs one that was not given.
 
     The waits for its store belong to ``scope``.
 
-    Raises UsageError and what ``puller.open_repository`` raises.
+    Raises UsageError and the errors of ``puller.open_repository``.
     """
     repository, _ = open_with_secret(settings, scope)
     return repository
 
 
 def open_with_secret(settings: Settings, scope: CancelScope | None = None) -> tuple[Repository, Secret]:
-    """Open the repository, and return the secret as well: managing keys needs it again."""
+    """Open the repository, and return the secret too, because the key commands need it again."""
     repository, secret = _open_or_ask(settings, scope)
     if (replaced := repository.replaced) is not None:
         say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
@@ -64,15 +64,15 @@ def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Reposit
 
 
 def _secret(settings: Settings) -> Secret:
-    """Return the secret that an option, the environment or the configuration gives for this repository."""
+    """Return the secret from an option, the environment or the configuration for this repository."""
     return given_secret(settings.key_file, os.environ, settings.place)
 
 
 def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
-    """Add where the secret is from: there are many places."""
+    """Add the source of the secret, because there are many."""
     advice = error.advice
     if secret.key_file is not None:
-        advice = "Name another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
+        advice = "Set another key file with --key-file or PULLER_KEY_FILE, or unset it to use a password."
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
@@ -86,14 +86,14 @@ def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | Non
 
 
 def create_repository(settings: Settings, encrypted: bool) -> Repository:
-    """Create the repository. Raises UsageError and what ``puller.create_repository`` raises."""
+    """Create the repository. Raises UsageError and the errors of ``puller.create_repository``."""
     url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
         secret = _new_password()
     if not encrypted and secret.is_given:
         if settings.verbosity >= 0:
             say(
-                "puller: --no-encryption ignores the password or key file that is given; unset it, or other "
+                "puller: --no-encryption ignores the given password or key file; unset it, or other "
                 "commands will refuse the repository"
             )
         secret = Secret()

@@ -22,7 +22,7 @@ def _settings(context: click.Context) -> Settings:
 
 
 def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Keep a value that was given; the other place where it can be given may have been first."""
+    """Store a given value; an option can be given before or after the command's name."""
     if value is not None and value is not False and parameter.name:
         setattr(_settings(context), parameter.name, value)
 
@@ -94,7 +94,7 @@ GLOBAL_OPTIONS = (
 
 
 def hosts_option(text: str) -> Callable[[Callback], Callback]:
-    """``--host``, for commands that tell points of several hosts apart."""
+    """Return ``--host``, for commands that distinguish points of several hosts."""
     return click.option("--host", "hosts", multiple=True, metavar="HOST", help=f"{text} Can be repeated.")
 
 
@@ -145,6 +145,6 @@ class Group(WithGlobalOptions, click.Group):
     """A command that consists of commands."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands come first: they are what a user looks for here."""
+        """Show the commands first, because users look for them here."""
         self.format_commands(ctx, formatter)
         super().format_options(ctx, formatter)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Quantity(click.ParamType[T]):
-    """A quantity on the command line that ``read`` makes of its text."""
+    """A quantity on the command line, parsed by ``read``."""
 
     def __init__(self, name: str, read: Callable[[str], T]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""The secret that opens a repository, a password or a key file, from where a user may put it."""
+"""The secret that opens a repository, a password or a key file, from all sources."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CREDENTIAL = "puller-password"
 """Name of the systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
 
 KEY_FILE_LIMIT = MIB
-"""Bytes. A key file has 32 or some more; a device that never ends must not be read to its end."""
+"""Most bytes of a key file: a device without end must not be read to its end."""
 
 _ADVICE = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE, or run the command on a terminal to be asked."
-_FILE_ADVICE = "Name a readable file that holds the password or key."
+_FILE_ADVICE = "Set the path of a readable file that holds the password or key."
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A password, or the content of a key file, or neither if none was given; and where it is from."""
+    """A password, or the content of a key file, or neither if none was given; and its source."""
 
     password: str | None = field(default=None, repr=False)
     key_file: bytes | None = field(default=None, repr=False)
@@ -36,15 +36,16 @@ class Secret:
 
     @property
     def is_given(self) -> bool:
-        """Whether there is one."""
+        """Whether a secret was given."""
         return self.password is not None or self.key_file is not None
 
 
 def given_secret(key_file: str | None, environment: Mapping[str, str], place: Place | None) -> Secret:
-    """Return the first secret of: the named key file, the environment's password, the configuration's secret
-    for this repository, systemd's credential (for whatever repository the service opens).
+    """Return the secret of the first source that has one.
 
-    Raises UsageError if a source exists but holds no usable secret.
+    The sources are the named key file, the environment's password, the configuration's secret for this
+    repository, and systemd's credential (for any repository). Raises UsageError if a source exists but holds
+    no usable secret.
     """
     if key_file is not None:
         return _from_key_file(key_file)
@@ -61,7 +62,7 @@ def given_secret(key_file: str | None, environment: Mapping[str, str], place: Pl
 
 
 def _configured(place: Place) -> Secret:
-    """The secret in the file that the configuration names for this repository."""
+    """Return the secret in the file that the configuration names for this repository."""
     if place.key_file is not None:
         return _from_key_file(place.key_file)
     if place.password_file is not None:
@@ -72,7 +73,7 @@ def _configured(place: Place) -> Secret:
 
 
 def new_secret(key_file: str | None, password_file: str | None) -> Secret:
-    """The secret of a new key; with neither file, a password that is asked for. Raises UsageError."""
+    """Return the secret of a new key; without a file, ask for a password. Raises UsageError."""
     if key_file is not None:
         return _from_key_file(key_file)
     if password_file is not None:
@@ -86,7 +87,7 @@ def new_secret(key_file: str | None, password_file: str | None) -> Secret:
 
 
 def can_ask() -> bool:
-    """Whether there is somebody who may answer."""
+    """Return whether a user can answer on a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -116,18 +117,18 @@ def _from_file(path: Path, source: str, advice: str) -> Secret:
 
 
 def _credential(path: Path) -> Secret:
-    """The credential, or none: a service may have credentials that are not for puller."""
+    """Return the credential, or none: a service may have credentials that are not for puller."""
     try:
         path.stat()
     except FileNotFoundError:
         return Secret()
     except OSError:
-        pass  # reading it tells what is wrong
+        pass  # reading it reports the error
     return _from_file(path, f"the credential {CREDENTIAL}", _ADVICE)
 
 
 def _read_password(path: Path, source: str, advice: str) -> str:
-    """The file's content without the newline that editors and echo put at its end."""
+    """Return the file's content without the newline that editors and echo add at its end."""
     try:
         content = path.read_bytes().removesuffix(b"\n")
     except OSError as error:

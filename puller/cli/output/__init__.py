@@ -1,1 +1,1 @@
-"""What a user gets: lines, tables, JSON documents, metrics, messages to systemd."""
+"""Output for a user: lines, tables, JSON documents, metrics, messages to systemd."""

@@ -15,9 +15,9 @@ from puller.errors import PullerError
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with whatever could steer a terminal made visible.
+    """Return ``text`` on one line, with control characters made visible.
 
-    Names of domains and messages of libraries come from elsewhere; none may forge lines or colours.
+    Names of domains and messages of libraries are untrusted; they must not forge lines or colours.
     """
     line = " ".join(text.split())
     if line.isprintable():
@@ -36,9 +36,9 @@ Fact = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something to tell: ``text`` for people; for programs ``event`` says of what kind it is.
+    """A line of output: ``text`` for people; for programs, ``event`` is its kind.
 
-    ``fields`` say by name what it is about: ``domain``, ``disk``, ``point``, ``step``, ``error`` ...
+    ``fields`` name its subject: ``domain``, ``disk``, ``point``, ``step``, ``error`` ...
     """
 
     text: str
@@ -48,11 +48,11 @@ class Line:
 
 
 Reporter = Callable[[Line], None]
-"""Tells lines in one form or another. Called from many threads; must not fail: nobody may be listening."""
+"""Writes lines in one form. Called from many threads; must not fail, even if nobody reads."""
 
 
 def plain(line: Line) -> None:
-    """The reporter for people."""
+    """Write a line for people: the default reporter."""
     try:
         click.echo(line.text, err=True)
     except OSError:
@@ -63,13 +63,13 @@ _reporter: Reporter = plain
 
 
 def report_as(reporter: Reporter) -> None:
-    """Tell everything from now on by ``reporter``: a process has one stderr, and so one reporter."""
+    """Write all lines from now on with ``reporter``: a process has one stderr, and so one reporter."""
     global _reporter  # noqa: PLW0603
     _reporter = reporter
 
 
 def begin(reporter: Reporter) -> None:
-    """Begin a command: tell by ``reporter``, of nothing in particular."""
+    """Begin a command: use ``reporter``, without common fields."""
     report_as(reporter)
     _context.clear()
 
@@ -83,17 +83,17 @@ def speak_about(**fields: Fact) -> None:
 
 
 def is_heard_by_programs() -> bool:
-    """Whether lines reach somebody with their fields: the journal, or who asked for JSON."""
+    """Return whether lines are written with their fields: to the journal, or as JSON."""
     return _reporter is not plain
 
 
 def say(text: str, event: str = "message", priority: int = INFO, **fields: Fact) -> None:
-    """Tell a line to whoever reads stderr."""
+    """Write a line to stderr."""
     _reporter(Line(text, event, priority, {**_context, **fields}))
 
 
 def answer(text: str) -> None:
-    """Write a result to stdout. A reader that has gone away is no error; a full disk is.
+    """Write a result to stdout. A closed pipe is not an error; a full disk is.
 
     Raises PullerError.
     """
@@ -105,15 +105,15 @@ def answer(text: str) -> None:
         silence(sys.stdout)
         raise PullerError(
             f"cannot write the result to standard output: {error.strerror}",
-            advice="Check where the output goes: the command itself is done, and only its report is lost.",
+            advice="Check where the output goes. The command itself succeeded; only its report is lost.",
         ) from error
 
 
 def silence(stream: IO[str]) -> None:
-    """Let a stream that failed lead nowhere.
+    """Redirect a stream that failed to nowhere.
 
-    Else what is left in its buffer fails once more when the interpreter ends, which turns any exit code
-    into 120.
+    Otherwise the rest of its buffer fails again when the interpreter ends, which turns any exit code into
+    120.
     """
     with contextlib.suppress(OSError):
         sink = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Failures: whatever went wrong, as an error of puller's, in JSON, and as lines for a person."""
+"""Failures: any exception as an error of puller, as JSON, and as lines for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from puller.cli.signals import Stopped
 from puller.errors import Interrupted, PullerError, UsageError
 
 _BINDINGS = {"nbd": "python3-libnbd", "libvirt": "python3-libvirt", "libvirtmod": "python3-libvirt"}
-"""Modules that only distributions bring, and Debian's packages that have them."""
+"""Modules that only distributions provide, and Debian's packages with them."""
 
 
 class InternalError(PullerError):
@@ -21,11 +21,11 @@ class InternalError(PullerError):
 
 
 class MissingBinding(PullerError):
-    """A module that comes from the distribution and not with puller is not installed."""
+    """A module from the distribution is not installed."""
 
 
 def translate(error: BaseException) -> PullerError:
-    """The error of puller's that says what ``error`` says."""
+    """Return ``error`` as an error of puller."""
     match error:
         case PullerError():
             return error
@@ -61,7 +61,7 @@ def _missing(name: str) -> MissingBinding:
 
 
 def document(failure: PullerError) -> dict[str, Any]:
-    """The members of ``error`` in JSON."""
+    """Return the members of ``error`` in JSON."""
     return {
         "code": failure.exit_code,
         "name": type(failure).__name__,
@@ -72,7 +72,7 @@ def document(failure: PullerError) -> dict[str, Any]:
 
 
 def complain(failure: PullerError, settings: Settings, subject: str = "") -> None:
-    """Tell a person: one line, one line of advice, and with ``--debug`` where it came from."""
+    """Report to a person: one line, one line of advice, and with ``--debug`` the traceback."""
     about = f"{printable(subject)}: " if subject else ""
     lines = [f"puller: {about}{printable(failure.message)}"]
     if settings.debug:

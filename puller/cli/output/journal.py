@@ -1,6 +1,6 @@
-"""The voice for a service: lines with fields, sent to systemd's journal.
+"""The reporter of a service: lines with fields, sent to systemd's journal.
 
-The journal's native protocol is one datagram an entry: ``FIELD=value`` lines, or for a value with line
+The journal's native protocol is one datagram for each entry: ``FIELD=value`` lines, or for a value with line
 breaks ``FIELD``, its length as 64 bits little-endian, and the value. See
 https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
 """
@@ -18,14 +18,14 @@ SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "puller"
 
 _PATIENCE = 5.0
-"""Seconds that a journal which does not read may keep a line waiting."""
+"""Seconds to wait for a journal that does not read."""
 
 _NAMES = {"name": "error", "code": "exit_code", "message": "error_message", "subject": "domain"}
-"""Fields of an error in JSON that would say too little among those of other programs."""
+"""Names for fields of an error that would be unclear among those of other programs."""
 
 
 def reads_stderr(environment: Mapping[str, str]) -> bool:
-    """Whether the journal is what stderr leads to: ``JOURNAL_STREAM`` is its device and inode."""
+    """Return whether stderr is connected to the journal: ``JOURNAL_STREAM`` is its device and inode."""
     try:
         status = os.fstat(2)
     except OSError:
@@ -34,7 +34,7 @@ def reads_stderr(environment: Mapping[str, str]) -> bool:
 
 
 class Journal:
-    """A voice."""
+    """A reporter."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class Journal:
         self._socket.settimeout(_PATIENCE)
 
     def __call__(self, line: Line) -> None:
-        """Send the line. Where the journal does not take it, it goes to stderr without fields."""
+        """Send the line. If the journal does not accept it, write it to stderr without fields."""
         try:
             self._socket.sendto(entry(line), self._path)
         except OSError:
@@ -50,7 +50,7 @@ class Journal:
 
 
 def entry(line: Line) -> bytes:
-    """The datagram. Fields get the prefix ``PULLER_``, as ``domain`` is no name of the journal's own."""
+    """Return the datagram. Fields get the prefix ``PULLER_``, as ``domain`` is not a journal field."""
     names = {name: f"PULLER_{_NAMES.get(name, name).upper()}" for name in line.fields}
     ours = {names[name]: str(value) for name, value in line.fields.items()}
     fields = {

@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar for each disk, with what was read, what was stored, rate and time left."""
+"""Progress on a terminal: a bar for each disk, with bytes read and stored, rate and time left."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from puller.cli.output.measures import Measure, notice_line, planned_line
 from puller.events import DiskPlanned, DiskProgress, Event, Notice, Step
 
 _REFRESHES = 8
-"""Redraws in a second."""
+"""Redraws per second."""
 
 
 class _Amount(ProgressColumn):
-    """The counters of one disk, and the rate of what is moved; free zeros are in the bar only."""
+    """The counters of one disk, and the rate of moved bytes; skipped zeros are only in the bar."""
 
     def __init__(self, measure: Measure) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Amount(ProgressColumn):
 
 
 class _Sturdy:
-    """A stream that is drawn on from a thread; a terminal that goes away must not fail the work."""
+    """A stream for drawing in a thread; a terminal that disappears must not fail the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,7 +59,7 @@ class _Sturdy:
 
 
 class _Bars(Progress):
-    """Bars that take in the newest counts when they are drawn, and not whenever one changes."""
+    """Bars that fetch the newest counts when they are drawn, not whenever a count changes."""
 
     def __init__(self, measure: Measure) -> None:
         self.latest: dict[tuple[str, str], DiskProgress] = {}
@@ -76,7 +76,7 @@ class _Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The step that runs, then the bars."""
+        """Return the current step, then the bars."""
         for key, event in self.latest.copy().items():
             self.update(self.tasks_of[key], completed=event.done, moved=event.moved, stored=event.stored)
         if self.step:
@@ -85,7 +85,7 @@ class _Bars(Progress):
 
 
 class LiveProgress:
-    """An observer and a context: the bars stand from entering to leaving, and stay as a record."""
+    """An observer and a context: it shows the bars while it lasts, and leaves them as a record."""
 
     def __init__(self, measure: Measure, verbose: bool) -> None:
         self._measure = measure
@@ -101,7 +101,7 @@ class LiveProgress:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """The observer. Progress only changes a dictionary's value: it comes from many threads, often."""
+        """Observe. Progress only changes a dictionary's value, as it comes often and from many threads."""
         match event:
             case DiskProgress():
                 self._bars.latest[event.subject, event.disk] = event

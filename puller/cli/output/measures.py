@@ -1,4 +1,4 @@
-"""Words and lines that bars and lines of progress share."""
+"""Words and lines that the forms of progress share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from puller.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a command counts: words for what it moves and what it stores, and how a count is written.
+    """Counters of a command: words for moved and stored amounts, and the format of a count.
 
-    Without a word a counter is not shown.
+    A counter without a word is not shown.
     """
 
     moved: str
@@ -22,7 +22,7 @@ class Measure:
     show: Callable[[float], str] = format_bytes
 
     def words(self, moved: int | None, stored: int) -> list[str]:
-        """The counters of a disk, each with its word; nothing where nobody knows what was moved."""
+        """Return the counters of a disk, each with its word; none if the moved amount is unknown."""
         counts = [] if moved is None else [(moved, self.moved), (stored, self.stored)]
         return [f"{self.show(count)} {word}" for count, word in counts if word]
 
@@ -35,16 +35,16 @@ BACKUP = Measure("read", "stored")
 RESTORE = Measure("written")
 CHECK = Measure("looked at", show=_count)
 PRUNE = Measure("")
-"""Prune tells its steps only."""
+"""Prune reports only its steps."""
 
 
 def planned_line(event: DiskPlanned, measure: Measure) -> str:
-    """How much is to be done, as far as it is known before."""
+    """Return the planned amount, as far as it is known."""
     return (
         f"{printable(event.subject)}: {event.disk}: {measure.show(event.total)} of {measure.show(event.size)}"
     )
 
 
 def notice_line(event: Notice) -> str:
-    """A notice, as a line."""
+    """Return a notice as a line."""
     return f"{printable(event.subject)}: {printable(event.text)}"

@@ -1,8 +1,8 @@
-"""Figures for Prometheus, in a text file that node_exporter's textfile collector reads.
+"""Metrics for Prometheus, in a text file that node_exporter's textfile collector reads.
 
-The file may hold the figures of many jobs: a run replaces those of its own job and lets the others stand.
-What a failed run cannot know, such as the time of the last success, stays as it was. A run that was refused
-because another one of its job is under way leaves the job's figures to that one.
+The file may hold the metrics of many jobs: a run replaces those of its own job and keeps the others. Values
+that a failed run does not know, such as the time of the last success, stay as they were. A run that was
+refused because another run of its job is running leaves the job's metrics unchanged.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ _ERRORS_HELP = "Failures by class of error; those of a whole job have an empty d
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
-"""Values by the sample's name and its labels."""
+"""Values by name and labels of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is known of a run of ``steps``: without a ``report`` it failed before its first step."""
+    """Results of a run of ``steps``; without a ``report`` it failed before its first step."""
 
     job: str
     seconds: float
@@ -85,30 +85,30 @@ class Run:
 
     @property
     def was_refused(self) -> bool:
-        """Whether nothing was begun, because another run of the job is under way."""
+        """Whether nothing was begun because another run of the job is running."""
         return self.report is None and isinstance(self.failure, Locked)
 
     @property
     def taken(self) -> Taken:
-        """What came of the backups."""
+        """Results of the backups."""
         return Taken() if self.report is None else self.report.taken
 
 
 def export(path: str, run: Run) -> None:
-    """Bring the file up to date with this run. Raises PullerError."""
+    """Update the file with this run. Raises PullerError."""
     try:
         with _held(Path(path).parent):
             _replace(Path(path), render(merge(_read(Path(path)), run, time.time())))
     except (OSError, ValueError) as error:
         raise PullerError(
             f"cannot write the metrics file {path}: {getattr(error, 'strerror', None) or error}",
-            advice="Name a file in a directory that puller can write to; delete a damaged file.",
+            advice="Set a file in a directory that puller can write to, and delete a damaged file.",
         ) from error
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Two jobs that end at once must not lose each other's figures."""
+    """Lock the file: two jobs that end at once must not lose each other's metrics."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -130,7 +130,7 @@ def _read(path: Path) -> Samples:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Whoever reads sees the old file or the new; node_exporter, another user, may read it."""
+    """Replace the file atomically, readable by node_exporter, which is another user."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_bytes(content)
@@ -141,7 +141,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def merge(old: Samples, run: Run, now: float) -> Samples:
-    """The old figures with those of this run."""
+    """Return the old metrics updated by those of this run."""
     merged = dict(old)
     if not run.was_refused:
         if "backup" in run.steps:
@@ -156,9 +156,10 @@ def merge(old: Samples, run: Run, now: float) -> Samples:
 
 
 def _with_backups(old: Samples, run: Run) -> Samples:
-    """The figures of the job's domains. One that was not come to keeps what it had, but had no success.
+    """Return the metrics of the job's domains.
 
-    Once all were come to, domains that the job does not match any more are dropped.
+    A domain that was not reached keeps its earlier figures, with success = 0. If all were reached, domains
+    that the job no longer matches are dropped.
     """
     points = {point.domain: point for point in run.taken.points}
     begun = {*points, *(domain for domain, _ in run.taken.failed)}
@@ -182,7 +183,7 @@ def _with_backups(old: Samples, run: Run) -> Samples:
 
 
 def _domains(samples: Samples, job: str) -> set[str]:
-    """Those of which it is known whether they were backed up."""
+    """Return the domains whose result is known."""
     labels = [dict(labels) for name, labels in samples if name == _SUCCESS]
     return {words["domain"] for words in labels if words["job"] == job}
 
@@ -199,7 +200,7 @@ def _of_job(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
 
 
 def _of_step(run: Run, step: str) -> Iterator[tuple[tuple[str, Labels], float]]:
-    """The exit code of a prune or check, by itself or after the backups, as far as it was begun."""
+    """Return the exit code of a prune or check, alone or after the backups, if it was begun."""
     name = _sample(f"puller_{step}_exit_code", run.job)
     if run.steps == (step,):
         yield name, run.failure.exit_code if run.failure else 0
@@ -231,7 +232,7 @@ def _of_point(job: str, point: Point) -> Iterator[tuple[tuple[str, Labels], floa
         "dirty_bytes": sum(disk.dirty_bytes for disk in point.disks),
         "read_bytes": sum(disk.read_bytes for disk in point.disks),
         "stored_bytes": sum(disk.stored_bytes for disk in point.disks),
-        # The last chunk of a disk counts as a whole one where it is new, so this could be below 0.
+        # The last chunk of a disk counts as a whole one if it is new, so this could be below 0.
         "deduplicated_bytes": sum(max(0, disk.read_bytes - disk.new_bytes) for disk in point.disks),
         "freeze_seconds": point.freeze_seconds,
         "scratch_peak_bytes": point.scratch_peak,
@@ -276,7 +277,7 @@ class _Figures(Collector):
 
 
 def render(samples: Samples) -> bytes:
-    """The figures in Prometheus's text format."""
+    """Return the metrics in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Figures(samples))
     return generate_latest(registry)

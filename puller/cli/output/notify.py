@@ -1,4 +1,4 @@
-"""What the service manager is told: ready, what is being done, still alive, stopping.
+"""Messages to the service manager: ready, status, watchdog, stopping.
 
 A message is one datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names; one that begins
 with ``@`` is abstract. See sd_notify(3) and sd_watchdog_enabled(3).
@@ -23,17 +23,17 @@ STALL = 1800.0
 that all is well. Rate limits and retries tell of themselves sooner."""
 
 _STATUS_SECONDS = 2.0
-"""How often the status changes at most: systemd wakes up for each."""
+"""Least seconds between two status messages: systemd wakes up for each."""
 
 _PATIENCE = 1.0
-"""Seconds that a full socket may keep a message waiting: Linux keeps only some for one who does not read."""
+"""Seconds to wait for a full socket: Linux queues only a few messages for a process that does not read."""
 
 
 class Service:
-    """A context, to be entered whether or not there is a service manager: without one nobody is told."""
+    """A context that sends messages to the service manager, if there is one."""
 
     def __init__(self, address: str | None, watchdog: float | None = None) -> None:
-        """``address`` is that of ``NOTIFY_SOCKET``; ``watchdog`` the seconds after which it bites."""
+        """``address`` is that of ``NOTIFY_SOCKET``; ``watchdog`` its timeout in seconds."""
         self._address = address
         self._watchdog = watchdog
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class Service:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """The service manager that started this process, if one did."""
+        """Return the service manager that started this process, if any."""
         address = environment.get("NOTIFY_SOCKET") or None
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environment.get("WATCHDOG_USEC", "") if ours else ""
@@ -59,21 +59,21 @@ class Service:
         self._over.set()
 
     def ready(self) -> None:
-        """The command line and the configuration are in order; work begins."""
+        """Report that the command line and the configuration are valid and work begins."""
         self._send("READY=1")
         if self._address is not None and self._watchdog:
             threading.Thread(target=self._beat, name="watchdog", daemon=True).start()
 
     def stopping(self) -> None:
-        """The work is ending, done or interrupted."""
+        """Report that the work is ending, finished or interrupted."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """What ``systemctl status`` shows."""
+        """Set the text that ``systemctl status`` shows."""
         self._send(f"STATUS={printable(text)}")
 
     def __call__(self, event: Event) -> None:
-        """An observer."""
+        """Observe."""
         if self._address is None:
             return
         with self._lock:
@@ -86,7 +86,7 @@ class Service:
             self.status(self._text())
 
     def forget(self, subject: str) -> None:
-        """It has ended, done or failed: what it did last is no reason to doubt, nor of interest, any more."""
+        """Forget a subject that has ended, so that its silence does not count any more."""
         with self._lock:
             self._steps.pop(subject, None)
 
@@ -104,7 +104,7 @@ class Service:
             steps = ", ".join(
                 f"{subject}: {name}" for subject, name in self._steps.items() if name != "retire"
             )
-            # What is found on the way, and was not in the plan, counts as done too.
+            # Work that was found later and was not in the plan counts as done too.
             done = sum(
                 min(self._disks[disk].done, total)
                 for disk, total in self._totals.items()
@@ -116,7 +116,7 @@ class Service:
         return f"{steps}{counts if total else ''}"
 
     def _beat(self) -> None:
-        """Tell the watchdog that all is well twice in its time, until a disk says nothing for too long."""
+        """Notify the watchdog twice within its timeout, until a disk is silent for too long."""
         assert self._watchdog is not None
         while self.is_well():
             self._send("WATCHDOG=1")
@@ -124,7 +124,7 @@ class Service:
                 return
 
     def is_well(self) -> bool:
-        """Whether nothing that is being read has been silent for too long."""
+        """Return whether no disk that is being read has been silent for too long."""
         with self._lock:
             return "read" not in self._steps.values() or time.monotonic() - self._heard < STALL
 
@@ -132,7 +132,7 @@ class Service:
         if self._address is None:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
-        # Nobody to tell is no reason to fail a backup, and one who does not listen none to wait for long.
+        # A missing service manager must not fail a backup, and one that does not read must not delay it long.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as messenger:
             messenger.settimeout(_PATIENCE)
             messenger.sendto(state.encode(errors="replace"), address)

@@ -1,4 +1,4 @@
-"""What a command comes to: a document for programs, text for people, and perhaps a failure."""
+"""Outcome of a command: a document for programs, text for people, and perhaps a failure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from puller.errors import PullerError
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``document`` and ``text`` say the same; ``failure`` is told besides and gives the exit code.
+    """``document`` and ``text`` have the same content; ``failure`` is reported too and sets the exit code.
 
-    No document and no failure: the command has said all itself.
+    Without document and failure, the command has written everything itself.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Outcome:
         return 0 if self.failure is None else self.failure.exit_code
 
     def as_json(self) -> str:
-        """The one document, in ASCII, so that no terminal's encoding can spoil it."""
+        """Return the document in ASCII, so that no terminal's encoding can damage it."""
         error = {} if self.failure is None else {"error": failures.document(self.failure)}
         return json.dumps({**self.document, **error})
 

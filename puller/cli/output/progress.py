@@ -18,7 +18,7 @@ from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, Ob
 
 @contextmanager
 def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
-    """An observer that tells the user and the service manager."""
+    """Return an observer that reports to the user and the service manager."""
     with telling(settings, measure) as tell:
 
         def observe(event: Event) -> None:
@@ -30,7 +30,7 @@ def observing(settings: Settings, measure: Measure) -> Iterator[Observer]:
 
 @contextmanager
 def telling(settings: Settings, measure: Measure) -> Iterator[Observer]:
-    """The observer that suits the terminal and the user's wish for words."""
+    """Return the observer for the terminal and the verbosity."""
     verbose = settings.verbosity > 0
     if settings.verbosity < 0:
         yield ignore
@@ -50,7 +50,7 @@ def _is_live() -> bool:
 
 
 class Lines:
-    """Writes lines. Progress only changes a dictionary's value: it comes from many threads, often."""
+    """Writes lines. Progress only changes a dictionary's value, as it comes often and from many threads."""
 
     def __init__(self, measure: Measure, verbose: bool) -> None:
         self._measure = measure
@@ -59,7 +59,7 @@ class Lines:
         self._began: dict[tuple[str, str], float] = {}
 
     def __call__(self, event: Event) -> None:
-        """The observer."""
+        """Observe."""
         match event:
             case DiskProgress():
                 self._latest[event.subject, event.disk] = event

@@ -1,4 +1,4 @@
-"""The voice for programs: every line on stderr is a JSON document."""
+"""The reporter for programs: every line on stderr is a JSON document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = 1.0
 
 
 def as_json(line: Line) -> None:
-    """The voice."""
+    """Write a line as JSON: the reporter."""
     words: dict[str, Any] = {"time": rfc3339(datetime.now(UTC)), "event": line.event}
     if line.text and "message" not in line.fields:
         words["message"] = line.text
@@ -31,7 +31,7 @@ def as_json(line: Line) -> None:
 
 
 class Documents:
-    """An observer that tells every event, and progress of a disk once a second and when it is done."""
+    """An observer that reports every event, and progress of a disk once a second and at its end."""
 
     def __init__(self) -> None:
         self._latest: dict[tuple[str, str], DiskProgress] = {}
@@ -39,7 +39,7 @@ class Documents:
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        """The observer."""
+        """Observe."""
         match event:
             case Step():
                 say("", "step", domain=event.subject, step=event.name)

@@ -1,4 +1,4 @@
-"""POINT-RECORD: a restore point as the JSON that docs/cli.md promises, and as text."""
+"""POINT-RECORD: a restore point as the JSON of docs/cli.md, and as text."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _OF_DISK = ("disk", "kind", "size", "parent", "format", "encryption", "reason", 
 
 
 def moment(time: datetime | None) -> str | None:
-    """The time in JSON, or null."""
+    """Return the time in JSON, or null."""
     return None if time is None else rfc3339(time)
 
 
 def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
-    """What every list of points says of one; ``keep`` is what holds it."""
+    """Return the members of a point in lists; ``keep`` is its keep, if any."""
     disks = [{name: getattr(disk, name) for name in _OF_DISK} for disk in point.disks]
     said = {name: getattr(point, name) for name in _OF_POINT}
     held = None if keep is None else {"until": moment(keep.until), "note": keep.note}
@@ -47,7 +47,7 @@ def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
 
 
 def full_record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
-    """All that is known of one point but where its bytes lie."""
+    """Return all members of one point except the addresses of its data."""
     attachments = [
         {"name": item.name, "size": item.size, "time": moment(item.time)} for item in point.attachments
     ]
@@ -55,7 +55,7 @@ def full_record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
 
 
 def listing(points: Sequence[Point], now: datetime, keeps: Mapping[tuple[str, str], Keep] = _NO_KEEPS) -> str:
-    """A table, a line for each point; with a column KEPT if one of them is."""
+    """Return a table with a line for each point, and a column KEPT if one is kept."""
     if not points:
         return "no restore points"
     heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
@@ -93,7 +93,7 @@ def _sum(point: Point, name: str) -> str:
 
 
 def summary(point: Point) -> str:
-    """One line: what a backup has just made."""
+    """Return one line about a point that was just taken."""
     read, stored = _sum(point, "read_bytes"), _sum(point, "stored_bytes")
     disks = ",".join(disk.disk for disk in point.disks) or "no disks"
     took = duration(point.seconds)
@@ -106,7 +106,7 @@ def summary(point: Point) -> str:
 
 
 def description(point: Point, now: datetime, keep: Keep | None = None) -> str:
-    """Everything about one point, for a person."""
+    """Return all details of one point, for a person."""
     kept = [] if keep is None else [("kept", _kept(keep))]
     parts = [facts(_facts(point, now) + kept)]
     if point.disks:
@@ -142,7 +142,7 @@ def _consistency(point: Point) -> str:
 
 
 def _format(disk: DiskRecord) -> str:
-    """The format of the image, and how it was encrypted on its host."""
+    """Return the format of the image, and its encryption on its host."""
     return f"{disk.format}, {disk.encryption}" if disk.encryption else disk.format
 
 

@@ -1,4 +1,4 @@
-"""What the environment and the global options say of how a command runs and reports."""
+"""Settings of a command from the environment, the global options and the configuration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PROGRESS = ("auto", "lines", "json")
 
 @dataclass(slots=True)
 class Settings:
-    """What the environment says, overwritten by the global options as they are parsed.
+    """Settings from the environment, overridden by the global options as they are parsed.
 
-    What neither says comes from the configuration before a command begins: then ``repository`` is a URL,
-    and ``place`` is what the configuration says of that repository. ``verbosity`` is -1 for ``-q``, 1 for
-    ``-v``; of several the last one counts, and None means that none was given.
+    The configuration supplies the others before a command begins: then ``repository`` is a URL, and ``place``
+    is the configuration's entry for it. ``verbosity`` is -1 for ``-q``, 1 for ``-v``; of several the last
+    one counts, and None means that none was given.
     """
 
     config: str | None = None
@@ -46,7 +46,7 @@ class Settings:
 
     @classmethod
     def begin(cls, environment: Mapping[str, str], arguments: Sequence[str]) -> Settings:
-        """What is known before parsing. ``--json`` is, because it rules how a parsing error is told."""
+        """Return the settings before parsing, with ``--json``, which sets the form of a parsing error."""
         words = list(arguments)
         options = words[: words.index("--")] if "--" in words else words
         return cls(
@@ -66,7 +66,7 @@ class Settings:
         return load(self.config)
 
     def complete(self, configuration: Configuration) -> None:
-        """Take from the configuration what was not said. Raises UsageError."""
+        """Take missing settings from the configuration. Raises UsageError."""
         defaults = configuration.defaults
         if self.said is None and defaults.verbosity is not None:
             self.said = _VERBOSITY[defaults.verbosity]
@@ -80,7 +80,7 @@ class Settings:
             self.repository = self.place.url
 
     def begin_job(self, name: str) -> Job:
-        """The job of this name; what it says wins over what holds for all. Raises UsageError."""
+        """Return the job of this name, whose settings override the defaults. Raises UsageError."""
         configuration = self.configure()
         job = configuration.job(name)
         self.repository = self.repository or job.repository
@@ -90,7 +90,7 @@ class Settings:
         return job
 
     def start(self) -> None:
-        """All is known that was to be said: tell from now on as it was asked for."""
+        """Report from now on in the requested form: all settings are known."""
         if self.progress == "json":
             console.report_as(as_json)
         self.service.ready()

@@ -10,7 +10,7 @@ _GAP = "  "
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as need be; one whose head begins with ``>`` is flush right."""
+    """Return columns as wide as necessary; a column whose head begins with ``>`` is right-aligned."""
     cells = [[head.removeprefix(">") for head in heads], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -24,6 +24,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """One ``name  value`` a line."""
+    """Return a line ``name  value`` for each item."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{name.ljust(width)}{_GAP}{printable(value)}".rstrip() for name, value in pairs)

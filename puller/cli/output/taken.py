@@ -1,4 +1,4 @@
-"""What came of backups of several domains: the document, the text and the failure of it."""
+"""Results of backups of several domains: the document, the text and the failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def audience(settings: Settings, observer: Observer, complaining: bool) -> Reporters:
-    """Who is told while the backups run. ``complaining``: of each failure at once, as more is to come."""
+    """Return the reporters for running backups. ``complaining``: report each failure at once."""
     from puller.jobs.batch import Reporters
 
     def on_point(point: Point) -> None:
@@ -33,7 +33,7 @@ def audience(settings: Settings, observer: Observer, complaining: bool) -> Repor
 
 
 def tell_point(point: Point) -> None:
-    """Tell programs of a point as soon as there is one; people see all of them at the end."""
+    """Report a new point to programs at once; people see all points at the end."""
     if console.is_heard_by_programs():
         facts: dict[str, console.Fact] = {name: getattr(point, name) for name in _FACTS}
         for name in _SUMS:
@@ -46,7 +46,7 @@ _SUMS = ("dirty_bytes", "read_bytes", "new_bytes", "stored_bytes")
 
 
 def document(taken: Taken) -> dict[str, Any]:
-    """``points``, ``failed`` and, where there is any, ``left``, as docs/cli.md promises them."""
+    """Return ``points``, ``failed`` and, if there is any, ``left``, as in docs/cli.md."""
     left = {"left": _errors(taken.left)} if taken.left else {}
     return {"points": [record(point) for point in taken.points], "failed": _errors(taken.failed), **left}
 
@@ -58,12 +58,12 @@ def _errors(told: Sequence[tuple[str, BaseException]]) -> list[dict[str, Any]]:
 
 
 def text(taken: Taken) -> str:
-    """A line for each point."""
+    """Return a line for each point."""
     return "\n".join(summary(point) for point in taken.points)
 
 
 def failure(taken: Taken) -> PullerError | None:
-    """An interruption; else how many of the domains failed; if all did, the first one's error."""
+    """Return the interruption; else the number of failed domains; if all failed, the first error."""
     if taken.interruption is not None:
         return stopped(taken, failures.translate(taken.interruption))
     errors = [(domain, failures.translate(error)) for domain, error in taken.failed]
@@ -83,11 +83,11 @@ def failure(taken: Taken) -> PullerError | None:
 
 
 def stopped(taken: Taken, error: PullerError) -> PullerError:
-    """The interruption ``error``, with what is stored all the same."""
+    """Return the interruption ``error``, with the domains that are stored nevertheless."""
     if not taken.points:
         return error
     stored = ", ".join(point.point for point in taken.points)
-    advice = f"Run the same command again for domains that are not stored yet; stored: {stored}."
+    advice = f"Run the same command again for the other domains; stored: {stored}."
     told = Interrupted(error.message, advice=advice)
     told.__cause__ = error
     return told

@@ -1,4 +1,4 @@
-"""Moments and durations, as programs and as people read them."""
+"""Times and durations, for programs and for people."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ _STEPS = ((60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
 def rfc3339(moment: datetime) -> str:
-    """``2026-11-23T05:00:00Z``: UTC, with a fraction only where there is one."""
+    """Return a time such as ``2026-11-23T05:00:00Z``: UTC, with a fraction only if it has one."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def local(moment: datetime) -> str:
-    """``2026-11-23 06:00:00`` by the clock on this host's wall."""
+    """Return a time such as ``2026-11-23 06:00:00`` in this host's time zone."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def age(moment: datetime, now: datetime) -> str:
-    """How long ago, in the largest unit that fits: ``3 h``. A moment to come counts as now."""
+    """Return the age in the largest unit that fits, such as ``3 h``. A future time counts as now."""
     count = max(0, int((now - moment).total_seconds()))
     for size, unit in _STEPS:
         if count < size:
@@ -28,7 +28,7 @@ def age(moment: datetime, now: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.8 s``, ``12 s``, ``4 min 10 s``, ``2 h 5 min``."""
+    """Return a duration such as ``0.8 s``, ``12 s``, ``4 min 10 s`` or ``2 h 5 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,16 +1,16 @@
-"""libvirt's checkpoints: the moments from which dirty bitmaps record.
+"""libvirt's checkpoints: the moments from which dirty bitmaps record writes.
 
 A checkpoint is a record of libvirt and, in each disk's qcow2 image, one bitmap of the same name that
 records every write since. Each bitmap records on its own, so an older checkpoint stays exact when a
 newer one is deleted: it has seen the same writes. (Early versions of libvirt let only the newest bitmap
 record and merged it into the older one when it was deleted; the outcome is the same.)
 
-The record and the bitmaps can part. QEMU writes bitmaps to the image when it closes it, so after a crash
-or a kill of QEMU those made since its start are gone, and those that were in the image are marked
-inconsistent. libvirt's records outlive both. Such a checkpoint cannot be a base, and libvirt refuses to
+Record and bitmaps can get out of step. QEMU writes bitmaps to the image when it closes it, so after a crash
+or a kill of QEMU, bitmaps created since its start are gone, and bitmaps that were in the image are marked
+inconsistent. libvirt's records survive both. Such a checkpoint cannot be a base, and libvirt refuses to
 delete it the ordinary way.
 
-Other tools have checkpoints in the same chain. puller's carry the repository's id in their names, and
+Other tools have checkpoints in the same chain. puller's have the repository's id in their names, and
 nothing here deletes any other.
 """
 
@@ -29,7 +29,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 
 OWN = "puller-"
-"""What the names of all checkpoints, sockets and scratch files of puller begin with."""
+"""Prefix of the names of all checkpoints, sockets and scratch files of puller."""
 
 PREFIX_LENGTH = len(OWN) + 12 + 1
 """Characters of :func:`owner_prefix`."""
@@ -39,8 +39,8 @@ PREFIX_LENGTH = len(OWN) + 12 + 1
 class Checkpoint:
     """A checkpoint as libvirt records it.
 
-    ``disks`` are the targets that it has a bitmap for, ``created`` is in seconds since 1970, ``parent`` the
-    name of the one that was newest when it was made, or None.
+    ``disks`` are the targets that have a bitmap of it, ``created`` is in seconds since 1970, ``parent`` is
+    the name of the checkpoint that was newest when this one was created, or None.
     """
 
     name: str
@@ -50,28 +50,28 @@ class Checkpoint:
 
 
 def owner_prefix(repository_id: str) -> str:
-    """What the names of all that puller makes for this repository begin with; the id is 32 hex digits."""
+    """Return the prefix of all names that puller creates for this repository; the id is 32 hex digits."""
     return f"{OWN}{repository_id[:12]}-"
 
 
 def checkpoint_name(repository_id: str, point_id: str) -> str:
-    """Name of the checkpoint that belongs to a restore point."""
+    """Return the name of the checkpoint that belongs to a restore point."""
     return owner_prefix(repository_id) + point_id
 
 
 def point_of(name: str, repository_id: str) -> str | None:
-    """The point that the checkpoint ``name`` belongs to, or None if it is not this repository's."""
+    """Return the point of the checkpoint ``name``, or None if it is not this repository's."""
     prefix = owner_prefix(repository_id)
     return name[len(prefix) :] if name.startswith(prefix) and name != prefix else None
 
 
 def owner_of(name: str) -> str:
-    """The point that our checkpoint ``name`` was made with."""
+    """Return the point with which our checkpoint ``name`` was created."""
     return name[PREFIX_LENGTH:]
 
 
 def list_checkpoints(domain: Domain) -> tuple[Checkpoint, ...]:
-    """All checkpoints of ``domain``, anyone's, oldest first; a parent always comes before its children."""
+    """Return all checkpoints of ``domain``, by any tool, oldest first and parents before children."""
     with translate(f"cannot list the checkpoints of domain {domain.name}"):
         handles = domain.handle.listAllCheckpoints()
         texts = [handle.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN) for handle in handles]
@@ -79,12 +79,12 @@ def list_checkpoints(domain: Domain) -> tuple[Checkpoint, ...]:
 
 
 def dirty_bytes(domain: Domain, name: str) -> dict[str, int]:
-    """How much each disk of the checkpoint ``name`` has changed since, by target, in bytes.
+    """Return by target how many bytes changed on each disk since the checkpoint ``name``.
 
-    A bitmap counts in whole granules of 64 KiB, so this may reach beyond the end of the disk.
-    Only disks whose bitmap is there and consistent are in the answer: libvirt leaves the others out
-    (``VIR_DOMAIN_CHECKPOINT_XML_SIZE``). So what is missing here cannot be incremental from ``name``.
-    Empty if libvirt knows no such checkpoint. The domain must be active.
+    A bitmap counts in whole granules of 64 KiB, so the sum may exceed the size of the disk.
+    Only disks whose bitmap exists and is consistent are included: libvirt omits the others
+    (``VIR_DOMAIN_CHECKPOINT_XML_SIZE``). So a missing disk cannot be incremental from ``name``.
+    The result is empty if libvirt has no such checkpoint. The domain must be active.
     """
     handle = _find(domain, name)
     with translate(f"cannot read the dirty bitmaps of checkpoint {name} of domain {domain.name}"):
@@ -92,26 +92,26 @@ def dirty_bytes(domain: Domain, name: str) -> dict[str, int]:
 
 
 def xml(domain: Domain, name: str) -> str:
-    """The checkpoint's full XML, domain included, secrets left out: what libvirt needs to redefine it.
+    """Return the checkpoint's full XML, with the domain but no secrets, as libvirt needs to redefine it.
 
-    Raises :class:`CheckpointUnusable` if there is none of this name.
+    Raises :class:`CheckpointUnusable` if no checkpoint has this name.
     """
     with translate(f"cannot read checkpoint {name} of domain {domain.name}"):
         return str(domain.handle.checkpointLookupByName(name).getXMLDesc(0))
 
 
 def redefine(domain: Domain, name: str, text: str) -> bool:
-    """Give libvirt back its record of our checkpoint ``name``, whose XML with the domain is ``text``.
+    """Restore libvirt's record of our checkpoint ``name``, whose XML with the domain is ``text``.
 
-    Returns whether a bitmap of it is there to be used; if none is, the record is taken away again. The
-    domain must be active. Raises :class:`HypervisorError` if libvirt does not take the record.
+    Returns whether it has a usable bitmap; if it has none, the record is removed again. The domain must be
+    active. Raises :class:`HypervisorError` if libvirt refuses the record.
     """
     try:
         record = ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise HypervisorError(f"the stored XML of checkpoint {name} is damaged: {error}") from error
     for parent in record.findall("parent"):
-        record.remove(parent)  # the checkpoint before it, deleted since
+        record.remove(parent)  # the checkpoint before it, which has been deleted since
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
     with translate(f"cannot redefine checkpoint {name} of domain {domain.name}"):
         handle = domain.handle.checkpointCreateXML(ET.tostring(record, encoding="unicode"), flags)
@@ -122,9 +122,10 @@ def redefine(domain: Domain, name: str, text: str) -> bool:
 
 
 def delete(domain: Domain, name: str) -> None:
-    """Delete our checkpoint ``name`` with its bitmaps; older checkpoints stay exact. Fine if it is gone.
+    """Delete our checkpoint ``name`` with its bitmaps; older checkpoints stay exact.
 
-    The domain must be active, or libvirt refuses. A checkpoint that has lost bitmaps is deleted too.
+    Does nothing if it is gone. The domain must be active, or libvirt refuses. A checkpoint that has lost
+    bitmaps is deleted too.
     """
     handle = _find_own(domain, name)
     if handle is None:
@@ -140,9 +141,9 @@ def delete(domain: Domain, name: str) -> None:
 
 
 def forget_record(domain: Domain, name: str) -> None:
-    """Delete libvirt's record of our checkpoint ``name``, and no bitmap. Fine if it is gone.
+    """Delete libvirt's record of our checkpoint ``name``, but no bitmap. Does nothing if it is gone.
 
-    This is all that libvirt can do while the domain is shut off.
+    libvirt cannot do more while the domain is shut off.
     """
     handle = _find_own(domain, name)
     if handle is not None:
@@ -151,11 +152,11 @@ def forget_record(domain: Domain, name: str) -> None:
 
 
 def _delete_remains(domain: Domain, name: str) -> None:
-    """Delete a checkpoint that lacks bitmaps, without stranding those that it still has.
+    """Delete a checkpoint that lacks bitmaps, together with the bitmaps that it still has.
 
     libvirt deletes the bitmaps of all disks in one transaction or none ("bitmap not found in backing
-    chain"), and its deletion of the record alone leaves bitmaps in the images that nobody can remove any
-    more. So the record is redefined with one disk at a time, and deleted with that disk's bitmap.
+    chain"), and deleting the record alone leaves bitmaps in the images that nobody can remove later.
+    So the record is redefined with one disk at a time, and deleted with that disk's bitmap.
     """
     handle = domain.handle.checkpointLookupByName(name)
     record, sound = ET.fromstring(handle.getXMLDesc(0)), _sizes(handle)
@@ -179,7 +180,7 @@ def _find_own(domain: Domain, name: str) -> Any:
 
 
 def _find(domain: Domain, name: str) -> Any:
-    """libvirt's handle of the checkpoint, or None."""
+    """Return libvirt's handle of the checkpoint, or None."""
     with translate(f"cannot look up checkpoint {name} of domain {domain.name}"):
         try:
             return domain.handle.checkpointLookupByName(name)
@@ -190,19 +191,19 @@ def _find(domain: Domain, name: str) -> Any:
 
 
 def _sizes(handle: Any) -> dict[str, int]:
-    """Dirty bytes by target, of the disks whose bitmap is there and consistent."""
+    """Return dirty bytes by target, of the disks whose bitmap exists and is consistent."""
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN | libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE
     disks = ET.fromstring(handle.getXMLDesc(flags)).findall("./disks/disk[@size]")
     return {disk.attrib["name"]: int(disk.attrib["size"]) for disk in disks}
 
 
 def _tracked(record: ET.Element) -> frozenset[str]:
-    """Targets that the record says have a bitmap."""
+    """Return the targets that have a bitmap according to the record."""
     return frozenset(disk.attrib["name"] for disk in record.findall("./disks/disk[@checkpoint='bitmap']"))
 
 
 def _with_only(record: ET.Element, target: str) -> str:
-    """The record as XML, with no bitmap but that of ``target``."""
+    """Return the record as XML, with the bitmap of ``target`` only."""
     copy = deepcopy(record)
     for disk in copy.findall("./disks/disk"):
         if disk.get("name") != target:
@@ -221,10 +222,10 @@ def _parse(record: ET.Element) -> Checkpoint:
 
 
 def _oldest_first(checkpoints: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """By creation time, but no child before its parent, whatever the clock did.
+    """Order by creation time, but never a child before its parent, even if the clock was set back.
 
-    libvirt's own topological order says nothing of the age of several roots, and a deletion that
-    failed half-way leaves more than one.
+    libvirt's topological order does not order several roots by age, and a deletion that failed half-way
+    leaves more than one root.
     """
     waiting = sorted(checkpoints, key=lambda checkpoint: (checkpoint.created, checkpoint.name))
     ordered: list[Checkpoint] = []

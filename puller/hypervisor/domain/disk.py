@@ -1,4 +1,4 @@
-"""The disks of a domain: what its XML says of them, and which of them a backup takes.
+"""The disks of a domain: what its XML says about them, and which of them a backup takes.
 
 See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms.
 """
@@ -26,9 +26,10 @@ _VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What tells one image file from another, and one start of QEMU from the next.
+    """Facts that distinguish one image file from another, and one start of QEMU from the next.
 
-    ``born`` is the time of the file's birth, ``qemu`` names the run of the domain; unknown: empty or 0.
+    ``born`` is the file's birth time, ``qemu`` identifies the run of the domain. Unknown values are empty
+    or 0.
     """
 
     inode: int = 0
@@ -41,16 +42,20 @@ class ImageFacts:
 class Disk:
     """One ``<disk>`` of a domain.
 
-    ``target`` is its name in the domain, such as ``vda``. ``type`` says what kind of source it has:
-    ``file``, ``block``, ``network``, ``volume`` and so on, or ``a slice`` if it is only a part of one.
-    ``source`` names that source for people, empty where there is none; ``path`` is it as a file or device
-    node of this host, or None.
-    ``format`` is the image format (``qcow2``, ``raw``), ``device`` what the guest sees (``disk``,
-    ``lun``, ``cdrom``, ``floppy``). ``backing`` tells the images behind it, the nearest first, each by format
-    and source; libvirt knows them while the domain is active. ``encryption`` tells of the image and of those
-    behind it how each is encrypted, or None, as far as the XML says; the guest sees none of it.
-    ``facts`` are filled in by a backup; ``compat`` (the version of a qcow2 image, ``0.10`` or ``1.1``) and
-    ``cluster`` (bytes of its clusters) once somebody has looked into the image.
+    Attributes:
+        target: Name in the domain, such as ``vda``.
+        type: Kind of its source: ``file``, ``block``, ``network``, ``volume`` and so on, or ``a slice`` if
+            the disk is only a part of a source.
+        source: Name of the source for people, empty if it has none.
+        path: File or device node of the source on this host, or None.
+        format: Image format (``qcow2``, ``raw``).
+        device: What the guest sees (``disk``, ``lun``, ``cdrom``, ``floppy``).
+        backing: Backing images, nearest first, each by format and source; known while the domain is active.
+        encryption: Encryption of the image and of each backing image, or None, as far as the XML says. The
+            guest does not see it.
+        facts: Set by a backup.
+        compat: Version of a qcow2 image, ``0.10`` or ``1.1``, once its image was read.
+        cluster: Bytes in a cluster of a qcow2 image, once its image was read.
     """
 
     target: str
@@ -75,33 +80,33 @@ class Disk:
 
     @property
     def omission(self) -> str | None:
-        """Why no backup takes the disk unless it is named, as the end of "disk x is …", or None if it does.
+        """Why backups omit the disk unless it is named, as the end of "disk x is …", or None.
 
-        Other machines write to a shareable disk past the QEMU that freezes it.
+        Other machines write to a shareable disk without passing the QEMU that freezes it.
         """
         return self.hindrance or ("shareable" if self.shareable else None)
 
     @property
     def holds_changes(self) -> bool:
-        """Whether the guest keeps data on it, so that a point without it lacks something."""
+        """Whether the guest keeps data on the disk, so that a point without it is incomplete."""
         return self.device in ("disk", "lun") and self.source != "" and not self.readonly
 
     @property
     def lock(self) -> Encryption | None:
-        """How the uppermost encrypted image of the disk's chain is encrypted; None if none is."""
+        """Encryption of the topmost encrypted image of the disk's chain; None if none is encrypted."""
         return next((found for found in self.encryption if found is not None), None)
 
     @property
     def hindrance(self) -> str | None:
-        """Why the disk cannot be backed up, as the end of "disk x is …", or None if it can.
+        """Why the disk cannot be backed up, as the end of "disk x is …", or None if it can be.
 
         libvirt runs no block job on a transient disk. QEMU has no block node for a vhost disk, and does not
-        see what a guest writes to a lun by SCSI commands of its own.
+        see the writes of a guest's own SCSI commands to a lun.
         """
         if self.type in _VHOST:
             return f"a {_VHOST[self.type]} disk, whose data does not pass through QEMU"
         if self.device == "lun":
-            return "passed through as a lun, to which a guest can write past QEMU"
+            return "passed through as a lun, to which the guest can write without passing QEMU"
         if self.device != "disk":
             return f"a {self.device}"
         if self.source == "":
@@ -112,7 +117,7 @@ class Disk:
 
 
 def parse_disks(xml: str) -> tuple[Disk, ...]:
-    """The disks in a domain's XML, in its order."""
+    """Return the disks in a domain's XML, in its order."""
     return tuple(_parse(element) for element in ET.fromstring(xml).findall("./devices/disk"))
 
 
@@ -123,12 +128,12 @@ def select(
     exclude: Sequence[str],
     exclude_if_present: Sequence[str] = (),
 ) -> tuple[Disk, ...]:
-    """The disks that a backup of ``domain`` takes: ``include``, or all candidates, without those excluded.
+    """Return the disks that a backup of ``domain`` takes: ``include`` or all candidates, less ``exclude``.
 
-    None are left of a domain that has none to take, or only such as are excluded if present.
+    The result is empty for a domain without candidates, or if all of them are excluded if present.
 
     Raises :class:`NoSuchDisk` for a target of ``include`` or ``exclude`` that the domain does not have, and
-    if these leave nothing; :class:`UnsupportedDisk` for a disk that cannot be backed up.
+    if these leave no disk; :class:`UnsupportedDisk` for a disk that cannot be backed up.
     """
     _refuse_unknown(domain, disks, [*include, *exclude])
     wanted = [disk for disk in disks if (disk.target in include if include else disk.is_candidate)]
@@ -138,7 +143,7 @@ def select(
     for disk in chosen:
         if disk.hindrance is not None:
             raise UnsupportedDisk(
-                f"disk {disk.target} of domain {domain} is {disk.hindrance}: it cannot be backed up",
+                f"cannot back up disk {disk.target} of domain {domain}: it is {disk.hindrance}",
                 advice=f"Leave it out with --exclude-disk {disk.target}.",
             )
     return chosen
@@ -151,16 +156,20 @@ def _refuse_unknown(domain: str, disks: Sequence[Disk], targets: Sequence[str]) 
 
 
 def _known(disks: Sequence[Disk]) -> str:
-    """Advice that names the disks there are."""
+    """Return advice that names the existing disks."""
     names = ", ".join(disk.target for disk in disks)
-    return f"Choose among its disks: {names}." if names else "Name no disk: the domain has none."
+    return (
+        f"Choose one of its disks: {names}."
+        if names
+        else "Omit --disk and --exclude-disk: the domain has no disk."
+    )
 
 
 def _parse(element: ET.Element) -> Disk:
     source = element.find("source")
     kind = element.get("type", "file")
     if kind == "volume" and _attribute(source, "mode") == "direct":
-        kind, described = "network", _describe("volume", source)  # QEMU itself speaks to the pool's server
+        kind, described = "network", _describe("volume", source)  # QEMU itself connects to the pool's server
     else:
         described = _describe(kind, source)
     slices = () if source is None else tuple(map(_slice, source.findall("./slices/slice")))
@@ -185,12 +194,12 @@ def _slice(element: ET.Element) -> str:
 
 
 def image_name(image_format: str, source: str) -> str:
-    """One image of a chain, as text: the same whether libvirt or the image before it names it."""
+    """Return one image of a chain as text, the same whether libvirt or the image above it names it."""
     return f"{image_format} {normpath(source) if source.startswith('/') else source}"
 
 
 def _chain(element: ET.Element) -> Iterator[str]:
-    """The images behind a ``<disk>`` or ``<backingStore>``; an empty element ends the chain."""
+    """Return the images behind a ``<disk>`` or ``<backingStore>``; an empty element ends the chain."""
     behind = element.find("backingStore")
     if behind is not None and (kind := behind.get("type")) is not None:
         yield image_name(_attribute(behind.find("format"), "type"), _describe(kind, behind.find("source")))
@@ -198,7 +207,7 @@ def _chain(element: ET.Element) -> Iterator[str]:
 
 
 def _encryption(element: ET.Element, image_format: str) -> Iterator[Encryption | None]:
-    """That of the image of a ``<disk>`` or ``<backingStore>``, and of the images behind it."""
+    """Return the encryption of a ``<disk>`` or ``<backingStore>`` and of the images behind it."""
     yield parse_encryption(element, image_format)
     behind = element.find("backingStore")
     if behind is not None and behind.get("type") is not None:
@@ -206,7 +215,7 @@ def _encryption(element: ET.Element, image_format: str) -> Iterator[Encryption |
 
 
 def _describe(kind: str, source: ET.Element | None) -> str:
-    """A source as one word: a path, ``protocol:name`` or ``pool/volume``."""
+    """Return a source as one word: a path, ``protocol:name`` or ``pool/volume``."""
     if kind == "network":
         protocol, name = _attribute(source, "protocol"), _attribute(source, "name")
         return f"{protocol}:{name}" if protocol else ""
@@ -215,7 +224,7 @@ def _describe(kind: str, source: ET.Element | None) -> str:
         return f"{pool}/{volume}" if volume else ""
     if kind in _SOURCE_ATTRIBUTES:
         return _attribute(source, _SOURCE_ATTRIBUTES[kind])
-    return kind  # nvme and whatever comes: it holds data, so it must not pass for an empty disk
+    return kind  # nvme and future types: it holds data, so it must not pass for an empty disk
 
 
 def _path(kind: str, source: ET.Element | None) -> Path | None:

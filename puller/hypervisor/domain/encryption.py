@@ -1,6 +1,6 @@
-"""How an image is encrypted, as a domain's XML tells: https://libvirt.org/formatstorageencryption.html.
+"""Encryption of an image, from a domain's XML: https://libvirt.org/formatstorageencryption.html.
 
-The guest sees what is inside. libvirt gives QEMU the passphrase, which it keeps as a secret of its own.
+The guest sees decrypted data. libvirt keeps the passphrase as a secret and gives it to QEMU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """``format`` is that of the encryption (``luks``), ``image`` that of the image (``raw``, ``qcow2``).
+    """Encryption ``format`` (``luks``) of an image whose format is ``image`` (``raw``, ``qcow2``).
 
     ``uuid`` or ``usage`` names libvirt's secret with the passphrase; both are empty if the XML names none.
     """
@@ -23,10 +23,10 @@ class Encryption:
 
 
 def parse_encryption(element: ET.Element, image_format: str) -> Encryption | None:
-    """The encryption of a ``<disk>`` or ``<backingStore>`` whose image has ``image_format``, or None."""
+    """Return the encryption of a ``<disk>`` or ``<backingStore>`` with ``image_format``, or None."""
     found = element.find("./source/encryption")
     if found is None:
-        found = element.find("./encryption")  # where older definitions have it
+        found = element.find("./encryption")  # the place in older definitions
     if found is None or found.get("format") is None:
         return None
     secret = found.find("./secret")
@@ -35,7 +35,7 @@ def parse_encryption(element: ET.Element, image_format: str) -> Encryption | Non
 
 
 def encryption_element(uuid: str) -> ET.Element:
-    """``<encryption>`` of a new image whose passphrase is libvirt's secret ``uuid``."""
+    """Return ``<encryption>`` for a new image whose passphrase is libvirt's secret ``uuid``."""
     element = ET.Element("encryption", format="luks")
     ET.SubElement(element, "secret", type="passphrase", uuid=uuid)
     return element

@@ -1,4 +1,4 @@
-"""What is certain of an image: which file it is, and which run of QEMU has it."""
+"""Facts about an image: which file it is, and which run of QEMU has it open."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from puller.errors import HypervisorError
 from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import looked_into
+from puller.hypervisor.domain.image import with_image_facts
 
 _SECONDS = 10.0
-"""How long ``stat`` may take on storage that hangs; the backup will find that out by itself."""
+"""Seconds for ``stat`` on storage that hangs; the backup itself will notice that."""
 
 
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
-    """The same disks, with what can be known of their images. Raises HypervisorError."""
+    """Return the disks with the facts of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
     return tuple(
-        replace(looked_into(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu))
+        replace(
+            with_image_facts(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu)
+        )
         for disk in disks
     )
 
@@ -36,7 +38,7 @@ def _of_file(path: Path | None, scope: CancelScope) -> ImageFacts:
 
 
 def _run_of(domain: Domain) -> str:
-    """libvirt's number of this run, and when it made the run's folder: numbers begin anew with the daemon."""
+    """libvirt's id of this run, and the birth time of the run's directory: ids restart with the daemon."""
     number = domain.start_id()
     if number is None:
         return ""
@@ -47,7 +49,7 @@ def _run_of(domain: Domain) -> str:
 
 
 def _stat(path: Path, what: str, scope: CancelScope) -> list[str]:
-    """Words of coreutils' ``stat``, which knows times of birth; Python's does not. None if it fails."""
+    """Return words of coreutils' ``stat``, which shows birth times unlike Python's. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:
         done = programs.run(command, _SECONDS, scope)

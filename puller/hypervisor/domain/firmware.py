@@ -1,8 +1,8 @@
-"""What a domain keeps outside its disks: the variables of its UEFI firmware and the state of its TPM.
+"""Data that a domain keeps outside its disks: the variables of its UEFI firmware and its TPM state.
 
 See https://libvirt.org/formatdomain.html#operating-system-booting (``<nvram>``) and
 https://libvirt.org/formatdomain.html#tpm-device. Both are files or block devices of the host, which QEMU or
-swtpm writes while the domain runs: they are read as they are, in no common moment with the disks.
+swtpm writes while the domain runs. They are read as they are, not at the instant of the disks.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from puller.hypervisor.domain.domain import Domain
 from puller.units import MIB
 
 LIMIT = 64 * MIB
-"""Most bytes taken of either. OVMF's variables have 0.5 to 4 MiB, 64 MiB on ARM; a TPM 2.0 has 20 KiB."""
+"""Maximum bytes of either: OVMF's variables on ARM are the largest."""
 
 
 _LOOKS = 5
 
 
 def nvram(domain: Domain) -> bytes | None:
-    """The domain's firmware variables; None if it has none yet. Raises HypervisorError."""
+    """Return the domain's firmware variables; None if it has none yet. Raises HypervisorError."""
     element = ET.fromstring(domain.xml()).find("./os/nvram")
     if element is None:
         return None
@@ -33,8 +33,9 @@ def nvram(domain: Domain) -> bytes | None:
     what = f"the firmware variables of domain {domain.name}"
     if element.get("type") == "network" and source is not None:
         raise HypervisorError(
-            f"{what} are on the network, {source.get('protocol')} {source.get('name', '')}".rstrip(),
-            advice="Back them up by the means of that storage.",
+            f"cannot read {what}: they are on the network, "
+            f"{source.get('protocol')} {source.get('name', '')}".rstrip(),
+            advice="Back them up with the tools of that storage.",
         )
     path = (element.text or "").strip()
     if not path and source is not None:
@@ -43,7 +44,7 @@ def nvram(domain: Domain) -> bytes | None:
 
 
 def varstore(domain: Domain) -> bytes | None:
-    """The variables of a firmware that keeps them in QEMU's ``uefi-vars`` device; None if there are none yet.
+    """Return the firmware variables in QEMU's ``uefi-vars`` device; None if it has none yet.
 
     Raises HypervisorError.
     """
@@ -53,7 +54,7 @@ def varstore(domain: Domain) -> bytes | None:
 
 
 def tpm(domain: Domain) -> bytes | None:
-    """The state of its emulated TPM as a tar archive; None if it has none yet. Raises HypervisorError."""
+    """Return the emulated TPM's state as a tar archive; None if it has none yet. Raises HypervisorError."""
     backend = ET.fromstring(domain.xml()).find("./devices/tpm/backend")
     what = f"the TPM state of domain {domain.name}"
     if backend is None:
@@ -61,7 +62,7 @@ def tpm(domain: Domain) -> bytes | None:
     if backend.get("type") != "emulator":
         kept = "in the host's TPM" if backend.get("type") == "passthrough" else "by another program"
         raise HypervisorError(
-            f"{what} is kept {kept}", advice="Keep the recovery keys of the guest elsewhere."
+            f"cannot read {what}: it is kept {kept}", advice="Store the recovery keys of the guest elsewhere."
         )
     source = backend.find("source")
     path = domain.state_directory.parent / "swtpm" / domain.uuid
@@ -74,15 +75,15 @@ def tpm(domain: Domain) -> bytes | None:
 
 
 def has_tpm(domain: Domain) -> bool:
-    """Whether the domain has a TPM of any kind."""
+    """Return whether the domain has a TPM of any kind."""
     return ET.fromstring(domain.xml()).find("./devices/tpm") is not None
 
 
 def _archive(path: Path, what: str) -> bytes:
-    """The file, or all files of the folder, without swtpm's locks.
+    """Archive the file, or all files of the directory, without swtpm's locks.
 
-    swtpm writes a state under another name and renames it, so a file may vanish after it was listed: then
-    they are listed again.
+    swtpm writes a state under another name and renames it, so a file may vanish after it was listed. Then
+    the files are listed again.
     """
     try:
         for _ in range(_LOOKS):
@@ -91,7 +92,7 @@ def _archive(path: Path, what: str) -> bytes:
     except OSError as error:
         raise _unreadable(what, path, error) from error
     raise HypervisorError(
-        f"cannot read {what}: {path} changes at every look", advice="See what writes there."
+        f"cannot read {what}: {path} keeps changing", advice="Find out which program writes there."
     )
 
 
@@ -123,25 +124,23 @@ def _read_if_made(domain: Domain, path: str, what: str) -> bytes | None:
 def _exists(path: Path, what: str) -> bool:
     try:
         return path.exists()
-    except OSError as error:  # it is in a folder that may not be entered, or on storage that fails
+    except OSError as error:  # the directory may not be entered, or its storage fails
         raise _unreadable(what, path, error) from error
 
 
 def _require_shut_off(domain: Domain, path: Path, what: str) -> None:
-    """They are made at the first start: a domain that runs has them, if not where we can see them."""
+    """The first start creates the files: a running domain has them, perhaps where puller may not read."""
     if domain.is_active():
-        raise HypervisorError(
-            f"cannot read {what}: {path}: there is no such file", advice="Run puller as root."
-        )
+        raise HypervisorError(f"cannot read {what}: {path}: no such file", advice="Run puller as root.")
 
 
 def _read(path: Path, what: str) -> bytes:
-    """All of it. A block device has a size of 0 for ``stat``, and a pipe would never end."""
+    """Read all of it. A block device has a size of 0 for ``stat``, and a pipe would never end."""
     try:
         if not (path.is_file() or path.is_block_device()):
             raise HypervisorError(
                 f"cannot read {what}: {path} is neither a file nor a block device",
-                advice="See what that file is.",
+                advice="Find out what that file is.",
             )
         with path.open("rb") as file:
             content = file.read(LIMIT + 1)
@@ -154,7 +153,7 @@ def _read(path: Path, what: str) -> bytes:
 
 def _too_large(what: str, path: Path) -> HypervisorError:
     return HypervisorError(
-        f"too large, over 64 MiB, to be taken: {what}, {path}", advice="See what is there."
+        f"cannot back up {what}: {path} is larger than 64 MiB", advice="Find out what that file is."
     )
 
 

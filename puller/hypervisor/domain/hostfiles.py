@@ -1,7 +1,7 @@
-"""What a domain's XML names on its host beside its disks and no point holds. Pure.
+"""Files of the host that a domain's XML names besides its disks, and that no point holds. Pure.
 
-See https://libvirt.org/formatdomain.html. Firmware code (``<loader>``) comes with the host's packages and is
-not among them; devices of the host, such as PCI cards, hold nothing that a backup could read.
+See https://libvirt.org/formatdomain.html. Firmware code (``<loader>``) is omitted, as it comes with the
+host's packages. Host devices, such as PCI cards, hold nothing that a backup could read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ATTRIBUTES = (
 
 
 def named_files(xml: str) -> tuple[str, ...]:
-    """Each as a person would name it, such as ``kernel /boot/vmlinuz``."""
+    """Return each file with its purpose, such as ``kernel /boot/vmlinuz``."""
     return tuple(dict.fromkeys(_found(ET.fromstring(xml))))
 
 

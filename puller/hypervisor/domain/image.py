@@ -1,4 +1,4 @@
-"""What ``qemu-img`` says of an image file on this host."""
+"""What ``qemu-img`` says about an image file on this host."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk, image_name
 
 _INFO_SECONDS = 60.0
-"""How long a look at an image may take, which reads some blocks of it. A job may be open meanwhile."""
+"""Seconds that ``qemu-img info`` may take. A job may be open meanwhile."""
 
 
-def looked_into(disk: Disk, scope: CancelScope | None = None) -> Disk:
-    """The disk with what its image says; unchanged if that is not qcow2 or cannot be read from here."""
+def with_image_facts(disk: Disk, scope: CancelScope | None = None) -> Disk:
+    """Return the disk with facts from its image; unchanged if that is not qcow2 or cannot be read."""
     if disk.path is None or disk.format != "qcow2":
         return disk
     with suppress(HypervisorError):
@@ -27,54 +27,55 @@ def looked_into(disk: Disk, scope: CancelScope | None = None) -> Disk:
 
 
 def with_layout(disk: Disk, facts: dict[str, Any]) -> Disk:
-    """The disk with what ``facts`` say of its qcow2 image."""
+    """Return the disk with ``facts`` about its qcow2 image."""
     return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"])
 
 
 def untracked(disk: Disk) -> str | None:
-    """Why the disk, which was looked into, can have no lasting dirty bitmap, hence no checkpoint; or None.
+    """Return why the disk can have no persistent dirty bitmap, hence no checkpoint; or None.
 
-    QEMU stores bitmaps in qcow2 images from version 3 on (compat 1.1). Without this look libvirt's begin
-    fails only after it has made scratch files: "Cannot store dirty bitmaps in qcow2 v2 files".
+    The disk must come from ``with_image_facts``. QEMU stores bitmaps in qcow2 images from version 3 on
+    (compat 1.1). Without this check, libvirt fails only after it has created scratch files: "Cannot store
+    dirty bitmaps in qcow2 v2 files".
     """
     if disk.format != "qcow2":
-        return f"a {disk.format} image has no dirty bitmap"
+        return f"a {disk.format} image cannot hold a dirty bitmap"
     if disk.compat == "0.10":
-        return "a qcow2 image of version 2 has no dirty bitmap (see 'qemu-img amend -o compat=1.1')"
+        return "a qcow2 image of version 2 cannot hold a dirty bitmap (see 'qemu-img amend -o compat=1.1')"
     return None
 
 
 def describe(path: Path, image_format: str, scope: CancelScope | None = None) -> list[dict[str, Any]]:
-    """Facts of the image and of those behind it, the image itself first. See :func:`image_facts`."""
+    """Return facts about the image and those behind it, the image itself first. See :func:`image_facts`."""
     return list(_info(path, image_format, scope, "--backing-chain"))
 
 
 def image_facts(path: Path, image_format: str, scope: CancelScope | None = None) -> dict[str, Any]:
-    """What ``qemu-img info`` says of the image; those behind it are not opened.
+    """Return what ``qemu-img info`` says about the image; the images behind it are not opened.
 
-    It waits for no lock, so of an image in use it tells what is stored: bitmaps that QEMU holds are
+    It waits for no lock, so for an image in use it returns the stored state: bitmaps that QEMU holds are
     marked ``in-use``. Raises :class:`HypervisorError` if the image cannot be read.
     """
     return dict(_info(path, image_format, scope))
 
 
 def layout(facts: dict[str, Any]) -> dict[str, Any]:
-    """What the format of an image says, beyond what all formats do."""
+    """Return the facts that are specific to the image's format."""
     return dict(facts.get("format-specific", {}).get("data", {}))
 
 
 def _info(path: Path, image_format: str, scope: CancelScope | None, *options: str) -> Any:
     words = ["info", "--force-share", "--output=json", *options, "-f", image_format, "--"]
-    advice = f"See 'qemu-img check {path}', and who may read it."
+    advice = f"Run 'qemu-img check {path}', and check that puller may read the image."
     failure = Failure(HypervisorError, f"qemu-img cannot read {path}", advice)
     return json.loads(qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure, scope=scope))
 
 
 def files_of(path: Path, image_format: str, scope: CancelScope | None = None) -> tuple[Path, ...]:
-    """The files and devices of this host that the image at ``path`` is made of, itself the first.
+    """Return the files and devices of this host that make up the image at ``path``, itself first.
 
-    These are the images behind it, and those files beside each that hold its data: a qcow2 image may have
-    one, a VMDK image several. What is elsewhere (``nbd://``, ``json:``) is left out. Raises HypervisorError.
+    These are the images behind it, and the external data files of each: a qcow2 image may have one, a VMDK
+    image several. Sources elsewhere (``nbd://``, ``json:``) are omitted. Raises HypervisorError.
     """
     found: dict[Path, None] = {path: None}
     for image in describe(path, image_format, scope):
@@ -86,9 +87,9 @@ def files_of(path: Path, image_format: str, scope: CancelScope | None = None) ->
 
 
 def with_stored_chain(disk: Disk, scope: CancelScope | None = None) -> Disk:
-    """The disk of a domain that is shut off, with the images that its own one says are behind it.
+    """Return the disk of a shut-off domain with the backing images that its image names.
 
-    Of a disk that cannot be incremental those are not looked at. Raises :class:`HypervisorError`.
+    A disk that cannot be incremental is returned unchanged. Raises :class:`HypervisorError`.
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
@@ -97,9 +98,9 @@ def with_stored_chain(disk: Disk, scope: CancelScope | None = None) -> Disk:
 
 
 def stored_bitmaps(facts: dict[str, Any]) -> dict[str, frozenset[str]]:
-    """The dirty bitmaps in one image of :func:`describe`, each with its flags.
+    """Return the dirty bitmaps in one image of :func:`describe`, each with its flags.
 
-    ``auto`` says that it records whenever the image is written; ``in-use`` that the last who wrote the
-    image has not closed it in order, so that the bitmap cannot be trusted.
+    ``auto`` means that it records whenever the image is written; ``in-use`` means that the last writer of
+    the image did not close it cleanly, so that the bitmap cannot be trusted.
     """
     return {bitmap["name"]: frozenset(bitmap["flags"]) for bitmap in layout(facts).get("bitmaps", [])}

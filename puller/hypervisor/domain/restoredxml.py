@@ -1,4 +1,4 @@
-"""The definition of a domain whose disks were restored: ``domain.xml`` with the restored files in it.
+"""Definition of a domain whose disks were restored: ``domain.xml`` with the restored files in it.
 
 See https://libvirt.org/formatdomain.html.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Else the prefix becomes ns0, which libvirt reads and people do not.
+# Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", "seclabel")
@@ -18,11 +18,11 @@ _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", 
 
 @dataclass(frozen=True, slots=True)
 class RestoredDomain:
-    """``xml`` defines it by ``name``.
+    """A definition ``xml`` of the domain ``name``.
 
-    ``left_out`` are the targets of its writable disks that were not restored, and memory that lies in files;
-    ``added`` are those of restored disks that the definition does not have: they were attached to the running
-    domain only.
+    ``left_out`` are the targets of writable disks that were not restored, and memory that is in files.
+    ``added`` are the targets of restored disks that the stored definition lacks, because they were attached
+    to the running domain only.
     """
 
     name: str
@@ -31,7 +31,7 @@ class RestoredDomain:
     added: tuple[str, ...]
 
 
-def adapt(  # noqa: PLR0913 - what a definition is made of
+def adapt(  # noqa: PLR0913 - the parts of a definition
     xml: str,
     files: Mapping[str, Path],
     image_format: str,
@@ -40,12 +40,12 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     *,
     varstore: Path | None = None,
 ) -> RestoredDomain:
-    """The domain of ``xml`` on the restored ``files``, which are by target, and of ``image_format``.
+    """Adapt the domain of ``xml`` to the restored ``files`` (by target) in ``image_format``.
 
-    ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` are the names of
-    the domains that the host has where the original is among them: then the restored one gets a name, UUID
-    and MAC addresses of its own. Disks that were not restored are left out unless they are read-only, and
-    memory that lies in a file of the original's: a copy must not write there. Raises ElementTree.ParseError.
+    ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` holds the names of
+    the host's domains if the original is among them: then the restored domain gets its own name, UUID and
+    MAC addresses. Disks that were not restored are left out unless they are read-only. Memory in a file of
+    the original is left out too: a copy must not write there. Raises ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
     left_out = _adapt_disks(root.find("./devices"), files, image_format)
@@ -82,7 +82,7 @@ def _put_upon(disk: ET.Element, file: Path, image_format: str) -> None:
         for element in disk.findall(f"./{name}"):
             disk.remove(element)
     disk.set("type", "file")
-    if disk.get("device") == "lun":  # a SCSI device of the old host
+    if disk.get("device") == "lun":  # a SCSI device of the original host
         disk.set("device", "disk")
         for name in ("sgio", "rawio"):
             disk.attrib.pop(name, None)
@@ -101,7 +101,7 @@ def _set_format(disk: ET.Element, image_format: str) -> None:
 
 
 def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
-    """Give the domain a name of its own, and let libvirt make its UUID, MAC addresses and TPM state."""
+    """Give the domain its own name, and let libvirt create its UUID, MAC addresses and TPM state."""
     if (name := root.find("./name")) is not None:
         names = [f"{name.text}-restored", *(f"{name.text}-restored-{number}" for number in range(2, 1000))]
         name.text = next(free for free in names if free not in taken)
@@ -117,7 +117,7 @@ def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
 
 
 def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
-    """Take out the devices whose memory is a file, which QEMU does not lock; return what they are."""
+    """Remove the devices whose memory is a file, which QEMU does not lock; return their names."""
     left_out = []
     for memory in [] if devices is None else devices.findall("./memory"):
         if devices is not None and (path := memory.findtext("./source/path")):
@@ -129,7 +129,7 @@ def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
 def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:
     if element is None or (restored is None and not apart):
         return
-    element.attrib.pop("path", None)  # without one libvirt makes it anew
+    element.attrib.pop("path", None)  # without one libvirt creates it again
     if restored is not None:
         element.set("path", str(restored))
 
@@ -140,4 +140,4 @@ def _adapt_nvram(element: ET.Element | None, restored: Path | None, apart: bool)
     for child in list(element):
         element.remove(child)
     element.attrib.pop("type", None)
-    element.text = None if restored is None else str(restored)  # without one libvirt makes it anew
+    element.text = None if restored is None else str(restored)  # without one libvirt creates it again

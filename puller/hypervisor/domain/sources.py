@@ -1,7 +1,7 @@
-"""Where on this host a domain has its storage, as its XML says: disks, all images behind them, and NVRAM.
+"""Storage of a domain on this host, from its XML: disks, all images behind them, and NVRAM.
 
 See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms. ``<backingStore>``, ``<mirror>``
-(the target of a copy that is going on) and ``<dataStore>`` have a ``<source>`` each.
+(the target of a running copy job) and ``<dataStore>`` have a ``<source>`` each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 
 def paths(xml: str) -> Iterator[str]:
-    """Files and devices."""
+    """Yield files and devices."""
     root = ET.fromstring(xml)
     for source in [*root.findall("./devices/disk//source"), *root.findall("./os/nvram/source")]:
         yield from (source.attrib[name] for name in ("file", "dev") if name in source.attrib)
@@ -21,6 +21,6 @@ def paths(xml: str) -> Iterator[str]:
 
 
 def volumes(xml: str) -> Iterator[tuple[str, str]]:
-    """Volumes of storage pools, as (pool, volume)."""
+    """Yield volumes of storage pools, as (pool, volume)."""
     for source in ET.fromstring(xml).findall("./devices/disk//source[@pool]"):
         yield source.attrib["pool"], source.get("volume", "")

@@ -1,8 +1,8 @@
-"""A disk that is a volume of a storage pool: where it lies on this host.
+"""A disk that is a volume of a storage pool, and its path on this host.
 
 See https://libvirt.org/storage.html. The domain's XML names pool and volume; only the pool knows the path.
-Without the path nothing can be said of the image: a volume that libvirt has made as qcow2 is of version 2
-(compat 0.10), which takes no dirty bitmap.
+Without the path nothing is known about the image: a volume that libvirt created as qcow2 has version 2
+(compat 0.10), which cannot hold a dirty bitmap.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _KINDS = {libvirt.VIR_STORAGE_VOL_FILE: "file", libvirt.VIR_STORAGE_VOL_BLOCK: "
 
 
 def located(connection: Any, disk: Disk) -> Disk:
-    """The disk with the file or device that it lies in; unchanged if it is no volume or libvirt finds none.
+    """Return the disk with its file or device; unchanged if it is not a volume or libvirt finds none.
 
-    Its ``source`` stays what the XML says, so that the disk is the same one in every point.
+    Its ``source`` stays as in the XML, so that the disk is the same in every point.
     """
     if disk.type != "volume":
         return disk
@@ -30,7 +30,7 @@ def located(connection: Any, disk: Disk) -> Disk:
 
 
 def lookup(connection: Any, pool: str, name: str) -> tuple[str, Path] | None:
-    """``file`` or ``block`` and the path of a volume; None if it is neither or libvirt finds none."""
+    """Return ``file`` or ``block`` and the path of a volume; None if it is neither or libvirt finds none."""
     try:
         volume = connection.storagePoolLookupByName(pool).storageVolLookupByName(name)
         kind = _KINDS.get(volume.info()[0])

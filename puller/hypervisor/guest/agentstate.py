@@ -1,4 +1,4 @@
-"""Whether a domain has a channel to the QEMU guest agent, and whether somebody answers at its other end."""
+"""Whether a domain has a channel to the QEMU guest agent, and whether the agent answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puller.hypervisor.guest import guestagent
 
 
 class AgentState(enum.Enum):
-    """What is known of the agent of a running guest."""
+    """State of the agent of a running guest."""
 
     NO_CHANNEL = "no channel"
     NOT_CONNECTED = "not connected"
@@ -21,15 +21,15 @@ class AgentState(enum.Enum):
 
 
 def agent_state(domain: Domain) -> AgentState:
-    """Ask the agent of a running guest for the time: that changes nothing, and does not taint the domain.
+    """Ask the agent of a running guest for the time, which changes nothing and does not taint the domain.
 
-    libvirt first synchronises with the agent, which takes 5 s at most where it is silent.
+    libvirt first synchronises with the agent, and gives up after 5 s if the agent is silent.
     """
     if not guestagent.has_channel(domain):
         return AgentState.NO_CHANNEL
     if not guestagent.is_connected(domain):
         return AgentState.NOT_CONNECTED
-    with translate(f"cannot ask the guest agent of domain {domain.name}"):
+    with translate(f"cannot query the guest agent of domain {domain.name}"):
         try:
             domain.handle.getTime()
         except libvirt.libvirtError as error:

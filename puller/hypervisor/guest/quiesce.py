@@ -1,10 +1,10 @@
-"""File systems of the guest that stand still for the instant in which the disks are frozen.
+"""Freeze of the guest's file systems for the instant in which the disks are frozen.
 
-A point taken so is like a disk after an orderly unmount; one taken without is like a disk after a power cut.
-The freeze is kept as short as can be, from just before the job begins until just after: the guest's
-writers wait meanwhile. Whatever happens, it is thawed: by this process, by a second one when this one is
-killed or the agent hangs (``thawing``), and at the latest by the next run, which finds the mark. Only what
-another program has frozen is left to it: the agent refuses a second freeze then.
+A point taken with it is like a disk after an orderly unmount; one without is like a disk after a power cut.
+The freeze lasts only from just before the job begins until just after, because the guest's writers wait
+meanwhile. The guest is always thawed: by this process, by a second one if this one is killed or the agent
+hangs (``thawing``), and at the latest by the next run, which finds the mark. puller does not thaw file
+systems that another program has frozen: the agent then refuses a second freeze.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from puller.hypervisor.locking.lock import lock_directory
 from puller.hypervisor.uri import is_embedded
 
 FREEZE_SECONDS = 10
-"""How long the agent may take to freeze, and to thaw. File systems flush first. Windows holds writes for 10 s
-at most by itself."""
+"""Seconds that the agent may take to freeze, and to thaw. File systems flush first. Windows itself holds
+writes for 10 s at most."""
 
 BEGIN_SECONDS = 25
-"""How long the guest may stand still for the begin of the job, which takes some 50 ms. Both together are more
-than the 30 s after which libvirt gives up a freeze that could not be sent: until then nothing is thawed."""
+"""Seconds that the start of the job may take while the guest is frozen. Both limits together exceed the 30 s
+after which libvirt drops a freeze that could not be sent: until then the watchdog must not thaw."""
 
 
 class Quiesce(Enum):
-    """Whether to freeze: ``AUTO`` goes on without where it cannot be had, ``ON`` refuses."""
+    """Whether to freeze: ``AUTO`` continues without a freeze if it is impossible, ``ON`` fails."""
 
     AUTO = "auto"
     ON = "on"
@@ -45,17 +45,17 @@ class Quiesce(Enum):
 
 
 class Quiesced(FrozenDisks):
-    """Disks that are frozen while the guest's file systems stand still, if they can.
+    """Disks that are frozen while the guest's file systems are frozen, if possible.
 
-    Once entered, ``frozen_at`` is the host's time just after that: all that the disks hold is older.
-    ``freeze_seconds`` says how long the guest stood still, None if it did not. Why it did not
-    is told to ``tell`` where that is of interest. As long as the disks are frozen, ``alarm`` is called once
-    the guest would be hurt by going on, see ``FrozenDisks.guarded``.
-    Entering raises :class:`NotQuiesced` if it was wanted by all means, and nothing has begun then; and what
-    ``alarm`` was called with.
+    Once entered, ``frozen_at`` is the host's time just after the freeze of the disks: all their data is
+    older. ``freeze_seconds`` is how long the file systems were frozen, None if they were not; ``tell`` then
+    gets the reason if it matters to the user. While the disks are frozen, ``alarm`` is called once the guest
+    would be harmed by continuing, see ``FrozenDisks.guarded``.
+    Entering raises :class:`NotQuiesced` with ``Quiesce.ON``, before anything has begun; and the error with
+    which ``alarm`` was called.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a freeze is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a freeze
         self,
         domain: Domain,
         uri: str,
@@ -80,20 +80,20 @@ class Quiesced(FrozenDisks):
 
     @property
     def consistency(self) -> str:
-        """``filesystem`` if they did, else as of the disks."""
+        """``filesystem`` if they were frozen, else the consistency of the disks."""
         return "filesystem" if self._froze else self._disks.consistency
 
     def settle(self) -> None:
-        """As of the disks."""
+        """See FrozenDisks."""
         self._disks.settle()
         self.exports = self._disks.exports
 
     def confirm(self) -> None:
-        """As of the disks."""
+        """See FrozenDisks."""
         self._disks.confirm()
 
     def scratch_used(self) -> int | None:
-        """As of the disks."""
+        """See FrozenDisks."""
         return self._disks.scratch_used()
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ class Quiesced(FrozenDisks):
         self._entered.__exit__(*failure)
 
     def _open(self, entered: ExitStack) -> None:
-        """The guest pays for the disks from their begin, however long a thaw takes then."""
+        """The job slows the guest from its start, so the alarm is set even while a thaw takes long."""
         entered.enter_context(self._disks)
         self.frozen_at = datetime.now(UTC)
         entered.enter_context(self._disks.guarded(self._heed))
@@ -128,7 +128,7 @@ class Quiesced(FrozenDisks):
         return self._quiesce is not Quiesce.OFF and hindrance is None
 
     def _hindrance(self) -> str | None:
-        """Why it cannot freeze, before asking; an agent that should be there and is not gets told."""
+        """Why a freeze is impossible, found without asking the agent. Reports an agent without connection."""
         name = self._domain.name
         if not guestagent.has_channel(self._domain):
             return f"domain {name} has no channel for a guest agent"
@@ -144,12 +144,12 @@ class Quiesced(FrozenDisks):
     def _enter_frozen(self, entered: ExitStack) -> None:
         guestagent.set_time_limit(self._domain, FREEZE_SECONDS)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owed = self._mark.exists()  # an earlier freeze of ours: what the agent refuses may be because of that
+        pending = self._mark.exists()  # an earlier freeze of ours, which may be why the agent refuses
         self._mark.touch()
         with self._thawing() as process:
             began = time.monotonic()
             try:
-                froze = self._freeze(process, owed)
+                froze = self._freeze(process, pending)
                 self._open(entered)
             finally:
                 thawed = self._to_thaw and self._thaw(process)
@@ -158,19 +158,21 @@ class Quiesced(FrozenDisks):
             self.freeze_seconds = round(time.monotonic() - began, 3)
 
     def _thawing(self) -> ThawingProcess | nullcontext[None]:
-        """No other process reaches an embedded driver; there the next run has to do."""
+        """No other process can reach an embedded driver; there only the next run can thaw."""
         if is_embedded(self._uri):
             return nullcontext()
         return ThawingProcess(self._uri, self._domain.uuid, FREEZE_SECONDS + BEGIN_SECONDS)
 
-    def _freeze(self, process: ThawingProcess | None, owed: bool) -> bool:
-        """Whether the guest stands still. Where it does not, and no earlier freeze is ``owed`` a thaw, nobody
-        is to thaw from here on: what is frozen, or will be in a moment, is another program's.
+    def _freeze(self, process: ThawingProcess | None, pending: bool) -> bool:
+        """Freeze the guest, and return whether it is frozen.
+
+        If the agent refuses and no earlier freeze of ours is ``pending``, cancel the thaw watchdog: any
+        freeze is then another program's.
         """
         try:
             return guestagent.freeze(self._domain) > 0
         except HypervisorError as error:
-            if guestagent.froze_nothing(error) and not owed:
+            if guestagent.froze_nothing(error) and not pending:
                 self._to_thaw = False
                 self._release(process)
             if self._quiesce is Quiesce.ON:
@@ -179,13 +181,13 @@ class Quiesced(FrozenDisks):
             return False
 
     def _thaw(self, process: ThawingProcess | None) -> bool:
-        """Whether the guest stood still until now. If the agent does not answer, others go on asking."""
+        """Thaw, and return whether the guest was frozen. Without an answer, the watchdog repeats the thaw."""
         answer = self._answer_to_thaw()
         try:
             thawed = answer.result() > 0
         except HypervisorError as error:
             if not guestagent.is_refusal(error):
-                self._tell(f"{error.message}; it is tried on until the agent answers")
+                self._tell(f"{error.message}; puller repeats the thaw until the agent answers")
                 return False
             self._tell(error.message)
             thawed = False
@@ -193,15 +195,17 @@ class Quiesced(FrozenDisks):
         return thawed
 
     def _answer_to_thaw(self) -> Future[int]:
-        """The agent's answer. An alarm that comes first is raised: with a job open, an agent that hangs
-        must not keep its end from it. So it is asked in a thread, which may be left.
+        """Return the agent's answer, or raise an alarm that comes first.
+
+        An agent that hangs must not keep the open job from being ended. So the call runs in a thread, which
+        may be abandoned.
         """
         answer: Future[int] = Future()
 
         def ask() -> None:
             try:
                 answer.set_result(guestagent.thaw(self._domain))
-            except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
+            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answer.set_exception(error)
 
         Thread(target=ask, name="thaw", daemon=True).start()
@@ -212,7 +216,7 @@ class Quiesced(FrozenDisks):
         return answer
 
     def _release(self, process: ThawingProcess | None) -> None:
-        """Nothing of ours is frozen, nor will be."""
+        """End the watchdog: nothing of ours is frozen, nor will be."""
         if process is not None:
             process.done()
         guestagent.set_time_limit(self._domain, guestagent.FOREVER)
@@ -220,9 +224,9 @@ class Quiesced(FrozenDisks):
 
 
 def thaw_left_over(domain: Domain) -> bool:
-    """Thaw what a dead run of this host may have left frozen; whether there was anything frozen.
+    """Thaw what a dead run of this host may have left frozen; return whether anything was frozen.
 
-    Call it with the domain's lock held. An agent that gives no answer is asked by the next run again.
+    Call it with the domain's lock held. If the agent does not answer, the next run repeats the thaw.
     """
     mark = _mark(domain)
     if not mark.exists():
@@ -242,5 +246,5 @@ def thaw_left_over(domain: Domain) -> bool:
 
 
 def _mark(domain: Domain) -> Path:
-    """A file that says: a run of this host has begun to freeze this domain. It goes with a reboot."""
+    """Path of a file that marks a freeze of this domain by a run of this host. A reboot removes it."""
     return lock_directory() / f"{domain.uuid}.frozen"

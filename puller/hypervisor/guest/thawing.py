@@ -1,9 +1,9 @@
-"""A process that thaws a guest when the one that froze it no longer can.
+"""The thaw watchdog: a process that thaws a guest if the process that froze it cannot.
 
-A guest whose file systems stay frozen stands still for its users, and a killed process thaws nothing. So
-before the freeze this second process is started. It is told through its standard input that the guest is
-thawed; if that is closed instead, or the time is up, it thaws by itself, again and again until the agent
-has answered: one that hung may still freeze later.
+A guest whose file systems stay frozen is unusable, and a killed process thaws nothing. So this second
+process is started before the freeze. A message on its standard input says that the guest is thawed. If its
+input is closed instead, or the time is up, it thaws the guest itself, and repeats that until the agent
+answers, because an agent that hung may still freeze later.
 
 ``python -m puller.hypervisor.guest.thawing URI UUID SECONDS``
 """
@@ -25,27 +25,27 @@ from puller.hypervisor.guest import guestagent
 _THAWED = b"thawed"
 _PAUSE = 1.0
 _LIMIT = 3600.0
-"""Seconds after which an agent that gives no answer at all is given up."""
+"""Seconds after which the watchdog gives up an agent that never answers."""
 
 
 class ThawingProcess:
-    """Started before a freeze; a context. Say ``done`` as soon as the guest is known to be thawed.
+    """Context, entered before a freeze. Call ``done`` as soon as the guest is known to be thawed.
 
-    Leaving the context without ``done`` leaves the process at work; it ends by itself.
+    Leaving the context without ``done`` leaves the process running; it ends by itself.
     """
 
     def __init__(self, uri: str, uuid: str, seconds: float) -> None:
-        # -P: nothing in the current folder may pass for a module.
+        # -P: no file in the current directory may be imported as a module.
         command = [sys.executable, "-P", "-m", "puller.hypervisor.guest.thawing", uri, uuid, str(seconds)]
-        # A session of its own: neither Ctrl-C nor the end of a terminal may reach it.
+        # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
 
     def done(self) -> None:
-        """The guest is thawed; the process ends."""
+        """Report that the guest is thawed, which ends the process."""
         assert self._process.stdin is not None
-        with suppress(OSError):  # it was done first
+        with suppress(OSError):  # it had finished first
             self._process.stdin.write(_THAWED)
             self._process.stdin.close()
         self._process.wait()
@@ -59,7 +59,7 @@ class ThawingProcess:
 
 
 def thaw_until_answered(uri: str, uuid: str) -> bool:
-    """Whether the agent has answered a thaw, or the domain is gone, within an hour."""
+    """Return whether, within an hour, the agent answered a thaw or the domain went away."""
     deadline = time.monotonic() + _LIMIT
     while time.monotonic() < deadline:
         try:
@@ -84,7 +84,7 @@ def _thaw(uri: str, uuid: str) -> bool:
 
 
 def main() -> int:
-    """Wait for the word; thaw if it does not come."""
+    """Wait for the message; thaw if it does not come."""
     uri, uuid, seconds = sys.argv[1:]
     ready, _, _ = select.select([sys.stdin], [], [], float(seconds))
     if ready and sys.stdin.buffer.read() == _THAWED:

@@ -1,1 +1,1 @@
-"""Backup jobs: begin, watch, end, and what a dead run left open."""
+"""Backup jobs: begin, watch and end them, and end those that dead runs left open."""

@@ -1,7 +1,7 @@
-"""What pull and push jobs share: a begin that makes the checkpoint too, and an end that leaves nothing.
+"""Common part of pull and push jobs: a start that also creates the checkpoint, and an end without remains.
 
-One call makes the new checkpoint and opens the job, so that the checkpoint and what the job shows or copies
-are the same moment. See https://libvirt.org/formatbackup.html and https://libvirt.org/formatcheckpoint.html.
+One call creates the new checkpoint and opens the job, so that the checkpoint and the data that the job
+exports or copies are of the same moment. See https://libvirt.org/formatbackup.html and https://libvirt.org/formatcheckpoint.html.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from puller.hypervisor.job.openjob import OpenJob, end, open_job
 from puller.hypervisor.space.seal import Seal
 
 _READY = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
-"""The files of the job are there already."""
+"""The files of the job exist already."""
 
 
 class BackupJob(FrozenDisks):
     """A backup job of one domain while its context lasts.
 
-    ``bases`` names the disks of the job by target, each with the checkpoint that it is to be incremental
-    from, or None for all of it. ``checkpoint`` is the new one, for exactly these disks but the ``untracked``
-    ones, which cannot have a dirty bitmap; if all are such, there is no checkpoint. ``seal`` makes the files
-    of the job, where some are to be encrypted; else libvirt does.
+    ``bases`` names the disks of the job by target, each with the checkpoint that it is incremental from, or
+    None to read all of it. ``checkpoint`` is the new checkpoint, for exactly these disks without the
+    ``untracked`` ones, which cannot have a dirty bitmap; without a tracked disk there is no checkpoint.
+    ``seal`` creates the files of the job if some are encrypted; otherwise libvirt does.
 
-    Beginning raises :class:`DomainNotRunning`, :class:`JobRunning` if any backup job is open,
-    :class:`CheckpointUnusable` if a base is gone or broken, else :class:`HypervisorError`.
+    Entering raises :class:`DomainNotRunning`, :class:`JobRunning` if a backup job is open,
+    :class:`CheckpointUnusable` if a base is gone or inconsistent, else :class:`HypervisorError`.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class BackupJob(FrozenDisks):
         self._tracked = [target for target in bases if target not in untracked]
 
     def prepared(self) -> AbstractContextManager[object]:
-        """See FrozenDisks: the files that libvirt is not to make."""
+        """See FrozenDisks: create the files that libvirt must not create."""
         return nullcontext() if self.seal is None else self.seal.made(self._files())
 
     def __enter__(self) -> Self:
         self._domain.require_active()
         if open_job(self._domain) is not None:
-            raise JobRunning(f"domain {self._domain.name} has a backup job open")
+            raise JobRunning(f"domain {self._domain.name} already has an open backup job")
         try:
             self._begin()
         except BaseException:
@@ -74,7 +74,7 @@ class BackupJob(FrozenDisks):
         try:
             self.end()
         except BaseException:
-            # A signal that comes just now must not leave the job open: an open job costs the guest.
+            # A signal at this moment must not leave the job open, because it slows the guest.
             self.end()
             raise
 
@@ -84,9 +84,9 @@ class BackupJob(FrozenDisks):
         return "crash"
 
     def end(self) -> None:
-        """End the job and wait until libvirt has none; none of its files is left then.
+        """End the job, wait until libvirt has none, and remove its files.
 
-        Fine if it has ended already. Raises :class:`HypervisorError`.
+        Does nothing if it has ended already. Raises :class:`HypervisorError`.
         """
         end(self._domain, self._as_opened())
 
@@ -96,9 +96,9 @@ class BackupJob(FrozenDisks):
             self._domain.handle.backupBegin(self._xml(), record, 0 if self.seal is None else _READY)
 
     def _undo(self) -> None:
-        """Take back what a begin that failed has done: libvirt can fail after it made the checkpoint.
+        """Undo a failed start: libvirt can fail after it created the checkpoint.
 
-        What fails here is for the next run to reconcile; the first error says more.
+        If this fails too, the next run cleans up; the first error is the one to report.
         """
         with suppress(HypervisorError):
             self.end()
@@ -106,20 +106,20 @@ class BackupJob(FrozenDisks):
             checkpoints.delete(self._domain, self.checkpoint)
 
     def _files(self) -> Mapping[str, Path]:
-        """The file of each disk that the job writes to, by target."""
+        """Return the file that the job writes for each disk, by target."""
         raise NotImplementedError
 
     def _xml(self) -> str:
-        """The ``<domainbackup>`` to begin with."""
+        """Return the ``<domainbackup>`` of the start."""
         raise NotImplementedError
 
     def _as_opened(self) -> OpenJob:
-        """The job as libvirt describes it while it is open."""
+        """Return the job as libvirt describes it while it is open."""
         raise NotImplementedError
 
 
 def add_disks(root: ET.Element, bases: Mapping[str, str | None]) -> dict[str, ET.Element]:
-    """Name the disks of a job in its ``<domainbackup>``; those that are not named take no part in it."""
+    """Name the disks of a job in its ``<domainbackup>``; the others take no part in it."""
     disks = ET.SubElement(root, "disks")
     added = {}
     for target, base in bases.items():
@@ -132,14 +132,14 @@ def add_disks(root: ET.Element, bases: Mapping[str, str | None]) -> dict[str, ET
 
 
 def add_encryption(file: ET.Element, seal: Seal | None, target: str) -> None:
-    """Tell libvirt how the ``<scratch>`` or ``<target>`` of the disk is encrypted, if it is."""
+    """Add the encryption of the disk's ``<scratch>`` or ``<target>``, if it is encrypted."""
     secret = None if seal is None else seal.secret(target)
     if secret is not None:
         file.append(encryption_element(secret))
 
 
 def checkpoint_xml(name: str, targets: Iterable[str]) -> str:
-    """The ``<domaincheckpoint>`` with a bitmap for these disks; disks that are not named get none."""
+    """Return the ``<domaincheckpoint>`` with a bitmap for these disks; the others get none."""
     root = ET.Element("domaincheckpoint")
     ET.SubElement(root, "name").text = name
     disks = ET.SubElement(root, "disks")

@@ -1,7 +1,7 @@
-"""libvirt's events of a domain: of its jobs, and how they ended, and of its starts.
+"""libvirt's events of a domain: the ends of its jobs, and its starts.
 
-Events come in the thread that runs libvirt's event loop (``puller.hypervisor.connection``), so the
-callback does no more than keep what it was told.
+Events arrive in the thread that runs libvirt's event loop (``puller.hypervisor.connection``), so the
+callback only stores them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from puller.hypervisor.faults import translate
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How a backup job ended; ``reason`` is QEMU's, empty where it has none, as of a cancelled one."""
+    """How a backup job ended; ``reason`` is QEMU's, empty if it gave none, as for a cancelled job."""
 
     success: bool
     reason: str
 
 
 def parse_end(statistics: Mapping[str, Any]) -> JobEnd | None:
-    """The end that the statistics of a finished job tell, or None if they are of no backup job.
+    """Return the end in the statistics of a finished job, or None if it was not a backup job.
 
     The fields are those of ``virDomainGetJobStats`` and of ``VIR_DOMAIN_EVENT_ID_JOB_COMPLETED``.
     """
@@ -40,7 +40,7 @@ def parse_end(statistics: Mapping[str, Any]) -> JobEnd | None:
 
 
 class _Listener:
-    """Hears of one domain's events of the number ``kind`` while its context lasts."""
+    """Receives one domain's events of the number ``kind`` while its context lasts."""
 
     kind: int
 
@@ -56,18 +56,18 @@ class _Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(libvirt.libvirtError, HypervisorError):  # the connection may be what was lost
+        with suppress(libvirt.libvirtError, HypervisorError):  # the connection may be lost
             self._connection.domainEventDeregisterAny(self._id)
 
     def _hear(self, *facts: Any) -> None:
-        """Take what libvirt says: the connection, the domain, and what depends on the kind."""
+        """Receive an event: the connection, the domain, and arguments that depend on the kind."""
         raise NotImplementedError
 
 
 class JobEvents(_Listener):
-    """Hears of the ends of one domain's backup jobs while its context lasts.
+    """Receives the ends of one domain's backup jobs while its context lasts.
 
-    An event may be of a job that ended just before, so it only says that it is time to look.
+    An event may be of a job that ended just before, so it only says that it is time to check.
     """
 
     kind = libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
@@ -76,16 +76,16 @@ class JobEvents(_Listener):
         super().__init__(domain)
         self._heard = threading.Event()
         self.last: JobEnd | None = None
-        """What the newest event said."""
+        """The newest event."""
 
     def forget(self) -> None:
-        """Drop what was told of jobs until now, those included that are on their way in the library."""
+        """Drop all events of jobs until now, including those that the library has not delivered yet."""
         _deliver()
         self.last = None
         self._heard.clear()
 
     def wait(self, seconds: float) -> None:
-        """Return when an event comes, or one has come since the last call, or after ``seconds``.
+        """Wait until an event has come since the last call, or for ``seconds``.
 
         Raises Interrupted when the domain's scope is cancelled.
         """
@@ -103,13 +103,13 @@ class JobEvents(_Listener):
 
 
 _DELIVERY = 10.0
-"""Seconds to wait for the thread of libvirt's event loop, which calls nothing that takes long."""
+"""Seconds to wait for the thread of libvirt's event loop, which makes no long calls."""
 
 
 class Starts(_Listener):
-    """Hears whether one domain is started while its context lasts, even if it has ended again since.
+    """Receives the starts of one domain while its context lasts, even if it has ended again since.
 
-    Starts on another host are not heard.
+    Starts on another host are not noticed.
     """
 
     kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
@@ -119,8 +119,8 @@ class Starts(_Listener):
         self._started = False
 
     def any(self) -> bool:
-        """Whether it was started since. Raises HypervisorError."""
-        active = self._domain.is_active()  # its answer comes behind the events that were sent before
+        """Return whether the domain was started since. Raises HypervisorError."""
+        active = self._domain.is_active()  # its answer follows the events that were sent before
         _deliver()
         return active or self._started
 
@@ -130,9 +130,9 @@ class Starts(_Listener):
 
 
 def _deliver() -> None:
-    """Return when the events that the library has received have been told.
+    """Wait until the library has delivered the events that it has received.
 
-    It tells them from a timer, and the loop serves timers in the order in which they were made.
+    It delivers them from a timer, and the loop serves timers in the order of their creation.
     """
     told = threading.Event()
     timer = libvirt.virEventAddTimeout(0, lambda *_: told.set(), None)

@@ -14,19 +14,19 @@ from puller.hypervisor.job.frozen import DiskExport
 
 
 def export_uri(socket: Path, name: str) -> str:
-    """The URI of the export ``name`` behind the Unix socket ``socket``."""
+    """Return the URI of the export ``name`` behind the Unix socket ``socket``."""
     return f"nbd+unix:///{quote(name, safe='')}?socket={quote(str(socket), safe='/')}"
 
 
 def parse_exports(xml: str, socket: Path) -> tuple[DiskExport, ...]:
-    """The exports in the XML of an open pull job that listens on ``socket``."""
+    """Return the exports in the XML of an open pull job that listens on ``socket``."""
     disks = ET.fromstring(xml).findall("./disks/disk[@backup='yes']")
     return tuple(_parse(disk, socket) for disk in disks)
 
 
 def _parse(disk: ET.Element, socket: Path) -> DiskExport:
     target, bitmap = disk.attrib["name"], disk.get("exportbitmap")
-    name = disk.get("exportname", target)  # libvirt names the export after the disk if not told otherwise
+    name = disk.get("exportname", target)  # libvirt names the export after the disk by default
     # The context's name is QEMU's: docs/interop/nbd.txt.
     changed = None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}"
     return DiskExport(target, export_uri(socket, name), changed)

@@ -24,29 +24,27 @@ from puller.hypervisor.space.seal import Seal
 
 
 def socket_path(domain: Domain, checkpoint: str) -> Path:
-    """Where the exports of the job that makes ``checkpoint`` listen: in the domain's runtime folder.
+    """Return the socket of the job that creates ``checkpoint``, in the domain's runtime directory.
 
-    The path of a socket is short, so the name keeps only the ends of the checkpoint's: whose it
-    is, and the random part.
+    The path of a socket must be short, so the name keeps only the ends of the checkpoint's name: the owner
+    and the random part.
     """
     return domain.runtime_directory() / f"{checkpoint[: checkpoints.PREFIX_LENGTH]}{checkpoint[-8:]}.sock"
 
 
 def require_short(socket: Path) -> None:
-    """Raise HypervisorError if ``socket`` is too long for the path of one: QEMU would fail in mid-begin."""
+    """Raise HypervisorError if ``socket`` is too long a path: QEMU would fail while the job starts."""
     if len(os.fsencode(socket)) > SOCKET_PATH:
         raise HypervisorError(
-            f"the path {socket} is too long for a socket",
+            f"cannot create the socket {socket}: the path is too long",
             advice="Give the domain a shorter name, or take a push backup with --mode push.",
         )
 
 
 class PullJob(BackupJob):
-    """An open pull job. From its begin on the exports can be read, and they show the frozen moment as long as
-    they show anything.
-    """
+    """An open pull job. Its exports can be read at once, and show the frozen moment until it ends."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a job is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a job
         self,
         domain: Domain,
         bases: Mapping[str, str | None],
@@ -64,18 +62,18 @@ class PullJob(BackupJob):
         }
 
     def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
-        """See FrozenDisks: a guest is hurt by a scratch that is full."""
+        """See FrozenDisks: a full scratch would harm the guest."""
         return ScratchWatch(self._folder, alarm)
 
     def scratch_used(self) -> int:
-        """See FrozenDisks. Raises :class:`HypervisorError` if the job is no more.
+        """See FrozenDisks. Raises :class:`HypervisorError` if the job has ended.
 
-        Ask it seldom: before libvirt 10.8 frequent questions during a backup could crash the daemon.
+        Call it seldom: before libvirt 10.8, frequent queries during a backup could crash the daemon.
         """
-        with translate(f"cannot ask for the statistics of domain {self._domain.name}"):
+        with translate(f"cannot read the job statistics of domain {self._domain.name}"):
             statistics = self._domain.handle.jobStats()
         if "disk_temp_used" not in statistics:
-            raise HypervisorError(f"the backup job of domain {self._domain.name} has ended before its time")
+            raise HypervisorError(f"the backup job of domain {self._domain.name} ended too early")
         return int(statistics["disk_temp_used"])
 
     def _begin(self) -> None:
@@ -97,7 +95,7 @@ class PullJob(BackupJob):
 def backup_xml(
     bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path, seal: Seal | None = None
 ) -> str:
-    """The ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
+    """Return the ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
     root = ET.Element("domainbackup", mode="pull")
     ET.SubElement(root, "server", transport="unix", socket=str(socket))
     for target, disk in add_disks(root, bases).items():

@@ -1,8 +1,8 @@
-"""The backup job that a domain has open, whoever began it.
+"""The open backup job of a domain, of any client.
 
-libvirt runs one backup job a domain, and it stays open when the client that began it is gone. So the
-next run has to tell its own dead job from another tool's living one. The names of its files and of the
-socket tell: ours begin with ``puller-`` and the repository's id.
+libvirt runs one backup job for each domain, and it stays open when the client that began it is gone. So the
+next run has to distinguish a dead job of puller from a living job of another tool. It does so by the names
+of the job's files and socket: ours begin with ``puller-`` and the repository's id.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from puller.hypervisor.locking import runlock
 from puller.hypervisor.space import scratch, staging
 
 _STEP = 0.02
-"""Seconds between two looks whether a job has ended. It takes 10 to 50 ms; there is no event for it."""
+"""Seconds between two checks whether a cancelled job has ended; there is no event for it."""
 
 _LIMIT = 60.0
-"""Seconds to wait for a cancelled job before giving up."""
+"""Seconds to wait for the end of a cancelled job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class OpenJob:
 
     @property
     def files(self) -> frozenset[Path]:
-        """All files that the job made for itself."""
+        """Return all files that the job created."""
         images = self.scratch | self.staging
         return images if self.socket is None else images | {self.socket}
 
 
 def parse_job(xml: str) -> OpenJob:
-    """The job in the XML of ``virDomainBackupGetXMLDesc``."""
+    """Return the job in the XML of ``virDomainBackupGetXMLDesc``."""
     root = ET.fromstring(xml)
     socket = None if (server := root.find("server")) is None else server.get("socket")
     return OpenJob(Path(socket) if socket else None, _files(root, "scratch"), _files(root, "target"))
@@ -57,42 +57,42 @@ def _files(root: ET.Element, name: str) -> frozenset[Path]:
 
 
 def job_xml(domain: Domain) -> str | None:
-    """The XML of the backup job that is open, or None if there is none."""
-    with translate(f"cannot ask for the backup job of domain {domain.name}"):
+    """Return the XML of the open backup job, or None."""
+    with translate(f"cannot read the backup job of domain {domain.name}"):
         try:
             return str(domain.handle.backupGetXMLDesc())
         except libvirt.libvirtError as error:
-            # A transient domain that was shut off is gone, and its job with it.
+            # A transient domain disappears with its job when it is shut off.
             if code_of(error) in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_NO_DOMAIN):
                 return None
             raise
 
 
 def open_job(domain: Domain) -> OpenJob | None:
-    """The backup job that is open, or None if there is none."""
+    """Return the open backup job, or None."""
     xml = job_xml(domain)
     return None if xml is None else parse_job(xml)
 
 
 def is_ours(job: OpenJob, repository_id: str) -> bool:
-    """Whether a run for this repository began ``job``."""
+    """Return whether a run for this repository began ``job``."""
     prefix = owner_prefix(repository_id)
     return bool(job.files) and all(path.name.startswith(prefix) for path in job.files)
 
 
 def end_stale(domain: Domain, repository_id: str) -> bool:
-    """End the job that a dead run of ours left open; whether there was one.
+    """End the job that a dead run of ours left open; return whether there was one.
 
-    Call it with the domain's lock held, else the job may be that of a living run. Raises
-    :class:`JobRunning` if a job is open that is not ours, :class:`Locked` if it is that of a run that lives
-    and has its locks elsewhere.
+    Call it with the domain's lock held, else the job may belong to a living run. Raises
+    :class:`JobRunning` if the open job is not ours, :class:`Locked` if it belongs to a living run that has
+    its locks in another directory.
     """
     job = open_job(domain)
     if job is None:
         return False
     if not is_ours(job, repository_id):
         raise JobRunning(
-            f"domain {domain.name} has a backup job open that this repository's runs did not begin"
+            f"domain {domain.name} has an open backup job that puller did not begin for this repository"
         )
     for folder in {path.parent for path in job.scratch | job.staging}:
         runlock.require_dead(domain, repository_id, folder)
@@ -101,29 +101,29 @@ def end_stale(domain: Domain, repository_id: str) -> bool:
 
 
 def end(domain: Domain, job: OpenJob) -> None:
-    """End ``job`` if it is still the one that is open, wait until libvirt has none, remove its files.
+    """End ``job`` if it is still open, wait until libvirt has no job, and remove its files.
 
-    Close all NBD connections before: a client that stays connected while QEMU stops its server can crash
-    QEMU (CVE-2024-7409). Raises :class:`HypervisorError` if the job does not end within a minute.
+    Close all NBD connections first: a client that stays connected while QEMU stops its server can crash QEMU
+    (CVE-2024-7409). Raises :class:`HypervisorError` if the job does not end in time.
     """
     if open_job(domain) == job:
         _cancel(domain)
     deadline = time.monotonic() + _LIMIT
-    waiting = CancelScope()  # the end of a run is what asks for this
+    waiting = CancelScope()  # called at the end of a run, whose scope may be cancelled
     while open_job(domain) == job:
         if time.monotonic() > deadline:
-            raise HypervisorError(f"the backup job of domain {domain.name} did not end in {_LIMIT:.0f} s")
+            raise HypervisorError(f"the backup job of domain {domain.name} did not end within {_LIMIT:.0f} s")
         waiting.pause(_STEP)
     for path in job.files:
         scratch.discard(path)
 
 
 def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[Path, ...]:
-    """Delete what dead runs of ours left of ``domain`` in ``directory``; returns the files.
+    """Delete the files that dead runs of ours left for ``domain`` in ``directory``; return them.
 
-    That is scratch files, images of push jobs, and what told that the runs lived.
+    These are scratch files, images of push jobs, and run locks.
 
-    Call it with the domain's lock held. Raises :class:`Locked` if a run that lives has its files there.
+    Call it with the domain's lock held. Raises :class:`Locked` if a living run has its files there.
     """
     runlock.require_dead(domain, repository_id, directory)
     job = open_job(domain)
@@ -136,7 +136,7 @@ def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[
 
 
 def _cancel(domain: Domain) -> None:
-    """Ask for the end; the job may have ended by itself since it was seen, as when the guest powers off."""
+    """Cancel the job, which may have ended by itself meanwhile, for example by a power-off of the guest."""
     with translate(f"cannot end the backup job of domain {domain.name}"):
         try:
             domain.handle.abortJob()

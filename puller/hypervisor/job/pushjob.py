@@ -1,4 +1,4 @@
-"""A push backup job: QEMU itself writes the disks, as they were at the begin, into qcow2 images.
+"""A push backup job: QEMU itself copies the disks, as they were at its start, into qcow2 images.
 
 The job ends by itself, with an event; nobody connects to QEMU. See https://libvirt.org/formatbackup.html.
 """
@@ -23,28 +23,28 @@ from puller.hypervisor.space.seal import Seal
 from puller.hypervisor.space.staging import reserve, staging_path
 
 _LOOK = 2.0
-"""Seconds between two looks at the job while no event comes. Each is two calls, and before libvirt 10.8
-frequent questions during a backup could crash the daemon."""
+"""Seconds between two checks of the job without an event. Before libvirt 10.8, frequent queries during a
+backup could crash the daemon."""
 
 _NO_SPACE = "No space left on device"
 """QEMU's words for ENOSPC; libvirt starts it with ``LC_ALL=C``."""
 
 Watch = Callable[[int, int], None]
-"""Told (bytes copied, bytes to copy) of all disks together while a push job runs."""
+"""Called with (bytes copied, bytes to copy) of all disks together while a push job runs."""
 
 
 class PushJob(BackupJob):
     """A push job while it lasts; ``images`` are the files that QEMU writes, by target.
 
-    They hold what they should once :meth:`wait` has returned, and until the context ends. In an image
-    of a disk with a base, a cluster is allocated if it was written since the base, and only then:
-    zeroes are allocated too, as zero clusters. The image names the running disk as its backing file, unless
-    a seal has made it; open it without. ``room`` is how many bytes to set aside for the image of each disk.
+    They are complete once :meth:`wait` has returned, and until the context ends. In an image of a disk with
+    a base, a cluster is allocated if and only if it was written since the base: zeroes are allocated too, as
+    zero clusters. The image names the running disk as its backing file, unless a seal created it; open it
+    without backing file. ``room`` is the number of bytes to reserve for the image of each disk.
 
-    Beginning also raises :class:`StagingFull`.
+    Entering also raises :class:`StagingFull`.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a job is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a job
         self,
         domain: Domain,
         bases: Mapping[str, str | None],
@@ -67,7 +67,7 @@ class PushJob(BackupJob):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self._events)  # before the begin: a small job ends within it
+            stack.enter_context(self._events)  # before the start: a small job ends during it
             super().__enter__()
             self._listening = stack.pop_all()
         return self
@@ -77,12 +77,12 @@ class PushJob(BackupJob):
             super().__exit__(*failure)
 
     def wait(self, watch: Watch) -> None:
-        """Return when QEMU has written all images.
+        """Wait until QEMU has written all images.
 
-        libvirt's event ends the waiting at once. If it is missed, because the daemon was restarted, a look
-        every two seconds finds the job gone. Raises :class:`DomainNotRunning` if the guest was powered
-        off, :class:`StagingFull`, and :class:`HypervisorError` if the job failed in another way, was
-        cancelled, or ended without libvirt telling how, or if the connection is lost.
+        libvirt's event ends the wait at once. If it is missed because the daemon was restarted, a check
+        every two seconds finds that the job is gone. Raises :class:`DomainNotRunning` if the guest was
+        powered off, :class:`StagingFull`, and :class:`HypervisorError` if the job failed in another way,
+        was cancelled, or ended without a report, or if the connection is lost.
         """
         while open_job(self._domain) == self._as_opened():
             self._events.wait(_LOOK)
@@ -92,37 +92,35 @@ class PushJob(BackupJob):
             self._fail(end)
 
     def _tell(self, watch: Watch) -> None:
-        with translate(f"cannot ask for the statistics of domain {self._domain.name}"):
+        with translate(f"cannot read the job statistics of domain {self._domain.name}"):
             statistics = self._domain.handle.jobStats() if self._domain.is_active() else {}
         if libvirt.VIR_DOMAIN_JOB_DISK_TOTAL in statistics:
             total = int(statistics[libvirt.VIR_DOMAIN_JOB_DISK_TOTAL])
             watch(int(statistics[libvirt.VIR_DOMAIN_JOB_DISK_PROCESSED]), total)
 
     def _completed(self) -> JobEnd | None:
-        """What libvirt kept of the last job for whoever asks first; None if it has nothing.
+        """Return libvirt's statistics of the last job, which it gives once; None if it has none.
 
-        It is of this job, as an event that was heard need not be.
+        They are of this job; an event may be of an earlier one.
         """
         try:
             return parse_end(self._domain.handle.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED))
-        except libvirt.libvirtError:  # the domain is shut off or gone, which _fail finds out
+        except libvirt.libvirtError:  # the domain is shut off or gone, which _fail detects
             return None
 
     def _fail(self, end: JobEnd | None) -> None:
         name = self._domain.name
         if not self._domain.is_active():
-            raise DomainNotRunning(f"domain {name} was shut off before QEMU had written its backup")
+            raise DomainNotRunning(f"domain {name} was shut off before QEMU had written all images")
         if end is None:
-            raise HypervisorError(
-                f"the push job of domain {name} is gone, and libvirt does not tell how it ended"
-            )
+            raise HypervisorError(f"the push job of domain {name} has ended, and libvirt does not report how")
         if end.reason == _NO_SPACE:
             folder = next(iter(self.images.values())).parent
             raise StagingFull(f"staging directory {folder} is full: the push job of domain {name} failed")
         raise HypervisorError(f"the push job of domain {name} failed: {end.reason or 'it was cancelled'}")
 
     def _begin(self) -> None:
-        self._events.forget()  # the end of a job before this one
+        self._events.forget()  # the end of an earlier job
         super()._begin()
         for target, length in self._room.items():
             reserve(self.images[target], length)
@@ -138,9 +136,7 @@ class PushJob(BackupJob):
 
 
 def push_xml(bases: Mapping[str, str | None], images: Mapping[str, Path], seal: Seal | None = None) -> str:
-    """The ``<domainbackup>`` of a push job into new qcow2 ``images``, made by libvirt (``compat=1.1``) or
-    by the ``seal``.
-    """
+    """Return the ``<domainbackup>`` of a push job into qcow2 ``images``, created by libvirt or ``seal``."""
     root = ET.Element("domainbackup", mode="push")
     for target, disk in add_disks(root, bases).items():
         ET.SubElement(disk, "driver", type="qcow2")

@@ -1,8 +1,8 @@
-"""Dirty bitmaps of ours in images, of which libvirt has no record.
+"""Dirty bitmaps of ours in images for which libvirt has no checkpoint.
 
-They stay when the record alone is lost, or when a disk was out of the domain while its checkpoint was
-deleted. Nobody uses them, yet QEMU loads them at each start and keeps them up to date. libvirt deletes a
-bitmap only with the checkpoint that it belongs to, so each one is given a record first.
+They stay when only the record is lost, or when a disk was detached from the domain while its checkpoint was
+deleted. Nobody uses them, yet QEMU loads them at each start and updates them. libvirt deletes a bitmap only
+with its checkpoint, so each bitmap gets a record first.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from puller.hypervisor.faults import translate
 
 
 def find_strays(domain: Domain, repository_id: str) -> dict[str, list[str]]:
-    """The bitmaps of :func:`find_stored` that belong to no checkpoint that libvirt knows."""
+    """Return the bitmaps of :func:`find_stored` that belong to no checkpoint of libvirt."""
     known = {checkpoint.name for checkpoint in list_checkpoints(domain)}
     stored = find_stored(domain, repository_id)
     return {name: targets for name, targets in stored.items() if name not in known}
 
 
 def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
-    """By name of the bitmap: the disks whose images have it. Images that cannot be read are passed over.
+    """Return the disks by the name of the bitmap in their image. Unreadable images are skipped.
 
-    It sees what is stored in an image; what QEMU has made since its start is not.
+    This reads the bitmaps stored in an image; bitmaps that QEMU created since its start are not in it.
     """
     found: dict[str, list[str]] = {}
     for disk in domain.disks():
@@ -47,7 +47,7 @@ def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
 def remove_stray(domain: Domain, name: str, targets: Iterable[str]) -> tuple[str, ...]:
     """Remove the bitmap ``name`` from these disks, and return those that had it; the domain must be active.
 
-    Fine if QEMU does not know it any more: an image tells of bitmaps that were deleted since the start.
+    Does nothing if QEMU no longer has it: an image still lists bitmaps that were deleted since the start.
     Raises HypervisorError.
     """
     removed = []
@@ -64,7 +64,7 @@ def remove_stray(domain: Domain, name: str, targets: Iterable[str]) -> tuple[str
 
 
 def _record(domain: Domain, name: str, target: str) -> str:
-    """What libvirt wants to know of a checkpoint that it is to take for its own."""
+    """Return the XML by which libvirt accepts a checkpoint as its own."""
     root = ET.Element("domaincheckpoint")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "creationTime").text = str(int(time.time()))

@@ -1,4 +1,4 @@
-"""One puller a domain, and one run a job, on this host."""
+"""Locks on this host: one puller for each domain, and one run for each job."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from puller.host.runtime import runtime_directory
 
 
 class HostLock:
-    """Holds the lock file ``path`` against other pullers on this host, as long as the context lasts.
+    """Holds the lock file ``path`` against other pullers on this host while the context lasts.
 
-    It is a ``flock`` on a small file, so the kernel lets go of it when the process dies, however it dies. The
-    file stays: deleting it would let two processes hold locks on two files of one name. Entering raises
-    :class:`Locked` if another process holds it, at once, saying that ``what`` is under way.
+    It is a ``flock`` on a small file, so the kernel releases it when the process dies. The file stays:
+    deleting it would let two processes hold locks on two files of one name. Entering raises :class:`Locked`
+    at once if another process holds it; ``what`` begins the message.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -56,14 +56,14 @@ class JobLock(HostLock):
 
 
 def lock_directory() -> Path:
-    """Where the locks of this user are."""
+    """Return the directory of this user's locks."""
     return runtime_directory()
 
 
 def holder(uuid: str, directory: Path) -> int | None:
-    """The process that holds the lock of the domain ``uuid``, or None; without touching the lock.
+    """Return the process that holds the lock of the domain ``uuid``, or None, without touching the lock.
 
-    A look by ``flock`` would for a moment keep a backup that begins just then from its lock.
+    A test by ``flock`` could make a backup fail that starts at the same moment.
     """
     try:
         inode = (directory / f"{uuid}.lock").stat().st_ino
@@ -78,12 +78,12 @@ def holder(uuid: str, directory: Path) -> int | None:
 
 
 def _open(path: Path) -> int:
-    """A descriptor of the lock file, which no child process inherits."""
+    """Return a descriptor of the lock file, which no child process inherits."""
     try:
-        make_private(path.parent)  # who else could write there might hold our locks, or take them away
+        make_private(path.parent)  # another user who can write there could hold or remove our locks
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise PullerError(
             f"cannot use the lock file {path}: {error.strerror or error}",
-            advice="Let its directory belong to this user and be writable for nobody else, or remove it.",
+            advice="Let only this user own and write to its directory, or remove the directory.",
         ) from error

@@ -1,9 +1,9 @@
-"""What tells that a run lives, for runs that do not share its lock folder.
+"""A lock that shows that a run is alive, for runs with another lock directory.
 
-The lock of a domain (``puller.hypervisor.locking.lock``) is in a folder of this host and user. A run in a
-container, or of another user, has another folder, yet it reaches the same domain and its job; to it a living
-job looks like one that a dead run left open. So each run also holds a lock on a file in the folder of its
-temporary files, which whoever can end the job can look at.
+The lock of a domain (``puller.hypervisor.locking.lock``) is in a directory of this host and user. A run in a
+container, or of another user, has another directory, yet it reaches the same domain and its job; to it a
+living job looks like one that a dead run left open. So each run also locks a file in the directory of its
+temporary files, which every user who can end the job can read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SUFFIX = ".lock"
 
 
 class RunLock:
-    """Held, as long as the context lasts, by the run over ``domain`` that makes ``checkpoint``.
+    """Held while the context lasts by the run over ``domain`` that creates ``checkpoint``.
 
-    In a folder where this user may not write there is none: then the domain's lock has to do.
+    It is omitted in a directory where this user may not write: then only the domain's lock protects the run.
     """
 
     def __init__(self, directory: Path, checkpoint: str, domain: Domain) -> None:
@@ -37,7 +37,7 @@ class RunLock:
             self._descriptor = os.open(self._path, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-            # For all to read, whatever the umask: other users are to find it locked.
+            # Readable by all whatever the umask, so that other users can see the lock.
             os.fchmod(self._descriptor, 0o644)
         return self
 
@@ -49,7 +49,7 @@ class RunLock:
 
 
 def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
-    """Raise :class:`Locked` if a run of ours over ``domain`` lives whose files are in ``directory``."""
+    """Raise :class:`Locked` if a living run of ours over ``domain`` has its files in ``directory``."""
     for path in directory.glob(f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
         with suppress(OSError):
             holder = _holder(path)
@@ -59,7 +59,7 @@ def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
 
 
 def _holder(path: Path) -> str | None:
-    """Who holds the lock on the file at ``path``, as it says; None if nobody does."""
+    """Return the process named in the file at ``path`` if it is locked; None if it is not."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

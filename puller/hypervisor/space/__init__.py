@@ -1,1 +1,1 @@
-"""Scratch and staging: room for them, and a watch over it."""
+"""Scratch and staging: checks and a watch for free space."""

@@ -1,13 +1,13 @@
-"""The scratch: where QEMU keeps what the guest overwrites while a pull job is open.
+"""The scratch: images in which QEMU keeps data that the guest overwrites while a pull job is open.
 
 Before the guest's write reaches a block for the first time in a job, QEMU copies the old block to the
 scratch image of that disk. If that copy fails, the *guest's write* fails (``on-cbw-error`` is
-``break-guest-write``): a full scratch breaks the guest, not the backup. So there is a check before.
+``break-guest-write``): a full scratch breaks the guest, not the backup. So free space is checked first.
 
-Where it lies: libvirt creates the scratch files itself, gives them to QEMU's user, and labels each one for
-SELinux and AppArmor, so the folder need not be listed in any policy. It only has to be one that QEMU's
-user can walk to, on a file system with room. The folder of the domain's own first image is that on any
-host, so it is the default. ``/tmp`` and ``/var/tmp`` are often small or in memory.
+libvirt creates the scratch files itself, gives them to QEMU's user, and labels each one for SELinux and
+AppArmor, so no policy has to list the directory. QEMU's user must be able to reach it, and its file system
+needs free space. The directory of the domain's first image has both on any host, so it is the default.
+``/tmp`` and ``/var/tmp`` are often small or in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUFFIX = ".scratch"
 
 
 def default_directory(disks: Sequence[Disk], state_directory: Path) -> Path:
-    """The folder of the first disk that is a file; libvirt's own where none is."""
+    """Return the directory of the first disk that is a file; libvirt's own if none is."""
     for disk in disks:
         if disk.type == "file" and disk.path is not None:
             return disk.path.parent
@@ -33,21 +33,20 @@ def default_directory(disks: Sequence[Disk], state_directory: Path) -> Path:
 
 
 def scratch_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Path:
-    """The scratch file of one disk in the job that makes ``checkpoint``.
+    """Return the scratch file of one disk in the job that creates ``checkpoint``.
 
-    The checkpoint's name makes it unique and ours; the domain's UUID says whose it is, so that a sweep
-    under the domain's lock cannot meet a file that another domain's job is about to use.
+    The checkpoint's name makes it unique and ours. The domain's UUID names its owner, so that a sweep under
+    the domain's lock never deletes a file that another domain's job is about to use.
     """
     return directory / f"{checkpoint}-{uuid}-{target}{SUFFIX}"
 
 
 def required_bytes(sizes: Iterable[int]) -> int:
-    """Free bytes to ask for before a job on disks of these sizes: a twentieth of them, 256 MiB at least.
+    """Return the free bytes to require before a job on disks of these sizes.
 
-    The worst case, a guest that rewrites all of its disks meanwhile, would take as much as the disks
-    are large. Asking for that would refuse most hosts; a guest that changes 5 % during one backup is
-    already a busy one. Who knows better gives another folder. The least gives the watch over the room
-    (``puller.hypervisor.space.scratchwatch``) half a second with a guest that writes 500 MiB/s.
+    The worst case, a guest that rewrites all of its disks meanwhile, would need the size of the disks.
+    Requiring that would refuse most hosts, and few guests change a twentieth during one backup. The minimum
+    gives the watch (``puller.hypervisor.space.scratchwatch``) time to react to a guest that writes fast.
     """
     return max(256 * MIB, sum(sizes) // 20)
 
@@ -55,29 +54,30 @@ def required_bytes(sizes: Iterable[int]) -> int:
 def check_free(directory: Path, needed: int) -> None:
     """Raise :class:`ScratchFull` if fewer than ``needed`` bytes are free in ``directory``.
 
-    Raises :class:`UsageError` if there is no such folder.
+    Raises :class:`UsageError` if the directory cannot be used.
     """
     free = free_bytes(directory, "scratch")
     if free < needed:
         raise ScratchFull(
-            f"scratch directory {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
+            f"scratch directory {directory} has {format_bytes(free)} free, "
+            f"but {format_bytes(needed)} are needed"
         )
 
 
 def free_bytes(directory: Path, purpose: str) -> int:
-    """Bytes that an ordinary user may still write in ``directory``, the ``purpose`` folder of the message.
+    """Return the bytes that an ordinary user, such as QEMU's, may still write in ``directory``.
 
-    Counted is for an ordinary user, since QEMU is one. Raises :class:`UsageError` if there is no such folder.
+    ``purpose`` names it in the message. Raises :class:`UsageError` if the directory cannot be used.
     """
     try:
         status = os.statvfs(directory)
     except OSError as error:
-        raise UsageError(f"{purpose} directory {directory} cannot be used: {error.strerror}") from error
+        raise UsageError(f"cannot use the {purpose} directory {directory}: {error.strerror}") from error
     return status.f_bavail * status.f_frsize
 
 
 def leftovers(directory: Path, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
-    """Scratch files of the domain ``uuid`` of any repository in ``directory`` but those ``in_use``."""
+    """Return the scratch files in ``directory`` of the domain ``uuid``, of any repository, not ``in_use``."""
     found = directory.glob(f"{OWN}*-{uuid}-*{SUFFIX}")
     return tuple(sorted(path for path in found if path not in in_use))
 
@@ -85,11 +85,9 @@ def leftovers(directory: Path, uuid: str, in_use: Collection[Path]) -> tuple[Pat
 def sweep(
     directory: Path, repository_id: str, uuid: str, in_use: Collection[Path], suffix: str = SUFFIX
 ) -> tuple[Path, ...]:
-    """Delete our files of the domain ``uuid`` in ``directory`` but those ``in_use``; returns them.
+    """Delete our files of the domain ``uuid`` in ``directory`` that are not ``in_use``; return them.
 
-    ``suffix`` says of which sort.
-
-    Call it with the domain's lock held.
+    ``suffix`` selects their kind. Call it with the domain's lock held.
     """
     found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
     stale = tuple(sorted(path for path in found if path not in in_use))
@@ -101,7 +99,7 @@ def sweep(
 def discard(path: Path) -> None:
     """Delete a file that libvirt or QEMU should have deleted.
 
-    One that may not be deleted from here stays: that is no reason to fail a backup that is done.
+    A file that puller may not delete stays: the backup is complete and does not fail for it.
     """
     try:
         path.unlink()

@@ -1,8 +1,8 @@
-"""Watches the room for the scratch while a pull job is open: the job ends before writes of the guest fail.
+"""Watch free space for the scratch while a pull job is open, to end the job before guest writes fail.
 
-The check before the job cannot know how much the guest will write, and others may fill the same file system.
-To ask libvirt for the job's statistics often is not safe (before 10.8 it could crash the daemon), and they
-say nothing of others. ``statvfs`` is cheap and counts everything.
+The check before the job cannot know how much the guest will write, and other programs may fill the same file
+system. Frequent queries of libvirt's job statistics are not safe (before 10.8 they could crash the daemon),
+and they do not include other programs. ``statvfs`` is cheap and counts everything.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from puller.errors import ScratchFull, UsageError
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import MIB, format_bytes
 
-LOOK = 0.1
-"""Seconds between two looks."""
+INTERVAL = 0.1
+"""Seconds between two checks."""
 
 FLOOR = 16 * MIB
-"""Bytes that stay free whatever the rate."""
+"""Bytes that stay free at any rate."""
 
 HORIZON = 2.0
-"""Seconds of writing for which there must be room. To end a job takes far less."""
+"""Seconds of writing for which there must be space. Ending a job takes far less."""
 
 MEMORY = 1.0
-"""Seconds over which the rate is taken: guests write in bursts."""
+"""Seconds over which the rate is measured: guests write in bursts."""
 
 Alarm = Callable[[ScratchFull], None]
 
 
 class Forecast:
-    """Tells from looks at the free space whether it is time to end."""
+    """Computes from samples of the free space how much has to stay free."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def reserve(self, now: float, free: int) -> int:
-        """Bytes that have to be free, after a look at ``now`` seconds that found ``free`` bytes."""
-        self._looks.append((now, free))
-        while len(self._looks) > 2 and self._looks[1][0] <= now - MEMORY:
-            self._looks.popleft()
-        began, before = self._looks[0]
+        """Return the bytes that have to be free, given a sample of ``free`` bytes at ``now`` seconds."""
+        self._samples.append((now, free))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - MEMORY:
+            self._samples.popleft()
+        began, before = self._samples[0]
         if now <= began:
             return FLOOR
         return max(FLOOR, int((before - free) / (now - began) * HORIZON))
 
 
 class ScratchWatch:
-    """A context; within it ``alarm`` is called once if ``folder`` is filling up, from another thread.
+    """A context in which another thread calls ``alarm`` once if ``folder`` is filling up.
 
-    Who is alarmed closes all NBD connections and ends the job.
+    ``alarm`` must make the run close all NBD connections and end the job.
     """
 
     def __init__(self, folder: Path, alarm: Alarm) -> None:
@@ -66,7 +66,7 @@ class ScratchWatch:
     def __enter__(self) -> Self:
         try:
             self._thread.start()
-        except BaseException:  # a signal: nobody will leave this context
+        except BaseException:  # a signal: this context will not be left
             self._over.set()
             raise
         return self
@@ -77,18 +77,18 @@ class ScratchWatch:
 
     def _watch(self) -> None:
         forecast = Forecast()
-        while not self._over.is_set():  # the first look at once: a rate takes two
-            with suppress(UsageError):  # a look that fails says nothing of the room
+        while not self._over.is_set():  # sample at once: a rate needs two samples
+            with suppress(UsageError):  # a failed check says nothing about the space
                 free = free_bytes(self._folder, "scratch")
                 if free < forecast.reserve(time.monotonic(), free):
                     self._alarm(_full(self._folder, free))
                     return
-            self._over.wait(LOOK)
+            self._over.wait(INTERVAL)
 
 
 def _full(folder: Path, free: int) -> ScratchFull:
     return ScratchFull(
         f"scratch directory {folder} has only {format_bytes(free)} free and is filling up: "
-        "the backup was ended before writes of the guest could fail",
-        advice="Give more room with --scratch-dir, or back up when the guest writes less.",
+        "the backup was ended before guest writes could fail",
+        advice="Choose a directory with more space with --scratch-dir, or back up while it writes less.",
     )

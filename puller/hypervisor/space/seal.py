@@ -1,9 +1,9 @@
-"""Temporary files of a job that are encrypted, as the disks are whose content they hold.
+"""Encrypted temporary files of a job, for disks that are encrypted themselves.
 
-libvirt can make such files in the begin of a job. But QEMU then measures the processor, and stretches a
-passphrase that needs no stretching, for seconds: all within its main loop, while the guest's file systems are
-frozen. The measuring also fails where processor time is counted in ticks (QEMU 7.2). So the files are made
-beforehand, and libvirt is told to take them as they are.
+libvirt can create such files at the start of a job. But QEMU then measures the processor and sample_ranges a
+passphrase that needs no stretching, for seconds in its main loop, while the guest's file systems are frozen.
+The measurement also fails on hosts that count processor time in ticks (QEMU 7.2). So the files are created
+beforehand, and libvirt uses them as they are.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from puller.hypervisor.secret import Throwaway, passphrase, uuid_of
 from puller.hypervisor.space.scratch import discard
 
 _STRETCH = 10
-"""Milliseconds for which a random passphrase is stretched, which needs none."""
+"""Milliseconds of stretching for a random passphrase, which needs none."""
 
 _TICKS = "Unable to get accurate CPU usage"
-"""QEMU's words when no tick fell into what it measured; the next try mostly does better."""
+"""QEMU's message if no tick fell into its measurement; a retry mostly succeeds."""
 
 _TRIES = 100
 
@@ -42,10 +42,10 @@ class _Lock:
 
 
 class Seal:
-    """The temporary files of one job on ``disks``, those of encrypted ones encrypted.
+    """The temporary files of one job on ``disks``, encrypted for encrypted disks.
 
-    The passphrase is thrown away with the job, but the images of disks named in ``kept``, which are to stay,
-    get that of the disk itself.
+    Their passphrase is discarded with the job. But images of disks in ``kept``, which the user keeps, get
+    the passphrase of the disk itself.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Seal:
 
     @contextmanager
     def made(self, files: Mapping[str, Path]) -> Iterator[None]:
-        """Make the file of each disk, by target; what is left of them when the context ends is removed.
+        """Create the file of each disk and return them by target; the end of the context removes them.
 
         Raises HypervisorError, UnsupportedDisk.
         """
@@ -79,12 +79,12 @@ class Seal:
         return _Lock(uuid, passphrase(self._domain, disk.target, disk.lock), None)
 
     def secret(self, target: str) -> str | None:
-        """The UUID of libvirt's secret for the file of the disk; None if that is not encrypted."""
+        """Return the UUID of libvirt's secret for the file of the disk; None if it is not encrypted."""
         lock = self._locks.get(target)
         return None if lock is None else lock.uuid
 
     def passphrase(self, target: str) -> bytes | None:
-        """What opens the file of the disk; None if that is not encrypted."""
+        """Return the passphrase for the file of the disk; None if it is not encrypted."""
         lock = self._locks.get(target)
         return None if lock is None else lock.passphrase
 
@@ -93,8 +93,8 @@ class Seal:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise HypervisorError(
-                f"{path} cannot be made: {error.strerror}",
-                advice="Give another directory with --scratch-dir, or with --staging-dir for a push.",
+                f"cannot create {path}: {error.strerror}",
+                advice="Choose another directory with --scratch-dir, or with --staging-dir for a push.",
             ) from error
         lock = self._locks.get(disk.target)
         options = list(_options(lock, disk.cluster))
@@ -113,12 +113,12 @@ def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
 
 
 def create(scope: CancelScope, passphrase: bytes | None, *words: str) -> None:
-    """``qemu-img create`` a qcow2 image. Raises HypervisorError."""
+    """Create a qcow2 image with ``qemu-img create``. Raises HypervisorError."""
     command = ["create", "-q", "-f", "qcow2", *words]
-    failure = Failure(HypervisorError, f"qemu-img cannot make {words[-2]}")
+    failure = Failure(HypervisorError, f"qemu-img cannot create {words[-2]}")
     for left in reversed(range(_TRIES)):
         try:
-            # The umask, as a try that fails removes the file, and the next one makes it.
+            # The umask, because a failed try removes the file and the next one creates it.
             qemu_img(command, _CREATE_SECONDS, failure, [passphrase], umask=0o077, scope=scope)
         except HypervisorError as error:
             if _TICKS not in error.message or not left:
@@ -130,5 +130,5 @@ def create(scope: CancelScope, passphrase: bytes | None, *words: str) -> None:
 def seal_of(
     domain: Domain, disks: Sequence[Disk], checkpoint: str, kept: Collection[str] = ()
 ) -> Seal | None:
-    """The seal of a job on ``disks``; None if none of them is encrypted."""
+    """Return the seal of a job on ``disks``; None if none of them is encrypted."""
     return Seal(domain, disks, checkpoint, kept) if any(disk.lock is not None for disk in disks) else None

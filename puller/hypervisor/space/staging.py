@@ -1,7 +1,7 @@
-"""The staging: where QEMU writes the images of a push job, and puller reads them.
+"""The staging: the directory in which QEMU writes the images of a push job, and puller reads them.
 
-libvirt makes the files, gives them to QEMU's user and labels them, as it does with scratch files
-(``puller.hypervisor.space.scratch``), so the folder must be one that QEMU's user can walk to.
+libvirt creates the files, gives them to QEMU's user and labels them, as it does with scratch files
+(``puller.hypervisor.space.scratch``), so QEMU's user must be able to reach the directory.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SUFFIX = ".staging"
 
 
 def staging_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Path:
-    """The image of one disk in the push job that makes ``checkpoint``; named like scratch files are."""
+    """Return the image of one disk in the push job that creates ``checkpoint``, named like scratch files."""
     return directory / f"{checkpoint}-{uuid}-{target}{SUFFIX}"
 
 
 def kept_path(directory: Path, name: str, point_id: str, target: str) -> Path:
-    """Where the image of one disk stays if the user wants to keep it: no run takes it for a leftover."""
+    """Return the path for an image that the user keeps; no run takes it for a leftover."""
     return directory.absolute() / f"{name}-{point_id}-{target}.qcow2"
 
 
 def keep(image: Path, path: Path) -> None:
-    """Give an image that libvirt is done with the name ``path``, and back what was reserved in vain.
+    """Rename an image that libvirt has finished to ``path``, and release the unused reservation.
 
     Raises HypervisorError.
     """
@@ -37,46 +37,46 @@ def keep(image: Path, path: Path) -> None:
         os.truncate(image, image.stat().st_size)
         image.rename(path)
     except OSError as error:
-        raise HypervisorError(f"{image} cannot be kept as {path}: {error.strerror}") from error
+        raise HypervisorError(f"cannot rename {image} to {path}: {error.strerror}") from error
 
 
 def copied_bytes(dirty: int, size: int, cluster: int | None) -> int:
-    """The most that QEMU copies of a disk of ``size`` bytes with ``dirty`` ones in its bitmap.
+    """Return the most bytes that QEMU copies of a disk of ``size`` bytes with ``dirty`` bytes in its bitmap.
 
-    It copies whole clusters of the new image, which are as large as those of the disk's image, ``cluster``
-    bytes if that is known (seen with libvirt 9.0 and QEMU 7.2), but 64 KiB at least.
+    It copies whole clusters of the new image, which are as large as those of the disk's image (``cluster``
+    bytes if known; seen with libvirt 9.0 and QEMU 7.2), but at least 64 KiB.
     """
     return min(size, dirty * max(1, (cluster or CHUNK) // CHUNK))
 
 
 def required_bytes(copied: int) -> int:
-    """Bytes that the image of one disk may take, of which ``copied`` are to be copied as far as is known.
+    """Return the bytes that the image of one disk may need, if ``copied`` bytes are to be copied.
 
-    More is a twentieth for what the guest writes until the job begins and for the tables of qcow2, and
-    16 MiB, since the bitmap of a young checkpoint grows fast. Nothing that is written later adds to it.
+    The margin covers the tables of qcow2 and the guest's writes until the job begins, as the bitmap of a
+    young checkpoint grows fast. Later writes need no space.
     """
     return copied + copied // 20 + 16 * MIB
 
 
 def reserve(image: Path, length: int) -> None:
-    """Set ``length`` bytes of the file system aside for ``image``, which QEMU is writing.
+    """Reserve ``length`` bytes of the file system for ``image``, which QEMU is writing.
 
     Before a guest's write reaches a block that is not copied yet, QEMU copies it into the image. If that
-    fails, the *guest's write* fails (``No space left on device``, seen with QEMU 7.2). So a folder that is
-    filled up by others meanwhile must not be able to make it fail. File systems that cannot do this
-    (``EOPNOTSUPP``) have only been looked at before. Raises :class:`StagingFull`.
+    fails, the *guest's write* fails (``No space left on device``, seen with QEMU 7.2). The reservation keeps
+    other programs from causing that by filling the file system. On file systems without reservation
+    (``EOPNOTSUPP``) only the check before the job protects the guest. Raises :class:`StagingFull`.
     """
     try:
         descriptor = os.open(image, os.O_WRONLY)
-    except OSError:  # not ours to write, or gone because the job has failed already
+    except OSError:  # puller may not write it, or it is gone because the job has failed
         return
     try:
         allocate(descriptor, 0, length)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StagingFull(
-                f"staging directory {image.parent} does not have the {format_bytes(length)} "
-                f"that {image.name} may take"
+                f"staging directory {image.parent} has too little space: {image.name} may need "
+                f"{format_bytes(length)}"
             ) from error
     finally:
         os.close(descriptor)
@@ -85,10 +85,11 @@ def reserve(image: Path, length: int) -> None:
 def check_free(directory: Path, needed: int) -> None:
     """Raise :class:`StagingFull` if fewer than ``needed`` bytes are free in ``directory``.
 
-    Raises :class:`UsageError` if there is no such folder.
+    Raises :class:`UsageError` if the directory cannot be used.
     """
     free = free_bytes(directory, "staging")
     if free < needed:
         raise StagingFull(
-            f"staging directory {directory} has {format_bytes(free)} free, {format_bytes(needed)} are needed"
+            f"staging directory {directory} has {format_bytes(free)} free, "
+            f"but {format_bytes(needed)} are needed"
         )

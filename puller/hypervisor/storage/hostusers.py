@@ -1,7 +1,7 @@
-"""Who on this host uses a file or block device: mounts, swap, processes, other devices, QEMU's locks.
+"""Users of a file or block device on this host: mounts, swap, processes, other devices, QEMU's locks.
 
-All is asked of the kernel, so it needs no libvirt, and finds the machines of other users and of no libvirt
-too. Processes of other users can be looked at by root only.
+The answers come from the kernel, so this needs no libvirt, and also finds virtual machines of other users and
+those without libvirt. Only root can see processes of other users.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PROC = Path("/proc")
 
 
 def user_of(storage: Storage, descriptor: int) -> str | None:
-    """Say who uses the storage that is open as ``descriptor``, as a clause; None if nobody does."""
+    """Return a clause that names a user of the storage open as ``descriptor``; None if nobody uses it."""
     looks = (_mounts(storage), _swaps(storage), _processes(storage), _holders(storage), _locks(descriptor))
     return next((user for look in looks for user in look), None)
 
 
 def _mounts(storage: Storage) -> Iterator[str]:
-    """File systems that lie on it: proc_pid_mountinfo(5). Those of btrfs have numbers of their own."""
+    """Yield file systems on the storage: proc_pid_mountinfo(5). Those of btrfs have their own numbers."""
     for line in _lines(_PROC / "self" / "mountinfo"):
         fields, _, source = line.partition(" - ")
         major, minor = map(int, fields.split()[2].split(":"))
@@ -40,20 +40,20 @@ def _swaps(storage: Storage) -> Iterator[str]:
 
 def _holders(storage: Storage) -> Iterator[str]:
     for name in storage.holders:
-        yield f"{name} lies upon it"
+        yield f"{name} is built on it"
 
 
 def _locks(descriptor: int) -> Iterator[str]:
     if imagelock.is_held(descriptor):
-        yield "a QEMU program that cannot be seen from here, perhaps of another host, holds its lock"
+        yield "a QEMU program that puller cannot see, perhaps on another host, holds its lock"
 
 
 def _processes(storage: Storage) -> Iterator[str]:
-    """Those that may write to it, and QEMU's programs, which may also read what must not change."""
+    """Yield processes that may write to it, and QEMU programs, whose images must not change while read."""
     for process in _PROC.glob("[0-9]*"):
         if process.name == str(os.getpid()):
             continue
-        with suppress(OSError):  # it has ended, or belongs to another user
+        with suppress(OSError):  # the process has ended, or belongs to another user
             name = (process / "comm").read_text().strip()
             opened = [file for file in (process / "fd").iterdir() if _is_in(file, storage.shared)]
             if any(name.startswith("qemu") or _may_write(process, file.name) for file in opened):
@@ -67,7 +67,7 @@ def _is_in(file: Path, shared: frozenset[Identity]) -> bool:
 
 
 def _may_write(process: Path, number: str) -> bool:
-    """Whether a descriptor was opened for writing: proc_pid_fdinfo(5)."""
+    """Return whether a descriptor was opened for writing: proc_pid_fdinfo(5)."""
     for line in _lines(process / "fdinfo" / number):
         if line.startswith("flags:"):
             flags = int(line.split()[1], 8)
@@ -82,7 +82,7 @@ def _describe(process: Path, name: str) -> str:
 
 
 def _guest(process: Path) -> str:
-    """The name of a QEMU's machine, as libvirt gives it: ``-name guest=web1,debug-threads=on``."""
+    """Return the domain of a QEMU from libvirt's arguments: ``-name guest=web1,debug-threads=on``."""
     words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
     if "-name" not in words[:-1]:
         return ""
@@ -96,7 +96,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _path(field: str) -> str:
-    """A path out of a file of /proc, where blanks and the like are octal numbers."""
+    """Decode a path from a file of /proc, where blanks and the like are octal numbers."""
     for code in ("\\040", "\\011", "\\012", "\\134"):
         field = field.replace(code, chr(int(code[1:], 8)))
     return field

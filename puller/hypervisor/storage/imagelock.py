@@ -1,9 +1,9 @@
-"""The locks by which QEMU's programs keep off each other's images.
+"""The locks by which QEMU's programs protect their images from each other.
 
 They are open file description locks (fcntl_locking(2)) on single bytes of the image: byte 100 + n says that
 the holder needs the permission n, byte 200 + n that nobody else may have it. See ``block/file-posix.c`` and
-``include/block/block-common.h`` of QEMU. A libvirt that gives each QEMU device nodes of its own separates
-these locks on devices; on files they are always shared.
+``include/block/block-common.h`` of QEMU. If libvirt gives each QEMU its own device nodes, locks on devices
+are separate; locks on files are always shared.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _CONSISTENT_READ, _WRITE = 0, 1
 
 
 def is_held(descriptor: int) -> bool:
-    """Whether a program of QEMU, another than this process, has the image open."""
+    """Return whether a program of QEMU, other than this process, has the image open."""
     return any(_is_locked(descriptor, first) for first in (_NEEDED, _REFUSED))
 
 
 def take(descriptor: int) -> bool:
-    """Take the image for writing: no QEMU starts on it until the descriptor is closed. False if one has it.
+    """Lock the image for writing: no QEMU starts on it until the descriptor is closed. False if one has it.
 
-    As QEMU does it, by locks that are taken before it is looked for those of others. The descriptor must be
-    readable. On a file system without locks (ENOLCK, EINVAL) everybody may take it.
+    Like QEMU, this takes its own locks before it looks for those of others. The descriptor must be readable.
+    On a file system without locks (ENOLCK, EINVAL) it always succeeds.
     """
     with suppress(OSError):
         for byte in (_NEEDED + _WRITE, _REFUSED + _CONSISTENT_READ, _REFUSED + _WRITE):

@@ -1,8 +1,8 @@
-"""A file or block device, known by what it is rather than by one of its names.
+"""Identity of a file or block device, independent of its name.
 
-Names deceive: there are symbolic links, bind mounts, device nodes in other folders, and a guest's disk may be
-a partition of the device in question or the file behind a loop device. So storage is compared by its numbers,
-along with all that shares bytes with it::
+One storage has many names: there are symbolic links, bind mounts, device nodes in other directories, and a
+guest's disk may be a partition of the device in question or the file behind a loop device. So storage is
+compared by its numbers, together with all storage that shares bytes with it::
 
     /dev/mapper/vg-root      above: it holds a part of the bytes
     /dev/sda1
@@ -30,34 +30,34 @@ Identity = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """``shared`` is the storage itself and all that shares bytes with it; ``holders`` name what of that the
-    kernel has built upon it, such as ``/dev/dm-0 (vg-root)`` and ``/dev/loop0``.
+    """``shared`` is the storage itself and all storage that shares bytes with it; ``holders`` are the names
+    of devices built on it, such as ``/dev/dm-0 (vg-root)`` and ``/dev/loop0``.
     """
 
     shared: frozenset[Identity]
     holders: tuple[str, ...]
 
     def is_at(self, path: str) -> bool:
-        """Whether ``path`` leads to the storage or to what shares bytes with it."""
+        """Return whether ``path`` leads to the storage or to storage that shares bytes with it."""
         with suppress(OSError, ValueError):
             return identity(Path(path).stat()) in self.shared
         return False
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Which storage ``status`` is of."""
+    """Return the identity of the storage with this ``status``."""
     if stat.S_ISBLK(status.st_mode):
         return "device", os.major(status.st_rdev), os.minor(status.st_rdev)
     return "file", status.st_dev, status.st_ino
 
 
 def storage_of(descriptor: int) -> Storage:
-    """The storage that is open as ``descriptor``."""
+    """Return the storage that is open as ``descriptor``."""
     return _storage(identity(os.fstat(descriptor)))
 
 
 def storage_at(path: Path) -> Storage | None:
-    """The storage that ``path`` leads to; None if that cannot be looked at."""
+    """Return the storage that ``path`` leads to; None if it cannot be examined."""
     with suppress(OSError, ValueError):
         return _storage(identity(path.stat()))
     return None
@@ -70,7 +70,7 @@ def _storage(own: Identity) -> Storage:
 
 
 def _closure(first: Identity, step: Callable[[Identity], Iterable[Identity]]) -> list[Identity]:
-    """``first`` and whatever can be reached from it."""
+    """Return ``first`` and everything that can be reached from it."""
     found, left = [first], [first]
     while left:
         for near in step(left.pop()):
@@ -81,7 +81,7 @@ def _closure(first: Identity, step: Callable[[Identity], Iterable[Identity]]) ->
 
 
 def _above(storage: Identity) -> Iterator[Identity]:
-    """Partitions, loop devices, and what device-mapper, md and the like have made of it."""
+    """Yield partitions, loop devices, and devices that device-mapper, md and the like have built on it."""
     if storage[0] == "file":
         for loop in _LOOPS.glob("loop*"):
             if _backing_file(loop) == storage:
@@ -93,7 +93,7 @@ def _above(storage: Identity) -> Iterator[Identity]:
 
 
 def _below(storage: Identity) -> Iterator[Identity]:
-    """The disk of a partition, what a device is made of, the file of a loop device."""
+    """Yield the disk of a partition, the components of a device, the file of a loop device."""
     if storage[0] == "file":
         return
     folder = _folder(storage)
@@ -106,7 +106,7 @@ def _below(storage: Identity) -> Iterator[Identity]:
 
 
 def _folder(device: Identity) -> Path:
-    """What the kernel tells of a device."""
+    """Return the kernel's directory about a device."""
     with suppress(OSError):
         return (_DEVICES / f"{device[1]}:{device[2]}").resolve(strict=True)
     return Path("/nonexistent")

@@ -1,1 +1,1 @@
-"""Prune's side: what is reachable, leases, compaction, a rebuilt index."""
+"""Prune's part: reachability, leases, compaction, a rebuilt index."""

@@ -25,12 +25,12 @@ from puller.store.base import Store
 
 
 def present(footer: Footer) -> int:
-    """The set of the slots that are not dead."""
+    """Return the set of the slots that are not dead."""
     return bits_of(footer.flags & DEAD == 0)
 
 
 def without(footer: Footer, dead: int) -> Footer:
-    """The footer of the pack when the slots in the set ``dead`` are removed."""
+    """Return the footer of the pack without the slots in the set ``dead``."""
     gone = column_of(dead, footer.count)
     ids, lengths, flags = footer.ids.copy(), footer.lengths.copy(), footer.flags.copy()
     ids[gone], lengths[gone], flags[gone] = 0, 0, DEAD
@@ -38,7 +38,7 @@ def without(footer: Footer, dead: int) -> Footer:
 
 
 def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
-    """``pack`` once it is compacted."""
+    """Return ``pack`` as it is after compaction."""
     footer = without(pack.footer, dead)
     tail = encode_tail(keys, pack.kind, pack.pack_id, footer)
     size = int(footer.offsets[-1]) + len(tail)
@@ -48,8 +48,8 @@ def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
 def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, dead: int) -> int:
     """Put the next generation of a pack that ``reader`` has opened, without the slots ``dead``.
 
-    Returns by how many bytes it is smaller. The generation that it was made from stays. Raises ObjectExists
-    if somebody else has put the next one, ObjectChanged if this one is gone, StoreError.
+    Returns the number of saved bytes. The older generation stays. Raises ObjectExists if another process has
+    put the next one, ObjectChanged if this one is gone, StoreError.
     """
     footer = without(pack.footer, dead)
     body = bytearray()

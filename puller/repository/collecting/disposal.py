@@ -1,4 +1,4 @@
-"""Deletion of what is not needed any more, in a store that may refuse it for a time or for ever (WORM)."""
+"""Deletion of unneeded objects, in a store that may refuse it for a time or forever (WORM)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Disposal:
         self.refusal: StoreDenied | None = None
 
     def attempt(self, delete: Callable[[], None]) -> bool:
-        """Call ``delete``; tell whether the store let all of it go. What stays is harmless, by the format.
+        """Call ``delete``; return whether the store deleted everything. Objects that stay are harmless.
 
-        Raises StoreError, but for a refusal.
+        Raises StoreError, except for a refusal.
         """
         try:
             delete()

@@ -1,4 +1,4 @@
-"""Which packs are stored, and what the index rightly says of them."""
+"""The stored packs, and the correct entries of the index about them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from puller.store.base import ObjectInfo, Store
 
 @dataclass(frozen=True, slots=True)
 class PackObject:
-    """The highest generation of a pack that was listed: ``size`` in bytes, ``modified`` by the store's clock.
+    """The highest listed generation of a pack: ``size`` in bytes, ``modified`` by the store's clock.
 
-    ``lower`` are the generations below it, which a prune could not delete or died before it did.
+    ``lower`` are the lower generations, which an earlier prune did not delete.
     """
 
     kind: PackKind
@@ -32,20 +32,20 @@ class PackObject:
         return *self.lower, self.generation
 
     def names(self, pack_id: bytes) -> list[str]:
-        """All objects of the pack, the lower generations first."""
+        """Return all objects of the pack, the lower generations first."""
         return [self.kind.object_name(pack_id, generation) for generation in self.generations]
 
     def lower_names(self, pack_id: bytes) -> list[str]:
-        """The objects of the lower generations."""
+        """Return the objects of the lower generations."""
         return [self.kind.object_name(pack_id, generation) for generation in self.lower]
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """``packs`` by id. ``homes`` names, for each pack that is indexed rightly, one index object that does so.
+    """``packs`` by id. ``homes`` names an index object with a correct entry for each pack that has one.
 
-    ``named`` counts the packs that each index object names. Some may be gone, be compacted since, or be named
-    by another one: prune leaves that for a while.
+    ``named`` counts the packs in each index object. Some may be gone, compacted since, or also in another
+    object: prune tolerates some of these.
     """
 
     indexes: tuple[ObjectInfo, ...]
@@ -55,17 +55,17 @@ class Inventory:
 
     @classmethod
     def take(cls, store: Store) -> Inventory:
-        """List what is there.
+        """List packs and index objects.
 
         Index objects come before packs, and a pack is durable before an index names it: so a pack that
         is not listed is gone.
         """
-        # The newest first: what it says counts, and older ones that could not be deleted add nothing.
+        # The newest first: its entries count, and older objects that could not be deleted add nothing.
         indexes = sorted(list_index(store), key=lambda info: info.modified, reverse=True)
         return cls(tuple(indexes), list_packs(store))
 
     def read_indexes(self, store: Store, keys: Keys) -> Iterator[PackEntry]:
-        """Read the tables of the index; yield what they rightly say, each pack once."""
+        """Read the tables of the index; yield the correct entries, each pack once."""
         for info in self.indexes:
             for pack in read_packs(store, keys, info) or ():
                 self.named[info.key] += 1
@@ -74,17 +74,17 @@ class Inventory:
                     yield pack
 
     def is_right(self, name: str, pack: PackEntry) -> bool:
-        """Whether the index object ``name`` is the one that rightly says this."""
+        """Return whether the index object ``name`` is the one that holds this correct entry."""
         return self.homes.get(pack.pack_id) == name and self._is_as_stored(pack)
 
     def outdated(self, doomed: Collection[bytes]) -> set[str]:
-        """The index objects of which more than a quarter is not so, once the ``doomed`` packs are changed."""
+        """Return index objects with over a quarter of wrong entries, once the ``doomed`` packs change."""
         right = Counter(name for pack_id, name in self.homes.items() if pack_id not in doomed)
         return {name for name, count in self.named.items() if 4 * right[name] < 3 * count}
 
     @property
     def needed(self) -> list[ObjectInfo]:
-        """The index objects that say something that no newer one says."""
+        """Return the index objects with entries that no newer one has."""
         homes = set(self.homes.values())
         return [info for info in self.indexes if info.key in homes]
 
@@ -92,15 +92,15 @@ class Inventory:
         return pack.pack_id not in self.homes and self._is_as_stored(pack)
 
     def _is_as_stored(self, pack: PackEntry) -> bool:
-        """Whether the index knows the pack as it is, or as it was before a compaction."""
+        """Return whether the index entry describes the pack as stored, or as before a compaction."""
         stored = self.packs.get(pack.pack_id)
         return stored is not None and (stored.generation, stored.size) == (pack.generation, pack.size)
 
 
 def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
-    """The stored packs by id. What is not named like a pack is foreign, and so is an empty object.
+    """Return the stored packs by id. Objects with other names and empty objects are foreign.
 
-    An id that is there as both kinds is left out: one of them is foreign, and only its footer tells which.
+    An id that exists as both kinds is left out: one of the two is foreign, and only its footer tells which.
     """
     found: dict[bytes, PackObject] = {}
     unclear: set[bytes] = set()
@@ -121,6 +121,6 @@ def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes
 
 
 def _joined(one: PackObject, other: PackObject) -> PackObject:
-    """Two generations of one pack."""
+    """Join two generations of one pack."""
     low, high = sorted((one, other), key=lambda pack: pack.generation)
     return replace(high, lower=(*high.lower, *low.lower, low.generation))

@@ -1,4 +1,4 @@
-"""A lease: at most one process does a thing at a time (docs/format.md, "Locks").
+"""A lease: at most one process works for a purpose at a time (docs/format.md, "Locks").
 
 ::
 
@@ -6,14 +6,14 @@
     locks/prune/<holder>-00000001   renewal: a name of its own, so that no object is ever overwritten
     locks/prune/<holder>-00000002   the newest counts; the one before stays till the next, others are deleted
 
-Who wants the lease puts a first renewal, then lists. Of two that do so at once, the one that lists
-later sees the other's and gives way; so there are never two holders, at worst none. No conditional
-put is needed, and since nobody writes another's objects, an expired lease is taken over without a race.
+A process that wants the lease puts a first renewal, then lists. Of two that do so at once, the one that
+lists later sees the other's and gives way; so there are never two holders, at worst none. No conditional put
+is needed, and since no process writes another's objects, an expired lease is taken over without a race.
 
-Who holds it gives way to nobody as long as it renews in time: whoever tries meanwhile sees a lease that has
-not expired. Only one that has renewed too late may have been taken over, and then any other holder counts.
+A holder that renews in time gives way to nobody: other processes see a lease that has not expired. Only a
+lease that was renewed too late may have been taken over, and then any other holder counts.
 
-Times are the store's: "now" is the modified time of an object that was put just now.
+Times are the store's: "now" is the modified time of an object that was just put.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from puller.units import KIB
 PREFIX = "locks/"
 
 EXPIRY = 900.0
-"""Seconds after which a lease that was not renewed counts as left behind."""
+"""Seconds after which a lease without renewal has expired."""
 
 _LIMIT = 64 * KIB
 """Bytes of a lease, which names a host and a process."""
@@ -52,7 +52,7 @@ RENEWAL = 60.0
 
 
 def _now() -> float:
-    """Seconds, going on while the host is suspended."""
+    """Return seconds that continue to count while the host is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -64,7 +64,7 @@ class _Holder(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Renewals:
-    """All that is there of one holder's, in order: the last is the newest."""
+    """All renewals of one holder, in order: the last is the newest."""
 
     infos: tuple[ObjectInfo, ...]
 
@@ -78,7 +78,7 @@ class _Renewals:
 
 
 def _listed(store: Store, folder: str) -> dict[str, _Renewals]:
-    """By holder id. Names that are not a lease's are foreign."""
+    """Return renewals by holder id. Other names are foreign."""
     found: defaultdict[str, list[ObjectInfo]] = defaultdict(list)
     for info in store.list(folder):
         name = _NAME.fullmatch(info.key.removeprefix(folder))
@@ -90,9 +90,9 @@ def _listed(store: Store, folder: str) -> dict[str, _Renewals]:
 
 
 def is_taken(store: Store, boxes: Boxes, purpose: str) -> bool:
-    """Whether somebody holds this lease, or died with it. Raises StoreError.
+    """Return whether a process holds this lease, or died with it. Raises StoreError.
 
-    A look only: to put an object, as taking it does, lets others that try at the same time give way.
+    It only lists: putting an object, as ``take`` does, would make others give way.
     """
     renewals = _listed(store, f"{PREFIX}{purpose}/").values()
     holders = (_read(store, boxes, item.newest.key) for item in renewals)
@@ -100,7 +100,7 @@ def is_taken(store: Store, boxes: Boxes, purpose: str) -> bool:
 
 
 def _read(store: Store, boxes: Boxes, name: str) -> _Holder | None:
-    """Who holds the lease in the object ``name``; None if that cannot be told."""
+    """Return the holder in the object ``name``; None if it cannot be read."""
     try:
         content = boxes.unpack(BoxKind.LOCK, name, store.get(name, max_size=_LIMIT), _LIMIT)
         return msgspec.json.decode(content, type=_Holder)
@@ -139,12 +139,12 @@ class Lease:
                 lease._give_back()
 
     def renew(self) -> None:
-        """To be called every minute or so. Raises Locked if another one has taken over."""
+        """Renew if due; call it about every minute. Raises Locked if another process has taken over."""
         if _now() - self._renewed > RENEWAL:
             self.measure()
 
     def measure(self) -> float:
-        """Renew at once and return ``now``. Raises Locked if another one has taken over."""
+        """Renew at once and return ``now``. Raises Locked if another process has taken over."""
         try:
             self._store.stat(self._name(self._number))
         except ObjectNotFound as error:
@@ -173,15 +173,15 @@ class Lease:
         self._store.put_new(name, self._boxes.pack(BoxKind.LOCK, name, content))
 
     def _give_way(self, others: Sequence[_Renewals], since: float = inf) -> None:
-        """Raise Locked if another lease has not expired, or something was put for it after ``since``."""
+        """Raise Locked if another lease has not expired, or was renewed after ``since``."""
         for other in others:
             if self._is_live(other) or other.newest.modified > since:
                 of = self._of(other.newest)
-                raise Locked(f"another {self._purpose} is at work in this repository{of}")
+                raise Locked(f"another {self._purpose} is running in this repository{of}")
 
     def _delete_expired(self, others: Sequence[_Renewals]) -> None:
         expired = [name for other in others if not self._is_live(other) for name in other.names]
-        with suppress(StoreDenied):  # they hinder nobody, and this role may not delete
+        with suppress(StoreDenied):  # they block nobody, and this role may not delete
             self._store.delete(expired)
 
     def _give_back(self) -> None:
@@ -190,7 +190,7 @@ class Lease:
                 [self._name(number) for number in range(max(0, self._number - 2), self._number + 1)]
             )
         except StoreDenied:
-            # Where nothing can be deleted it has to be said; else the lease would stay until it expires.
+            # Without permission to delete, a mark gives the lease back; else it would stay until it expires.
             self._write(ended=True)
 
     def _others(self) -> list[_Renewals]:
@@ -204,6 +204,6 @@ class Lease:
         return holder is None or not holder.ended
 
     def _of(self, info: ObjectInfo) -> str:
-        """Who holds the lease, as far as it can be told."""
+        """Return the holder of the lease, if it can be read."""
         holder = _read(self._store, self._boxes, info.key)
         return "" if holder is None else f": process {holder.process} on host {holder.host}"

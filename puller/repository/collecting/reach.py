@@ -1,6 +1,6 @@
-"""What restore points reach: every slot of every pack that some map names.
+"""The slots that restore points reach: every slot of every pack that some map names.
 
-Pages are shared between points, so each distinct page is read once however many points have it.
+Points share pages, so each distinct page is read only once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from puller.units import CHUNK, PAGE_CHUNKS
 
 
 class SlotSet:
-    """Slots of many packs, by the packs' numbers: a bit a slot, as a repository may have billions."""
+    """Slots of many packs, by pack number: one bit for each slot, as a repository may have billions."""
 
     def __init__(self) -> None:
         self._bits: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[int]:
-        """The packs of which a slot is, or was, in the set."""
+        """Iterate over the packs of which a slot is, or was, in the set."""
         return iter(self._bits)
 
     def __len__(self) -> int:
@@ -34,26 +34,26 @@ class SlotSet:
         return pack in self._bits
 
     def bits(self, pack: int) -> int:
-        """The slots of a pack: bit k stands for slot k."""
+        """Return the slots of a pack: bit k stands for slot k."""
         return self._bits.get(pack, 0)
 
     def __getitem__(self, pack: int) -> NDArray[np.bool_]:
-        """The slots of a pack as booleans, up to the last one in the set."""
+        """Return the slots of a pack as booleans, up to the last one in the set."""
         bits = self.bits(pack)
         return column_of(bits, bits.bit_length())
 
     def add(self, pack: int, slots: Slots) -> None:
-        """Put in slots of one pack, at least one."""
+        """Add slots of one pack, at least one."""
         column = np.zeros(int(np.max(slots)) + 1, np.bool_)
         column[slots] = True
         self._bits[pack] = self.bits(pack) | bits_of(column)
 
     def discard(self, pack: int, slot: int) -> None:
-        """Take out a slot that is in the set."""
+        """Remove a slot that is in the set."""
         self._bits[pack] &= ~(1 << slot)
 
     def holds(self, pack: int, slots: Slots) -> NDArray[np.bool_]:
-        """For each of some slots of one pack whether it is in the set."""
+        """Return for each of some slots of one pack whether it is in the set."""
         column = self[pack]
         held = np.zeros(len(slots), np.bool_)
         inside = slots < len(column)
@@ -71,28 +71,28 @@ class Reach:
 
     @property
     def packs(self) -> SlotSet:
-        """The reached slots of data packs."""
+        """Return the reached slots of data packs."""
         return self.data
 
     @property
     def map_packs(self) -> SlotSet:
-        """The reached slots of map packs."""
+        """Return the reached slots of map packs."""
         return self.maps
 
     def has_root(self, address: Address) -> bool:
-        """Whether the root was taken in."""
+        """Return whether the root was added."""
         pack, slots = self._place(address)
         return bool(self.maps.holds(pack, slots)[0])
 
     def note_root(self, address: Address) -> None:
-        """Take in a root that has been read."""
+        """Add a root that has been read."""
         self.maps.add(*self._place(address))
 
     def _place(self, address: Address) -> tuple[int, Slots]:
         return self._reader.table.number(address.pack), np.array([address.slot], np.uint16)
 
     def add(self, root: Root) -> list[Damage]:
-        """Take in the pages of one disk; return the parts of it whose pages cannot be read."""
+        """Add the pages of one disk; return the parts of it whose pages cannot be read."""
         damage: list[Damage] = []
         for _, refs in read_pages(self._reader, root, self._fresh(root), damage):
             for pack in np.unique(refs.packs[refs.packs != ZERO]).tolist():
@@ -101,7 +101,7 @@ class Reach:
         return damage
 
     def _fresh(self, root: Root) -> list[int]:
-        """Numbers of the pages that no disk had before, pack by pack, so that each pack is read once."""
+        """Return the numbers of new pages, pack by pack, so that each pack is read once."""
         fresh: list[int] = []
         packs, slots = root.pages.packs, root.pages.slots
         for pack in np.unique(packs[packs != ZERO]).tolist():

@@ -1,7 +1,7 @@
-"""Index objects replaced by others that say less, or the same in fewer objects.
+"""Replacement of index objects by smaller ones, or by fewer objects with the same entries.
 
-What is new is durable before what is old is deleted. So a reader of the index misses nothing, and after
-a crash some of it is said twice, which the next prune mends.
+New objects are durable before old ones are deleted. So a reader of the index misses nothing, and after a
+crash some entries exist twice, which the next prune corrects.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SMALL = 2 * MIB
 """Bytes below which an index object is merged with others: each costs every run a request."""
 
 LEAST = 8
-"""Small ones that are worth merging, so that what was merged is not rewritten each time."""
+"""Number of small objects that is worth a merge, so that merged ones are not rewritten each time."""
 
 CONTENT = 4 * MIB
-"""Bytes at which an index object is put: some 1,000 packs. Bounds the memory of a rewrite."""
+"""Bytes at which an index object is put. Bounds the memory of a rewrite."""
 
 _PACK = 64
 """Bytes that a pack counts for, beside its rows and its dead slots: then no table has too many."""
@@ -35,11 +35,11 @@ _TOGETHER = 64
 """Packs that become a part together."""
 
 Keep = Callable[[str, PackEntry], bool]
-"""Given an index object's name and what it says of a pack: whether that is to be said any more."""
+"""Returns, for an index object's name and its entry of a pack, whether to keep the entry."""
 
 
 def mergeable(indexes: Sequence[ObjectInfo]) -> set[str]:
-    """Names of the small index objects, if there are enough of them."""
+    """Return the names of the small index objects, if there are enough of them."""
     small = {info.key for info in indexes if info.size < SMALL}
     return small if len(small) >= LEAST else set()
 
@@ -55,9 +55,9 @@ class IndexWriter:
         self._fresh: list[IndexedPack] = []
 
     def replace(self, infos: Iterable[ObjectInfo], keep: Keep) -> list[str]:
-        """Put what ``keep`` leaves of index objects, and all that was added; return which are to be deleted.
+        """Put the entries that ``keep`` accepts, and all added ones; return the index objects to delete.
 
-        One that cannot be read stays: it may be of a newer version.
+        An unreadable object stays: it may be of a newer version.
         """
         replaced = []
         for info in infos:
@@ -70,7 +70,7 @@ class IndexWriter:
         return replaced
 
     def add(self, pack: IndexedPack) -> None:
-        """Index a pack; put an object once there is enough for one."""
+        """Index a pack; put an object once it is large enough."""
         self._fresh.append(pack)
         if len(self._fresh) == _TOGETHER:
             self._add_fresh()
@@ -87,7 +87,7 @@ class IndexWriter:
         self._size += size
 
     def flush(self) -> None:
-        """Put what is left. All that was added is durable when this returns."""
+        """Put the rest. Everything added is durable when this returns."""
         self._add_fresh()
         self._put()
 

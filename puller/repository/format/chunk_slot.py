@@ -17,12 +17,12 @@ from puller.units import CHUNK
 
 
 def content_id(id_key: bytes, content: Content) -> bytes:
-    """Keyed BLAKE3 of the plain content, 16 bytes."""
+    """Return the keyed BLAKE3 of the plain content, 16 bytes."""
     return blake3(content, key=id_key).digest(ID)
 
 
 def compress(contents: Sequence[Content], level: int) -> list[tuple[Content, int]]:
-    """For each content the bytes to seal and their flags: a zstd frame, or itself where that is no longer."""
+    """Return for each content the bytes to seal and their flags: a zstd frame, or itself if not longer."""
     framed = compression.frames(contents, level)
     return [
         (frame, COMPRESSED) if len(frame) < len(content) else (content, 0)
@@ -31,7 +31,7 @@ def compress(contents: Sequence[Content], level: int) -> list[tuple[Content, int
 
 
 class SlotCipher:
-    """Seals and opens the slots of one pack. ``overhead`` is what sealing adds to each slot, in bytes."""
+    """Seals and opens the slots of one pack. ``overhead`` is the bytes that sealing adds to each slot."""
 
     def __init__(self, keys: Keys, pack_id: bytes, pack_key: bytes) -> None:
         self._aes = AESGCM(pack_key) if keys.cipher is Cipher.AES_256_GCM else None
@@ -47,7 +47,7 @@ class SlotCipher:
             self._aes.encrypt_into(number + bytes(8), content, self._place + number, target)
 
     def open(self, slot: int, stored: Content) -> Content:
-        """The bytes that were sealed. Raises DamagedData."""
+        """Return the bytes that were sealed. Raises DamagedData."""
         if self._aes is None:
             return stored
         number = slot.to_bytes(4, "little")
@@ -66,7 +66,7 @@ def _cipher_of(keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> Sl
 
 
 class SlotReader:
-    """Takes verified contents out of one stored pack. Raises KeyNotHeld where the keys do not open it."""
+    """Reads verified contents from one stored pack. Raises KeyNotHeld if the keys do not open it."""
 
     def __init__(self, keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> None:
         self._id_key = keys.id_key
@@ -75,7 +75,7 @@ class SlotReader:
         self._cipher = _cipher_of(keys, kind, pack_id, footer)
 
     def content(self, slot: int, stored: Content) -> bytes:
-        """The content of ``slot``, whose stored bytes are given. Raises DamagedData saying what is wrong."""
+        """Return the content of ``slot`` from its stored bytes. Raises DamagedData with the reason."""
         if self._footer.is_dead(slot):
             raise DamagedData(f"slot {slot} was removed by prune")
         try:
@@ -83,7 +83,7 @@ class SlotReader:
         except DamagedData as error:
             raise DamagedData(f"slot {slot}: {error.message}") from error
         if content_id(self._id_key, content) != self._footer.slot_id(slot):
-            raise DamagedData(f"slot {slot}: the content does not have the id that the footer names")
+            raise DamagedData(f"slot {slot}: the content does not match its id in the footer")
         return content
 
     def _plain(self, slot: int, opened: Content) -> bytes:

@@ -1,4 +1,4 @@
-"""zstd frames, with bounds on what a frame may unpack to."""
+"""zstd frames, with bounds on the unpacked size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 1
 Content = bytes | bytearray | memoryview
 
 _MANY = "multi_compress_to_buffer" in zstandard.backend_features
-"""Whether the library compresses many contents in a call: its wheels do, builds on a system's zstd do not."""
+"""Whether the library compresses many contents in a call: wheels do, builds with a system's zstd do not."""
 
 
 class _PerThread(threading.local):
@@ -37,15 +37,15 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def frame(content: Content, level: int = LEVEL) -> bytes:
-    """One zstd frame of ``content`` with the content size in its header."""
+    """Return one zstd frame of ``content`` with the content size in its header."""
     return _compressor(level).compress(content)
 
 
 def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
-    """The ``frame`` of each of ``contents``.
+    """Return the ``frame`` of each of ``contents``.
 
-    In one call where the library can, which refuses to do nothing: to take the interpreter's lock again
-    after each content, from other threads that hold it, was 4 % of a full.
+    Uses one call if the library can (it refuses an empty list), because taking the interpreter's lock again
+    after each content is costly.
     """
     if not (_MANY and contents and all(map(len, contents))):
         return [frame(content, level) for content in contents]
@@ -54,14 +54,14 @@ def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
 
 
 def unframe(stored: bytes | memoryview, limit: int) -> bytes:
-    """The content of one zstd frame. Raises DamagedData, also if it is larger than ``limit`` bytes."""
+    """Return the content of one zstd frame. Raises DamagedData, also if it is larger than ``limit`` bytes."""
     try:
         size = zstandard.frame_content_size(stored)
         if not 0 <= size <= limit:
-            raise DamagedData(f"a compressed frame claims {size} bytes, {limit} are allowed")
+            raise DamagedData(f"a compressed frame claims {size} bytes, but {limit} are allowed")
         content = _per_thread.decompressor.decompress(stored, allow_extra_data=False)
     except (zstandard.ZstdError, ValueError) as error:
-        raise DamagedData(f"a compressed frame does not unpack: {error}") from error
+        raise DamagedData(f"cannot unpack a compressed frame: {error}") from error
     if len(content) != size:
         raise DamagedData(f"a compressed frame holds {len(content)} bytes, not {size}")
     return content

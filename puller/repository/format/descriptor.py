@@ -1,4 +1,4 @@
-"""``repository.json``: what a repository is, before any key is known."""
+"""``repository.json``: the facts about a repository that need no key."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Descriptor(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct):
-    """The members that every version of the format has."""
+    """Members of every version of the format."""
 
     format: str
     version: int
 
 
 def new(cipher: Cipher, conditional_writes: bool) -> Descriptor:
-    """A descriptor with a fresh id."""
+    """Return a descriptor with a new id."""
     name = next(name for name, kind in _CIPHERS.items() if kind is cipher)
     return Descriptor(
         secrets.token_hex(16), datetime.now(UTC).replace(microsecond=0), name, conditional_writes
@@ -63,11 +63,11 @@ def decode(content: bytes, url: str) -> Descriptor:
     try:
         head = msgspec.json.decode(content, type=_Head)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise NoRepository(f"{url} holds a {NAME} that is not puller's") from error
+        raise NoRepository(f"no repository at {url}: its {NAME} is not puller's") from error
     if head.format != "puller":
-        raise NoRepository(f"{url} holds a repository of '{head.format}', not of puller")
+        raise NoRepository(f"no repository at {url}: its {NAME} is of '{head.format}', not of puller")
     if head.version > VERSION:
-        raise UnsupportedFormat(f"{url} has format version {head.version}; this puller knows {VERSION}")
+        raise UnsupportedFormat(f"{url} has format version {head.version}; this puller supports {VERSION}")
     try:
         return _validated(msgspec.json.decode(content, type=Descriptor), url)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -76,10 +76,10 @@ def decode(content: bytes, url: str) -> Descriptor:
 
 def _validated(descriptor: Descriptor, url: str) -> Descriptor:
     if not _ID.fullmatch(descriptor.id) or descriptor.cipher not in _CIPHERS:
-        raise ValueError(f"id {descriptor.id!r} or cipher {descriptor.cipher!r} is impossible")
+        raise ValueError(f"invalid id {descriptor.id!r} or cipher {descriptor.cipher!r}")
     if (descriptor.chunk_size, descriptor.page_chunks) != (CHUNK, PAGE_CHUNKS):
         raise UnsupportedFormat(
-            f"{url} uses chunks of {descriptor.chunk_size} bytes; this puller knows {CHUNK}"
+            f"{url} uses chunks of {descriptor.chunk_size} bytes; this puller supports {CHUNK}"
         )
     return descriptor
 

@@ -46,33 +46,33 @@ Ids = NDArray[np.uint8]
 
 
 class PackKind(enum.IntEnum):
-    """What the slots of a pack hold."""
+    """Content of a pack's slots."""
 
     DATA = 1
     MAP = 2
 
     @property
     def content_limit(self) -> int:
-        """Bytes that a slot unpacks to at most."""
+        """Most bytes of a slot's content."""
         return CHUNK if self is PackKind.DATA else MAP_CONTENT_LIMIT
 
     @property
     def prefix(self) -> str:
-        """Where packs of this kind are stored."""
+        """Prefix of packs of this kind."""
         return "packs/" if self is PackKind.DATA else "maps/"
 
     def folder(self, pack_id: bytes) -> str:
-        """The prefix under which all generations of a pack are stored, and other packs too."""
+        """Return the prefix of all generations of a pack, which other packs share."""
         return f"{self.prefix}{pack_id[:1].hex()}/"
 
     def object_name(self, pack_id: bytes, generation: int = 0) -> str:
-        """The object's name."""
+        """Return the object's name."""
         name = self.folder(pack_id) + pack_id.hex()
         return f"{name}.{generation}" if generation else name
 
 
 def parse_pack_name(name: str) -> tuple[PackKind, bytes, int] | None:
-    """Kind, id and generation of the pack that an object holds by its name; None if it is foreign."""
+    """Return kind, id and generation of a pack from its object's name; None if it is foreign."""
     match = _NAME.fullmatch(name)
     if match is None or int(match[4] or 0) > MAX_GENERATION:
         return None
@@ -82,7 +82,7 @@ def parse_pack_name(name: str) -> tuple[PackKind, bytes, int] | None:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a pack says of its n slots: ``ids`` (n, 16), ``lengths`` (n,) in bytes, ``flags`` (n,)."""
+    """Table of a pack's n slots: ``ids`` (n, 16), ``lengths`` (n,) in bytes, ``flags`` (n,)."""
 
     key_box: bytes
     ids: Ids
@@ -102,30 +102,30 @@ class Footer:
         return len(self.flags)
 
     def slot_id(self, slot: int) -> bytes:
-        """Id of the content of ``slot``."""
+        """Return the id of the content of ``slot``."""
         return bytes(self.ids[slot])
 
     def is_dead(self, slot: int) -> bool:
-        """Whether prune has removed ``slot``."""
+        """Return whether prune has removed ``slot``."""
         return bool(self.flags[slot] & DEAD)
 
     def encode(self) -> bytes:
-        """The plain content of the footer: 2 + length of the key box + 21 × n bytes."""
+        """Return the plain content of the footer: 2 + length of the key box + 21 × n bytes."""
         columns = self.ids.astype(np.uint8), self.lengths.astype("<u4"), self.flags.astype(np.uint8)
         box = _BOX_LENGTH.pack(len(self.key_box)) + self.key_box
         return box + b"".join(column.tobytes() for column in columns)
 
     @staticmethod
     def encoded_length(content: bytes, at: int, count: int) -> int:
-        """Bytes of a footer of ``count`` slots that begins at ``at`` in ``content``. Raises DamagedData."""
+        """Return the bytes of a footer of ``count`` slots at ``at`` in ``content``. Raises DamagedData."""
         if at + _BOX_LENGTH.size > len(content):
-            raise DamagedData("a footer is cut short")
+            raise DamagedData("a footer is truncated")
         (box,) = _BOX_LENGTH.unpack_from(content, at)
         return _BOX_LENGTH.size + int(box) + _ROW * count
 
     @classmethod
     def decode(cls, content: bytes, count: int) -> Footer:
-        """Parse the plain content. Raises DamagedData where it cannot be."""
+        """Parse the plain content. Raises DamagedData."""
         if count > MAX_SLOTS or len(content) != cls.encoded_length(content, 0, count):
             raise DamagedData(f"a footer of {len(content)} bytes cannot describe {count} slots")
         at = len(content) - _ROW * count
@@ -149,7 +149,7 @@ class Trailer:
     pack_id: bytes
 
     def encode(self) -> bytes:
-        """48 bytes."""
+        """Return the trailer, 48 bytes."""
         return _TRAILER.pack(
             _MAGIC, VERSION, self.kind, self.cipher, self.count, self.footer_length, self.nonce, self.pack_id
         )
@@ -160,7 +160,7 @@ def _footer_aad(keys: Keys, trailer: bytes) -> bytes:
 
 
 def encode_tail(keys: Keys, kind: PackKind, pack_id: bytes, footer: Footer) -> bytes:
-    """Sealed footer and trailer, to stand behind the slots."""
+    """Return the sealed footer and the trailer, which follow the slots."""
     content = compression.frame(footer.encode())
     nonce = os.urandom(NONCE)
     trailer = Trailer(kind, keys.cipher, footer.count, len(content) + TAG, nonce, pack_id).encode()
@@ -171,17 +171,17 @@ def decode_trailer(tail: bytes, kind: PackKind, pack_id: bytes) -> Trailer:
     """Parse the last 48 bytes of ``tail``. Raises DamagedData."""
     name = kind.object_name(pack_id)
     if len(tail) < TRAILER:
-        raise DamagedData(f"{name} is cut short: {len(tail)} bytes are left")
+        raise DamagedData(f"{name} is truncated: {len(tail)} bytes are left")
     magic, version, found_kind, cipher, count, length, nonce, found_id = _TRAILER.unpack(tail[-TRAILER:])
     if magic != _MAGIC:
-        raise DamagedData(f"{name} is cut short or overwritten: it has no trailer")
+        raise DamagedData(f"{name} is truncated or overwritten: it has no trailer")
     if version != VERSION:
-        # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
-        raise DamagedData(f"{name} has format version {version}; this puller knows {VERSION}")
+        # It is not authenticated yet; a newer format says so in the descriptor, which is read first.
+        raise DamagedData(f"{name} has format version {version}; this puller supports {VERSION}")
     if found_kind != kind or found_id != pack_id:
-        raise DamagedData(f"{name} holds another pack than its name says")
+        raise DamagedData(f"{name} holds a different pack than its name says")
     if not TAG < length <= FOOTER_LIMIT or count > MAX_SLOTS:
-        raise DamagedData(f"{name} has an impossible trailer")
+        raise DamagedData(f"{name} has an invalid trailer")
     return Trailer(kind, cipher, count, length, nonce, pack_id)
 
 
@@ -189,11 +189,11 @@ def decode_footer(keys: Keys, trailer: Trailer, sealed: bytes) -> Footer:
     """Open and parse a sealed footer. Raises DamagedData."""
     name = trailer.kind.object_name(trailer.pack_id)
     if trailer.cipher != keys.cipher:
-        raise DamagedData(f"{name} is sealed otherwise than its repository")
+        raise DamagedData(f"{name} has another cipher than its repository")
     try:
         content = keys.footer_seal().open(trailer.nonce, sealed, _footer_aad(keys, trailer.encode()))
         footer = Footer.decode(compression.unframe(content, FOOTER_LIMIT), trailer.count)
-        # Slots are raw where compression does not help, so none is longer than its content. A reader
+        # Slots are raw if compression does not help, so none is longer than its content. A reader
         # takes a whole slot into memory.
         if footer.count and int(np.max(footer.lengths)) > trailer.kind.content_limit + TAG:
             raise DamagedData("it describes a slot that is longer than its content can be")

@@ -1,11 +1,11 @@
-"""Index objects: which packs are stored, and in which of them to look for an id (docs/format.md, "Index").
+"""Index objects: the stored packs, and the pack in which to look for an id (docs/format.md, "Index").
 
 ::
 
     | header 40 | sealed table of packs | block of 512 rows | block | …        rows ascend by id
 
-What they say is never needed to restore anything, and never believed without a pack's footer: an index may
-be missing, repeat itself, or be rebuilt from the packs at any time.
+They are never needed for a restore, and never trusted without a pack's footer: an index may be missing, have
+duplicate entries, or be rebuilt from the packs at any time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_ROWS = 1 << 24
 TABLE_LIMIT = 16 * MIB
 BLOCK_ROWS = 512
 LIMIT = HEADER + TABLE_LIMIT + MAX_ROWS * 9
-"""More than the bytes of any index object."""
+"""Upper bound for the bytes of an index object."""
 
 _MAGIC = b"PULLERIX"
 _VERSION = 1
@@ -44,7 +44,7 @@ _COLUMNS = ("<u1", "<u4", "<u8", "<u4", "<u4")
 _ENTRY = ID + sum(np.dtype(form).itemsize for form in _COLUMNS)
 
 IndexRows = NDArray[np.uint64]
-"""Ascending: 48 bits of an id above 16 of the place of its pack in the table."""
+"""Ascending: 48 bits of an id above 16 bits of its pack's position in the table."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class IndexedPack:
 
 
 class PackEntry(NamedTuple):
-    """What an index says of a pack: bit k of ``dead`` stands for slot k of the ``slots``."""
+    """Entry of a pack in an index: bit k of ``dead`` stands for slot k of the ``slots``."""
 
     kind: PackKind
     pack_id: bytes
@@ -75,7 +75,7 @@ class PackEntry(NamedTuple):
 
     @classmethod
     def of(cls, pack: IndexedPack) -> PackEntry:
-        """The entry that says ``pack``."""
+        """Return the entry of ``pack``."""
         bits = np.packbits(pack.footer.flags & DEAD != 0, bitorder="little").tobytes()
         dead = int.from_bytes(bits, "little")
         return cls(pack.kind, pack.pack_id, pack.generation, pack.size, pack.footer.count, dead)
@@ -90,7 +90,7 @@ class IndexPart:
 
     @classmethod
     def of(cls, packs: Iterable[IndexedPack]) -> IndexPart:
-        """All that an index is to say of ``packs``."""
+        """Return the part of an index for ``packs``."""
         named = list(packs)
         parts = [
             id_bits(pack.footer.ids[pack.footer.flags & DEAD == 0]) | np.uint64(place)
@@ -100,7 +100,7 @@ class IndexPart:
 
     @classmethod
     def join(cls, parts: Sequence[IndexPart]) -> IndexPart:
-        """The packs of all parts, one after the other, with all rows."""
+        """Join the packs of all parts, in order, with all rows."""
         first, rows = 0, []
         for part in parts:
             rows.append(part.rows + np.uint64(first))
@@ -108,7 +108,7 @@ class IndexPart:
         return cls([pack for part in parts for pack in part.packs], _ascending(rows))
 
     def only(self, kept: NDArray[np.bool_]) -> IndexPart:
-        """Without the packs at whose places ``kept`` is false, and their rows."""
+        """Return the part without the packs for which ``kept`` is false, and without their rows."""
         places = place_of(self.rows)
         numbers = (np.cumsum(kept) - 1).astype(np.int64)
         chosen = kept[places]
@@ -117,7 +117,7 @@ class IndexPart:
 
 
 def place_of(rows: IndexRows) -> NDArray[np.int64]:
-    """For each row the place of its pack in the table."""
+    """Return for each row the position of its pack in the table."""
     return (rows & np.uint64(MAX_PACKS - 1)).astype(np.int64)
 
 
@@ -128,14 +128,14 @@ def _ascending(parts: Sequence[IndexRows]) -> IndexRows:
 
 
 def id_bits(ids: Ids) -> IndexRows:
-    """The first 6 bytes of each id as the upper bits of a number, the lower 16 being zero."""
+    """Return the first 6 bytes of each id as the upper bits of a number; the lower 16 bits are zero."""
     numbers = np.ascontiguousarray(ids).view(">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
     return numbers & ~np.uint64(MAX_PACKS - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexHead:
-    """What the beginning of an index object says of the rest."""
+    """Header of an index object."""
 
     header: bytes
     packs: int
@@ -145,7 +145,7 @@ class IndexHead:
 
     @property
     def blocks_at(self) -> int:
-        """Where the blocks begin."""
+        """Offset of the blocks."""
         return HEADER + self.table_length
 
     @property
@@ -154,14 +154,14 @@ class IndexHead:
         return self.end_of(self.rows)
 
     def end_of(self, rows: int) -> int:
-        """Where the block ends that has the last of the first ``rows`` rows."""
+        """Return the end of the block that has the last of the first ``rows`` rows."""
         blocks = -(-rows // BLOCK_ROWS)
         held = min(self.rows, blocks * BLOCK_ROWS)
         return self.blocks_at + blocks * (NONCE + TAG) + held * _ROW
 
 
 def encode(keys: Keys, name: str, part: IndexPart) -> bytes:
-    """The index object ``name`` that says ``part``."""
+    """Return the content of the index object ``name`` for ``part``."""
     table, nonce = compression.frame(_encode_table(part.packs)), os.urandom(NONCE)
     header = _HEADER.pack(
         _MAGIC, _VERSION, keys.cipher, 0, len(part.packs), len(part.rows), len(table) + TAG, nonce
@@ -201,15 +201,15 @@ def decode_head(keys: Keys, name: str, start: bytes) -> IndexHead:
         raise DamagedData(f"{name} is not an index of puller's")
     _, version, cipher, _, packs, rows, length, nonce = _HEADER.unpack_from(start)
     if version != _VERSION:
-        # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
-        raise DamagedData(f"{name} has format version {version}; this puller knows {_VERSION}")
+        # It is not authenticated yet; a newer format says so in the descriptor, which is read first.
+        raise DamagedData(f"{name} has format version {version}; this puller supports {_VERSION}")
     if cipher != keys.cipher or packs > MAX_PACKS or rows > MAX_ROWS or not TAG < length <= TABLE_LIMIT:
-        raise DamagedData(f"{name} has an impossible header")
+        raise DamagedData(f"{name} has an invalid header")
     return IndexHead(start[:HEADER], packs, rows, length, nonce)
 
 
 def decode_table(keys: Keys, name: str, head: IndexHead, start: bytes) -> list[PackEntry]:
-    """The packs that the object names; ``start`` reaches to its blocks at least. Raises DamagedData."""
+    """Parse the table of packs; ``start`` reaches at least to the blocks. Raises DamagedData."""
     sealed = start[HEADER : head.blocks_at]
     try:
         content = keys.footer_seal().open(head.nonce, sealed, _table_aad(keys, name, head.header))
@@ -220,25 +220,25 @@ def decode_table(keys: Keys, name: str, head: IndexHead, start: bytes) -> list[P
 
 def _entries(content: bytes, count: int) -> Iterator[PackEntry]:
     if len(content) < _ENTRY * count:
-        raise DamagedData("its table is cut short")
+        raise DamagedData("its table is truncated")
     at, columns = ID * count, []
     for form in _COLUMNS:
         width = np.dtype(form).itemsize * count
         columns.append(from_planes(content[at : at + width], np.dtype(form).itemsize).tolist())
         at += width
     if len(content) - at != sum(columns[-1]):
-        raise DamagedData("its table does not have the length that it says")
+        raise DamagedData("its table has a wrong length")
     for place, (kind, generation, size, slots, length) in enumerate(zip(*columns, strict=True)):
         dead = int.from_bytes(content[at : at + length], "little") if length else 0
         at += length
         if kind not in _KINDS or slots > MAX_SLOTS or dead.bit_length() > slots:
-            raise DamagedData("its table describes a pack that cannot be")
+            raise DamagedData("its table describes an impossible pack")
         pack_id = content[ID * place : ID * (place + 1)]
         yield PackEntry(_KINDS[kind], pack_id, generation, size, slots, dead)
 
 
 def decode_rows(keys: Keys, name: str, head: IndexHead, start: bytes) -> IndexRows:
-    """The rows in those blocks that ``start``, the first bytes of the object, holds whole.
+    """Parse the rows in the complete blocks of ``start``, the first bytes of the object.
 
     Raises DamagedData.
     """
@@ -255,7 +255,7 @@ def decode_rows(keys: Keys, name: str, head: IndexHead, start: bytes) -> IndexRo
         at = end
     rows = np.frombuffer(b"".join(parts), "<u8").astype(np.uint64, copy=False)
     if len(rows) and int(place_of(rows).max()) >= head.packs:
-        raise DamagedData(f"{name} names a pack that it does not list")
+        raise DamagedData(f"{name} refers to a pack that it does not list")
     if (rows[1:] < rows[:-1]).any():
         raise DamagedData(f"the rows of {name} are not in order")
     return rows

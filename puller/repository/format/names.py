@@ -23,16 +23,16 @@ _SHAPES = {
     "packs/": _PACK,
     "maps/": _PACK,
 }
-"""By folder what follows it. What init and doctor try out may be left there, if they die over it."""
+"""Pattern of the names by directory. A trial of ``init`` or ``doctor`` that died leaves such names, too."""
 
 SMALL_FOLDERS = tuple(folder for folder in _SHAPES if folder not in ("packs/", "maps/"))
-"""Those that are quick to list, however much data is stored."""
+"""Directories that are quick to list even in large repositories."""
 
 FOLDERS = tuple(_SHAPES)
 
 
 def is_foreign(key: str, size: int) -> bool:
-    """Tell whether an object in one of ``FOLDERS`` is not puller's: by its name, or because it is empty."""
+    """Return whether an object in one of ``FOLDERS`` is foreign: by its name, or because it is empty."""
     folder, _, rest = key.partition("/")
-    is_empty = not size and folder not in ("kept", "locks")  # a keep holds its point, a lease expires
+    is_empty = not size and folder not in ("kept", "locks")  # a keep protects its point, a lease expires
     return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None

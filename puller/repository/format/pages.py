@@ -1,7 +1,7 @@
 """Map pages and roots: which (pack, slot) holds each chunk of a disk (docs/format.md, "Map").
 
-In memory a page is two columns of numbers, the packs being numbers of a PackTable, so that overlaying
-and comparing is array arithmetic.
+In memory a page is two columns of numbers (packs are numbers of a PackTable), so that overlaying and
+comparing are array operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from puller.repository.format.footer import ID
 from puller.units import PAGE_CHUNKS, TIB, chunk_count, page_count
 
 ZERO = -1
-"""Pack number that says "nothing but zero bytes"."""
+"""Pack number for content of zero bytes only."""
 
 _PAGE_HEAD = struct.Struct("<4sHH")
 _ROOT_HEAD = struct.Struct("<4sIQ")
@@ -28,21 +28,21 @@ _ROOT_INDEX = 4
 """Bytes of an entry of the index into the packs."""
 
 LARGEST_DISK = 256 * TIB
-"""Bytes. The root of a much larger disk might not fit into a slot, which would show at the end of a run."""
+"""Bytes. The root of a larger disk might not fit into a slot, which a run would notice only at its end."""
 
 Numbers = NDArray[np.int64]
 Slots = NDArray[np.uint16]
 
 
 class Address(NamedTuple):
-    """Where a content is stored."""
+    """Location of a stored content."""
 
     pack: bytes
     slot: int
 
 
 def check_address(pack: str, slot: int) -> Address:
-    """An address from its JSON members. Raises DamagedData."""
+    """Return an address from its JSON members. Raises DamagedData."""
     try:
         address = Address(bytes.fromhex(pack), slot)
     except ValueError as error:
@@ -53,7 +53,7 @@ def check_address(pack: str, slot: int) -> Address:
 
 
 class PackTable:
-    """Numbers for the pack ids that one process meets. Safe for many threads."""
+    """Numbers for the pack ids of one process. Safe for many threads."""
 
     def __init__(self) -> None:
         self._ids: list[bytes] = []
@@ -61,7 +61,7 @@ class PackTable:
         self._lock = threading.Lock()
 
     def number(self, pack_id: bytes) -> int:
-        """The number of ``pack_id``, a new one if need be."""
+        """Return the number of ``pack_id``, a new one if necessary."""
         known = self._numbers.get(pack_id)
         if known is not None:
             return known
@@ -72,7 +72,7 @@ class PackTable:
             return self._numbers[pack_id]
 
     def pack_id(self, number: int) -> bytes:
-        """The id that has ``number``."""
+        """Return the id with ``number``."""
         return self._ids[number]
 
 
@@ -85,11 +85,11 @@ class Refs:
 
     @classmethod
     def zeros(cls, count: int) -> Refs:
-        """``count`` references to nothing but zero bytes."""
+        """Return ``count`` references to zero bytes."""
         return cls(np.full(count, ZERO, np.int64), np.zeros(count, np.uint16))
 
     def resized(self, count: int) -> Refs:
-        """A copy of the first ``count`` of these references, or of all and zeros up to ``count``."""
+        """Return a copy of the first ``count`` references, or of all plus zeros up to ``count``."""
         refs = Refs.zeros(count)
         kept = min(count, len(self.packs))
         refs.packs[:kept], refs.slots[:kept] = self.packs[:kept], self.slots[:kept]
@@ -97,7 +97,7 @@ class Refs:
 
     @property
     def is_zero(self) -> bool:
-        """Whether all of it is zero."""
+        """Return whether all references are to zero bytes."""
         return bool((self.packs == ZERO).all())
 
 
@@ -144,14 +144,14 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
     """Parse ``count`` references to slots of ``packs`` packs. Raises DamagedData."""
     steps_at = ID * packs + width * count
     if len(body) < steps_at:
-        raise DamagedData("a map is cut short")
+        raise DamagedData("a map is truncated")
     index = from_planes(body[ID * packs : steps_at], width)
     (present,) = index.nonzero()
     places = index[present]
     if len(body) != steps_at + 2 * len(present):
-        raise DamagedData("a map does not have the length that its index asks for")
+        raise DamagedData("a map does not have the length that its index requires")
     if len(present) and int(places.max()) > packs:
-        raise DamagedData("a map names a pack that it does not list")
+        raise DamagedData("a map refers to a pack that it does not list")
     numbers = [table.number(body[at : at + ID]) for at in range(0, ID * packs, ID)]
     refs = Refs.zeros(count)
     refs.packs[present] = np.array([ZERO, *numbers], np.int64)[places]
@@ -162,7 +162,7 @@ def _decode(body: bytes, packs: int, count: int, width: int, table: PackTable) -
 
 
 def encode_page(refs: Refs, table: PackTable) -> bytes:
-    """The content of a page. Equal references give equal bytes, so equal pages are stored once."""
+    """Return the content of a page. Equal references give equal bytes, so equal pages are stored once."""
     packs, body = _encode(refs, table, _PAGE_INDEX)
     return _PAGE_HEAD.pack(b"PAGE", packs, len(refs.packs)) + body
 
@@ -170,28 +170,28 @@ def encode_page(refs: Refs, table: PackTable) -> bytes:
 def decode_page(content: bytes, table: PackTable, count: int) -> Refs:
     """Parse a page of ``count`` chunks. Raises DamagedData."""
     if len(content) < _PAGE_HEAD.size:
-        raise DamagedData("a map page is cut short")
+        raise DamagedData("a map page is truncated")
     magic, packs, chunks = _PAGE_HEAD.unpack_from(content)
     if magic != b"PAGE" or chunks != count or packs > chunks:
-        raise DamagedData("a map page does not have the form of one")
+        raise DamagedData("a map page has an invalid form")
     return _decode(content[_PAGE_HEAD.size :], packs, chunks, _PAGE_INDEX, table)
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One disk: its size in bytes, and where each of its pages is."""
+    """One disk: its size in bytes, and the address of each page."""
 
     size: int
     pages: Refs
 
 
 def chunks_in_page(size: int, page: int) -> int:
-    """Number of chunks that page number ``page`` of a disk of ``size`` bytes has."""
+    """Return the number of chunks in page number ``page`` of a disk of ``size`` bytes."""
     return min(PAGE_CHUNKS, chunk_count(size) - page * PAGE_CHUNKS)
 
 
 def encode_root(root: Root, table: PackTable) -> bytes:
-    """The content of a root."""
+    """Return the content of a root."""
     packs, body = _encode(root.pages, table, _ROOT_INDEX)
     return _ROOT_HEAD.pack(b"ROOT", packs, root.size) + body
 
@@ -199,9 +199,9 @@ def encode_root(root: Root, table: PackTable) -> bytes:
 def decode_root(content: bytes, table: PackTable) -> Root:
     """Parse a root. Raises DamagedData."""
     if len(content) < _ROOT_HEAD.size:
-        raise DamagedData("a map root is cut short")
+        raise DamagedData("a map root is truncated")
     magic, packs, size = _ROOT_HEAD.unpack_from(content)
     pages = page_count(size)
     if magic != b"ROOT" or packs > pages:
-        raise DamagedData("a map root does not have the form of one")
+        raise DamagedData("a map root has an invalid form")
     return Root(size, _decode(content[_ROOT_HEAD.size :], packs, pages, _ROOT_INDEX, table))

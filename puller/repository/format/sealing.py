@@ -1,7 +1,7 @@
-"""Authenticated sealing, and the boxes that small objects are stored in (docs/format.md, "Sealing").
+"""Authenticated sealing, and the boxes of small objects (docs/format.md, "Sealing").
 
-A seal binds bytes to a place: object name or pack and slot go into the additional data, so an object
-that was moved, swapped or cut is noticed, also where nothing is encrypted.
+A seal binds bytes to a place: object name, or pack and slot, are part of the additional data. So an object
+that was moved, swapped or truncated is detected, even without encryption.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ BOX_LIMIT = 256 * MIB
 
 
 class Cipher(enum.IntEnum):
-    """How a repository seals."""
+    """Cipher of a repository."""
 
     NONE = 0
     AES_256_GCM = 1
 
 
 class BoxKind(enum.IntEnum):
-    """What a box holds."""
+    """Content of a box."""
 
     POINT = 1
     CONDEMNED = 3
@@ -60,15 +60,15 @@ class Seal(Protocol):
 
 
 class Keys(Protocol):
-    """What sealing a pack asks of a key ring (``puller.repository.keys.keyring``)."""
+    """Interface of a key ring for sealing a pack (``puller.repository.keys.keyring``)."""
 
     @property
     def repository_id(self) -> bytes:
-        """16 bytes that every seal is bound to."""
+        """16 bytes to which every seal is bound."""
 
     @property
     def cipher(self) -> Cipher:
-        """How the repository seals."""
+        """The cipher of the repository."""
 
     @property
     def id_key(self) -> bytes:
@@ -85,7 +85,7 @@ class Keys(Protocol):
 
 
 class AesSeal:
-    """AES-256-GCM: nobody without the key can read or alter."""
+    """AES-256-GCM: nobody without the key can read or change the content."""
 
     def __init__(self, key: bytes) -> None:
         self._aes = AESGCM(key)
@@ -103,7 +103,7 @@ class AesSeal:
 
 
 class PlainSeal:
-    """Keyed BLAKE3: notices accidents, hides nothing."""
+    """Keyed BLAKE3: detects accidental changes, hides nothing."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -125,7 +125,7 @@ class PlainSeal:
 
 
 def seal_for(cipher: Cipher, key: bytes) -> Seal:
-    """The seal that a repository with ``cipher`` uses under ``key`` (32 bytes)."""
+    """Return the seal of a repository with ``cipher`` under ``key`` (32 bytes)."""
     return AesSeal(key) if cipher is Cipher.AES_256_GCM else PlainSeal(key)
 
 
@@ -141,31 +141,31 @@ class Boxes:
         return b"puller box" + self._repository_id + head + name.encode()
 
     def pack(self, kind: BoxKind, name: str, content: bytes) -> bytes:
-        """The box that holds ``content`` as the object ``name``.
+        """Return the box with ``content`` for the object ``name``.
 
-        Raises RepositoryError if no reader would take it: it is not to be stored.
+        Raises RepositoryError if it is too large for readers, so that it is never stored.
         """
         if len(content) > BOX_LIMIT:
-            raise RepositoryError(f"{name} of {len(content)} bytes would be larger than a box may hold")
+            raise RepositoryError(f"cannot store {name}: {len(content)} bytes are too many for a box")
         head = BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0))
         nonce = os.urandom(NONCE)
         return head + nonce + self._seal.seal(nonce, compression.frame(content), self._aad(head, name))
 
     def unpack(self, kind: BoxKind, name: str, box: bytes, limit: int = BOX_LIMIT) -> bytes:
-        """The content of the object ``name``, at most ``limit`` bytes. Raises DamagedData."""
+        """Return the content of the object ``name``, at most ``limit`` bytes. Raises DamagedData."""
         head, nonce = box[:8], box[8:BOX_HEADER]
         if len(box) < BOX_HEADER + TAG or head[:4] != BOX_MAGIC:
             raise DamagedData(f"{name} is not an object of puller's")
         if head[4] != BOX_VERSION:
-            # No seal vouches for it yet, and a newer format says so in the descriptor, which is read first.
-            raise DamagedData(f"{name} has format version {head[4]}; this puller knows {BOX_VERSION}")
+            # It is not authenticated yet; a newer format says so in the descriptor, which is read first.
+            raise DamagedData(f"{name} has format version {head[4]}; this puller supports {BOX_VERSION}")
         if head != BOX_MAGIC + bytes((BOX_VERSION, kind, self._cipher, 0)) and head[5] in _KINDS:
-            raise DamagedData(f"{name} is of another kind than its name says")
+            raise DamagedData(f"{name} has a different kind than its name says")
         try:
             frame = self._seal.open(nonce, box[BOX_HEADER:], self._aad(head, name))
             if head[5] not in _KINDS:
-                # The seal vouches for the kind: a flipped bit must not hide a record.
-                raise UnknownKind(f"{name} is of kind {head[5]}, which this puller does not know")
+                # The seal authenticates the kind: a flipped bit must not hide a record.
+                raise UnknownKind(f"{name} has kind {head[5]}, which this puller does not support")
             return compression.unframe(frame, limit)
         except UnknownKind:
             raise

@@ -1,1 +1,1 @@
-"""In which pack to look for a chunk: what a host keeps of the index."""
+"""The pack in which to look for a chunk: a host's cache of the index."""

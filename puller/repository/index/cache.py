@@ -1,8 +1,8 @@
-"""The hints that a host keeps of a repository between runs: a large file, and a small one of what is newer.
+"""A host's hints of a repository between runs: a large file, and a small one with newer entries.
 
-Nothing here is needed: whatever is missing or damaged is read again from the store. Each file says by itself
-which index objects it was made of, and takes its predecessor's place in one step. So processes that use one
-folder at once do not wait for each other, and of two that write, the later one wins.
+The cache can be lost: missing or damaged parts are read again from the store. Each file names the index
+objects in it, and replaces its predecessor atomically. So processes that use one directory at once do not
+wait for each other, and of two that write, the later one wins.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from puller.store.parallel import each
 from puller.units import MIB
 
 BUDGET = 256 * MIB
-"""Bytes that a host keeps of the index of one repository, if nothing else is said."""
+"""Default of the bytes that a host keeps of the index of one repository."""
 
 LEAST_BUDGET = MIB
 
 _MAIN, _NEWER = "main", "newer"
 _READERS = 3
 _SMALL, _SHARE = 1 << 16, 8
-"""Rows, or one in so many of those in the large file, up to which others stay in the small one."""
+"""Rows, or a share of the rows of the large file, up to which others stay in the small file."""
 
 _STALE = 86400.0
-"""Seconds after which nobody is writing a file any more."""
+"""Seconds after which a file that is being written counts as abandoned."""
 
 Read = Callable[[ObjectInfo, float], IndexPart | None]
 """Reads an index object: its packs, and a share of its rows. Called in several threads at once."""
@@ -45,10 +45,10 @@ Read = Callable[[ObjectInfo, float], IndexPart | None]
 def load_hints(
     repository_id: bytes, listed: Iterable[ObjectInfo], read: Read, budget: int
 ) -> tuple[HintFile, ...]:
-    """Hints of what the ``listed`` index objects say, in ``budget`` bytes.
+    """Return hints from the ``listed`` index objects, in ``budget`` bytes.
 
-    A folder that cannot be used is no error: then they are written into a temporary one; and if there is no
-    room for that either, there are none. Raises what ``read`` raises.
+    If the directory cannot be used, they are written into a temporary one; without space for that either,
+    there are none. Raises the errors of ``read``.
     """
     named = {info.key: info for info in listed}
     unusable = suppress(OSError, DamagedData)
@@ -68,7 +68,7 @@ def load_hints(
 
 @dataclass(frozen=True)
 class _Refresh:
-    """One folder brought up to date with the ``listed`` index objects, by name."""
+    """Update of one directory from the ``listed`` index objects, by name."""
 
     folder: Path
     repository_id: bytes
@@ -77,11 +77,11 @@ class _Refresh:
     budget: int
 
     def run(self) -> tuple[HintFile, ...]:
-        """The files, after what is new has been read. Raises OSError, DamagedData."""
+        """Read new index objects and return the files. Raises OSError, DamagedData."""
         main, newer = self._open(_MAIN), self._open(_NEWER)
-        room = self.budget // 4 // ROW  # packs have as much, and the successor of a file takes that once more
+        room = self.budget // 4 // ROW  # packs have as much, and the successor of a file needs that once more
         shift = (max(0, self._rows(self.listed) - 1) // room).bit_length()
-        if main is not None and main.shift == shift + 1:  # not worth reading all of it again
+        if main is not None and main.shift == shift + 1:  # not worth reading the large file again
             shift = main.shift
         files = [file for file in (main, newer) if file is not None and file.shift <= shift]
         fresh = self.listed.keys() - {source for file in files for source, _ in file.sources}
@@ -104,17 +104,17 @@ class _Refresh:
             return None
 
     def _rows(self, names: Iterable[str]) -> int:
-        """About how many rows index objects have, or a few more: most of each is rows."""
+        """Return an estimate, slightly high, of the rows in index objects, which consist mostly of rows."""
         return sum(self.listed[name].size for name in names) // ROW
 
     def _most_beside(self, main: HintFile) -> int:
-        """Rows that may stay in the small file; none if a quarter of the large one, or more, has vanished."""
+        """Return the rows that may stay in the small file; none if a quarter of the large one is outdated."""
         is_sound = 4 * int(main.kept(self.listed).sum()) >= 3 * main.packs
         return max(_SMALL, main.rows // _SHARE) if is_sound else -1
 
     def _write(self, name: str, shift: int, files: Sequence[HintFile], fresh: Iterable[str]) -> HintFile:
-        """Put what ``files`` still rightly say, and what is ``fresh``, into the place of ``name``."""
-        for left in self.folder.glob("*.new"):  # by a process that was killed
+        """Replace ``name`` by the entries of ``files`` that are still valid, and those in ``fresh``."""
+        for left in self.folder.glob("*.new"):  # left by a process that was killed
             if left.stat().st_mtime < time.time() - _STALE:
                 left.unlink(missing_ok=True)
         descriptor, path = tempfile.mkstemp(".new", dir=self.folder)
@@ -123,7 +123,7 @@ class _Refresh:
                 writer = HintWriter(target, shift, self.budget // 4)
                 for old in files:
                     writer.take(old, self.listed)
-                # By age: what a run wrote stays together, and a pack that it wrote next follows.
+                # By age: packs of a run stay together, in the order in which it wrote them.
                 self._gather(writer, sorted(fresh, key=lambda key: self.listed[key].modified), 0.5**shift)
                 writer.finish(self.repository_id)
             file = HintFile(Path(path), self.repository_id)
@@ -134,7 +134,7 @@ class _Refresh:
         return file
 
     def _gather(self, writer: HintWriter, names: Sequence[str], share: float) -> None:
-        # The waits of ``read`` belong to the scope of who gave it.
+        # The waits of ``read`` belong to its owner's scope.
         found = each(CancelScope(), lambda _, key: self.read(self.listed[key], share), names, _READERS)
         with closing(found):
             for name, part in zip(names, found, strict=True):

@@ -6,9 +6,9 @@
 
     pack:   id, kind          row:   38 bits of an id above 26 bits of a pack's number
 
-A row is only a hint. Whoever follows it reads the pack's footer and believes that; so a file may be outdated
-or damaged, which costs a request or a content stored again. Rows are read by position: a mapping would hold
-the interpreter's lock through page faults, and kill the process if someone truncates the file.
+A row is only a hint: a run trusts only the footer of the pack. So a file may be outdated or damaged, which
+costs a request or a content stored again. Rows are read by position: a memory mapping would hold the
+interpreter's lock through page faults, and kill the process if another one truncates the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PACK = ID + 1
 _NUMBERS = (1 << 26) - 1
 _END = 24
 _STEP = 512
-"""Rows that are read to find one."""
+"""Rows that are read to find one row."""
 
 _PIECE = 1 << 18
 """Rows or packs that are copied at once."""
@@ -43,7 +43,7 @@ _LARGEST_SHIFT = 32
 
 
 def sample(rows: IndexRows, shift: int) -> IndexRows:
-    """The ids or rows that begin with ``shift`` zero bits: 1 in 2 ** ``shift``."""
+    """Return the ids or rows that begin with ``shift`` zero bits: 1 in 2 ** ``shift``."""
     return rows[rows >> np.uint64(64 - shift) == 0] if shift else rows
 
 
@@ -57,14 +57,14 @@ class _Tail(msgspec.Struct, array_like=True, tag="puller hints 1"):
 
 
 class HintFile:
-    """An open file, closed when nobody holds the object any more. Safe for many threads.
+    """An open file, closed when the object is collected. Safe for many threads.
 
-    It has rows for the ids that begin with ``shift`` zero bits. ``sources`` are the index objects that it was
-    made of, each with its number of packs. Methods raise OSError, DamagedData.
+    It has rows for the ids that begin with ``shift`` zero bits. ``sources`` are the index objects in it, each
+    with its number of packs. Methods raise OSError, DamagedData.
     """
 
     def __init__(self, path: Path, repository_id: bytes) -> None:
-        """Open the file. The tail is checked, a row only when it is met."""
+        """Open the file. This verifies the tail; a row is verified only when it is used."""
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         weakref.finalize(self, os.close, self._descriptor)
@@ -84,7 +84,7 @@ class HintFile:
             raise DamagedData("the index cache is of another repository, or cut short")
 
     def find(self, ids: IndexRows) -> Iterator[int]:
-        """Numbers of packs that may hold some of the ids, which are given by their first bytes."""
+        """Return the numbers of packs that may hold some of the ids, given by their first bytes."""
         wanted = sample(ids, self.shift)
         blocks = self._fences.searchsorted(wanted | np.uint64(_NUMBERS), "right").tolist()
         for number, block in zip(wanted.tolist(), blocks, strict=True):
@@ -101,14 +101,14 @@ class HintFile:
             yield rows[place] & _NUMBERS
 
     def pack(self, number: int) -> tuple[PackKind, bytes] | None:
-        """Kind and id of a pack; None for a number that no pack has."""
+        """Return kind and id of a pack; None for an unknown number."""
         if number >= self.packs:
             return None
         record = self._read(_PACK * number, _PACK)
         return (PackKind(record[ID]), record[:ID]) if record[ID] in tuple(PackKind) else None
 
     def kept(self, listed: Collection[str]) -> NDArray[np.bool_]:
-        """By pack number: whether the pack's index object is still listed."""
+        """Return by pack number whether the pack's index object is still listed."""
         there = np.array([source in listed for source, _ in self.sources], np.bool_)
         return np.repeat(there, [count for _, count in self.sources])
 
@@ -123,22 +123,22 @@ class HintFile:
             yield rows
 
     def pieces(self, offset: int, width: int, count: int) -> Iterator[bytes]:
-        """``count`` records of ``width`` bytes from ``offset`` on, some at a time."""
+        """Yield ``count`` records of ``width`` bytes from ``offset`` on, several at a time."""
         for first in range(0, count, _PIECE):
             yield self._read(offset + width * first, width * min(_PIECE, count - first))
 
     def _read(self, offset: int, length: int) -> bytes:
         content = os.pread(self._descriptor, length, offset)
         if len(content) < length:
-            raise DamagedData("the index cache is cut short")
+            raise DamagedData("the index cache is truncated")
         return content
 
 
 class HintWriter:
-    """Makes a file: packs go into it as they come, rows stay in memory until ``finish``.
+    """Writes a file: packs are written as they come, rows stay in memory until ``finish``.
 
-    Rows take ``room`` bytes at most: when they are about to take more, the sample is halved. Packs take as
-    much: those of index objects that come after that are left out.
+    Rows use at most ``room`` bytes: before they exceed that, the sample is halved. Packs use at most as much:
+    those of later index objects are omitted.
     """
 
     def __init__(self, file: BinaryIO, shift: int, room: int) -> None:
@@ -151,7 +151,7 @@ class HintWriter:
         self._sources: list[tuple[str, int]] = []
 
     def add(self, source: str, part: IndexPart) -> None:
-        """Take in what an index object says. Raises OSError."""
+        """Add the entries of an index object. Raises OSError."""
         fits = self._packs + len(part.packs) <= self._room
         packs, rows = (part.packs, part.rows) if fits else ((), part.rows[:0])
         self._put(rows, place_of(rows) + self._packs)
@@ -160,7 +160,7 @@ class HintWriter:
         self._packs += len(packs)
 
     def take(self, file: HintFile, listed: Collection[str]) -> None:
-        """Take in what another file has of ``listed`` index objects. Raises OSError, DamagedData."""
+        """Add another file's entries of ``listed`` index objects. Raises OSError, DamagedData."""
         kept = file.kept(listed)
         numbers = np.cumsum(kept, dtype=np.int32) + np.int32(self._packs - 1)
         for rows in file.all_rows():

@@ -1,7 +1,7 @@
 """The key box of a data pack: its key, sealed to the repository's data public key (docs/format.md, "Pack").
 
-HPKE (RFC 9180) with a hybrid of ML-KEM-768 and X25519: whoever copies the bucket today opens it neither with
-a quantum computer later nor by a flaw in ML-KEM alone.
+HPKE (RFC 9180) with a hybrid of ML-KEM-768 and X25519: a copy of the bucket made today can be opened neither
+with a later quantum computer nor through a flaw in ML-KEM alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _halves(seed: bytes) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
 def _unsupported() -> UnsupportedFormat:
     return UnsupportedFormat(
         "this build of 'cryptography' has no ML-KEM-768",
-        advice="Install the package 'cryptography' from PyPI, whose wheels have it.",
+        advice="Install the package 'cryptography' from PyPI, whose wheels include it.",
     )
 
 
@@ -60,7 +60,7 @@ def _public(key: bytes) -> MLKEM768X25519PublicKey:
     except UnsupportedAlgorithm as error:
         raise _unsupported() from error
     except ValueError as error:
-        raise DamagedData(f"a key slot holds an impossible public key: {error}") from error
+        raise DamagedData(f"a key slot holds an invalid public key: {error}") from error
 
 
 def require_usable(public: bytes) -> None:
@@ -69,12 +69,12 @@ def require_usable(public: bytes) -> None:
 
 
 def seal(public: bytes, pack_key: bytes, info: bytes) -> bytes:
-    """The key box that tells ``pack_key`` to whoever has the private seed; ``info`` says where it stands."""
+    """Return the key box with ``pack_key``, readable with the private seed; ``info`` is its place."""
     return _SUITE.encrypt(pack_key, _public(public), info)
 
 
 def open_box(seed: bytes, key_box: bytes, info: bytes) -> bytes:
-    """The pack key. Raises DamagedData if seed, ``info`` or a single bit differ."""
+    """Return the pack key. Raises DamagedData if seed, ``info`` or a single bit differ."""
     try:
         return _SUITE.decrypt(key_box, MLKEM768X25519PrivateKey(*_halves(seed)), info)
     except (InvalidTag, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Key slots: how a password or a key file opens the repository (docs/format.md, "Keys").
+"""Key slots, through which a password or a key file opens the repository (docs/format.md, "Keys").
 
-Changing a password means to add a slot and to remove the old one: stored data is not touched.
+To change a password, add a slot and remove the old one: stored data does not change.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MIN_KEY_FILE = 32
 """Bytes: a key file is used as it is, without a costly derivation, so it must be random and long."""
 
 _MOST_MEMORY, _MOST_ITERATIONS, _MOST_LANES = 256 * MIB, 16, 16
-"""Costs of a password that a reader pays. Nothing vouches for a slot before it is opened; 64 MiB, 3 and 4 are
-what puller writes."""
+"""Most costs of a password that a reader accepts. A slot is not authenticated before it is opened; 64 MiB, 3
+and 4 are what puller writes."""
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _ARGON2ID = "argon2id"
@@ -41,7 +41,7 @@ _HKDF = "hkdf-sha256"
 
 
 class Kdf(msgspec.Struct, frozen=True):
-    """How the secret becomes a key. The costs are RFC 9106's second recommendation: 64 MiB, 3 passes."""
+    """Derivation of a key from the secret. The costs are RFC 9106's second recommendation."""
 
     salt: str
     name: str = _ARGON2ID
@@ -65,7 +65,7 @@ class KeySlot(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Password:
-    """A secret that a person can remember: made into a key at a cost of memory and time."""
+    """A memorable secret, whose key derivation costs memory and time."""
 
     text: str = field(repr=False)
 
@@ -73,15 +73,15 @@ class Password:
     kdf_name = _ARGON2ID
 
     def key(self, kdf: Kdf) -> bytes:
-        """The slot's key. Raises DamagedData, UnsupportedFormat."""
+        """Return the slot's key. Raises DamagedData, UnsupportedFormat."""
         if (
             kdf.memory_kib > _MOST_MEMORY // KIB
             or kdf.iterations > _MOST_ITERATIONS
             or kdf.lanes > _MOST_LANES
         ):
-            raise DamagedData("a key slot asks for an unreasonable amount of work")
+            raise DamagedData("a key slot requires an unreasonable amount of work")
         if min(kdf.memory_kib, kdf.iterations, kdf.lanes) < 1:
-            raise DamagedData("a key slot has impossible parameters")
+            raise DamagedData("a key slot has invalid parameters")
         try:
             argon = Argon2id(
                 salt=bytes.fromhex(kdf.salt),
@@ -95,10 +95,10 @@ class Password:
             raise UnsupportedFormat("this build of 'cryptography' has no Argon2id") from error
         except MemoryError as error:
             raise DamagedData(
-                f"a key slot asks for {kdf.memory_kib} KiB of memory, which this host lacks"
+                f"a key slot requires {kdf.memory_kib} KiB of memory, which this host lacks"
             ) from error
         except ValueError as error:
-            raise DamagedData(f"a key slot has impossible parameters: {error}") from error
+            raise DamagedData(f"a key slot has invalid parameters: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,11 @@ class KeyFile:
     kdf_name = _HKDF
 
     def key(self, kdf: Kdf) -> bytes:
-        """The slot's key. Raises DamagedData."""
+        """Return the slot's key. Raises DamagedData."""
         try:
             return derive(self.content, bytes.fromhex(kdf.salt), b"puller v1 key file")
         except ValueError as error:
-            raise DamagedData(f"a key slot has impossible parameters: {error}") from error
+            raise DamagedData(f"a key slot has invalid parameters: {error}") from error
 
 
 Secret = Password | KeyFile
@@ -123,7 +123,7 @@ Secret = Password | KeyFile
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A slot that a secret has opened. ``content`` is the master secret, or the backup-only keys."""
+    """A slot opened by a secret. ``content`` is the master secret, or the backup-only keys."""
 
     slot_id: str
     role: str
@@ -131,7 +131,7 @@ class Opened:
     content: bytes = field(repr=False)
 
     def ring(self) -> KeyRing:
-        """The keys that the slot gives."""
+        """Return the keys in the slot."""
         if self.role == FULL:
             return KeyRing.from_master(self.repository_id, self.content)
         return KeyRing.from_backup_only(self.repository_id, self.content)
@@ -142,7 +142,7 @@ def _aad(repository_id: bytes, role: str) -> bytes:
 
 
 def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
-    """Put a slot of ``opened``'s role and content that ``secret`` opens; return its id."""
+    """Put a slot for ``secret`` with ``opened``'s role and content; return its id."""
     _refuse_weak(secret)
     kdf, nonce = Kdf(salt=randomness.token_hex(16), name=secret.kdf_name), os.urandom(NONCE)
     sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, _aad(opened.repository_id, opened.role))
@@ -155,13 +155,13 @@ def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
 
 def _refuse_weak(secret: Secret) -> None:
     if isinstance(secret, Password) and not secret.text:
-        raise UsageError("an empty password opens nothing")
+        raise UsageError("the password is empty")
     if isinstance(secret, Password) and not _is_utf8(secret.text):
         raise UsageError("the password is not UTF-8")
     if isinstance(secret, KeyFile) and len(secret.content) < MIN_KEY_FILE:
         raise UsageError(
-            f"a key file of {len(secret.content)} bytes is too short, {MIN_KEY_FILE} are needed",
-            advice="Make one with: head -c 64 /dev/urandom > FILE",
+            f"the key file is too short: it has {len(secret.content)} bytes, but {MIN_KEY_FILE} are needed",
+            advice="Create one with: head -c 64 /dev/urandom > FILE",
         )
 
 
@@ -174,7 +174,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
-    """Make the master secret of a new repository and the slot that ``secret`` opens; return the keys."""
+    """Create the master secret of a new repository and a slot for ``secret``; return the keys."""
     opened = Opened("", FULL, repository_id, os.urandom(KEY))
     ring = opened.ring()  # before anything is put: this host may lack an algorithm
     put_slot(store, opened, secret, "first")
@@ -184,13 +184,13 @@ def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
 def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str) -> str:
     """Put a slot of ``role``; return its id. Raises KeyNotHeld unless ``opened`` is of the full role."""
     if opened.role != FULL:
-        raise KeyNotHeld("a backup-only key cannot make other keys")
+        raise KeyNotHeld("cannot add a key with a backup-only key")
     content = opened.content if role == FULL else opened.ring().backup_only()
     return put_slot(store, Opened("", role, opened.repository_id, content), secret, label)
 
 
 def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
-    """Each slot's id with the slot, or with what is wrong with it."""
+    """Return each slot's id with the slot, or with its damage."""
     for info in store.list(PREFIX):
         slot_id = info.key.removeprefix(PREFIX)
         if not _ID.fullmatch(slot_id) or not info.size:
@@ -202,15 +202,15 @@ def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
 
 
 def remove_slot(store: Store, slot_id: str) -> None:
-    """Delete a slot. Raises UsageError if there is no such slot or it is the last of the full role."""
+    """Delete a slot. Raises UsageError if it does not exist or is the last one with the full role."""
     slots = dict(list_slots(store))
     if slot_id not in slots:
         raise UsageError(f"there is no key {slot_id}", advice="List the keys with 'puller key list'.")
     others = [slot for key, slot in slots.items() if key != slot_id]
     if not any(isinstance(slot, KeySlot) and slot.role == FULL for slot in others):
         raise UsageError(
-            f"key {slot_id} is the last that can read the repository",
-            advice="Add another key of the full role first.",
+            f"cannot remove key {slot_id}: no other key can read the repository",
+            advice="Add another key whose role is full first.",
         )
     store.delete([PREFIX + slot_id])
 
@@ -220,18 +220,18 @@ def _load(store: Store, name: str) -> KeySlot:
         slot = msgspec.json.decode(store.get(name, max_size=SLOT_LIMIT), type=KeySlot)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
-    # Times are compared and shown: those without a zone, and those at the ends of the calendar, cannot be.
+    # Times are compared and shown, which needs a zone and a time within the calendar.
     if slot.created.tzinfo is None or not 1970 <= slot.created.year < 9999:
-        raise DamagedData(f"{name} has a time without a zone or out of all reason")
+        raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
     if slot.version > VERSION:
-        raise UnknownKind(f"{name} has format version {slot.version}; this puller knows {VERSION}")
+        raise UnknownKind(f"{name} has format version {slot.version}; this puller supports {VERSION}")
     return slot
 
 
 def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Opened:
-    """The slot that ``secret`` opens. Raises WrongKey; one damaged slot does not close the others."""
+    """Return the slot that ``secret`` opens. Raises WrongKey; a damaged slot does not affect the others."""
     if secret is None:
-        raise WrongKey("the repository is encrypted and no password or key file was given")
+        raise WrongKey("the repository is encrypted, but no password or key file was given")
     damage: DamagedData | None = None
     for slot_id, slot in list_slots(store):
         try:
@@ -243,11 +243,11 @@ def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Open
             return Opened(slot_id, slot.role, repository_id, content)
     if damage is not None:
         raise damage
-    raise WrongKey(f"no key slot of the repository opens with this {secret.kind}")
+    raise WrongKey(f"this {secret.kind} opens no key slot of the repository")
 
 
 def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
-    """The slot's content, or None if the secret is not its own."""
+    """Return the slot's content, or None if the secret belongs to another slot."""
     if (slot.kind, slot.kdf.name) != (secret.kind, secret.kdf_name):
         return None
     try:
@@ -258,5 +258,5 @@ def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
     except ValueError as error:
         raise DamagedData(f"a key slot is damaged: {error}") from error
     if (slot.role, len(content)) not in ((FULL, KEY), (BACKUP_ONLY, BACKUP_ONLY_KEYS)):
-        raise DamagedData(f"a key slot has the impossible role '{slot.role}'")
+        raise DamagedData(f"a key slot has the invalid role '{slot.role}'")
     return content

@@ -1,7 +1,7 @@
-"""The keys of a repository and what is derived from them (docs/format.md, "Keys").
+"""The keys of a repository and their derivation (docs/format.md, "Keys").
 
-The master secret gives everything. A host that holds only the backup-only part (id key, metadata key,
-public data key) can write and deduplicate but cannot open one stored chunk of guest data.
+All keys follow from the master secret. A host that holds only the backup-only part (id key, metadata key,
+public data key) can write and deduplicate, but cannot open any stored chunk of guest data.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from puller.repository.keys.key_box import PUBLIC_KEY
 
 KEY = 32
 BACKUP_ONLY_KEYS = 2 * KEY + PUBLIC_KEY
-"""Bytes that a backup-only slot seals."""
+"""Bytes of the content of a backup-only slot."""
 
 NO_KEY_BOX = b""
 
 
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """HKDF-SHA256 (RFC 5869) to 32 bytes."""
+    """Derive 32 bytes by HKDF-SHA256 (RFC 5869)."""
     return HKDF(algorithm=SHA256(), length=KEY, salt=salt, info=info).derive(secret)
 
 
@@ -33,7 +33,7 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
 class KeyRing:
     """The keys one process holds. ``private`` is None for backup-only; both are None without cipher.
 
-    ``private`` is the seed of the data key pair, ``public`` what data packs' keys are sealed to.
+    ``private`` is the seed of the data key pair; the keys of data packs are sealed to ``public``.
     """
 
     repository_id: bytes
@@ -45,7 +45,7 @@ class KeyRing:
 
     @classmethod
     def from_master(cls, repository_id: bytes, master: bytes) -> KeyRing:
-        """All keys, from the master secret. Raises UnsupportedFormat if this build lacks an algorithm."""
+        """Return all keys of a master secret. Raises UnsupportedFormat if this build lacks an algorithm."""
         private = derive(master, repository_id, b"puller v1 data")
         return cls(
             repository_id,
@@ -58,14 +58,14 @@ class KeyRing:
 
     @classmethod
     def from_backup_only(cls, repository_id: bytes, content: bytes) -> KeyRing:
-        """The keys of a backup-only slot. Raises UnsupportedFormat, DamagedData."""
+        """Return the keys of a backup-only slot. Raises UnsupportedFormat, DamagedData."""
         parts = content[:KEY], content[KEY : 2 * KEY], content[2 * KEY :]
         boxes.require_usable(parts[2])
         return cls(repository_id, Cipher.AES_256_GCM, *parts)
 
     @classmethod
     def unencrypted(cls, repository_id: bytes) -> KeyRing:
-        """The public keys of a repository without encryption."""
+        """Return the public keys of a repository without encryption."""
         return cls(
             repository_id,
             Cipher.NONE,
@@ -74,13 +74,13 @@ class KeyRing:
         )
 
     def backup_only(self) -> bytes:
-        """What a backup-only slot seals."""
+        """Return the content of a backup-only slot."""
         assert self.public is not None
         return self.id_key + self.metadata_key + self.public
 
     @property
     def can_read_data(self) -> bool:
-        """Whether stored guest data can be opened with these keys."""
+        """Whether these keys can open stored guest data."""
         return self.cipher is Cipher.NONE or self.private is not None
 
     def boxes(self) -> Boxes:
@@ -92,7 +92,7 @@ class KeyRing:
         return seal_for(self.cipher, self.metadata_key)
 
     def new_data_key(self, pack_id: bytes) -> tuple[bytes, bytes]:
-        """A random key for a data pack, and the key box that tells it to holders of the private key."""
+        """Return a random key for a data pack, and the key box with it for holders of the private key."""
         if self.public is None:
             return b"", NO_KEY_BOX
         pack_key = os.urandom(KEY)
@@ -102,16 +102,14 @@ class KeyRing:
         return b"puller v1 pack key" + self.repository_id + pack_id
 
     def open_data_key(self, pack_id: bytes, key_box: bytes) -> bytes:
-        """The key of a data pack. Raises KeyNotHeld with a backup-only ring, DamagedData."""
+        """Return the key of a data pack. Raises KeyNotHeld with a backup-only ring, DamagedData."""
         if self.private is None:
-            raise KeyNotHeld("this key may make backups but not read stored guest data")
+            raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
         try:
             return boxes.open_box(self.private, key_box, self._box_info(pack_id))
         except DamagedData as error:
-            raise DamagedData(
-                f"the key box of pack {pack_id.hex()} does not open: {error.message}"
-            ) from error
+            raise DamagedData(f"cannot open the key box of pack {pack_id.hex()}: {error.message}") from error
 
     def map_key(self, pack_id: bytes) -> bytes:
-        """The key of a map pack."""
+        """Return the key of a map pack."""
         return derive(self.metadata_key, pack_id, b"puller v1 map pack")

@@ -1,1 +1,1 @@
-"""Chunks, maps and disk images out of the store."""
+"""Reading of chunks, maps and disk images from the store."""

@@ -1,4 +1,4 @@
-"""Parts of a disk that cannot be read, and maps read around them."""
+"""Parts of a disk that cannot be read, and the rest of their maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAGES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """``length`` bytes of a disk from ``offset`` cannot be read; ``reason`` says which object is at fault."""
+    """``length`` bytes of a disk from ``offset`` cannot be read; ``reason`` names the faulty object."""
 
     offset: int
     length: int
@@ -23,7 +23,7 @@ class Damage:
 
 
 def merge_damage(damage: list[Damage]) -> list[Damage]:
-    """Neighbouring damage of one reason as one range, in disk order."""
+    """Merge neighbouring damage of one reason into one range, in disk order."""
     merged: list[Damage] = []
     for item in sorted(damage, key=lambda item: item.offset):
         last = merged[-1] if merged else None
@@ -37,7 +37,7 @@ def merge_damage(damage: list[Damage]) -> list[Damage]:
 def read_pages(
     maps: MapReader, root: Root, numbers: Sequence[int], damage: list[Damage]
 ) -> Iterator[tuple[int, Refs]]:
-    """The pages with these numbers, some at a time. One that cannot be read goes to ``damage``, as zeros."""
+    """Yield the pages with these numbers; unreadable ones as zeros, noted in ``damage``."""
     for start in range(0, len(numbers), _PAGES_AT_ONCE):
         batch = numbers[start : start + _PAGES_AT_ONCE]
         try:

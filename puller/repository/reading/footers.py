@@ -1,7 +1,7 @@
-"""Ids of what packs hold, from their footers, for whoever looks for contents that are stored already.
+"""Ids of contents in packs, from their footers, to find contents that are stored already.
 
-They belong to one run. What was read before a run began may have been removed since: the records of condemned
-packs tell a run what may vanish while it is at work, not what vanished before.
+They belong to one run. A footer that was read before the run began may be outdated: the records of condemned
+packs tell a run what may be removed while it runs, not what was removed before.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from puller.repository.reading.packs import PackReader
 from puller.units import MIB
 
 CACHED = 8 * MIB
-"""Bytes of ids kept: half a million, of some 1,000 packs of 32 MiB."""
+"""Bytes of ids in the cache."""
 
 _LOADING = 64
 """Locks for reading footers; a pack's is chosen by its id, which is random."""
 
 
 class _Cache:
-    """Ids by pack, the least lately used ones leaving first."""
+    """Ids by pack; the least recently used ones are evicted first."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[PackKind, bytes], Ids] = OrderedDict()
@@ -45,7 +45,7 @@ class _Cache:
 
 
 class Footers(Scoped):
-    """The footers that one run reads. Safe for many threads: a footer that several want is read once."""
+    """The footers that one run reads. Safe for many threads: a footer that several need is read once."""
 
     def __init__(self, packs: PackReader) -> None:
         self._packs = packs
@@ -54,7 +54,7 @@ class Footers(Scoped):
         self._loading = [threading.Lock() for _ in range(_LOADING)]
 
     def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
-        """(n, 16): the id of what each slot of the pack holds, zero bytes for a dead slot.
+        """Return (n, 16): the id of the content of each slot of the pack, zero bytes for a dead slot.
 
         Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
         """
@@ -76,7 +76,7 @@ class Footers(Scoped):
 
 
 def _live_ids(footer: Footer) -> Ids:
-    """A copy: the array of a footer keeps all of the footer's content in memory."""
+    """Return a copy: the array of a footer would keep all of the footer's content in memory."""
     ids = footer.ids.copy()
     ids[footer.flags & DEAD != 0] = 0
     return ids

@@ -1,4 +1,4 @@
-"""A stored disk, read: its map turned into jobs that each read one pack.
+"""Reading of a stored disk: its map is turned into jobs that each read one pack.
 
 ::
 
@@ -7,8 +7,8 @@
                                                                           ▼
                                                           ranged reads, verified chunks
 
-Sorting by pack makes a point that was pieced together by many incrementals read each pack's part of
-the window once, so it costs about what a full costs.
+Because of the sorting by pack, a point that consists of many incrementals reads each pack's part of the
+window once, so it costs about as much as a full.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOW_PAGES = 16
 
 @dataclass(frozen=True)
 class PackJob:
-    """Chunks of a disk that lie in one pack; ``chunks`` and ``slots`` ascend by slot."""
+    """Chunks of a disk in one pack; ``chunks`` and ``slots`` ascend by slot."""
 
     pack_id: bytes
     chunks: NDArray[np.int64]
@@ -44,7 +44,7 @@ class PackJob:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of a disk: where it begins and ends in bytes, its jobs, and what its map has lost."""
+    """A range of a disk: its begin and end in bytes, its jobs, and the lost parts of its map."""
 
     offset: int
     end: int
@@ -52,7 +52,7 @@ class Window:
     damage: tuple[Damage, ...]
 
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of what no job brings, because it is zero or its map is lost."""
+        """Yield (offset, length) of the parts without a job, which are zero or whose map is lost."""
         chunks = np.sort(np.concatenate([np.zeros(0, np.int64), *(job.chunks for job in self.jobs)])) * CHUNK
         starts = np.concatenate([[self.offset], chunks + CHUNK])
         lengths = np.concatenate([chunks, [self.end]]) - starts
@@ -60,7 +60,7 @@ class Window:
         yield from zip(starts[wide].tolist(), lengths[wide].tolist(), strict=True)
 
     def filled(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of what the jobs bring: all that is between the gaps."""
+        """Yield (offset, length) of the parts that jobs read, which are between the gaps."""
         begin = self.offset
         for start, length in (*self.gaps(), (self.end, 0)):
             if begin < start:
@@ -91,7 +91,7 @@ class DiskImage(Scoped):
 
     @property
     def size(self) -> int:
-        """Bytes of the disk."""
+        """Size of the disk in bytes."""
         return self._root.size
 
     def stored_between(self, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
@@ -107,26 +107,26 @@ class DiskImage(Scoped):
             yield first, stored[(stored >= start) & (stored < end)].tolist()
 
     def empty_pages(self) -> NDArray[np.bool_]:
-        """Of each page, whether all of it is zero; the root tells."""
+        """Return for each page whether all of it is zero, from the root."""
         return np.asarray(self._root.pages.packs == ZERO)
 
     def load(self, numbers: Sequence[int]) -> None:
-        """Read these pages together and remember them. Raises DamagedData."""
+        """Read these pages together and cache them. Raises DamagedData."""
         missing = [number for number in numbers if number not in self._loaded]
         self._loaded |= self._maps.pages(self._root, missing)
 
     def packs_of(self, page: int) -> NDArray[np.int64]:
-        """The number of the pack that has each chunk of a page, below 0 for zeros. Raises DamagedData."""
+        """Return the pack number of each chunk of a page, below 0 for zeros. Raises DamagedData."""
         self.load([page])
         return self._loaded[page].packs
 
     def is_stored(self, chunk: int) -> bool:
-        """Whether the chunk is other than zero. Raises DamagedData."""
+        """Return whether the chunk is not zero. Raises DamagedData."""
         page, position = divmod(chunk, PAGE_CHUNKS)
         return bool(self.packs_of(page)[position] != ZERO)
 
     def content_id(self, chunk: int) -> bytes:
-        """Id of a stored chunk's content, out of its pack's footer. Raises DamagedData."""
+        """Return the id of a stored chunk's content, from its pack's footer. Raises DamagedData."""
         page, position = divmod(chunk, PAGE_CHUNKS)
         self.load([page])
         refs = self._loaded[page]
@@ -138,9 +138,9 @@ class DiskImage(Scoped):
         return footer.slot_id(slot)
 
     def needs(self, packs: Collection[bytes]) -> bool:
-        """Whether a page or a chunk of the disk lies in one of ``packs``, by id. Raises DamagedData.
+        """Return whether a page or a chunk of the disk is in one of ``packs``, by id. Raises DamagedData.
 
-        Reads all pages, however large the disk is.
+        Reads all pages of the disk.
         """
         wanted = [self._maps.table.number(pack) for pack in packs]
         if np.isin(self._root.pages.packs, wanted).any():
@@ -155,7 +155,7 @@ class DiskImage(Scoped):
         return range(first, min(first + WINDOW_PAGES, len(self._root.pages.packs)))
 
     def windows(self) -> Iterator[Window]:
-        """The disk from its beginning to its end, a window at a time."""
+        """Yield the windows of the disk, from its beginning to its end."""
         for first in range(0, len(self._root.pages.packs), WINDOW_PAGES):
             yield self._window(self._window_pages(first))
 
@@ -170,9 +170,9 @@ class DiskImage(Scoped):
         return Window(first * CHUNK, end, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
 
     def read(self, job: PackJob) -> Iterator[tuple[int, bytes] | Damage]:
-        """The verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.
+        """Yield the verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.
 
-        What cannot be read is a Damage instead. Raises StoreError, KeyNotHeld.
+        For unreadable parts, yield a Damage instead. Raises StoreError, KeyNotHeld.
         """
         done = 0
         for attempt in range(OPENINGS):
@@ -183,7 +183,7 @@ class DiskImage(Scoped):
                     yield item
                 return
             except ObjectChanged:
-                # Prune has compacted the pack since its footer was read: the next one says where they are.
+                # Prune has compacted the pack since its footer was read: the next footer has the new places.
                 self._packs.forget(job.pack_id)
                 if attempt == OPENINGS - 1:
                     raise
@@ -194,7 +194,7 @@ class DiskImage(Scoped):
     def _read(self, pack: StoredPack, job: PackJob, skip: int) -> Iterator[tuple[int, bytes] | Damage]:
         chunks, slots = job.chunks[skip:], job.slots[skip:]
         inside = int(np.searchsorted(slots, pack.footer.count))
-        # A list, because numpy would convert all of a column for each slot that is looked for.
+        # A list, because numpy would convert the whole column for each slot.
         held = slots.tolist()
         for span in merge(pack.footer, np.unique(slots[:inside]).tolist()):
             stored = self._packs.fetch(pack, span)

@@ -1,4 +1,4 @@
-"""Index objects read from the store: all of one, its table alone, or as much as a sample of ids needs."""
+"""Reading of index objects: a whole object, its table, or as much as a sample of ids needs."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _USELESS = DamagedData, ObjectNotFound, ObjectChanged
 _NAME = re.compile(INDEX_PREFIX + r"[0-9a-f]{32}")
 
 _TABLE_SHARE = 160
-"""One byte in so many is of the table, if packs hold 500 chunks; then one request fetches a sample."""
+"""Estimated ratio of an index object to its table, so that one request fetches a sample."""
 
 _LEAST = 8 * KIB
 """Bytes that the first request asks for beyond that: header, seals, the block in which the sample ends."""
 
 
 def list_index(store: Store) -> Iterator[ObjectInfo]:
-    """The index objects. What is not named like one, or is empty, is foreign."""
+    """Return the index objects. Objects with other names and empty ones are foreign."""
     return (info for info in store.list(INDEX_PREFIX) if info.size and _NAME.fullmatch(info.key))
 
 
 def read_packs(store: Store, keys: Keys, info: ObjectInfo) -> list[PackEntry] | None:
-    """The packs that an index object names. None if it is damaged or gone. Raises StoreError."""
+    """Return the packs in an index object; None if it is damaged or gone. Raises StoreError."""
     with suppress(*_USELESS):
         return decode_table(keys, info.key, *_start(store, keys, info, 0.0))
     return None
 
 
 def read_index(store: Store, keys: Keys, info: ObjectInfo, share: float = 1.0) -> IndexPart | None:
-    """What an index object says: its packs, and its first rows, ``share`` of all at least.
+    """Return an index object's packs, and its first rows, at least ``share`` of all.
 
     None if it is damaged or gone: the index is never needed. Raises StoreError.
     """
@@ -61,7 +61,7 @@ def _start(store: Store, keys: Keys, info: ObjectInfo, share: float) -> tuple[In
     start = b"" if not 0 < info.size <= LIMIT else store.get_range(info.key, 0, length)
     head = decode_head(keys, info.key, start)
     if head.size != info.size:
-        raise DamagedData(f"{info.key} is cut short")
+        raise DamagedData(f"{info.key} is truncated")
     end = head.end_of(int(head.rows * share))
     if end > len(start):
         start += store.get_range(info.key, len(start), end - len(start))

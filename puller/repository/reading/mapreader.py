@@ -1,4 +1,4 @@
-"""Roots and pages out of the store, fetched pack by pack."""
+"""Reading of roots and pages from the store, pack by pack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from puller.store.parallel import each
 from puller.units import page_count
 
 READERS = 4
-"""Packs that are read at once: scattered pages of an old disk lie in as many packs, each a request away."""
+"""Packs that are read at once, because the pages of an old disk may be spread over many packs."""
 
 
 class MapReader(Scoped):
@@ -35,14 +35,14 @@ class MapReader(Scoped):
         self.table = table
 
     def root(self, address: Address) -> Root:
-        """The root at ``address``. Raises DamagedData, MissingObject."""
+        """Return the root at ``address``. Raises DamagedData, MissingObject."""
         content = self._packs.read(PackKind.MAP, address.pack, [address.slot])[address.slot]
         return decode_root(content, self.table)
 
     def roots(self, addresses: Iterable[Address]) -> Generator[Root | DamagedData]:
-        """The roots at ``addresses``, in their order; in place of one that cannot be read what is wrong.
+        """Yield the roots at ``addresses``, in order; for an unreadable one its error.
 
-        Some are fetched ahead, a few at a time, so memory does not grow with their number.
+        A few are fetched ahead, so memory does not grow with their number.
         """
         yield from each(self.scope, self._root_or_fault, addresses, READERS)
 
@@ -53,7 +53,7 @@ class MapReader(Scoped):
             return error
 
     def pages(self, root: Root, numbers: Sequence[int]) -> dict[int, Refs]:
-        """The pages with these numbers. Each map pack is asked once. Raises DamagedData, MissingObject."""
+        """Return the numbered pages. Reads each map pack once. Raises DamagedData, MissingObject."""
         found: dict[int, Refs] = {}
         wanted: dict[int, list[int]] = defaultdict(list)
         for number in numbers:
@@ -66,7 +66,7 @@ class MapReader(Scoped):
         def read(scope: CancelScope, pack: int) -> dict[int, Refs]:
             return self.within(scope)._pages_of(root, pack, wanted[pack])
 
-        if len(wanted) < 2:  # no thread is worth it
+        if len(wanted) < 2:  # threads are not worth it
             parts: Iterable[dict[int, Refs]] = (read(self.scope, pack) for pack in wanted)
         else:
             parts = each(self.scope, read, wanted, READERS)
@@ -83,8 +83,8 @@ class MapReader(Scoped):
         }
 
     def rebase(self, root: Root, size: int) -> Root:
-        """``root`` for a disk that now has ``size`` bytes: cut, or continued with zeros.
+        """Return ``root`` for a disk that now has ``size`` bytes: cut, or continued with zeros.
 
-        A page that thereby has another number of chunks cannot be shared; DiskMap writes it anew.
+        A page whose number of chunks changes cannot be shared; DiskMap writes it again.
         """
         return Root(size, root.pages.resized(page_count(size)))

@@ -1,4 +1,4 @@
-"""Packs being read: footers found through one request for the tail, slots through merged ranges."""
+"""Reading of packs: footers by one request for the tail, slots by merged ranges."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ TAIL = 64 * KIB
 """First guess at the tail: the footer of a 32 MiB pack of 64 KiB chunks is 10 to 30 KiB."""
 
 MERGE_GAP = 64 * KIB
-"""Slots this near are fetched in one range: a request costs more than reading a chunk too many."""
+"""Gap up to which slots are fetched in one range: a request costs more than one unneeded chunk."""
 
 RANGE_LIMIT = 8 * MIB
-"""A range is not merged beyond this, so that readers' memory stays small."""
+"""Largest merged range, so that readers' memory stays small."""
 
 CACHED = 16 * MIB
-"""Bytes of opened packs kept: some 160 of 32 MiB, or thousands of the small map packs of incrementals."""
+"""Bytes of opened packs in the cache."""
 
 
 OPENINGS = 5
-"""How often a pack is opened anew that prune compacts while it is read. A prune compacts a pack once."""
+"""Most retries for a pack that prune compacts while it is read. A prune compacts a pack once."""
 
 _REMEMBERED = 100_000
 """Packs whose generation is remembered: some 15 MB. Beyond that a folder of packs is listed again."""
@@ -47,7 +47,7 @@ _REMEMBERED = 100_000
 
 @dataclass(frozen=True)
 class StoredPack:
-    """An opened pack. ``tail`` is what the opening read anyway; a small pack lies in it whole."""
+    """An opened pack. ``tail`` is the data read for the footer, which may hold all of a small pack."""
 
     kind: PackKind
     pack_id: bytes
@@ -58,18 +58,18 @@ class StoredPack:
 
     @property
     def name(self) -> str:
-        """The object's name."""
+        """Name of the object."""
         return self.kind.object_name(self.pack_id, self.generation)
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes in memory: the tail, 21 bytes a slot and 8 for its offset, and objects."""
+        """Bytes in memory: the tail, the table with offsets, and objects."""
         return len(self.tail) + 29 * self.footer.count + 2 * KIB
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Neighbouring slots to be fetched in one range of a pack."""
+    """Neighbouring slots to fetch in one range of a pack."""
 
     slots: tuple[int, ...]
     offset: int
@@ -103,7 +103,7 @@ _LOADING = 64
 
 
 class _Cache:
-    """The packs that were opened last, by id. Safe for many threads."""
+    """The last opened packs, by id. Safe for many threads."""
 
     def __init__(self) -> None:
         self._packs: OrderedDict[bytes, StoredPack] = OrderedDict()
@@ -135,7 +135,7 @@ class _Cache:
 
 
 class PackReader(Scoped):
-    """Reads verified contents out of the packs of one repository. Safe for many threads."""
+    """Reads verified contents from the packs of one repository. Safe for many threads."""
 
     def __init__(self, store: Store, keys: KeyRing) -> None:
         self._store = store
@@ -146,14 +146,14 @@ class PackReader(Scoped):
         self._lock = threading.Lock()
         self._loading = [threading.Lock() for _ in range(_LOADING)]
         self.damaged: set[bytes] = set()
-        """Ids of packs known to be missing or damaged: nothing new should refer to them."""
+        """Ids of packs known to be missing or damaged, to which nothing new should refer."""
 
     def open(self, kind: PackKind, pack_id: bytes, generation: int | None = None) -> StoredPack:
-        """The pack with its footer: of one ``generation``, or of whichever can be read.
+        """Return the pack with its footer, of ``generation`` or of any that can be read.
 
         Raises MissingObject, DamagedData, StoreError.
         """
-        # Threads that want one pack at the same time fetch its footer once.
+        # Threads that need one pack at the same time fetch its footer once.
         with self._loading[pack_id[0] % _LOADING]:
             known = self._cache.get(pack_id)
             if known is not None and generation in {None, known.generation}:
@@ -171,7 +171,7 @@ class PackReader(Scoped):
         self._cache.forget(pack_id)
 
     def load(self, kind: PackKind, pack_id: bytes, generation: int | None = None) -> StoredPack:
-        """As ``open``, but as the pack is stored now, and kept nowhere."""
+        """Like ``open``, but read the pack as stored now, without the cache."""
         if generation is None:
             return self._load_any(kind, pack_id)
         try:
@@ -180,7 +180,7 @@ class PackReader(Scoped):
             raise _missing(kind.object_name(pack_id, generation)) from error
 
     def _load_any(self, kind: PackKind, pack_id: bytes) -> StoredPack:
-        """The generation where it was last, else the highest one that can be read."""
+        """Load the generation that was last known, else the highest readable one."""
         failure: ObjectNotFound | DamagedData
         try:
             return self._load(kind, pack_id, self._generations.get(pack_id, 0))
@@ -192,7 +192,7 @@ class PackReader(Scoped):
                 try:
                     return self._load(kind, pack_id, generation)
                 except ObjectNotFound:
-                    moved = True  # prune has gone on to the next one since the listing
+                    moved = True  # prune has put the next generation since the listing
                 except DamagedData as error:
                     failure = error
             if not moved:
@@ -202,9 +202,9 @@ class PackReader(Scoped):
         raise _missing(kind.object_name(pack_id)) from failure
 
     def _listed(self, kind: PackKind, pack_id: bytes) -> list[int]:
-        """The generations of a pack that are stored, the highest first.
+        """Return the stored generations of a pack, the highest first.
 
-        The listing is of a whole folder, so what it says of packs whose plain name is gone is remembered.
+        The listing covers a whole directory, so compacted packs in it are remembered.
         """
         found: dict[bytes, list[int]] = {}
         for info in self._store.list(kind.folder(pack_id)):
@@ -224,33 +224,33 @@ class PackReader(Scoped):
         trailer = decode_trailer(tail, kind, pack_id)
         needed = trailer.footer_length + TRAILER
         if needed > info.size:
-            raise DamagedData(f"{name} is cut short")
+            raise DamagedData(f"{name} is truncated")
         if needed > len(tail):
             tail = self._store.get_range(name, info.size - needed, needed)
         footer = decode_footer(self._keys, trailer, tail[-needed:-TRAILER])
         if int(footer.offsets[-1]) + needed != info.size:
-            raise DamagedData(f"{name} is {info.size} bytes, its footer describes another length")
+            raise DamagedData(f"{name} has {info.size} bytes, but its footer describes another length")
         return StoredPack(kind, pack_id, footer, info.size, generation, tail)
 
     def fetch(self, pack: StoredPack, span: Span) -> memoryview:
-        """The stored bytes of ``span``. Raises ObjectChanged if this generation is gone: open it anew."""
+        """Return the stored bytes of ``span``. Raises ObjectChanged if this generation is gone."""
         start = span.offset - (pack.size - len(pack.tail))
-        if not span.length:  # nothing but dead slots, which no store can be asked for
+        if not span.length:  # only dead slots, an empty range that no store can return
             return memoryview(b"")
         if start >= 0:
             return memoryview(pack.tail)[start : start + span.length]
         try:
             stored = self._store.get_range(pack.name, span.offset, span.length)
         except ObjectNotFound as error:
-            raise ObjectChanged(f"{pack.name} went away while it was read") from error
+            raise ObjectChanged(f"{pack.name} was deleted while it was read") from error
         if len(stored) != span.length:
-            raise DamagedData(f"{pack.name} is cut short")
+            raise DamagedData(f"{pack.name} is truncated")
         return memoryview(stored)
 
     def contents(
         self, pack: StoredPack, span: Span, stored: memoryview
     ) -> Iterator[tuple[int, bytes | DamagedData]]:
-        """Each slot of ``span`` with its verified content, or with what is wrong with it."""
+        """Return each slot of ``span`` with its verified content, or with its error."""
         reader = SlotReader(self._keys, pack.kind, pack.pack_id, pack.footer)
         slots = np.array(span.slots)
         starts = (pack.footer.offsets[slots] - span.offset).tolist()
@@ -263,7 +263,7 @@ class PackReader(Scoped):
                 yield slot, DamagedData(f"{pack.name}: {error.message}")
 
     def read(self, kind: PackKind, pack_id: bytes, slots: Sequence[int]) -> dict[int, bytes]:
-        """The contents of some slots of one pack, all or none. Raises DamagedData, MissingObject."""
+        """Return the contents of some slots of one pack, all or none. Raises DamagedData, MissingObject."""
         for _ in range(OPENINGS):
             with suppress(ObjectChanged):
                 return self._read(self.open(kind, pack_id), sorted(set(slots)))

@@ -1,11 +1,11 @@
-"""What a disk's last point has at each place, for a disk that is read as a whole and compared with it.
+"""Content of a disk's last point at each place, to compare a disk that is read as a whole.
 
 ::
 
     place on the disk ─► map of the parent: pack, slot ─► footer of the pack: id ─► is it what was read?
 
-So what did not change is found whatever the index knows. A part of the map that cannot be read, and a pack
-that is missing or damaged, hold nothing here: the index is asked about that.
+So unchanged content is found without the index. Unreadable parts of the map, and missing or damaged packs,
+count as empty here: the index is used for them.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from puller.store.parallel import each
 from puller.units import PAGE_CHUNKS
 
 ROOT = -1
-"""In place of a page's number: the root."""
+"""Stands for the root in place of a page's number."""
 
 WINDOW_PAGES = 16
 """Pages (1 GiB of disk) whose footers are read together."""
 
 _WINDOWS = 3
-"""Windows kept, at 0.4 MiB each: batches come in disk order, a few out of turn."""
+"""Windows in the cache: batches come in disk order, a few out of order."""
 
 _NOTHING = np.zeros((0, ID), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class ParentContents:
-    """References, and the ``ids`` (n, 16) of what they lead to; zero bytes where that is nothing."""
+    """References, and the ``ids`` (n, 16) of their contents; zero bytes for none."""
 
     refs: Refs
     ids: Ids
 
     def equal(self, ids: Sequence[bytes]) -> Numbers:
-        """The pack numbers of those that hold the contents with ``ids``, and ZERO for the others."""
+        """Return the pack numbers of references whose contents have ``ids``, and ZERO for the others."""
         wanted = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID)
         same = (self.ids == wanted).all(axis=1) & (self.refs.packs != ZERO)
         return np.where(same, self.refs.packs, ZERO)
 
     def at(self, places: NDArray[np.int64]) -> ParentContents:
-        """Those at ``places``."""
+        """Return the contents at ``places``."""
         return ParentContents(Refs(self.refs.packs[places], self.refs.slots[places]), self.ids[places])
 
 
 class ParentDisk:
-    """One disk of the point that a run compares with. Safe for many threads.
+    """One disk of the point with which a run compares. Safe for many threads.
 
-    Packs whose ids are in ``damaged`` hold nothing. Raises DamagedData or MissingObject if its root cannot be
-    read; later on only StoreError.
+    Packs whose ids are in ``damaged`` count as empty. Raises DamagedData or MissingObject if its root cannot
+    be read; later on only StoreError.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ParentDisk:
         self._lock = threading.Lock()
 
     def maps(self, pages: Sequence[int]) -> ParentContents:
-        """What the parent has as these pages of its map, or as its ROOT."""
+        """Return the parent's contents for these pages of its map, or for its ROOT."""
         refs, known = Refs.zeros(len(pages)), self._root.pages
         for at, page in enumerate(pages):
             if page == ROOT:
@@ -91,7 +91,7 @@ class ParentDisk:
         return self._identified(PackKind.MAP, refs)
 
     def chunks(self, numbers: NDArray[np.int64]) -> ParentContents:
-        """What the parent has as these chunks of the disk."""
+        """Return the parent's contents for these chunks of the disk."""
         windows = numbers // self._span
         packs, slots = np.full(len(numbers), ZERO, np.int64), np.zeros(len(numbers), np.uint16)
         ids = np.zeros((len(numbers), ID), np.uint8)
@@ -102,7 +102,7 @@ class ParentDisk:
         return ParentContents(Refs(packs, slots), ids)
 
     def _window(self, number: int) -> ParentContents:
-        # Whoever waits here for another thread mostly wants the same window.
+        # A thread that waits here mostly needs the same window.
         with self._lock:
             known = self._windows.pop(number, None)
             if known is None:
@@ -113,7 +113,7 @@ class ParentDisk:
             return known
 
     def _refs(self, first: int) -> Refs:
-        """The chunks of the pages from ``first`` on, as far as they can be read."""
+        """Return the readable chunks of the pages from ``first`` on."""
         refs = Refs.zeros(self._span)
         pages = range(first, min(first + WINDOW_PAGES, len(self._root.pages.packs)))
         for page, found in read_pages(self._maps, self._root, pages, []):
@@ -135,13 +135,13 @@ class ParentDisk:
         return ParentContents(refs, ids)
 
     def _ids(self, kind: PackKind, packs: Collection[int]) -> Sequence[Ids]:
-        """Of each pack the ids of its slots."""
+        """Return the ids of the slots of each pack."""
 
         def read(scope: CancelScope, pack: int) -> Ids:
             return self._ids_of(self._footers.within(scope), kind, pack)
 
         scope = self._footers.scope
-        if len(packs) < 2:  # no thread is worth it
+        if len(packs) < 2:  # threads are not worth it
             return [read(scope, pack) for pack in packs]
         return list(each(scope, read, packs, READERS))
 

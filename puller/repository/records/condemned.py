@@ -1,8 +1,8 @@
-"""Condemned slots: what prune found unreachable and will remove (docs/format.md, "Condemned").
+"""Condemned slots, which prune found unreachable and will remove (docs/format.md, "Condemned").
 
-A record is written once and never changed. It is either *waiting*: what it names may still come to be
-reached; or *final*: no point that is not yet committed may refer to what it names, for ever. Prune
-removes only what a final record names, so the records tell a run all that may vanish under its hands.
+A record is written once and never changed. It is either *waiting*: its slots may still become reachable; or
+*final*: no later point may ever refer to its slots. Prune removes only slots in final records, so the records
+tell a run everything that may be removed while it runs.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ ALL = -1
 """The set of all slots, however many a pack has: every bit of a negative number's two's complement."""
 
 RECORD_BYTES = 16 * MIB
-"""About how long the JSON of one record gets. A box may hold 256 MiB, but all runs read all records."""
+"""Approximate length of the JSON of one record. A box may hold more, but all runs read all records."""
 
 _ENTRY_BYTES = 64
-"""What a pack takes in a record beside its bitmap, in which a byte is two digits."""
+"""Length of a pack's entry besides its bitmap, in which a byte is two digits."""
 
 _NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
 _KINDS = {"data": PackKind.DATA, "map": PackKind.MAP}
@@ -46,7 +46,7 @@ _PARALLEL_READS = 8
 
 @dataclass(frozen=True, slots=True)
 class CondemnedSlots:
-    """What is condemned of one pack: bit k of ``slots`` stands for slot k; ALL for the whole pack."""
+    """Condemned slots of one pack: bit k of ``slots`` stands for slot k; ALL for the whole pack."""
 
     kind: PackKind
     slots: int
@@ -80,19 +80,19 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 def bits_of(column: NDArray[np.bool_]) -> int:
-    """The set of the slots at which ``column`` is true."""
+    """Return the set of the slots at which ``column`` is true."""
     return int.from_bytes(np.packbits(column, bitorder="little").tobytes(), "little")
 
 
 def column_of(slots: int, count: int) -> NDArray[np.bool_]:
-    """For each of ``count`` slots whether it is in the set."""
+    """Return for each of ``count`` slots whether it is in the set."""
     content = (slots & ((1 << count) - 1)).to_bytes(-(-count // 8), "little")
     bits = np.unpackbits(np.frombuffer(content, np.uint8), count=count, bitorder="little")
     return bits.view(np.bool_)
 
 
 def union(parts: Iterable[Condemnations]) -> dict[bytes, CondemnedSlots]:
-    """All that the parts name, together."""
+    """Return the union of the parts."""
     joined: dict[bytes, CondemnedSlots] = {}
     for part in parts:
         for pack_id, sentence in part.items():
@@ -102,13 +102,13 @@ def union(parts: Iterable[Condemnations]) -> dict[bytes, CondemnedSlots]:
 
 
 def slots_in(packs: Condemnations, pack_id: bytes) -> int:
-    """The set of the slots of one pack that ``packs`` names."""
+    """Return the set of the slots of one pack in ``packs``."""
     sentence = packs.get(pack_id)
     return sentence.slots if sentence else 0
 
 
 def encode(final: bool, grace: float, packs: Condemnations) -> bytes:
-    """The content of a record's box."""
+    """Return the content of a record's box."""
     entries = {pack_id.hex(): _entry(sentence) for pack_id, sentence in packs.items()}
     return msgspec.json.encode(_Body("final" if final else "waiting", grace, entries))
 
@@ -126,7 +126,7 @@ def decode(content: bytes, info: ObjectInfo) -> Record:
     try:
         body = msgspec.json.decode(content, type=_Body)
         if body.version > VERSION or body.stage not in {"waiting", "final"}:
-            raise UnsupportedFormat(f"{info.key} is of a newer format than this puller knows")
+            raise UnsupportedFormat(f"{info.key} has a newer format than this puller supports")
         packs = dict(_sentence(text, entry) for text, entry in body.packs.items())
     except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
         raise DamagedData(f"{info.key} is damaged: {error}") from error
@@ -150,13 +150,13 @@ class Condemned(Scoped):
         self._boxes = boxes
 
     def listed(self) -> list[ObjectInfo]:
-        """The records that are there, unread."""
+        """Return the existing records, without reading them."""
         return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[Record]:
-        """The records; without those that have vanished since they were listed, or are of a later kind.
+        """Return the records, without those that were deleted since the listing or are of a later kind.
 
-        Raises DamagedData: who cannot read a record does not know what is going to be removed.
+        Raises DamagedData: without a record it is unknown what will be removed.
         """
         found = each(self.scope, self._read, infos, _PARALLEL_READS)
         return [record for record in found if record is not None]
@@ -185,7 +185,7 @@ class Condemned(Scoped):
 
 
 def _parts(packs: Condemnations) -> Iterator[dict[bytes, CondemnedSlots]]:
-    """Cut by what they take: of packs with 65536 slots a box has room for some ten thousand only."""
+    """Split ``packs`` by size: a box has a limit, and packs may have many slots."""
     part: dict[bytes, CondemnedSlots] = {}
     size = 0
     for pack_id, sentence in packs.items():

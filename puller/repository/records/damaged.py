@@ -1,7 +1,7 @@
-"""Damaged packs: what a check has found, told to all who back up later (docs/format.md, "Damaged").
+"""Damaged packs, which a check records for all later backups (docs/format.md, "Damaged").
 
-A run stores anew what it reads and would have found in such a pack. So damage that one host has seen
-heals with the next backup on any host, as far as the live disks still have what was lost.
+A run does not refer to content in such a pack, but stores it again. So the next backup on any host repairs
+the damage, as far as the live disks still have the lost data.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 def union(records: Iterable[DamageRecord]) -> frozenset[bytes]:
-    """All packs that the records name."""
+    """Return all packs in the records."""
     return frozenset().union(*(record.packs for record in records))
 
 
 def since(records: Iterable[DamageRecord]) -> dict[bytes, float]:
-    """By pack, when the newest record that names it was put."""
+    """Return by pack when the newest record with it was put."""
     found: dict[bytes, float] = {}
     for record in records:
         for pack in record.packs:
@@ -54,7 +54,7 @@ def since(records: Iterable[DamageRecord]) -> dict[bytes, float]:
 
 
 def encode(packs: Collection[bytes]) -> bytes:
-    """The content of a record's box."""
+    """Return the content of a record's box."""
     return msgspec.json.encode(_Body(tuple(sorted(pack.hex() for pack in packs))))
 
 
@@ -66,7 +66,7 @@ def decode(content: bytes, name: str) -> DamageRecord:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     if body.version > VERSION or any(len(pack) != ID for pack in packs):
-        raise DamagedData(f"{name} names what is no pack, or is of a newer format")
+        raise DamagedData(f"{name} is damaged or of a newer format: it holds an invalid pack id")
     return DamageRecord(name, packs)
 
 
@@ -79,7 +79,7 @@ class DamagedPacks(Scoped):
         self._boxes = boxes
 
     def read(self) -> list[DamageRecord]:
-        """The records that can be read: nobody needs them, so the others are passed over."""
+        """Return the readable records; the others are skipped, because no run needs them."""
         infos = [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
         return [record for record in map(self._read, infos) if record is not None]
 

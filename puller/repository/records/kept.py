@@ -1,7 +1,8 @@
-"""Keeps: what holds a restore point against prune and delete (docs/format.md, "Keep").
+"""Keeps, which protect a restore point from prune and delete (docs/format.md, "Keep").
 
-A point is held as long as any of its keeps holds, so of two hosts that write at once none undoes the other's
-keep, and no clock decides. Nothing is overwritten: a new keep is put before older ones are deleted.
+A point is protected as long as any of its keeps is valid, so two hosts that write at once never undo each
+other's keep, whatever their clocks say. Nothing is overwritten: a new keep is put before older ones are
+deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PREFIX = "kept/"
 VERSION = 1
 
 LONGEST_NOTE = 1000
-"""Characters of a note."""
+"""Most characters of a note."""
 
 _LIMIT = 64 * KIB
 _NAME = re.compile(f"{PREFIX}({names.UUID})/({names.POINT})/{names.RANDOM}")
@@ -40,9 +41,9 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What holds a point: until ``until``, without end if that is None.
+    """The protection of a point until ``until``, without end if that is None.
 
-    ``damage`` says why it cannot be read; then it holds without end.
+    ``damage`` says why it cannot be read; then it has no end.
     """
 
     until: datetime | None = None
@@ -51,14 +52,14 @@ class Keep:
 
     @property
     def reason(self) -> str:
-        """Why the point stays."""
+        """Reason for the point to stay."""
         if self.damage is not None:
             return f"kept by a keep that cannot be read: {self.damage}"
         end = "" if self.until is None else f" until {self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         return f"kept{end}: {self.note}" if self.note else f"kept{end}"
 
     def holds(self, now: datetime) -> bool:
-        """Whether it holds at ``now``."""
+        """Return whether it is valid at ``now``."""
         return self.until is None or now < self.until
 
 
@@ -69,13 +70,13 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 def point_of(key: str) -> Name | None:
-    """The point that the object ``key`` holds. None if it is no keep by its name."""
+    """Return the point that the keep ``key`` protects; None if the name is not that of a keep."""
     match = _NAME.fullmatch(key)
     return None if match is None else (match[1], match[2])
 
 
 def longest(keeps: Iterable[Keep], now: datetime) -> Keep | None:
-    """Of the keeps that hold at ``now`` the one that holds longest."""
+    """Return the keep, of those valid at ``now``, that ends last."""
     holding = [keep for keep in keeps if keep.holds(now)]
     end = datetime.max.replace(tzinfo=UTC)
     return max(
@@ -84,7 +85,7 @@ def longest(keeps: Iterable[Keep], now: datetime) -> Keep | None:
 
 
 def encode(keep: Keep) -> bytes:
-    """The content of a keep's box."""
+    """Return the content of a keep's box."""
     return msgspec.json.encode(_Body(keep.until, keep.note))
 
 
@@ -95,10 +96,10 @@ def decode(content: bytes, name: str) -> Keep:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     if body.version > VERSION:
-        raise DamagedData(f"{name} has format version {body.version}; this puller knows {VERSION}")
-    # At the ends of the calendar there is no room for the local time.
+        raise DamagedData(f"{name} has format version {body.version}; this puller supports {VERSION}")
+    # At the ends of the calendar, the local time would be out of range.
     if body.until is not None and (body.until.tzinfo is None or not 1970 <= body.until.year < 9999):
-        raise DamagedData(f"{name} has a time without a zone or out of all reason")
+        raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
     return Keep(body.until, body.note)
 
 
@@ -111,12 +112,12 @@ class Keeps(Scoped):
         self._boxes = boxes
 
     def listed(self, *name: str) -> list[ObjectInfo]:
-        """The keeps that are there, unread: all, those of a domain's UUID, or of a UUID and a point id."""
+        """Return existing keeps, unread: all, those of a domain's UUID, or of a UUID and point id."""
         folder = "".join(f"{part}/" for part in name)
         return [info for info in self._store.list(PREFIX + folder) if point_of(info.key)]
 
     def holding(self, now: datetime, *name: str) -> Mapping[Name, Keep]:
-        """By point the keep that holds it at ``now``; ``name`` as in ``listed``. Raises StoreError."""
+        """Return by point the keep valid at ``now``; ``name`` as in ``listed``. Raises StoreError."""
         found: defaultdict[Name, list[Keep]] = defaultdict(list)
         infos = self.listed(*name)
         read = each(self.scope, self._read, infos, _PARALLEL_READS)
@@ -127,7 +128,7 @@ class Keeps(Scoped):
         return {point: keep for point, keep in held.items() if keep is not None}
 
     def _read(self, scope: CancelScope, info: ObjectInfo) -> Keep | None:
-        """The keep, one without end if it cannot be read, None if it is gone."""
+        """Return the keep; one without end if it cannot be read, None if it is gone."""
         try:
             box = self._store.within(scope).get(info.key, max_size=_LIMIT)
             return decode(self._boxes.unpack(BoxKind.KEEP, info.key, box, _LIMIT), info.key)
@@ -137,7 +138,7 @@ class Keeps(Scoped):
             return Keep(damage=error.message)
 
     def put(self, point: Name, keep: Keep) -> str:
-        """Hold ``point``, durably when this returns. Returns the name of the new object."""
+        """Put a keep of ``point``, durable when this returns. Returns the name of the new object."""
         name = f"{PREFIX}{point[0]}/{point[1]}/{secrets.token_hex(ID)}"
         self._store.put_new(name, self._boxes.pack(BoxKind.KEEP, name, encode(keep)))
         return name

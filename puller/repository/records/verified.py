@@ -1,6 +1,6 @@
-"""Verified packs: what checks have read as a whole and found sound, and when (docs/format.md, "Verified").
+"""Verified packs, which checks have read as a whole and found intact (docs/format.md, "Verified").
 
-Nobody needs these records but a check that is to spare itself work. Times are the store's.
+Only checks use these records, to avoid repeated reads. Times are the store's.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ PREFIX = "verified/"
 VERSION = 1
 
 RECORD_PACKS = 200_000
-"""Packs in a record at most: some 4 MiB sealed, and 7 MiB as JSON."""
+"""Most packs in a record."""
 
 SMALL = RECORD_PACKS // 2
-"""Packs below which prune writes a record together with others."""
+"""Packs below which prune merges a record with others."""
 
 LEAST = 8
-"""Small records that are worth a new one."""
+"""Number of small records that is worth a merge."""
 
 _NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
 _PARALLEL_READS = 4
@@ -39,7 +39,7 @@ _PARALLEL_READS = 4
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One generation of a pack was sound at ``time``, in seconds since the epoch; None until it is stored."""
+    """One generation of a pack was intact at ``time``, in seconds since the epoch; None until stored."""
 
     pack_id: bytes
     generation: int
@@ -67,7 +67,7 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 def encode(proofs: Iterable[Proof]) -> bytes:
-    """The content of a record's box."""
+    """Return the content of a record's box."""
     groups: defaultdict[tuple[int, float | None], list[str]] = defaultdict(list)
     for proof in proofs:
         groups[proof.generation, proof.time].append(proof.pack_id.hex())
@@ -82,31 +82,31 @@ def decode(content: bytes, info: ObjectInfo) -> VerifiedRecord:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{info.key} is damaged: {error}") from error
     if body.version > VERSION:
-        raise DamagedData(f"{info.key} is of a newer format than this puller knows")
+        raise DamagedData(f"{info.key} has a newer format than this puller supports")
     return VerifiedRecord(info.key, info.modified, proofs)
 
 
 def _proofs(group: _Group, modified: float) -> Iterator[Proof]:
     ids = bytes.fromhex(group.ids)
     if len(ids) % ID or not 0 <= group.generation <= MAX_GENERATION:
-        raise ValueError("it names what cannot be a pack")
+        raise ValueError("it holds an invalid pack id")
     time = modified if group.time is None else min(group.time, modified)
     return (Proof(ids[at : at + ID], group.generation, time) for at in range(0, len(ids), ID))
 
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """What prune makes of the records: ``merged`` is to be put, and then ``void`` to be deleted."""
+    """Prune's changes of the records: put ``merged``, then delete ``void``."""
 
     merged: tuple[Proof, ...]
     void: tuple[VerifiedRecord, ...]
 
 
 def tidy(records: Sequence[VerifiedRecord], counts: Callable[[Proof], bool]) -> Tidied:
-    """Find the records of which nothing counts that another one does not say, and merge small ones.
+    """Find superfluous records, and merge small ones.
 
-    ``counts`` tells whether a proof is of what is stored, and later than damage. Newer records are looked at
-    first, so what could not be deleted is not merged again.
+    ``counts`` returns whether a proof is of a stored pack and later than its damage. Newer records come
+    first, so records that could not be deleted are not merged again.
     """
     said: dict[bytes, float] = {}
     void: list[VerifiedRecord] = []
@@ -126,7 +126,7 @@ def tidy(records: Sequence[VerifiedRecord], counts: Callable[[Proof], bool]) -> 
 
 
 def outlives(proof: Proof, damaged: Mapping[bytes, float]) -> bool:
-    """Whether a proof is later than what is known of damage: ``damaged`` says since when, by pack."""
+    """Return whether a proof is later than the recorded damage: ``damaged`` says since when, by pack."""
     return proof.pack_id not in damaged or (proof.time or 0.0) > damaged[proof.pack_id]
 
 
@@ -143,11 +143,11 @@ class VerifiedPacks(Scoped):
         self._boxes = boxes
 
     def listed(self) -> list[ObjectInfo]:
-        """The records that are there, unread."""
+        """Return the existing records, without reading them."""
         return [info for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
 
     def read(self, infos: Iterable[ObjectInfo]) -> list[VerifiedRecord]:
-        """The records that can be read: nobody needs them, so the others are passed over."""
+        """Return the readable records; the others are skipped, because no check needs them."""
         found = each(self.scope, self._read, infos, _PARALLEL_READS)
         return [record for record in found if record is not None]
 
@@ -164,7 +164,7 @@ class VerifiedPacks(Scoped):
         return [self._write(proofs[start : start + RECORD_PACKS]) for start in starts]
 
     def now(self) -> float:
-        """The store's time, as a record shows it that says nothing and is deleted again."""
+        """Return the store's time, measured with an empty record that is deleted again."""
         info = self._write(())
         with suppress(StoreDenied):
             self._store.delete([info.key])

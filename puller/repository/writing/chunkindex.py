@@ -1,4 +1,4 @@
-"""Which contents the repository already holds, by id: what a run asks before it stores anything.
+"""Lookup of stored contents by id, which a run does before it stores anything.
 
 ::
 
@@ -6,8 +6,8 @@
          ─► hints: in which pack to look                (the host's files; a sample of this run's ids)
               └─► the footer of that pack, in which the neighbours are found, too
 
-The index never decides what can be restored. A content that it misses is stored once more; so it may be
-incomplete, repeat itself, or be rebuilt at any time. What it finds stands in a footer that this run has read.
+The index never decides what can be restored. A content that it misses is stored again, so it may be
+incomplete, have duplicates, or be rebuilt at any time. Every hit is in a footer that this run has read.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from puller.repository.index.hints import HintFile
 from puller.repository.reading.footers import Footers
 
 MISS = -1
-"""Pack number that says "not held"."""
+"""Pack number for "not stored"."""
 
 RECENT = 1 << 17
-"""Contents that are kept in the dictionary, at some 190 bytes each."""
+"""Most contents in the dictionary."""
 
 OWN = 1 << 16
-"""Of what this run has written: ids that are kept when their contents are not, at some 190 bytes each."""
+"""Most ids of this run's contents that are kept after the contents were evicted."""
 
 _DEAD = bytes(ID)
 
 
 @dataclass
 class _Pack:
-    """A pack whose contents are in the dictionary. ``after`` is where the hints have the next one."""
+    """A pack whose contents are in the dictionary. ``after`` is the next one's place in the hints."""
 
     kind: PackKind
     after: tuple[HintFile, int] | None = None
@@ -60,13 +60,13 @@ class ChunkIndex:
         avoided: Collection[bytes] = (),
         damaged: Collection[bytes] = (),
     ) -> None:
-        """Contents of packs that are ``avoided``, or ``damaged`` by then, count as not held."""
+        """Contents of packs that are ``avoided``, or in ``damaged`` at the lookup, count as not stored."""
         self._files = list(files)
         self.footers = footers
         self._table = table
         self._avoided = avoided
         self._damaged = damaged
-        # Read without the lock, so that those who find wait for nobody.
+        # Read without the lock, so that lookups wait for nobody.
         self._found: dict[PackKind, dict[bytes, int]] = {kind: {} for kind in PackKind}
         self._packs: OrderedDict[int, _Pack] = OrderedDict()
         self._held = 0
@@ -76,11 +76,11 @@ class ChunkIndex:
         self._lock = threading.Lock()
 
     def find(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
-        """Where contents of a kind of pack are: for each of n ids its pack number, or MISS, and its slot."""
+        """Return the places of contents: for each of n ids its pack number, or MISS, and its slot."""
         values = [*map(self._found[kind].get, ids)]
         missing = [place for place, value in enumerate(values) if value is None]
         for _ in self._follow_hints(kind, [ids[place] for place in missing]) if missing else ():
-            for place in missing:  # at once: what comes next may push it out again
+            for place in missing:  # at once: the next contents may evict it
                 if values[place] is None:
                     values[place] = self._found[kind].get(ids[place])
         found = np.array([MISS << 16 if value is None else value for value in values], np.int64)
@@ -99,11 +99,11 @@ class ChunkIndex:
             self._put(pack, [(content_id, slot)])
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self._files = []
 
     def _follow_hints(self, kind: PackKind, ids: Sequence[bytes]) -> Iterator[None]:
-        """Read the footers that the hints lead to; yield after each."""
+        """Read the footers that the hints name; yield after each."""
         for pack in map(self._own.get, ids):
             if pack is not None and self._read(kind, pack, None):
                 yield
@@ -111,7 +111,7 @@ class ChunkIndex:
         for file in list(self._files):
             try:
                 yield from (None for number in file.find(numbers) if self._read_hinted(kind, file, number))
-            except (OSError, DamagedData):  # the next run makes another file
+            except (OSError, DamagedData):  # the next run writes another file
                 self._files = [other for other in self._files if other is not file]
                 with suppress(OSError):
                     file.path.unlink()
@@ -123,9 +123,9 @@ class ChunkIndex:
         return self._read(kind, self._table.number(named[1]), (file, number + 1))
 
     def _read(self, kind: PackKind, pack: int, after: tuple[HintFile, int] | None) -> bool:
-        """Take in what a pack holds; ``after`` is None for a pack of this run. Whether it is known now."""
+        """Add a pack's contents; ``after`` is None for a pack of this run. Return whether it is known now."""
         pack_id = self._table.pack_id(pack)
-        with self._lock:  # another thread may just be taking it in
+        with self._lock:  # another thread may be adding it
             if pack in self._packs:
                 return True
         if pack in self._useless or pack_id in self._avoided:
@@ -133,7 +133,7 @@ class ChunkIndex:
         try:
             ids = self.footers.ids(kind, pack_id)
         except DamagedData:
-            if after is not None:  # else it may be on its way to the store
+            if after is not None:  # else it may be uploading
                 self._useless.add(pack)
             return False
         named = [(key.tobytes(), slot) for slot, key in enumerate(ids)]
@@ -144,7 +144,7 @@ class ChunkIndex:
         return True
 
     def _put(self, pack: int, contents: Collection[tuple[bytes, int]]) -> None:
-        """With the lock held: note contents of one of the packs. Those met longest ago are forgotten."""
+        """With the lock held: add contents of one of the packs, and evict the oldest."""
         entry = self._packs[pack]
         for content_id, slot in contents:
             self._found[entry.kind][content_id] = pack << 16 | slot
@@ -170,7 +170,7 @@ class ChunkIndex:
         return [content_id for content_id in ids if int.from_bytes(content_id[:8], "big") < self._own_bound]
 
     def _note_use(self, pack: int, slot: int) -> None:
-        """Keep what is in use; from the middle of a pack on, read the one that was written after it."""
+        """Note a use against eviction; from the middle of a pack on, read the pack written after it."""
         with self._lock:
             entry = self._packs.get(pack)
             if entry is None:

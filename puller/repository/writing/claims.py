@@ -1,4 +1,4 @@
-"""What one run refers to, and what it must not: the writer's side of prune (docs/format.md).
+"""References of one run, and condemned slots that it must avoid: the writer's part of prune (docs/format.md).
 
 ::
 
@@ -6,7 +6,7 @@
      what must not      (after!)     noted here      seen by prune     what was added since
      be referred to
 
-A run keeps a set of slots for each pack that it meets, about 250 bytes a pack, 8 MiB for a TiB.
+A run keeps a small set of slots for each pack to which it refers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from puller.repository.records.condemned import ALL, KEPT, Condemned, Record, un
 from puller.repository.writing.chunkindex import MISS
 
 LONGEST_RUN = KEPT - 86400.0
-"""Seconds; a day less than final records are kept, for requests that are slow to take effect."""
+"""Seconds; a day less than the life of final records, for requests that are slow to take effect."""
 
 MARGIN = 300.0
 """Seconds before the end of the grace time from which a waiting record counts as final.
@@ -33,15 +33,15 @@ listings lag, such as NFS, whose clients may keep directories for a minute."""
 
 
 def _now() -> float:
-    """Seconds, going on while the host is suspended."""
+    """Return seconds that continue to count while the host is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Claims:
-    """Made before a footer is read, so that none that is read later has what was removed before.
+    """The claims of a run. Create them before any footer is read, so that no footer has removed slots.
 
-    Safe for many threads. Raises DamagedData, UnsupportedFormat or StoreError where the records cannot
-    be read: then it is unknown what must not be referred to.
+    Safe for many threads. Raises DamagedData, UnsupportedFormat or StoreError if the records cannot be
+    read: then the condemned slots are unknown.
     """
 
     def __init__(self, condemned: Condemned, table: PackTable) -> None:
@@ -58,7 +58,7 @@ class Claims:
         self.excluded = frozenset(_excluded(records))
 
     def admit(self, packs: Numbers, slots: Slots) -> Numbers:
-        """Note references that the index offers; return ``packs`` with MISS in place of condemned ones."""
+        """Add references from the index; return ``packs`` with MISS in place of condemned ones."""
         admitted = packs.copy()
         with self._lock:
             for position in np.flatnonzero(packs != MISS).tolist():
@@ -70,20 +70,20 @@ class Claims:
         return admitted
 
     def hold(self, pack: int, first: int, count: int) -> None:
-        """Note references to ``count`` slots from ``first`` on, which this run has written."""
+        """Add references to ``count`` slots from ``first`` on, which this run has written."""
         with self._lock:
             self._held[pack] = self._held.get(pack, 0) | ((1 << count) - 1) << first
 
     def require_young(self) -> None:
-        """Raise Overtaken if the run has lasted longer than prune remembers what it removed."""
+        """Raise Overtaken if the run has lasted longer than prune keeps its records."""
         if _now() - self._began > LONGEST_RUN:
             raise Overtaken(f"the run has lasted more than {LONGEST_RUN / 86400:.0f} days")
 
     def require_standing(self, now: Callable[[], float]) -> None:
-        """Raise Overtaken if what this run refers to may be removed by now.
+        """Raise Overtaken if data that this run refers to may have been removed.
 
-        To be called once the pending record is durable; ``now`` tells when that was by the store's
-        clock, in seconds since the epoch.
+        Call it once the pending record is durable; ``now`` is the time of that by the store's clock, in
+        seconds since the epoch.
         """
         self.require_young()
         fresh = [info for info in self._condemned.listed() if info.key not in self._known]
@@ -101,9 +101,9 @@ class Claims:
 
 
 def _excluded(records: list[Record]) -> set[bytes]:
-    """Packs of which nothing should be referred to.
+    """Return the packs to avoid as a whole.
 
-    A compacted pack is not among them: its footer tells its live slots, and they stay useful.
+    A compacted pack is not among them: the live slots in its footer can still be used.
     """
     return {
         pack

@@ -1,4 +1,4 @@
-"""The map of one disk while a backup writes it.
+"""The map of one disk during a backup.
 
 Extents are announced in disk order; chunks come back from the codec threads in any order. A page is
 *closed* once the announcements have passed it, and *ready* once all its announced chunks have come.
@@ -10,9 +10,9 @@ Extents are announced in disk order; chunks come back from the codec threads in 
     chunks       8 of 8  2 of 5  0 of 0   1 of …
                  ready           ready
 
-Ready pages are laid over the parent's and stored, many at a time, so that the parent's pages come with few
-requests, look-ups go in batches, and the memory needed does not grow with the disk. An incremental touches
-only the pages that changed.
+Ready pages are overlaid on the parent's and stored, many at a time, so that the parent's pages need few
+requests, lookups are made in batches, and memory does not grow with the disk. An incremental writes only the
+pages that changed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from puller.repository.reading.parent import ROOT
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count, page_count
 
 READY_PAGES = 256
-"""Ready pages are written when there are so many: neighbours in the parent's map packs come in one range."""
+"""Number of ready pages to write at once, so that neighbours in the parent's map packs come in one range."""
 
 READY_CHUNKS = 64 * PAGE_CHUNKS
-"""... or when so many chunks were placed in them, at some 40 bytes each."""
+"""... or this number of chunks in them, to bound the memory."""
 
 StoreMaps = Callable[[Sequence[int], Sequence[bytes]], tuple[Numbers, Slots]]
 
@@ -55,7 +55,7 @@ _Part = tuple[NDArray[np.int64], Numbers, Slots]
 class _Pending:
     """A page that waits for chunks. ``zeros`` are (first, last + 1) chunk ranges within the page.
 
-    Extents do not overlap, so ``left``, the chunks that nothing was announced for, are the parent's.
+    Extents do not overlap, so the ``left`` chunks, which were not announced, are the parent's.
     """
 
     left: int
@@ -70,7 +70,7 @@ class _Pending:
         return self.closed and not self.missing
 
     def over(self, page: int, refs: Refs) -> None:
-        """Lay what this run says over ``refs``, the columns of page number ``page``."""
+        """Overlay this run's references on ``refs``, the columns of page number ``page``."""
         for first, last in self.zeros:
             refs.packs[first:last] = ZERO
             refs.slots[first:last] = 0
@@ -82,7 +82,7 @@ class _Pending:
 
 
 def _by_page(first: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """Cut chunks first … last - 1 at page borders: (page, first in page, last + 1 in page)."""
+    """Split chunks first … last - 1 at page borders: (page, first in page, last + 1 in page)."""
     while first < last:
         page = first // PAGE_CHUNKS
         stop = min(last, (page + 1) * PAGE_CHUNKS)
@@ -93,7 +93,7 @@ def _by_page(first: int, last: int) -> Iterator[tuple[int, int, int]]:
 class DiskMap:
     """Builds the root of one disk. ``announce`` has one caller; ``place`` may be called by many threads.
 
-    ``base`` is the parent's root, or None for a full. ``store`` is given numbers of pages, or ROOT, and their
+    ``base`` is the parent's root, or None for a full. ``store`` takes numbers of pages, or ROOT, and their
     contents; it puts them into map packs and returns their pack numbers and slots.
     """
 
@@ -114,11 +114,11 @@ class DiskMap:
 
     @property
     def table(self) -> PackTable:
-        """Numbers of the packs."""
+        """The pack numbers."""
         return self._reader.table
 
     def _reshape(self) -> None:
-        """Rewrite the page at which the old and the new end differ, if the disk was resized."""
+        """Rewrite the page with the old end of the disk, if the disk was resized."""
         if self._base is None or self._base.size == self._size:
             return
         page = (min(chunk_count(self._base.size), chunk_count(self._size)) - 1) // PAGE_CHUNKS
@@ -133,7 +133,7 @@ class DiskMap:
         return pending
 
     def announce(self, extent: Extent) -> None:
-        """Say what the run will bring, ascending and without overlap. DATA waits for ``place``."""
+        """Announce extents, ascending and without overlap. DATA waits for ``place``."""
         first, last = extent.offset // CHUNK, chunk_count(extent.end)
         if first < self._announced:
             raise RuntimeError(f"chunk {first} was announced after chunk {self._announced - 1}")
@@ -174,7 +174,7 @@ class DiskMap:
             self._ready_chunks += pending.placed
 
     def place(self, chunks: NDArray[np.int64], packs: Numbers, slots: Slots) -> None:
-        """Say where announced chunks are stored; three columns of equal length."""
+        """Set the places of announced chunks, in three columns of equal length."""
         pages = chunks // PAGE_CHUNKS
         borders = (pages[1:] != pages[:-1]).nonzero()[0] + 1
         with self._lock:
@@ -203,7 +203,7 @@ class DiskMap:
         self._write(columns)
 
     def _parent_pages(self, pages: Sequence[int]) -> dict[int, Refs]:
-        """What the parent has of these pages, where it has any, in columns of this disk's length."""
+        """Return the parent's columns of these pages, if any, in this disk's length."""
         if self._base is None:
             return {}
         count = len(self._base.pages.packs)
@@ -222,7 +222,7 @@ class DiskMap:
         self._pages.packs[held], self._pages.slots[held] = self._store(held, contents)
 
     def finish(self) -> tuple[int, int]:
-        """Write what is left and the root; return the root's (pack number, slot). All chunks have come."""
+        """Write the remaining pages and the root; return its (pack number, slot). All chunks are set."""
         with self._lock:
             self._close_before(page_count(self._size))
             if self._pending:

@@ -1,4 +1,4 @@
-"""How hard a run compresses: a level that stays, or one that follows whatever holds the run up."""
+"""Compression level of a run: fixed, or adapted to the bottleneck."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Far apart, so that a level that fits is kept."""
 
 
 class Effort:
-    """Gives the ``level`` to compress at, and is told how the run goes: here, it stays whatever happens."""
+    """Provides the compression ``level``: here a fixed one."""
 
     def __init__(self, level: int) -> None:
         self.level = level
 
     def pack_began(self, waited: float) -> None:
-        """A new pack was begun, after ``waited`` seconds in which all its buffers were being uploaded."""
+        """Note a new pack, begun after waiting ``waited`` seconds for a buffer that was being uploaded."""
 
     def summary(self) -> str | None:
-        """What there is to tell of it in the end, if anything."""
+        """Return a summary at the end, if there is one."""
         return None
 
 
 class AutoLevel(Effort):
-    """Raises the level while the store is the bottleneck, and lowers it again while it is not.
+    """Raises the level while the store is the bottleneck, and lowers it again otherwise.
 
-    It is asked by many threads and told by one at a time. ``clock`` gives seconds.
+    Many threads read the level, one at a time updates it. ``clock`` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class AutoLevel(Effort):
         self.level = LADDER[self._rung]
 
     def summary(self) -> str | None:
-        """How many packs were compressed at which level, unless it was the lowest all along."""
+        """Return the number of packs by level, unless all had the lowest."""
         if sum(self._packs[1:]) == 0:
             return None
         used = [f"{count} at {level}" for level, count in zip(LADDER, self._packs, strict=True) if count]

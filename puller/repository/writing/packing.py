@@ -1,4 +1,4 @@
-"""Packs being written: many threads seal slots into one open pack, full packs go on to be stored.
+"""Writing of packs: many threads seal slots into one open pack; full packs are uploaded.
 
 ::
 
@@ -36,7 +36,7 @@ TAIL_ROOM = 2 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is to go into a slot: the id of a content, the bytes to seal, their flags."""
+    """Content for a slot: its id, the bytes to seal, their flags."""
 
     content_id: bytes
     content: Content
@@ -45,7 +45,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """``count`` slots of one pack from ``first`` on, whose bytes begin at ``start`` in its buffer."""
+    """``count`` slots of one pack from ``first`` on; their bytes begin at ``start`` in its buffer."""
 
     pack: OpenPack
     first: int
@@ -53,7 +53,7 @@ class Places:
     start: int
 
     def fill(self, pieces: Sequence[Piece]) -> int:
-        """Seal ``pieces`` into the slots; return how many bytes that took."""
+        """Seal ``pieces`` into the slots; return the number of bytes."""
         cipher, view = self.pack.cipher, self.pack.buffer.view
         at = self.start
         for slot, piece in enumerate(pieces, self.first):
@@ -65,7 +65,7 @@ class Places:
 
 @dataclass
 class OpenPack:
-    """A pack that takes slots until it is shut. ``body`` may be read once all slots are filled."""
+    """A pack that accepts slots until it is shut. ``body`` may be read once all slots are filled."""
 
     kind: PackKind
     pack_id: bytes
@@ -81,7 +81,7 @@ class OpenPack:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reserve(self, pieces: Sequence[Piece]) -> Places:
-        """Take the next slots for as many of ``pieces`` as still fit. One thread at a time."""
+        """Reserve the next slots for as many of ``pieces`` as still fit. One thread at a time."""
         first, start = len(self.flags), self.end
         room = len(self.buffer.view) - TAIL_ROOM
         for piece in pieces:
@@ -98,25 +98,25 @@ class OpenPack:
         return Places(self, first, count, start)
 
     def filled(self, count: int) -> bool:
-        """Say that reserved slots have their bytes; True for the one call that completes the pack."""
+        """Note that reserved slots are filled; return True in the one call that completes the pack."""
         with self._lock:
             self._unfilled -= count
             return self._shut and self._unfilled == 0
 
     def shut(self) -> bool:
-        """Take no more slots; True if that completes the pack, because none is being filled."""
+        """Accept no more slots; return True if that completes the pack."""
         with self._lock:
             self._shut = True
             return self._unfilled == 0
 
     def footer(self) -> Footer:
-        """What the pack holds."""
+        """Return the footer of the pack."""
         ids = np.frombuffer(bytes(self.ids), np.uint8).reshape(-1, ID)
         flags = np.frombuffer(bytes(self.flags), np.uint8)
         return Footer(self.key_box, ids, np.array(self.lengths, np.uint32), flags)
 
     def body(self, keys: KeyRing, footer: Footer) -> memoryview:
-        """The whole object, tail included, as a view of the buffer."""
+        """Return the whole object, tail included, as a view of the buffer."""
         tail = encode_tail(keys, self.kind, self.pack_id, footer)
         self.buffer.view[self.end : self.end + len(tail)] = tail
         return self.buffer.view[: self.end + len(tail)]
@@ -125,7 +125,7 @@ class OpenPack:
 class PackWriter:
     """Fills packs of one kind; calls ``emit`` with each full pack, in the thread that completed it.
 
-    A content that no buffer of ``pool`` has room for gets a pack of its own, in a buffer made for it.
+    A content that is larger than the buffers of ``pool`` gets its own pack and buffer.
     ``began`` is called with each new pack's seconds of waiting for a buffer.
     """
 
@@ -146,10 +146,10 @@ class PackWriter:
         self._lock = threading.Lock()
 
     def add(self, pieces: Sequence[Piece]) -> Iterator[tuple[Places, int]]:
-        """Store ``pieces``; yield, pack by pack, the slots that they went to and the bytes that those take.
+        """Store ``pieces``; yield, pack by pack, their slots and the bytes of these.
 
-        Blocks while all pack buffers are on their way to the store. The pieces of one call become
-        neighbours: one short lock for all of them, where one for each cost the codecs their time.
+        Blocks while all pack buffers are being uploaded. The pieces of one call become neighbours, under one
+        short lock for all of them.
 
         Raises RepositoryError, before anything is stored, if a piece is larger than a slot may be.
         """
@@ -158,7 +158,7 @@ class PackWriter:
             with self._lock:
                 places = self._reserve(pieces)
             stored = places.fill(pieces[: places.count])
-            # Before the next pack is asked for: it may be this one's buffer that it has to wait for.
+            # Before the next pack is requested, which may have to wait for this one's buffer.
             if places.pack.filled(places.count):
                 self._emit(places.pack)
             yield places, stored
@@ -169,7 +169,7 @@ class PackWriter:
         if largest > self.kind.content_limit:
             limit = format_bytes(self.kind.content_limit)
             raise RepositoryError(
-                f"a content of {format_bytes(largest)} is larger than a slot may be: {limit}"
+                f"cannot store a content of {format_bytes(largest)}: a slot may have at most {limit}"
             )
 
     def _reserve(self, pieces: Sequence[Piece]) -> Places:
@@ -178,7 +178,7 @@ class PackWriter:
             if places.count:
                 return places
             self._close_open_pack()
-        # May wait for a buffer with the lock held: those who give buffers back never take it.
+        # May wait for a buffer with the lock held: threads that return buffers never take it.
         self._open = self._new_pack(len(pieces[0].content) + TAG)
         return self._open.reserve(pieces)
 
@@ -188,7 +188,7 @@ class PackWriter:
             self._emit(pack)
 
     def _new_pack(self, least: int) -> OpenPack:
-        """A pack with room for ``least`` bytes of slots: a pooled buffer that is too small would never do."""
+        """Return a pack with space for ``least`` bytes of slots, in its own buffer if necessary."""
         pack_id = os.urandom(ID)
         if self.kind is PackKind.MAP:
             pack_key, key_box = self._keys.map_key(pack_id), NO_KEY_BOX
@@ -202,6 +202,6 @@ class PackWriter:
         return OpenPack(self.kind, pack_id, cipher, key_box, buffer)
 
     def flush(self) -> None:
-        """Emit the open pack, if any. Only when no other thread is adding."""
+        """Emit the open pack, if any. Call it only when no other thread adds."""
         with self._lock:
             self._close_open_pack()

@@ -1,4 +1,4 @@
-"""Pending points and the commit: how a point comes to be beside a prune (docs/format.md, "Write order").
+"""Pending points and the commit of a point during a prune (docs/format.md, "Write order").
 
 ::
 
@@ -42,7 +42,7 @@ KEPT = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A pending point that is there; ``modified`` is when it was put, by the store's clock."""
+    """An existing pending point; ``modified`` is when it was put, by the store's clock."""
 
     uuid: str
     point: str
@@ -58,14 +58,14 @@ class PendingPoints(Scoped):
         self._boxes = boxes
 
     def listed(self) -> Iterator[Pending]:
-        """All that are there."""
+        """Return all pending points."""
         for info in self._store.list(PREFIX):
             name = records.parse_name(info.key, PREFIX)
-            if name is not None and info.size:  # an empty object is nobody's
+            if name is not None and info.size:  # an empty object is foreign
                 yield Pending(*name, info.modified)
 
     def get(self, uuid: str, point_id: str) -> Point | None:
-        """The point that is to be; None if it is not pending any more. Raises DamagedData."""
+        """Return the pending point; None if it is no longer pending. Raises DamagedData."""
         name = _name(uuid, point_id)
         try:
             box = self._store.get(name, max_size=BOX_LIMIT)
@@ -83,7 +83,7 @@ class PendingPoints(Scoped):
         self._store.put_new(name, self._boxes.pack(BoxKind.POINT, name, msgspec.json.encode(point)))
 
     def since(self, point: Point) -> float:
-        """When ``point`` was announced, by the store's clock. Raises Overtaken if that is forgotten."""
+        """Return when ``point`` was put, by the store's clock. Raises Overtaken if it is not pending."""
         try:
             return self._store.stat(_name(point.uuid, point.point)).modified
         except ObjectNotFound as error:
@@ -101,14 +101,14 @@ def _name(uuid: str, point_id: str) -> str:
 def commit(
     points: Points, pending: PendingPoints, claims: Claims, bases: set[Address], point: Point
 ) -> float:
-    """Publish ``point``, all of whose packs and indexes are durable, unless prune may hurt it.
+    """Publish ``point``, whose packs and indexes are durable, unless prune may remove its data.
 
     Returns when it was announced by the store's clock, in seconds since the epoch.
 
-    ``bases`` are the roots that the run built upon. Raises Overtaken if a point that has one of them is
-    gone, or if what the run refers to is being removed: then nothing is published and the run can be
-    repeated. Raises StoreError as ``Points.commit`` does; the pending point then stays for a day, since
-    the commit may yet take effect.
+    ``bases`` are the roots of the run's bases. Raises Overtaken if a point with one of them is gone, or if
+    data that the run refers to is being removed: then nothing is published and the run can be repeated.
+    Raises StoreError as ``Points.commit`` does; the pending point then stays for a day, since the commit
+    may still take effect.
     """
     names = [(point.uuid, point.point)]
     pending.put(point)
@@ -125,15 +125,15 @@ def commit(
 
 
 def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
-    """Without waiting long: prune forgets it too."""
+    """Delete the pending point, without a long wait: prune deletes it too."""
     with suppress(StoreError):
         pending.within(cleanup()).delete(names)
 
 
 def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
-    """What a run took over from a base without looking is safe as long as a point has that base.
+    """Data that a run took over from a base without reading it is safe while a point has that base.
 
-    A disk that was read as a whole names a parent too, and takes nothing over from it: that one may be gone.
+    A disk that was read as a whole has a parent too, but takes nothing over from it: that one may be gone.
     """
     needed, lost = set(bases), None
     for name in sorted({disk.parent for disk in point.disks if disk.parent}) if needed else ():
@@ -144,14 +144,14 @@ def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
     if needed and lost is not None:
         raise _without(lost) from lost
     if needed:
-        raise Overtaken("no parent of the point has the map that this run was built upon")
+        raise Overtaken("no parent of the point has the map on which this run is based")
 
 
 def _without(lost: NoSuchPoint | DamagedData) -> PullerError:
-    """What to say of a parent that is needed: if it is damaged, the run is to begin anew upon nothing."""
+    """Return the error for a missing parent: if it is damaged, the run should start again without it."""
     if isinstance(lost, DamagedData):
         return DamagedData(lost.message, advice=lost.advice)
-    return Overtaken(f"the point that this run was taken incrementally from is gone: {lost.message}")
+    return Overtaken(f"the base of this incremental run is gone: {lost.message}")
 
 
 def _require_pending(points: Points, pending: PendingPoints, point: Point) -> float:

@@ -7,8 +7,8 @@
                  ▼                              ▼
               DiskMap                        upload crew ─► store ─► index
 
-Nothing that a run stores is visible before its commit; a run that fails leaves packs that the next
-one finds through the index.
+Nothing that a run stores is visible before its commit. A failed run leaves packs that the next run finds
+through the index.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 _QUEUED = 5
-"""Batches that wait for a codec at most. A reader that waits for room leaves the server idle."""
+"""Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
 
 _INDEX_EVERY = 64
-"""Packs (about 2 GiB stored) after which an index is put, so that a failed run is not stored again."""
+"""Packs after which an index is put, so that the data of a failed run is not stored again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How much a run does at once. Resident memory is about 34 MiB a pack, 2 MiB a batch and 75 MiB.
+    """Parallelism of a run, which determines its memory.
 
-    ``batches`` suffice for 4 MiB being read, a few in the queue and one in the hands of each codec. ``level``
-    is zstd's, or None to let it follow the store, ``upload_rate`` bytes a second.
+    ``batches`` suffice for the data being read, a few in the queue and one in each codec. ``level`` is
+    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second.
     """
 
     codecs: int = _CORES
@@ -86,7 +86,7 @@ class Tuning:
 
 
 class Holdings(Protocol):
-    """What a run needs of the repository that it writes to."""
+    """Parts of the repository that a run needs."""
 
     keys: KeyRing
     store: Store
@@ -97,7 +97,7 @@ class Holdings(Protocol):
 
 
 class DiskWriter:
-    """Takes one disk's extents and batches. Counters are in bytes and grow while the run goes on."""
+    """Writes one disk's extents and batches. Counters are in bytes and grow during the run."""
 
     def __init__(self, run: Run, map_: DiskMap, parent: ParentDisk | None) -> None:
         self._run = run
@@ -111,13 +111,13 @@ class DiskWriter:
         self.lock = threading.Lock()
 
     def announce(self, extent: Extent) -> None:
-        """Say, in disk order, what will be submitted (DATA) or reads as zeros (ZERO)."""
+        """Announce, in disk order, what will be submitted (DATA) or reads as zeros (ZERO)."""
         if extent.kind is Kind.ZERO:
             self.zero_bytes += extent.length
         self.map.announce(extent)
 
     def submit(self, batch: Batch) -> None:
-        """Hand over announced data; its buffer is released when done. Waits while the codecs are busy."""
+        """Submit announced data; its buffer is released afterwards. Waits while the codecs are busy."""
         self.read_bytes += batch.length
         self._run.encode(self, batch)
 
@@ -129,7 +129,7 @@ class DiskWriter:
             self.stored_bytes += stored
 
     def finish(self) -> Address:
-        """Write what is left of the map; return the root's address. After ``Run.drain``."""
+        """Write the rest of the map; return the root's address. Call it after ``Run.drain``."""
         return self._run.address(*self.map.finish())
 
 
@@ -151,7 +151,7 @@ class Run:
         self._index = known
         self._claims = claims
         self.footers = known.footers
-        """What stored packs hold, read during this run."""
+        """Footers of stored packs, read during this run."""
         self._bases: set[Address] = set()
         self._tuning = tuning
         self.effort = AutoLevel() if tuning.level is None else Effort(tuning.level)
@@ -174,7 +174,7 @@ class Run:
         return self
 
     def _paced(self, rate: int | None) -> Store:
-        """Where packs go. An index goes past the pace: after a failure too, when nothing else may pass."""
+        """Return the store for packs. Index objects bypass the rate limit, also after a failure."""
         return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
@@ -185,22 +185,22 @@ class Run:
             self._save_index()
 
     def _save_index(self) -> None:
-        """After a failure: tell the next run what is stored. As far as the store still answers."""
+        """After a failure, index the stored packs for the next run, if the store still answers."""
         if self._fresh and not self.flow.failed_by(StoreError):
             self._store = self._store.within(cleanup())
             with suppress(PullerError):
                 self._put_index(self._fresh)
 
     def disk(self, size: int, base: Address | None, compared: Address | None = None) -> DiskWriter:
-        """A writer for a disk of ``size`` bytes, over the parent's root at ``base`` or from nothing.
+        """Return a writer for a disk of ``size`` bytes, based on the parent's root at ``base``, if any.
 
-        What is equal to what the root at ``compared`` has in the same place is not stored; where that cannot
-        be read, the index tells. Raises UnsupportedDisk if a map might not be able to describe the disk.
+        Content equal to that of the root at ``compared`` in the same place is not stored; where that cannot
+        be read, the index is used. Raises UnsupportedDisk if the disk is too large for a map.
         """
         if size > LARGEST_DISK:
             said, limit = format_bytes(size), format_bytes(LARGEST_DISK)
             raise UnsupportedDisk(
-                f"a disk of {said} is larger than a map can describe: {limit}",
+                f"cannot back up a disk of {said}: a map can describe at most {limit}",
                 advice="Leave the disk out with --exclude-disk.",
             )
         maps = self.repository.maps
@@ -275,15 +275,15 @@ class Run:
         contents: Sequence[Content],
         parents: ParentContents | None,
     ) -> tuple[Numbers, Slots]:
-        """Where ``contents`` are stored; what is not stored yet is by then in an open pack of ``writer``.
+        """Return the places of ``contents``; put new ones into an open pack of ``writer``.
 
-        ``parents`` is what the point that is compared with has in their places.
+        ``parents`` holds the contents of the compared point in the same places.
         """
         ids = [content_id(self._keys.id_key, content) for content in contents]
         packs, slots = self._find(writer.kind, ids, parents)
         missing = np.flatnonzero(packs == MISS).tolist()
         if missing:
-            # A batch may hold a content twice. Threads that meet one at the same time store it twice.
+            # A batch may hold a content twice. Threads that find one at the same time store it twice.
             fresh = {ids[at]: contents[at] for at in missing}
             places = self._store_new(disk, writer, fresh)
             for at in missing:
@@ -295,7 +295,7 @@ class Run:
     ) -> tuple[Numbers, Slots]:
         if parents is None:
             return self._find_indexed(kind, ids)
-        # Held like what the index offers: the parent may be deleted meanwhile.
+        # Claimed like hits of the index: the parent may be deleted meanwhile.
         slots = parents.refs.slots.copy()
         packs = self._claims.admit(parents.equal(ids), slots)
         left = np.flatnonzero(packs == MISS)
@@ -325,7 +325,7 @@ class Run:
         return found
 
     def _note_places(self, places: Places) -> int:
-        """Take note of slots that this run has written; return the number of their pack."""
+        """Record slots that this run has written; return the number of their pack."""
         pack = self._table.number(places.pack.pack_id)
         self._claims.hold(pack, places.first, places.count)
         return pack
@@ -351,7 +351,7 @@ class Run:
         self._store.put_new(name, index.encode(self._keys, name, IndexPart.of(packs)))
 
     def address(self, pack: int, slot: int) -> Address:
-        """The address with the pack's id in place of its number."""
+        """Return the address with the pack's id in place of its number."""
         return Address(self._table.pack_id(pack), slot)
 
     def drain(self) -> None:
@@ -359,7 +359,7 @@ class Run:
         self._codec.finish()
 
     def flush(self) -> None:
-        """Make packs and index durable. After every ``finish``; raises the first error of the run."""
+        """Make packs and index durable. Call it after every ``finish``. Raises the first error of the run."""
         self._data.flush()
         self._maps.flush()
         self._upload.finish()
@@ -368,10 +368,11 @@ class Run:
             self._fresh = []
 
     def commit(self, point: Point) -> None:
-        """Publish ``point``, which refers to what this run has written or found. After ``flush``.
+        """Publish ``point``, which refers to data that this run has written or found. Call it after
+        ``flush``.
 
-        Raises Overtaken if prune is removing some of that: nothing is published then, and another run
-        can succeed. Raises StoreError; then it may not be known whether the point is there.
+        Raises Overtaken if prune is removing some of it: nothing is published then, and another run can
+        succeed. Raises StoreError; then it may be unknown whether the point exists.
         """
         began = time.time()
         repository = self.repository

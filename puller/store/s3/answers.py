@@ -1,7 +1,7 @@
-"""The fields of an S3 server's answers, none of which is taken for granted.
+"""Fields of an S3 server's answers, all of which may be missing.
 
-Ceph's errors carry no message, Swift and rclone leave out members that AWS always sends, and a server that
-lies may announce one size and send another.
+Ceph's errors have no message, Swift and rclone omit members that AWS always sends, and a faulty server may
+announce one size and send another.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: ClientError) -> Refusal:
-        """What ``error`` was made of."""
+        """Return the answer behind ``error``."""
         fields: Mapping[str, Any] = error.response.get("Error") or {}
         metadata: Mapping[str, Any] = error.response.get("ResponseMetadata") or {}
         headers: Mapping[str, str] = metadata.get("HTTPHeaders") or {}
@@ -57,50 +57,50 @@ class Refusal:
 
     @property
     def words(self) -> str:
-        """The message with the code, as far as there are any."""
+        """The message and the code, if any."""
         return worded(self.message, self.code) or f"status {self.status} without an explanation"
 
 
 def _is_code(code: object) -> bool:
-    """Whether it is a word of S3's; without an XML body the client puts the status there."""
+    """Whether it is an S3 error code; without an XML body the client puts the status there."""
     return bool(code) and not str(code).isdigit()
 
 
 def worded(message: str, code: str) -> str:
-    """``message (code)``, or the one of both that there is."""
+    """Return ``message (code)``, or the one of both that exists."""
     return f"{message} ({code})" if message and code else message or code
 
 
 def one_line(text: object) -> str:
-    """``text`` on one line, without a full stop."""
+    """Return ``text`` on one line, without a full stop."""
     return " ".join(str(text).split()).rstrip(".")
 
 
 def whole_size(answer: Mapping[str, Any]) -> int | None:
-    """The size of the object that a ranged read is a part of; None if the answer is not a part."""
+    """Return the size of the whole object of a ranged read; None if the answer is not a range."""
     whole = str(answer.get("ContentRange") or "").rpartition("/")[2]
     return int(whole) if whole.isascii() and whole.isdigit() else None
 
 
 def info_of(key: str, size: object, fields: Mapping[str, Any], place: str) -> ObjectInfo:
-    """The info of an object. Raises UnsupportedByStore if the server does not tell it."""
+    """Return the info of an object. Raises UnsupportedByStore if the server does not send it."""
     modified, etag = fields.get("LastModified"), fields.get("ETag")
     told = {"size": isinstance(size, int), "time": isinstance(modified, datetime), "ETag": bool(etag)}
     if isinstance(size, int) and isinstance(modified, datetime) and etag:
         return ObjectInfo(key, size, modified.timestamp(), str(etag))
     raise UnsupportedByStore(
-        f"the server tells no {' and no '.join(name for name in told if not told[name])} of {key} in {place}",
-        advice="Use a server that tells size, time and ETag of each object.",
+        f"the server sends no {' and no '.join(name for name in told if not told[name])} of {key} in {place}",
+        advice="Use a server that sends size, time and ETag of each object.",
     )
 
 
 def read_bounded(body: _Readable, announced: int | None, limit: int | None) -> bytes:
-    """Read ``body`` to its end, but not more than one byte over ``limit``, whatever is sent or announced."""
+    """Read ``body`` to its end, but at most one byte over ``limit``, even if more is sent or announced."""
     if limit is None:
         return body.read()
     pieces: list[bytes] = []
     left = limit + 1
-    # A piece of the announced size is not copied again; without one, no more is set aside than comes.
+    # A read of the announced size needs no copy; without one, no more memory is used than data arrives.
     step = announced or MIB
     while left > 0 and (piece := body.read(min(step, left))):
         pieces.append(piece)

@@ -1,4 +1,4 @@
-"""Bodies on their way: an upload as the file that the S3 client wants, a download that notes its progress."""
+"""Bodies of requests: an upload as a file for the S3 client, and a download that notes its progress."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Note = Callable[[], None]
 
 
 def _ignore() -> None:
-    """Nobody is told of progress."""
+    """Ignore progress."""
 
 
 class BufferFile:
-    """A read-only file over a buffer that hands out views of it: nothing is copied.
+    """A read-only file over a buffer that returns views of it: nothing is copied.
 
-    A large ``bytearray`` would be as cheap, but goes out in one ``sendall``, and Python counts the socket's
-    timeout over the whole of that call, which for a new connection is the connect timeout: too little for a
-    slow line. A file goes in small pieces, each with the full timeout.
+    A large ``bytearray`` would be as cheap, but is sent in one ``sendall``, and Python applies the socket's
+    timeout to that whole call, which for a new connection is the connect timeout: too short for a slow
+    network. A file is sent in small pieces, each with the full timeout.
 
-    ``announced``: whether the server is asked with ``Expect: 100-continue`` if it wants the body.
-    ``note_progress`` is called whenever a piece is taken.
+    ``announced``: whether the request has ``Expect: 100-continue``, so that the server can refuse the body.
+    ``note_progress`` is called whenever a piece is read.
     """
 
     def __init__(self, body: Body, announced: bool = True, note_progress: Note = _ignore) -> None:
@@ -46,7 +46,7 @@ class BufferFile:
         return len(self._view)
 
     def read(self, size: int = -1) -> memoryview:
-        """Return a view of the next ``size`` bytes, of all that is left if negative; empty at the end."""
+        """Return a view of the next ``size`` bytes, of the rest if negative; empty at the end."""
         end = len(self._view) if size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
@@ -54,7 +54,7 @@ class BufferFile:
         return piece
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, as ``io.IOBase.seek`` does: the client rewinds the file when it tries again."""
+        """Move, as ``io.IOBase.seek`` does: the client rewinds the file for a retry."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
         self._position = base + offset
         return self._position
@@ -65,12 +65,12 @@ class BufferFile:
 
 
 def is_announced(body: Body) -> bool:
-    """Whether the server is asked before a body of this size is sent."""
+    """Return whether a body of this size is announced."""
     return len(body) > SMALL
 
 
 def upload_body(body: Body, announced: bool = True, note_progress: Note = _ignore) -> IO[bytes] | bytes:
-    """Return ``body`` in the form that is cheapest to upload; a large one is ``announced`` or not."""
+    """Return ``body`` in the cheapest form for an upload; ``announced`` applies to large bodies."""
     # Both casts are for the client's stubs, which know neither bytearrays nor files of views.
     if not is_announced(body):
         return cast("bytes", bytearray(body))
@@ -80,19 +80,19 @@ def upload_body(body: Body, announced: bool = True, note_progress: Note = _ignor
 _PIECE = 64 << 10
 _LARGEST_PIECE = 4 << 20
 _PROMPT = 0.1
-"""Bytes of a download that are waited for at a time: more where they come within so many seconds."""
+"""Bytes of one read of a download; larger if they arrive within these seconds."""
 
 
 class HeardBody(StreamingBody):
-    """A download that notes its progress: a slow one is no silent store."""
+    """A download that notes its progress: a slow download is not a silent store."""
 
     def __init__(self, body: StreamingBody, note_progress: Note) -> None:
-        stream: Any = body  # what it wraps is not in the stubs
+        stream: Any = body  # the stubs lack the wrapped object
         super().__init__(stream._raw_stream, stream._content_length)
         self._note_progress = note_progress
 
     def read(self, amt: int | None = None) -> bytes:
-        """As before, but not in one call, which would return only with the last byte."""
+        """Read in pieces, because one call would return only with the last byte."""
         pieces: list[bytes] = []
         left, step = amt, _PIECE
         while left is None or left > 0:

@@ -1,8 +1,8 @@
-"""How a bucket is set up, where that matters to a repository: versions, Object Lock, lifecycle rules.
+"""Settings of a bucket that matter to a repository: versioning, Object Lock, lifecycle rules.
 
-Each question needs a right of its own (``s3:GetBucketVersioning``, ``s3:GetBucketObjectLockConfiguration``,
-``s3:GetLifecycleConfiguration``) that a backup does not need, and some servers know none of it: StoreDenied
-and UnsupportedByStore say so.
+Each query needs a permission (``s3:GetBucketVersioning``, ``s3:GetBucketObjectLockConfiguration``,
+``s3:GetLifecycleConfiguration``) that a backup does not need, and some servers support none of them: the
+queries then raise StoreDenied or UnsupportedByStore.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NOT_SET = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchLifecycleConfiguration"})
 
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Storage classes whose objects cannot be read before they are restored; GLACIER_IR is none of them."""
+"""Storage classes whose objects cannot be read before a restore; GLACIER_IR is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LifecycleRule:
 
 
 class Bucket:
-    """A bucket, of which ``prefix`` (empty, or ending in ``/``) is the repository's."""
+    """A bucket; the repository has the ``prefix`` in it (empty, or ending in ``/``)."""
 
     def __init__(self, client: S3Client, name: str, prefix: str, place: str) -> None:
         self._client = client
@@ -49,14 +49,14 @@ class Bucket:
         self._place = place
 
     def keeps_versions(self) -> bool:
-        """Whether deleted and replaced objects stay as versions. Raises StoreError."""
-        with translated(f"cannot ask for the versioning of {self._place}"):
+        """Return whether deleted and replaced objects stay as versions. Raises StoreError."""
+        with translated(f"cannot read the versioning of {self._place}"):
             answer = self._client.get_bucket_versioning(Bucket=self._name)
         return answer.get("Status") == "Enabled"
 
     def default_retention(self) -> str | None:
-        """How long Object Lock keeps each new object, such as ``GOVERNANCE, 3 days``. Raises StoreError."""
-        with translated(f"cannot ask for the Object Lock of {self._place}"):
+        """Return Object Lock's default retention, such as ``GOVERNANCE, 3 days``. Raises StoreError."""
+        with translated(f"cannot read the Object Lock configuration of {self._place}"):
             try:
                 answer = self._client.get_object_lock_configuration(Bucket=self._name)
             except ClientError as error:
@@ -71,8 +71,8 @@ class Bucket:
         return None
 
     def lifecycle(self) -> tuple[LifecycleRule, ...]:
-        """The rules that reach the repository's prefix. Raises StoreError."""
-        with translated(f"cannot ask for the lifecycle rules of {self._place}"):
+        """Return the rules that apply to the repository's prefix. Raises StoreError."""
+        with translated(f"cannot read the lifecycle rules of {self._place}"):
             try:
                 answer = self._client.get_bucket_lifecycle_configuration(Bucket=self._name)
             except ClientError as error:
@@ -83,7 +83,7 @@ class Bucket:
 
 
 def reaches(rule: LifecycleRuleOutputTypeDef, prefix: str) -> bool:
-    """Whether an enabled ``rule`` can apply to objects below ``prefix``; puller's objects have no tags."""
+    """Return whether an enabled ``rule`` can apply to objects below ``prefix``; ours have no tags."""
     scope = rule.get("Filter") or {}
     both = scope.get("And") or {}
     if rule.get("Status") != "Enabled" or "Tag" in scope or both.get("Tags"):
@@ -93,7 +93,7 @@ def reaches(rule: LifecycleRuleOutputTypeDef, prefix: str) -> bool:
 
 
 def parse_rule(rule: LifecycleRuleOutputTypeDef) -> LifecycleRule:
-    """What a rule does."""
+    """Parse a rule."""
     expiration = rule.get("Expiration") or {}
     return LifecycleRule(
         rule.get("ID") or "without a name",

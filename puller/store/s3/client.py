@@ -1,4 +1,4 @@
-"""The S3 client: how it is configured, and why so."""
+"""Configuration of the S3 client, with the reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONFIG = Config(
     # processor time; what puller stores is authenticated by itself.
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
-    # One try more, for a connection that the server has closed meanwhile; RetryingStore does the rest.
+    # One retry, for a connection that the server has closed meanwhile; RetryingStore does the rest.
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=16,
     connect_timeout=10,
@@ -35,30 +35,29 @@ _UNSIGNED_BODY = Config(s3={"payload_signing_enabled": False})
 
 
 _SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
-"""What comes of files that cannot be read, programs that are not there and what these print, besides the
-client's own errors."""
+"""Errors of unreadable files, missing programs and their output, besides the client's own errors."""
 
 
 def connect(bucket: str, prefix: str, config: Config | None = None) -> S3Store:
     """Return the store in ``bucket`` under ``prefix``, without touching it.
 
-    Credentials, region and endpoint are those of the AWS environment variables and profiles. What
-    ``config`` sets goes before puller's own settings. Raises ``UsageError`` if the environment names a
-    profile that is not there, or an endpoint that is no URL.
+    Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
+    overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
+    exist, or an endpoint that is not a URL.
     """
     return S3Store(make_client(config), bucket, prefix)
 
 
 def make_client(config: Config | None = None) -> S3Client:
-    """Return the client that ``connect`` uses; raises as it does. It may serve many stores and threads."""
+    """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads."""
     try:
         client = _client(_CONFIG.merge(config) if config is not None else _CONFIG)
     except _SETTING_UP as error:
         raise UsageError(
-            f"the S3 client cannot be set up: {error}".rstrip(".: \n"),
+            f"cannot set up the S3 client: {error}".rstrip(".: \n"),
             advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
         ) from error
-    # DeleteObjects must carry a checksum. botocore sends CRC-32, which older servers do not know: they
+    # DeleteObjects must have a checksum. botocore sends CRC-32, which older servers do not support: they
     # answer MissingContentMD5. The API defines both headers.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     client.meta.events.register_last("before-call.s3", _send_at_once)
@@ -67,12 +66,12 @@ def make_client(config: Config | None = None) -> S3Client:
 
 
 def _client(config: Config) -> S3Client:
-    """Make the client; bodies go unsigned where TLS protects them, which saves 0.6 CPU seconds per GiB.
+    """Create the client; bodies are not signed if TLS protects them, which saves processor time.
 
-    botocore by itself uses path-style addresses with a custom endpoint, and us-east-1 where no region is set.
+    botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
     session = boto3.Session()
-    # An unsigned client tells the endpoint without looking for credentials, which can take seconds.
+    # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     if endpoint.startswith("https:"):
         config = config.merge(_UNSIGNED_BODY)
@@ -85,7 +84,7 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
 
 
 def _send_at_once(params: dict[str, Any], **_: object) -> None:
-    """Take back botocore's ``Expect: 100-continue`` from a body that is not to be announced."""
+    """Remove botocore's ``Expect: 100-continue`` from a body that must not be announced."""
     body = params.get("body")
     if isinstance(body, BufferFile) and not body.announced:
         params["headers"].pop("Expect", None)
@@ -94,8 +93,8 @@ def _send_at_once(params: dict[str, Any], **_: object) -> None:
 def _stay_at_bucket(model: Any, context: dict[str, Any], **_: object) -> None:
     """Follow no redirect of a HEAD of the bucket.
 
-    botocore asks with such a one for the region of a bucket that answers with a redirect; if that is
-    redirected too, it asks again, until the interpreter's stack is full.
+    botocore sends it to find the region of a bucket that answers with a redirect; if that is redirected
+    too, it repeats it until the interpreter's stack is full.
     """
     if model.name == "HeadBucket" and "s3_redirect" in context:
         context["s3_redirect"]["redirected"] = True

@@ -1,4 +1,4 @@
-"""What botocore's exceptions mean, in puller's own.
+"""Translate botocore's exceptions into puller's errors.
 
 Codes are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and a few of
 servers that speak S3 (MinIO, Ceph). A HEAD has no body and so no code: botocore gives the status as text.
@@ -58,15 +58,15 @@ _STATUSES: Mapping[int, type[StoreError]] = {
 _ADVICE: Mapping[str, str] = {
     "InvalidObjectState": (
         "The object is in an archive tier: restore it there, and change the bucket's lifecycle rules "
-        "so that they leave the repository's prefix alone."
+        "so that they do not apply to the repository's prefix."
     ),
-    "ExpiredToken": "Renew the temporary credentials and run again.",
+    "ExpiredToken": "Renew the temporary credentials, then run the command again.",
     "RequestTimeTooSkewed": "Set this host's clock; S3 allows 15 minutes of difference.",
     "AccessDenied": (
-        "Let the credentials' policy allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject; "
-        "without s3:ListBucket an absent object looks denied too."
+        "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject in the credentials' policy; "
+        "without s3:ListBucket, S3 also denies access to an object that does not exist."
     ),
-    "NoSuchBucket": "Make the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
+    "NoSuchBucket": "Create the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
 }
 
 
@@ -84,10 +84,10 @@ _OTHER_REGION = frozenset(
 
 @contextmanager
 def translated(action: str, by_proxy: bool = False) -> Generator[None, None, None]:
-    """Raise what the S3 client raises inside as an error that begins with ``action``.
+    """Raise an exception of the S3 client inside as an error that begins with ``action``.
 
-    The client calls profiles' programs, parsers and Python's own libraries, and not all that these raise is
-    in its own tree: so only the client is called inside. ``by_proxy``: whether requests go to a proxy.
+    The client calls profiles' programs, parsers and Python's own libraries, whose exceptions are not all in
+    its own tree, so call only the client inside. ``by_proxy``: whether requests go to a proxy.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def translated(action: str, by_proxy: bool = False) -> Generator[None, None, Non
 
 
 def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreError:
-    """Return the error to raise for ``error``, which came up during ``action``."""
+    """Return the error to raise for ``error`` during ``action``."""
     if isinstance(error, aws.ClientError):
         return _from_answer(Refusal.of(error), action, by_proxy)
     kind, advice = classify(error)
@@ -106,16 +106,16 @@ def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreErr
 
 
 def translate_code(code: str, message: str, action: str) -> StoreError:
-    """Return the error for one key's failure in the answer to a delete of many."""
+    """Return the error for one key's failure in the answer to a delete of several."""
     kind = _CODES.get(code) or (StoreDenied if code == "AccessDenied" else StoreError)
-    words = worded(one_line(message), code) or "the server does not say why"
+    words = worded(one_line(message), code) or "the server gives no reason"
     return kind(f"{action}: {words}", advice=_ADVICE.get(code))
 
 
 def demands_checksum(error: aws.ClientError) -> bool:
-    """Tell whether a put was refused because it came without a checksum.
+    """Return whether a put was refused because it had no checksum.
 
-    AWS asks for one where Object Lock protects the object: InvalidRequest, "Content-MD5 OR
+    AWS requires one if Object Lock protects the object: InvalidRequest, "Content-MD5 OR
     x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters".
     """
     refusal = Refusal.of(error)
@@ -124,9 +124,9 @@ def demands_checksum(error: aws.ClientError) -> bool:
 
 
 def rejects_expectation(error: Exception) -> bool:
-    """Tell whether a put may have failed because it asked to be told to go on (``Expect: 100-continue``).
+    """Return whether a put may have failed because of ``Expect: 100-continue``.
 
-    Servers and proxies that do not know it answer 417, or hang up.
+    Servers and proxies that do not support it answer 417, or close the connection.
     """
     if isinstance(error, aws.ClientError):
         return Refusal.of(error).status == 417
@@ -134,13 +134,13 @@ def rejects_expectation(error: Exception) -> bool:
 
 
 def is_beyond_end(error: aws.ClientError) -> bool:
-    """Tell whether a ranged read begins at or after the end of the object (416)."""
+    """Return whether a ranged read begins at or after the end of the object (416)."""
     return Refusal.of(error).status == 416
 
 
 def _from_answer(refusal: Refusal, action: str, by_proxy: bool) -> StoreError:
     if refusal.status == 407 or (by_proxy and refusal.status == 403 and refusal.anonymous):
-        return StoreError(f"{action}: the proxy refuses: {refusal.words}", advice=PROXY_ADVICE)
+        return StoreError(f"{action}: the proxy refuses the request: {refusal.words}", advice=PROXY_ADVICE)
     if _is_elsewhere(refusal):
         return _from_redirect(refusal, action)
     denied = refusal.status == 403 and refusal.code in {"", "403"}
@@ -149,13 +149,13 @@ def _from_answer(refusal: Refusal, action: str, by_proxy: bool) -> StoreError:
 
 
 def _is_elsewhere(refusal: Refusal) -> bool:
-    if refusal.code == "AuthorizationHeaderMalformed":  # of other credentials than expected, too
+    if refusal.code == "AuthorizationHeaderMalformed":  # also of other credentials than expected
         return "region" in refusal.message.lower()
     return refusal.code in _OTHER_REGION or refusal.status in _REDIRECTS
 
 
 def _from_redirect(refusal: Refusal, action: str) -> StoreError:
-    """The bucket is elsewhere: in another region of AWS, or at another address."""
+    """The bucket is in another region of AWS, or at another address."""
     if refusal.location:
         text = f"{action}: the server redirects to {refusal.location}: {refusal.words}"
         return StoreError(
@@ -166,7 +166,7 @@ def _from_redirect(refusal: Refusal, action: str) -> StoreError:
     return StoreError(
         f"{action}: {refusal.words}",
         advice=f"Set AWS_DEFAULT_REGION to the region of the bucket{region}; an endpoint in "
-        "AWS_ENDPOINT_URL_S3 has to be of that region.",
+        "AWS_ENDPOINT_URL_S3 must belong to that region.",
     )
 
 

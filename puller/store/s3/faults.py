@@ -1,4 +1,4 @@
-"""What it means when the S3 client has no answer: connections, TLS, proxies, credentials, the client."""
+"""Meaning of the S3 client's errors without an answer: connections, TLS, proxies, credentials."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from urllib3.exceptions import HTTPError
 from puller.errors import StoreDenied, StoreError, StoreUnavailable
 
 Meaning = tuple[type[StoreError], str | None]
-"""The class of the error, and its advice where it is not that of the class."""
+"""The class of the error, and its advice if it differs from that of the class."""
 
-PROXY_ADVICE = "Correct HTTP_PROXY or HTTPS_PROXY, or name the server's host in NO_PROXY."
+PROXY_ADVICE = "Correct HTTP_PROXY or HTTPS_PROXY, or add the server's host to NO_PROXY."
 
 _CERTIFICATE_ADVICE = (
-    "Set AWS_CA_BUNDLE to a file that holds the certificate of the server's authority, or unset it "
-    "if it names another one; for a server without TLS the endpoint begins with http://."
+    "Set AWS_CA_BUNDLE to a file with the certificate of the server's authority, or unset it "
+    "if it names another one; use an endpoint with http:// for a server without TLS."
 )
-_DATE_ADVICE = "Renew the server's certificate; if its dates are right, set this host's clock."
+_DATE_ADVICE = "Renew the server's certificate; if its dates are correct, set this host's clock."
 _NAME_ADVICE = (
-    "Name the server in AWS_ENDPOINT_URL_S3 as its certificate does, or give it a certificate for this name."
+    "Use the name in the server's certificate in AWS_ENDPOINT_URL_S3, or get a certificate for this name."
 )
 _REACH_ADVICE = (
-    "Check that the server runs, that AWS_ENDPOINT_URL_S3 names it, and that a proxy in HTTP_PROXY or "
-    "HTTPS_PROXY does not stand between (NO_PROXY); the next run goes on from here."
+    "Check that the server runs, that AWS_ENDPOINT_URL_S3 names it, and that no proxy in HTTP_PROXY or "
+    "HTTPS_PROXY blocks it (NO_PROXY); the next run continues from here."
 )
 _KEYS_ADVICE = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
 
@@ -43,13 +43,13 @@ _TLS: tuple[tuple[str, str], ...] = (
     ("PROTOCOL_VERSION", _CERTIFICATE_ADVICE),
     ("HANDSHAKE_FAILURE", _CERTIFICATE_ADVICE),
 )
-"""Words of OpenSSL and urllib3 for what fails again. All else may be a connection cut in the handshake."""
+"""Words of OpenSSL and urllib3 for permanent failures. Others may be a connection lost in the handshake."""
 
 _TUNNEL = re.compile(r"Tunnel connection failed: (4\d\d[^'\"]*)")
 
 
 def classify(error: Exception) -> Meaning:
-    """What ``error`` means, which the client raised without an answer of the server."""
+    """Return the meaning of ``error``, which the client raised without an answer of the server."""
     match error:
         case aws.SSLError():
             return _classify_tls(str(error))
@@ -62,25 +62,25 @@ def classify(error: Exception) -> Meaning:
 
 
 def _classify_credentials(error: Exception) -> Meaning:
-    """No request was sent, mostly since there are no credentials to sign it with."""
+    """No request was sent, mostly because of missing credentials."""
     match error:
         case aws.NoCredentialsError() | aws.PartialCredentialsError() | aws.CredentialRetrievalError():
             return StoreDenied, _KEYS_ADVICE
         case aws.TokenRetrievalError() | aws.UnauthorizedSSOTokenError() | aws.SSOTokenLoadError():
             return StoreDenied, "Log in again with 'aws sso login'."
-        case RuntimeError() if "expired" in str(error):  # what credential_process gives is too old
+        case RuntimeError() if "expired" in str(error):  # the credentials of credential_process are too old
             return (
                 StoreDenied,
-                "Renew what the profile's credential_process returns, or set this host's clock.",
+                "Renew the credentials of the profile's credential_process, or set this host's clock.",
             )
         case _:
             return StoreError, None
 
 
 def describe(error: Exception) -> str:
-    """What ``error`` says, on one line; with its class where it is not an error of the client's own tree."""
+    """Return the text of ``error`` on one line, with its class if it is not in the client's own tree."""
     if isinstance(error, aws.ProxyConnectionError) and (refusal := _proxy_refusal(error)):
-        return f"the proxy refuses: {refusal}"
+        return f"the proxy refuses the request: {refusal}"
     text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, aws.BotoCoreError | HTTPError | RuntimeError):
         return text
@@ -95,6 +95,6 @@ def _classify_tls(text: str) -> Meaning:
 
 
 def _proxy_refusal(error: aws.ProxyConnectionError) -> str | None:
-    """A proxy's 403 or 407 to a CONNECT, which it would give again."""
+    """Return a proxy's 403 or 407 to a CONNECT, which a retry would get again."""
     found = _TUNNEL.search(str(error.kwargs.get("error", "")))
     return found.group(1).strip() if found else None

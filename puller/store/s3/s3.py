@@ -1,4 +1,4 @@
-"""A store in an S3 bucket, on AWS or any server that speaks the protocol."""
+"""A store in an S3 bucket, on AWS or any compatible server."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ DELETE_BATCH = 1000
 """Keys in one DeleteObjects request: the limit of the S3 API."""
 
 READ_ATTEMPTS = 3
-"""Times that a body is asked for: botocore tries requests again, but not once the body has begun."""
+"""Attempts to read a body: botocore retries requests, but not once the body has begun."""
 
 _BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError)
 
 
 class _Way(NamedTuple):
-    """How a body is put: announced with ``Expect: 100-continue``, with a checksum."""
+    """Form of a put: announced with ``Expect: 100-continue``, with a checksum."""
 
     expects: bool = True
     with_checksum: bool = False
@@ -72,8 +72,8 @@ class _Way(NamedTuple):
 class S3Store(Scoped):
     """Objects in ``bucket`` under ``prefix`` (no slash at its ends, may be empty).
 
-    ``client`` comes from ``puller.store.s3.client.connect``. Keys and bodies go over the wire as they
-    are, one request each: no multipart uploads, whose limits (5 GiB in one PUT) no object comes near.
+    ``client`` comes from ``puller.store.s3.client.connect``. Keys and bodies are sent as they are, in
+    one request each. Multipart uploads are not needed: all objects are far below the limit of one PUT.
     """
 
     def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
@@ -84,7 +84,7 @@ class S3Store(Scoped):
         self._place = f"bucket {bucket} at {self.endpoint}"
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
         self._ways = [_Way()]
-        """The way that the server wants, as far as it is known: one for all copies of this store."""
+        """The form that the server requires, as far as known; shared by all copies of this store."""
 
     @property
     def url(self) -> str:
@@ -93,7 +93,7 @@ class S3Store(Scoped):
 
     @property
     def bucket(self) -> Bucket:
-        """The bucket, to ask how it is set up."""
+        """Return the bucket, whose settings can be queried."""
         return Bucket(self._client, self._bucket, self._root, self._place)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
@@ -118,7 +118,7 @@ class S3Store(Scoped):
                 return b""
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
-        """See ``Store.get_tail``. One request, but two for an empty object, which has no last byte."""
+        """See ``Store.get_tail``. One request, or two for an empty object, which has no last byte."""
         validate_range(0, length)
         request = self._request(key)
         request["Range"] = f"bytes=-{length}"
@@ -140,8 +140,8 @@ class S3Store(Scoped):
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``.
 
-        S3 answers 409 ConditionalRequestConflict if the key is deleted while it is put: that is
-        ``StoreUnavailable``, since trying again helps.
+        S3 answers 409 ConditionalRequestConflict if the key is deleted during the put: that is
+        ``StoreUnavailable``, because a retry helps.
         """
         request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key), "IfNoneMatch": "*"}
         with self._doing(f"cannot store {key}"):
@@ -159,7 +159,7 @@ class S3Store(Scoped):
         return info_of(key, answer.get("ContentLength"), answer, self._place)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See ``Store.list``. Asks for the next 1000 objects when the ones before are used up."""
+        """See ``Store.list``. Requests the next page when the one before is used up."""
         validate_prefix(prefix)
         return (info for page in self._pages(prefix) for info in self._infos(page))
 
@@ -184,7 +184,7 @@ class S3Store(Scoped):
     def _fetch(
         self, key: str, request: GetObjectRequestTypeDef, limit: int | None
     ) -> tuple[bytes, GetObjectOutputTypeDef]:
-        """What is sent, but no more than one byte over ``limit``, and the answer."""
+        """Return the body, at most one byte over ``limit``, and the answer."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             answer = self._client.get_object(**request)
             try:
@@ -195,17 +195,17 @@ class S3Store(Scoped):
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, key: str, answer: GetObjectOutputTypeDef, limit: int | None, part: bool) -> bytes:
-        """Raises UnsupportedByStore, before anything is read, where a part was asked for and none is sent."""
+        """Raise UnsupportedByStore before the body is read if the answer to a ranged read is not a range."""
         announced = answer.get("ContentLength")
         with closing(
             HeardBody(answer["Body"], self.scope.note_progress)
-        ) as body:  # what is not read goes with its connection
+        ) as body:  # the unread rest is dropped with its connection
             if part and whole_size(answer) is None:
                 raise self._no_part(key, "with the whole")
             if not part:
                 check_size(key, announced or 0, limit)
             elif limit is not None and (announced or 0) > limit:
-                raise self._no_part(key, f"with {announced} bytes where {limit} were asked for")
+                raise self._no_part(key, f"with {announced} bytes instead of {limit}")
             return read_bounded(body, announced, limit)
 
     def _no_part(self, key: str, instead: str) -> UnsupportedByStore:
@@ -216,7 +216,7 @@ class S3Store(Scoped):
     ) -> tuple[bytes, GetObjectOutputTypeDef]:
         content, answer = self._fetch(key, request, length)
         if len(content) > length:
-            raise self._no_part(key, f"with more than the {length} bytes that were asked for")
+            raise self._no_part(key, f"with more than {length} bytes")
         return content, answer
 
     def _stat_empty(self, key: str) -> ObjectInfo:
@@ -237,15 +237,15 @@ class S3Store(Scoped):
                 return
 
     def _adapts(self, error: Exception, body: Body, way: _Way) -> bool:
-        """Whether a put that was refused so is worth another try, in the way that the server wants.
+        """Return whether a refused put is worth a retry in the form that the server requires.
 
-        Another thread may have learned that already, after this put was on its way.
+        Another thread may have learned the form while this put was running.
         """
         if way.expects and is_announced(body) and rejects_expectation(error):
             self._ways[0] = self._ways[0]._replace(expects=False)
             return True
         if not way.with_checksum and isinstance(error, ClientError) and demands_checksum(error):
-            # A bucket that asks for it once always does.
+            # A bucket that requires it once always does.
             self._ways[0] = self._ways[0]._replace(with_checksum=True)
             return True
         return False
@@ -257,10 +257,10 @@ class S3Store(Scoped):
         self._client.put_object(**request)
 
     def _require_bucket(self) -> None:
-        """Raise ``NoBucket`` if it is not there: a HEAD of an object answers 404 for both.
+        """Raise ``NoBucket`` if it does not exist: a HEAD of an object answers 404 for both.
 
-        Who may list a prefix only is denied the HEAD of the bucket, and would be denied that of the object
-        too if there were no bucket.
+        Credentials that may only list a prefix are denied the HEAD of the bucket, and would be denied the
+        HEAD of the object too without the bucket.
         """
         try:
             with translated(f"cannot look up {self._place}", self._by_proxy):
@@ -268,7 +268,7 @@ class S3Store(Scoped):
         except StoreDenied:
             return
         except ObjectNotFound as error:
-            raise NoBucket(f"there is no {self._place}") from error
+            raise NoBucket(f"cannot find {self._place}") from error
 
     def _pages(self, prefix: str) -> Iterator[ListObjectsV2OutputTypeDef]:
         paginator = self._client.get_paginator("list_objects_v2")
@@ -281,8 +281,10 @@ class S3Store(Scoped):
                 return
             yield page
             if page.get("IsTruncated") and not page.get("NextContinuationToken"):
-                # The client takes this for the end: prune would remove what the rest of the points need.
-                raise UnsupportedByStore(f"{doing} in {self._place}: the server does not say how to go on")
+                # The client takes this for the end of the list: prune would remove data that points need.
+                raise UnsupportedByStore(
+                    f"{doing} in {self._place}: the server sends no token for the rest of the list"
+                )
 
     def _infos(self, page: ListObjectsV2OutputTypeDef) -> Iterator[ObjectInfo]:
         for entry in page.get("Contents") or ():
