@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         doctor,
         forget,
         keep,
+        list_kept,
         list_keys,
         list_points,
         open_repository,
@@ -299,6 +300,7 @@ __all__ = [
     "doctor",
     "forget",
     "keep",
+    "list_kept",
     "list_keys",
     "list_points",
     "open_repository",
@@ -316,7 +318,7 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup check create_repository delete doctor forget keep list_keys "
-        "list_points open_repository preview_prune prune read_configuration release remove_key "
+        "list_kept list_points open_repository preview_prune prune read_configuration release remove_key "
         "repair_index restore stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",

@@ -29,7 +29,7 @@ from puller.store.retrying import RetryingStore
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
-from puller.upkeep.keep import KeptPoint
+from puller.upkeep.keep import KeptPoint, kept_points
 from puller.upkeep.keep import keep as _keep
 from puller.upkeep.keep import release as _release
 from puller.upkeep.keys import Key
@@ -581,6 +581,27 @@ def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) ->
     """
     _check_lists(hosts=hosts)
     return _release(repository, point, hosts)
+
+
+def list_kept(repository: Repository) -> list[KeptPoint]:
+    """List the points that ``keep`` protects now, by id.
+
+    A point whose keep cannot be read is protected without end, until ``release``.
+
+    Args:
+        repository: The repository.
+
+    Returns:
+        The kept points.
+
+    Raises:
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> [kept.point for kept in puller.list_kept(repository)]
+        ['20261123T150231Z-338c893f']
+    """
+    return kept_points(repository)
 
 
 def list_keys(

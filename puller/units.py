@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import timedelta
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -60,3 +61,15 @@ def format_bytes(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
+
+
+_SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def format_duration(span: timedelta) -> str:
+    """Format a span as an option takes it, in the largest exact unit: 36 hours give ``'36h'``."""
+    seconds = round(span.total_seconds())
+    for size, unit in _SPANS:
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

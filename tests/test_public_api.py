@@ -33,6 +33,7 @@ FUNCTIONS = {
     "forget",
     "keep",
     "list_keys",
+    "list_kept",
     "list_points",
     "open_repository",
     "preview_prune",

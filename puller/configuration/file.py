@@ -210,7 +210,12 @@ class _Reading:
 
     def _check_whole(self, path: tuple[str, ...], merged: Mapping[str, Any]) -> None:
         name = dotted(path)
-        if "prune" in merged.get("then", ()) and not merged.get("keep"):
+        wrong = (
+            f"{name}.keep",
+            "defaults.keep",
+        )  # a wrong rule is reported already, and is not a missing one
+        reported = any(mistake.key.startswith(wrong) for mistake in self._findings.mistakes)
+        if "prune" in merged.get("then", ()) and not merged.get("keep") and not reported:
             text = f"{name}.then includes prune, but no keep rule is set"
             advice = f"Add a table [{name}.keep] with a rule, for example: daily = 7"
             self._findings.add((*path, "then"), text, advice)

@@ -44,13 +44,22 @@ def rate(word: str) -> int:
 
 
 def duration_or_size(word: str) -> timedelta | int:
-    """Read a duration such as ``2h``, or bytes such as ``500G`` or ``1.5T``. Raises ValueError."""
-    if word[-1:].upper() in _FACTORS and _bytes(word):
+    """Read a duration such as ``2h``, or bytes such as ``500G`` or ``1.5T``. Raises ValueError.
+
+    A small ``m`` is refused: who means minutes would get some megabytes.
+    """
+    if word[-1:].upper() in _FACTORS and word[-1:] != "m" and _bytes(word):
         return _bytes(word)
     with suppress(ValueError):
         if found := duration(word):
             return found
-    raise ValueError(f"invalid budget '{word}': use a duration such as 90min or 2h, or a size such as 500G")
+    raise ValueError(f"invalid budget '{word}': {_why_no_budget(word)}")
+
+
+def _why_no_budget(word: str) -> str:
+    if _LONE_M.search(word):
+        return "does 'm' mean minutes (write min) or MiB (write M)?"
+    return "use a duration above 0 such as 90min or 2h, or a size such as 500G"
 
 
 def budget(word: str) -> int:

@@ -354,7 +354,8 @@ class Points(Scoped):
             raise NoSuchPoint(f"no restore point begins with '{text}'")
         if len(matches) > 1 and len(exact) != 1:
             shown = ", ".join(sorted(name[1] for name in matches)[:4])
-            raise AmbiguousPoint(f"'{text}' matches {len(matches)} restore points: {shown}")
+            begin = ", such as" if len(matches) > 4 else ":"
+            raise AmbiguousPoint(f"'{text}' matches {len(matches)} restore points{begin} {shown}")
         return (exact or matches)[0]
 
     def _by_time(self, domain: str, moment: str, hosts: Collection[str]) -> Point:

@@ -62,6 +62,16 @@ def release(repository: Repository, selector: str, hosts: Collection[str] = ()) 
     return KeptPoint(point[1], False)
 
 
+def kept_points(repository: Repository) -> list[KeptPoint]:
+    """List the points that are kept now, by id. See ``puller.list_kept``."""
+    standing = set(repository.points.names())
+    keeps = repository.keeps.holding(datetime.now(UTC))
+    found = [
+        KeptPoint(name[1], True, keep.until, keep.note) for name, keep in keeps.items() if name in standing
+    ]
+    return sorted(found, key=lambda kept: kept.point)
+
+
 def _future(until: datetime | None) -> datetime | None:
     if until is None:
         return None

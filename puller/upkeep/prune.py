@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from puller.errors import UsageError
+from puller.errors import StoreDenied, UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
@@ -268,7 +268,13 @@ class _Prune:
             return pack is not None and proof.generation in pack.generations and outlives(proof, damaged)
 
         tidied = tidy(verified.read(verified.listed()), counts)
-        verified.put(tidied.merged)
+        try:
+            verified.put(tidied.merged)
+        except StoreDenied as error:  # they only save work, so the prune has succeeded
+            self.observer(
+                Notice("repository", f"cannot merge the records of verified packs: {error.message}")
+            )
+            return
         self.disposal.attempt(lambda: verified.delete(tidied.void))
 
     def _tell_unlike(self, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from itertools import pairwise
 from puller.errors import NoSuchPoint, UsageError
 from puller.repository.points import DiskRecord, Point, in_order
 from puller.repository.selection import Scope
-from puller.units import format_bytes
+from puller.units import format_bytes, format_duration
 
 NOT_OWN = "not of this job"
 """Reason for keeping a point that no rule covers."""
@@ -245,7 +245,7 @@ def _keep_last(points: Sequence[Point], policy: Policy, reasons: _Reasons) -> No
     if policy.within is not None:
         for point in points:
             if points[0].time - point.time <= policy.within:
-                reasons[point.point].append(f"within {policy.within} of the newest")
+                reasons[point.point].append(f"within {format_duration(policy.within)} of the newest")
 
 
 def _keep_periods(points: Sequence[Point], count: int, label: _Label, reasons: _Reasons) -> None:

@@ -79,10 +79,10 @@ def due(candidates: Iterable[Candidate], reading: Reading, now: float) -> list[C
 
 
 def _first(ordered: Sequence[Candidate], size: float) -> Iterator[Candidate]:
-    """Return candidates of about ``size`` bytes together, at least one."""
+    """Yield candidates of at least ``size`` bytes together: four checks of a quarter read everything."""
     total = 0
     for candidate in ordered:
-        if total and total + candidate.size / 2 > size:
+        if total and total >= size:
             return
         total += candidate.size
         yield candidate

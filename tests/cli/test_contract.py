@@ -152,6 +152,11 @@ def test_wrong_usage(cli: CommandLine, arguments: list[str], about: str) -> None
     assert cli(*arguments).code == 2
 
 
+def test_an_option_without_its_value_leads_to_the_help_of_its_command(cli: CommandLine) -> None:
+    error = cli("--json", "check", "--max-age").error
+    assert (error["code"], error["advice"]) == (2, "See 'puller check --help'.")
+
+
 def test_json_after_the_double_dash_is_no_option(cli: CommandLine) -> None:
     answer = cli("points", "--nonsense", "--", "--json")
     assert (answer.code, answer.out) == (2, "")

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.configuration.quantities import duration as parse
+from puller.configuration.quantities import duration_or_size
+from puller.units import GIB, MIB
 
 UNITS = ("y", "mo", "w", "d", "h", "min", "s")
 COUNTS = st.tuples(*(st.one_of(st.none(), st.integers(0, 999_999)) for _ in UNITS))
@@ -80,3 +82,26 @@ def test_any_text_is_a_duration_or_an_error_that_quotes_it(word: str) -> None:
 def test_units_agree_with_each_other(count: int, step: tuple[int, str, str]) -> None:
     factor, small, large = step
     assert parse(f"{count * factor}{small}") == parse(f"{count}{large}")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("2h", timedelta(hours=2)), ("90min", timedelta(minutes=90)), ("500G", 500 * GIB), ("64M", 64 * MIB)],
+)
+def test_budgets(word: str, expected: timedelta | int) -> None:
+    assert duration_or_size(word) == expected
+
+
+@pytest.mark.parametrize("word", ["30m", "1.5m", "2h30m"])
+def test_a_budget_of_minutes_is_not_taken_for_megabytes(word: str) -> None:
+    with pytest.raises(ValueError, match="invalid budget") as caught:
+        duration_or_size(word)
+    assert str(caught.value) == (
+        f"invalid budget '{word}': does 'm' mean minutes (write min) or MiB (write M)?"
+    )
+
+
+@pytest.mark.parametrize("word", ["", "0", "0s", "500", "2h500G", "-1h"])
+def test_invalid_budgets(word: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid budget '.*': use a duration above 0 such as"):
+        duration_or_size(word)

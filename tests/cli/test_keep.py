@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_keep_and_release(cli: CommandLine, points: list[str], words: list[str],
 def test_a_bad_date_is_refused(cli: CommandLine, points: list[str], folder: Path, until: str) -> None:
     assert cli("keep", points[0], "--until", until, "--json").error["code"] == 2
     assert not (folder / "kept").exists()
+
+
+def test_the_end_of_a_keep_reads_alike_everywhere_whatever_the_zone(
+    cli: CommandLine, points: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        answers = [cli("keep", points[0], "--until", "2999-12-24"), cli("points"), cli("show", points[0])]
+    time.tzset()
+    assert all("until 2999-12-24 23:59 UTC" in answer.out for answer in answers)
+    assert "until 2999-12-24 23:59 UTC" in cli("delete", points[0]).err
 
 
 def test_prune_and_delete_say_what_is_kept(cli: CommandLine, points: list[str]) -> None:

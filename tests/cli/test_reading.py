@@ -176,6 +176,16 @@ def test_names_that_fit_no_point_or_several(
     assert (answer.error["code"], answer.error["name"]) == (16, error)
 
 
+def test_an_ambiguous_prefix_shows_some_ids_and_that_there_are_more(
+    cli: CommandLine, points: list[puller.Point], repository: puller.Repository
+) -> None:
+    names = sorted(point.point for point in points)
+    assert cli("show", "20261123", "--json").error["message"].endswith(f"restore points: {', '.join(names)}")
+    made = [make_point(repository, {"vda": b"x"}, moment=NOON + number * HOUR) for number in (9, 10)]
+    shown = ", ".join(sorted([*names, *(point.point for point in made)])[:4])
+    assert cli("show", "2", "--json").error["message"] == f"'2' matches 5 restore points, such as {shown}"
+
+
 def test_stats(cli: CommandLine, points: list[puller.Point], folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     document = cli("stats", "--json").document

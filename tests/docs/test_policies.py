@@ -12,6 +12,7 @@ import pytest
 
 import puller
 from puller.errors import ObjectNotFound, StoreDenied, StoreError
+from puller.repository.records.verified import LEAST
 from puller.store.base import Store
 from puller.store.location import open_store
 from tests.cli.conftest import CommandLine
@@ -25,15 +26,29 @@ URL = f"s3://{BUCKET}/kvm"
 KEY = bytes(range(32))  # no password, whose derivation takes half a second a command
 MIB = 1 << 20
 NO_RIGHT = 14
-KINDS = ("keys", "packs", "maps", "index", "points", "pending", "condemned", "damaged", "kept", "locks")
+KINDS = (
+    "keys",
+    "packs",
+    "maps",
+    "index",
+    "points",
+    "pending",
+    "condemned",
+    "damaged",
+    "verified",
+    "kept",
+    "locks",
+)
 MAY_PUT = {
     "backup": {"packs", "maps", "index", "pending", "points", "kept"},
-    "prune": {"packs", "maps", "index", "condemned", "damaged", "kept", "locks"},
+    "prune": {"packs", "maps", "index", "condemned", "damaged", "verified", "kept", "locks"},
+    "check": {"damaged", "verified"},
     "restore": set[str](),
 }
 MAY_DELETE = {
     "backup": {"pending"},
     "prune": set(KINDS) - {"keys"},
+    "check": {"damaged", "verified"},
     "restore": set[str](),
 }
 
@@ -50,7 +65,7 @@ def statements(role: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def bucket(seaweed: Seaweed) -> Iterator[None]:
-    """A bucket whose policy is all three of the page."""
+    """A bucket whose policy is all of the page."""
     seaweed.make_bucket(BUCKET)
     policy = {"Version": "2012-10-17", "Statement": [each for role in MAY_PUT for each in statements(role)]}
     seaweed.client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
@@ -114,6 +129,16 @@ def test_each_role_does_its_work(
     assert codes("prune --keep-last 1 --grace 0", "repair index", "check") == [0, 0, 0]
     assert len(puller.list_points(puller.open_repository(URL, key_file=KEY))) == 1
     assert codes(f"key add --new-key-file {key}") == [NO_RIGHT]
+
+    be("check")
+    for _ in range(LEAST):
+        checked = cli("check", "--read-data")
+        assert (checked.code, "AccessDenied" in checked.err) == (0, False)
+    assert "chunks read: 0," in cli("check", "--max-age", "1d").out
+    assert codes("prune") == [NO_RIGHT]
+    be("prune")
+    pruned = cli("prune")
+    assert (pruned.code, "AccessDenied" in pruned.err) == (0, False), "it writes the checks' records as one"
 
     be("restore")
     assert codes(f"restore {latest} --output {tmp_path / 'out'}", "check --read-data") == [0, 0]

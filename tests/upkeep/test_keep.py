@@ -18,7 +18,7 @@ from puller.repository.points import Point
 from puller.repository.records.kept import Keep, longest, point_of
 from puller.repository.repository import Repository, open_repository
 from puller.upkeep.delete import delete
-from puller.upkeep.keep import KeptPoint, keep, release
+from puller.upkeep.keep import KeptPoint, keep, kept_points, release
 from puller.upkeep.prune import preview, prune
 from puller.upkeep.retention import Policy
 from tests.lab.history import MOMENT, uuid_of
@@ -62,6 +62,15 @@ def test_prune_lets_a_kept_point_stay_and_says_so(scene: Scene, points: list[Poi
     assert report.decisions[0].reasons == ("kept until 2099-01-01 00:00 UTC: before the migration",)
     del scene.expected[points[1].point]
     assert scene.faults() == []
+
+
+def test_the_kept_points_are_listed(scene: Scene, points: list[Point]) -> None:
+    made = [_keep(scene, points[2], LATER, "audit"), _keep(scene, points[0]), _keep(scene, points[1])]
+    scene.world.put(f"kept/{points[1].uuid}/{points[1].point}/{'0' * 32}", b"")
+    assert kept_points(scene.open()[1]) == [made[1], made[2], made[0]]
+    release(scene.open()[1], points[0].point)
+    scene.delete(points[2])
+    assert kept_points(scene.open()[1]) == [made[2]], "of a point that is gone nothing is kept"
 
 
 def test_a_released_point_goes_and_leaves_no_keep(scene: Scene, points: list[Point]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from puller.configuration.quantities import duration
 from puller.errors import NoSuchPoint
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.repository.selection import Scope
@@ -76,6 +77,12 @@ def test_within_counts_from_the_newest_point_and_not_from_now() -> None:
     assert days_kept(10, Policy(within=timedelta(days=2))) == [2, 1, 0]
     assert days_kept(10, Policy(within=timedelta(0))) == [0]
     assert len(days_kept(10, Policy(within=timedelta.max))) == 10
+
+
+@pytest.mark.parametrize("text", ["7d", "36h", "90min", "45s", "0s"])
+def test_within_is_told_as_a_user_writes_it(text: str) -> None:
+    (decision,) = decide([point(START)], Policy(within=duration(text)))
+    assert f"within {text} of the newest" in decision.reasons
 
 
 def test_rules_add_up() -> None:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from puller.errors import DamagedData, KeyNotHeld, StoreDenied, UsageError
 from puller.events import Event, Notice, ignore
@@ -18,10 +20,11 @@ from puller.repository.points import Point
 from puller.repository.records import verified
 from puller.repository.records.verified import Proof, VerifiedRecord, decode, encode, tidy
 from puller.repository.repository import Repository
-from puller.store.base import ObjectInfo
+from puller.store.base import Body, ObjectInfo
 from puller.upkeep import schedule
 from puller.upkeep.check import CheckReport, check
-from puller.upkeep.prune import GRACE
+from puller.upkeep.prune import GRACE, prune
+from puller.upkeep.retention import Policy
 from puller.upkeep.schedule import Allowance, Candidate, Reading, batch, due, shuffled
 from tests.lab.history import MOMENT, back_up, pack_id_of
 from tests.lab.simulated import Process, World
@@ -100,6 +103,16 @@ def test_a_percentage_is_a_rotation(scene: Scene) -> None:
     before = set(scene.world.names("verified/"))
     _run(scene, Reading(25.0))
     assert _recorded(scene, set(scene.world.names("verified/")) - before) == records[0]
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.sampled_from([4.0, 5.0, 12.5, 25.0, 50.0]))
+@example([1] * 9, 25.0)
+def test_so_many_percentages_as_make_a_hundred_read_everything(sizes: list[int], percent: float) -> None:
+    times: dict[int, float] = {}
+    for now in range(round(100 / percent)):
+        packs = [Candidate(bytes([number]), size, times.get(number)) for number, size in enumerate(sizes)]
+        times |= {pack.pack_id[0]: float(now) for pack in due(packs, Reading(percent), 0.0)}
+    assert times.keys() == set(range(len(sizes)))
 
 
 def _recorded(scene: Scene, names: set[str]) -> set[bytes]:
@@ -417,6 +430,25 @@ def test_the_latest_verification_of_a_pack_survives_a_merge() -> None:
     pack = bytes(16)
     records = [_record(float(number), Proof(pack, 0, 50.0 - number)) for number in range(verified.LEAST)]
     assert [proof.time for proof in tidy(records, lambda _: True).merged] == [50.0]
+
+
+def test_a_prune_that_may_not_write_records_says_so_and_ends_well(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Denying(Process):
+        def put_new(self, key: str, body: Body) -> None:
+            if key.startswith(verified.PREFIX):
+                raise StoreDenied("the policy allows no put")
+            super().put_new(key, body)
+
+    monkeypatch.setattr(schedule, "BATCH_PACKS", 1)
+    _run(scene, ALL)
+    told: list[Event] = []
+    repository = Repository(Denying(scene.world), scene.template.descriptor, scene.template.keys)
+    prune(repository, Policy(last=1), GRACE, told.append)
+    assert len(scene.world.names("verified/")) == 8
+    (notice,) = [event.text for event in told if isinstance(event, Notice)]
+    assert "cannot merge the records of verified packs: the policy" in notice
 
 
 def test_prune_keeps_the_records_few_and_true(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.records import moment
 from puller.cli.output.settings import Settings
-from puller.cli.output.times import local
+from puller.cli.output.times import utc
 
 if TYPE_CHECKING:
     from puller.upkeep.keep import KeptPoint
@@ -65,7 +65,7 @@ def command(
 
     with observing(settings, PRUNE) as observer:
         kept = api.keep(repository, point, hosts=hosts, until=until, note=note, observer=observer)
-    end = "until it is released" if kept.until is None else f"until {local(kept.until)}"
+    end = "until it is released" if kept.until is None else f"until {utc(kept.until)}"
     return Outcome(document(kept), f"keeping {kept.point} {end}")
 
 

@@ -111,6 +111,14 @@ class WithGlobalOptions(click.Command):
         """Return its own parameters, then the global ones."""
         return [*super().get_params(ctx), *GLOBAL_OPTIONS]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click, which leaves out the command of an option that lacks its value."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show its own and the global options in two sections."""
         taken = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]

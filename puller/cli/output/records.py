@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from puller.cli.output.console import printable
 from puller.cli.output.tables import facts, table
-from puller.cli.output.times import age, duration, local, rfc3339
+from puller.cli.output.times import age, duration, local, rfc3339, utc
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _kept(keep: Keep | None) -> str:
         return ""
     if keep.damage is not None:
         return "cannot be read"
-    end = "without end" if keep.until is None else f"until {local(keep.until)}"
+    end = "without end" if keep.until is None else f"until {utc(keep.until)}"
     return f"{end}: {keep.note}" if keep.note else end
 
 

@@ -17,6 +17,11 @@ def local(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def utc(moment: datetime) -> str:
+    """Return a time such as ``2026-11-23 05:00 UTC``, for an end that holds on all hosts."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def age(moment: datetime, now: datetime) -> str:
     """Return the age in the largest unit that fits, such as ``3 h``. A future time counts as now."""
     count = max(0, int((now - moment).total_seconds()))
