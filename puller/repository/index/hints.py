@@ -112,6 +112,16 @@ class HintFile:
         there = np.array([source in listed for source, _ in self.sources], np.bool_)
         return np.repeat(there, [count for _, count in self.sources])
 
+    def all_rows(self) -> Iterator[IndexRows]:
+        """All rows, some at a time. Raises DamagedData where they are not what was written."""
+        for first, content in enumerate(self.pieces(_PACK * self.packs, ROW, self.rows)):
+            rows, start = np.frombuffer(content, np.uint64), first * _PIECE
+            fences = self._fences[-(-start // _STEP) : -(-(start + len(rows)) // _STEP)]
+            is_sound = (rows[-start % _STEP :: _STEP] == fences).all() and (rows[1:] >= rows[:-1]).all()
+            if not is_sound or ((rows & np.uint64(_NUMBERS)) >= self.packs).any():
+                raise DamagedData("a row of the index cache is damaged")
+            yield rows
+
     def pieces(self, offset: int, width: int, count: int) -> Iterator[bytes]:
         """Yield ``count`` records of ``width`` bytes from ``offset`` on, several at a time."""
         for first in range(0, count, _PIECE):
@@ -153,8 +163,7 @@ class HintWriter:
         """Add another file's entries of ``listed`` index objects. Raises OSError, DamagedData."""
         kept = file.kept(listed)
         numbers = np.cumsum(kept, dtype=np.int32) + np.int32(self._packs - 1)
-        for content in file.pieces(_PACK * file.packs, ROW, file.rows):
-            rows = np.frombuffer(content, np.uint64)
+        for rows in file.all_rows():
             places = rows & np.uint64(_NUMBERS)
             chosen = kept[places]
             self._put(rows[chosen], numbers[places[chosen]])
