@@ -134,6 +134,10 @@ class HintFile:
         return content
 
 
+_FEW = 1 << 17
+"""Rows with room from the beginning, 1 MiB: most repositories need no more."""
+
+
 class HintWriter:
     """Writes a file: packs are written as they come, rows stay in memory until ``finish``.
 
@@ -146,7 +150,8 @@ class HintWriter:
         self._shift = shift
         self._packs = 0
         self._room = min(room // _PACK, _NUMBERS)
-        self._rows = np.empty(room // ROW, np.uint64)
+        self._most = room // ROW
+        self._rows = np.empty(min(self._most, _FEW), np.uint64)
         self._count = 0
         self._sources: list[tuple[str, int]] = []
 
@@ -175,6 +180,10 @@ class HintWriter:
 
     def _put(self, ids: IndexRows, packs: NDArray[np.integer]) -> None:
         rows = sample(ids & ~np.uint64(_NUMBERS) | packs.astype(np.uint64), self._shift)
+        if self._count + len(rows) > len(self._rows) and len(self._rows) < self._most:
+            all_rows = np.empty(self._most, np.uint64)  # memory is taken as it is filled
+            all_rows[: self._count] = self._rows[: self._count]
+            self._rows = all_rows
         while self._count + len(rows) > len(self._rows) and self._shift < _LARGEST_SHIFT:
             self._shift += 1
             held, rows = sample(self._rows[: self._count], self._shift), sample(rows, self._shift)
