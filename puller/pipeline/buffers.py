@@ -63,13 +63,18 @@ class BufferPool:
     def give_back(self, buffer: Buffer) -> None:
         """Take ``buffer`` for reuse."""
         with self._changed:
-            self._free.append(buffer)
+            if not self._closed:
+                self._free.append(buffer)
             self._changed.notify()
 
     def close(self) -> None:
-        """Make every current and later ``acquire`` raise Closed."""
+        """Make every current and later ``acquire`` raise Closed, and free the buffers.
+
+        The garbage collector would free them much later, as it does not see how large they are.
+        """
         with self._changed:
             self._closed = True
+            self._free.clear()
             self._changed.notify_all()
 
 

@@ -31,10 +31,10 @@ def compare_contents(export: Export, image: DiskImage, id_key: bytes) -> tuple[C
     point's damaged maps should tell differs too. Raises NbdError, DamagedData, StoreError.
     """
     changes = Changes(image.size)
-    pool = BufferPool(_BUFFERS, MIB)
     compared = 0
-    for window in image.windows():
-        compared += _Comparison(window, image, id_key).run(export, pool, changes)
+    with closing(BufferPool(_BUFFERS, MIB)) as pool:
+        for window in image.windows():
+            compared += _Comparison(window, image, id_key).run(export, pool, changes)
     return changes, compared
 
 
