@@ -568,7 +568,7 @@ def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) ->
         hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
 
     Returns:
-        The point, which nothing protects now.
+        The point, which nothing protects now. ``released`` says whether it was kept before.
 
     Raises:
         NoSuchPoint, AmbiguousPoint: The name matches no point, or several.

@@ -92,6 +92,7 @@ def test_prune_and_delete_say_what_is_kept(cli: CommandLine, points: list[str]) 
     assert answer.out.startswith("points: 3 kept (1 only by 'puller keep'), 2 removed\n")
     assert _listed(cli) == [points[0], points[2], points[4]]
     assert cli("release", points[0]).out == f"released {points[0]}\n"
+    assert cli("release", points[0]).out == f"{points[0]} was not kept\n"
     assert cli("delete", points[0]).code == 0
 
 
