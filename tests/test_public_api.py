@@ -12,6 +12,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -240,6 +241,43 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
         lambda repository: puller.delete(repository, "web1@latest"),
         "points is the text 'web1@latest'",
         "Use a list: points=['web1@latest'].",
+    ),
+    "until a date": (
+        lambda repository: puller.keep(repository, "web1@latest", until=cast("Any", date(2999, 1, 31))),
+        "invalid until '2999-01-31'",
+        "Set until to a datetime, such as datetime(2027, 1, 31, tzinfo=UTC).",
+    ),
+    "until a text": (
+        lambda repository: puller.keep(repository, "web1@latest", until=cast("Any", "2999-01-31")),
+        "invalid until '2999-01-31'",
+        "Set until to a datetime, such as datetime(2027, 1, 31, tzinfo=UTC).",
+    ),
+    "budget": (
+        lambda repository: puller.check(repository, ["web1@latest"], budget=cast("Any", "2h")),
+        "invalid budget '2h'",
+        "Set budget to a timedelta, or to a number of bytes, an int.",
+    ),
+    "budget as a float": (
+        lambda repository: puller.check(repository, ["web1@latest"], budget=cast("Any", 5e9)),
+        "invalid budget '5000000000.0'",
+        "Set budget to a timedelta, or to a number of bytes, an int.",
+    ),
+    "max_age": (
+        lambda repository: puller.check(repository, ["web1@latest"], max_age=cast("Any", 30)),
+        "invalid max_age '30'",
+        "Set max_age to a timedelta, such as timedelta(hours=36).",
+    ),
+    "grace": (
+        lambda repository: puller.prune(repository, puller.Policy(), grace=cast("Any", 0)),
+        "invalid grace '0'",
+        "Set grace to a timedelta, such as timedelta(hours=36).",
+    ),
+    "compare_every": (
+        lambda repository: puller.backup(
+            repository, "web1", connect=UNTOUCHED, compare_every=cast("Any", "30d")
+        ),
+        "invalid compare_every '30d'",
+        "Set compare_every to a timedelta, such as timedelta(hours=36).",
     ),
     "doctor's mode": (
         lambda repository: puller.doctor(repository, mode=cast("Any", "")),
