@@ -333,14 +333,11 @@ def test_doctor_takes_a_url_with_a_password_or_an_open_repository(tmp_path: Path
 
 
 def test_the_index_can_be_rebuilt(repository: puller.Repository) -> None:
-    steps: list[str] = []
-
-    def observe(event: puller.Event) -> None:
-        if isinstance(event, puller.Step):
-            steps.append(event.name)
-
-    assert puller.repair_index(repository, observer=observe) == puller.RepairReport(0, 0, ())
+    told: list[puller.Event] = []
+    assert puller.repair_index(repository, observer=told.append) == puller.RepairReport(0, 0, ())
+    steps = [event.name for event in told if isinstance(event, puller.Step)]
     assert steps == ["survey", "packs", "index"]
+    assert puller.DiskDone("repository", "packs") in told
 
 
 VERBS = {
