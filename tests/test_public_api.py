@@ -12,7 +12,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -271,6 +271,11 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
         lambda repository: puller.prune(repository, puller.Policy(), grace=cast("Any", 0)),
         "invalid grace '0'",
         "Set grace to a timedelta, such as timedelta(hours=36).",
+    ),
+    "negative grace": (
+        lambda repository: puller.prune(repository, puller.Policy(), grace=timedelta(hours=-1)),
+        "the grace time cannot be negative",
+        "Correct the argument that the message names.",
     ),
     "compare_every": (
         lambda repository: puller.backup(
