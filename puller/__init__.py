@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         check,
         create_repository,
         delete,
+        diff,
         doctor,
         forget,
         keep,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
         preview_prune,
         prune,
         read_configuration,
+        recreate,
         release,
         remove_key,
         repair_index,
         restore,
+        rollback,
         stats,
     )
     from puller.backups.forget import (
@@ -80,7 +83,9 @@ if TYPE_CHECKING:
         CommitUnreadable,
         ConnectionLost,
         DamagedData,
+        DomainExists,
         DomainNotRunning,
+        DomainRunning,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -108,6 +113,7 @@ if TYPE_CHECKING:
         PullerError,
         RepositoryError,
         RepositoryExists,
+        RollbackUnfinished,
         ScratchFull,
         StagingFull,
         StoreDenied,
@@ -144,9 +150,20 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.recovery.diff import (
+        DiskDifference,
+        PointDifference,
+    )
+    from puller.recovery.recreation import (
+        Recreated,
+    )
     from puller.recovery.restore import (
         Restored,
         RestoredDisk,
+    )
+    from puller.recovery.rollback import (
+        RolledBack,
+        RolledBackDisk,
     )
     from puller.repository.points import (
         Attachment,
@@ -214,12 +231,15 @@ __all__ = [
     "DamagedData",
     "Decision",
     "Defaults",
+    "DiskDifference",
     "DiskDone",
     "DiskExport",
     "DiskPlanned",
     "DiskProgress",
     "DiskRecord",
+    "DomainExists",
     "DomainNotRunning",
+    "DomainRunning",
     "Event",
     "Finding",
     "Forgotten",
@@ -262,11 +282,13 @@ __all__ = [
     "PartialFailure",
     "Place",
     "Point",
+    "PointDifference",
     "PointKept",
     "Policy",
     "PruneReport",
     "PullerError",
     "QuiesceMode",
+    "Recreated",
     "RemovedBitmap",
     "RepairReport",
     "Replacement",
@@ -275,6 +297,9 @@ __all__ = [
     "RepositoryExists",
     "Restored",
     "RestoredDisk",
+    "RollbackUnfinished",
+    "RolledBack",
+    "RolledBackDisk",
     "Scope",
     "ScratchFull",
     "StagingFull",
@@ -297,6 +322,7 @@ __all__ = [
     "check",
     "create_repository",
     "delete",
+    "diff",
     "doctor",
     "forget",
     "keep",
@@ -307,19 +333,21 @@ __all__ = [
     "preview_prune",
     "prune",
     "read_configuration",
+    "recreate",
     "release",
     "remove_key",
     "repair_index",
     "restore",
+    "rollback",
     "run_job",
     "stats",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete doctor forget keep list_keys "
-        "list_kept list_points open_repository preview_prune prune read_configuration release remove_key "
-        "repair_index restore stats"
+        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
+        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
+        "recreate release remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
@@ -330,13 +358,13 @@ _HOMES = {
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainNotRunning HypervisorError Interrupted JobLeftOpen "
-        "JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket NoRepository NoSuchDisk "
-        "NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullerError RepositoryError RepositoryExists ScratchFull StagingFull StoreDenied StoreError "
-        "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk UnsupportedFormat "
-        "UsageError WrongKey"
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
+        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
+        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
+        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -356,6 +384,9 @@ _HOMES = {
     "puller.upkeep.repair": "RepairReport",
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
+    "puller.recovery.recreation": "Recreated",
+    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.diff": "DiskDifference PointDifference",
 }
 """The modules that the public names are loaded from."""
 

@@ -295,6 +295,24 @@ class DomainNotRunning(HypervisorError):
     default_advice = "Start the domain, then run the backup again."
 
 
+class DomainExists(UsageError):
+    """libvirt has a domain of the name or UUID that is to be defined; nothing was touched."""
+
+    default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
+
+
+class DomainRunning(HypervisorError):
+    """The domain runs, or will go on from a saved state: its disks must not be changed underneath it."""
+
+    default_advice = "Shut the domain off, then run the same command again."
+
+
+class RollbackUnfinished(HypervisorError):
+    """A rollback of a disk was begun and not completed: the disk is partly old and partly new."""
+
+    default_advice = "Complete the rollback: run 'puller restore POINT --in-place' again."
+
+
 class UnsupportedDisk(HypervisorError):
     """A disk cannot be backed up."""
 

@@ -116,7 +116,7 @@ class Scene:
 
     def _compare(self, point: puller.Point) -> None:
         output = self.folder / "restored"
-        puller.restore(self.repository, point.point, output=str(output))
+        puller.restore(self.repository, point.point, output=str(output), format="raw")
         found = {path.stem: digest(path) for path in output.glob("*.raw")}
         shutil.rmtree(output)
         if self.truths[point.point] and found != self.truths[point.point]:

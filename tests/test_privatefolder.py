@@ -36,7 +36,7 @@ def test_nothing_is_made_where_others_could_exchange_it(above: Path, owner: int,
     with pytest.raises(PermissionError, match="other users may change"):
         make_private(above / "locks")
     with pytest.raises(PullerError, match="cannot create a socket in any of"):
-        runtime.socket_folder("puller-", "socket")
+        runtime.SocketFolder("puller-", "socket")
 
 
 @pytest.mark.parametrize(("owner", "mode"), SAFE)
@@ -44,5 +44,8 @@ def test_what_others_cannot_exchange_is_made(above: Path, owner: int, mode: int)
     os.chown(above, owner, owner)
     above.chmod(mode)
     make_private(above / "locks")
-    with runtime.socket_folder("puller-", "socket") as folder:
-        assert Path(folder).parent == above
+    folder = runtime.SocketFolder("puller-", "socket")
+    assert folder.path.parent == above
+    assert list(runtime.abandoned("puller-")) == []
+    folder.cleanup()
+    assert not folder.path.exists()

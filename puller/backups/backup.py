@@ -42,6 +42,7 @@ from puller.errors import (
     HypervisorError,
     Interrupted,
     NbdError,
+    RollbackUnfinished,
     StoreUnavailable,
 )
 from puller.events import Committed, Notice, Observer, Step
@@ -57,6 +58,7 @@ from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
+from puller.hypervisor.storage.rollback_mark import find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -114,6 +116,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         disks = _disks(domain, plan)
         refuse_shared(host, domain, disks)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
+            _refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
             folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
@@ -147,6 +150,17 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     known = with_facts(domain, chosen)
     return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
+
+
+def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
+    for disk in disks:
+        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
+            raise RollbackUnfinished(
+                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
+                "completed: the disk is partly old and partly new",
+                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
+                f"leave the disk out with --exclude-disk {disk.target}.",
+            )
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:

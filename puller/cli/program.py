@@ -23,6 +23,7 @@ COMMANDS = (
     "points",
     "show",
     "restore",
+    "diff",
     "check",
     "prune",
     "delete",

@@ -12,6 +12,10 @@ import os
 _KEEP_SIZE = 1
 """Flag of linux/falloc.h: the size of the file does not change."""
 
+_PUNCH_HOLE = 2
+"""Flag of linux/falloc.h: the range reads as zeros and takes no room. Of a block device that can unmap, too
+(Linux 4.9: ``blkdev_fallocate``)."""
+
 _UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,3 +28,16 @@ def allocate(descriptor: int, offset: int, length: int) -> None:
         number = ctypes.get_errno()
         if number not in _UNKNOWN:
             raise OSError(number, os.strerror(number))
+
+
+def punch(descriptor: int, offset: int, length: int) -> bool:
+    """Make the range a hole that reads as zeros; False where the file system or device has none.
+
+    Raises OSError.
+    """
+    if not _libc.fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, offset, length):
+        return True
+    number = ctypes.get_errno()
+    if number in _UNKNOWN or number == errno.EINVAL:
+        return False
+    raise OSError(number, os.strerror(number))

@@ -6,8 +6,10 @@ directory, is not suitable for sockets.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,11 +40,41 @@ def runtime_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"puller-{os.geteuid()}"
 
 
-def socket_folder(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
-    """Create a directory that only this user can enter, for a socket named ``socket``.
+class SocketFolder:
+    """A folder that only this user can enter, in which a socket of the name ``socket`` can be.
 
-    Raises PullerError if the path would be too long everywhere, or no directory is writable.
+    A lock of the kernel's on the folder says that its process lives, whatever the namespaces of processes.
+    Raises PullerError if no folder of this host has room for it.
     """
+
+    def __init__(self, prefix: str, socket: str) -> None:
+        self._temporary = _make(prefix, socket)
+        self.path = Path(self._temporary.name)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Another run may look at the folder in this moment, whether it is abandoned; that takes milliseconds.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def cleanup(self) -> None:
+        """Remove the folder; fine if that is done."""
+        self._temporary.cleanup()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def abandoned(prefix: str) -> Iterator[Path]:
+    """The folders of sockets of this user whose process has ended without removing them."""
+    for folder in runtime_directory().glob(f"{prefix}*"):
+        with suppress(OSError):  # removed just now, or locked by its process
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield folder
+            finally:
+                os.close(lock)
+
+
+def _make(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
     tried = (runtime_directory(), Path(tempfile.gettempdir()), Path("/tmp"))
     for parent in tried:
         length = len(os.fsencode(parent / prefix)) + _RANDOM + len(os.fsencode(f"/{socket}"))

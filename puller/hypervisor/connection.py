@@ -17,6 +17,7 @@ from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 
@@ -111,6 +112,18 @@ class Host(Scoped):
         """Return the UUID of every domain, running or not, by name."""
         with translate(f"cannot list the domains of {self.uri}"):
             return {handle.name(): handle.UUIDString() for handle in self._connection.listAllDomains()}
+
+    def define(self, xml: str, advice: str) -> Domain:
+        """Define the domain of ``xml``, or change the definition of the one of this name and UUID.
+
+        Raises HypervisorError with ``advice`` if libvirt refuses.
+        """
+        with translate("cannot define the domain", advice):
+            return Domain(self._connection.defineXML(xml), state_directory(self.uri), self.scope)
+
+    def pool(self, name: str) -> Pool:
+        """The storage pool of this name. Raises HypervisorError if there is none."""
+        return Pool(self._connection, name)
 
     @property
     def libvirt_version(self) -> Version:

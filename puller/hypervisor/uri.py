@@ -32,6 +32,14 @@ def state_directory(uri: str) -> Path:
     return Path("/var/lib/libvirt/qemu")
 
 
+def configuration_directory(uri: str) -> Path:
+    """Where the QEMU driver behind ``uri`` has its ``qemu.conf``."""
+    parts = urlsplit(uri)
+    if is_embedded(uri):
+        return Path(parse_qs(parts.query)["root"][0]) / "etc"
+    return _config_home() / "libvirt" if parts.path == "/session" else Path("/etc/libvirt")
+
+
 def _config_home() -> Path:
     """Return the user's directory for configuration, by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")

@@ -16,8 +16,11 @@ from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.host.passphrases import handed_over, secret_id
 from puller.host.qemu import INSTALL, Failure, complaint, qemu_img
-from puller.host.runtime import socket_folder
+from puller.host.runtime import SocketFolder
 from puller.nbd.connection import Connection
+
+SOCKET_FOLDER = "puller-nbd-"
+"""What the names of the servers' directories begin with."""
 
 _TOOL_SECONDS = 300.0
 """Seconds for ``qemu-img`` to create, change or measure an image. Measuring reads all tables of a chain, some
@@ -70,13 +73,32 @@ def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object])
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
-def create_qcow2(path: Path, size: int, scope: CancelScope | None = None) -> None:
-    """Create an empty qcow2 image of ``size`` bytes, rounded up to qcow2's unit of 512.
+def socket_uri(socket: Path) -> str:
+    """The URI of the server that listens at ``socket``."""
+    return f"nbd+unix:///?socket={quote(str(socket), safe='/')}"
 
-    Replaces a file at ``path``. Raises NbdError if ``qemu-img`` is missing or fails.
+
+def create_qcow2(
+    path: Path, size: int, options: Mapping[str, str] | None = None, scope: CancelScope | None = None
+) -> None:
+    """Make an empty qcow2 image that holds ``size`` bytes, rounded up to the 512 that qcow2 counts in.
+
+    ``options`` are those of ``qemu-img create``, such as ``cluster_size``. Replaces a file at ``path``.
+    Raises NbdError if ``qemu-img`` is missing or fails.
     """
-    words = ["create", "-q", "-f", "qcow2", "--", str(path.absolute()), str(size)]
+    more = [f"-o{name}={value}" for name, value in (options or {}).items()]
+    words = ["create", "-q", "-f", "qcow2", *more, "--", str(path.absolute()), str(size)]
     _qemu_img(f"cannot create {path}", *words, scope=scope)
+
+
+def places_of(path: Path, scope: CancelScope | None = None) -> list[tuple[int, int, int]]:
+    """Where the clusters of the qcow2 image at ``path`` are: (start on the disk, length, offset in the file).
+
+    All of the disk is named if it was made with ``preallocation=metadata``. Raises NbdError.
+    """
+    words = ["map", "--output=json", "-f", "qcow2", "--", str(path.absolute())]
+    found = json.loads(_qemu_img(f"cannot read the layout of {path}", *words, scope=scope))
+    return [(each["start"], each["length"], each["offset"]) for each in found if "offset" in each]
 
 
 def detach_backing(path: Path, scope: CancelScope | None = None) -> None:
@@ -87,6 +109,18 @@ def detach_backing(path: Path, scope: CancelScope | None = None) -> None:
     doing = f"cannot remove the backing file from {path}"
     words = ["rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute())]
     _qemu_img(doing, *words, scope=scope)
+
+
+def resize(
+    path: Path, image_format: str, size: int, keys: Keys = (), scope: CancelScope | None = None
+) -> None:
+    """Make the image at ``path`` a disk of ``size`` bytes; dirty bitmaps in it are cut or continued.
+
+    What is behind the new end is lost. Raises NbdError if ``qemu-img`` is missing or fails.
+    """
+    node = _node(path, image_format, keys, {})
+    words = ["resize", "-q", "--shrink", "--", node, str(size)]
+    _qemu_img(f"cannot resize {path}", *words, keys=keys, scope=scope)
 
 
 def remove_bitmap(path: Path, name: str, keys: Keys = (), scope: CancelScope | None = None) -> None:
@@ -143,9 +177,9 @@ class ImageServer:
         self._image = [f"--format={image_format}", "--", str(path.absolute())]
         if node is not None or any(keys):
             self._image = ["--", _node(path, image_format, keys, node or {})]
-        self._folder = socket_folder("puller-nbd-", "socket")
-        home = Path(self._folder.name)
-        self.uri = f"nbd+unix:///?socket={quote(str(home / 'socket'), safe='/')}"
+        self._folder = SocketFolder(SOCKET_FOLDER, "socket")
+        home = self._folder.path
+        self.uri = socket_uri(home / "socket")
         self._ready, self._log = home / "pid", home / "log"
         try:
             self._process = self._run(home / "socket", options)
@@ -171,6 +205,20 @@ class ImageServer:
         """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
         return cls(path, image_format, ["--read-only", *offer], keys=keys, scope=scope)
+
+    @classmethod
+    def recorded(
+        cls,
+        path: Path,
+        image_format: str,
+        *,
+        bitmap: str | None = None,
+        keys: Keys = (),
+        scope: CancelScope | None = None,
+    ) -> Self:
+        """A server for writing. The image's bitmaps go on recording; ``bitmap`` names one that is offered."""
+        offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
+        return cls(path, image_format, [*_WRITING, *offer], keys=keys, scope=scope)
 
     @classmethod
     def pushed(cls, path: Path, passphrase: bytes | None = None, scope: CancelScope | None = None) -> Self:

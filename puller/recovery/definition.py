@@ -7,13 +7,13 @@ would start on them.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
-from puller.hypervisor.domain.restoredxml import RestoredDomain, adapt
+from puller.hypervisor.domain.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
 from puller.recovery.asking import ask
 from puller.recovery.attachments import write_file
 from puller.repository.points import Point
@@ -29,16 +29,15 @@ _ENTERED_BY_ALL = 0o001
 def write_definition(  # noqa: PLR0913 - what a definition is made of
     point: Point,
     xml: bytes,
-    files: Mapping[str, Path],
+    sources: Mapping[str, DiskSource],
     *,
-    image_format: str,
     folder: Path,
     force: bool,
     libvirts: Sequence[str],
     scope: CancelScope,
     observer: Observer,
 ) -> None:
-    """Write it into ``folder`` for the disks in ``files``, by target, and tell how it is used.
+    """Write it into ``folder`` for the disks in ``sources``, by target, and tell how it is used.
 
     ``xml`` is the point's ``domain.xml``. ``libvirts`` are asked whether the original is there; where none
     answers it is taken to be lost. Raises OutputRefused, OutputFailed.
@@ -47,13 +46,14 @@ def write_definition(  # noqa: PLR0913 - what a definition is made of
     nvram, varstore = held.get("nvram.fd"), held.get("varstore.json")
     taken = _names_beside(point, libvirts, scope)
     try:
-        domain = adapt(xml.decode(), files, image_format, nvram, taken, varstore=varstore)
+        copy = None if taken is None else Copy(free_name(point.domain, taken))
+        domain = adapt(xml.decode(), sources, nvram, copy, varstore=varstore)
     except (ET.ParseError, UnicodeDecodeError) as error:
         observer(Notice(point.point, f"there is no {NAME}: domain.xml cannot be read: {error}"))
         return
     path = folder / NAME
     write_file(path, f"{_comment(point, path)}\n{domain.xml}".encode(), force)
-    observer(Notice(point.point, _advice(point, domain, path, disks=bool(files), apart=taken is not None)))
+    observer(Notice(point.point, _advice(point, domain, path, disks=bool(sources), apart=taken is not None)))
 
 
 def _names_beside(point: Point, libvirts: Sequence[str], scope: CancelScope) -> list[str] | None:
@@ -83,8 +83,13 @@ def _advice(point: Point, domain: RestoredDomain, path: Path, *, disks: bool, ap
     parts.append(f"to {purpose}, run '{entry}virsh define {path}'")
     if apart:
         parts.append(f"it defines {domain.name}, as {point.domain} exists here")
-    if domain.left_out:
-        parts.append(f"without {', '.join(domain.left_out)}, which was not restored")
-    if domain.added:
-        parts.append(f"add {', '.join(domain.added)} by hand: the definition does not have it")
+    parts += differences(domain)
     return "; ".join(parts)
+
+
+def differences(domain: RestoredDomain) -> Iterator[str]:
+    """What the definition lacks, as clauses."""
+    if domain.left_out:
+        yield f"without {', '.join(domain.left_out)}, not restored or not to be shared with the original"
+    if domain.added:
+        yield f"without {', '.join(domain.added)}, which the definition did not have: add it by hand"

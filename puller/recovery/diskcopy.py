@@ -7,17 +7,21 @@ writes it where it belongs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
-from puller.pipeline.buffers import BufferPool
+from puller.pipeline.buffers import Buffer, BufferPool
 from puller.pipeline.flow import Flow
+from puller.recovery import outputs
+from puller.recovery.difference import Changes
 from puller.recovery.outputs import Output
 from puller.recovery.write_coalescer import STRETCH, WriteCoalescer
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
-from puller.repository.reading.image import DiskImage, PackJob
+from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.repository import Repository
 
 FETCHERS = 4
@@ -48,56 +52,106 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
     )
 
 
+def copy_all(copiers: Sequence[Copier], flow: Flow) -> None:
+    """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised.
+
+    ``flow`` is for the threads, and is entered here; its scope is that of the outputs.
+    """
+    for copier in copiers:
+        copier.begin(flow.scope)
+    with flow:
+        buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
+
+        def work(item: tuple[Copier, PackJob]) -> None:
+            buffer = buffers.acquire()
+            with outputs.translated(item[0].place):
+                item[0].do(item[1], buffer)
+            buffer.release()
+
+        crew = flow.crew("restore", FETCHERS, FETCHERS, work)
+        for copier, jobs in _in_turn(copiers):
+            for job in jobs:
+                crew.put((copier, job))
+        crew.finish()
+
+
+def _in_turn(copiers: Sequence[Copier]) -> Iterator[tuple[Copier, list[PackJob]]]:
+    waiting = deque((copier, copier.works()) for copier in copiers)
+    while waiting:
+        copier, works = waiting.popleft()
+        with outputs.translated(copier.place):
+            jobs = next(works, None)
+        if jobs is not None:
+            yield copier, jobs
+            waiting.append((copier, works))
+
+
 class Copier:
-    """Copies one disk from its image to its output. ``flow`` is for its threads, and is entered here."""
+    """Copies one disk from its image to its output, whose name in messages is ``place``."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a copy is made of
-        self, subject: str, disk: str, image: DiskImage, output: Output, observer: Observer, flow: Flow
+        self,
+        subject: str,
+        disk: str,
+        image: DiskImage,
+        output: Output,
+        place: str,
+        observer: Observer,
     ) -> None:
         self._subject = subject
         self._disk = disk
-        self._flow = flow
-        self._image = image.within(flow.scope)
+        self._image = image
         self._output = output
-        self._buffers: BufferPool
+        self.place = place
         self._observer = observer
         self._lock = threading.Lock()
         self._done = 0
         self.written = 0
         self.damage: list[Damage] = []
 
-    def copy(self) -> None:
-        """Copy everything. Damage is collected, any other error is raised."""
-        self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._image.size))
-        with self._flow as flow:
-            self._buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
-            crew = flow.crew("restore", FETCHERS, FETCHERS, self._copy_job)
-            for window in self._image.windows():
-                self._lose(window.damage)
-                for offset, length in window.gaps():
-                    self._output.zero(offset, length)
-                    self._progress(length, 0)
-                for offset, length in window.filled():
-                    self._output.expect(offset, length)
-                for job in window.jobs:
-                    crew.put(job)
-            crew.finish()
+    def begin(self, scope: CancelScope) -> None:
+        """Say how much there is to do; waits for the store belong to ``scope``."""
+        self._image = self._image.within(scope)
+        self._observer(DiskPlanned(self._subject, self._disk, self._image.size, self._total()))
 
-    def _copy_job(self, job: PackJob) -> None:
-        buffer = self._buffers.acquire()
+    def works(self) -> Iterator[list[PackJob]]:
+        """Prepare the output for a window at a time, and yield the window's jobs for ``do``."""
+        for window in self._windows():
+            self._lose(window.damage)
+            for offset, length in self._zeros(window):
+                self._output.zero(offset, length)
+                self._progress(length, 0)
+            for offset, length in window.filled():
+                self._output.expect(offset, length)
+            yield list(window.jobs)
+
+    def _total(self) -> int:
+        return self._image.size
+
+    def _windows(self) -> Iterator[Window]:
+        return self._image.windows()
+
+    def _zeros(self, window: Window) -> Iterator[tuple[int, int]]:
+        return window.gaps()
+
+    def do(self, job: PackJob, buffer: Buffer) -> None:
+        """Fetch, verify and write what ``job`` names. Damage is collected, any other error is raised."""
         stretch = WriteCoalescer(buffer, self._output)
         done = 0
         for item in self._image.read(job):
             if isinstance(item, Damage):
                 self._lose([item])
-                self._output.zero(item.offset, item.length)
+                self._give_up(item)
                 self._progress(item.length, 0)
             else:
                 stretch.add(*item)
                 done += len(item[1])
         stretch.flush()
         self._progress(done, done)
-        buffer.release()
+
+    def _give_up(self, lost: Damage) -> None:
+        """Put zeros in place of what is lost: the output is new, or to be salvaged."""
+        self._output.zero(lost.offset, lost.length)
 
     def _lose(self, damage: Sequence[Damage]) -> None:
         if not damage:
@@ -114,3 +168,39 @@ class Copier:
             self.written += written
             event = DiskProgress(self._subject, self._disk, self._done, self.written, 0)
         self._observer(event)
+
+
+class ChangedCopier(Copier):
+    """Copies what ``changes`` names of a disk onto an output that has all else.
+
+    What is lost of the point stays as it is there, unless ``salvage`` asks for zeros.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a copier's parameters and its own
+        self,
+        subject: str,
+        disk: str,
+        image: DiskImage,
+        output: Output,
+        place: str,
+        observer: Observer,
+        changes: Changes,
+        *,
+        salvage: bool,
+    ) -> None:
+        super().__init__(subject, disk, image, output, place, observer)
+        self._changes = changes
+        self._salvage = salvage
+
+    def _total(self) -> int:
+        return self._changes.bytes
+
+    def _windows(self) -> Iterator[Window]:
+        return self._image.windows_of(self._changes.pages)
+
+    def _zeros(self, window: Window) -> Iterator[tuple[int, int]]:
+        return window.gaps() if self._salvage else window.zeros()
+
+    def _give_up(self, lost: Damage) -> None:
+        if self._salvage:
+            super()._give_up(lost)

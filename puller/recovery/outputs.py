@@ -20,8 +20,7 @@ from typing import Protocol
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
-from puller.host.allocation import allocate
-from puller.nbd.image import ImageServer, create_qcow2
+from puller.host.allocation import allocate, punch
 from puller.nbd.writer import Target
 from puller.store.mounts import sync_folder
 from puller.units import format_bytes
@@ -100,13 +99,17 @@ class BlockDevice(RawFile):
         """
 
     def zero(self, offset: int, length: int) -> None:
-        """See Output. The ioctl takes whole sectors; of 4096 bytes at most."""
+        """See Output: a hole, so that a thin device stays thin, or zeros where it knows of none.
+
+        Both take whole sectors; of 4096 bytes at most.
+        """
         first, last = -(-offset // _SECTOR) * _SECTOR, (offset + length) // _SECTOR * _SECTOR
         if first >= last:
             self.write(offset, bytes(length))
             return
         self.write(offset, bytes(first - offset))
-        fcntl.ioctl(self._descriptor, _BLKZEROOUT, struct.pack("QQ", first, last - first))
+        if not punch(self._descriptor, first, last - first):
+            fcntl.ioctl(self._descriptor, _BLKZEROOUT, struct.pack("QQ", first, last - first))
         self.write(last, bytes(offset + length - last))
 
 
@@ -225,49 +228,51 @@ def _past_the_cache(descriptor: int) -> Iterator[int | None]:
         os.close(direct)
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder and all that is missing above it, each for this user only."""
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make the folder and all that is missing above it, each of ``mode``: for this user only."""
     if path.is_dir():
         return
-    make_folder(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
+    make_folder(path.parent, mode)
+    with suppress(FileExistsError):  # made by somebody just now
+        path.mkdir(mode=0o700)
+        path.chmod(mode)  # whatever the umask
 
 
-def _create(path: Path) -> int:
-    """Create the file, for this user only from its first byte; return its descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def closed_to_others(path: Path) -> Path | None:
+    """The uppermost directory on the way to ``path`` that only its owner and group may enter."""
+    ways = (folder for folder in reversed(path.absolute().parents) if folder.is_dir())
+    return next((folder for folder in ways if not folder.stat().st_mode & stat.S_IXOTH), None)
+
+
+def create(path: Path) -> None:
+    """Create an empty file, for this user only from its first byte."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+@contextmanager
+def opened_raw(path: Path) -> Iterator[RawFile]:
+    """The sparse file at ``path``, open for writing."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with _past_the_cache(descriptor) as direct:
+            yield RawFile(descriptor, direct)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def raw(path: Path, size: int, publish: Publish) -> Iterator[Output]:
     """A new raw file of ``size`` bytes."""
     with new_file(path, publish) as partial:
-        descriptor = _create(partial)
-        try:
-            os.truncate(descriptor, size)
-            with _past_the_cache(descriptor) as direct:
-                yield RawFile(descriptor, direct)
-        finally:
-            os.close(descriptor)
+        create(partial)
+        os.truncate(partial, size)
+        with opened_raw(partial) as file:
+            yield file
 
 
 @contextmanager
-def qcow2(path: Path, size: int, publish: Publish, scope: CancelScope) -> Iterator[Output]:
-    """A new qcow2 file of ``size`` bytes, rounded up to the 512 that qcow2 counts in."""
-    with new_file(path, publish) as partial:
-        os.close(_create(partial))  # qemu-img keeps the mode of a file that exists; its own would be 0644
-        create_qcow2(partial, size, scope)
-        with (
-            ImageServer(partial, "qcow2", scope=scope) as server,
-            Target(server.uri, scope) as target,
-        ):
-            yield NewImage(target)
-            target.flush()
-
-
-@contextmanager
-def device(path: Path, held: int, size: int) -> Iterator[Output]:
-    """The existing block device that is open as ``held``, with room for ``size`` bytes.
+def device(path: Path, held: int, size: int) -> Iterator[tuple[Output, int]]:
+    """The existing block device that is open as ``held``, with room for ``size`` bytes, and the bytes left.
 
     ``path`` is its name in messages.
     """
@@ -278,20 +283,21 @@ def device(path: Path, held: int, size: int) -> Iterator[Output]:
             raise
         raise OutputInUse(f"cannot restore to {path}: the kernel says that it is in use") from error
     try:
-        refuse_small(str(path), os.lseek(descriptor, 0, os.SEEK_END), size)
+        room = os.lseek(descriptor, 0, os.SEEK_END)
+        refuse_small(str(path), room, size)
         with _past_the_cache(descriptor) as direct:
-            yield BlockDevice(descriptor, direct)
+            yield BlockDevice(descriptor, direct), room - size
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def export(uri: str, size: int, scope: CancelScope) -> Iterator[Output]:
-    """An existing NBD export of at least ``size`` bytes."""
+def export(uri: str, size: int, scope: CancelScope) -> Iterator[tuple[Output, int]]:
+    """An existing NBD export with room for ``size`` bytes, and the bytes left."""
     with Target(uri, scope) as target:
         refuse_small(uri, target.size, size)
-        yield OldImage(target)
+        yield OldImage(target), target.size - size
         target.flush()
 
 

@@ -1,40 +1,49 @@
-"""Restore: the disks of one point, written to files, a device or an NBD export.
+"""Restore: the disks of one point, written to files, devices or NBD exports at the same time.
 
 Nothing appears under its real name before it is whole, and nothing is overwritten that somebody uses.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from puller.cancelling import CancelScope
-from puller.errors import DamagedData, NoSuchDisk, OutputRefused, UsageError
+from puller.errors import DamagedData
 from puller.events import DiskDone, Notice, Observer, ignore
+from puller.hypervisor.domain.restoredxml import DiskSource
+from puller.hypervisor.storage.rollback_mark import clear_mark
 from puller.pipeline.flow import Flow
 from puller.recovery import definition, outputs
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.definition import write_definition
-from puller.recovery.diskcopy import Copier, damaged, open_image
+from puller.recovery.diskcopy import Copier, copy_all, damaged, open_image
+from puller.recovery.layouts import layouts_of
 from puller.recovery.outputs import Output
 from puller.recovery.overwriting import Domains, claim
-from puller.repository.points import DiskRecord, Point
+from puller.recovery.plan import Placement, Plan, make_plan
+from puller.recovery.qcow2_file import Layout, qcow2
+from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.repository import Repository
+from puller.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredDisk:
-    """One disk that was written to ``output``. ``bytes_written`` counts what is not zero."""
+    """One disk that was written to ``output``, a file of ``format`` or a device or export, which are ``raw``.
+
+    ``bytes_written`` counts what is not zero.
+    """
 
     disk: str
     output: str
     bytes_written: int
     seconds: float
+    format: str = "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +60,37 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be restored, and how. ``salvage`` keeps a damaged disk, zeros in place of what is lost."""
+    """What is to be restored, and how.
 
-    output: str
+    ``places`` says by target where a disk goes; other disks, and the attachments, go to ``output``, if there
+    is one. ``format`` is that of files, None for what the disk had on its host. ``zero_rest`` writes zeros
+    behind a disk that is shorter than its device. ``salvage`` keeps a damaged disk, with zeros where data
+    is lost.
+    ``libvirts`` are URIs of the libvirts whose domains may use what is to be overwritten. ``made`` are places
+    that were made for the disks, and so are overwritten without ``force``.
+    """
+
+    output: str | None
     disks: tuple[str, ...] = ()
-    format: str = "raw"
+    places: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
     force: bool = False
     salvage: bool = False
+    zero_rest: bool = False
     libvirts: tuple[str, ...] = ("qemu:///system",)
-    """URIs of the libvirts whose domains may use what is to be overwritten."""
+    made: frozenset[str] = frozenset()
 
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a disk goes. ``held`` is the descriptor of what exists there: a device is opened by that."""
-
-    name: str
-    held: int | None
+    def plan(self, point: Point) -> Plan:
+        """Where everything goes. Raises NoSuchDisk, OutputRefused, UsageError."""
+        return make_plan(
+            point,
+            output=self.output,
+            disks=self.disks,
+            places=self.places,
+            image_format=self.format,
+            force=self.force,
+            made=self.made,
+        )
 
 
 def restore(repository: Repository, point: Point, request: Request, observer: Observer = ignore) -> Restored:
@@ -76,17 +99,40 @@ def restore(repository: Repository, point: Point, request: Request, observer: Ob
     Raises NoSuchDisk, OutputRefused, OutputInUse, OutputFailed, StoreError, and DamagedData that names disk
     and ranges.
     """
-    chosen = _choose(point, request.disks)
-    plan = _plan(point, chosen, request)
+
+    def define(xml: bytes, directory: Path, disks: Sequence[RestoredDisk]) -> None:
+        write_definition(
+            point,
+            xml,
+            {done.disk: _source(done) for done in disks if not outputs.is_uri(done.output)},
+            folder=directory.absolute(),
+            force=request.force,
+            libvirts=request.libvirts,
+            scope=repository.scope,
+            observer=observer,
+        )
+
+    return restore_and(define, repository, point, request, observer)
+
+
+Define = Callable[[bytes, Path, Sequence[RestoredDisk]], None]
+"""Called with ``domain.xml``, the directory that it was restored to, and the disks that were restored."""
+
+
+def restore_and(
+    define: Define, repository: Repository, point: Point, request: Request, observer: Observer
+) -> Restored:
+    """As ``restore``; ``define`` writes a definition beside the disks, if they go to a directory."""
+    plan = request.plan(point)
     with ExitStack() as claims:
         held = _claim(claims, point, plan, request, observer, repository.scope)
-        return _write(repository, point, plan, held, request, observer)
+        return _Restore(repository, point, plan, held, request, define, observer).run()
 
 
 def _claim(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     claims: ExitStack,
     point: Point,
-    plan: Sequence[tuple[DiskRecord, str]],
+    plan: Plan,
     request: Request,
     observer: Observer,
     scope: CancelScope,
@@ -94,209 +140,170 @@ def _claim(  # noqa: PLR0913, PLR0917 - the use case's own parameters
     """Hold all outputs that exist, by name, as descriptors. Raises OutputInUse, OutputFailed."""
     domains = Domains(request.libvirts, point.point, observer, scope)
     held = {}
-    for name in [*(name for _, name in plan), *map(str, _attachment_paths(point, request))]:
+    for name in [*(disk.name for disk in plan.disks), *map(str, plan.files)]:
         if not outputs.is_uri(name) and Path(name).exists():
             with outputs.translated(name):
                 held[name] = claims.enter_context(claim(Path(name), domains))
     return held
 
 
-def _attachment_paths(point: Point, request: Request) -> list[Path]:
-    """Where ``domain.xml`` and the like go: beside disks in a folder."""
-    folder = Path(request.output)
-    names = [item.name for item in point.attachments]
-    if definition.SOURCE in names:
-        names.append(definition.NAME)
-    return [] if _is_single(request) else [folder / name for name in names]
+class _Restore:
+    """One restore under way. ``held`` are descriptors of outputs that exist: a device is opened by that."""
 
+    def __init__(  # noqa: PLR0913, PLR0917 - the use case's own parameters
+        self,
+        repository: Repository,
+        point: Point,
+        plan: Plan,
+        held: Mapping[str, int],
+        request: Request,
+        define: Define,
+        observer: Observer,
+    ) -> None:
+        self._define = define
+        self._repository = repository
+        self._point = point
+        self._plan = plan
+        self._held = held
+        self._request = request
+        self._observer = observer
+        self._flow = Flow(repository.scope)
+        self._layouts = layouts_of(repository, point, plan.disks)
+        self._restored: list[RestoredDisk] = []
+        self._damage: list[tuple[str, Damage]] = []
+        self._failed: list[DamagedData] = []
 
-def _write(  # noqa: PLR0913, PLR0917 - the use case's own parameters
-    repository: Repository,
-    point: Point,
-    plan: Sequence[tuple[DiskRecord, str]],
-    held: Mapping[str, int],
-    request: Request,
-    observer: Observer,
-) -> Restored:
-    restored: list[RestoredDisk] = []
-    damage: list[tuple[str, Damage]] = []
-    failed: list[DamagedData] = []
-    for record, name in plan:
+    def run(self) -> Restored:
+        """Write all disks, then what goes beside them."""
+        self._write_disks()
+        if self._plan.directory is not None:
+            self._write_attachments(self._plan.directory)
+        if self._failed:
+            raise _all_of(self._failed)
+        return Restored(self._point.point, tuple(self._restored), tuple(self._damage))
+
+    def _write_disks(self) -> None:
+        with ExitStack() as opened:
+            begun = [work for disk in self._plan.disks if (work := self._begin(opened, disk)) is not None]
+            copy_all([work.copier for work in begun], self._flow)
+            for work in begun:
+                try:
+                    self._finish(work)
+                except DamagedData as error:
+                    self._failed.append(error)  # the other disks are still worth having
+
+    def _begin(self, opened: ExitStack, disk: Placement) -> _Work | None:
+        """Open the disk's output; None if its map is lost."""
         try:
-            place = _Place(name, held.get(name))
-            done, lost = _restore_disk(repository, point, record, place, request, observer)
+            image = open_image(self._repository, self._point, disk.record)
         except DamagedData as error:
-            failed.append(error)  # the other disks are still worth having
-            continue
-        restored.append(done)
-        _tell_encryption(point, record, request, observer)
-        damage += [(record.disk, item) for item in lost]
-    for item in () if _is_single(request) else point.attachments:
-        try:
-            content = read_attachment(repository, item)
-        except DamagedData as error:
-            gone = Damage(0, item.size, error.message)
-            if request.salvage:
-                damage.append((item.name, gone))
-            else:
-                failed.append(damaged(point, item.name, [gone]))
-            continue
-        write_file(Path(request.output) / item.name, content, request.force)
-        if item.name == definition.SOURCE:
-            _define(point, content, restored, request, observer, repository.scope)
-    if failed:
-        raise _all_of(failed)
-    return Restored(point.point, tuple(restored), tuple(damage))
+            self._failed.append(error)
+            return None
+        output = opened.enter_context(ExitStack())
+        output.enter_context(outputs.translated(disk.name))
+        empty = image.empty_pages()
+        filled = 1 - float(empty.mean()) if len(empty) else 0.0
+        copied = output.enter_context(self._open(disk, image.size, filled))
+        copier = Copier(self._point.point, disk.target, image, copied, disk.name, self._observer)
+        return _Work(disk, output, copier)
 
+    def _open(self, disk: Placement, size: int, filled: float) -> AbstractContextManager[Output]:
+        if not disk.is_file:
+            return self._existing(disk, size)
+        path = Path(disk.name)
+        outputs.make_folder(path.parent)
+        forced = self._request.force or disk.name in self._request.made
+        publish = outputs.replace if forced else outputs.add
+        if disk.format == "qcow2":
+            layout = self._layouts.get(disk.target, Layout())
+            return qcow2(path, size, publish, layout, filled, self._flow.scope)
+        return outputs.raw(path, size, publish)
 
-def _define(  # noqa: PLR0913, PLR0917 - the use case's own parameters
-    point: Point,
-    xml: bytes,
-    restored: Sequence[RestoredDisk],
-    request: Request,
-    observer: Observer,
-    scope: CancelScope,
-) -> None:
-    write_definition(
-        point,
-        xml,
-        {done.disk: Path(done.output).absolute() for done in restored},
-        image_format=request.format,
-        folder=Path(request.output).absolute(),
-        force=request.force,
-        libvirts=request.libvirts,
-        scope=scope,
-        observer=observer,
-    )
+    @contextmanager
+    def _existing(self, disk: Placement, size: int) -> Iterator[Output]:
+        """A block device or an NBD export, which may be larger than the disk."""
+        if outputs.is_uri(disk.name):
+            opened = outputs.export(disk.name, size, self._flow.scope)
+        else:
+            opened = outputs.device(Path(disk.name), self._held[disk.name], size)
+        with opened as (output, rest):
+            yield output
+            if rest and self._request.zero_rest:
+                output.zero(size, rest)
+        if rest and not self._request.zero_rest:
+            self._tell(
+                f"{disk.name} is {format_bytes(rest)} larger than disk {disk.target}: the rest stays "
+                "as it was (--zero-rest makes it zero)"
+            )
 
+    def _finish(self, work: _Work) -> None:
+        """Make the disk durable and give it its name, or take it away if it is damaged."""
+        disk, copier = work.disk, work.copier
+        damage = merge_damage(copier.damage)
+        with work.output:
+            if damage and not self._request.salvage:
+                raise damaged(self._point, disk.target, damage)
+        if not outputs.is_uri(disk.name):
+            clear_mark(Path(disk.name))  # of a rollback of what was there
+        self._observer(DiskDone(self._point.point, disk.target))
+        seconds = time.monotonic() - work.began
+        self._restored.append(RestoredDisk(disk.target, disk.name, copier.written, seconds, disk.format))
+        self._damage += [(disk.target, item) for item in damage]
+        self._tell_encryption(disk)
+        if self._layouts.get(disk.target, Layout()).apart:
+            self._tell(
+                f"disk {disk.target} had its data in a file of its own (data-file): {disk.name} holds it now"
+            )
 
-def _tell_encryption(point: Point, record: DiskRecord, request: Request, observer: Observer) -> None:
-    """A point has what the guest saw, and what defines the domain expects an encrypted image."""
-    if not record.encryption:
-        return
-    text = f"disk {record.disk} was encrypted ({record.encryption}) and is restored without encryption"
-    if _has_definition(point, request):
-        advice = f"define the domain by {definition.NAME}; domain.xml still has <encryption>"
-    else:
-        advice = (
-            "remove <encryption> from the disk in the domain's XML, or encrypt the image, "
-            "before the domain uses it"
+    def _write_attachments(self, directory: Path) -> None:
+        for item in self._point.attachments:
+            try:
+                content = read_attachment(self._repository, item)
+            except DamagedData as error:
+                gone = Damage(0, item.size, error.message)
+                if self._request.salvage:
+                    self._damage.append((item.name, gone))
+                else:
+                    self._failed.append(damaged(self._point, item.name, [gone]))
+                continue
+            write_file(directory / item.name, content, self._request.force)
+            if item.name == definition.SOURCE:
+                self._define(content, directory, self._restored)
+
+    def _tell_encryption(self, disk: Placement) -> None:
+        """A point has what the guest saw, and what defines the domain expects an encrypted image."""
+        if not disk.record.encryption:
+            return
+        text = (
+            f"disk {disk.target} was encrypted ({disk.record.encryption}) and is restored without encryption"
         )
-    observer(Notice(point.point, f"{text}: {advice}"))
+        if self._plan.has_definition:
+            advice = f"define the domain by {definition.NAME}; domain.xml still has <encryption>"
+        else:
+            advice = (
+                "remove <encryption> from the disk in the domain's XML, or encrypt the image, "
+                "before the domain uses it"
+            )
+        self._tell(f"{text}: {advice}")
+
+    def _tell(self, text: str) -> None:
+        self._observer(Notice(self._point.point, text))
 
 
-def _has_definition(point: Point, request: Request) -> bool:
-    """Whether ``restored.xml`` is written beside the disks."""
-    return Path(request.output, definition.NAME) in _attachment_paths(point, request)
+class _Work:
+    """One disk being written; leaving ``output`` makes it durable and gives it its name."""
+
+    def __init__(self, disk: Placement, output: ExitStack, copier: Copier) -> None:
+        self.disk = disk
+        self.output = output
+        self.copier = copier
+        self.began = time.monotonic()
 
 
-def _choose(point: Point, wanted: Sequence[str]) -> list[DiskRecord]:
-    for target in wanted:
-        if point.disk(target) is None:
-            held = ", ".join(disk.disk for disk in point.disks) or "none"
-            raise NoSuchDisk(f"restore point {point.point} has no disk {target}; it has {held}")
-    return [record for record in point.disks if not wanted or record.disk in wanted]
+def _source(done: RestoredDisk) -> DiskSource:
+    return DiskSource(Path(done.output).absolute(), done.format)
 
 
 def _all_of(failed: Sequence[DamagedData]) -> DamagedData:
     """One error that names everything that could not be restored."""
     return DamagedData("; ".join(error.message for error in failed), advice=failed[0].advice)
-
-
-def _is_single(request: Request) -> bool:
-    """Whether the output is the disk itself rather than a folder to put disks into."""
-    path = Path(request.output)
-    if outputs.is_uri(request.output) or outputs.is_device(path):
-        return True
-    return len(request.disks) == 1 and not path.is_dir() and not request.output.endswith("/")
-
-
-def _plan(point: Point, chosen: Sequence[DiskRecord], request: Request) -> list[tuple[DiskRecord, str]]:
-    """Pair each disk with its output; refuse what cannot be done."""
-    if "://" in request.output and not outputs.is_uri(request.output):
-        raise UsageError(
-            f"cannot restore to {request.output}: unknown kind of URI",
-            advice="Give a directory, a file, a block device, or an nbd:// or nbd+unix:// URI.",
-        )
-    outputs.refuse_impossible(request.output)
-    if request.format not in outputs.FORMATS:
-        raise UsageError(
-            f"invalid format '{request.format}'", advice=f"Use one of: {', '.join(outputs.FORMATS)}."
-        )
-    if _is_single(request):
-        if not chosen:
-            raise UsageError(
-                f"{request.output} can take one disk, and point {point.point} has none",
-                advice="Give a directory: the point holds the domain's configuration.",
-            )
-        if len(chosen) != 1:
-            raise UsageError(
-                f"{request.output} can take one disk, the point has {len(chosen)}",
-                advice="Choose one with --disk, or give a directory.",
-            )
-        plan = [(chosen[0], request.output)]
-    else:
-        folder = Path(request.output)
-        plan = [(record, str(folder / f"{record.disk}.{request.format}")) for record in chosen]
-        for path in _attachment_paths(point, request):
-            with outputs.translated(str(path)):
-                _refuse(str(path), request.force)
-    for _, name in plan:
-        with outputs.translated(name):
-            _refuse(name, request.force)
-    return plan
-
-
-def _refuse(name: str, force: bool) -> None:
-    path = Path(name)
-    if outputs.is_uri(name):
-        return
-    if outputs.is_device(path):
-        if not force:
-            raise OutputRefused(
-                f"{path} is a block device", advice="Pass --force to overwrite what is on it."
-            )
-        return
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        raise OutputRefused(f"{path} exists and is not a regular file")
-    if os.path.lexists(path) and not force:
-        raise OutputRefused(f"{path} exists")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise OutputRefused(f"cannot write to directory {folder}")
-
-
-def _open_output(
-    place: _Place, size: int, request: Request, scope: CancelScope
-) -> AbstractContextManager[Output]:
-    if outputs.is_uri(place.name):
-        return outputs.export(place.name, size, scope)
-    path = Path(place.name)
-    if place.held is not None and outputs.is_device(path):
-        return outputs.device(path, place.held, size)
-    outputs.make_folder(path.parent)
-    publish = outputs.replace if request.force else outputs.add
-    if request.format == "qcow2":
-        return outputs.qcow2(path, size, publish, scope)
-    return outputs.raw(path, size, publish)
-
-
-def _restore_disk(  # noqa: PLR0913, PLR0917 - the use case's own parameters
-    repository: Repository,
-    point: Point,
-    record: DiskRecord,
-    place: _Place,
-    request: Request,
-    observer: Observer,
-) -> tuple[RestoredDisk, list[Damage]]:
-    began = time.monotonic()
-    flow = Flow(repository.scope)
-    image = open_image(repository, point, record)
-    with outputs.translated(place.name), _open_output(place, image.size, request, flow.scope) as output:
-        copier = Copier(point.point, record.disk, image, output, observer, flow)
-        copier.copy()
-        damage = merge_damage(copier.damage)
-        if damage and not request.salvage:
-            raise damaged(point, record.disk, damage)
-    observer(DiskDone(point.point, record.disk))
-    return RestoredDisk(record.disk, place.name, copier.written, time.monotonic() - began), damage

@@ -186,6 +186,7 @@ class _Prune:
         self._forget_damage(survey)
         self._tidy_verified(survey)
         self._forget_keeps()
+        self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
         return _report(decisions, keeps, len(fresh), reclaim)
 
@@ -274,7 +275,7 @@ class _Prune:
 
         def counts(proof: Proof) -> bool:
             pack = survey.packs.get(proof.pack_id)
-            return pack is not None and pack.generation == proof.generation and outlives(proof, damaged)
+            return pack is not None and proof.generation in pack.generations and outlives(proof, damaged)
 
         tidied = tidy(verified.read(verified.listed()), counts)
         try:
@@ -285,6 +286,11 @@ class _Prune:
             )
             return
         self.disposal.attempt(lambda: verified.delete(tidied.void))
+
+    def _tell_unlike(self, names: Sequence[str]) -> None:
+        if names:
+            text = "packs are left as they are, since their generations differ or cannot be read"
+            self.observer(Notice("repository", f"{text}: {len(names)}, such as {names[0]}"))
 
     def _tell_refusal(self) -> None:
         if self.disposal.refusal is not None:

@@ -50,7 +50,7 @@ def examine(
     """Examine the reached packs, and read those that are due. ``known`` holds recorded damage."""
     reading = allowance.reading
     stored = _stored(repository, reach)
-    generations = {pack_id: pack.generation for pack_id, pack in stored.items()}
+    generations = {pack_id: pack.generations for pack_id, pack in stored.items()}
     verification = Verification(repository, generations, since(known), observer)
     queue = _queue(stored, verification, reading)
     packs = PackCheck(repository, reach, observer)

@@ -68,7 +68,7 @@ def stats(
         sizes[room] += info.size
         counts[room] += 1
         pack = parse_pack_name(info.key)
-        if pack is not None and pack[1] != last:  # generations of a pack follow each other
+        if pack is not None and info.size and pack[1] != last:  # generations of a pack follow each other
             packs, last = packs + 1, pack[1]
     return Stats(
         domains=len({point.uuid for point in points}),

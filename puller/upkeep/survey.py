@@ -72,10 +72,11 @@ class Survey:
             self._present[pack_id] = present(opened.footer)
         return self._present[pack_id]
 
-    def open(self, pack_id: bytes) -> StoredPack | None:
-        """Return the pack as stored now; None if it is damaged or gone."""
+    def open(self, pack_id: bytes, generation: int | None = None) -> StoredPack | None:
+        """Return the pack as stored now, by default its highest generation; None if it is damaged or gone."""
+        pack = self.packs[pack_id]
         try:
-            return self.reader.open(self.packs[pack_id].kind, pack_id, self.packs[pack_id].generation)
+            return self.reader.open(pack.kind, pack_id, pack.generation if generation is None else generation)
         except DamagedData:
             return None
 

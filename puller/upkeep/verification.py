@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
 from puller.errors import StoreError
 from puller.events import Notice, Observer
@@ -14,14 +15,15 @@ from puller.repository.repository import Repository
 class Verification:
     """When packs were last verified, by pack id.
 
-    ``generations`` are the stored ones, ``damaged`` says since when a pack is recorded as damaged.
-    ``fresh`` are the packs that any check verified since this check began.
+    ``generations`` are the stored ones, by pack: a reader takes any of them, so a proof of any counts.
+    ``damaged`` says since when a pack is recorded as damaged. ``fresh`` are the packs that any check
+    verified since this check began.
     """
 
     def __init__(
         self,
         repository: Repository,
-        generations: Mapping[bytes, int],
+        generations: Mapping[bytes, Collection[int]],
         damaged: Mapping[bytes, float],
         observer: Observer,
     ) -> None:
@@ -34,6 +36,7 @@ class Verification:
         self.times: dict[bytes, float] = {}
         self.fresh: set[bytes] = set()
         self.refresh()
+        self.refresh()  # what a prune put in place of records that were gone before they were read
         self.fresh.clear()
 
     def refresh(self) -> None:
@@ -42,12 +45,14 @@ class Verification:
         self._seen.update(info.key for info in infos)
         for record in self._records.read(infos):
             for proof in record.proofs:
-                if self._generations.get(proof.pack_id) == proof.generation:
+                if proof.generation in self._generations.get(proof.pack_id, ()):
                     self._note(proof, proof.time or 0.0)
 
     def _note(self, proof: Proof, moment: float) -> None:
-        if outlives(proof, self._damaged):
-            self.times[proof.pack_id] = max(moment, self.times.get(proof.pack_id, moment))
+        # A new record may say what older ones have said: prune merges them.
+        is_news = moment > self.times.get(proof.pack_id, -inf)
+        if is_news and outlives(proof, self._damaged):
+            self.times[proof.pack_id] = moment
             self.fresh.add(proof.pack_id)
 
     def add(self, proofs: Sequence[Proof]) -> None:

@@ -34,7 +34,7 @@ def test_into_a_folder(cli: CommandLine, point: puller.Point, tmp_path: Path) ->
     assert document["point"] == point.point
     by_disk = {disk["disk"]: disk for disk in document["disks"]}
     assert by_disk.keys() == {"vda", "vdb"}
-    assert by_disk["vda"].keys() == {"disk", "output", "bytes_written", "seconds"}
+    assert by_disk["vda"].keys() == {"disk", "output", "bytes_written", "seconds", "format"}
     assert by_disk["vda"]["output"] == str(tmp_path / "out" / "vda.raw")
     assert by_disk["vda"]["bytes_written"] == len(CONTENT) - 2 * CHUNK
     assert (tmp_path / "out" / "vda.raw").read_bytes() == CONTENT
@@ -237,3 +237,33 @@ def test_salvage_of_a_sound_point_has_lost_nothing(
 ) -> None:
     answer = cli("restore", point.point, "-o", str(tmp_path / "out"), "--salvage", "--json")
     assert (answer.code, answer.document["damage"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--in-place --define", "cannot combine --in-place and --define"),
+        ("--in-place --output x", "cannot combine --in-place and --output"),
+        ("--in-place --disk vda=x", "cannot combine --in-place and --disk TARGET=PATH"),
+        ("--define --output x --salvage", "cannot combine --define and --salvage"),
+        ("--output x --compare", "--compare needs --in-place"),
+        ("--output x --name copy", "--name needs --define"),
+        ("--output x --dry-run", "--dry-run needs --in-place or --define"),
+        ("--disk vda=x --disk vda=y", "invalid --disk 'vda=y'"),
+        ("--define --output x --map-network old", "invalid --map-network 'old'"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    cli: CommandLine, point: puller.Point, options: str, said: str
+) -> None:
+    error = cli("restore", point.point, *options.split(), "--json").error
+    assert (error["code"], error["message"]) == (2, said)
+
+
+def test_each_disk_to_a_place_of_its_own(cli: CommandLine, point: puller.Point, tmp_path: Path) -> None:
+    places = {"vda": str(tmp_path / "a.raw"), "vdb": str(tmp_path / "b" / "b.img")}
+    words = [word for target, place in places.items() for word in ("--disk", f"{target}={place}")]
+    document = cli("restore", point.point, *words, "--json").document
+    assert {disk["disk"]: disk["output"] for disk in document["disks"]} == places
+    assert (tmp_path / "a.raw").read_bytes() == CONTENT
+    assert (tmp_path / "b" / "b.img").read_bytes() == OTHER

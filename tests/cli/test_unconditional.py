@@ -68,7 +68,7 @@ def test_everything_works_where_it_is_refused(
         "init",
         f"key add --new-key-file {tmp_path / 'second'}",
         f"backup {machine.name}",
-        f"restore {machine.name}@latest -o {tmp_path / 'out'}",
+        f"restore {machine.name}@latest -o {tmp_path / 'out'} --format raw",
         "prune --keep-last 1 --grace 0",
         "repair index",
         "check --read-data",

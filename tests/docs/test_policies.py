@@ -141,7 +141,7 @@ def test_each_role_does_its_work(
     assert (pruned.code, "AccessDenied" in pruned.err) == (0, False), "it writes the checks' records as one"
 
     be("restore")
-    assert codes(f"restore {latest} --output {tmp_path / 'out'}", "check --read-data") == [0, 0]
+    assert codes(f"restore {latest} --output {tmp_path / 'out'} --format raw", "check --read-data") == [0, 0]
     assert (tmp_path / "out" / "vda.raw").read_bytes() == b"\x09" * MIB + bytes(7 * MIB)
     assert codes(f"backup {machine.name}") == [NO_RIGHT]
 

@@ -47,7 +47,7 @@ def test_a_quiesced_point_is_like_an_unmounted_disk(guest: Guest, libvirt_uri: s
         assert point.consistency == consistency
         assert (point.freeze_seconds is not None) == (choice == "on")
         image = tmp_path / choice
-        puller.restore(repository, point.point, output=str(image), disks=["vda"])
+        puller.restore(repository, point.point, output=str(image), disks=["vda"], format="raw")
         assert ("needs_recovery" in features(image)) is recovery
     generation = guest.console.generation()
     guest.console.wait_generation(generation + 1, PATIENCE)  # it writes on

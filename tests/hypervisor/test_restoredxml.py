@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from puller.hypervisor.domain.disk import parse_disks
-from puller.hypervisor.domain.restoredxml import adapt
+from puller.hypervisor.domain.restoredxml import Copy, DiskSource, Networks, adapt, free_name, networks_of
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>
@@ -28,11 +28,11 @@ XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1
   </devices>
   <qemu:commandline><qemu:arg value='-S'/></qemu:commandline>
 </domain>"""
-FILES = {"vda": Path("/r/vda.qcow2"), "vdb": Path("/r/vdb.qcow2"), "vde": Path("/r/vde.qcow2")}
+FILES = {target: DiskSource(Path(f"/r/{target}.qcow2"), "qcow2") for target in ("vda", "vdb", "vde")}
 
 
 def test_the_original_is_lost() -> None:
-    domain = adapt(XML, FILES, "qcow2", Path("/r/nvram.fd"), None)
+    domain = adapt(XML, FILES, Path("/r/nvram.fd"), None)
     assert (domain.name, domain.left_out, domain.added) == ("web1", ("vdc",), ("vde",))
     disks = {disk.target: disk for disk in parse_disks(domain.xml)}
     assert {target: (disk.type, disk.source, disk.format, disk.device) for target, disk in disks.items()} == {
@@ -54,7 +54,7 @@ def test_the_original_is_lost() -> None:
 
 
 def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> None:
-    domain = adapt(XML, FILES, "raw", None, ["web1", "web1-restored"])
+    domain = adapt(XML, FILES, None, Copy(free_name("web1", ["web1", "web1-restored"])))
     root = ET.fromstring(domain.xml)
     assert (domain.name, root.findtext("name")) == ("web1-restored-2", "web1-restored-2")
     assert "5d1a3bc7" not in domain.xml
@@ -75,7 +75,7 @@ BESIDE = """<domain type='kvm'><name>web1</name>
 
 
 def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
-    domain = adapt(BESIDE, {}, "raw", None, None, varstore=Path("/r/varstore.json"))
+    domain = adapt(BESIDE, {}, None, None, varstore=Path("/r/varstore.json"))
     root = ET.fromstring(domain.xml)
     assert root.findall("./os/varstore[@path='/r/varstore.json']")
     assert root.findall(".//tpm//source[@path='/old-tpm']")
@@ -83,10 +83,73 @@ def test_variables_of_uefi_vars_are_the_restored_ones() -> None:
 
 
 def test_a_copy_beside_the_original_writes_to_no_file_of_it_that_is_no_disk() -> None:
-    domain = adapt(BESIDE, {}, "raw", None, ["web1"])
+    domain = adapt(BESIDE, {}, None, Copy("web1-restored"))
     root = ET.fromstring(domain.xml)
     for path in ("/var/lib/libvirt/qemu/varstore/web1.json", "/old-tpm", "/nvdimm"):
         assert path not in domain.xml
     assert root.find("./os/varstore[@template='/usr/share/varstore.json']") is not None
     assert len(root.findall("./devices/memory")) == 1
     assert domain.left_out == ("nvdimm /nvdimm",)
+
+
+def test_a_copy_has_the_uuid_that_it_is_given() -> None:
+    root = ET.fromstring(adapt(XML, FILES, None, Copy("web2", "11111111-2222-3333-4444-555555555555")).xml)
+    assert [element.text for element in root.findall("./uuid")] == ["11111111-2222-3333-4444-555555555555"]
+
+
+def test_interfaces_are_kept_disconnected_or_connected_elsewhere() -> None:
+    def interface(networks: Networks) -> ET.Element:
+        found = ET.fromstring(adapt(XML, FILES, None, None, networks=networks).xml).find(".//interface")
+        assert found is not None
+        return found
+
+    assert ET.tostring(interface(Networks())) == ET.tostring(interface(Networks(mapped={"other": "x"})))
+    assert interface(Networks()).find("link") is None
+    assert interface(Networks(disconnect=True)).find("./link[@state='down']") is not None
+    for networks in (Networks(all="lab"), Networks(mapped={"default": "lab"})):
+        assert interface(networks).find("./source[@network='lab']") is not None
+
+
+SHARED = """<domain type='kvm'><name>web1</name><genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid><devices>
+    <serial type='file'><source path='/log/web1' append='on'/><target port='0'/></serial>
+    <serial type='pty'><log file='/log/web1-pty'/><target port='1'/></serial>
+    <channel type='unix'><source mode='bind' path='/run/agent'/>
+      <target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <channel type='tcp'><source mode='bind' host='::' service='4555'/><protocol type='raw'/>
+      <target type='virtio' name='of.somebody'/></channel>
+    <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+    <graphics type='vnc' port='5901' autoport='no' listen='::'/><graphics type='spice' autoport='yes'/>
+    <vsock model='virtio'><cid auto='no' address='7'/></vsock>
+    <hostdev mode='subsystem' type='pci'><source/></hostdev>
+    <shmem name='ring'/>
+    <filesystem type='mount'><source dir='/srv/data'/><target dir='data'/></filesystem>
+    <filesystem type='mount'><source dir='/srv/read'/><target dir='read'/><readonly/></filesystem>
+  </devices></domain>"""
+
+
+def test_a_copy_shares_no_port_socket_log_device_or_directory_with_its_original() -> None:
+    domain = adapt(SHARED, {}, None, Copy("web2"))
+    for taken in ("/log/", "/run/agent", "4555", "5901", "address='7'", 'address="7"', "/srv/data", "ring"):
+        assert taken not in domain.xml
+    assert domain.left_out == ("host device (pci)", "shared memory ring", "directory /srv/data")
+    root = ET.fromstring(domain.xml)
+    kinds = [device.get("type") for kind in ("serial", "channel") for device in root.findall(f".//{kind}")]
+    assert kinds == ["pty", "pty", "unix", "pty", "spicevmc"]
+    assert [each.get("autoport") for each in root.findall(".//graphics")] == ["yes", "yes"]
+    assert root.find(".//filesystem/source[@dir='/srv/read']") is not None
+
+
+def test_the_domain_itself_keeps_what_it_has_but_its_generation_id() -> None:
+    itself = adapt(SHARED, {}, None, None)
+    assert itself.left_out == ()
+    for kept in ("/log/web1", "/run/agent", "4555", "5901", "/srv/data"):
+        assert kept in itself.xml
+    assert ET.fromstring(itself.xml).find("./genid") is not None
+    assert "43dc0cf8" not in itself.xml
+
+
+def test_networks_and_bridges_are_known_by_name() -> None:
+    bridged = XML.replace(
+        "</devices>", "<interface type='bridge'><source bridge='br0'/></interface></devices>"
+    )
+    assert networks_of(bridged) == {"default", "br0"}

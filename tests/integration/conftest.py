@@ -164,7 +164,7 @@ def leftovers(folder: Path) -> list[Path]:
 def restored(repository: puller.Repository, point: puller.Point, folder: Path) -> Path:
     """Restore all of ``point`` into a new folder."""
     output = folder / point.point
-    puller.restore(repository, point.point, output=str(output))
+    puller.restore(repository, point.point, output=str(output), format="raw")
     return output
 
 

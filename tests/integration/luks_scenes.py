@@ -226,6 +226,20 @@ def restored_notices(stage: Stage) -> list[str]:
     return told
 
 
+def rolled_back(stage: Stage) -> dict[str, Any]:
+    """Both disks are put back, with what is inside the encryption; the next point shows it."""
+    stage.back_up()
+    wanted = puller.list_points(stage.repository)[-1]
+    before = {target: bytearray(content) for target, content in stage.content.items()}
+    stage.machine.start()
+    stage.write(8, 2 * MIB, 64 * KIB)
+    stage.write(0, 5 * MIB, 64 * KIB)
+    stage.machine.stop()
+    done = puller.rollback(stage.repository, wanted.point, connect=URI)
+    stage.content = before
+    return {"changed": {disk.disk: disk.changed_bytes for disk in done.disks}, **stage.back_up()}
+
+
 def unnamed(stage: Stage) -> dict[str, Any]:
     """The domain is defined without the secret of its qcow2 image, which therefore cannot start."""
     root = ET.fromstring(stage.machine.handle.XMLDesc())
@@ -236,7 +250,7 @@ def unnamed(stage: Stage) -> dict[str, Any]:
     return stage.back_up()
 
 
-SCENES = (states, kept, leftover, failed_begin, private, plain, unnamed)
+SCENES = (states, kept, leftover, failed_begin, private, plain, rolled_back, unnamed)
 
 
 def main() -> int:

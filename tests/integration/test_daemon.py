@@ -89,17 +89,43 @@ def test_the_guest_is_powered_off(scenes: dict[str, Any]) -> None:
     assert outcome["next"].items() >= {**EXACT, "kind": "incremental"}.items()
 
 
-def test_volumes_of_a_storage_pool() -> None:
-    """The one that libvirt made as qcow2 version 2 has no bitmap; the other is incremental in every mode."""
+@pytest.fixture(scope="module")
+def volumes() -> dict[str, Any]:
+    """What came of a machine whose disks are volumes of a storage pool."""
     with tempfile.TemporaryDirectory(prefix="puller-volumes-") as folder:
         command = in_own_namespace("tests.integration.volume_scene", [folder])
         played = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert played.returncode == 0, played.stderr
+        found: dict[str, Any] = json.loads(played.stdout)
+        return found
+
+
+def test_volumes_of_a_storage_pool(volumes: dict[str, Any]) -> None:
+    """The one that libvirt made as qcow2 version 2 has no bitmap; the other is incremental in every mode."""
     rehashed = {"vda": "rehash", "vdb": "incremental"}
-    assert json.loads(played.stdout) == {
-        "full": {"vda": "full", "vdb": "full"},
-        "pull": rehashed,
-        "push": rehashed,
-        "offline": rehashed,
-        "exact": True,
-    }
+    assert volumes["full"] == {"vda": "full", "vdb": "full"}
+    assert [volumes[run] for run in ("pull", "push", "offline")] == [rehashed] * 3
+    assert volumes["exact"]
+
+
+def test_a_volume_of_a_running_domain_is_not_overwritten(volumes: dict[str, Any]) -> None:
+    assert re.fullmatch(
+        r"cannot restore to .*/vda\.qcow2: domain volumes is running with .*/vda\.qcow2", volumes["in use"]
+    )
+
+
+def test_a_copy_on_new_volumes_of_a_pool(volumes: dict[str, Any]) -> None:
+    pool = volumes["pool"]
+    assert (pool["started"], pool["same"]) == (True, [True, True])
+    assert pool["volumes"] == ["copy-vda.qcow2", "copy-vdb.qcow2"]
+
+
+def test_a_pool_is_left_as_it_was_where_the_restore_is_refused_or_fails(volumes: dict[str, Any]) -> None:
+    pool = volumes["pool"]
+    assert pool["taken"] == "OutputRefused: storage pool pool has a volume copy-vda.qcow2"
+    assert re.fullmatch(r"OutputRefused: .*/precious\.raw exists", pool["mapped"])
+    assert pool["kept"] == "precious"
+    assert pool["unknown pool"].startswith("HypervisorError: cannot look up storage pool nowhere: ")
+    assert pool["unknown network"] == "UsageError: domain volumes is on no network or bridge misspelt"
+    assert pool["damaged"].startswith("DamagedData: ")
+    assert (pool["left"], pool["domains"]) == ([], ["volumes"])

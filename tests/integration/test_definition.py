@@ -79,5 +79,5 @@ def test_a_restored_xml_that_exists_is_not_overwritten(scene: Scene, tmp_path: P
     with pytest.raises(OutputRefused, match=r"restored\.xml exists"):
         restore(scene, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["restored.xml"]
-    restore(scene, tmp_path / "out", force=True)
+    restore(scene, tmp_path / "out", force=True, format="raw")
     assert (tmp_path / "out" / "vda.raw").stat().st_size == SIZE

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from puller.units import KIB
 from tests.lab.daemon import in_own_namespace, is_root
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="a private libvirtd needs root")
@@ -68,6 +69,12 @@ def test_a_secret_that_libvirt_keeps_to_itself(scenes: dict[str, Any]) -> None:
     assert "secret is private" in outcome["off"]["message"]
     assert "no secret with matching uuid" in outcome["gone"]["message"]
     assert outcome["back"].items() >= SOUND.items()
+
+
+def test_an_encrypted_disk_is_rolled_back_inside_its_encryption(scenes: dict[str, Any]) -> None:
+    outcome = scenes["rolled_back"]
+    assert outcome["changed"] == {"vda": 2 * 64 * KIB, "vdb": 2 * 64 * KIB}
+    assert (outcome["wrong"], outcome["kinds"]["vdb"]) == ([], "incremental")
 
 
 def test_an_encrypted_image_whose_secret_the_domain_does_not_name(scenes: dict[str, Any]) -> None:

@@ -85,12 +85,68 @@ class Stage:
     def is_exact(self) -> bool:
         """Whether the last point is what the images are, of the machine that is off."""
         output = self.folder / "restored"
-        puller.restore(self.repository, "volumes@latest", output=str(output))
+        puller.restore(self.repository, "volumes@latest", output=str(output), format="raw")
         images = [(self.folder / "pool" / f"{target}.qcow2", output / f"{target}.raw") for target in TARGETS]
         return all(
             subprocess.run(["qemu-img", "compare", "-q", *map(str, pair)], check=False).returncode == 0
             for pair in images
         )
+
+    def overwrite_running(self) -> str:
+        """What a restore onto a volume of the running machine is refused with."""
+        volume = self.folder / "pool" / "vda.qcow2"
+        try:
+            puller.restore(
+                self.repository, "volumes@latest", output=str(volume), disks=["vda"], force=True, connect=URI
+            )
+        except puller.OutputInUse as error:
+            return error.message
+        return "overwritten"
+
+    def restore_to(self, connection: Any, pool: Any) -> dict[str, Any]:
+        """A copy on new volumes of the pool; refusals and failures, which leave no volume."""
+        before = set(pool.listVolumes())
+        made = self._recreate("copy", start=True)
+        assert isinstance(made, puller.Recreated), made
+        copy = connection.lookupByName("copy")
+        outcome: dict[str, Any] = {"started": bool(copy.isActive())}
+        copy.destroy()
+        volumes = sorted(set(pool.listVolumes()) - before)
+        outcome["volumes"] = volumes
+        outcome["same"] = [self._same(Path(pool.storageVolLookupByName(name).path())) for name in volumes]
+        copy.undefine()
+        outcome["taken"] = self._recreate("copy")
+        for name in volumes:
+            pool.storageVolLookupByName(name).delete()
+        precious = self.folder / "precious.raw"
+        precious.write_text("precious")
+        outcome["mapped"] = self._recreate("copy", places={"vda": str(precious)})
+        outcome["kept"] = precious.read_text()
+        outcome["unknown pool"] = self._recreate("copy", pool="nowhere")
+        outcome["unknown network"] = self._recreate("copy", map_networks={"misspelt": "x"})
+        for pack in (self.folder / "repository" / "packs").rglob("*"):
+            if pack.is_file():
+                pack.write_bytes(bytes(pack.stat().st_size))
+        self.repository = puller.open_repository(str(self.folder / "repository"))
+        outcome["damaged"] = self._recreate("copy")
+        outcome["left"] = sorted(set(pool.listVolumes()) - before)
+        outcome["domains"] = [domain.name() for domain in connection.listAllDomains()]
+        return outcome
+
+    def _recreate(self, name: str, **options: Any) -> Any:
+        """The name of the error, if it is refused."""
+        choices = {"pool": "pool", "name": name, "connect": URI, **options}
+        try:
+            return puller.recreate(self.repository, "volumes@latest", **choices)
+        except puller.PullerError as error:
+            return f"{type(error).__name__}: {error.message}"
+
+    def _same(self, volume: Path) -> bool:
+        """Whether the volume is what the restored disk of its target is."""
+        target = volume.stem.removeprefix("copy-")
+        plain = self.folder / "restored" / f"{target}.raw"
+        command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", str(plain), str(volume)]
+        return subprocess.run(command, check=False).returncode == 0
 
 
 def play(folder: Path) -> dict[str, Any]:
@@ -106,10 +162,12 @@ def play(folder: Path) -> dict[str, Any]:
             for number, (name, mode) in enumerate(runs, 1):
                 stage.write(number)
                 outcome[name] = stage.take(mode)
+            outcome["in use"] = stage.overwrite_running()
             stage.write(9)
             domain.destroy()
             outcome["offline"] = stage.take()
             outcome["exact"] = stage.is_exact()
+            outcome["pool"] = stage.restore_to(connection, pool)
         finally:
             if domain.isActive():
                 domain.destroy()

@@ -72,7 +72,7 @@ def _store(repository: Repository, target: str, content: bytes) -> DiskRecord:
         kind="full",
         size=len(content),
         root=Ref.to(root),
-        format="qcow2",
+        format="raw",
         dirty_bytes=len(content),
         read_bytes=writer.read_bytes,
         zero_bytes=writer.zero_bytes,

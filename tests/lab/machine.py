@@ -85,7 +85,7 @@ class EmbeddedLibvirt:
     def machine(self, name: str, directory: Path, disks: Sequence[DiskSpec]) -> Machine:
         """Make the images in ``directory``, define the machine and start it, standing still."""
         for spec in disks:
-            _make_image(image_path(directory, name, spec.target), spec)
+            make_image(image_path(directory, name, spec.target), spec)
         handle = self._connection.defineXML(domain_xml(name, directory, disks))
         machine = Machine(handle, self.root, directory)
         machine.start()
@@ -349,7 +349,7 @@ def image_path(directory: Path, name: str, target: str) -> Path:
 _OPTIONS = {"": (), "v2": ("-o", "compat=0.10"), "falloc": ("-o", "preallocation=falloc")}
 
 
-def _make_image(path: Path, spec: DiskSpec) -> None:
+def make_image(path: Path, spec: DiskSpec) -> None:
     kind, _, version = spec.format.partition("-")
     options = _OPTIONS[version]
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, *options, str(path), str(spec.size)], check=True)

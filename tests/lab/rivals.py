@@ -88,7 +88,7 @@ class Rivals:
         points = puller.list_points(repository)
         for point in points:
             output = self.folder / "restored"
-            puller.restore(repository, point.point, output=str(output))
+            puller.restore(repository, point.point, output=str(output), format="raw")
             same = filecmp.cmp(output / "vda.raw", self.expected[point.point], shallow=False)
             assert same, f"{point.point} of {point.domain} does not restore"
             shutil.rmtree(output)

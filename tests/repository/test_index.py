@@ -546,6 +546,24 @@ def test_whatever_is_wrong_in_packs_or_rows_gives_no_wrong_address(place: int) -
     world.open().check_nothing_wrong()
 
 
+@pytest.mark.parametrize("spoilt", [bytes(8), b"\xff" * 8], ids=["lost", "impossible"])
+@pytest.mark.parametrize("row", [0, 77, 524])
+def test_rows_that_are_damaged_before_they_are_copied_are_built_anew(row: int, spoilt: bytes) -> None:
+    world = some_objects()
+    world.open()
+    path = folder() / "main"
+    content = bytearray(path.read_bytes())
+    at = 17 * HintFile(path, REPOSITORY).packs + 8 * row
+    content[at : at + 8] = spoilt
+    path.write_bytes(content)
+    for name in ("index/1", "index/2"):  # so much that the file is made anew
+        del world.objects[name]
+    world.open().check()
+    world.read_keys.clear()
+    world.open().check()
+    assert world.read_keys == []
+
+
 def _a_file(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("in the way")

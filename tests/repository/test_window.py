@@ -105,7 +105,7 @@ def test_gaps_and_what_is_filled_make_up_the_window(chunks: set[int], last: int,
         )
         for pack in range(packs)
     )
-    window = Window(3 * CHUNK, end, jobs, ())
+    window = Window(3, end, np.ones(10, np.bool_), jobs, ())
     ranges = sorted([*window.gaps(), *window.filled()])
     assert [offset for offset, _ in ranges] + [end] == [3 * CHUNK] + [
         offset + length for offset, length in ranges

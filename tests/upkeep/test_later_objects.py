@@ -38,8 +38,8 @@ UUID = uuid_of("a")
 POINT = "20990101T000000Z-00000000"
 RANDOM = "5" * 32
 FOREIGN = {
-    **{f"{folder}README": b"of somebody else" for folder in FOLDERS if folder != "locks/"},
-    **{f"{folder}deep/er/{RANDOM}": b"of somebody else" for folder in FOLDERS if folder != "locks/"},
+    **{f"{folder}README": b"of somebody else" for folder in FOLDERS},
+    **{f"{folder}deep/er/{RANDOM}": b"of somebody else" for folder in FOLDERS},
     f"points/{UUID}/{POINT}": b"",
     f"pending/{UUID}/{POINT}": b"",
     f"points/{UUID}/20990101T000000Z-11111111/note": b"below a point",
@@ -49,6 +49,8 @@ FOREIGN = {
     f"index/{RANDOM}": b"",
     f"condemned/{RANDOM}": b"",
     f"damaged/{RANDOM}": b"",
+    f"verified/{RANDOM}": b"",
+    f"locks/prune/{RANDOM}": b"without a number",
 }
 """All in the folders of the repository, and nothing of puller's."""
 
@@ -119,7 +121,7 @@ def folder(
     """The repository in a folder, with everything planted; the environment names it and its key."""
     root = tmp_path / "repository"
     for name, body in (target.objects | with_later_members(target) | planted).items():
-        if not name.startswith("locks/"):
+        if name in planted or not name.startswith("locks/"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(body)
     (tmp_path / "key").write_bytes(_KEY_FILE.content)
@@ -192,6 +194,7 @@ def test_check_and_doctor_name_it_once(target: Target) -> None:
         target.store.delete(FOREIGN)
     assert foreign(target.store, FOLDERS) == [], "an object of every kind is puller's own"
     assert not is_foreign(f"kept/{UUID}/{POINT}/{RANDOM}", 0)
+    assert not is_foreign(f"locks/prune/{RANDOM}-00000000", 0)
     assert foreign_objects(target.open()).status is Status.OK
 
 

@@ -350,6 +350,28 @@ def test_two_checks_at_once_share_the_work(scene: Scene, monkeypatch: pytest.Mon
         assert opened.total() <= 8 + 2, f"at operation {number}"
 
 
+def _prune_in(scene: Scene) -> None:
+    scene.prune()
+
+
+def test_what_a_prune_merges_meanwhile_is_not_taken_for_the_work_of_another_check(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the check has done by then: the merged record says what was verified before."""
+    monkeypatch.setattr(schedule, "BATCH_PACKS", 1)
+    _run(scene, ALL)
+    scene.wait(2 * MONTH)
+    process, repository = scene.copy().open()
+    check(repository, (), Reading(max_age=MONTH), ignore)
+    operations = process.operations
+    for number in range(operations.index("list verified/"), len(operations), 2):
+        world = scene.copy()
+        process, repository = world.open()
+        process.before[number] = partial(_prune_in, world)
+        report = check(repository, (), Reading(max_age=MONTH), ignore)
+        assert report.packs_verified == 8, f"at operation {number}"
+
+
 def test_two_checks_take_packs_of_one_age_in_orders_of_their_own() -> None:
     candidates = [Candidate(bytes([number]) * 16, 1, None) for number in range(100)]
     one, other = (shuffled(candidates, random.Random(seed).random) for seed in (1, 2))

@@ -151,6 +151,22 @@ def test_a_pack_whose_older_generation_stays_is_compacted_once() -> None:
     assert worm.is_sound()
 
 
+def test_a_pack_of_which_two_generations_stay_is_verified_once() -> None:
+    worm = Worm.at(30)
+    _compacting(worm)
+    worm.prune(NOW)
+    verified = []
+    for _ in range(2):
+        verified.append(check(worm.open()[1], (), Reading(max_age=timedelta(days=9)), ignore).packs_verified)
+        worm.wait(GRACE)
+        worm.prune(NOW)
+    assert verified == [2, 0]
+    worm.wait(timedelta(days=30))
+    worm.prune(NOW)
+    report = check(worm.open()[1], (), Reading(max_age=timedelta(days=50)), ignore)
+    assert report.packs_verified == 1, "the generation that is left was not read"
+
+
 def test_nothing_is_written_again_and_again() -> None:
     """After it has settled, a prune adds its own lease and nothing else."""
     worm = Worm.at(inf)

@@ -55,6 +55,9 @@ _SUSPECTS = 4
 _BLANK = 1024
 """Pages that are zero in the base and whose allocation is queried."""
 
+_AT_ONCE = 64
+"""Blank pages in a request where all are asked: 4 GiB of disk, the most that a server answers for."""
+
 _BLANK_SUSPECTS = 64
 """Chunks of these pages that are data in the image and are read."""
 
@@ -175,12 +178,27 @@ class Probe(Scoped):
 
     def _blank(self, disk: Compared) -> Iterator[int]:
         suspects: list[int] = []
-        for first, stop in _runs(spread(self._pages(empty=True), _BLANK * self._times, self._chance)):
+        limit = _BLANK_SUSPECTS * self._times
+        for first, stop in self._blank_runs():
             begin, end = first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, self._end)
             data = _data(disk, begin, end)
             if data.any():
-                suspects += (np.flatnonzero(data & _clean(disk, begin, end)) + begin).tolist()
-        yield from spread(suspects, _BLANK_SUSPECTS * self._times, self._chance)
+                found = (np.flatnonzero(data & _clean(disk, begin, end)) + begin).tolist()
+                suspects += spread(found, limit, self._chance)
+        yield from spread(suspects, limit, self._chance)
+
+    def _blank_runs(self) -> list[tuple[int, int]]:
+        """Some of the pages that the base has as zero; all of them, where that takes fewer requests."""
+        pages = self._pages(empty=True)
+        some = list(_runs(spread(pages, _BLANK * self._times, self._chance)))
+        if self._times == 1:
+            return some
+        whole = [
+            (start, min(start + _AT_ONCE, stop))
+            for first, stop in _runs(pages)
+            for start in range(first, stop, _AT_ONCE)
+        ]
+        return min(some, whole, key=len)
 
 
 def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:

@@ -39,6 +39,7 @@ from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.nbd.image import ImageServer, Keys
+from puller.nbd.strays import end_strays
 
 _USABLE = frozenset({"auto"})
 
@@ -129,6 +130,7 @@ class StoredDisks(FrozenDisks):
         self._seen: dict[Path, tuple[int, ...]] = {}
 
     def __enter__(self) -> Self:
+        end_strays(self._domain.scope)
         with ExitStack() as servers:
             servers.enter_context(self._starts)
             self.exports = tuple(self._serve(servers, disk) for disk in self._disks)

@@ -31,6 +31,11 @@ class Domain:
         with translate(f"cannot ask for the state of domain {self.name}"):
             return bool(self.handle.isActive())
 
+    def start(self, advice: str) -> None:
+        """Start the domain. Raises HypervisorError with ``advice`` if libvirt or QEMU refuses."""
+        with translate(f"cannot start domain {self.name}", advice):
+            self.handle.create()
+
     def start_id(self) -> str | None:
         """Return libvirt's id of this run of the domain, new after each start; None if it is shut off."""
         return ET.fromstring(self.xml()).get(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from puller.hypervisor.domain.separation import separate_channels, without_shared
 
 # Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -17,12 +19,21 @@ _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", 
 
 
 @dataclass(frozen=True, slots=True)
+class DiskSource:
+    """A restored disk: the file or block device at ``path``, which is an image of ``format``."""
+
+    path: Path
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredDomain:
     """A definition ``xml`` of the domain ``name``.
 
-    ``left_out`` are the targets of writable disks that were not restored, and memory that is in files.
-    ``added`` are the targets of restored disks that the stored definition lacks, because they were attached
-    to the running domain only.
+    ``left_out`` are the targets of its writable disks that were not restored, and of a copy what the original
+    has and two cannot share: memory in files, devices and directories of the host;
+    ``added`` are those of restored disks that the definition does not have: they were attached to the running
+    domain only.
     """
 
     name: str
@@ -31,42 +42,73 @@ class RestoredDomain:
     added: tuple[str, ...]
 
 
-def adapt(  # noqa: PLR0913 - the parts of a definition
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A domain to live beside the one that was backed up: its name, and its UUID unless libvirt makes one."""
+
+    name: str
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What becomes of the domain's network interfaces.
+
+    ``disconnect`` takes their cables out; ``all`` is the libvirt network that they are all connected to;
+    ``mapped`` gives other names to networks and bridges.
+    """
+
+    disconnect: bool = False
+    all: str | None = None
+    mapped: Mapping[str, str] = field(default_factory=dict)
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """A name for a copy of the domain ``name`` that is not among those that are ``taken``."""
+    used = frozenset(taken)
+    names = [f"{name}-restored", *(f"{name}-restored-{number}" for number in range(2, len(used) + 3))]
+    return next(free for free in names if free not in used)
+
+
+def adapt(  # noqa: PLR0913 - what a definition is made of
     xml: str,
-    files: Mapping[str, Path],
-    image_format: str,
+    sources: Mapping[str, DiskSource],
     nvram: Path | None,
-    taken: Iterable[str] | None,
+    copy: Copy | None,
     *,
     varstore: Path | None = None,
+    networks: Networks | None = None,
 ) -> RestoredDomain:
-    """Adapt the domain of ``xml`` to the restored ``files`` (by target) in ``image_format``.
+    """The domain of ``xml`` on the restored ``sources``, which are by target.
 
-    ``nvram`` and ``varstore`` are the restored files of its firmware variables. ``taken`` holds the names of
-    the host's domains if the original is among them: then the restored domain gets its own name, UUID and
-    MAC addresses. Disks that were not restored are left out unless they are read-only. Memory in a file of
-    the original is left out too: a copy must not write there. Raises ElementTree.ParseError.
+    ``nvram`` and ``varstore`` are the restored files of its firmware variables. A ``copy`` gets MAC addresses
+    of its own, and no TPM state, ports, sockets and logs of the original's. Disks that were not restored are
+    left out unless they are read-only, and so is, of a copy, what it must not share. Raises
+    ElementTree.ParseError.
     """
     root = ET.fromstring(xml)
-    left_out = _adapt_disks(root.find("./devices"), files, image_format)
-    if taken is not None:
-        _set_apart(root, frozenset(taken))
-        left_out += _without_memory(root.find("./devices"))
-    _adapt_nvram(root.find("./os/nvram"), nvram, taken is not None)
-    _adapt_varstore(root.find("./os/varstore"), varstore, taken is not None)
+    left_out = _adapt_disks(root.find("./devices"), sources)
+    if copy is not None:
+        _set_apart(root, copy)
+        left_out += without_shared(root.find("./devices"))
+    _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
+    _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
+    _connect(root, networks or Networks())
+    if (generation := root.find("./genid")) is not None:
+        generation.text = None  # a new one tells the guest that it is not where it was
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
-    added = tuple(target for target in files if target not in had)
+    added = tuple(target for target in sources if target not in had)
     text = ET.tostring(root, encoding="unicode") + "\n"
     return RestoredDomain(root.findtext("./name", ""), text, left_out, added)
 
 
-def _adapt_disks(devices: ET.Element | None, files: Mapping[str, Path], image_format: str) -> tuple[str, ...]:
+def _adapt_disks(devices: ET.Element | None, sources: Mapping[str, DiskSource]) -> tuple[str, ...]:
     left_out = []
     for disk in [] if devices is None else devices.findall("./disk"):
         element = disk.find("./target")
         target = "" if element is None else element.get("dev", "")
-        if target in files:
-            _put_upon(disk, files[target], image_format)
+        if target in sources:
+            _put_upon(disk, sources[target])
         elif devices is not None and _is_writable(disk):
             devices.remove(disk)
             left_out.append(target)
@@ -77,17 +119,18 @@ def _is_writable(disk: ET.Element) -> bool:
     return disk.get("device", "disk") in ("disk", "lun") and disk.find("./readonly") is None
 
 
-def _put_upon(disk: ET.Element, file: Path, image_format: str) -> None:
+def _put_upon(disk: ET.Element, source: DiskSource) -> None:
     for name in _OF_THE_OLD_SOURCE:
         for element in disk.findall(f"./{name}"):
             disk.remove(element)
-    disk.set("type", "file")
+    block = source.path.is_block_device()
+    disk.set("type", "block" if block else "file")
     if disk.get("device") == "lun":  # a SCSI device of the original host
         disk.set("device", "disk")
         for name in ("sgio", "rawio"):
             disk.attrib.pop(name, None)
-    _set_format(disk, image_format)
-    disk.insert(1, ET.Element("source", file=str(file)))
+    _set_format(disk, source.format)
+    disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
 
 
 def _set_format(disk: ET.Element, image_format: str) -> None:
@@ -100,11 +143,36 @@ def _set_format(disk: ET.Element, image_format: str) -> None:
         driver.remove(cache)
 
 
-def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
-    """Give the domain its own name, and let libvirt create its UUID, MAC addresses and TPM state."""
+def _connect(root: ET.Element, networks: Networks) -> None:
+    """See https://libvirt.org/formatdomain.html#network-interfaces."""
+    for interface in root.findall("./devices/interface"):
+        source = interface.find("./source")
+        if networks.all is not None:
+            if source is not None:
+                interface.remove(source)
+            interface.set("type", "network")
+            interface.insert(0, ET.Element("source", network=networks.all))
+        elif source is not None:
+            for name in ("network", "bridge"):
+                used = source.get(name, "")
+                if used in networks.mapped:
+                    source.set(name, networks.mapped[used])
+        if networks.disconnect:
+            for link in interface.findall("./link"):
+                interface.remove(link)
+            interface.append(ET.Element("link", state="down"))
+
+
+def networks_of(xml: str) -> frozenset[str]:
+    """The networks and bridges that the domain's interfaces are on."""
+    sources = ET.fromstring(xml).findall("./devices/interface/source")
+    return frozenset(source.get(kind, "") for source in sources for kind in ("network", "bridge")) - {""}
+
+
+def _set_apart(root: ET.Element, copy: Copy) -> None:
+    """Give the domain its own name and UUID, and let libvirt make its MAC addresses and TPM state."""
     if (name := root.find("./name")) is not None:
-        names = [f"{name.text}-restored", *(f"{name.text}-restored-{number}" for number in range(2, 1000))]
-        name.text = next(free for free in names if free not in taken)
+        name.text = copy.name
     for parent, path in (
         (".", "./uuid"),
         ("./devices/interface", "./mac"),
@@ -114,16 +182,11 @@ def _set_apart(root: ET.Element, taken: frozenset[str]) -> None:
         for holder in root.findall(parent):
             for element in holder.findall(path):
                 holder.remove(element)
-
-
-def _without_memory(devices: ET.Element | None) -> tuple[str, ...]:
-    """Remove the devices whose memory is a file, which QEMU does not lock; return their names."""
-    left_out = []
-    for memory in [] if devices is None else devices.findall("./memory"):
-        if devices is not None and (path := memory.findtext("./source/path")):
-            devices.remove(memory)
-            left_out.append(f"{memory.get('model', 'memory')} {path.strip()}")
-    return tuple(left_out)
+    separate_channels(root.find("./devices"))
+    if copy.uuid is not None:
+        element = ET.Element("uuid")
+        element.text = copy.uuid
+        root.insert(1, element)
 
 
 def _adapt_varstore(element: ET.Element | None, restored: Path | None, apart: bool) -> None:

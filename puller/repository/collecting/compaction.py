@@ -12,6 +12,8 @@ the next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from puller.repository.format.footer import DEAD, Footer, encode_tail
@@ -51,12 +53,34 @@ def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, d
     """
     footer = without(pack.footer, dead)
     body = bytearray()
-    for span in merge(pack.footer, np.flatnonzero(footer.lengths).tolist()):
-        stored = reader.fetch(pack, span)
-        for slot in span.slots:
-            start = int(pack.footer.offsets[slot]) - span.offset
-            body += stored[start : start + int(pack.footer.lengths[slot])]
+    for stored in _stored(reader, pack, np.flatnonzero(footer.lengths).tolist()):
+        body += stored
     body += encode_tail(keys, pack.kind, pack.pack_id, footer)
     store.put_new(pack.kind.object_name(pack.pack_id, pack.generation + 1), body)
     reader.forget(pack.pack_id)
     return pack.size - len(body)
+
+
+def _stored(reader: PackReader, pack: StoredPack, slots: Sequence[int]) -> Iterator[memoryview]:
+    """The bytes of some slots, in their order."""
+    for span in merge(pack.footer, slots):
+        stored = reader.fetch(pack, span)
+        for slot in span.slots:
+            start = int(pack.footer.offsets[slot]) - span.offset
+            yield stored[start : start + int(pack.footer.lengths[slot])]
+
+
+def is_copied(reader: PackReader, low: StoredPack, high: StoredPack, slots: int) -> bool:
+    """Whether a generation has those of ``slots`` that a lower one has, byte for byte.
+
+    Raises ObjectChanged if one of them is gone.
+    """
+    wanted = slots & present(low.footer)
+    if wanted & ~present(high.footer) or low.footer.key_box != high.footer.key_box:
+        return False
+    chosen = np.flatnonzero(column_of(wanted, low.footer.count))
+    columns = ((pack.footer.ids, pack.footer.lengths, pack.footer.flags) for pack in (low, high))
+    if not all((one[chosen] == other[chosen]).all() for one, other in zip(*columns, strict=True)):
+        return False
+    pieces = (_stored(reader, pack, chosen.tolist()) for pack in (low, high))
+    return all(one == other for one, other in zip(*pieces, strict=True))

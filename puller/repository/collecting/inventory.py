@@ -26,9 +26,14 @@ class PackObject:
     generation: int = 0
     lower: tuple[int, ...] = ()
 
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """All that are stored, the lower ones first: a reader may take any."""
+        return *self.lower, self.generation
+
     def names(self, pack_id: bytes) -> list[str]:
         """Return all objects of the pack, the lower generations first."""
-        return [*self.lower_names(pack_id), self.kind.object_name(pack_id, self.generation)]
+        return [self.kind.object_name(pack_id, generation) for generation in self.generations]
 
     def lower_names(self, pack_id: bytes) -> list[str]:
         """Return the objects of the lower generations."""
@@ -93,8 +98,12 @@ class Inventory:
 
 
 def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
-    """Return the stored packs by id. Objects with other names and empty objects are foreign."""
+    """Return the stored packs by id. Objects with other names and empty objects are foreign.
+
+    An id that exists as both kinds is left out: one of the two is foreign, and only its footer tells which.
+    """
     found: dict[bytes, PackObject] = {}
+    unclear: set[bytes] = set()
     for kind in kinds:
         for info in store.list(kind.prefix):
             name = parse_pack_name(info.key)
@@ -102,7 +111,12 @@ def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes
                 _, pack_id, generation = name
                 listed = PackObject(kind, info.size, info.modified, generation)
                 other = found.get(pack_id)
-                found[pack_id] = listed if other is None else _joined(listed, other)
+                if other is not None and other.kind is not kind:
+                    unclear.add(pack_id)
+                else:
+                    found[pack_id] = listed if other is None else _joined(listed, other)
+    for pack_id in unclear:
+        del found[pack_id]
     return found
 
 

@@ -17,13 +17,13 @@ _SHAPES = {
     "condemned/": RANDOM,
     "damaged/": RANDOM,
     "verified/": RANDOM,
-    "locks/": r"[^/]+(/.+)?",
+    "locks/": rf"[a-z]+/{RANDOM}-[0-9]{{8}}|{RANDOM}",
     "kept/": f"{UUID}/{POINT}/{RANDOM}",
     "proofs/": f"{UUID}/{POINT}/{RANDOM}",
     "packs/": _PACK,
     "maps/": _PACK,
 }
-"""Pattern of the names by directory. Leases have any name: each is deleted when it has expired."""
+"""Pattern of the names by directory. A trial of ``init`` or ``doctor`` that died leaves such names, too."""
 
 SMALL_FOLDERS = tuple(folder for folder in _SHAPES if folder not in ("packs/", "maps/"))
 """Directories that are quick to list even in large repositories."""
@@ -34,5 +34,5 @@ FOLDERS = tuple(_SHAPES)
 def is_foreign(key: str, size: int) -> bool:
     """Return whether an object in one of ``FOLDERS`` is foreign: by its name, or because it is empty."""
     folder, _, rest = key.partition("/")
-    is_empty = not size and folder != "kept"  # an empty keep protects its point
+    is_empty = not size and folder not in ("kept", "locks")  # a keep protects its point, a lease expires
     return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None

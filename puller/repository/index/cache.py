@@ -55,7 +55,12 @@ def load_hints(
     with unusable:
         folder = cache_directory(repository_id.hex())
         make_private(folder)
-        return _Refresh(folder, repository_id, named, read, budget).run()
+        refresh = _Refresh(folder, repository_id, named, read, budget)
+        try:
+            return refresh.run()
+        except DamagedData:  # in rows, which are only met when they are copied
+            refresh.clear()
+            return refresh.run()
     with unusable, tempfile.TemporaryDirectory("", "puller-index-", temporary_directory()) as path:
         return _Refresh(Path(path), repository_id, named, read, budget).run()
     return ()
@@ -86,6 +91,11 @@ class _Refresh:
         file = self._write(_MAIN, shift, files, fresh)
         (self.folder / _NEWER).unlink(missing_ok=True)
         return (file,)
+
+    def clear(self) -> None:
+        """Begin with nothing the next time."""
+        for name in (_MAIN, _NEWER):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _open(self, name: str) -> HintFile | None:
         try:

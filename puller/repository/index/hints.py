@@ -112,6 +112,16 @@ class HintFile:
         there = np.array([source in listed for source, _ in self.sources], np.bool_)
         return np.repeat(there, [count for _, count in self.sources])
 
+    def all_rows(self) -> Iterator[IndexRows]:
+        """All rows, some at a time. Raises DamagedData where they are not what was written."""
+        for first, content in enumerate(self.pieces(_PACK * self.packs, ROW, self.rows)):
+            rows, start = np.frombuffer(content, np.uint64), first * _PIECE
+            fences = self._fences[-(-start // _STEP) : -(-(start + len(rows)) // _STEP)]
+            is_sound = (rows[-start % _STEP :: _STEP] == fences).all() and (rows[1:] >= rows[:-1]).all()
+            if not is_sound or ((rows & np.uint64(_NUMBERS)) >= self.packs).any():
+                raise DamagedData("a row of the index cache is damaged")
+            yield rows
+
     def pieces(self, offset: int, width: int, count: int) -> Iterator[bytes]:
         """Yield ``count`` records of ``width`` bytes from ``offset`` on, several at a time."""
         for first in range(0, count, _PIECE):
@@ -122,6 +132,10 @@ class HintFile:
         if len(content) < length:
             raise DamagedData("the index cache is truncated")
         return content
+
+
+_FEW = 1 << 17
+"""Rows with room from the beginning, 1 MiB: most repositories need no more."""
 
 
 class HintWriter:
@@ -136,7 +150,8 @@ class HintWriter:
         self._shift = shift
         self._packs = 0
         self._room = min(room // _PACK, _NUMBERS)
-        self._rows = np.empty(room // ROW, np.uint64)
+        self._most = room // ROW
+        self._rows = np.empty(min(self._most, _FEW), np.uint64)
         self._count = 0
         self._sources: list[tuple[str, int]] = []
 
@@ -153,8 +168,7 @@ class HintWriter:
         """Add another file's entries of ``listed`` index objects. Raises OSError, DamagedData."""
         kept = file.kept(listed)
         numbers = np.cumsum(kept, dtype=np.int32) + np.int32(self._packs - 1)
-        for content in file.pieces(_PACK * file.packs, ROW, file.rows):
-            rows = np.frombuffer(content, np.uint64)
+        for rows in file.all_rows():
             places = rows & np.uint64(_NUMBERS)
             chosen = kept[places]
             self._put(rows[chosen], numbers[places[chosen]])
@@ -166,6 +180,10 @@ class HintWriter:
 
     def _put(self, ids: IndexRows, packs: NDArray[np.integer]) -> None:
         rows = sample(ids & ~np.uint64(_NUMBERS) | packs.astype(np.uint64), self._shift)
+        if self._count + len(rows) > len(self._rows) and len(self._rows) < self._most:
+            all_rows = np.empty(self._most, np.uint64)  # memory is taken as it is filled
+            all_rows[: self._count] = self._rows[: self._count]
+            self._rows = all_rows
         while self._count + len(rows) > len(self._rows) and self._shift < _LARGEST_SHIFT:
             self._shift += 1
             held, rows = sample(self._rows[: self._count], self._shift), sample(rows, self._shift)

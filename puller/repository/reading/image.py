@@ -14,20 +14,21 @@ window once, so it costs about as much as a full.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectChanged
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root
+from puller.repository.format.footer import Ids, PackKind
+from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import OPENINGS, PackReader, StoredPack, merge
-from puller.units import CHUNK, PAGE_CHUNKS
+from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
 WINDOW_PAGES = 16
 """Pages (1 GiB of disk) that are sorted together."""
@@ -42,30 +43,64 @@ class PackJob:
     slots: NDArray[np.uint16]
 
 
+Flags = NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A range of a disk: its begin and end in bytes, its jobs, and the lost parts of its map."""
+    """A part of a disk of ``size`` bytes, from chunk ``first``: the jobs that bring its stored chunks, and
+    what its map has lost. ``chosen`` says of each chunk whether it is wanted at all.
+    """
 
-    offset: int
-    end: int
+    first: int
+    size: int
+    chosen: Flags
     jobs: tuple[PackJob, ...]
     damage: tuple[Damage, ...]
 
+    @property
+    def offset(self) -> int:
+        """First byte."""
+        return self.first * CHUNK
+
+    @property
+    def end(self) -> int:
+        """The byte behind the last one."""
+        return min((self.first + len(self.chosen)) * CHUNK, self.size)
+
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) of the parts without a job, which are zero or whose map is lost."""
-        chunks = np.sort(np.concatenate([np.zeros(0, np.int64), *(job.chunks for job in self.jobs)])) * CHUNK
-        starts = np.concatenate([[self.offset], chunks + CHUNK])
-        lengths = np.concatenate([chunks, [self.end]]) - starts
-        wide = lengths > 0
-        yield from zip(starts[wide].tolist(), lengths[wide].tolist(), strict=True)
+        """(offset, length) of what is wanted and no job brings: it is zero, or its map is lost."""
+        return self._ranges(self.chosen & ~self._brought())
+
+    def zeros(self) -> Iterator[tuple[int, int]]:
+        """The gaps without what the map has lost."""
+        flags = self.chosen & ~self._brought()
+        for lost in self.damage:
+            begin = lost.offset // CHUNK - self.first
+            flags[begin : begin + chunk_count(lost.length)] = False
+        return self._ranges(flags)
 
     def filled(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) of the parts that jobs read, which are between the gaps."""
-        begin = self.offset
-        for start, length in (*self.gaps(), (self.end, 0)):
-            if begin < start:
-                yield begin, start - begin
-            begin = start + length
+        """(offset, length) of what the jobs bring."""
+        return self._ranges(self._brought())
+
+    def _brought(self) -> Flags:
+        brought = np.zeros(len(self.chosen), np.bool_)
+        for job in self.jobs:
+            brought[job.chunks - self.first] = True
+        return brought
+
+    def _ranges(self, flags: Flags) -> Iterator[tuple[int, int]]:
+        for begin, stop in runs(flags):
+            offset = (self.first + begin) * CHUNK
+            yield offset, min((self.first + stop) * CHUNK, self.size) - offset
+
+
+def runs(flags: Flags) -> list[tuple[int, int]]:
+    """The runs of true ``flags``: the first of each, and the one behind its last."""
+    padded = np.concatenate([[False], flags, [False]])
+    borders = np.flatnonzero(padded[1:] != padded[:-1]).tolist()
+    return list(zip(borders[::2], borders[1::2], strict=True))
 
 
 def _jobs(first_chunk: int, refs: Refs, table: PackTable) -> Iterator[PackJob]:
@@ -88,6 +123,11 @@ class DiskImage(Scoped):
         self.scope = maps.scope
         self._root: Root = maps.root(root)
         self._loaded: dict[int, Refs] = {}
+
+    @property
+    def root(self) -> Root:
+        """Where its pages are."""
+        return self._root
 
     @property
     def size(self) -> int:
@@ -157,17 +197,42 @@ class DiskImage(Scoped):
     def windows(self) -> Iterator[Window]:
         """Yield the windows of the disk, from its beginning to its end."""
         for first in range(0, len(self._root.pages.packs), WINDOW_PAGES):
-            yield self._window(self._window_pages(first))
+            numbers = self._window_pages(first)
+            yield self._window(numbers, {number: self._all_of(number) for number in numbers})
 
-    def _window(self, numbers: range) -> Window:
+    def windows_of(self, chosen: Mapping[int, Flags]) -> Iterator[Window]:
+        """The windows that hold ``chosen`` chunks, in disk order: a flag for each chunk, by page.
+
+        Pages that are not in ``chosen`` are not read.
+        """
+        for _, members in groupby(sorted(chosen), key=lambda page: page // WINDOW_PAGES):
+            pages = list(members)
+            numbers = range(pages[0], pages[-1] + 1)
+            yield self._window(numbers, {number: chosen[number] for number in pages})
+
+    def _all_of(self, page: int) -> Flags:
+        return np.ones(chunks_in_page(self.size, page), np.bool_)
+
+    def _window(self, numbers: range, chosen: Mapping[int, Flags]) -> Window:
         damage: list[Damage] = []
-        found = dict(read_pages(self._maps, self._root, numbers, damage))
-        columns = [found[number] for number in numbers]
-        packs, slots = [page.packs for page in columns], [page.slots for page in columns]
-        refs = Refs(np.concatenate(packs), np.concatenate(slots))
+        found = dict(read_pages(self._maps, self._root, sorted(chosen), damage))
+        absent = [np.zeros(chunks_in_page(self.size, number), np.bool_) for number in numbers]
+        flags = [chosen.get(number, none) for number, none in zip(numbers, absent, strict=True)]
+        columns = [
+            found.get(number) or Refs.zeros(len(none)) for number, none in zip(numbers, absent, strict=True)
+        ]
+        wanted = np.concatenate(flags)
+        packs = np.where(wanted, np.concatenate([page.packs for page in columns]), ZERO)
+        refs = Refs(packs, np.concatenate([page.slots for page in columns]))
         first = numbers[0] * PAGE_CHUNKS
-        end = min((numbers[-1] + 1) * PAGE_CHUNKS * CHUNK, self.size)
-        return Window(first * CHUNK, end, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
+        return Window(first, self.size, wanted, tuple(_jobs(first, refs, self._maps.table)), tuple(damage))
+
+    def ids(self, job: PackJob) -> Ids:
+        """The ids of the chunks of ``job``, out of the pack's footer. Raises DamagedData."""
+        footer = self._packs.open(PackKind.DATA, job.pack_id).footer
+        if int(job.slots.max()) >= footer.count:
+            raise DamagedData(f"a map names slot {int(job.slots.max())} of a pack of {footer.count}")
+        return footer.ids[job.slots]
 
     def read(self, job: PackJob) -> Iterator[tuple[int, bytes] | Damage]:
         """Yield the verified chunks of ``job`` as (offset on disk, content), the disk's last one cut to size.

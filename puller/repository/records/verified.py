@@ -160,22 +160,26 @@ class VerifiedPacks(Scoped):
 
     def put(self, proofs: Sequence[Proof]) -> list[ObjectInfo]:
         """Write records, durable when this returns, and return them; none without ``proofs``."""
-        written = []
-        for start in range(0, len(proofs), RECORD_PACKS):
-            name = PREFIX + secrets.token_hex(ID)
-            content = encode(proofs[start : start + RECORD_PACKS])
-            self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, content))
-            written.append(self._store.stat(name))
-        return written
+        starts = range(0, len(proofs), RECORD_PACKS)
+        return [self._write(proofs[start : start + RECORD_PACKS]) for start in starts]
 
     def now(self) -> float:
         """Return the store's time, measured with an empty record that is deleted again."""
-        name = PREFIX + secrets.token_hex(ID)
-        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(())))
-        modified = self._store.stat(name).modified
+        info = self._write(())
         with suppress(StoreDenied):
-            self._store.delete([name])
-        return modified
+            self._store.delete([info.key])
+        return info.modified
+
+    def _write(self, proofs: Sequence[Proof]) -> ObjectInfo:
+        try:
+            return self._write_once(proofs)
+        except ObjectNotFound:  # a prune has tidied it away before its time was known
+            return self._write_once(proofs)
+
+    def _write_once(self, proofs: Sequence[Proof]) -> ObjectInfo:
+        name = PREFIX + secrets.token_hex(ID)
+        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(proofs)))
+        return self._store.stat(name)
 
     def delete(self, records: Sequence[VerifiedRecord]) -> None:
         """Delete the records."""

@@ -1,0 +1,50 @@
+"""``puller restore --define``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from puller.cli.input.access import open_repository
+from puller.cli.output.console import printable
+from puller.cli.output.measures import RESTORE
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.progress import observing
+from puller.cli.output.settings import Settings
+from puller.cli.output.times import duration
+from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.recovery.recreation import Recreated
+
+
+def recreate(settings: Settings, point: str, choices: dict[str, Any]) -> Outcome:
+    """Restore and define as ``choices`` of ``puller.recreate`` say, and tell what was made."""
+    repository = open_repository(settings)
+    from puller import api
+
+    connect = settings.connect or api.DEFAULT_URI
+    with observing(settings, RESTORE) as observer:
+        made = api.recreate(repository, point, connect=connect, observer=observer, **choices)
+    return Outcome(_document(made), _text(made, started=choices["start"]))
+
+
+def _document(made: Recreated) -> dict[str, Any]:
+    disks = [] if made.restored is None else [_disk(asdict(disk)) for disk in made.restored.disks]
+    domain = {"name": made.name, "uuid": made.uuid}
+    return {"point": made.point, "disks": disks, "domain": domain, "xml": made.xml}
+
+
+def _disk(facts: dict[str, Any]) -> dict[str, Any]:
+    return facts | {"seconds": round(facts["seconds"], 3)}
+
+
+def _text(made: Recreated, *, started: bool) -> str:
+    if made.restored is None:
+        return made.xml.rstrip("\n")
+    lines = [
+        f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
+        for done in made.restored.disks
+    ]
+    lines.append(f"defined {'and started ' if started else ''}domain {made.name} ({made.uuid})")
+    return "\n".join(map(printable, lines))

@@ -1,0 +1,115 @@
+"""The mark of a rollback under way: a small file beside an image that is partly old and partly new.
+
+It is durable before the first byte of the image changes and goes after the last one is durable. While it is
+there, ``puller backup`` refuses the disk, and the rollback can be run again: it completes.
+
+::
+
+    web1.qcow2                     the image
+    .web1.qcow2.puller-rollback    {"point": …, "disk": …, "trusted": …}
+
+Beside a block device there is only ``/dev``, which a restart of the host empties; its mark is in
+``/var/lib/puller/rollbacks``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from puller.errors import HypervisorError
+from puller.store.mounts import sync_folder
+
+DEVICE_MARKS = Path("/var/lib/puller/rollbacks")
+
+_LIMIT = 4096
+"""Bytes of a mark that are read."""
+
+
+class RollbackMark(msgspec.Struct, frozen=True):
+    """The rollback of ``disk`` to ``point``.
+
+    ``trusted`` is the length in bytes, from the start of the image, in which its dirty bitmap has seen every
+    change since the rollback's base point; a resize before or during the rollback is the reason for a limit.
+    """
+
+    point: str
+    disk: str
+    trusted: int = 0
+
+
+UNREADABLE = RollbackMark("unknown", "unknown")
+"""What a mark that was cut short says: a rollback began, and nothing of the bitmap may be trusted."""
+
+
+def mark_path(image: Path) -> Path:
+    """Where the mark of ``image`` is, if there is one: beside the file itself, whatever link leads to it.
+
+    A device keeps the name that it has: what that leads to (``/dev/dm-3``) is another after a restart.
+    """
+    if image.is_block_device():
+        return DEVICE_MARKS / f"{quote(str(image), safe='')}.puller-rollback"
+    image = image.resolve()
+    return image.with_name(f".{image.name}.puller-rollback")
+
+
+def find_mark(image: Path) -> RollbackMark | None:
+    """The mark of ``image``; None if no rollback of it is under way. Raises HypervisorError.
+
+    Who may not enter the image's directory sees no mark there: backups of running domains need no such right.
+    """
+    try:
+        path = mark_path(image)
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_LIMIT), type=RollbackMark)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except (msgspec.MsgspecError, ValueError):
+        return UNREADABLE
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no rollback of it could put one
+            return None
+        raise _failed("read", image, error) from error
+
+
+def put_mark(image: Path, mark: RollbackMark) -> None:
+    """Put the mark, durably, in place of an older one. Raises HypervisorError."""
+    path = mark_path(image)
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(fresh, "wb", opener=_private) as file:
+            file.write(msgspec.json.encode(mark))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _failed("write", path, error) from error
+
+
+def clear_mark(image: Path) -> None:
+    """Take the mark away. Raises HypervisorError."""
+    path = mark_path(image)
+    if not path.exists():
+        return
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _failed("remove", path, error) from error
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
+def _failed(what: str, path: Path, error: OSError) -> HypervisorError:
+    return HypervisorError(
+        f"cannot {what} the rollback's mark {path}: {error.strerror}",
+        advice="Check that puller may write to the directory of the image.",
+    )

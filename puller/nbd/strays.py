@@ -1,0 +1,59 @@
+"""Servers of images that a killed puller has left behind without a client.
+
+``qemu-nbd`` ends when its last client leaves, and a puller that dies leaves. One that is killed while its
+server starts has never been a client, so the server waits for one and holds the image's lock for ever. A
+signal at puller's death (prctl(2), PR_SET_PDEATHSIG) is no way out: qemu-nbd 7.2 that gets SIGTERM while it
+starts neither ends nor answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from puller.cancelling import CancelScope
+from puller.errors import NbdError
+from puller.host.runtime import abandoned
+from puller.nbd.connection import Connection
+from puller.nbd.image import SOCKET_FOLDER, socket_uri
+
+_END_SECONDS = 10.0
+"""How long a server may take to close its image. It takes milliseconds."""
+
+_OLD_SECONDS = 3600.0
+"""After which no server is still starting: that takes 30 s at most."""
+
+
+def end_strays(scope: CancelScope) -> None:
+    """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
+    for folder in abandoned(SOCKET_FOLDER):
+        _end(folder, scope)
+
+
+def _end(folder: Path, scope: CancelScope) -> None:
+    if not _is_answered(folder, scope):
+        _remove_if_old(folder)
+        return
+    deadline = time.monotonic() + _END_SECONDS
+    while _is_answered(folder, scope):
+        if time.monotonic() > deadline or scope.cancelled:
+            return  # its image's storage hangs
+        scope.pause(0.01)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_old(folder: Path) -> None:
+    """Remove what nobody will answer in any more. A server that was just started has yet to listen."""
+    with suppress(OSError):
+        if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_answered(folder: Path, scope: CancelScope) -> bool:
+    """Whether a server answers there; it has had a client then."""
+    with suppress(NbdError):
+        Connection(socket_uri(folder / "socket"), scope=scope).drop()
+        return True
+    return False

@@ -1,0 +1,91 @@
+"""Image servers that a killed puller never became a client of end at the next run, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from puller.cancelling import CancelScope
+from puller.host import runtime
+from puller.nbd.image import SOCKET_FOLDER, ImageServer
+from puller.nbd.strays import end_strays
+from puller.units import MIB
+
+
+@pytest.fixture
+def above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all sockets, which is the test's own."""
+    made = tmp_path / "above"
+    made.mkdir(mode=0o700)
+    monkeypatch.setattr(runtime, "runtime_directory", lambda: made)
+    return made
+
+
+@pytest.fixture
+def stray(above: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server without a client, in a folder that no process holds."""
+    image, folder = tmp_path / "image", above / f"{SOCKET_FOLDER}gone"
+    image.write_bytes(bytes(MIB))
+    folder.mkdir()
+    command = ["qemu-nbd", "--shared=0", f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}"]
+    with subprocess.Popen([*command, "--format=raw", str(image)]) as server:
+        deadline = time.monotonic() + 30
+        while not (folder / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield server
+        server.kill()
+
+
+def test_a_server_without_its_puller_ends(above: Path, stray: subprocess.Popen[bytes]) -> None:
+    end_strays(CancelScope())
+    assert stray.wait(30) == 0
+    assert list(above.iterdir()) == []
+
+
+def test_the_server_of_a_living_puller_goes_on(above: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(MIB))
+    with ImageServer.read_only(image, "raw") as server:
+        end_strays(CancelScope())
+        assert len(list(above.iterdir())) == 1
+        assert server._process.poll() is None
+
+
+def test_what_nobody_will_answer_in_any_more_is_removed(above: Path) -> None:
+    old, new = above / f"{SOCKET_FOLDER}old", above / f"{SOCKET_FOLDER}new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    end_strays(CancelScope())
+    assert list(above.iterdir()) == [new]
+
+
+def test_a_folder_that_another_run_looks_at_is_locked_a_moment_later(above: Path) -> None:
+    looking = threading.Event()
+    make = runtime._make
+
+    def made_and_seen(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:
+        folder = make(prefix, socket)
+        threading.Thread(target=look, args=[Path(folder.name)]).start()
+        looking.wait(30)
+        return folder
+
+    def look(folder: Path) -> None:
+        for found in runtime.abandoned(SOCKET_FOLDER):
+            assert found == folder
+            looking.set()
+            time.sleep(0.1)  # the folder's owner comes meanwhile, most likely
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "_make", made_and_seen)
+        folder = runtime.SocketFolder(SOCKET_FOLDER, "socket")
+    assert list(runtime.abandoned(SOCKET_FOLDER)) == []
+    folder.cleanup()
+    assert list(above.iterdir()) == []
