@@ -651,7 +651,8 @@ def test_files_are_closed() -> None:
 # --- threads and processes --------------------------------------------------------------------
 
 
-def test_finders_and_adders_at_once() -> None:
+def test_finders_and_adders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunkindex, "RECENT", 1 << 17)  # else what one adds may be pushed out by the others
     opened = some_objects().open()
     table, index = opened.table, opened.index
     mine = {number: table.number(b"a pack of thread" + bytes([number])) for number in range(4)}
