@@ -135,6 +135,7 @@ class Simulation:
     prunes: list[Pruning] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    releases: int = 0
     harm: int = -1
     depth: int = 0
 
@@ -265,6 +266,7 @@ class Simulation:
         point = self.points[point_id]
         late = {item.key for item in self.scene.world.late}
         is_promised = not self.prunes and object_name(point.uuid, point_id) not in late
+        releases = self.releases
         with self._on(picks.one_of(self.hosts)):
             _, repository = self._open(step)
             try:
@@ -274,7 +276,8 @@ class Simulation:
             except (Died, StoreError):
                 return
             else:
-                if is_promised and point_id in self.certain:
+                # A release in its midst may have come after it.
+                if is_promised and point_id in self.certain and releases == self.releases:
                     self.held.add(point_id)
 
     def _release(self, step: Step, picks: Picks) -> None:
@@ -282,6 +285,7 @@ class Simulation:
         if not names:
             return
         point_id = picks.one_of(names)
+        self.releases += 1
         self.held.discard(point_id)
         with self._on(picks.one_of(self.hosts)), suppress(NoSuchPoint, Died, StoreError):
             release(self._open(step)[1], point_id)
