@@ -165,6 +165,33 @@ def _check_lists(**lists: Sequence[object]) -> None:
             raise UsageError(f"{name} is the text '{value}'", advice=f"Use a list: {name}=['{value}'].")
 
 
+def _check_times(**times: object) -> None:
+    """A number would be of an unknown unit, and a text is for the command line."""
+    for name, value in times.items():
+        if value is not None and not isinstance(value, timedelta):
+            raise UsageError(
+                f"invalid {name} '{value}'", advice=f"Set {name} to a timedelta, such as timedelta(hours=36)."
+            )
+
+
+def _check_budget(value: object) -> None:
+    """True is an integer too."""
+    is_known = isinstance(value, timedelta | int) and not isinstance(value, bool)
+    if value is not None and not is_known:
+        raise UsageError(
+            f"invalid budget '{value}'", advice="Set budget to a timedelta, or to a number of bytes, an int."
+        )
+
+
+def _check_until(value: object) -> None:
+    """A date has no time of day."""
+    if value is not None and not isinstance(value, datetime):
+        raise UsageError(
+            f"invalid until '{value}'",
+            advice="Set until to a datetime, such as datetime(2027, 1, 31, tzinfo=UTC).",
+        )
+
+
 def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     repository: Repository,
     domain: str,
@@ -255,6 +282,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     _check_choice("mode", mode, Mode)
     _check_choice("quiesce", quiesce, QuiesceMode)
     _check_lists(disks=disks, exclude=exclude, exclude_if_present=exclude_if_present)
+    _check_times(compare_every=compare_every)
     if full and compare:
         raise UsageError(
             "cannot combine full and compare: a full backup compares with nothing",
@@ -643,7 +671,8 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
         NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several.
         KeyNotHeld: Data is to be read and the key may not read guest data.
         StoreError: The store cannot be reached or refuses.
-        UsageError: ``read_data`` is not a percentage, or ``max_age`` or ``budget`` is negative.
+        UsageError: ``read_data`` is not a percentage, or ``max_age`` or ``budget`` is negative or of another
+            type; nothing was touched.
 
     Example:
         >>> report = puller.check(repository, read_data=5.0)
@@ -651,9 +680,12 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
         ()
     """
     _check_lists(points=points, hosts=hosts)
+    _check_times(max_age=max_age)
+    _check_budget(budget)
+    reading = Reading(read_data, max_age, budget)
     bound = _working(repository, "repository", observer)
     chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
-    return _check(bound, chosen, Reading(read_data, max_age, budget), observer)
+    return _check(bound, chosen, reading, observer)
 
 
 def prune(
@@ -678,13 +710,14 @@ def prune(
         Locked: Another prune or repair is running.
         DamagedData: A record is damaged, so it is not known what it needs.
         StoreError: The store cannot be reached or refuses.
-        UsageError: ``grace`` is negative.
+        UsageError: ``grace`` is negative or is not a timedelta.
 
     Example:
         >>> report = puller.prune(repository, puller.Policy(daily=7, weekly=4))
         >>> report.removed
         ('20261101T010004Z-9b1c03aa',)
     """
+    _check_times(grace=grace)
     return _prune(_working(repository, "repository", observer), policy, grace, observer)
 
 
@@ -771,13 +804,14 @@ def keep(  # noqa: PLR0913 - one keyword for each choice that a user has
         NoSuchPoint, AmbiguousPoint: The name matches no point, or several; or the point was just deleted.
         DamagedData: A record that has to be read is damaged.
         StoreError: The store cannot be reached or refuses.
-        UsageError: ``until`` is in the past, or ``note`` is too long.
+        UsageError: ``until`` is in the past or is not a datetime, or ``note`` is too long.
 
     Example:
         >>> puller.keep(repository, "web1@latest", note="before the upgrade").kept
         True
     """
     _check_lists(hosts=hosts)
+    _check_until(until)
     return _keep(repository, point, Keep(until, note), hosts, observer)
 
 
@@ -790,7 +824,7 @@ def release(repository: Repository, point: str, *, hosts: Sequence[str] = ()) ->
         hosts: Use only points that these hosts took where ``point`` names a domain; names or patterns.
 
     Returns:
-        The point, which nothing protects now.
+        The point, which nothing protects now. ``released`` says whether it was kept before.
 
     Raises:
         NoSuchPoint, AmbiguousPoint: The name matches no point, or several.

@@ -40,7 +40,7 @@ class UsageError(PullerError):
     """The request cannot be carried out as it is worded; nothing was touched."""
 
     exit_code = 2
-    default_advice = "Run the command with --help to see its usage."
+    default_advice = "Correct the argument that the message names."
 
 
 class OutputRefused(UsageError):

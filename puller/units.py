@@ -63,6 +63,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
 
 
+def format_count(count: int, noun: str) -> str:
+    """Format a count with its noun in the singular or plural: ``1`` and ``'error'`` give ``'1 error'``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 

@@ -12,6 +12,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -249,6 +250,48 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
         "points is the text 'web1@latest'",
         "Use a list: points=['web1@latest'].",
     ),
+    "until a date": (
+        lambda repository: puller.keep(repository, "web1@latest", until=cast("Any", date(2999, 1, 31))),
+        "invalid until '2999-01-31'",
+        "Set until to a datetime, such as datetime(2027, 1, 31, tzinfo=UTC).",
+    ),
+    "until a text": (
+        lambda repository: puller.keep(repository, "web1@latest", until=cast("Any", "2999-01-31")),
+        "invalid until '2999-01-31'",
+        "Set until to a datetime, such as datetime(2027, 1, 31, tzinfo=UTC).",
+    ),
+    "budget": (
+        lambda repository: puller.check(repository, ["web1@latest"], budget=cast("Any", "2h")),
+        "invalid budget '2h'",
+        "Set budget to a timedelta, or to a number of bytes, an int.",
+    ),
+    "budget as a float": (
+        lambda repository: puller.check(repository, ["web1@latest"], budget=cast("Any", 5e9)),
+        "invalid budget '5000000000.0'",
+        "Set budget to a timedelta, or to a number of bytes, an int.",
+    ),
+    "max_age": (
+        lambda repository: puller.check(repository, ["web1@latest"], max_age=cast("Any", 30)),
+        "invalid max_age '30'",
+        "Set max_age to a timedelta, such as timedelta(hours=36).",
+    ),
+    "grace": (
+        lambda repository: puller.prune(repository, puller.Policy(), grace=cast("Any", 0)),
+        "invalid grace '0'",
+        "Set grace to a timedelta, such as timedelta(hours=36).",
+    ),
+    "negative grace": (
+        lambda repository: puller.prune(repository, puller.Policy(), grace=timedelta(hours=-1)),
+        "the grace time cannot be negative",
+        "Correct the argument that the message names.",
+    ),
+    "compare_every": (
+        lambda repository: puller.backup(
+            repository, "web1", connect=UNTOUCHED, compare_every=cast("Any", "30d")
+        ),
+        "invalid compare_every '30d'",
+        "Set compare_every to a timedelta, such as timedelta(hours=36).",
+    ),
     "doctor's mode": (
         lambda repository: puller.doctor(repository, mode=cast("Any", "")),
         "invalid mode ''",
@@ -303,14 +346,11 @@ def test_doctor_takes_a_url_with_a_password_or_an_open_repository(tmp_path: Path
 
 
 def test_the_index_can_be_rebuilt(repository: puller.Repository) -> None:
-    steps: list[str] = []
-
-    def observe(event: puller.Event) -> None:
-        if isinstance(event, puller.Step):
-            steps.append(event.name)
-
-    assert puller.repair_index(repository, observer=observe) == puller.RepairReport(0, 0, ())
+    told: list[puller.Event] = []
+    assert puller.repair_index(repository, observer=told.append) == puller.RepairReport(0, 0, ())
+    steps = [event.name for event in told if isinstance(event, puller.Step)]
     assert steps == ["survey", "packs", "index"]
+    assert puller.DiskDone("repository", "packs") in told
 
 
 VERBS = {

@@ -77,7 +77,9 @@ class RepositoryTable(Table):
     index_budget: Annotated[
         Text | None,
         Key(
-            "the largest size of the index on this host, in bytes, at least 1M (default 256M)", '"1G"', budget
+            "a text with the largest size of the index on this host, at least 1M (default 256M)",
+            '"1G"',
+            budget,
         ),
     ] = None
 

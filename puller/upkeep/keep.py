@@ -15,12 +15,16 @@ from puller.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class KeptPoint:
-    """State of a point's keep: whether it is kept, until when (None: without end), and why."""
+    """State of a point's keep: whether it is kept, until when (None: without end), and why.
+
+    ``released`` says whether ``release`` has ended a keep; False if the point was not kept.
+    """
 
     point: str
     kept: bool
     until: datetime | None = None
     note: str = ""
+    released: bool = False
 
 
 def keep(
@@ -58,8 +62,9 @@ def _replace(repository: Repository, point: Name, older: list[str], fresh: Keep)
 def release(repository: Repository, selector: str, hosts: Collection[str] = ()) -> KeptPoint:
     """Delete all keeps of a point, even unreadable ones. See ``puller.release``."""
     point = repository.points.locate(selector, hosts)
+    was_kept = point in repository.keeps.holding(datetime.now(UTC), *point)
     repository.keeps.delete([info.key for info in repository.keeps.listed(*point)])
-    return KeptPoint(point[1], False)
+    return KeptPoint(point[1], False, released=was_kept)
 
 
 def kept_points(repository: Repository) -> list[KeptPoint]:

@@ -64,7 +64,10 @@ class Faults:
 
 
 class PackCheck:
-    """Examines data packs. Fills ``faults``; ``spoilt`` are the ids of packs with damaged content."""
+    """Examines data packs. Fills ``faults``; ``spoilt`` are the ids of packs with damaged content.
+
+    ``done`` counts the examined packs.
+    """
 
     def __init__(self, repository: Repository, reach: Reach, observer: Observer) -> None:
         self._repository = repository
@@ -72,7 +75,7 @@ class PackCheck:
         self._table = repository.maps.table
         self._reach = reach
         self._observer = observer
-        self._done = 0
+        self.done = 0
         self._lock = threading.Lock()
         self._proofs: list[Proof] = []
         self.faults = Faults()
@@ -105,8 +108,8 @@ class PackCheck:
         except DamagedData as error:
             self.faults.add_pack(number, error.message)
         with self._lock:
-            self._done += 1
-            event = DiskProgress("repository", "packs", self._done, self._done, 0)
+            self.done += 1
+            event = DiskProgress("repository", "packs", self.done, self.done, 0)
         self._observer(event)
 
     def _as_it_is(self, examine: Callable[[StoredPack], None], pack_id: bytes) -> None:

@@ -75,7 +75,7 @@ def preview(repository: Repository, policy: Policy) -> PruneReport:
     """
     points, now = repository.points.all(), time.time()
     decisions = judge(points, policy, now)
-    return _report(decisions, _held(points, decisions, repository.keeps.holding(_utc(now))))
+    return _report(decisions, _by_id(points, repository.keeps.holding(_utc(now))))
 
 
 def judge(points: Sequence[Point], policy: Policy, now: float) -> tuple[Decision, ...]:
@@ -112,26 +112,32 @@ def _utc(now: float) -> datetime:
     return datetime.fromtimestamp(now, UTC)
 
 
-Held = Mapping[str, Keep]
-"""The only reason for a point to stay, by point id: its keep."""
+KeepsById = Mapping[str, Keep]
+"""The keeps of existing points by point id."""
 
 
-def _held(points: Iterable[Point], decisions: Iterable[Decision], keeps: Mapping[Name, Keep]) -> Held:
-    """Return the points that ``decisions`` would remove but a keep holds."""
-    doomed = {item.point for item in decisions if not item.keep}
-    names = ((point.uuid, point.point) for point in points if point.point in doomed)
+def _by_id(points: Iterable[Point], keeps: Mapping[Name, Keep]) -> KeepsById:
+    names = ((point.uuid, point.point) for point in points)
     return {name[1]: keeps[name] for name in names if name in keeps}
 
 
-def _spared(decision: Decision, held: Held) -> Decision:
-    keep = held.get(decision.point)
-    return decision if keep is None else replace(decision, keep=True, reasons=(keep.reason,))
+def _held(decisions: Iterable[Decision], keeps: KeepsById) -> list[str]:
+    """Return the points that ``decisions`` would remove but a keep holds."""
+    return [item.point for item in decisions if not item.keep and item.point in keeps]
+
+
+def _spared(decision: Decision, keep: Keep | None) -> Decision:
+    """Return the decision with the keep as a reason, the only one if no rule keeps the point."""
+    if keep is None:
+        return decision
+    reasons = (*decision.reasons, keep.reason) if decision.keep else (keep.reason,)
+    return replace(decision, keep=True, reasons=reasons)
 
 
 def _report(
-    judged: tuple[Decision, ...], held: Held, condemned: int = 0, reclaim: Reclaim | None = None
+    judged: tuple[Decision, ...], keeps: KeepsById, condemned: int = 0, reclaim: Reclaim | None = None
 ) -> PruneReport:
-    decisions = tuple(_spared(item, held) for item in judged)
+    decisions = tuple(_spared(item, keeps.get(item.point)) for item in judged)
     return PruneReport(
         kept=tuple(item.point for item in decisions if item.keep),
         removed=tuple(item.point for item in decisions if not item.keep),
@@ -140,7 +146,7 @@ def _report(
         packs_compacted=reclaim.compacted if reclaim else 0,
         bytes_freed=reclaim.bytes_freed if reclaim else 0,
         decisions=decisions,
-        held=tuple(held),
+        held=tuple(_held(judged, keeps)),
     )
 
 
@@ -162,7 +168,7 @@ class _Prune:
         """Run the steps in the order that docs/format.md proves safe."""
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
-        decisions, held = self._apply(policy)
+        decisions, keeps = self._apply(policy)
         self._step("mark")
         self.mark.add_new(self.lease.measure())
         self._step("survey")
@@ -182,19 +188,20 @@ class _Prune:
         self._forget_keeps()
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
-        return _report(decisions, held, len(fresh), reclaim)
+        return _report(decisions, keeps, len(fresh), reclaim)
 
     def _step(self, name: str) -> None:
         self.observer(Step("repository", name))
 
-    def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], Held]:
+    def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], KeepsById]:
         """Remove points, but only after the data of all others is known."""
         self._step("points")
         points = self.repository.points.all()
         decisions = judge(points, policy, self.lease.now)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
-        held = self._mark_held(points, decisions)
+        keeps = self._mark_held(points, decisions)
+        held = {point: keeps[point] for point in _held(decisions, keeps)}
         self.lease.measure()
         kept |= held.keys()
         names = [(point.uuid, point.point) for point in points if point.point not in kept]
@@ -202,20 +209,23 @@ class _Prune:
             refused = {name for _, name in names} & {name for _, name in self.repository.points.names()}
             decisions = tuple(_kept_by_store(item) if item.point in refused else item for item in decisions)
         self._tell_unreadable(held)
-        return decisions, held
+        return decisions, keeps
 
-    def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> Held:
-        """Mark data of held points. Marking may take hours, so it repeats until no new keep is found."""
-        held: dict[str, Keep] = {}
+    def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> KeepsById:
+        """Mark data of held points, and return all keeps.
+
+        Marking may take hours, so it repeats until no new keep is found.
+        """
+        marked: set[str] = set()
         while True:
-            keeps = self.repository.keeps.holding(_utc(self.lease.measure()))
-            fresh = _held(points, decisions, keeps)
-            if fresh.keys() <= held.keys():
-                return fresh
-            self.mark.add(point for point in points if point.point in fresh.keys() - held.keys())
-            held |= fresh
+            keeps = _by_id(points, self.repository.keeps.holding(_utc(self.lease.measure())))
+            fresh = set(_held(decisions, keeps)) - marked
+            if not fresh:
+                return keeps
+            self.mark.add(point for point in points if point.point in fresh)
+            marked |= fresh
 
-    def _tell_unreadable(self, held: Held) -> None:
+    def _tell_unreadable(self, held: KeepsById) -> None:
         for point, keep in held.items():
             if keep.damage is not None:
                 text = f"restore point {point} stays, because its keep cannot be read: {keep.damage}"

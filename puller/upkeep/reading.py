@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from puller.events import DiskPlanned, Observer
+from puller.events import DiskDone, DiskPlanned, Observer
 from puller.repository.collecting.inventory import PackObject, list_packs
 from puller.repository.collecting.reach import Reach
 from puller.repository.format.footer import PackKind
@@ -55,10 +55,13 @@ def examine(
     queue = _queue(stored, verification, reading)
     packs = PackCheck(repository, reach, observer)
     others = _others(repository, reach, stored, queue, reading)
-    total = len(others) + len(queue)
-    observer(DiskPlanned("repository", "packs", total, total))
+    size, total = len(others) + len(queue), len(others) + allowance.at_most(queue)
+    observer(DiskPlanned("repository", "packs", size, total))
     packs.look(others)
     verified, left = _read(packs, verification, queue, allowance)
+    if packs.done != total:  # a budget of time was spent, or another check has read some of them
+        observer(DiskPlanned("repository", "packs", size, packs.done))
+    observer(DiskDone("repository", "packs"))
     reached = [repository.maps.table.pack_id(number) for number in reach.packs]
     verification.refresh()
     for number in packs.faults.packs:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, MissingObject, StoreDenied
-from puller.events import DiskPlanned, DiskProgress, Observer, Step, ignore
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer, Step, ignore
 from puller.repository.collecting.inventory import Inventory
 from puller.repository.collecting.lease import Lease
 from puller.repository.collecting.reindex import IndexWriter
@@ -93,6 +93,7 @@ class _Repair:
             yield from self._read(packs[start : start + _BATCH])
             done = min(start + _BATCH, len(packs))
             self._observer(DiskProgress("repository", "packs", done, done, 0))
+        self._observer(DiskDone("repository", "packs"))
 
     def _read(self, packs: Sequence[tuple[PackKind, bytes, int]]) -> Iterator[IndexedPack]:
         for opened in each(self._repository.scope, self._open, packs, _READERS):

@@ -118,6 +118,10 @@ class Allowance:
             self._spent += candidate.size
             yield candidate
 
+    def at_most(self, queue: Sequence[Candidate]) -> int:
+        """Return how many packs of the queue the budget allows. A time may allow all of them."""
+        return len(queue if self._bytes is None else list(_first(queue, self._bytes)))
+
     @property
     def is_spent(self) -> bool:
         """Whether the budget is used up."""

@@ -7,7 +7,9 @@ import os
 import pty
 import subprocess
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,7 @@ class Terminal:
             start_new_session=True,
         )
         os.close(side)
+        self._decode = getincrementaldecoder("utf-8")().decode
 
     def __enter__(self) -> Terminal:
         return self
@@ -128,10 +131,12 @@ class Terminal:
         return Answer(self._process.returncode, out, shown)
 
     def _read(self) -> str:
-        try:
-            return os.read(self._main, 1000).decode()
-        except OSError:  # EIO: nobody has the other side open any more
-            return ""
+        """Return what is shown next; empty at the end. A read can end within a character."""
+        with suppress(OSError):  # EIO: nobody has the other side open any more
+            while more := os.read(self._main, 1000):
+                if text := self._decode(more):
+                    return text
+        return ""
 
 
 @pytest.fixture(autouse=True)

@@ -106,6 +106,8 @@ def test_damage_is_located(
     assert packs[-1].name in errors[0]["message"]
     text = cli("check", "--read-data")
     assert text.code == 13
+    pieces = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    assert f"found damage in 1 restore point ({pieces})" in text.err
     assert f"point {points[0].point}, domain web1, disk vda, bytes 0 to " in text.out
     assert cli("check", "--read-data", "db1@latest").code == 0
 

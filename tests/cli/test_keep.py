@@ -52,7 +52,7 @@ def test_keep_and_release(cli: CommandLine, points: list[str], words: list[str],
     kept = cli("keep", points[0], "--note", "before the upgrade", *words, "--json").document
     assert kept == {"point": points[0], "kept": True, "until": until, "note": "before the upgrade"}
     listed = cli("points", "web1", "--json").document["points"]
-    expected = {"until": until, "note": "before the upgrade"}
+    expected = {"until": until, "note": "before the upgrade", "damage": None}
     assert [point["keep"] for point in listed] == [expected, None, None]
     assert cli("show", points[0], "--json").document["keep"] == expected
     assert "before the upgrade" in cli("points").out
@@ -92,7 +92,32 @@ def test_prune_and_delete_say_what_is_kept(cli: CommandLine, points: list[str]) 
     assert answer.out.startswith("points: 3 kept (1 only by 'puller keep'), 2 removed\n")
     assert _listed(cli) == [points[0], points[2], points[4]]
     assert cli("release", points[0]).out == f"released {points[0]}\n"
+    assert cli("release", points[0]).out == f"{points[0]} was not kept\n"
     assert cli("delete", points[0]).code == 0
+
+
+def test_a_dry_run_shows_the_keep_of_each_kept_point(cli: CommandLine, points: list[str]) -> None:
+    cli("keep", points[0], "--note", "before the upgrade")
+    cli("keep", points[4], "--note", "for the audit")
+    planned = cli("prune", "--keep-last", "1", "--dry-run", "--json").document
+    reasons = {item["point"]: item["reasons"] for item in planned["decisions"]}
+    assert reasons[points[0]] == ["kept: before the upgrade"]
+    assert reasons[points[4]][-1] == "kept: for the audit"
+    assert len(reasons[points[4]]) > 1
+    assert planned["held"] == [points[0]]
+    assert "kept: for the audit" in cli("prune", "--keep-last", "1", "--dry-run").out
+
+
+def test_a_keep_that_cannot_be_read_differs_from_one_without_end(
+    cli: CommandLine, points: list[str], folder: Path
+) -> None:
+    cli("keep", points[0])
+    [keep] = [path for path in (folder / "kept").rglob("*") if path.is_file()]
+    keep.write_bytes(b"torn")
+    listed = cli("points", "--json").document["points"][0]["keep"]
+    assert (listed["until"], listed["note"]) == (None, "")
+    assert listed["damage"]
+    assert cli("show", points[0], "--json").document["keep"] == listed
 
 
 def test_beside_a_prune_the_user_is_told_that_it_may_be_too_late(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -141,6 +142,22 @@ def test_a_step_after_the_backups_has_its_exit_code_too(tmp_path: Path) -> None:
     export(str(path), Run("nightly", 1.0, None, NoRepository("none"), steps))
     codes = [figures(path)[f"{step}_exit_code", "nightly", ""] for step in ("job", "prune", "check")]
     assert codes == [10, 11, 13]
+
+
+def test_what_a_check_has_left(tmp_path: Path) -> None:
+    path = tmp_path / "puller.prom"
+    oldest = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def checked(report: CheckReport | None) -> dict[str, float]:
+        export(str(path), Run("nightly", 1.0, JobReport("nightly", check=report), None, ("check",)))
+        found = figures(path)
+        names = ("check_packs_left", "check_oldest_verified_timestamp_seconds")
+        return {name: found[name, "nightly", ""] for name in names if (name, "nightly", "") in found}
+
+    known = {"check_packs_left": 3, "check_oldest_verified_timestamp_seconds": oldest.timestamp()}
+    assert checked(CheckReport(1, 9, 0, (), 6, 3, oldest)) == known
+    assert checked(None) == known
+    assert checked(CheckReport(2, 10, 0, (), 6, 4, None)) == {"check_packs_left": 4}
 
 
 def test_a_run_that_is_refused_leaves_the_figures_to_the_other(

@@ -76,7 +76,7 @@ def test_the_kept_points_are_listed(scene: Scene, points: list[Point]) -> None:
 def test_a_released_point_goes_and_leaves_no_keep(scene: Scene, points: list[Point]) -> None:
     for until in (None, LATER):
         _keep(scene, points[0], until)
-    assert release(scene.open()[1], points[0].point) == KeptPoint(points[0].point, False)
+    assert release(scene.open()[1], points[0].point) == KeptPoint(points[0].point, False, released=True)
     assert scene.world.names("kept/") == []
     assert release(scene.open()[1], points[0].point) == KeptPoint(points[0].point, False)
     assert points[0].point in scene.prune(NOW, LAST).removed

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData, KeyNotHeld, StoreDenied, UsageError
-from puller.events import Event, Notice, ignore
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, ignore
 from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point
@@ -183,6 +184,19 @@ def test_a_budget_that_is_spent_before_it_begins_reads_a_pack(scene: Scene) -> N
         return now
 
     assert _run(scene, Reading(budget=timedelta(seconds=1)), clock).packs_verified == 1
+
+
+@pytest.mark.parametrize("budget", [1, timedelta(seconds=1)])
+def test_the_progress_ends_with_what_the_budget_allowed(scene: Scene, budget: int | timedelta) -> None:
+    clock = count(0.0, 3600.0)
+    told: list[Event] = []
+    check(scene.open()[1], (), Reading(budget=budget), told.append, lambda: next(clock))
+    plans = [(event.total, event.size) for event in told if isinstance(event, DiskPlanned)]
+    counts = [event.done for event in told if isinstance(event, DiskProgress)]
+    assert (plans[-1], counts) == ((1, 8), [1])
+    assert told.index(DiskDone("repository", "packs")) > max(
+        place for place, event in enumerate(told) if isinstance(event, DiskPlanned | DiskProgress)
+    )
 
 
 def test_a_check_of_one_point_reads_its_packs_only(scene: Scene) -> None:

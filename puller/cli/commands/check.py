@@ -20,6 +20,7 @@ from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
+from puller.units import format_count
 
 if TYPE_CHECKING:
     from puller.upkeep.check import CheckError, CheckReport
@@ -155,6 +156,7 @@ def failure(report: CheckReport) -> DamagedData | None:
         return None
     damaged = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
-        f"the check found damage in {len(damaged)} restore points ({len(report.errors)} errors)",
+        f"the check found damage in {format_count(len(damaged), 'restore point')} "
+        f"({format_count(len(report.errors), 'error')})",
         advice="Restore another point, or salvage a damaged disk with 'puller restore --salvage'.",
     )

@@ -55,7 +55,7 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
     "--keep-within",
     "within",
     type=DURATION,
-    metavar="DUR",
+    metavar="DURATION",
     help="Keep all points no older than this, counted from the newest (for example 36h, 7d, 2w or 1y6mo).",
 )
 @hosts_option(
@@ -90,7 +90,7 @@ def _tag(context: click.Context, parameter: click.Parameter, words: tuple[str, .
     type=DURATION,
     default="1d",
     show_default=True,
-    metavar="DUR",
+    metavar="DURATION",
     help="Grace time before unreferenced data is deleted (for example 12h or 2d). Choose more than the "
     "longest backup takes: with 0, running backups may fail.",
 )

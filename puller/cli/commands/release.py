@@ -27,4 +27,5 @@ def command(settings: Settings, point: str, hosts: tuple[str, ...]) -> Outcome:
     from puller import api
 
     released = api.release(repository, point, hosts=hosts)
-    return Outcome(document(released), f"released {released.point}")
+    text = f"released {released.point}" if released.released else f"{released.point} was not kept"
+    return Outcome(document(released), text)

@@ -15,6 +15,7 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.errors import DamagedData
+from puller.units import format_count
 
 if TYPE_CHECKING:
     from puller.upkeep.repair import RepairReport
@@ -49,6 +50,6 @@ def _failure(report: RepairReport) -> DamagedData | None:
     if not report.damaged:
         return None
     return DamagedData(
-        f"the index was rebuilt without {len(report.damaged)} damaged packs",
+        f"the index was rebuilt without {format_count(len(report.damaged), 'damaged pack')}",
         advice="Run 'puller check' to see which restore points and disks are damaged.",
     )

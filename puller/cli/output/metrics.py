@@ -33,6 +33,7 @@ _DOMAIN, _JOB = ("job", "domain"), ("job",)
 _ERRORS = "puller_errors_total"
 _SUCCESS = "puller_backup_success"
 _LEFT_OPEN = "puller_backup_job_left_open"
+_OLDEST = "puller_check_oldest_verified_timestamp_seconds"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "Time of the newest point."),
     "puller_backup_success": (_DOMAIN, "1 if the last run took a point of the domain, else 0."),
@@ -65,6 +66,8 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_check_exit_code": (_JOB, "Exit code of the last check; 0 is success."),
     "puller_check_last_success_timestamp_seconds": (_JOB, "Time of the last check that found no error."),
     "puller_check_errors": (_JOB, "Errors found by the last check."),
+    "puller_check_packs_left": (_JOB, "Packs that were due in the last check, but beyond its budget."),
+    _OLDEST: (_JOB, "Time of the oldest verification of a pack, if each pack was verified once."),
 }
 _ERRORS_HELP = "Failures by class of error; those of a whole job have an empty domain."
 
@@ -149,6 +152,8 @@ def merge(old: Samples, run: Run, now: float) -> Samples:
             merged |= dict(_of_job(run, now))
         for step in ("prune", "check"):
             merged |= dict(_of_step(run, step))
+        if run.report is not None and run.report.check is not None:
+            merged.pop(_sample(_OLDEST, run.job), None)  # a new pack was never verified
         merged |= dict(_of_report(run, now))
     for key in _errors(run):
         merged[key] = merged.get(key, 0.0) + 1
@@ -218,8 +223,11 @@ def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float
         yield _sample("puller_prune_last_success_timestamp_seconds", run.job), now
         yield _sample("puller_prune_freed_bytes", run.job), run.report.prune.bytes_freed
     if run.report is not None and run.report.check is not None:
-        errors = len(run.report.check.errors)
+        oldest, errors = run.report.check.oldest_verified, len(run.report.check.errors)
         yield _sample("puller_check_errors", run.job), errors
+        yield _sample("puller_check_packs_left", run.job), run.report.check.packs_left
+        if oldest is not None:
+            yield _sample(_OLDEST, run.job), oldest.timestamp()
         if not errors:
             yield _sample("puller_check_last_success_timestamp_seconds", run.job), now
 

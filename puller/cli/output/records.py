@@ -36,7 +36,15 @@ def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
     """Return the members of a point in lists; ``keep`` is its keep, if any."""
     disks = [{name: getattr(disk, name) for name in _OF_DISK} for disk in point.disks]
     said = {name: getattr(point, name) for name in _OF_POINT}
-    held = None if keep is None else {"until": moment(keep.until), "note": keep.note}
+    held = (
+        None
+        if keep is None
+        else {
+            "until": moment(keep.until),
+            "note": keep.note,
+            "damage": keep.damage,
+        }
+    )
     return {
         **said,
         "time": rfc3339(point.time),
