@@ -132,7 +132,7 @@ def test_a_staging_that_is_full_for_qemu(
 def test_a_staging_without_room_begins_nothing(scene: Scene, small_file_system: Path) -> None:
     with pytest.raises(StagingFull, match=r"staging directory .* has 32.0 MiB free, but .* are needed"):
         scene.backup(staging_dir=str(small_file_system))
-    with pytest.raises(UsageError, match="staging directory /nowhere cannot be used"):
+    with pytest.raises(UsageError, match="cannot use the staging directory /nowhere"):
         scene.backup(staging_dir="/nowhere")
     scene.assert_nothing_is_left()
     assert checkpoints(scene.machine) == {scene.first.checkpoint}
