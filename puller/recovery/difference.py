@@ -41,6 +41,11 @@ class Changes:
             known = self.pages.get(page)
             self.pages[page] = flags if known is None else known | flags
 
+    def add_all(self, other: Changes) -> None:
+        """Take what ``other``, of the same disk, has."""
+        for page, flags in other.pages.items():
+            self.add(page, flags)
+
     def add_chunks(self, first: int, stop: int) -> None:
         """Take the chunks from number ``first`` up to ``stop``, as far as the disk goes."""
         stop = min(stop, chunk_count(self.size))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from puller.cancelling import CancelScope
+from puller.errors import NbdError
 from puller.nbd.image import ImageServer, create_qcow2, places_of
 from puller.nbd.writer import Target
 from puller.recovery.outputs import Content, NewImage, Output, Publish, RawFile, create, new_file, opened_raw
@@ -69,11 +70,17 @@ class Layout:
 
 
 class Places:
-    """Where the bytes of a disk are in its image: (start, length, offset in the file), ascending."""
+    """Where the bytes of a disk are in its image: (start, length, offset in the file), ascending.
 
-    def __init__(self, places: Sequence[tuple[int, int, int]]) -> None:
+    Raises NbdError unless they are all of a disk of ``size`` bytes: else a write would go elsewhere.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, int, int]], size: int) -> None:
         self._places = places
         self._starts = [start for start, _, _ in places]
+        ends = [0, *(start + length for start, length, _ in places)]
+        if self._starts != ends[:-1] or ends[-1] < size:
+            raise NbdError("the new image has no place for all of the disk")
 
     def of(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """A range of the disk, cut at the borders of places: (its start, length, file offset)."""
@@ -128,4 +135,4 @@ def qcow2(  # noqa: PLR0913, PLR0917 - what a file is made of
         else:
             create_qcow2(partial, size, {**layout.options(), "preallocation": "metadata"}, scope)
             with opened_raw(partial) as file:
-                yield LaidOut(file, Places(places_of(partial, scope)))
+                yield LaidOut(file, Places(places_of(partial, scope), size))

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from puller.backups.bases.bases import COMPARED, Base, choose, without_bitmaps
+from puller.backups.bases.bases import Base, choose
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.offline import StoredBitmaps, image_of
@@ -158,9 +158,11 @@ def _opened(
             _refuse_active(domain)
             disks = _disks(domain, point, request)
             _refuse_used(domain, disks, point, request, observer)
-            bases = _bases(repository, domain, disks, compare=request.compare)
+            bitmaps = StoredBitmaps(domain, disks, repository.id)
+            bases = choose(History(repository, domain.uuid), disks, bitmaps)
             yield [
-                _DiskRollback(repository, point, domain, disk, bases[disk.target], observer) for disk in disks
+                _DiskRollback(repository, point, domain, disk, bases[disk.target], request, observer)
+                for disk in disks
             ]
 
 
@@ -213,14 +215,6 @@ def _refuse_used(
             pass  # qemu-nbd takes QEMU's lock on it when it opens it
 
 
-def _bases(
-    repository: Repository, domain: Domain, disks: Sequence[Disk], *, compare: bool
-) -> dict[str, Base]:
-    history = History(repository, domain.uuid)
-    bases = choose(history, disks, StoredBitmaps(domain, disks, repository.id))
-    return without_bitmaps(bases, COMPARED) if compare else bases
-
-
 class _DiskRollback:
     """One disk on its way back to ``point``."""
 
@@ -231,9 +225,12 @@ class _DiskRollback:
         domain: Domain,
         disk: Disk,
         base: Base,
+        request: Request,
         observer: Observer,
     ) -> None:
         self._repository = repository
+        self._compare = request.compare
+        self._is_distrusted = False
         self.scope = repository.scope
         self.point = point
         self.target = disk.target
@@ -283,22 +280,40 @@ class _DiskRollback:
 
     def _trusted(self) -> int:
         """Where the bitmap has seen every change: up to the least size of the disk since its base."""
+        if self._is_distrusted:
+            return 0
         base = 0 if self._base.parent is None else self._base.parent.record.size
         earlier = base if self._mark is None else self._mark.trusted
         return min(base, self._size, earlier)
 
     def changes(self, uri: str) -> tuple[Changes, int]:
         """Where the disk at ``uri`` may differ from the point, and the bytes that were read to know it."""
+        if self._compare:
+            return self._by_contents(uri)
         if self._base.checkpoint is not None and self._base.parent is not None and self._trusted():
             try:
                 if (found := self._by_bitmap(uri, self._base.parent.record)) is not None:
                     return found, 0
             except DamagedData as error:
                 self._tell(f"the map of point {self._base.parent.point.point} is damaged: {error.message}")
-        elif self._base.reason != COMPARED:
+        else:
             self._tell(self._base.reason or "an earlier rollback was not completed")
+        return self._by_contents(uri)
+
+    def _by_contents(self, uri: str) -> tuple[Changes, int]:
+        """What the disk itself shows, and what the maps name besides.
+
+        The next backup may use the bitmap, which may not know everywhere that the disk differs from its base.
+        So the chunks in which base and point differ are written, even where the disk has them already.
+        """
+        self._is_distrusted = True
         with Export(uri, scope=self.scope) as export:
-            return compare_contents(export, self.image, self._repository.keys.id_key)
+            changes, compared = compare_contents(export, self.image, self._repository.keys.id_key)
+        if self._base.checkpoint is not None and self._base.parent is not None:
+            with suppress(DamagedData):  # no backup builds upon it then
+                old = open_image(self._repository, self.point, self._base.parent.record)
+                changes.add_all(compare_maps(self._repository.maps, old.root, self.image.root))
+        return changes, compared
 
     def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
         """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import puller
+from puller.backups import transfer
 from puller.cancelling import CancelScope
 from puller.errors import (
     DamagedData,
@@ -341,6 +342,25 @@ def test_another_image_under_the_same_name_is_compared(scene: Scene) -> None:
     roll(scene, first)
     assert any("is read and compared" in text for text in scene.told)
     assert is_at(scene, first)
+
+
+def test_a_bitmap_that_is_not_believed_learns_what_the_next_backup_needs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is the wanted point already, under a bitmap of a later one that calls all of it clean."""
+    first, image = first_of(scene), scene.machine.image("vda")
+    scene.machine.write("vda", 5, MIB, 64 * KIB)
+    later = scene.backup()
+    scene.machine.stop()
+    puller.restore(scene.repository, first.point, places={"vda": str(image)}, format="qcow2", force=True)
+    assert later.checkpoint is not None
+    subprocess.run(["qemu-img", "bitmap", "--add", str(image), later.checkpoint], check=True)
+    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: "it is another one")
+    monkeypatch.setattr(transfer, "find_mismatch", lambda *_, **__: None)  # as if its probe had no luck
+    (done,) = roll(scene, first).disks
+    assert done.changed_bytes == 64 * KIB
+    assert is_at(scene, first)
+    assert_next_is_incremental(scene)
 
 
 def test_disks_that_changed_places_are_compared(
