@@ -1,0 +1,254 @@
+"""Domains on this host: backed up, examined, and freed of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from puller.api.arguments import (
+    DEFAULT_URI,
+    check_choice,
+    check_level,
+    check_lists,
+    check_rate,
+    check_times,
+    secret_of,
+)
+from puller.api.repositories import open_repository
+from puller.configuration.job import Mode, QuiesceMode
+from puller.errors import UsageError
+from puller.events import Observer, ignore
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+from puller.repository.writing.run import Tuning
+from puller.store.location import open_store
+
+if TYPE_CHECKING:
+    from puller.backups.backup import FrozenHook
+    from puller.backups.forget import Forgotten
+    from puller.diagnosis.finding import Finding
+
+
+def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    domain: str,
+    *,
+    connect: str = DEFAULT_URI,
+    disks: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    exclude_if_present: Sequence[str] = (),
+    full: bool = False,
+    compare: bool = False,
+    compare_every: timedelta | None = None,
+    scratch_dir: str | None = None,
+    mode: Mode = "pull",
+    quiesce: QuiesceMode = "auto",
+    staging_dir: str | None = None,
+    keep_staging: bool = False,
+    tags: dict[str, str] | None = None,
+    compression: int | Literal["auto"] = 1,
+    limit_read: int | None = None,
+    limit_upload: int | None = None,
+    observer: Observer = ignore,
+    on_frozen: FrozenHook | None = None,
+) -> Point:
+    """Take one restore point of a domain, running or shut off.
+
+    If the backup fails before the commit, no job, scratch image, staging image or new checkpoint stays. If it
+    fails after the commit, the point stands, and the next backup tidies up. ``observer`` receives a
+    ``Committed`` event with the point at the commit.
+
+    Args:
+        repository: Where to store the point.
+        domain: The domain's name or UUID.
+        connect: The connection URI of libvirt.
+        disks: Targets of the only disks to back up, such as ``vda``. Without them, all disks that hold data
+            are backed up, except shareable, transient, vhost-user and vhost-vdpa disks and luns. A domain
+            without disks gets a point with its configuration alone.
+        exclude: Targets of disks to leave out. The domain must have them.
+        exclude_if_present: Targets of disks to leave out if the domain has them.
+        full: Read all data of every disk, and build upon no earlier point.
+        compare: Read all data of every disk without the dirty bitmaps, and store what differs from the last
+            point. Cannot be combined with ``full``.
+        compare_every: Do the same for disks whose last whole read is older than this.
+        scratch_dir: Directory for the scratch images that hold overwritten guest data while the backup runs.
+            Default: that of the domain's first image.
+        mode: ``pull``: puller reads the frozen disks over NBD. ``push``: QEMU writes images into
+            ``staging_dir``, which puller then reads and removes.
+        quiesce: Whether to freeze the guest's file systems for the instant of the backup. ``auto``: if the
+            guest agent answers. ``on``: fail if it cannot. ``off``: never.
+        staging_dir: Directory for the images of a push. Default: the scratch directory.
+        keep_staging: Keep the images of a push. A ``Kept`` event names the path of each.
+        tags: Names and values to store in the point.
+        compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
+            upload is the bottleneck.
+        limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
+        limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.
+        observer: Receives events: steps, progress and notices. An exception that it raises ends the backup.
+        on_frozen: Called with the exports of the frozen disks before puller reads them. The content of the
+            disks does not change until the backup ends.
+
+    Returns:
+        The record of the point; ``point.point`` is its id.
+
+    Raises:
+        NoSuchDomain: libvirt knows no such domain.
+        NoSuchDisk: The domain has no such disk.
+        UnsupportedDisk: A disk cannot be backed up.
+        DomainNotRunning: The domain was powered off during the backup, or is in a state that excludes one.
+        NotQuiesced: ``quiesce`` is ``on`` and the guest cannot be frozen.
+        JobRunning: The domain has a backup job that is not puller's.
+        Locked: Another run of puller backs up the domain.
+        Overtaken: A prune may remove data that the point needs. Run the backup again.
+        ScratchFull, StagingFull: Not enough space for scratch or staging images.
+        HypervisorError, NbdError: libvirt or QEMU cannot be reached or refuses.
+        StoreError: The store cannot be reached or refuses.
+        DamagedData: An object that the backup needs is damaged.
+        JobLeftOpen: The point stands, but its backup job could not be ended for 10 minutes.
+        UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> point = puller.backup(repository, "web1", exclude=["vdb"], quiesce="on")
+        >>> point.kind
+        'incremental'
+    """
+    # A host where one restores need not have libvirt's Python module.
+    from puller.backups import backup as transaction
+    from puller.hypervisor.guest.quiesce import Quiesce
+
+    check_choice("mode", mode, Mode)
+    check_choice("quiesce", quiesce, QuiesceMode)
+    check_lists(disks=disks, exclude=exclude, exclude_if_present=exclude_if_present)
+    check_times(compare_every=compare_every)
+    if full and compare:
+        raise UsageError(
+            "cannot combine full and compare: a full backup compares with nothing",
+            advice="Choose one of the two.",
+        )
+    plan = transaction.Plan(
+        domain=domain,
+        connect=connect,
+        disks=tuple(disks),
+        exclude=tuple(exclude),
+        exclude_if_present=tuple(exclude_if_present),
+        full=full,
+        compare=compare,
+        compare_every=compare_every,
+        scratch_dir=scratch_dir,
+        mode=mode,
+        quiesce=Quiesce(quiesce),
+        staging_dir=staging_dir,
+        keep_staging=keep_staging,
+        tags=tags or {},
+        tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
+        read_rate=check_rate(limit_read),
+    )
+    return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
+
+
+def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository | str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    connect: str = DEFAULT_URI,
+    domains: Sequence[str] = (),
+    exclude_domains: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    mode: Mode = "pull",
+    scratch_dir: str | None = None,
+    staging_dir: str | None = None,
+) -> list[Finding]:
+    """Find problems that would make a backup fail: of the store, the host and the domains.
+
+    Nothing is changed on the host. To test the credentials, one object is put under the repository's
+    ``locks/`` and deleted again. What fails is a finding, not an exception.
+
+    Args:
+        repository: The URL of the repository, or the open repository.
+        password: A password that opens the repository, if ``repository`` is a URL.
+        key_file: The content of a key file that opens it, instead.
+        connect: The connection URI of libvirt.
+        domains: Names, UUIDs or patterns of the domains to examine. Default: all.
+        exclude_domains: Names, UUIDs or patterns of domains to leave out.
+        disks: As for ``backup``.
+        exclude: As for ``backup``. A disk that none of the domains has is a warning.
+        mode: As for ``backup``.
+        scratch_dir: As for ``backup``.
+        staging_dir: As for ``backup``.
+
+    Returns:
+        All findings, those that are in order too.
+
+    Raises:
+        UsageError: An argument cannot be used.
+
+    Example:
+        >>> findings = puller.doctor("s3://backups/kvm", password="…", domains=["web1"])
+        >>> [finding.text for finding in findings if finding.status is puller.Status.FAIL]
+        []
+    """
+    secret = secret_of(password, key_file)
+    if secret is not None and not isinstance(repository, str):
+        raise UsageError("an open repository needs no password", advice="Give the URL, or no password.")
+    check_choice("mode", mode, Mode)
+    check_lists(domains=domains, exclude_domains=exclude_domains, disks=disks, exclude=exclude)
+    from puller.diagnosis import doctor as diagnosis
+
+    examination = diagnosis.Examination(
+        connect,
+        tuple(domains),
+        tuple(exclude_domains),
+        tuple(disks),
+        tuple(exclude),
+        mode,
+        scratch_dir,
+        staging_dir,
+    )
+    url = repository if isinstance(repository, str) else repository.store.url
+
+    def opener() -> Repository:
+        if isinstance(repository, str):
+            return open_repository(url, password=password, key_file=key_file)
+        return repository
+
+    # Not the store of the open repository: what the place itself can do is the question.
+    return list(diagnosis.doctor(open_store(url), opener, examination))
+
+
+def forget(
+    repository: Repository, domain: str, *, connect: str = DEFAULT_URI, observer: Observer = ignore
+) -> Forgotten:
+    """Remove this repository's checkpoints and dirty bitmaps from a domain, running or shut off.
+
+    Those of other repositories and programs stay, and so do the restore points. The next backup is a rehash:
+    it reads all data of every disk and stores only what differs from the last point.
+
+    Args:
+        repository: The repository.
+        domain: The domain's name or UUID.
+        connect: The connection URI of libvirt.
+        observer: Receives events: notices.
+
+    Returns:
+        The names of the checkpoints and bitmaps that were removed.
+
+    Raises:
+        NoSuchDomain: libvirt knows no such domain.
+        JobRunning: The domain has a backup job.
+        Locked: A backup of the domain is running; if the domain is shut off, also that another program uses
+            an image.
+        UnsupportedDisk: The domain is shut off, and an image is not on this host.
+        HypervisorError, NbdError: libvirt or QEMU cannot be reached or refuses. Call ``forget`` again to
+            remove the rest.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.forget(repository, "web1").checkpoints
+        ('puller-5d2f0c9be2a1-20261123T150231Z-338c893f',)
+    """
+    from puller.backups import forget as forgetting
+
+    return forgetting.forget(repository, domain, connect, observer)
