@@ -32,7 +32,7 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
-from puller.recovery import asking
+from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
 from tests.lab.memory import MemoryStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from puller.errors import DamagedData
-from puller.recovery import outputs
+from puller.recovery.targets import outputs
 from puller.repository.points import Attachment
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage

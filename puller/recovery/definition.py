@@ -14,8 +14,8 @@ from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor.domain.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
-from puller.recovery.asking import ask
 from puller.recovery.attachments import write_file
+from puller.recovery.targets.asking import ask
 from puller.repository.points import Point
 
 NAME = "restored.xml"

@@ -15,10 +15,10 @@ from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import Buffer, BufferPool
 from puller.pipeline.flow import Flow
-from puller.recovery import outputs
 from puller.recovery.difference import Changes
-from puller.recovery.outputs import Output
-from puller.recovery.write_coalescer import STRETCH, WriteCoalescer
+from puller.recovery.targets import outputs
+from puller.recovery.targets.outputs import Output
+from puller.recovery.targets.write_coalescer import STRETCH, WriteCoalescer
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window

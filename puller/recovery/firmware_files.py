@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from puller.errors import DamagedData, OutputRefused
-from puller.recovery import outputs
 from puller.recovery.attachments import write_file
+from puller.recovery.targets import outputs
 
 NVRAM, VARSTORE, TPM = "nvram.fd", "varstore.json", "tpm.tar"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from puller.errors import DamagedData
 from puller.recovery.attachments import read_attachment
 from puller.recovery.plan import Placement
-from puller.recovery.qcow2_file import Layout
+from puller.recovery.targets.qcow2_file import Layout
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 

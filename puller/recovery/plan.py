@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, OutputRefused, UsageError
-from puller.recovery import definition, outputs
+from puller.recovery import definition
+from puller.recovery.targets import outputs
 from puller.repository.points import DiskRecord, Point
 
 _SUFFIXES = {".raw": "raw", ".img": "raw", ".qcow2": "qcow2"}

@@ -30,11 +30,12 @@ from puller.hypervisor.domain.restoredxml import (
     networks_of,
 )
 from puller.hypervisor.uri import configuration_directory, state_directory
-from puller.recovery import definition, firmware_files, outputs
+from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.firmware_files import ENTERED, NVRAM, TPM, VARSTORE
 from puller.recovery.plan import Placement, Plan
 from puller.recovery.restore import Request, Restored, RestoredDisk, restore_and
+from puller.recovery.targets import outputs
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 

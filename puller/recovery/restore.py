@@ -17,15 +17,16 @@ from puller.events import DiskDone, Notice, Observer, ignore
 from puller.hypervisor.domain.restoredxml import DiskSource
 from puller.hypervisor.storage.rollback_mark import clear_mark
 from puller.pipeline.flow import Flow
-from puller.recovery import definition, outputs
+from puller.recovery import definition
 from puller.recovery.attachments import read_attachment, write_file
 from puller.recovery.definition import write_definition
 from puller.recovery.diskcopy import Copier, copy_all, damaged, open_image
 from puller.recovery.layouts import layouts_of
-from puller.recovery.outputs import Output
-from puller.recovery.overwriting import Domains, claim
 from puller.recovery.plan import Placement, Plan, make_plan
-from puller.recovery.qcow2_file import Layout, qcow2
+from puller.recovery.targets import outputs
+from puller.recovery.targets.outputs import Output
+from puller.recovery.targets.overwriting import Domains, claim
+from puller.recovery.targets.qcow2_file import Layout, qcow2
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.repository import Repository

@@ -42,12 +42,12 @@ from puller.nbd.image import ImageServer, Keys, resize
 from puller.nbd.strays import end_strays
 from puller.nbd.writer import Target
 from puller.pipeline.flow import Flow
-from puller.recovery import outputs
 from puller.recovery.comparison import compare_contents
 from puller.recovery.difference import Changes, compare_maps
 from puller.recovery.diskcopy import ChangedCopier, copy_all, damaged, open_image
-from puller.recovery.outputs import OldImage
-from puller.recovery.overwriting import Domains, claim
+from puller.recovery.targets import outputs
+from puller.recovery.targets.outputs import OldImage
+from puller.recovery.targets.overwriting import Domains, claim
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.repository import Repository

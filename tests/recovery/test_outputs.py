@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from puller.host.allocation import allocate
-from puller.recovery import outputs
+from puller.recovery.targets import outputs
 from puller.units import MIB
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from puller.errors import NbdError
-from puller.recovery.qcow2_file import Places
+from puller.recovery.targets.qcow2_file import Places
 
 PLACES = [(0, 100, 5000), (100, 50, 5200)]
 

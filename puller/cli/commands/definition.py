@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from puller.cli.input.access import open_repository
@@ -10,9 +9,8 @@ from puller.cli.output.console import printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
+from puller.cli.output.restored import disk_document, disk_line
 from puller.cli.output.settings import Settings
-from puller.cli.output.times import duration
-from puller.units import format_bytes
 
 if TYPE_CHECKING:
     from puller.recovery.recreation import Recreated
@@ -30,21 +28,14 @@ def recreate(settings: Settings, point: str, choices: dict[str, Any]) -> Outcome
 
 
 def _document(made: Recreated) -> dict[str, Any]:
-    disks = [] if made.restored is None else [_disk(asdict(disk)) for disk in made.restored.disks]
+    disks = [] if made.restored is None else [disk_document(disk) for disk in made.restored.disks]
     domain = {"name": made.name, "uuid": made.uuid}
     return {"point": made.point, "disks": disks, "domain": domain, "xml": made.xml}
-
-
-def _disk(facts: dict[str, Any]) -> dict[str, Any]:
-    return facts | {"seconds": round(facts["seconds"], 3)}
 
 
 def _text(made: Recreated, *, started: bool) -> str:
     if made.restored is None:
         return made.xml.rstrip("\n")
-    lines = [
-        f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
-        for done in made.restored.disks
-    ]
+    lines = [disk_line(done) for done in made.restored.disks]
     lines.append(f"defined {'and started ' if started else ''}domain {made.name} ({made.uuid})")
     return "\n".join(map(printable, lines))

@@ -9,9 +9,9 @@ from puller.cli.output.console import printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
+from puller.cli.output.restored import disk_document, lost_documents, lost_failure, lost_lines
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
-from puller.errors import DamagedData
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -47,31 +47,20 @@ def roll_back(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a 
             connect=connect,
             observer=observer,
         )
-    return Outcome(_document(result, dry_run, salvage), _text(result, dry_run), _failure(result))
+    return Outcome(
+        _document(result, dry_run, salvage), _text(result, dry_run), lost_failure(result.point, result.damage)
+    )
 
 
 def _document(result: RolledBack, dry_run: bool, salvage: bool) -> dict[str, Any]:
-    disks = [
-        {
-            "disk": done.disk,
-            "output": done.output,
-            "changed_bytes": done.changed_bytes,
-            "bytes_written": done.bytes_written,
-            "bytes_compared": done.bytes_compared,
-            "seconds": round(done.seconds, 3),
-        }
-        for done in result.disks
-    ]
-    lost = [
-        {"disk": disk, "offset": item.offset, "length": item.length, "message": item.reason}
-        for disk, item in result.damage
-    ]
-    document = {"point": result.point, "domain": result.domain, "dry_run": dry_run, "disks": disks}
-    return document | ({"damage": lost} if salvage else {})
+    disks = [disk_document(done) for done in result.disks]
+    lost = {"damage": lost_documents(result.damage)} if salvage else {}
+    return {"point": result.point, "domain": result.domain, "dry_run": dry_run, "disks": disks, **lost}
 
 
 def _text(result: RolledBack, dry_run: bool) -> str:
-    return "\n".join(printable(_line(done, dry_run)) for done in result.disks)
+    lines = [_line(done, dry_run) for done in result.disks]
+    return "\n".join(map(printable, [*lines, *lost_lines(result.damage)]))
 
 
 def _line(done: RolledBackDisk, dry_run: bool) -> str:
@@ -79,13 +68,3 @@ def _line(done: RolledBackDisk, dry_run: bool) -> str:
     if dry_run:
         return f"{done.disk}: {done.output} ({changed} to roll back)"
     return f"{done.disk}: {done.output} ({changed} rolled back in {duration(done.seconds)})"
-
-
-def _failure(result: RolledBack) -> DamagedData | None:
-    if not result.damage:
-        return None
-    lost = format_bytes(sum(item.length for _, item in result.damage))
-    return DamagedData(
-        f"lost {lost} of point {result.point}: the disks have zeros in their place",
-        advice="Roll back to another point if you can: 'puller check --read-data' shows which are intact.",
-    )

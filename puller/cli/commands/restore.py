@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,11 +14,10 @@ from puller.cli.output.console import is_heard_by_programs, printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
+from puller.cli.output.restored import disk_document, disk_line, lost_documents, lost_failure, lost_lines
 from puller.cli.output.settings import Settings
-from puller.cli.output.times import duration
-from puller.errors import DamagedData, UsageError
+from puller.errors import UsageError
 from puller.events import DiskDone, Event, Observer
-from puller.units import format_bytes
 
 if TYPE_CHECKING:
     from puller.api import ImageFormat
@@ -221,7 +219,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             connect=settings.connect or api.DEFAULT_URI,
             observer=observer,
         )
-    return Outcome(_document(restored, salvage), _text(restored), _failure(restored))
+    return Outcome(
+        _document(restored, salvage), _text(restored), lost_failure(restored.point, restored.damage)
+    )
 
 
 def _without_ends(observer: Observer) -> Observer:
@@ -235,33 +235,12 @@ def _without_ends(observer: Observer) -> Observer:
 
 
 def _document(restored: Restored, salvage: bool) -> dict[str, Any]:
-    disks = [{**asdict(done), "seconds": round(done.seconds, 3)} for done in restored.disks]
-    damage = [
-        {"disk": disk, "offset": lost.offset, "length": lost.length, "message": lost.reason}
-        for disk, lost in restored.damage
-    ]
-    return {"point": restored.point, "disks": disks, **({"damage": damage} if salvage else {})}
+    disks = [disk_document(done) for done in restored.disks]
+    lost = {"damage": lost_documents(restored.damage)} if salvage else {}
+    return {"point": restored.point, "disks": disks, **lost}
 
 
 def _text(restored: Restored) -> str:
     lines = [] if restored.disks else [f"point {restored.point} has no disks: restored its configuration"]
-    lines += [
-        f"{done.disk}: {done.output} ({format_bytes(done.bytes_written)} written in {duration(done.seconds)})"
-        for done in restored.disks
-    ]
-    lines += [
-        f"{disk}: lost bytes {lost.offset} to {lost.offset + lost.length - 1}: {lost.reason}"
-        for disk, lost in restored.damage
-    ]
+    lines += [*map(disk_line, restored.disks), *lost_lines(restored.damage)]
     return "\n".join(map(printable, lines))
-
-
-def _failure(restored: Restored) -> DamagedData | None:
-    if not restored.damage:
-        return None
-    disks = ", ".join(sorted({disk for disk, _ in restored.damage}))
-    lost = format_bytes(sum(damage.length for _, damage in restored.damage))
-    return DamagedData(
-        f"lost {lost} of point {restored.point} (disk {disks}): the output has zeros in their place",
-        advice="Restore another point if you can: 'puller check --read-data' shows which points are intact.",
-    )

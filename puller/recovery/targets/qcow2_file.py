@@ -25,7 +25,16 @@ from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.nbd.image import ImageServer, create_qcow2, places_of
 from puller.nbd.writer import Target
-from puller.recovery.outputs import Content, NewImage, Output, Publish, RawFile, create, new_file, opened_raw
+from puller.recovery.targets.outputs import (
+    Content,
+    NewImage,
+    Output,
+    Publish,
+    RawFile,
+    create,
+    new_file,
+    opened_raw,
+)
 from puller.units import KIB
 
 SPARSE = 0.25

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from puller.pipeline.buffers import Buffer
-from puller.recovery.outputs import Output
+from puller.recovery.targets.outputs import Output
 from puller.units import MIB
 
 STRETCH = MIB

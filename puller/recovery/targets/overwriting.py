@@ -18,7 +18,7 @@ from puller.events import Notice, Observer
 from puller.hypervisor.storage import imagelock
 from puller.hypervisor.storage.hostusers import user_of
 from puller.hypervisor.storage.storage import Storage, storage_of
-from puller.recovery.asking import ask
+from puller.recovery.targets.asking import ask
 
 
 @contextmanager

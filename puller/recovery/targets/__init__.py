@@ -1,0 +1,1 @@
+"""Where restored disks are written: files, devices and NBD exports."""
