@@ -48,6 +48,7 @@ FUNCTIONS = {
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -61,6 +62,7 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Export",
     "Finding",
     "Forgotten",
     "ImageRecord",
@@ -94,7 +96,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -34,6 +34,9 @@ from puller.api.repositories import (
     repair_index,
     stats,
 )
+from puller.api.serving import (
+    serve,
+)
 from puller.api.upkeep import (
     check,
     delete,
@@ -73,5 +76,6 @@ __all__ = [
     "repair_index",
     "restore",
     "rollback",
+    "serve",
     "stats",
 ]
