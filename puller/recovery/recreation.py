@@ -88,6 +88,17 @@ def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:
             raise DomainExists(f"domain {name} exists at {wanted.connect}")
 
 
+def _refuse_known_by_now(host: Host, point: Point, wanted: Recreation) -> None:
+    """Raise DomainExists if the domain was made during the restore: defining it would change that one."""
+    try:
+        _refuse_known(host, point, wanted)
+    except DomainExists as error:
+        raise DomainExists(
+            f"{error.message}: it was made during the restore",
+            advice="The disks are restored. Look whose domain that is before you define another on them.",
+        ) from error
+
+
 class _Recreating:
     def __init__(
         self, repository: Repository, point: Point, wanted: Recreation, host: Host, observer: Observer
@@ -128,6 +139,7 @@ class _Recreating:
                 write_file(directory / definition.NAME, domain.xml.encode(), request.force)
 
             restored = restore_and(define, self._repository, self._point, request, self._observer)
+        _refuse_known_by_now(self._host, self._point, self._wanted)
         self._firmware.write(self._held, configuration_directory(self._wanted.connect))
         defined = self._host.define(domain.xml, self._after_refusal(plan))
         self._tell_rest(domain)

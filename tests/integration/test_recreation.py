@@ -13,6 +13,7 @@ import pytest
 
 import puller
 from puller.errors import DomainExists, UsageError
+from puller.events import DiskPlanned, Event
 from puller.hypervisor.domain.disk import parse_disks
 from puller.units import MIB
 from tests.integration.conftest import Scene
@@ -87,3 +88,18 @@ def test_disks_go_where_they_are_mapped(scene: Scene, tmp_path: Path) -> None:
         (disk,) = parse_disks(copy.handle.XMLDesc())
         assert (disk.path, disk.format) == (place, "raw")
         copy.start()
+
+
+def test_a_domain_that_was_made_during_the_restore_keeps_its_definition(scene: Scene, tmp_path: Path) -> None:
+    original = scene.machine
+    definition = original.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    original.destroy()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, DiskPlanned):
+            original.define(definition)
+
+    with pytest.raises(DomainExists, match="was made during the restore") as refused:
+        recreate(scene, output=str(tmp_path / "out"), observer=observe)
+    assert "The disks are restored" in refused.value.advice
+    assert original.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == definition
