@@ -174,6 +174,7 @@ def _opened(
             starts = held.enter_context(Starts(domain))
             _refuse_active(domain)
             disks = _disks(domain, point, request)
+            _tell_others(domain, point, request, observer)
             _refuse_used(domain, disks, point, request, observer)
             bitmaps = StoredBitmaps(domain, disks, repository.id)
             bases = choose(History(repository, domain.uuid), disks, bitmaps)
@@ -197,8 +198,8 @@ def _doubt(disks: Sequence[_DiskRollback], bases: Mapping[str, Base]) -> None:
 def _refuse_started(point: Point, starts: Starts) -> None:
     if starts.any():
         raise DomainRunning(
-            f"domain {point.domain} was started while its disks were rolled back: they are partly of the point "
-            "and partly its guest's",
+            f"domain {point.domain} was started while its disks were rolled back: they are partly of the "
+            "point and partly its guest's",
             advice="Shut the domain off, then run the same command again.",
         )
 
@@ -231,6 +232,14 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
     for disk in known:
         _refuse_missing(point, disk.target, image_of(domain, disk))
     return tuple(with_stored_chain(disk, domain.scope) for disk in known)
+
+
+def _tell_others(domain: Domain, point: Point, request: Request, observer: Observer) -> None:
+    """Name the guest's other disks, which will not be of the time of those that are rolled back."""
+    for disk in domain.disks() if not request.disks else ():
+        if disk.holds_changes and point.disk(disk.target) is None:
+            text = f"disk {disk.target} stays as it is: the point does not have it"
+            observer(Notice(point.point, text))
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:

@@ -30,6 +30,7 @@ from puller.errors import (
     OutputRefused,
     RollbackUnfinished,
 )
+from puller.hypervisor.storage import rollback_mark
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
 from puller.recovery import broken_bitmaps
@@ -193,8 +194,9 @@ def test_a_backup_refuses_what_is_half_rolled_back(scene: Scene) -> None:
         scene.backup()
     assert f"puller restore {first.point} --in-place" in refused.value.advice
     mark_path(image).write_bytes(b"{")  # cut short by a power failure
-    with pytest.raises(RollbackUnfinished):
+    with pytest.raises(RollbackUnfinished, match="to an unknown point was not completed") as refused:
         scene.backup()
+    assert "'puller restore POINT --in-place'" in refused.value.advice
     scene.machine.stop()
     roll(scene, first)
     assert is_at(scene, first)
@@ -677,3 +679,39 @@ def test_another_tools_broken_bitmap_is_named_before_anything_is_written(
         roll(scene, first)
     assert f"qemu-img bitmap --remove {image}" in refused.value.advice
     assert (image.read_bytes() == before, find_mark(image)) == (True, None)
+
+
+def test_the_mark_of_a_device_is_found_by_any_name(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Volumes have two names at least: ``/dev/vg/x`` and ``/dev/mapper/vg-x``."""
+    monkeypatch.setattr(rollback_mark, "DEVICE_MARKS", tmp_path / "state" / "marks")
+    plain, name = tmp_path / "plain.img", tmp_path / "vg-x"
+    plain.write_bytes(bytes(SIZE))
+    mark = RollbackMark("p", "vda", 5)
+    with loop_device(plain) as device:
+        name.symlink_to(device)
+        assert (find_mark(name), find_mark(Path(device))) == (None, None)
+        put_mark(name, mark)
+        assert (find_mark(name), find_mark(Path(device))) == (mark, mark)
+        point = first_of(scene).point
+        puller.restore(scene.repository, point, places={"vda": device}, force=True, connect=scene.uri)
+        assert find_mark(name) is None
+        assert list((tmp_path / "state" / "marks").iterdir()) == []
+
+
+def test_a_disk_that_the_point_does_not_have_is_named(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = Scene(machine_factory(DiskSpec("vda", SIZE), DiskSpec("vdb", SIZE)), libvirt_uri, tmp_path, truth)
+    point = scene.backup(disks=["vda"])
+    scene.machine.write("vdb", 3, 0, MIB)
+    scene.machine.stop()
+    before = scene.machine.image("vdb").read_bytes()
+    roll(scene, point, dry_run=True)
+    told = scene.told
+    roll(scene, point)
+    assert scene.told == told == ["disk vdb stays as it is: the point does not have it"]
+    assert scene.machine.image("vdb").read_bytes() == before
+    roll(scene, point, disks=["vda"])
+    assert scene.told == []
