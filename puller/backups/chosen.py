@@ -9,7 +9,7 @@ from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.image import with_stored_chain
-from puller.hypervisor.storage.rollback_mark import find_mark
+from puller.hypervisor.storage.rollback_mark import UNREADABLE, find_mark
 
 
 def chosen_disks(
@@ -24,10 +24,13 @@ def chosen_disks(
 def refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
     """Raise RollbackUnfinished if a rollback of one of ``disks`` was not completed."""
     for disk in disks:
-        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
-            raise RollbackUnfinished(
-                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
-                "completed: the disk is partly old and partly new",
-                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
-                f"leave the disk out with --exclude-disk {disk.target}.",
-            )
+        if disk.path is None or (mark := find_mark(disk.path)) is None:
+            continue
+        known = mark != UNREADABLE
+        raise RollbackUnfinished(
+            f"the rollback of disk {disk.target} of domain {domain.name} to "
+            f"{f'point {mark.point}' if known else 'an unknown point'} was not completed: "
+            "the disk is partly old and partly new",
+            advice=f"Shut {domain.name} off and run 'puller restore {mark.point if known else 'POINT'} "
+            f"--in-place' again, or leave the disk out with --exclude-disk {disk.target}.",
+        )
