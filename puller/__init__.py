@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         diff,
         doctor,
         forget,
+        freeze,
         keep,
         list_kept,
         list_keys,
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -250,6 +255,8 @@ __all__ = [
     "Export",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -334,6 +341,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_kept",
     "list_keys",
@@ -355,11 +363,12 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
+        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
         "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
         "recreate release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",

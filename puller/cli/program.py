@@ -33,6 +33,7 @@ COMMANDS = (
     "repair",
     "stats",
     "doctor",
+    "freeze",
     "forget",
     "key",
     "config",
