@@ -13,6 +13,7 @@ from puller.cancelling import RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.exports import Exports
+from puller.recovery.serving.opening import keys_of
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.reading.damage import Damage
@@ -109,9 +110,7 @@ class Served:
         repository = puller.create_repository(str(self.folder), password="secret")
         self.point = make_point(repository, {"vda": CONTENT})
         self.told: list[str] = []
-        session = Session(
-            str(self.folder), repository.descriptor, repository.keys, self.point, ("vda",), 16 * MIB
-        )
+        session = Session(str(self.folder), "web1@latest", 16 * MIB, keys=keys_of(repository))
         self.exports = Exports(decode_session(encode(session)), self.told.append, IMPATIENT)
         self.exports.begin()
         (self.disk,) = self.exports.disks
