@@ -22,7 +22,7 @@ _TOLD = 10_000
 class Exports:
     """The disks that ``session`` names; ``tell`` passes a text on to puller's user.
 
-    Raises what ``opening.open_session`` does, and NoSuchPoint if the point is being deleted.
+    Raises what ``opening.open_session`` does.
     """
 
     def __init__(self, session: Session, tell: Callable[[str], None], policy: RetryPolicy = WORK) -> None:

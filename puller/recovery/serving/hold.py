@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from puller.cancelling import cleanup
-from puller.errors import NoSuchPoint, PullerError
+from puller.errors import PullerError
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
@@ -38,12 +38,8 @@ class Hold:
         self._key: str | None = None
 
     def begin(self) -> None:
-        """Keep the point from now on. Raises NoSuchPoint if it was deleted just before."""
-        self._renew()
-        if self._key is not None and not self._repository.points.stands(self._name):
-            self.end()
-            raise NoSuchPoint(f"restore point {self._point.point} has just been deleted")
-        threading.Thread(target=self._renew_until_cancelled, name="keep", daemon=True).start()
+        """Keep the point from now on. Returns at once: no client has to wait for the store's answer."""
+        threading.Thread(target=self._keep_until_cancelled, name="keep", daemon=True).start()
 
     def end(self) -> None:
         """Delete the keep. If that fails, it ends by itself. It may be called twice."""
@@ -53,15 +49,26 @@ class Hold:
                 self._repository.within(cleanup()).keeps.delete([self._key])
                 self._key = None
 
-    def _renew_until_cancelled(self) -> None:
+    def _keep_until_cancelled(self) -> None:
+        self._renew()
+        self._look()
         while not self._scope.cancelled:
             self._scope.pause(RENEWAL)
             if not self._scope.cancelled:
                 self._renew()
 
+    def _look(self) -> None:
+        """A point that was deleted just before the keep was put is lost, but its data stays for a while."""
+        with suppress(PullerError):
+            if not self._repository.points.stands(self._name):
+                text = f"restore point {self._point.point} has just been deleted"
+                self._tell(f"{text}: its data can be read until a prune removes it, after its grace time")
+
     def _renew(self) -> None:
         note = f"served by process {os.getpid()} on host {platform.node()}"
         with self._lock:
+            if self._scope.cancelled:
+                return
             before = self._key
             try:
                 self._key = self._repository.keeps.put(self._name, Keep(datetime.now(UTC) + LASTS, note))
