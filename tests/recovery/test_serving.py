@@ -77,9 +77,17 @@ def _none(segment: int) -> bool:
 
 
 def test_a_reader_that_skips_holes_is_read_ahead_of() -> None:
-    sequences = Sequences(100 * SEGMENT, 64 * MIB, lambda segment: bool(segment % 4))
-    found = [sequences.touch(at * SEGMENT, (at + 1) * SEGMENT) for at in (0, 4, 8)]
-    assert found == [[0], [4, 8, 12, 16], [20]]
+    sequences = Sequences(100 * SEGMENT, 128 * MIB, lambda segment: bool(segment % 2))
+    found = [sequences.touch(at * SEGMENT, (at + 1) * SEGMENT) for at in (0, 2, 4)]
+    assert found == [[0], [2, 4, 6, 8], [10]]
+
+
+def test_no_more_is_read_ahead_than_the_cache_holds() -> None:
+    sequences = Sequences(1000 * SEGMENT, 8 * SEGMENT * CHUNK, _none)
+    for start in (0, 100, 200, 300):
+        sequences.touch(start * SEGMENT, (start + 1) * SEGMENT)
+    begun = [len(sequences.touch((at + 1) * SEGMENT, (at + 1) * SEGMENT + 4)) for at in (0, 100, 200, 300)]
+    assert begun == [1 + AHEAD, 3, 1, 1]
 
 
 def test_single_reads_fetch_nothing_more() -> None:

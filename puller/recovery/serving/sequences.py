@@ -9,20 +9,20 @@ from itertools import islice
 
 from puller.units import CHUNK
 
-SEGMENT = 64
-"""Chunks that are fetched together for a sequential reader: 4 MiB."""
+SEGMENT = 128
+"""Chunks that are fetched together for a sequential reader: 8 MiB."""
 
 DENSE = 8
 """Chunks read of a segment from which on the rest of it is fetched."""
 
 AHEAD = 3
-"""Segments that are fetched ahead of a reader that has come from the one before."""
+"""Segments that are fetched ahead of a reader that has come from the one before, if the cache has room."""
 
-_HOLE = 16
+_HOLE = 8
 """Most segments without data that a reader is believed to have skipped: 64 MiB."""
 
 _KNOWN = 4096
-"""Segments whose use is remembered: 16 GiB of disk."""
+"""Segments whose use is remembered: 32 GiB of disk."""
 
 
 class Sequences:
@@ -79,7 +79,12 @@ class Sequences:
     def _behind(self, segment: int) -> Iterator[int]:
         """Return the segments that a sequential reader will read next."""
         after = range(segment + 1, min(segment + _HOLE, self._segments))
-        return islice((at for at in after if not self._is_hole(at)), AHEAD)
+        return islice((at for at in after if not self._is_hole(at)), min(AHEAD, self._room()))
+
+    def _room(self) -> int:
+        """Return how many segments the cache can take before it drops some that nobody has read yet."""
+        unread = sum(self._count(segment) < SEGMENT // 2 for segment in self._begun)
+        return max(self._most * 3 // 4 - unread, 0)
 
     def _count(self, segment: int) -> int:
         return self._read.get(segment, 0).bit_count()
