@@ -25,6 +25,7 @@ from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
 from puller.jobs.hooks import run_command
 from puller.jobs.job import _Run
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
 from puller.nbd.writer import Target
@@ -232,7 +233,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "objects that are read in parallel": _read_many,
     "the opening of an NBD connection": _connect,
     "an NBD read": _nbd(lambda connection: connection.read(512, 0)),
-    "an NBD block status": _nbd(lambda connection: list(connection.status(0, 512))),
+    "an NBD block status": _nbd(lambda connection: list(block_status(connection, 0, 512))),
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,

@@ -230,7 +230,7 @@ class _Restore:
         with opened as (output, rest):
             yield output
             if rest and self._request.zero_rest:
-                output.zero(size, rest)
+                output.zero([(size, rest)])
         if rest and not self._request.zero_rest:
             self._tell(
                 f"{disk.name} is {format_bytes(rest)} larger than disk {disk.target}: the rest stays "

@@ -22,13 +22,13 @@ from itertools import groupby, islice, pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData
+from puller.nbd.block_status import WINDOW
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.points import DiskRecord
-from puller.repository.reading.image import DiskImage
+from puller.repository.reading.image import DiskImage, Flags, runs
 from puller.repository.repository import Repository
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count
 
@@ -55,13 +55,15 @@ _SUSPECTS = 4
 _BLANK = 1024
 """Pages that are zero in the base and whose allocation is queried."""
 
-_AT_ONCE = 64
-"""Blank pages in a request where all are asked: 4 GiB of disk, the most that a server answers for."""
+_A_REQUEST = WINDOW // (PAGE_CHUNKS * CHUNK)
+"""Blank pages that one request can ask for."""
+
+_AT_ONCE = 1024
+"""Blank pages whose allocation is held at once: a MiB of flags."""
 
 _BLANK_SUSPECTS = 64
 """Chunks of these pages that are data in the image and are read."""
 
-Flags = NDArray[np.bool_]
 T = TypeVar("T")
 
 
@@ -150,9 +152,11 @@ class Probe(Scoped):
             yield from (number for number in reversed(stored) if clean[number - first])
 
     def _pages(self, *, empty: bool) -> list[int]:
-        flags = self._image.empty_pages()[: -(-self._end // PAGE_CHUNKS)]
-        found: list[int] = np.flatnonzero(flags == empty).tolist()
+        found: list[int] = np.flatnonzero(self._empty_pages() == empty).tolist()
         return found
+
+    def _empty_pages(self) -> Flags:
+        return self._image.empty_pages()[: -(-self._end // PAGE_CHUNKS)]
 
     def _sampled(self, disk: Compared) -> Iterator[int]:
         pages = spread(self._pages(empty=False), _PAGES * self._times, self._chance)
@@ -187,18 +191,18 @@ class Probe(Scoped):
                 suspects += spread(found, limit, self._chance)
         yield from spread(suspects, limit, self._chance)
 
-    def _blank_runs(self) -> list[tuple[int, int]]:
+    def _blank_runs(self) -> Iterable[tuple[int, int]]:
         """Some of the pages that the base has as zero; all of them, where that takes fewer requests."""
-        pages = self._pages(empty=True)
-        some = list(_runs(spread(pages, _BLANK * self._times, self._chance)))
-        if self._times == 1:
-            return some
-        whole = [
+        some = _BLANK * self._times
+        whole = runs(self._empty_pages())
+        requests = sum(-(-(stop - first) // _A_REQUEST) for first, stop in whole)
+        if self._times == 1 or requests > some:
+            return _runs(spread(self._pages(empty=True), some, self._chance))
+        return (
             (start, min(start + _AT_ONCE, stop))
-            for first, stop in _runs(pages)
+            for first, stop in whole
             for start in range(first, stop, _AT_ONCE)
-        ]
-        return min(some, whole, key=len)
+        )
 
 
 def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:

@@ -261,8 +261,8 @@ class DiskImage(Scoped):
         inside = int(np.searchsorted(slots, pack.footer.count))
         # A list, because numpy would convert the whole column for each slot.
         held = slots.tolist()
-        for span in merge(pack.footer, np.unique(slots[:inside]).tolist()):
-            stored = self._packs.fetch(pack, span)
+        spans = list(merge(pack.footer, np.unique(slots[:inside]).tolist()))
+        for span, stored in self._packs.fetch(pack, spans):
             for slot, content in self._packs.contents(pack, span, stored):
                 for chunk in chunks[bisect_left(held, slot) : bisect_right(held, slot)].tolist():
                     yield self._chunk(chunk, content)
