@@ -154,6 +154,9 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.disk_rollback import (
+        RolledBackDisk,
+    )
     from puller.recovery.recreation import (
         Recreated,
     )
@@ -163,7 +166,6 @@ if TYPE_CHECKING:
     )
     from puller.recovery.rollback import (
         RolledBack,
-        RolledBackDisk,
     )
     from puller.repository.points import (
         Attachment,
@@ -385,7 +387,8 @@ _HOMES = {
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
-    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.disk_rollback": "RolledBackDisk",
+    "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
 }
 """The modules that the public names are loaded from."""

@@ -1,0 +1,108 @@
+"""The disks of a domain that is shut off, which nobody may use while they are rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puller.backups.sources.offline import image_of
+from puller.backups.sources.unlock import keys_of, require_keys_for
+from puller.errors import DomainRunning, NoSuchDisk, OutputRefused
+from puller.events import Observer
+from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.facts import with_file_facts
+from puller.hypervisor.domain.image import describe, with_chain, with_layout
+from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.nbd.image import Keys
+from puller.nbd.strays import end_strays
+from puller.recovery.targets.overwriting import Domains, claim
+from puller.repository.points import Point
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedDisk:
+    """One disk: ``path`` is its image, ``images`` what ``qemu-img`` says about it and those behind it, and
+    ``keys`` open them.
+    """
+
+    disk: Disk
+    path: Path
+    images: Sequence[dict[str, Any]]
+    keys: Keys
+
+
+@contextmanager
+def held(
+    domain: Domain, point: Point, targets: Sequence[str], connect: str, observer: Observer
+) -> Iterator[tuple[StoppedDisk, ...]]:
+    """The disks of the ``targets``, or of all in ``point``, held against other pullers.
+
+    Raises NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, UnsupportedDisk, HypervisorError.
+    """
+    with DomainLock(domain.uuid, domain.name, lock_directory()):
+        end_strays(domain.scope)
+        _refuse_active(domain)
+        chosen = _choose(domain, point, targets)
+        _refuse_used(domain, chosen, point, connect, observer)
+        yield tuple(_look(domain, disk) for disk in with_file_facts(domain, chosen))
+
+
+def _refuse_active(domain: Domain) -> None:
+    if domain.is_active():
+        raise DomainRunning(f"domain {domain.name} is running: its disks cannot be rolled back")
+    if domain.is_saved():
+        raise DomainRunning(
+            f"domain {domain.name} has a saved state, which belongs to its disks as they are now",
+            advice=f"Start the domain and shut it off, or discard the state with 'virsh managedsave-remove "
+            f"{domain.name}', then run the same command again.",
+        )
+
+
+def _choose(domain: Domain, point: Point, targets: Sequence[str]) -> tuple[Disk, ...]:
+    wanted = targets or tuple(record.disk for record in point.disks)
+    present = {disk.target: disk for disk in domain.disks()}
+    for target in wanted:
+        if point.disk(target) is None:
+            held = ", ".join(record.disk for record in point.disks) or "none"
+            raise NoSuchDisk(f"restore point {point.point} has no disk {target}; it has {held}")
+        if target not in present:
+            raise NoSuchDisk(
+                f"domain {domain.name} has no disk {target}",
+                advice="Name the disks to roll back with --disk, or restore this one with --output.",
+            )
+    chosen = tuple(present[target] for target in dict.fromkeys(wanted))
+    for disk in chosen:
+        _refuse_missing(point, disk.target, image_of(domain, disk))
+    return chosen
+
+
+def _look(domain: Domain, disk: Disk) -> StoppedDisk:
+    """Ask for everything about the image at once: each answer of ``qemu-img`` takes milliseconds."""
+    path, keys = image_of(domain, disk), keys_of(domain, disk)
+    images = describe(path, disk.format, domain.scope)
+    require_keys_for(domain, disk, keys, images)
+    known = with_layout(disk, images[0]) if disk.format == "qcow2" else disk
+    return StoppedDisk(with_chain(known, images), path, images, keys)
+
+
+def _refuse_missing(point: Point, target: str, path: Path) -> None:
+    if not path.exists():
+        raise OutputRefused(
+            f"image {path} of disk {target} does not exist",
+            advice=f"Restore it: 'puller restore {point.point} --disk {target} --output {path}'.",
+        )
+
+
+def _refuse_used(
+    domain: Domain, disks: Sequence[Disk], point: Point, connect: str, observer: Observer
+) -> None:
+    """Raise OutputInUse if a guest, a mount or a program uses one of the images."""
+    domains = Domains((connect,), point.point, observer, domain.scope)
+    for disk in disks:
+        path = image_of(domain, disk)
+        with claim(path, domains):
+            pass  # qemu-nbd takes QEMU's lock on it when it opens it
