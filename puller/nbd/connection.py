@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +190,17 @@ class Connection:
             raise self._failure(f"read of {length} bytes at {offset}", error) from error
         return bytes(content)
 
+    def read_all(self, offsets: Sequence[int], length: int) -> list[bytes]:
+        """Read ``length`` bytes at each of some ``offsets``, all requested at once, and wait for them."""
+        contents = [bytearray(length) for _ in offsets]
+        try:
+            cookies = [self.handle.aio_pread(*read) for read in zip(contents, offsets, strict=True)]
+            for cookie in cookies:
+                self._finish(cookie)
+        except nbd.Error as error:
+            raise self._failure(f"read of {length} bytes at {min(offsets)} and elsewhere", error) from error
+        return [bytes(content) for content in contents]
+
     def _finish(self, cookie: int) -> None:
         """Wait for one pending request, and return its result."""
         while not self.handle.aio_command_completed(cookie):
@@ -245,20 +256,25 @@ class Connection:
             self._largest_write = min(int(most) or _PAYLOAD, _PAYLOAD)
         return self._largest_write
 
-    def write_zeroes(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make each (offset, length) read as zeros; the server may create holes. Raises NbdError."""
+    def write_zeroes(self, ranges: Iterable[tuple[int, int]], least_hole: int = 0) -> None:
+        """Make each (offset, length) read as zeros. Raises NbdError.
+
+        The server may make holes of those that have ``least_hole`` bytes.
+        """
         flying: deque[tuple[int, int, int]] = deque()
         for offset, length in ranges:
             for start in range(offset, offset + length, _ZERO_WINDOW):
                 if len(flying) == _ZEROS_AT_ONCE:
                     self._end_zeroing(*flying.popleft())
-                flying.append(self._begin_zeroing(start, min(_ZERO_WINDOW, offset + length - start)))
+                count = min(_ZERO_WINDOW, offset + length - start)
+                flying.append(self._begin_zeroing(start, count, may_be_hole=length >= least_hole))
         while flying:
             self._end_zeroing(*flying.popleft())
 
-    def _begin_zeroing(self, start: int, count: int) -> tuple[int, int, int]:
+    def _begin_zeroing(self, start: int, count: int, *, may_be_hole: bool) -> tuple[int, int, int]:
+        flags = 0 if may_be_hole else nbd.CMD_FLAG_NO_HOLE
         try:
-            return int(self.handle.aio_zero(count, start)), start, count
+            return int(self.handle.aio_zero(count, start, flags=flags)), start, count
         except nbd.Error as error:
             raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
 

@@ -63,11 +63,11 @@ class Target:
         with self._connection() as connection:
             connection.write(offset, view)
 
-    def zero(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make each (offset, length) read as zeros, as a hole if the server can."""
+    def zero(self, ranges: Iterable[tuple[int, int]], least_hole: int = 0) -> None:
+        """Make each (offset, length) read as zeros, from ``least_hole`` bytes on as a hole if the server can."""
         with self._connection() as connection:
             if connection.can_zero:
-                connection.write_zeroes(ranges)
+                connection.write_zeroes(ranges, least_hole)
                 return
             for offset, length in ranges:
                 for start in range(0, length, len(_ZEROS)):

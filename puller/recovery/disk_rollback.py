@@ -20,7 +20,7 @@ from puller.recovery.difference import Changes
 from puller.recovery.diskcopy import ChangedCopier, copy_all, open_image
 from puller.recovery.stopped_disks import StoppedDisk
 from puller.recovery.targets import outputs
-from puller.recovery.targets.outputs import OldImage
+from puller.recovery.targets.outputs import UsedImage
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.repository import Repository
@@ -175,7 +175,7 @@ class DiskWork:
                 owner.point.point,
                 owner.target,
                 owner.image,
-                OldImage(target),
+                UsedImage(target),
                 str(owner.path),
                 owner.observer,
                 self._changes,

@@ -27,7 +27,7 @@ from puller.errors import (
 )
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
-from puller.recovery import rollback as rolling
+from puller.recovery import change_search, disk_rollback
 from puller.recovery.diskcopy import ChangedCopier
 from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
@@ -146,7 +146,7 @@ def test_a_disk_that_was_cut_gets_back_what_was_behind_its_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a large disk no look may find that."""
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     scene.machine.stop()
     resize(scene, 4 * MIB)
     (done,) = roll(scene, first_of(scene)).disks
@@ -158,7 +158,7 @@ def test_a_rollback_that_stopped_after_the_resize_is_completed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the sizes agree again, and only the mark tells where the bitmap has seen everything."""
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.stop()
     resize(scene, 4 * MIB)
@@ -355,7 +355,7 @@ def test_a_bitmap_that_is_not_believed_learns_what_the_next_backup_needs(
     puller.restore(scene.repository, first.point, places={"vda": str(image)}, format="qcow2", force=True)
     assert later.checkpoint is not None
     subprocess.run(["qemu-img", "bitmap", "--add", str(image), later.checkpoint], check=True)
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: "it is another one")
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: "it is another one")
     monkeypatch.setattr(transfer, "find_mismatch", lambda *_, **__: None)  # as if its probe had no luck
     (done,) = roll(scene, first).disks
     assert done.changed_bytes == 64 * KIB
@@ -404,7 +404,7 @@ def test_a_damaged_map_of_the_base_makes_it_compare(scene: Scene, monkeypatch: p
     def lost(*_: object) -> None:
         raise DamagedData("a page is damaged")
 
-    monkeypatch.setattr(rolling, "compare_maps", lost)
+    monkeypatch.setattr(change_search, "compare_maps", lost)
     (done,) = roll(scene, first).disks
     assert done.bytes_compared > 0
     assert any("is damaged: a page is damaged" in text for text in scene.told)
@@ -473,7 +473,7 @@ def test_a_failure_at_the_second_disk_leaves_both_marked(
             super().begin(scope)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rolling, "ChangedCopier", Failing)
+        patch.setattr(disk_rollback, "ChangedCopier", Failing)
         with pytest.raises(puller.PullerError, match="the storage failed"):
             roll(scene, first)
     assert [compare(scene, images[target], "qcow2", first, target) for target in images] == [True, False]

@@ -26,6 +26,7 @@ import numpy as np
 from puller.cancelling import Scoped
 from puller.errors import DamagedData
 from puller.nbd.block_status import WINDOW
+from puller.nbd.export import Export
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.points import DiskRecord
 from puller.repository.reading.image import DiskImage, Flags, runs
@@ -64,6 +65,9 @@ _AT_ONCE = 1024
 _BLANK_SUSPECTS = 64
 """Chunks of these pages that are data in the image and are read."""
 
+_TOGETHER = 32
+"""Chunks that are read at the same time."""
+
 T = TypeVar("T")
 
 
@@ -86,7 +90,7 @@ class Compared(Protocol):
 
 
 def find_mismatch(
-    repository: Repository, disk: Compared, record: DiskRecord, *, image_changed: bool = False
+    repository: Repository, disk: Export, record: DiskRecord, *, image_changed: bool = False
 ) -> str | None:
     """Return why the bitmap of ``disk`` cannot belong to the base, or None if the probe finds nothing.
 
@@ -94,8 +98,10 @@ def find_mismatch(
     """
     try:
         probe = Probe(repository, record, disk.size, image_changed=image_changed)
-        if any(probe.differs(number, probe.mark(disk.chunk(number))) for number in probe.places(disk)):
-            return FOREIGN
+        places = probe.places(disk)
+        while numbers := list(islice(places, _TOGETHER)):
+            if probe.any_differs(numbers, disk.chunks(numbers)):
+                return FOREIGN
     except DamagedData as error:
         return f"its last map is damaged: {error.message}"
     return None
@@ -133,6 +139,12 @@ class Probe(Scoped):
         if self.is_zero(number) or not mark:
             return self.is_zero(number) == bool(mark)
         return self._image.content_id(number) != mark
+
+    def any_differs(self, numbers: Sequence[int], contents: Sequence[bytes]) -> bool:
+        """Return whether one of some chunks has a content that ``differs``."""
+        marks = dict(zip(numbers, map(self.mark, contents), strict=True))
+        self._image.open_packs(number for number, mark in marks.items() if mark)
+        return any(self.differs(number, mark) for number, mark in marks.items())
 
     def places(self, disk: Compared, depth: int = 1) -> Iterator[int]:
         """Choose clean chunks to compare; ``depth`` is how many at the end of each quarter."""
