@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from puller.cancelling import CancelScope
-from puller.nbd.block_status import block_status
+from puller.nbd.block_status import WINDOW, block_status
 from puller.nbd.connection import Connection
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
-from puller.units import CHUNK, GIB, MIB, Extent, Kind
+from puller.units import CHUNK, MIB, Extent, Kind
 
 _DIRTY = 1
 """Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt). In ``qemu:allocation-depth``
@@ -27,7 +27,7 @@ much at the default cluster size. A shorter gap hardly ever costs one more slice
 _KEPT = 32768
 """Most dirty extents that are remembered from one pass over the bitmap to the next: some 4 MiB."""
 
-_SPAN = 64 * GIB
+_SPAN = 18 * WINDOW
 """Most bytes of disk whose dirty ranges are gathered before their allocation is asked for."""
 
 _RANGES = 8192

@@ -64,7 +64,7 @@ class Target:
             connection.write(offset, view)
 
     def zero(self, ranges: Iterable[tuple[int, int]], least_hole: int = 0) -> None:
-        """Make each (offset, length) read as zeros, from ``least_hole`` bytes on as a hole if the server can."""
+        """Make each (offset, length) read as zeros; those of ``least_hole`` bytes may become holes."""
         with self._connection() as connection:
             if connection.can_zero:
                 connection.write_zeroes(ranges, least_hole)

@@ -59,8 +59,11 @@ _BLANK = 1024
 _A_REQUEST = WINDOW // (PAGE_CHUNKS * CHUNK)
 """Blank pages that one request can ask for."""
 
-_AT_ONCE = 1024
+_AT_ONCE = 18 * _A_REQUEST
 """Blank pages whose allocation is held at once: a MiB of flags."""
+
+_FAR_APART = 16
+"""Runs of pages up to which each is asked for its changes by itself."""
 
 _BLANK_SUSPECTS = 64
 """Chunks of these pages that are data in the image and are read."""
@@ -198,8 +201,9 @@ class Probe(Scoped):
         for first, stop in self._blank_runs():
             begin, end = first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, self._end)
             data = _data(disk, begin, end)
-            if data.any():
-                found = (np.flatnonzero(data & _clean(disk, begin, end)) + begin).tolist()
+            for start, behind in _near(data):
+                clean = _clean(disk, begin + start, begin + behind)
+                found = (np.flatnonzero(data[start:behind] & clean) + begin + start).tolist()
                 suspects += spread(found, limit, self._chance)
         yield from spread(suspects, limit, self._chance)
 
@@ -215,6 +219,15 @@ class Probe(Scoped):
             for first, stop in whole
             for start in range(first, stop, _AT_ONCE)
         )
+
+
+def _near(flags: Flags) -> list[tuple[int, int]]:
+    """Return a few ranges, of whole pages from the first flag on, that have all that are set."""
+    pages = np.unique(np.flatnonzero(flags) // PAGE_CHUNKS)
+    found = list(_runs(pages.tolist()))
+    if len(found) > _FAR_APART:
+        found = [(found[0][0], found[-1][1])]
+    return [(first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, len(flags))) for first, stop in found]
 
 
 def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:
