@@ -147,6 +147,18 @@ def test_a_hole_that_may_hold_anything_is_data(tmp_path: Path) -> None:
         ]
 
 
+def test_chunks_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    size = 9 * CHUNK + 512
+    image = make_qcow2(
+        tmp_path / "disk.qcow2", size, f"write -P 1 {CHUNK} 64k", f"write -P 2 {size - 512} 512"
+    )
+    with ImageServer.read_only(image, "qcow2") as server, Export(server.uri) as export:
+        numbers = [9, 1, 0, 8]
+        found = export.chunks(numbers)
+        assert found == [export.chunk(number) for number in numbers]
+        assert [content[:1] for content in found] == [b"\2", b"\1", b"\0", b"\0"]
+
+
 def test_an_unknown_bitmap_is_named(tmp_path: Path) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", MIB, bitmap="b0")
     with ImageServer.read_only(image, "qcow2", bitmap="b0") as server:

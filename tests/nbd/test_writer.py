@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -84,6 +85,18 @@ def test_zeroing_an_image_leaves_holes(tmp_path: Path) -> None:
         connection = Connection(server.uri, "base:allocation")
         assert {flags for _, _, flags in block_status(connection, 0, 6 * GIB)} == {3}  # hole, reads as zero
         connection.close()
+
+
+def test_zeros_shorter_than_the_least_hole_keep_their_place(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", 4 * MIB, "write -P 1 0 4M")
+    with ImageServer(image, "qcow2") as server, Target(server.uri) as target:
+        target.zero([(CHUNK, CHUNK), (2 * MIB, MIB)], least_hole=MIB)
+        target.flush()
+    found = json.loads(run("qemu-img", "map", "--output=json", image))
+    assert [(part["start"], part["length"], "offset" in part) for part in found if part["zero"]] == [
+        (CHUNK, CHUNK, True),
+        (2 * MIB, MIB, False),
+    ]
 
 
 def test_one_write_may_be_longer_than_the_server_takes(tmp_path: Path) -> None:
