@@ -29,7 +29,8 @@ class ChangeSearch:
     """The search on one disk of ``size`` bytes.
 
     ``mark`` is that of a rollback that was not completed, if there was one; ``compare`` asks to read the disk
-    instead of trusting its bitmap; ``tell`` is told why it is read otherwise.
+    instead of trusting its bitmap; ``tell`` is told why it is read otherwise. ``doubt`` is the reason not to
+    believe the bitmap, if there is one.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what is compared with what
@@ -53,6 +54,8 @@ class ChangeSearch:
         self._tell = tell
         self._compare = compare
         self._is_distrusted = False
+        self._is_probed = False
+        self.doubt: str | None = None
 
     def trusted(self) -> int:
         """Where the bitmap has seen every change: up to the least size of the disk since its base."""
@@ -62,19 +65,37 @@ class ChangeSearch:
         earlier = base if self._mark is None else self._mark.trusted
         return min(base, self._size, earlier)
 
+    def probe(self, uri: str) -> None:
+        """Find out whether the bitmap can belong to the disk at ``uri``; once, before that is resized."""
+        if self._is_probed or self._compare or not self._has_bitmap() or self._base.parent is None:
+            return
+        self._is_probed = True
+        with self._with_bitmap(uri) as export:
+            self.doubt = find_mismatch(
+                self._repository, export, self._base.parent.record, image_changed=self._base.image_changed
+            )
+
     def run(self, uri: str) -> tuple[Changes, int]:
         """Where the disk at ``uri`` may differ from the point, and the bytes that were read to know it."""
         if self._compare:
             return self._by_contents(uri)
-        if self._base.checkpoint is not None and self._base.parent is not None and self.trusted():
+        if not self._has_bitmap() or self._base.parent is None:
+            self._tell(self._base.reason or "an earlier rollback was not completed")
+        elif self.doubt is not None:
+            self._tell(self.doubt)
+        else:
             try:
-                if (found := self._by_bitmap(uri, self._base.parent.record)) is not None:
-                    return found, 0
+                return self._by_bitmap(uri, self._base.parent.record), 0
             except DamagedData as error:
                 self._tell(f"the map of point {self._base.parent.point.point} is damaged: {error.message}")
-        else:
-            self._tell(self._base.reason or "an earlier rollback was not completed")
         return self._by_contents(uri)
+
+    def _has_bitmap(self) -> bool:
+        """Whether a bitmap tells what the disk has changed since its base, if it belongs to the disk."""
+        return self._base.checkpoint is not None and self.trusted() > 0
+
+    def _with_bitmap(self, uri: str) -> Export:
+        return Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}", self._repository.scope)
 
     def _by_contents(self, uri: str) -> tuple[Changes, int]:
         """What the disk itself shows, and what the maps name besides.
@@ -91,15 +112,11 @@ class ChangeSearch:
                 changes.add_all(compare_maps(self._repository.maps, old.root, self._image.root))
         return changes, compared
 
-    def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
-        """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""
-        with Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}", self._repository.scope) as export:
-            why = find_mismatch(self._repository, export, base, image_changed=self._base.image_changed)
-            if why is not None:
-                self._tell(why)
-                return None
-            old = open_image(self._repository, self._point, base)
-            changes = compare_maps(self._repository.maps, old.root, self._image.root)
+    def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes:
+        """What the bitmap and the maps name."""
+        old = open_image(self._repository, self._point, base)
+        changes = compare_maps(self._repository.maps, old.root, self._image.root)
+        with self._with_bitmap(uri) as export:
             for extent in export.dirty():
                 changes.add_chunks(extent.offset // CHUNK, -(-extent.end // CHUNK))
         self._add_untrusted(changes)

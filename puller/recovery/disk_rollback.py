@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from puller.backups.bases.bases import Base
-from puller.errors import Locked, NbdError, NoSuchDisk, OutputRefused
+from puller.errors import Locked, NbdError, NoSuchDisk, OutputFailed, OutputRefused
 from puller.events import DiskDone, Notice, Observer
 from puller.hypervisor.storage.rollback_mark import RollbackMark, clear_mark, find_mark, put_mark
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, resize
 from puller.nbd.writer import Target
 from puller.pipeline.flow import Flow
+from puller.recovery.broken_bitmaps import remove_broken
 from puller.recovery.change_search import ChangeSearch
 from puller.recovery.difference import Changes
 from puller.recovery.diskcopy import ChangedCopier, copy_all, open_image
@@ -69,26 +70,21 @@ class DiskRollback:
             repository, point, self.image, base, self._size, find_mark(self.path), self._tell, compare=compare
         )
 
-    def difference(self) -> tuple[Changes, int]:
-        """What differs now, and the bytes that were read to know it; nothing is written."""
-        with self._in_use_told(), self._serve(writable=False) as server:
-            return self._search.run(server.uri)
-
-    def preview(self) -> RolledBackDisk:
-        """What ``DiskWork.complete`` would tell, without a byte written."""
-        began = time.monotonic()
-        changes, compared = self.difference()
-        return self.result(changes, 0, compared, began)
+    def look(self, servers: ExitStack) -> DiskWork:
+        """Serve the image for reading until ``servers`` close."""
+        with self._in_use_told():
+            return DiskWork(self, servers.enter_context(self._serve(writable=False)).uri, self._search)
 
     def begin(self, servers: ExitStack) -> DiskWork:
-        """Serve the image for writing until ``servers`` close, and find what differs."""
-        began = time.monotonic()
+        """Serve the image for writing until ``servers`` close, with the size that it had."""
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
+                with self._serve(writable=False) as server:
+                    self._search.probe(server.uri)
+                remove_broken(self.path, self._found.disk.format, self._found.keys, self.scope)
                 self.put_mark()
                 resize(self.path, self._found.disk.format, self.image.size, self._found.keys, self.scope)
-            server = servers.enter_context(self._serve(writable=True))
-        return DiskWork(self, server.uri, *self._search.run(server.uri), began)
+            return DiskWork(self, servers.enter_context(self._serve(writable=True)).uri, self._search)
 
     def put_mark(self) -> None:
         """Say beside the image that it is partly old and partly new."""
@@ -107,11 +103,6 @@ class DiskRollback:
     def _tell(self, why: str) -> None:
         text = f"disk {self.target} is read and compared with point {self.point.point}: {why}"
         self.observer(Notice(self.point.point, text))
-
-    def result(self, changes: Changes, written: int, compared: int, began: float) -> RolledBackDisk:
-        """What is told of the disk."""
-        seconds = time.monotonic() - began
-        return RolledBackDisk(self.target, str(self.path), changes.bytes, written, compared, seconds)
 
     def _measured(self) -> int:
         """The size that a guest sees.
@@ -150,27 +141,42 @@ class DiskRollback:
 
 
 class DiskWork:
-    """One disk that is open for writing: ``changes`` differ, ``compared`` bytes were read to know it."""
+    """One disk that is served at ``uri``: what ``search`` finds on it differs from the point."""
 
-    def __init__(self, owner: DiskRollback, uri: str, changes: Changes, compared: int, began: float) -> None:
+    def __init__(self, owner: DiskRollback, uri: str, search: ChangeSearch) -> None:
         self._owner = owner
         self._uri = uri
-        self._changes = changes
-        self._compared = compared
-        self._began = began
+        self._search = search
+        self._began = time.monotonic()
         self._written = 0
         self.disk = owner.target
+        self.changes = Changes(0)
+        self.compared = 0
         self.damage: list[Damage] = []
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the disk's bitmap is not to be believed."""
+        return self._search.doubt
+
+    def probe(self) -> None:
+        """Find out whether the disk's bitmap can belong to it."""
+        self._search.probe(self._uri)
+
+    def search(self, doubt: str | None) -> None:
+        """Find what differs; without the bitmap, if there is a ``doubt``."""
+        self._search.doubt = doubt
+        self.changes, self.compared = self._search.run(self._uri)
 
     def mark(self) -> None:
         """Put the mark, if there is anything to write."""
-        if self._changes.pages:
+        if self.changes.pages:
             self._owner.put_mark()
 
     def write(self, *, salvage: bool) -> None:
         """Write what differs. What of it is lost stays as it is, or with ``salvage`` becomes zeros."""
         owner, flow = self._owner, Flow(self._owner.scope)
-        with outputs.translated(str(owner.path)), Target(self._uri, flow.scope) as target:
+        with _completed_later(), outputs.translated(str(owner.path)), Target(self._uri, flow.scope) as target:
             copier = ChangedCopier(
                 owner.point.point,
                 owner.target,
@@ -178,7 +184,7 @@ class DiskWork:
                 UsedImage(target),
                 str(owner.path),
                 owner.observer,
-                self._changes,
+                self.changes,
                 salvage=salvage,
             )
             copy_all([copier], flow)
@@ -189,7 +195,23 @@ class DiskWork:
         """Take the mark away: the image is durable and closed."""
         clear_mark(self._owner.path)
         self._owner.observer(DiskDone(self._owner.point.point, self.disk))
-        return self._owner.result(self._changes, self._written, self._compared, self._began)
+        return self.result()
+
+    def result(self) -> RolledBackDisk:
+        """What is told of the disk."""
+        path, seconds = str(self._owner.path), time.monotonic() - self._began
+        return RolledBackDisk(self.disk, path, self.changes.bytes, self._written, self.compared, seconds)
+
+
+@contextmanager
+def _completed_later() -> Iterator[None]:
+    """Advise to run the same command again, which completes the image: its mark stays."""
+    try:
+        yield
+    except OutputFailed as error:
+        raise OutputFailed(
+            error.message, advice="Make room or mend its storage, then run the same command again."
+        ) from error
 
 
 def _record_of(point: Point, target: str) -> DiskRecord:

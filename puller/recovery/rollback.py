@@ -18,11 +18,11 @@ not close the image in order, its bitmaps are not usable and the disk is compare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from puller.backups.bases.bases import choose
+from puller.backups.bases.bases import Base, choose, without_mismatched_bitmaps
 from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.errors import DamagedData, KeyNotHeld
@@ -32,7 +32,7 @@ from puller.hypervisor.domain.image import stored_bitmaps
 from puller.recovery.difference import Changes
 from puller.recovery.disk_rollback import DiskRollback, DiskWork, RolledBackDisk
 from puller.recovery.diskcopy import damaged
-from puller.recovery.stopped_disks import held
+from puller.recovery.stopped_disks import StoppedDisks, held
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage
 from puller.repository.repository import Repository
@@ -80,15 +80,18 @@ def rollback(repository: Repository, point: Point, request: Request, observer: O
     """
     if not request.dry_run:
         _require_data_key(repository)
-    with _opened(repository, point, request, observer) as disks:
+    with _opened(repository, point, request, observer) as opened:
         if request.dry_run:
-            return RolledBack(point.point, point.domain, tuple(disk.preview() for disk in disks))
+            done = tuple(work.result() for work in _looked(opened))
+            return RolledBack(point.point, point.domain, done)
         with ExitStack() as servers:
-            begun = [disk.begin(servers) for disk in disks]
+            begun = [disk.begin(servers) for disk in opened.disks]
+            opened.search(begun)
             for work in begun:
                 work.mark()
             for work in begun:
                 work.write(salvage=request.salvage)
+        opened.held.refuse_started()
         damage = [(work.disk, item) for work in begun for item in work.damage]
         if damage and not request.salvage:
             raise _all_damaged(point, begun)
@@ -112,29 +115,59 @@ def differences(
     repository: Repository, point: Point, request: Request, observer: Observer
 ) -> tuple[Difference, ...]:
     """What a rollback to ``point`` would write, by disk. Raises as ``rollback``."""
-    with _opened(repository, point, request, observer) as disks:
-        return tuple(Difference(disk.target, *disk.difference()) for disk in disks)
+    with _opened(repository, point, request, observer) as opened:
+        return tuple(Difference(work.disk, work.changes, work.compared) for work in _looked(opened))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The disks, with the bases of which the bitmaps of the domain tell the changes."""
+
+    held: StoppedDisks
+    bases: Mapping[str, Base]
+    disks: Sequence[DiskRollback]
+
+    def search(self, works: Sequence[DiskWork]) -> None:
+        """Find what differs. Where a bitmap is another disk's, no bitmap of its checkpoint is believed, as in
+        a backup.
+        """
+        for work in works:
+            work.probe()
+        doubts = {work.disk: work.doubt for work in works if work.doubt is not None}
+        believed = without_mismatched_bitmaps(self.bases, doubts)
+        for work in works:
+            is_doubted = believed[work.disk].checkpoint != self.bases[work.disk].checkpoint
+            work.search(believed[work.disk].reason if is_doubted else None)
+
+
+def _looked(opened: _Opened) -> list[DiskWork]:
+    """All disks, searched, with nothing written."""
+    with ExitStack() as servers:
+        works = [disk.look(servers) for disk in opened.disks]
+        opened.search(works)
+        return works
 
 
 @contextmanager
-def _opened(
-    repository: Repository, point: Point, request: Request, observer: Observer
-) -> Iterator[list[DiskRollback]]:
+def _opened(repository: Repository, point: Point, request: Request, observer: Observer) -> Iterator[_Opened]:
     """The disks of the point's domain, held against other pullers, and refused if a guest may use them."""
     with (
         Host.connect(request.connect, repository.scope) as host,
-        held(host.domain(point.uuid), point, request.disks, request.connect, observer) as disks,
+        held(host.domain(point.uuid), point, request.disks, request.connect, observer) as stopped,
     ):
-        bitmaps = StoredBitmaps(
-            {found.disk.target: stored_bitmaps(found.images[0]) for found in disks}, repository.id
+        flags = {found.disk.target: stored_bitmaps(found.images[0]) for found in stopped.disks}
+        bases = choose(
+            History(repository, point.uuid),
+            [found.disk for found in stopped.disks],
+            StoredBitmaps(flags, repository.id),
         )
-        bases = choose(History(repository, point.uuid), [found.disk for found in disks], bitmaps)
-        yield [
+        disks = [
             DiskRollback(
                 repository, point, found, bases[found.disk.target], observer, compare=request.compare
             )
-            for found in disks
+            for found in stopped.disks
         ]
+        yield _Opened(stopped, bases, disks)
 
 
 def _all_damaged(point: Point, begun: Sequence[DiskWork]) -> DamagedData:

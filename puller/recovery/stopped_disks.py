@@ -11,11 +11,12 @@ from typing import Any
 from puller.backups.sources.offline import image_of
 from puller.backups.sources.unlock import keys_of, require_keys_for
 from puller.errors import DomainRunning, NoSuchDisk, OutputRefused
-from puller.events import Observer
+from puller.events import Notice, Observer
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_file_facts
 from puller.hypervisor.domain.image import describe, with_chain, with_layout
+from puller.hypervisor.job.events import Starts
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.nbd.image import Keys
 from puller.nbd.strays import end_strays
@@ -35,25 +36,52 @@ class StoppedDisk:
     keys: Keys
 
 
+@dataclass(frozen=True, slots=True)
+class StoppedDisks:
+    """The disks of one domain. ``starts`` are those of the domain since it was seen to be shut off."""
+
+    domain: Domain
+    disks: tuple[StoppedDisk, ...]
+    starts: Starts
+
+    def refuse_started(self) -> None:
+        """Raise DomainRunning if the domain was started.
+
+        A guest can start on block devices: where libvirt gives QEMU device nodes of its own, no lock on the
+        host's nodes keeps it away.
+        """
+        if self.starts.any():
+            raise DomainRunning(
+                f"domain {self.domain.name} was started while its disks were rolled back: they are partly of "
+                "the point and partly its guest's",
+                advice="Shut the domain off, then run the same command again.",
+            )
+
+
 @contextmanager
 def held(
     domain: Domain, point: Point, targets: Sequence[str], connect: str, observer: Observer
-) -> Iterator[tuple[StoppedDisk, ...]]:
+) -> Iterator[StoppedDisks]:
     """The disks of the ``targets``, or of all in ``point``, held against other pullers.
 
     Raises NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, UnsupportedDisk, HypervisorError.
     """
-    with DomainLock(domain.uuid, domain.name, lock_directory()):
+    with DomainLock(domain.uuid, domain.name, lock_directory()), Starts(domain) as starts:
         end_strays(domain.scope)
         _refuse_active(domain)
         chosen = _choose(domain, point, targets)
+        if not targets:
+            _tell_others(domain, point, observer)
         _refuse_used(domain, chosen, point, connect, observer)
-        yield tuple(_look(domain, disk) for disk in with_file_facts(domain, chosen))
+        disks = tuple(_look(domain, disk) for disk in with_file_facts(domain, chosen))
+        yield StoppedDisks(domain, disks, starts)
 
 
 def _refuse_active(domain: Domain) -> None:
     if domain.is_active():
-        raise DomainRunning(f"domain {domain.name} is running: its disks cannot be rolled back")
+        raise DomainRunning(
+            f"domain {domain.name} is running: its disks can be neither compared nor rolled back"
+        )
     if domain.is_saved():
         raise DomainRunning(
             f"domain {domain.name} has a saved state, which belongs to its disks as they are now",
@@ -87,6 +115,14 @@ def _look(domain: Domain, disk: Disk) -> StoppedDisk:
     require_keys_for(domain, disk, keys, images)
     known = with_layout(disk, images[0]) if disk.format == "qcow2" else disk
     return StoppedDisk(with_chain(known, images), path, images, keys)
+
+
+def _tell_others(domain: Domain, point: Point, observer: Observer) -> None:
+    """Name the guest's other disks, which will not be of the time of those that are rolled back."""
+    for disk in domain.disks():
+        if disk.holds_changes and point.disk(disk.target) is None:
+            text = f"disk {disk.target} stays as it is: the point does not have it"
+            observer(Notice(point.point, text))
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:
