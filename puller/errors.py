@@ -61,6 +61,13 @@ class OutputFailed(PullerError):
     default_advice = "Make room or choose another --output, then restore again."
 
 
+class ServeFailed(PullerError):
+    """The NBD server of a restore point cannot start, or has ended by itself."""
+
+    retryable = True
+    default_advice = "Correct the cause that nbdkit's message names, then run the command again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
