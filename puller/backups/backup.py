@@ -6,7 +6,6 @@ checkpoint is deleted only once no point needs it.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,8 +43,10 @@ from puller.errors import (
     NbdError,
     RollbackUnfinished,
     StoreUnavailable,
+    UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
+from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -54,7 +55,7 @@ from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
@@ -111,11 +112,11 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     scope = repository.scope.working(tell)
     repository = repository.within(scope)
-    with Host.connect(plan.connect, scope) as host:
+    with Host.reach(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
         disks = _disks(domain, plan)
         refuse_shared(host, domain, disks)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             _refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
             folders = _folders(plan, disks) | {source.folder}
@@ -149,12 +150,16 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
     """Return the disks to back up, with the images behind them."""
     chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
     known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
+    return (
+        known
+        if domain.is_active()
+        else tuple(with_stored_chain(disk, domain.scope, domain.host) for disk in known)
+    )
 
 
 def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
     for disk in disks:
-        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
+        if disk.path is not None and (mark := find_mark(disk.path, domain.host)) is not None:
             raise RollbackUnfinished(
                 f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
                 "completed: the disk is partly old and partly new",
@@ -208,6 +213,11 @@ def _source(
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
+    if domain.host is not LOCAL and (plan.mode != PULL or not domain.is_active()):
+        raise UsageError(
+            f"cannot read images of domain {domain.name} on host {domain.host.name}",
+            advice="Pull the domain while it runs, or run puller on its host.",
+        )
     if not domain.is_active():
         text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
         observer(Notice(domain.name, text))
@@ -309,7 +319,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=platform.node(),
+            host=self._domain.host.node_name(),
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from puller.errors import HypervisorError
+from puller.host.access import LOCAL, HostAccess
 from puller.store.mounts import sync_folder
 
 DEVICE_MARKS = Path("/var/lib/puller/rollbacks")
@@ -46,26 +47,26 @@ UNREADABLE = RollbackMark("unknown", "unknown")
 """What a mark that was cut short says: a rollback began, and nothing of the bitmap may be trusted."""
 
 
-def mark_path(image: Path) -> Path:
+def mark_path(image: Path, host: HostAccess = LOCAL) -> Path:
     """Where the mark of ``image`` is, if there is one: beside the file itself, whatever link leads to it.
 
     A device keeps the name that it has: what that leads to (``/dev/dm-3``) is another after a restart.
     """
-    if image.is_block_device():
+    found = host.status(image)
+    if found is not None and found.kind == "block":
         return DEVICE_MARKS / f"{quote(str(image), safe='')}.puller-rollback"
-    image = image.resolve()
+    image = host.resolved(image)
     return image.with_name(f".{image.name}.puller-rollback")
 
 
-def find_mark(image: Path) -> RollbackMark | None:
+def find_mark(image: Path, host: HostAccess = LOCAL) -> RollbackMark | None:
     """The mark of ``image``; None if no rollback of it is under way. Raises HypervisorError.
 
     Who may not enter the image's directory sees no mark there: backups of running domains need no such right.
     """
     try:
-        path = mark_path(image)
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_LIMIT), type=RollbackMark)
+        mark = host.read(mark_path(image, host), _LIMIT)
+        return msgspec.json.decode(mark, type=RollbackMark)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except (msgspec.MsgspecError, ValueError):
