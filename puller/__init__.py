@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         diff,
         doctor,
         forget,
+        freeze,
         keep,
         list_kept,
         list_keys,
@@ -42,11 +43,16 @@ if TYPE_CHECKING:
         repair_index,
         restore,
         rollback,
+        serve,
         stats,
     )
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -116,6 +122,7 @@ if TYPE_CHECKING:
         RepositoryExists,
         RollbackUnfinished,
         ScratchFull,
+        ServeFailed,
         StagingFull,
         StoreDenied,
         StoreError,
@@ -165,6 +172,10 @@ if TYPE_CHECKING:
     from puller.recovery.rollback import (
         RolledBack,
         RolledBackDisk,
+    )
+    from puller.recovery.serving.server import (
+        Export,
+        Server,
     )
     from puller.repository.points import (
         Attachment,
@@ -242,8 +253,11 @@ __all__ = [
     "DomainNotRunning",
     "DomainRunning",
     "Event",
+    "Export",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -304,6 +318,8 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "ServeFailed",
+    "Server",
     "StagingFull",
     "Stats",
     "Status",
@@ -327,6 +343,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_kept",
     "list_keys",
@@ -342,16 +359,18 @@ __all__ = [
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
+        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
         "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback stats"
+        "recreate release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
@@ -366,8 +385,8 @@ _HOMES = {
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
         "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
-        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -390,6 +409,7 @@ _HOMES = {
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.rollback": "RolledBack RolledBackDisk",
     "puller.recovery.diff": "DiskDifference PointDifference",
+    "puller.recovery.serving.server": "Export Server",
 }
 """The modules that the public names are loaded from."""
 

@@ -33,6 +33,7 @@ FUNCTIONS = {
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_keys",
     "list_kept",
@@ -48,6 +49,7 @@ FUNCTIONS = {
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -61,8 +63,11 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Export",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "ImageRecord",
     "JobReport",
     "KeptPoint",
@@ -94,7 +99,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -17,6 +17,7 @@ from puller.api.machines import (
     backup,
     doctor,
     forget,
+    freeze,
 )
 from puller.api.recovery import (
     diff,
@@ -33,6 +34,9 @@ from puller.api.repositories import (
     remove_key,
     repair_index,
     stats,
+)
+from puller.api.serving import (
+    serve,
 )
 from puller.api.upkeep import (
     check,
@@ -59,6 +63,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_kept",
     "list_keys",
@@ -73,5 +78,6 @@ __all__ = [
     "repair_index",
     "restore",
     "rollback",
+    "serve",
     "stats",
 ]
