@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -257,6 +258,7 @@ __all__ = [
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -377,7 +379,8 @@ _HOMES = {
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
+        "HypervisorError "
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
