@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -259,6 +260,7 @@ __all__ = [
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -379,7 +381,8 @@ _HOMES = {
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
+        "HypervisorError "
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "

@@ -66,8 +66,9 @@ class DiskRollback:
         self._is_device = self.path.is_block_device() and found.disk.format == "raw"
         self._size = self._measured()
         self._refuse_small_device()
+        self._mark = find_mark(self.path)
         self._search = ChangeSearch(
-            repository, point, self.image, base, self._size, find_mark(self.path), self._tell, compare=compare
+            repository, point, self.image, base, self._size, self._mark, self._tell, compare=compare
         )
 
     def look(self, servers: ExitStack) -> DiskWork:
@@ -81,10 +82,21 @@ class DiskRollback:
             if self._size != self.image.size and not self._is_device:
                 with self._serve(writable=False) as server:
                     self._search.probe(server.uri)
-                remove_broken(self.path, self._found.disk.format, self._found.keys, self.scope)
-                self.put_mark()
-                resize(self.path, self._found.disk.format, self.image.size, self._found.keys, self.scope)
+                self._resize()
             return DiskWork(self, servers.enter_context(self._serve(writable=True)).uri, self._search)
+
+    def _resize(self) -> None:
+        """Give the image the point's size. If QEMU refuses that and has written nothing, no mark stays."""
+        image_format, keys = self._found.disk.format, self._found.keys
+        remove_broken(self.path, image_format, keys, self.scope)
+        before = self.path.stat().st_mtime_ns
+        self.put_mark()
+        try:
+            resize(self.path, image_format, self.image.size, keys, self.scope)
+        except NbdError:
+            if self._mark is None and self.path.stat().st_mtime_ns == before:
+                clear_mark(self.path)
+            raise
 
     def put_mark(self) -> None:
         """Say beside the image that it is partly old and partly new."""

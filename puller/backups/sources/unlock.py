@@ -30,7 +30,7 @@ def keys_of(domain: Domain, disk: Disk) -> Keys:
 def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
     """Raise UnsupportedDisk if an image of the disk is encrypted and ``keys`` have none for it."""
     if disk.path is not None:
-        require_keys_for(domain, disk, keys, describe(disk.path, disk.format, domain.scope))
+        require_keys_for(domain, disk, keys, describe(disk.path, disk.format, domain.scope, domain.host))
 
 
 def require_keys_for(domain: Domain, disk: Disk, keys: Keys, images: Sequence[dict[str, Any]]) -> None:
