@@ -23,19 +23,25 @@ if TYPE_CHECKING:
         add_key,
         backup,
         check,
+        copy_files,
         create_repository,
         delete,
         diff,
         doctor,
+        file_versions,
+        find_files,
         forget,
         keep,
+        list_files,
         list_kept,
         list_keys,
         list_points,
+        mount_files,
         open_repository,
         preview_prune,
         prune,
         read_configuration,
+        read_file,
         recreate,
         release,
         remove_key,
@@ -43,6 +49,11 @@ if TYPE_CHECKING:
         restore,
         rollback,
         stats,
+    )
+    from puller.api.files import (
+        CopiedFiles,
+        FileListing,
+        MountedPoint,
     )
     from puller.backups.forget import (
         Forgotten,
@@ -76,6 +87,7 @@ if TYPE_CHECKING:
     )
     from puller.errors import (
         AmbiguousPoint,
+        ApplianceFailed,
         BaseDamaged,
         CheckpointUnusable,
         ChecksFailed,
@@ -86,6 +98,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        FileUnreadable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -95,9 +108,11 @@ if TYPE_CHECKING:
         MissingObject,
         NbdError,
         NoBucket,
+        NoFilesystem,
         NoRepository,
         NoSuchDisk,
         NoSuchDomain,
+        NoSuchFile,
         NoSuchPoint,
         NotEncrypted,
         NotQuiesced,
@@ -153,6 +168,16 @@ if TYPE_CHECKING:
     from puller.recovery.diff import (
         DiskDifference,
         PointDifference,
+    )
+    from puller.recovery.files.copying import (
+        CopiedPath,
+        SkippedFile,
+    )
+    from puller.recovery.files.entry import (
+        FileEntry,
+    )
+    from puller.recovery.files.versions import (
+        FileVersion,
     )
     from puller.recovery.recreation import (
         Recreated,
@@ -212,6 +237,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousPoint",
+    "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
     "CancelScope",
@@ -226,6 +252,8 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "ConnectionLost",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "DamagedData",
@@ -241,6 +269,10 @@ __all__ = [
     "DomainNotRunning",
     "DomainRunning",
     "Event",
+    "FileEntry",
+    "FileListing",
+    "FileUnreadable",
+    "FileVersion",
     "Finding",
     "Forgotten",
     "HypervisorError",
@@ -262,11 +294,14 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MountedPoint",
     "NbdError",
     "NoBucket",
+    "NoFilesystem",
     "NoRepository",
     "NoSuchDisk",
     "NoSuchDomain",
+    "NoSuchFile",
     "NoSuchPoint",
     "NotEncrypted",
     "NotQuiesced",
@@ -302,6 +337,7 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "SkippedFile",
     "StagingFull",
     "Stats",
     "Status",
@@ -320,19 +356,25 @@ __all__ = [
     "add_key",
     "backup",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "doctor",
+    "file_versions",
+    "find_files",
     "forget",
     "keep",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prune",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
@@ -345,9 +387,10 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
-        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback stats"
+        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff doctor "
+        "file_versions find_files forget keep list_files list_kept list_keys list_points "
+        "mount_files open_repository preview_prune prune read_configuration read_file recreate "
+        "release remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
@@ -357,13 +400,14 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
-        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
+        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
+        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
+        "FileUnreadable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked "
+        "MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
+        "NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull StagingFull "
+        "StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
         "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
@@ -372,6 +416,10 @@ _HOMES = {
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
     "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.api.files": "CopiedFiles FileListing MountedPoint",
+    "puller.recovery.files.copying": "CopiedPath SkippedFile",
+    "puller.recovery.files.entry": "FileEntry",
+    "puller.recovery.files.versions": "FileVersion",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
