@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         file_versions,
         find_files,
         forget,
+        freeze,
         keep,
         list_files,
         list_kept,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         repair_index,
         restore,
         rollback,
+        serve,
         stats,
     )
     from puller.api.files import (
@@ -58,6 +60,10 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -130,6 +136,7 @@ if TYPE_CHECKING:
         RepositoryExists,
         RollbackUnfinished,
         ScratchFull,
+        ServeFailed,
         StagingFull,
         StoreDenied,
         StoreError,
@@ -189,6 +196,10 @@ if TYPE_CHECKING:
     from puller.recovery.rollback import (
         RolledBack,
         RolledBackDisk,
+    )
+    from puller.recovery.serving.server import (
+        Export,
+        Server,
     )
     from puller.repository.points import (
         Attachment,
@@ -269,12 +280,15 @@ __all__ = [
     "DomainNotRunning",
     "DomainRunning",
     "Event",
+    "Export",
     "FileEntry",
     "FileListing",
     "FileUnreadable",
     "FileVersion",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -337,6 +351,8 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "ServeFailed",
+    "Server",
     "SkippedFile",
     "StagingFull",
     "Stats",
@@ -364,6 +380,7 @@ __all__ = [
     "file_versions",
     "find_files",
     "forget",
+    "freeze",
     "keep",
     "list_files",
     "list_kept",
@@ -382,17 +399,19 @@ __all__ = [
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 ]
 
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff doctor "
-        "file_versions find_files forget keep list_files list_kept list_keys list_points "
+        "file_versions find_files forget freeze keep list_files list_kept list_keys list_points "
         "mount_files open_repository preview_prune prune read_configuration read_file recreate "
-        "release remove_key repair_index restore rollback stats"
+        "release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
@@ -406,9 +425,9 @@ _HOMES = {
         "MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
         "NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
         "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull StagingFull "
-        "StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
-        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
+        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -435,6 +454,7 @@ _HOMES = {
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.rollback": "RolledBack RolledBackDisk",
     "puller.recovery.diff": "DiskDifference PointDifference",
+    "puller.recovery.serving.server": "Export Server",
 }
 """The modules that the public names are loaded from."""
 

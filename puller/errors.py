@@ -61,6 +61,13 @@ class OutputFailed(PullerError):
     default_advice = "Make room or choose another --output, then restore again."
 
 
+class ServeFailed(PullerError):
+    """The NBD server of a restore point cannot start, or has ended by itself."""
+
+    retryable = True
+    default_advice = "Correct the cause that nbdkit's message names, then run the command again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
@@ -83,9 +90,9 @@ class ChecksFailed(PullerError):
 
 
 class CommandFailed(PullerError):
-    """A command that a job runs before or after its backups failed or took too long."""
+    """A command that a job or a freeze runs failed or took too long."""
 
-    default_advice = "Run the command by hand to see why, or correct it in the configuration."
+    default_advice = "Find the cause in the output of the command, and correct the command."
 
 
 class ApplianceFailed(PullerError):
@@ -227,7 +234,9 @@ class FileUnreadable(RepositoryError):
     """A guest's file or directory cannot be read, as its file system or stored data is damaged."""
 
     exit_code = 13
-    default_advice = "Run 'puller check --read-data' for the point: if it finds nothing, the guest's file system is damaged."
+    default_advice = (
+        "Run 'puller check --read-data'; if it finds nothing, the guest's file system is damaged."
+    )
 
 
 # --- store ------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ FUNCTIONS = {
     "file_versions",
     "find_files",
     "forget",
+    "freeze",
     "keep",
     "list_files",
     "list_kept",
@@ -54,6 +55,7 @@ FUNCTIONS = {
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -69,11 +71,14 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Export",
     "FileEntry",
     "FileListing",
     "FileVersion",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "ImageRecord",
     "JobReport",
     "KeptPoint",
@@ -107,7 +112,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -25,6 +25,7 @@ from puller.api.machines import (
     backup,
     doctor,
     forget,
+    freeze,
 )
 from puller.api.recovery import (
     diff,
@@ -41,6 +42,9 @@ from puller.api.repositories import (
     remove_key,
     repair_index,
     stats,
+)
+from puller.api.serving import (
+    serve,
 )
 from puller.api.upkeep import (
     check,
@@ -70,6 +74,7 @@ __all__ = [
     "file_versions",
     "find_files",
     "forget",
+    "freeze",
     "keep",
     "list_files",
     "list_kept",
@@ -87,5 +92,6 @@ __all__ = [
     "repair_index",
     "restore",
     "rollback",
+    "serve",
     "stats",
 ]

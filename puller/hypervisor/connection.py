@@ -121,6 +121,11 @@ class Host(Scoped):
         with translate("cannot define the domain", advice):
             return Domain(self._connection.defineXML(xml), state_directory(self.uri), self.scope)
 
+    def networks(self) -> frozenset[str]:
+        """Return the names of libvirt's networks, active or not."""
+        with translate(f"cannot list the networks of {self.uri}"):
+            return frozenset(network.name() for network in self._connection.listAllNetworks())
+
     def pool(self, name: str) -> Pool:
         """The storage pool of this name. Raises HypervisorError if there is none."""
         return Pool(self._connection, name)

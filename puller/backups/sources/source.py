@@ -36,7 +36,12 @@ class Source:
     def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
         self._domain = domain
         self._disks = disks
+        self._untracked = untracked_targets(disks)
         self.folder = folder
+
+    def omit_checkpoint(self) -> None:
+        """Create no checkpoint: later runs continue from the ones that exist."""
+        self._untracked = frozenset(disk.target for disk in self._disks)
 
     def bases(self, history: History) -> dict[str, Base]:
         """Return the base of each disk, by target. Raises StoreError, HypervisorError."""
@@ -51,7 +56,7 @@ class Source:
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """Return the checkpoint by which later runs will find the changes since this point."""
-        if len(untracked_targets(self._disks)) == len(self._disks):
+        if len(self._untracked) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
@@ -65,7 +70,11 @@ class Pull(Source):
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> LiveBitmaps:
+        """Return the dirty bitmaps of the disks. Raises HypervisorError."""
+        return LiveBitmaps(self._domain, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
@@ -77,9 +86,10 @@ class Pull(Source):
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
-        left_out = untracked_targets(self._disks)
         seal = seal_of(self._domain, self._disks, checkpoint)
-        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
+        return PullJob(
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, self._untracked, seal
+        )
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:

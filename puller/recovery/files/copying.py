@@ -218,7 +218,7 @@ class _Copier:
             os.close(descriptor)
 
     def _finish(self, entry: FileEntry, descriptor: int) -> None:
-        """Give an open file its owner, attributes, mode and time, in an order in which none undoes another."""
+        """Give an open file its owner, attributes, mode and time; none of these undoes one before it."""
         if self._as_root:
             os.fchown(descriptor, entry.uid, entry.gid)
         self._copy_attributes(entry, descriptor)
