@@ -153,7 +153,7 @@ def read_file(  # noqa: PLR0913 - one keyword for each choice that a user has
         passphrases: Of LUKS volumes.
         observer: Receives events: steps and notices.
 
-    Yields:
+    Returns:
         The pieces. The point is open until the last one is taken, or the iterator closed.
 
     Raises:

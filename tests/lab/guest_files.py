@@ -138,6 +138,7 @@ def _hostile() -> bytes:
         add("setuid", content=b"#!/bin/sh\n", mode=0o4755)
         add("out", tarfile.SYMTYPE, linkname="../../../../../../../../../tmp")
         add("absolute", tarfile.SYMTYPE, linkname="/etc")
+        add("latin-link", tarfile.SYMTYPE, linkname="to-\udcfc")
         add("device", tarfile.BLKTYPE, devmajor=8, devminor=0)
         add("pipe", tarfile.FIFOTYPE)
         add("sparse", content=b"begin".ljust(SPARSE, b"\0") + b"end")

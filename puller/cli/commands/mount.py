@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @files_options
 @click.pass_obj
 def command(settings: Settings, /, point: str, directory: str, **options: Any) -> Outcome:
-    """Mount the files of a guest, read-only, until they are unmounted or a signal ends it.
+    """Mount the files of a guest, read-only.
 
-    POINT is as for 'puller ls'. DIR must be an empty directory. To end it, press Ctrl-C, or run 'umount DIR'
-    ('fusermount -u DIR' as another user than root). Only the user who calls it can look at the files.
+    POINT is as for 'puller ls'. DIR must be an empty directory. The command runs until DIR is unmounted or a
+    signal ends it: press Ctrl-C, or run 'umount DIR' (if you are not root, 'fusermount -u DIR'). Only the
+    user who calls it can look at the files.
     """
     choices = choices_of(**options)
     repository = open_repository(settings)

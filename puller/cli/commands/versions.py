@@ -22,10 +22,11 @@ from puller.cli.output.times import local, rfc3339
 @files_options
 @click.pass_obj
 def command(settings: Settings, /, place: str, **options: Any) -> Outcome:
-    """List the points in which a file differs from the next newer point, newest first.
+    """List the points in which a file differs.
 
-    DOMAIN is a name or a UUID. A file differs if its size or its time of modification does. Points in which
-    no disk has changed are skipped; every other one costs a start of libguestfs's virtual machine.
+    DOMAIN is a name or a UUID. The newest point is first; a point is listed if the size or the time of
+    modification is not that of the next newer point. Points in which no disk has changed are skipped; every
+    other one costs a start of libguestfs's virtual machine.
     """
     domain, path = split_place(place)
     choices = choices_of(**options)

@@ -123,9 +123,8 @@ class Appliance:
     def _start(self) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with theirs:
-            words = [sys.executable, "-m", __package__ + ".appliance_process", str(theirs.fileno())]
             process = subprocess.Popen(
-                words,
+                _command(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -160,6 +159,10 @@ class Appliance:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
+
+
+def _command(descriptor: int) -> list[str]:
+    return [sys.executable, "-m", f"{__package__}.appliance_process", str(descriptor)]
 
 
 def _environment(folder: str) -> dict[str, str]:

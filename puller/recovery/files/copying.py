@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from puller.errors import OutputRefused, UsageError
@@ -48,14 +48,6 @@ class CopiedPath:
     directories: int
     bytes: int
     skipped: tuple[SkippedFile, ...]
-
-
-@dataclass
-class _Progress:
-    files: int = 0
-    directories: int = 0
-    bytes: int = 0
-    skipped: list[SkippedFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +106,7 @@ def copy(tree: GuestTree, plan: CopyPlan) -> CopiedPath:
                     advice="Name files, directories or symbolic links.",
                 )
             copier.publish(folder / "copy", plan.output)
-    done = copier.progress
-    return CopiedPath(
-        plan.entry.path, str(plan.output), done.files, done.directories, done.bytes, tuple(done.skipped)
-    )
+    return copier.result(plan)
 
 
 @contextmanager
@@ -139,7 +128,15 @@ class _Copier:
         self._as_root = os.geteuid() == 0
         self._names: dict[tuple[int, int], Path] = {}
         self._top: FileEntry | None = None
-        self.progress = _Progress()
+        self._files = 0
+        self._directories = 0
+        self._bytes = 0
+        self._skipped: list[SkippedFile] = []
+
+    def result(self, plan: CopyPlan) -> CopiedPath:
+        """Return what was done for ``plan``."""
+        counts = self._files, self._directories, self._bytes
+        return CopiedPath(plan.entry.path, str(plan.output), *counts, tuple(self._skipped))
 
     def copy(self, entry: FileEntry, output: Path) -> None:
         """Copy ``entry``, as ``output``."""
@@ -156,7 +153,7 @@ class _Copier:
         for directory, place in reversed(directories[1:]):  # after their content, which changes their times
             self._finish_directory(directory, place, place)
         self._top = directories[0][0] if directories else None
-        self.progress.directories = len(directories)
+        self._directories = len(directories)
 
     def publish(self, place: Path, output: Path) -> None:
         """Give what was copied to ``place`` its name."""
@@ -180,6 +177,8 @@ class _Copier:
             case "symlink" if entry.target:
                 output.symlink_to(entry.target)
                 self._finish_symlink(entry, output)
+            case "symlink":
+                self._skip(entry, "a symlink whose target is not UTF-8 is not copied")
             case _:
                 self._skip(entry, f"a {entry.type} is not copied")
 
@@ -194,8 +193,8 @@ class _Copier:
             self._finish(entry, descriptor)
         finally:
             os.close(descriptor)
-        self.progress.files += 1
-        self.progress.bytes += entry.size
+        self._files += 1
+        self._bytes += entry.size
         if entry.links > 1:
             self._names[entry.inode] = output
 
@@ -242,7 +241,7 @@ class _Copier:
                     self._skip(entry, f"its attribute {name} is not copied: {error.strerror}")
 
     def _skip(self, entry: FileEntry, reason: str) -> None:
-        self.progress.skipped.append(SkippedFile(entry.path, reason))
+        self._skipped.append(SkippedFile(entry.path, reason))
 
 
 def filled(piece: bytes) -> Iterator[tuple[int, int]]:

@@ -32,7 +32,7 @@ class FileEntry:
         uid: Its owner.
         gid: Its group.
         mtime_ns: When its content was changed last, in nanoseconds since 1970.
-        target: Where a symlink leads; None for others.
+        target: Where a symlink leads; empty if that is not UTF-8, None for others.
         links: How many names it has.
         inode: What all names of a file have in common: device and number.
     """

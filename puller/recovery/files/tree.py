@@ -106,10 +106,22 @@ class GuestTree:
         for start in range(0, len(names), _AT_ONCE):
             batch = list(names[start : start + _AT_ONCE])
             found = self._ask(above, "lstatnslist", above, batch)
-            targets = self._ask(above, "readlinklist", above, batch)
-            for name, state, target in zip(batch, found, targets, strict=True):
+            for name, state, target in zip(batch, found, self._targets(above, batch), strict=True):
                 if state["st_ino"] >= 0:  # -1 of what is gone
                     yield entry_of(posixpath.join(above, name), state, target)
+
+    def _targets(self, above: str, names: list[str]) -> list[str]:
+        """Where each of ``names`` leads: empty for what is no symlink, and for a target that is not UTF-8."""
+        try:
+            return list(self._appliance.call("readlinklist", above, names))
+        except Refusal:
+            return [self._target(posixpath.join(above, name)) for name in names]
+
+    def _target(self, path: str) -> str:
+        try:
+            return str(self._appliance.call("readlink", path))
+        except Refusal:
+            return ""
 
     def _report(self, path: str, lost: int) -> None:
         if lost:
