@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         DomainNotRunning,
         DomainRunning,
         FileUnreadable,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -289,6 +290,7 @@ __all__ = [
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -421,9 +423,9 @@ _HOMES = {
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
         "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
-        "FileUnreadable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked "
-        "MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
-        "NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning "
+        "KeyNotHeld Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk "
+        "NoSuchDomain NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
         "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
         "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
         "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "

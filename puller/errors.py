@@ -311,6 +311,13 @@ class ConnectionLost(HypervisorError):
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
 
 
+class HostUnreachable(HypervisorError):
+    """The host of a remote libvirt cannot be reached, or the line to it broke."""
+
+    retryable = True
+    default_advice = "Check that the network is up and that 'ssh' to the host works without a password."
+
+
 class NoSuchDomain(HypervisorError):
     """libvirt has no domain of this name."""
 

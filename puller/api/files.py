@@ -90,7 +90,7 @@ def list_files(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     _check_path(path)
     with _opened(repository, point, hosts, disks, filesystem, passphrases, observer) as files:
-        return FileListing(files.point.point, files.filesystems, tuple(files.tree.list(path)))
+        return FileListing(files.point.point, files.filesystems, tuple(files.tree.listing(path)))
 
 
 def find_files(  # noqa: PLR0913 - one keyword for each choice that a user has

@@ -42,7 +42,7 @@ class GuestTree:
             raise self._absent(path)
         return found[0]
 
-    def list(self, path: str) -> list[FileEntry]:
+    def listing(self, path: str) -> list[FileEntry]:
         """The entries of a directory, or the entry of what is none, by name."""
         path = normal(path)
         if not self.is_directory(path):
