@@ -23,20 +23,26 @@ if TYPE_CHECKING:
         add_key,
         backup,
         check,
+        copy_files,
         create_repository,
         delete,
         diff,
         doctor,
+        file_versions,
+        find_files,
         forget,
         freeze,
         keep,
+        list_files,
         list_kept,
         list_keys,
         list_points,
+        mount_files,
         open_repository,
         preview_prune,
         prune,
         read_configuration,
+        read_file,
         recreate,
         release,
         remove_key,
@@ -45,6 +51,11 @@ if TYPE_CHECKING:
         rollback,
         serve,
         stats,
+    )
+    from puller.api.files import (
+        CopiedFiles,
+        FileListing,
+        MountedPoint,
     )
     from puller.backups.forget import (
         Forgotten,
@@ -82,6 +93,7 @@ if TYPE_CHECKING:
     )
     from puller.errors import (
         AmbiguousPoint,
+        ApplianceFailed,
         BaseDamaged,
         CheckpointUnusable,
         ChecksFailed,
@@ -92,6 +104,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        FileUnreadable,
         HostUnreachable,
         HypervisorError,
         Interrupted,
@@ -102,9 +115,11 @@ if TYPE_CHECKING:
         MissingObject,
         NbdError,
         NoBucket,
+        NoFilesystem,
         NoRepository,
         NoSuchDisk,
         NoSuchDomain,
+        NoSuchFile,
         NoSuchPoint,
         NotEncrypted,
         NotQuiesced,
@@ -161,6 +176,16 @@ if TYPE_CHECKING:
     from puller.recovery.diff import (
         DiskDifference,
         PointDifference,
+    )
+    from puller.recovery.files.copying import (
+        CopiedPath,
+        SkippedFile,
+    )
+    from puller.recovery.files.entry import (
+        FileEntry,
+    )
+    from puller.recovery.files.versions import (
+        FileVersion,
     )
     from puller.recovery.recreation import (
         Recreated,
@@ -224,6 +249,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousPoint",
+    "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
     "CancelScope",
@@ -238,6 +264,8 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "ConnectionLost",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "DamagedData",
@@ -254,6 +282,10 @@ __all__ = [
     "DomainRunning",
     "Event",
     "Export",
+    "FileEntry",
+    "FileListing",
+    "FileUnreadable",
+    "FileVersion",
     "Finding",
     "Forgotten",
     "Freeze",
@@ -278,11 +310,14 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MountedPoint",
     "NbdError",
     "NoBucket",
+    "NoFilesystem",
     "NoRepository",
     "NoSuchDisk",
     "NoSuchDomain",
+    "NoSuchFile",
     "NoSuchPoint",
     "NotEncrypted",
     "NotQuiesced",
@@ -320,6 +355,7 @@ __all__ = [
     "ScratchFull",
     "ServeFailed",
     "Server",
+    "SkippedFile",
     "StagingFull",
     "Stats",
     "Status",
@@ -338,20 +374,26 @@ __all__ = [
     "add_key",
     "backup",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "doctor",
+    "file_versions",
+    "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prune",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
@@ -365,9 +407,10 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
-        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback serve stats"
+        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff doctor "
+        "file_versions find_files forget freeze keep list_files list_kept list_keys list_points "
+        "mount_files open_repository preview_prune prune read_configuration read_file recreate "
+        "release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -378,14 +421,14 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
-        "HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
-        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
+        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
+        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning "
+        "KeyNotHeld Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk "
+        "NoSuchDomain NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
+        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
         "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
@@ -394,6 +437,10 @@ _HOMES = {
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
     "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.api.files": "CopiedFiles FileListing MountedPoint",
+    "puller.recovery.files.copying": "CopiedPath SkippedFile",
+    "puller.recovery.files.entry": "FileEntry",
+    "puller.recovery.files.versions": "FileVersion",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
