@@ -22,25 +22,31 @@ if TYPE_CHECKING:
         KeyRole,
         add_key,
         backup,
+        boot,
         check,
         create_repository,
         delete,
         diff,
+        discard_booted,
         doctor,
+        find_booted,
         forget,
         keep,
+        list_booted,
         list_kept,
         list_keys,
         list_points,
         open_repository,
         preview_prune,
         prune,
+        pull_booted,
         read_configuration,
         recreate,
         release,
         remove_key,
         repair_index,
         restore,
+        resume_booted,
         rollback,
         stats,
     )
@@ -99,6 +105,7 @@ if TYPE_CHECKING:
         NoSuchDisk,
         NoSuchDomain,
         NoSuchPoint,
+        NotBooted,
         NotEncrypted,
         NotQuiesced,
         ObjectChanged,
@@ -111,10 +118,12 @@ if TYPE_CHECKING:
         PartialFailure,
         PointKept,
         PullerError,
+        PullIncomplete,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
         ScratchFull,
+        ServeFailed,
         StagingFull,
         StoreDenied,
         StoreError,
@@ -149,6 +158,16 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
+    )
+    from puller.recovery.booting.listing import (
+        ListedMachine,
+    )
+    from puller.recovery.booting.boot import (
+        BootedMachine,
     )
     from puller.recovery.diff import (
         DiskDifference,
@@ -214,6 +233,9 @@ __all__ = [
     "AmbiguousPoint",
     "Attachment",
     "BaseDamaged",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CancelScope",
     "CheckError",
     "CheckReport",
@@ -258,6 +280,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "ListedMachine",
     "Locked",
     "MissingObject",
     "Mistake",
@@ -268,6 +291,7 @@ __all__ = [
     "NoSuchDisk",
     "NoSuchDomain",
     "NoSuchPoint",
+    "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
     "Notice",
@@ -286,6 +310,7 @@ __all__ = [
     "PointKept",
     "Policy",
     "PruneReport",
+    "PullIncomplete",
     "PullerError",
     "QuiesceMode",
     "Recreated",
@@ -302,6 +327,7 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "ServeFailed",
     "StagingFull",
     "Stats",
     "Status",
@@ -319,25 +345,31 @@ __all__ = [
     "WrongKey",
     "add_key",
     "backup",
+    "boot",
     "check",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
+    "find_booted",
     "forget",
     "keep",
+    "list_booted",
     "list_kept",
     "list_keys",
     "list_points",
     "open_repository",
     "preview_prune",
     "prune",
+    "pull_booted",
     "read_configuration",
     "recreate",
     "release",
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "stats",
@@ -345,9 +377,10 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
-        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback stats"
+        "ImageFormat KeyRole add_key backup boot check create_repository delete diff discard_booted doctor "
+        "find_booted forget keep list_booted list_kept list_keys list_points open_repository "
+        "preview_prune prune pull_booted read_configuration recreate release remove_key repair_index "
+        "restore resume_booted rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
@@ -360,9 +393,9 @@ _HOMES = {
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
         "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
+        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
         "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
         "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
@@ -371,6 +404,9 @@ _HOMES = {
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.booting.boot": "BootedMachine",
+    "puller.recovery.booting.listing": "ListedMachine",
+    "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",

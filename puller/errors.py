@@ -61,6 +61,13 @@ class OutputFailed(PullerError):
     default_advice = "Make room or choose another --output, then restore again."
 
 
+class ServeFailed(PullerError):
+    """The NBD server of a restore point cannot start, or has ended by itself."""
+
+    retryable = True
+    default_advice = "Correct the cause that nbdkit's message names, then run the command again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
@@ -299,6 +306,19 @@ class DomainExists(UsageError):
     """libvirt has a domain of the name or UUID that is to be defined; nothing was touched."""
 
     default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
+
+
+class NotBooted(HypervisorError):
+    """puller has booted no machine of this name from a restore point."""
+
+    exit_code = 16
+    default_advice = "List the booted machines with 'puller boot --list'."
+
+
+class PullIncomplete(HypervisorError):
+    """A booted machine runs, but part of its data could not be pulled: it still needs its image server."""
+
+    default_advice = "Run 'puller boot --resume NAME --keep' to try again; the machine runs on meanwhile."
 
 
 class DomainRunning(HypervisorError):

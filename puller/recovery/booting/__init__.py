@@ -1,0 +1,1 @@
+"""Machines booted from a restore point, and instant recovery (docs/instant-recovery.md)."""
