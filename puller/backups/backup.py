@@ -58,7 +58,7 @@ from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
-from puller.hypervisor.storage.rollback_mark import find_mark
+from puller.hypervisor.storage.rollback_mark import UNREADABLE, find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -154,13 +154,16 @@ def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
 
 def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
     for disk in disks:
-        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
-            raise RollbackUnfinished(
-                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
-                "completed: the disk is partly old and partly new",
-                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
-                f"leave the disk out with --exclude-disk {disk.target}.",
-            )
+        if disk.path is None or (mark := find_mark(disk.path)) is None:
+            continue
+        known = mark != UNREADABLE
+        raise RollbackUnfinished(
+            f"the rollback of disk {disk.target} of domain {domain.name} to "
+            f"{f'point {mark.point}' if known else 'an unknown point'} was not completed: "
+            "the disk is partly old and partly new",
+            advice=f"Shut {domain.name} off and run 'puller restore {mark.point if known else 'POINT'} "
+            f"--in-place' again, or leave the disk out with --exclude-disk {disk.target}.",
+        )
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
