@@ -159,15 +159,15 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
-    from puller.recovery.booting.record import (
-        Booted,
-        BootedDisk,
+    from puller.recovery.booting.boot import (
+        BootedMachine,
     )
     from puller.recovery.booting.listing import (
         ListedMachine,
     )
-    from puller.recovery.booting.boot import (
-        BootedMachine,
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
     )
     from puller.recovery.diff import (
         DiskDifference,
@@ -395,9 +395,9 @@ _HOMES = {
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
-        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished "
+        "ScratchFull ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",

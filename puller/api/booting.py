@@ -160,14 +160,14 @@ def pull_booted(
 
     booted = _booted_from(repository, name)
     rate = check_rate(limit)
-    return booted if booted.state == "standalone" else pull(
-        booted, working(repository, name, observer), rate, observer
+    return (
+        booted
+        if booted.state == "standalone"
+        else pull(booted, working(repository, name, observer), rate, observer)
     )
 
 
-def discard_booted(
-    name: str, *, repository: Repository | None = None, observer: Observer = ignore
-) -> None:
+def discard_booted(name: str, *, repository: Repository | None = None, observer: Observer = ignore) -> None:
     """Remove a booted machine and all that its guest has written.
 
     Args:

@@ -58,7 +58,7 @@ class Supervised:
         if has_systemd():
             _checked("systemd-run", *unit_options(self.unit), "--", *command)
             return
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=_private) as log:
             shell = subprocess.Popen(
                 [_SHELL, "-c", _AGAIN, self.name, *command],
                 stdin=subprocess.DEVNULL,
@@ -96,6 +96,10 @@ class Supervised:
         return None
 
 
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
 def has_systemd() -> bool:
     """Return whether systemd supervises the services of root on this host."""
     return os.geteuid() == 0 and _BOOTED_BY_SYSTEMD.is_dir()
@@ -103,7 +107,13 @@ def has_systemd() -> bool:
 
 def unit_options(unit: str) -> list[str]:
     """Return the options of systemd-run(1) for a service that is started again for ever."""
-    properties = ("Restart=always", "RestartSec=1", "StartLimitIntervalSec=0", "UMask=0077", "OOMScoreAdjust=-500")
+    properties = (
+        "Restart=always",
+        "RestartSec=1",
+        "StartLimitIntervalSec=0",
+        "UMask=0077",
+        "OOMScoreAdjust=-500",
+    )
     return ["--quiet", "--collect", f"--unit={unit}", *(f"--property={each}" for each in properties)]
 
 

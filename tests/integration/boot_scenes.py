@@ -127,7 +127,7 @@ def pulled() -> int:
 
 
 def instant_recovery(stage: Stage) -> dict[str, Any]:
-    """A guest reads and writes all the while; puller, nbdkit, libvirtd and the store are killed in mid-pull."""
+    """A guest reads and writes all the while; puller, nbdkit, libvirtd and the store are killed in turn."""
     keeping = stage.start("boot", f"{DOMAIN}@latest", "--keep", "--limit", "1M")
     terminal = stage.terminal()
     terminal.wait_turns(3)

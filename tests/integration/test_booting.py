@@ -98,7 +98,9 @@ def test_a_discarded_machine_leaves_nothing(scenes: dict[str, Any]) -> None:
 def test_a_boot_that_fails_or_is_stopped_leaves_nothing(scenes: dict[str, Any]) -> None:
     failures = scenes["failures"]
     assert failures["taken"]["error"]["name"] == "DomainExists"
-    assert failures["network"]["error"]["message"].startswith("cannot start domain web1-boot: Network not found")
+    assert failures["network"]["error"]["message"].startswith(
+        "cannot start domain web1-boot: Network not found"
+    )
     assert failures["stopped"] == 130
     assert [answer["code"] for answer in failures["unknown"]] == [16, 16]
     assert failures["left"] == []

@@ -1,4 +1,4 @@
-"""A machine that reads and writes all the while it is recovered, and what of that can be checked from outside."""
+"""A machine that reads and writes all the while it is recovered, and checks of that from outside."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Terminal:
         """
         text = self.text()
         last = dict(self._told(_WROTE))
-        begun = [match for match in _WRITING.finditer(text)]
+        begun = list(_WRITING.finditer(text))
         if begun and not _WROTE.search(text, begun[-1].end()):
             last.pop(int(begun[-1][1]), None)
         return [block for block, digest in last.items() if _digest(image, block) != digest]

@@ -76,4 +76,3 @@ def _ask(domain: Domain, command: str, arguments: dict[str, Any]) -> None:
         raise HypervisorError(
             f"cannot let domain {domain.name} wait for its server: {command}: {answer['error'].get('desc')}"
         )
-

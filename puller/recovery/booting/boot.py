@@ -22,7 +22,15 @@ from typing import Any
 
 import msgspec
 
-from puller.errors import DomainExists, HypervisorError, KeyNotHeld, NoSuchPoint, OutputRefused, PullerError, UsageError
+from puller.errors import (
+    DomainExists,
+    HypervisorError,
+    KeyNotHeld,
+    NoSuchPoint,
+    OutputRefused,
+    PullerError,
+    UsageError,
+)
 from puller.events import Notice, Observer
 from puller.host.qemu import Failure, qemu_img
 from puller.host.runtime import SOCKET_PATH, runtime_directory
@@ -76,7 +84,10 @@ class BootedMachine:
 
 
 def boot(repository: Repository, point: Point, wanted: BootRequest, observer: Observer) -> BootedMachine:
-    """Boot ``point``. Raises DomainExists, OutputRefused, HypervisorError, ServeFailed, DamagedData, StoreError."""
+    """Boot ``point``. If that fails, nothing is left.
+
+    Raises DomainExists, OutputRefused, HypervisorError, ServeFailed, DamagedData, StoreError.
+    """
     began = time.monotonic()
     if not repository.keys.can_read_data:
         raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
@@ -114,7 +125,7 @@ class _Booting:
     def _boot(self) -> None:
         booted = self._booted
         xml = self._domain(booted)  # whatever is refused is refused before anything is started
-        image_server.start(booted, self._repository, self._wanted.environment)
+        image_server.start(booted, self._repository, self._point, self._wanted.environment)
         self._note(keep=self._keep())
         for disk in booted.disks:
             make_overlay(booted, disk)
@@ -166,7 +177,9 @@ class _Booting:
             runtime=str(runtime_directory() / "booted" / self._uuid),
             socket=str(self._socket(folder)),
             disks=disks,
-            firmware=tuple(str(path) for name, path in made.items() if name in self._held and path is not None),
+            firmware=tuple(
+                str(path) for name, path in made.items() if name in self._held and path is not None
+            ),
         )
 
     def _socket(self, folder: Path) -> Path:
@@ -264,4 +277,3 @@ def run_guest(domain: Domain) -> None:
     if not waits:
         wait_for_server(domain)
     lifecycle.resume(domain)
-

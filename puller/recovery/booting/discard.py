@@ -24,8 +24,8 @@ def discard(booted: Booted, host: Host, repository: Repository | None, observer:
     """
     if booted.state == "standalone":
         raise UsageError(
-            f"machine {booted.name} stands alone: its disks are its own, and nothing of puller's is left to remove",
-            advice=f"If you want to delete the machine, undefine it with virsh, then delete {booted.storage}.",
+            f"machine {booted.name} stands alone: its disks are its own, and puller has nothing to remove",
+            advice=f"If you want to delete the machine, undefine it with virsh, and delete {booted.storage}.",
         )
     remove(booted, host, repository, observer)
 
@@ -47,7 +47,9 @@ def remove_after_failure(booted: Booted, host: Host, repository: Repository, obs
     try:
         remove(booted, host, repository, observer)
     except PullerError as error:
-        text = f"cannot remove what was made ({error.message}): run 'puller boot --discard {booted.name}' later"
+        text = (
+            f"cannot remove what was made ({error.message}): run 'puller boot --discard {booted.name}' later"
+        )
         observer(Notice(booted.point, text))
 
 

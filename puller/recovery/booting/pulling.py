@@ -48,6 +48,7 @@ def pull(booted: Booted, repository: Repository, rate: int | None, observer: Obs
         puller.pull(disk)
     puller.ask(lambda host: _require_alone(booted, _domain(booted, host), host))
     image_server.stop(booted)
+    (booted.folder / image_server.LOG).unlink(missing_ok=True)
     release_point(booted, repository, observer)
     booted = msgspec.structs.replace(booted, state="standalone", keep="")
     record.write(booted)
@@ -67,14 +68,15 @@ class _Pulling:
     def pull(self, disk: BootedDisk) -> None:
         """Return when the disk needs nothing behind its image any more."""
         self._observer(DiskPlanned(self._booted.name, disk.disk, disk.size, disk.size))
-        begun, failures = False, 0
+        self.ask(lambda host: self._slow_down(host, disk))
+        begun = 0
         while self.ask(lambda host: self._is_behind(host, disk)):
-            if not self.ask(lambda host: self._look(host, disk, begun)):
-                failures += begun
-                if failures == _TRIES:
+            # The job may have ended, and its disk be complete, just after the question above.
+            if not self.ask(lambda host: self._look(host, disk) or not self._is_behind(host, disk)):
+                if begun == _TRIES:
                     raise self._incomplete(disk)
                 self.ask(lambda host: begin_pull(_domain(self._booted, host), disk.disk, self._rate))
-            begun = True
+                begun += 1
             self._scope.check()
             self._scope.pause(_INTERVAL)
         self._observer(DiskProgress(self._booted.name, disk.disk, disk.size, disk.size, 0))
@@ -83,14 +85,17 @@ class _Pulling:
     def _is_behind(self, host: Host, disk: BootedDisk) -> bool:
         return images_behind(_running(self._booted, host).xml()).get(disk.disk, False)
 
-    def _look(self, host: Host, disk: BootedDisk, begun: bool) -> bool:
-        """Report the progress of the disk's job; False if there is none. A job of an earlier puller gets the rate."""
+    def _slow_down(self, host: Host, disk: BootedDisk) -> None:
+        """Give the job that an earlier puller has begun the rate that is wanted now."""
         domain = _running(self._booted, host)
-        progress = pull_progress(domain, disk.disk)
+        if pull_progress(domain, disk.disk) is not None:
+            set_pull_rate(domain, disk.disk, self._rate)
+
+    def _look(self, host: Host, disk: BootedDisk) -> bool:
+        """Report the progress of the disk's job; False if there is none."""
+        progress = pull_progress(_running(self._booted, host), disk.disk)
         if progress is None:
             return False
-        if not begun:
-            set_pull_rate(domain, disk.disk, self._rate)
         self._observer(DiskProgress(self._booted.name, disk.disk, progress.done, progress.done, 0))
         return True
 
@@ -99,7 +104,7 @@ class _Pulling:
         log = image_server.supervised(self._booted).log_name
         return PullIncomplete(
             f"cannot pull all of disk {disk.disk} of {name}: QEMU's job ended {_TRIES} times before its end",
-            advice=f"See the log of the server ({log}) for damaged data; the machine runs on and needs the server.",
+            advice=f"See the server's log ({log}) for damaged data. The machine runs on and needs the server.",
         )
 
     def ask(self, question: Callable[[Host], T]) -> T:
@@ -133,7 +138,7 @@ def _domain(booted: Booted, host: Host) -> Domain:
     if (domain := find_domain(booted, host)) is None:
         raise NoSuchDomain(
             f"libvirt at {booted.connect} has no domain {booted.name} ({booted.uuid}) any more",
-            advice=f"Run 'puller boot --discard {booted.name}' if the machine is not needed; its overlays are in {booted.storage}.",
+            advice=f"If you do not need its overlays in {booted.storage}, run 'puller boot --discard {booted.name}'.",
         )
     return domain
 

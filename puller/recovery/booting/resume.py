@@ -34,7 +34,8 @@ def resume(booted: Booted, repository: Repository, environment: Mapping[str, str
                 advice=f"Define it again with virsh; its overlays are in {booted.storage}.",
             )
         if booted.state != "standalone":
-            image_server.start(booted, repository, environment)
+            point = repository.points.select(booted.point)
+            image_server.start(booted, repository, point, environment)
             image_server.wait_ready(booted, repository.scope)
         _run(domain)
 
