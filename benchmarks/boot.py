@@ -3,8 +3,8 @@
     python -m benchmarks.boot               # as root; a private libvirtd and a SeaweedFS
     python -m benchmarks.boot --delay 40    # with a wire that is 40 ms long
 
-The clock runs from the start of the command (``puller boot``, ``virsh start``) until the guest has mounted its
-file system, which its console says. Each figure is the median of ``--rounds``.
+The clock runs from the start of the command (``puller boot``, ``virsh start``) until the guest has mounted
+its file system, which its console says. Each figure is the median of ``--rounds``.
 """
 
 from __future__ import annotations

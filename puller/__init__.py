@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         restore,
         resume_booted,
         rollback,
+        serve,
         stats,
     )
     from puller.backups.forget import (
@@ -184,6 +185,10 @@ if TYPE_CHECKING:
         RolledBack,
         RolledBackDisk,
     )
+    from puller.recovery.serving.server import (
+        Export,
+        Server,
+    )
     from puller.repository.points import (
         Attachment,
         DiskRecord,
@@ -263,6 +268,7 @@ __all__ = [
     "DomainNotRunning",
     "DomainRunning",
     "Event",
+    "Export",
     "Finding",
     "Forgotten",
     "HypervisorError",
@@ -328,6 +334,7 @@ __all__ = [
     "Scope",
     "ScratchFull",
     "ServeFailed",
+    "Server",
     "StagingFull",
     "Stats",
     "Status",
@@ -372,6 +379,7 @@ __all__ = [
     "resume_booted",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 ]
 
@@ -380,7 +388,7 @@ _HOMES = {
         "ImageFormat KeyRole add_key backup boot check create_repository delete diff discard_booted doctor "
         "find_booted forget keep list_booted list_kept list_keys list_points open_repository "
         "preview_prune prune pull_booted read_configuration recreate release remove_key repair_index "
-        "restore resume_booted rollback stats"
+        "restore resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
@@ -423,6 +431,7 @@ _HOMES = {
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.rollback": "RolledBack RolledBackDisk",
     "puller.recovery.diff": "DiskDifference PointDifference",
+    "puller.recovery.serving.server": "Export Server",
 }
 """The modules that the public names are loaded from."""
 

@@ -54,6 +54,7 @@ FUNCTIONS = {
     "resume_booted",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -70,6 +71,7 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Export",
     "Finding",
     "Forgotten",
     "ImageRecord",
@@ -104,7 +106,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -42,6 +42,9 @@ from puller.api.repositories import (
     repair_index,
     stats,
 )
+from puller.api.serving import (
+    serve,
+)
 from puller.api.upkeep import (
     check,
     delete,
@@ -87,5 +90,6 @@ __all__ = [
     "restore",
     "resume_booted",
     "rollback",
+    "serve",
     "stats",
 ]

@@ -25,6 +25,7 @@ COMMANDS = (
     "restore",
     "boot",
     "diff",
+    "serve",
     "check",
     "prune",
     "delete",

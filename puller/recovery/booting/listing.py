@@ -15,7 +15,10 @@ from puller.recovery.targets.asking import ask
 
 @dataclass(frozen=True, slots=True)
 class ListedMachine:
-    """A booted machine: whether its domain is active (None if libvirt does not say), and its server answers."""
+    """A booted machine.
+
+    ``active`` is None if libvirt does not say; ``served`` is whether the image server answers.
+    """
 
     record: Booted
     active: bool | None

@@ -104,7 +104,7 @@ class _Pulling:
         log = image_server.supervised(self._booted).log_name
         return PullIncomplete(
             f"cannot pull all of disk {disk.disk} of {name}: QEMU's job ended {_TRIES} times before its end",
-            advice=f"See the server's log ({log}) for damaged data. The machine runs on and needs the server.",
+            advice=f"See the server's log ({log}) for damaged data. The machine runs on with the server.",
         )
 
     def ask(self, question: Callable[[Host], T]) -> T:
@@ -138,7 +138,7 @@ def _domain(booted: Booted, host: Host) -> Domain:
     if (domain := find_domain(booted, host)) is None:
         raise NoSuchDomain(
             f"libvirt at {booted.connect} has no domain {booted.name} ({booted.uuid}) any more",
-            advice=f"If you do not need its overlays in {booted.storage}, run 'puller boot --discard {booted.name}'.",
+            advice=f"Run 'puller boot --discard {booted.name}' if you do not need {booted.storage} either.",
         )
     return domain
 
