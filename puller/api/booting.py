@@ -64,6 +64,11 @@ def boot(  # noqa: PLR0913 - one keyword for each choice that a user has
         ServeFailed: The server of the disks does not start.
         StoreError, DamagedData: The repository cannot be read.
         UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> made = puller.boot(repository, "web1@latest", network="default")
+        >>> made.record.name
+        'web1-boot'
     """
     from puller.recovery.booting import boot as transaction
 
@@ -93,6 +98,10 @@ def find_booted(name: str) -> Booted:
 
     Raises:
         NotBooted: No machine of this name was booted.
+
+    Example:
+        >>> puller.find_booted("web1-boot").state
+        'running'
     """
     return record.read(name)
 
@@ -103,6 +112,13 @@ def list_booted() -> list[ListedMachine]:
     Returns:
         The record of each, whether its domain is active (None if libvirt does not say), and whether its
         server answers.
+
+    Raises:
+        PullerError: A record cannot be read.
+
+    Example:
+        >>> [machine.record.name for machine in puller.list_booted()]
+        ['web1-boot']
     """
     from puller.recovery.booting.listing import listed
 
@@ -124,6 +140,10 @@ def resume_booted(repository: Repository, name: str, *, observer: Observer = ign
         NotBooted: No machine of this name was booted.
         UsageError: The machine was not booted to the end, or from another repository.
         HypervisorError, ServeFailed, StoreError: As for :func:`puller.boot`.
+
+    Example:
+        >>> puller.resume_booted(repository, "web1-boot").state
+        'running'
     """
     from puller.recovery.booting.resume import resume
 
@@ -155,6 +175,10 @@ def pull_booted(
         PullIncomplete: Data of the point is damaged.
         HypervisorError: libvirt cannot be reached for 150 s, or refuses.
         UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> puller.pull_booted(repository, "web1-boot", limit=100 << 20).state
+        'standalone'
     """
     from puller.recovery.booting.pulling import pull
 
@@ -179,6 +203,9 @@ def discard_booted(name: str, *, repository: Repository | None = None, observer:
         NotBooted: No machine of this name was booted.
         UsageError: The machine stands alone.
         HypervisorError: libvirt cannot be reached or refuses.
+
+    Example:
+        >>> puller.discard_booted("web1-boot", repository=repository)
     """
     from puller.hypervisor.connection import Host
     from puller.recovery.booting.discard import discard

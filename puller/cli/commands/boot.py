@@ -64,8 +64,7 @@ if TYPE_CHECKING:
     "--limit",
     type=RATE,
     metavar="RATE",
-    help="Limit the rate of --keep, in bytes per second (for example 20M or 500K). Without it, there is "
-    "no limit.",
+    help="Limit the rate of --keep, in bytes per second (for example 20M or 500K).  [default: no limit]",
 )
 @OF_HOST
 @click.option("--list", "list_", is_flag=True, help="List the booted machines of this host.")
