@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         doctor,
         find_booted,
         forget,
+        freeze,
         keep,
         list_booted,
         list_kept,
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -271,6 +277,9 @@ __all__ = [
     "Export",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -361,6 +370,7 @@ __all__ = [
     "doctor",
     "find_booted",
     "forget",
+    "freeze",
     "keep",
     "list_booted",
     "list_kept",
@@ -386,11 +396,12 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup boot check create_repository delete diff discard_booted doctor "
-        "find_booted forget keep list_booted list_kept list_keys list_points open_repository "
+        "find_booted forget freeze keep list_booted list_kept list_keys list_points open_repository "
         "preview_prune prune pull_booted read_configuration recreate release remove_key repair_index "
         "restore resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
@@ -399,7 +410,8 @@ _HOMES = {
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
+        "HypervisorError "
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "

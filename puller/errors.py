@@ -90,9 +90,9 @@ class ChecksFailed(PullerError):
 
 
 class CommandFailed(PullerError):
-    """A command that a job runs before or after its backups failed or took too long."""
+    """A command that a job or a freeze runs failed or took too long."""
 
-    default_advice = "Run the command by hand to see why, or correct it in the configuration."
+    default_advice = "Find the cause in the output of the command, and correct the command."
 
 
 # --- repository -------------------------------------------------------------------------------
@@ -280,6 +280,13 @@ class ConnectionLost(HypervisorError):
 
     retryable = True
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
+
+
+class HostUnreachable(HypervisorError):
+    """The host of a remote libvirt cannot be reached, or the line to it broke."""
+
+    retryable = True
+    default_advice = "Check that the network is up and that 'ssh' to the host works without a password."
 
 
 class NoSuchDomain(HypervisorError):

@@ -20,10 +20,12 @@ from puller.cancelling import WORK, CancelScope
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
+from puller.host.command import run_command
+from puller.host.ssh import SshTarget
+from puller.host.sshhost import SshHost
 from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
-from puller.jobs.hooks import run_command
 from puller.jobs.job import _Run
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
@@ -174,7 +176,7 @@ def _pace(flow: Flow, place: Place) -> None:
 def _hook(place: Place) -> None:
     mark = place.folder / "begun"
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
-    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], LONG, {}, place.scope)
+    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], {}, place.scope, LONG)
 
 
 def _program(place: Place) -> None:
@@ -191,6 +193,14 @@ def _qemu_nbd(place: Place) -> None:
     place.patch.setattr("puller.nbd.image._START_SECONDS", LONG)
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
+
+
+def _ssh(place: Place) -> None:
+    mark, tool = place.folder / "begun", place.folder / "ssh"
+    tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
+    tool.chmod(0o700)
+    threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
+    SshHost(SshTarget("kvm1", program=str(tool))).greet(place.scope)
 
 
 def _await(condition: Callable[[], bool], place: Place) -> None:
@@ -236,6 +246,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
+    "a login by ssh": _ssh,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
@@ -299,8 +310,10 @@ ALLOWED = {
     ("cli/signals.py", "sleep"): "the thread that watches for signals wakes the main one",
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
-    ("jobs/hooks.py", "wait"): "the process has been killed",
+    ("host/command.py", "wait"): "the process has been killed",
     ("nbd/image.py", "wait"): "the process has been killed",
+    ("host/ssh.py", "wait"): "the process has been killed",
+    ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }

@@ -25,6 +25,7 @@ from puller.api.machines import (
     backup,
     doctor,
     forget,
+    freeze,
 )
 from puller.api.recovery import (
     diff,
@@ -73,6 +74,7 @@ __all__ = [
     "doctor",
     "find_booted",
     "forget",
+    "freeze",
     "keep",
     "list_booted",
     "list_kept",

@@ -34,6 +34,7 @@ COMMANDS = (
     "repair",
     "stats",
     "doctor",
+    "freeze",
     "forget",
     "key",
     "config",

@@ -206,7 +206,9 @@ def _refuse_started(point: Point, starts: Starts) -> None:
 
 def _refuse_active(domain: Domain) -> None:
     if domain.is_active():
-        raise DomainRunning(f"domain {domain.name} is running: its disks cannot be rolled back")
+        raise DomainRunning(
+            f"domain {domain.name} is running: its disks can be neither compared nor rolled back"
+        )
     if domain.is_saved():
         raise DomainRunning(
             f"domain {domain.name} has a saved state, which belongs to its disks as they are now",
