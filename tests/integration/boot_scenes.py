@@ -63,7 +63,7 @@ class Stage:
     def boot(self, *words: str) -> dict[str, Any]:
         return self.answer("boot", f"{DOMAIN}@latest", *words)
 
-    def booted(self, *words: str) -> dict[str, Any]:
+    def must_boot(self, *words: str) -> dict[str, Any]:
         """The answer of a boot that must succeed."""
         answer = self.boot(*words)
         assert answer["code"] == 0, answer
@@ -224,7 +224,7 @@ def alone_backups(stage: Stage, domain: Any) -> list[str]:
 
 def running_machine(stage: Stage) -> dict[str, Any]:
     """Booted without --keep: backed up, then the host loses power, and it is put together again."""
-    began = stage.booted("--memory", "160", "--storage", str(stage.folder / "elsewhere"))
+    began = stage.must_boot("--memory", "160", "--storage", str(stage.folder / "elsewhere"))
     terminal = stage.terminal()
     terminal.wait_turns(5)
     protected = [note for note in stage.left() if note.startswith("booted as")]

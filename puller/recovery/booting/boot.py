@@ -50,7 +50,7 @@ from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
 from puller.recovery.targets import outputs
 from puller.repository.points import Point
-from puller.repository.records.kept import Keep
+from puller.repository.records.kept import Keep, new_name
 from puller.repository.repository import Repository
 
 _APPARMOR = Path("/run/libvirt/puller")
@@ -126,7 +126,7 @@ class _Booting:
         booted = self._booted
         xml = self._domain(booted)  # whatever is refused is refused before anything is started
         image_server.start(booted, self._repository, self._point, self._wanted.environment)
-        self._note(keep=self._keep())
+        self._keep()
         for disk in booted.disks:
             make_overlay(booted, disk)
         self._firmware.write(self._held, configuration_directory(self._wanted.connect))
@@ -177,6 +177,7 @@ class _Booting:
             runtime=str(runtime_directory() / "booted" / self._uuid),
             socket=str(self._socket(folder)),
             disks=disks,
+            keep=new_name((self._point.uuid, self._point.point)),
             firmware=tuple(
                 str(path) for name, path in made.items() if name in self._held and path is not None
             ),
@@ -195,19 +196,16 @@ class _Booting:
             )
         return path
 
-    def _keep(self) -> str:
-        """Protect the point as long as the machine needs it, and return the protection's name."""
-        place = (self._point.uuid, self._point.point)
+    def _keep(self) -> None:
+        """Protect the point as long as the machine needs it. The record has the protection's name already."""
         note = f"booted as {self._name} on {platform.node()}"
         try:
-            name = self._repository.keeps.put(place, Keep(None, note))
+            self._repository.keeps.put_as(self._booted.keep, Keep(None, note))
         except PullerError as error:
             self._tell(f"cannot keep point {self._point.point} from being pruned: {error.message}")
-            return ""
-        if not self._repository.points.stands(place):
-            self._repository.keeps.delete([name])
+            self._note(keep="")
+        if not self._repository.points.stands((self._point.uuid, self._point.point)):
             raise NoSuchPoint(f"restore point {self._point.point} has just been deleted")
-        return name
 
     def _domain(self, booted: Booted) -> str:
         sources = {
