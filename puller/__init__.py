@@ -24,24 +24,30 @@ if TYPE_CHECKING:
         backup,
         boot,
         check,
+        copy_files,
         create_repository,
         delete,
         diff,
         discard_booted,
         doctor,
+        file_versions,
         find_booted,
+        find_files,
         forget,
         freeze,
         keep,
         list_booted,
+        list_files,
         list_kept,
         list_keys,
         list_points,
+        mount_files,
         open_repository,
         preview_prune,
         prune,
         pull_booted,
         read_configuration,
+        read_file,
         recreate,
         release,
         remove_key,
@@ -51,6 +57,11 @@ if TYPE_CHECKING:
         rollback,
         serve,
         stats,
+    )
+    from puller.api.files import (
+        CopiedFiles,
+        FileListing,
+        MountedPoint,
     )
     from puller.backups.forget import (
         Forgotten,
@@ -88,6 +99,7 @@ if TYPE_CHECKING:
     )
     from puller.errors import (
         AmbiguousPoint,
+        ApplianceFailed,
         BaseDamaged,
         CheckpointUnusable,
         ChecksFailed,
@@ -98,6 +110,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        FileUnreadable,
         HostUnreachable,
         HypervisorError,
         Interrupted,
@@ -108,9 +121,11 @@ if TYPE_CHECKING:
         MissingObject,
         NbdError,
         NoBucket,
+        NoFilesystem,
         NoRepository,
         NoSuchDisk,
         NoSuchDomain,
+        NoSuchFile,
         NoSuchPoint,
         NotBooted,
         NotEncrypted,
@@ -180,6 +195,16 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.files.copying import (
+        CopiedPath,
+        SkippedFile,
+    )
+    from puller.recovery.files.entry import (
+        FileEntry,
+    )
+    from puller.recovery.files.versions import (
+        FileVersion,
+    )
     from puller.recovery.recreation import (
         Recreated,
     )
@@ -242,6 +267,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousPoint",
+    "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
     "Booted",
@@ -259,6 +285,8 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "ConnectionLost",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "DamagedData",
@@ -275,6 +303,10 @@ __all__ = [
     "DomainRunning",
     "Event",
     "Export",
+    "FileEntry",
+    "FileListing",
+    "FileUnreadable",
+    "FileVersion",
     "Finding",
     "Forgotten",
     "Freeze",
@@ -300,11 +332,14 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MountedPoint",
     "NbdError",
     "NoBucket",
+    "NoFilesystem",
     "NoRepository",
     "NoSuchDisk",
     "NoSuchDomain",
+    "NoSuchFile",
     "NoSuchPoint",
     "NotBooted",
     "NotEncrypted",
@@ -344,6 +379,7 @@ __all__ = [
     "ScratchFull",
     "ServeFailed",
     "Server",
+    "SkippedFile",
     "StagingFull",
     "Stats",
     "Status",
@@ -363,24 +399,30 @@ __all__ = [
     "backup",
     "boot",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "discard_booted",
     "doctor",
+    "file_versions",
     "find_booted",
+    "find_files",
     "forget",
     "freeze",
     "keep",
     "list_booted",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prune",
     "pull_booted",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
@@ -395,10 +437,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup boot check create_repository delete diff discard_booted doctor "
-        "find_booted forget freeze keep list_booted list_kept list_keys list_points open_repository "
-        "preview_prune prune pull_booted read_configuration recreate release remove_key repair_index "
-        "restore resume_booted rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete diff "
+        "discard_booted doctor file_versions find_booted find_files forget freeze keep list_booted "
+        "list_files list_kept list_keys list_points mount_files open_repository preview_prune prune "
+        "pull_booted read_configuration read_file recreate release remove_key repair_index restore "
+        "resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -409,14 +452,14 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
-        "HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged "
-        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished "
-        "ScratchFull ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
+        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
+        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld "
+        "Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
+        "NoSuchFile NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
         "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
@@ -428,6 +471,10 @@ _HOMES = {
     "puller.recovery.booting.listing": "ListedMachine",
     "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.api.files": "CopiedFiles FileListing MountedPoint",
+    "puller.recovery.files.copying": "CopiedPath SkippedFile",
+    "puller.recovery.files.entry": "FileEntry",
+    "puller.recovery.files.versions": "FileVersion",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
