@@ -22,17 +22,21 @@ if TYPE_CHECKING:
         KeyRole,
         add_key,
         backup,
+        boot,
         check,
         copy_files,
         create_repository,
         delete,
         diff,
+        discard_booted,
         doctor,
         file_versions,
+        find_booted,
         find_files,
         forget,
         freeze,
         keep,
+        list_booted,
         list_files,
         list_kept,
         list_keys,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         open_repository,
         preview_prune,
         prune,
+        pull_booted,
         read_configuration,
         read_file,
         recreate,
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
         remove_key,
         repair_index,
         restore,
+        resume_booted,
         rollback,
         serve,
         stats,
@@ -121,6 +127,7 @@ if TYPE_CHECKING:
         NoSuchDomain,
         NoSuchFile,
         NoSuchPoint,
+        NotBooted,
         NotEncrypted,
         NotQuiesced,
         ObjectChanged,
@@ -133,6 +140,7 @@ if TYPE_CHECKING:
         PartialFailure,
         PointKept,
         PullerError,
+        PullIncomplete,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
@@ -172,6 +180,16 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.recovery.booting.boot import (
+        BootedMachine,
+    )
+    from puller.recovery.booting.listing import (
+        ListedMachine,
+    )
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
     )
     from puller.recovery.diff import (
         DiskDifference,
@@ -252,6 +270,9 @@ __all__ = [
     "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CancelScope",
     "CheckError",
     "CheckReport",
@@ -306,6 +327,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "ListedMachine",
     "Locked",
     "MissingObject",
     "Mistake",
@@ -319,6 +341,7 @@ __all__ = [
     "NoSuchDomain",
     "NoSuchFile",
     "NoSuchPoint",
+    "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
     "Notice",
@@ -337,6 +360,7 @@ __all__ = [
     "PointKept",
     "Policy",
     "PruneReport",
+    "PullIncomplete",
     "PullerError",
     "QuiesceMode",
     "Recreated",
@@ -373,17 +397,21 @@ __all__ = [
     "WrongKey",
     "add_key",
     "backup",
+    "boot",
     "check",
     "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
     "file_versions",
+    "find_booted",
     "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
     "list_files",
     "list_kept",
     "list_keys",
@@ -392,6 +420,7 @@ __all__ = [
     "open_repository",
     "preview_prune",
     "prune",
+    "pull_booted",
     "read_configuration",
     "read_file",
     "recreate",
@@ -399,6 +428,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "serve",
@@ -407,10 +437,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff doctor "
-        "file_versions find_files forget freeze keep list_files list_kept list_keys list_points "
-        "mount_files open_repository preview_prune prune read_configuration read_file recreate "
-        "release remove_key repair_index restore rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete diff "
+        "discard_booted doctor file_versions find_booted find_files forget freeze keep list_booted "
+        "list_files list_kept list_keys list_points mount_files open_repository preview_prune prune "
+        "pull_booted read_configuration read_file recreate release remove_key repair_index restore "
+        "resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -423,12 +454,12 @@ _HOMES = {
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
         "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
-        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning "
-        "KeyNotHeld Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk "
-        "NoSuchDomain NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld "
+        "Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
+        "NoSuchFile NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
         "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
         "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
@@ -436,6 +467,9 @@ _HOMES = {
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.booting.boot": "BootedMachine",
+    "puller.recovery.booting.listing": "ListedMachine",
+    "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
     "puller.api.files": "CopiedFiles FileListing MountedPoint",
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
