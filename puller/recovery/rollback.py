@@ -37,6 +37,7 @@ from puller.errors import (
     NoSuchDisk,
     OutputFailed,
     OutputRefused,
+    UnsupportedDisk,
 )
 from puller.events import DiskDone, Notice, Observer
 from puller.hypervisor.connection import Host
@@ -232,6 +233,7 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
             )
     known = with_facts(domain, tuple(present[target] for target in dict.fromkeys(wanted)))
     for disk in known:
+        _refuse_elsewhere(domain, point, disk)
         _refuse_missing(point, disk.target, image_of(domain, disk))
     return tuple(with_stored_chain(disk, domain.scope) for disk in known)
 
@@ -242,6 +244,16 @@ def _tell_others(domain: Domain, point: Point, request: Request, observer: Obser
         if disk.holds_changes and point.disk(disk.target) is None:
             text = f"disk {disk.target} stays as it is: the point does not have it"
             observer(Notice(point.point, text))
+
+
+def _refuse_elsewhere(domain: Domain, point: Point, disk: Disk) -> None:
+    if disk.path is None:
+        raise UnsupportedDisk(
+            f"cannot roll back disk {disk.target} of domain {domain.name}: it is {disk.type}, neither a "
+            "file nor a block device of this host",
+            advice="Roll the other disks back with --disk, and restore this one: 'puller restore "
+            f"{point.point} --disk {disk.target}=TARGET'.",
+        )
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:
