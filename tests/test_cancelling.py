@@ -34,6 +34,7 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.files import appliance
 from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
@@ -195,6 +196,13 @@ def _qemu_nbd(place: Place) -> None:
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
 
 
+def _appliance(place: Place) -> None:
+    place.patch.setattr(appliance, "_command", lambda _: ["sleep", str(LONG)])
+    with appliance.Appliance(place.scope) as guest:
+        place.waiting()
+        guest.call("launch")
+
+
 def _ssh(place: Place) -> None:
     mark, tool = place.folder / "begun", place.folder / "ssh"
     tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
@@ -251,6 +259,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
     "a rate's turn": _in_flow(_pace),
+    "an answer of libguestfs": _appliance,
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
     "an event of libvirt": _event,
@@ -312,6 +321,7 @@ ALLOWED = {
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("host/command.py", "wait"): "the process has been killed",
     ("nbd/image.py", "wait"): "the process has been killed",
+    ("recovery/files/appliance.py", "wait"): "the process has been killed",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
