@@ -10,7 +10,7 @@ from typing import Any
 
 from puller.backups.sources.offline import image_of
 from puller.backups.sources.unlock import keys_of, require_keys_for
-from puller.errors import DomainRunning, NoSuchDisk, OutputRefused
+from puller.errors import DomainRunning, NoSuchDisk, OutputRefused, UnsupportedDisk
 from puller.events import Notice, Observer
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
@@ -104,6 +104,7 @@ def _choose(domain: Domain, point: Point, targets: Sequence[str]) -> tuple[Disk,
             )
     chosen = tuple(present[target] for target in dict.fromkeys(wanted))
     for disk in chosen:
+        _refuse_elsewhere(domain, point, disk)
         _refuse_missing(point, disk.target, image_of(domain, disk))
     return chosen
 
@@ -123,6 +124,16 @@ def _tell_others(domain: Domain, point: Point, observer: Observer) -> None:
         if disk.holds_changes and point.disk(disk.target) is None:
             text = f"disk {disk.target} stays as it is: the point does not have it"
             observer(Notice(point.point, text))
+
+
+def _refuse_elsewhere(domain: Domain, point: Point, disk: Disk) -> None:
+    if disk.path is None:
+        raise UnsupportedDisk(
+            f"cannot roll back disk {disk.target} of domain {domain.name}: it is {disk.type}, neither a "
+            "file nor a block device of this host",
+            advice="Roll the other disks back with --disk, and restore this one: 'puller restore "
+            f"{point.point} --disk {disk.target}=TARGET'.",
+        )
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:

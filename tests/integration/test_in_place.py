@@ -29,6 +29,7 @@ from puller.errors import (
     OutputInUse,
     OutputRefused,
     RollbackUnfinished,
+    UnsupportedDisk,
 )
 from puller.hypervisor.storage import rollback_mark
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
@@ -731,3 +732,25 @@ def test_a_size_that_qemu_refuses_to_give_back_leaves_no_mark(scene: Scene) -> N
     with pytest.raises(NbdError):
         roll(scene, first)
     assert find_mark(image) is not None
+
+
+def test_a_disk_on_the_network_is_refused_with_the_way_back(scene: Scene) -> None:
+    first = first_of(scene)
+    scene.machine.stop()
+
+    def edit(root: ET.Element) -> None:
+        disk = root.find("./devices/disk")
+        assert disk is not None
+        disk.set("type", "network")
+        source = disk.find("source")
+        assert source is not None
+        source.attrib.clear()
+        source.attrib.update({"protocol": "nbd", "name": "x"})
+        ET.SubElement(source, "host", name="127.0.0.1", port="10809")
+
+    scene.redefine(edit)
+    with pytest.raises(
+        UnsupportedDisk, match=r"cannot roll back disk vda of domain .*: it is network"
+    ) as refused:
+        roll(scene, first)
+    assert f"'puller restore {first.point} --disk vda=TARGET'" in refused.value.advice
