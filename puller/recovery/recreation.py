@@ -71,9 +71,18 @@ class Recreated:
 
 def recreate(repository: Repository, point: Point, wanted: Recreation, observer: Observer) -> Recreated:
     """Restore and define. Raises DomainExists, HypervisorError, and as ``restore``."""
+    _refuse_name(wanted.name)
     with Host.connect(wanted.connect, repository.scope) as host:
         _refuse_known(host, point, wanted)
         return _Recreating(repository, point, wanted, host, observer).run()
+
+
+def _refuse_name(name: str | None) -> None:
+    """Libvirt refuses it too, but only when the disks are restored."""
+    if name is not None and (not name.strip() or set(name) & set("/\n")):
+        raise UsageError(
+            f"'{name}' cannot be the name of a domain", advice="Give --name a name without '/' and line ends."
+        )
 
 
 def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from puller.cancelling import RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.exports import Exports
-from puller.recovery.serving.opening import keys_of
+from puller.recovery.serving.opening import opened_form
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.reading.damage import Damage
@@ -128,7 +129,9 @@ class Served:
         repository = puller.create_repository(str(self.folder), password="secret")
         self.point = make_point(repository, {"vda": CONTENT})
         self.told: list[str] = []
-        session = Session(str(self.folder), "web1@latest", 16 * MIB, keys=keys_of(repository))
+        session = Session(
+            str(self.folder), "web1@latest", 16 * MIB, opened=opened_form(repository, self.point)
+        )
         self.exports = Exports(decode_session(encode(session)), self.told.append, IMPATIENT)
         self.exports.begin()
         (self.disk,) = self.exports.disks
@@ -161,14 +164,14 @@ def test_threads_that_read_the_same_ask_the_store_once(
 ) -> None:
     served.read(0, 1)
     asked: list[tuple[str, int, int]] = []
-    original = FolderStore.get_range
+    original = FolderStore.get_ranges
     gate = threading.Barrier(4)
 
-    def get_range(store: FolderStore, key: str, offset: int, length: int) -> bytes:
-        asked.append((key, offset, length))
-        return original(store, key, offset, length)
+    def get_ranges(store: FolderStore, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        asked.extend((key, *each) for each in ranges)
+        return original(store, key, ranges)
 
-    monkeypatch.setattr(FolderStore, "get_range", get_range)
+    monkeypatch.setattr(FolderStore, "get_ranges", get_ranges)
 
     def work() -> None:
         gate.wait()

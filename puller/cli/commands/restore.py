@@ -199,7 +199,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             "disks": targets,
             "places": places,
             "format": format_,
-            "network": network or "keep",
+            "network": "keep" if network is None else network,
             "map_networks": pairs("--map-network", mapped_networks),
             "start": start,
             "dry_run": dry_run,

@@ -15,15 +15,17 @@ from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import DiskRecord, Point
 from puller.repository.repository import Repository, open_repository
+from puller.store.base import Store
 from puller.store.location import address, open_store
 from puller.store.retrying import RetryingStore
 
 
-class _Keys(msgspec.Struct, frozen=True):
-    """An open repository, without its store."""
+class _Opened(msgspec.Struct, frozen=True):
+    """An open repository, without its store, and a point of it."""
 
     descriptor: Descriptor
     ring: KeyRing
+    point: Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ class Served:
     records: tuple[DiskRecord, ...]
 
 
-def keys_of(repository: Repository) -> bytes:
-    """Return what opens the repository again without its password. It is secret."""
-    return msgspec.json.encode(_Keys(repository.descriptor, repository.keys))
+def opened_form(repository: Repository, point: Point) -> bytes:
+    """Return what opens the repository again without its password, and the point. It is secret."""
+    return msgspec.json.encode(_Opened(repository.descriptor, repository.keys, point))
 
 
 def open_session(session: Session, scope: CancelScope, tell: Callable[[str], None]) -> Served:
@@ -46,22 +48,24 @@ def open_session(session: Session, scope: CancelScope, tell: Callable[[str], Non
     Raises NoRepository, WrongKey, NoSuchPoint, AmbiguousPoint, NoSuchDisk, KeyNotHeld, UsageError,
     StoreError, DamagedData.
     """
-    first = CancelScope(PROMPT, parent=scope)
-    repository = _open(session, first, tell)
+    store = open_store(session.url)
+    if session.opened is not None:
+        opened = msgspec.json.decode(session.opened, type=_Opened)
+        repository, point = (
+            Repository(RetryingStore(store, scope).within(scope), opened.descriptor, opened.ring),
+            opened.point,
+        )
+    else:
+        repository = _open(session, store, CancelScope(PROMPT, parent=scope), tell).within(scope)
+        point = repository.points.select(session.point, session.hosts)
     if not repository.keys.can_read_data:
         raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
-    repository = repository.within(scope)
-    point = repository.points.select(session.point, session.hosts)
     return Served(repository, point, _chosen(point, session.disks))
 
 
-def _open(session: Session, scope: CancelScope, tell: Callable[[str], None]) -> Repository:
-    store = open_store(session.url)
-    retrying = RetryingStore(store, scope).within(scope)
-    if session.keys is not None:
-        keys = msgspec.json.decode(session.keys, type=_Keys)
-        return Repository(retrying, keys.descriptor, keys.ring)
-    repository = open_repository(retrying, _secret(session), address(store))
+def _open(session: Session, store: Store, scope: CancelScope, tell: Callable[[str], None]) -> Repository:
+    """Open it with the user's secret. A wrong endpoint should not keep a user waiting."""
+    repository = open_repository(RetryingStore(store, scope).within(scope), _secret(session), address(store))
     if repository.replaced is not None:
         tell(f"{repository.replaced.text}: {repository.replaced.advice}")
     return repository

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from puller.events import Observer, ignore
-from puller.recovery.serving.opening import keys_of
+from puller.recovery.serving.opening import opened_form
 from puller.recovery.serving.process import Export, ServerProcess, Service
 from puller.recovery.serving.session import Session
 from puller.repository.points import Point
@@ -22,6 +22,12 @@ class Server(ServerProcess):
         self, repository: Repository, point: Point, service: Service, observer: Observer = ignore
     ) -> None:
         session = Session(
-            repository.store.url, point.point, service.memory, (), service.disks, keys=keys_of(repository)
+            repository.store.url,
+            point.point,
+            service.memory,
+            (),
+            service.disks,
+            opened=opened_form(repository, point),
+            patience=repository.scope.policy.seconds,
         )
         super().__init__(session, service, observer, repository.scope)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from puller import errors
+from puller.cancelling import WORK
 from puller.errors import PullerError
 
 CHANNEL = "channel"
@@ -21,8 +22,9 @@ PATHS = "PULLER_SERVE_PATHS"
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """A point, named as on the command line, in the repository at ``url``; and how to serve it.
 
-    The repository is opened by ``password`` or ``key_file``, or by what ``opening.keys_of`` made of an open
-    one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in bytes.
+    The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
+    open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
+    bytes; ``patience`` the seconds that the store may be silent before a read fails.
     """
 
     url: str
@@ -32,7 +34,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     disks: tuple[str, ...] = ()
     password: str | None = None
     key_file: bytes | None = None
-    keys: bytes | None = None
+    opened: bytes | None = None
+    patience: float = WORK.seconds
 
 
 class Failure(msgspec.Struct, frozen=True):

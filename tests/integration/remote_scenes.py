@@ -1,0 +1,264 @@
+"""Backups of another host's domains, played between two network namespaces: see tests/lab/two_hosts.py.
+
+``python -m tests.integration.remote_scenes FOLDER SCENE`` prints one JSON document; test_remote.py asserts on
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+import puller
+from puller.errors import PullerError
+from puller.events import Event, Notice
+from puller.hypervisor.connection import prepare_library
+from puller.hypervisor.job.frozen import DiskExport
+from puller.units import KIB, MIB
+from tests.integration.conftest import restored
+from tests.lab.certificates import DAY, NOW, Authority
+from tests.lab.hypervisor_host import IMAGES
+from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
+from tests.lab.two_hosts import SSH, HypervisorHost
+
+NAME = "far"
+DISKS = (DiskSpec("vda", 24 * MIB), DiskSpec("vdb", 10 * MIB + 512))
+
+
+class Stage:
+    """A machine on the other host, a repository on this one, and the truth about each point."""
+
+    def __init__(self, folder: Path, host: HypervisorHost, connection: Any) -> None:
+        self.folder = folder
+        self.host = host
+        for disk in DISKS:
+            path = str(image_path(IMAGES, NAME, disk.target))
+            host.run("qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size))
+        handle = connection.defineXML(domain_xml(NAME, IMAGES, DISKS))
+        handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
+        self.repository = puller.create_repository(str(folder / "repository"), password=None)
+        self.notices: list[str] = []
+
+    def back_up(
+        self,
+        uri: str = SSH,
+        frozen: Callable[[Sequence[DiskExport]], None] = lambda exports: None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """One run; ``frozen`` is called with the frozen disks. What came of it, as JSON."""
+        self.notices = []
+        truth = self.truth()
+
+        def changed(exports: Sequence[DiskExport]) -> None:
+            self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
+            frozen(exports)
+
+        try:
+            point = puller.backup(
+                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=changed, **options
+            )
+        except PullerError as error:
+            return {
+                "error": type(error).__name__,
+                "message": error.message,
+                "code": error.exit_code,
+                **self._left(),
+            }
+        return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
+
+    def back_up_there(self) -> dict[str, Any]:
+        """One run by a puller on the hypervisor host itself."""
+        truth = self.truth()
+        command = [sys.executable, "-m", "puller.cli", "-r", str(self.folder / "repository"), "--json"]
+        self.host.run(*command, "backup", NAME)
+        point = puller.list_points(self.repository)[-1]
+        return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
+
+    def _told(self, point: puller.Point) -> dict[str, Any]:
+        return {
+            "kind": point.kind,
+            "host": point.host,
+            "dirty": {disk.disk: disk.dirty_bytes for disk in point.disks},
+            "attachments": [attachment.name for attachment in point.attachments],
+            "notes": list(point.notes),
+            "notices": self.notices,
+        }
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.notices.append(event.text)
+
+    def truth(self) -> dict[str, str]:
+        """Digests of the disks of the still machine, read by qemu-img on their own host."""
+        return {disk.target: self._digest(disk.target) for disk in DISKS}
+
+    def _digest(self, target: str) -> str:
+        if self.machine.handle.isActive():
+            self.machine.tell_device(target, "flush")
+        raw = IMAGES / "truth"
+        image = str(self.machine.image(target))
+        self.host.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, str(raw))
+        digest = self.host.run("sha256sum", str(raw)).split()[0]
+        self.host.run("rm", str(raw))
+        return digest
+
+    def contents(self, point: puller.Point) -> dict[str, str]:
+        """Digests of the restored disks."""
+        output = restored(self.repository, point, self.folder)
+        return {
+            disk.disk: hashlib.sha256((output / f"{disk.disk}.raw").read_bytes()).hexdigest()
+            for disk in point.disks
+        }
+
+    def _left(self) -> dict[str, Any]:
+        """What there is of ours on the other host beside the one checkpoint of the last point."""
+        points = {point.checkpoint for point in puller.list_points(self.repository)}
+        names = {item.getName() for item in self.machine.handle.listAllCheckpoints()}
+        wanted = ["-name", "puller-*", "-not", "-path", "*/checkpoint/*"]
+        files = self.host.run("find", str(IMAGES), "/var/lib/libvirt/qemu", "/run/puller", *wanted).split()
+        return {"left": [*files, *sorted(names - points), *sorted(names)[1:]]}
+
+
+class FarMachine(Machine):
+    """A machine of another host, whose log cannot be read here."""
+
+    def write(self, target: str, pattern: int, offset: int, length: int) -> None:
+        """See Machine."""
+        self.tell_device(target, f"write -P {pattern} {offset} {length}")
+
+    def tell_device(self, target: str, command: str) -> None:
+        """Run a ``qemu-io`` command on the device."""
+        if answer := self._tell_device(target, command):
+            raise RuntimeError(answer)
+
+
+def scattered(stage: Stage, round_: int) -> None:
+    """Change the disks in all ways: data, zeros without data, trimmed blocks, zeros as data."""
+    machine = stage.machine
+    machine.write("vda", round_ + 1, round_ * MIB, 200 * KIB)
+    machine.write("vdb", round_ + 1, 10 * MIB - 64 * KIB, 64 * KIB + 512)
+    machine.tell_device("vda", f"write -z {(round_ + 1) * MIB + 4096} 64k")
+    machine.tell_device("vda", f"discard {(round_ + 2) * MIB} 128k")
+    machine.tell_device("vda", f"write -P 0 {(round_ + 3) * MIB} 64k")
+
+
+def generations(stage: Stage, **options: Any) -> dict[str, Any]:
+    """A full and two incrementals."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.machine.write("vdb", 9, 2 * MIB, 3 * MIB)
+    outcomes = [stage.back_up(**options)]
+    for number in range(2):
+        scattered(stage, number)
+        outcomes.append(stage.back_up(**options))
+    return {"outcomes": outcomes}
+
+
+def alternating(stage: Stage) -> dict[str, Any]:
+    """Ten generations of one domain, in turn from here and on its own host."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    outcomes = []
+    for number in range(10):
+        scattered(stage, number)
+        outcomes.append(stage.back_up_there() if number % 2 else stage.back_up())
+    return {"outcomes": outcomes}
+
+
+def tls_and_ssh(stage: Stage) -> dict[str, Any]:
+    """The disks over TLS, all else over ssh."""
+    return generations(stage, nbd_tls=str(stage.host.pki))
+
+
+def tls_alone(stage: Stage) -> dict[str, Any]:
+    """Nobody may log in to the other host."""
+    return generations(stage, uri=stage.host.tls, nbd_tls=str(stage.host.pki))
+
+
+def swapped(stage: Stage) -> dict[str, Any]:
+    """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
+    pki, theirs = stage.host.pki, stage.host.folder / "pki"
+    other = Authority("Another CA")
+
+    def attempt(**options: Any) -> dict[str, Any]:
+        outcome = stage.back_up(nbd_tls=str(pki), **options)
+        stage.host.authority.issue_server(theirs, "kvm1")
+        stage.host.authority.issue_client(pki)
+        return outcome
+
+    outcomes = {}
+    other.issue_server(theirs, "kvm1")
+    outcomes["server of another authority"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm2")
+    outcomes["server of another name"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm1", NOW - DAY)
+    outcomes["expired server"] = attempt()
+    (theirs / "server-key.pem").unlink()
+    outcomes["server without a key"] = attempt()
+    other.issue_client(pki)
+    (pki / "ca-cert.pem").write_bytes((theirs / "ca-cert.pem").read_bytes())
+    outcomes["client of another authority"] = attempt()
+    stage.host.authority.issue_client(pki, NOW - DAY)
+    outcomes["expired client"] = attempt()
+    (pki / "client-cert.pem").unlink()
+    outcomes["client without a certificate"] = attempt()
+    outcomes["tls without certificates"] = stage.back_up(uri=stage.host.tls)
+    outcomes["in order"] = attempt()
+    return outcomes
+
+
+def strangers(stage: Stage) -> dict[str, Any]:
+    """Who connects to QEMU's port while the disks are frozen, beside puller."""
+    foreign = stage.folder / "foreign"
+    Authority("Another CA").issue_client(foreign)
+    (foreign / "ca-cert.pem").write_bytes((stage.host.pki / "ca-cert.pem").read_bytes())
+    answers: dict[str, str] = {}
+
+    def knock(exports: Sequence[DiskExport]) -> None:
+        place = exports[0].uri.partition("?")[0].removeprefix("nbds")
+        answers["in order"] = _info(f"nbds{place}?tls-certificates={stage.host.pki}")
+        answers["clear text"] = _info(f"nbd{place}")
+        answers["no certificate"] = _info(f"nbds{place}")
+        answers["foreign certificate"] = _info(f"nbds{place}?tls-certificates={foreign}")
+
+    outcome = stage.back_up(frozen=knock, nbd_tls=str(stage.host.pki), nbd_ports="20000-20001")
+    clear = stage.back_up(insecure_nbd=True)
+    return {"answers": answers, "outcome": outcome, "clear": clear}
+
+
+def _info(uri: str) -> str:
+    """What an independent client says of an export: its size, or an error."""
+    done = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "refused"
+
+
+SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
+    "ssh": generations,
+    "alternating": alternating,
+    "tls and ssh": tls_and_ssh,
+    "tls alone": tls_alone,
+    "swapped": swapped,
+    "strangers": strangers,
+}
+
+
+def main() -> int:
+    """Play one scene."""
+    folder, scene = Path(sys.argv[1]), sys.argv[2]
+    os.environ["PULLER_CACHE_DIR"] = str(folder / "cache")
+    prepare_library()
+    with HypervisorHost(folder) as host, closing(libvirt.open(SSH)) as connection:
+        json.dump(SCENES[scene](Stage(folder, host, connection)), sys.stdout, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
