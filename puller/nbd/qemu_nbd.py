@@ -92,7 +92,7 @@ class LocalServer:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise NbdError(f"qemu-nbd cannot serve {self._task.path}: {self._said()}", advice=SEE)
                 self._scope.check()
-                self._scope.pause(0.005)
+                self._scope.pause(0.002)
             self._lifeline = Connection(self.uri, scope=self._scope)
         except BaseException:
             self._process.kill()
