@@ -278,6 +278,27 @@ def seaweed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield server
 
 
+def test_writes_go_to_an_overlay_of_each_disk(archive: Archive, tmp_path: Path) -> None:
+    with archive.serve(writable=True) as server:
+        for disk, content in (("vda", b"first"), ("vdb", b"second")):
+            with closing(Connection(server.uri(disk))) as connection:
+                assert not connection.read_only
+                connection.write(CHUNK - 2, memoryview(content))
+                connection.write_zeroes([(2 * CHUNK, CHUNK)])
+                connection.flush()
+        for disk, before, written in (("vda", CONTENT, b"first"), ("vdb", SMALL, b"second")):
+            subprocess.run(["nbdcopy", server.uri(disk), str(tmp_path / disk)], check=True)
+            truth = bytearray(before)
+            truth[CHUNK - 2 : CHUNK - 2 + len(written)] = written
+            truth[2 * CHUNK : 3 * CHUNK] = bytes(CHUNK)
+            assert (tmp_path / disk).read_bytes() == truth
+    with archive.serve() as server, closing(Connection(server.uri("vdb"))) as connection:
+        assert connection.read_only
+        assert connection.read(len(SMALL), 0) == SMALL
+        with pytest.raises(NbdError):
+            connection.write(0, memoryview(b"no"))
+
+
 def test_a_served_point_is_kept_and_let_go(own_archive: Archive) -> None:
     repository = own_archive.repository
     with own_archive.serve() as server:
@@ -364,6 +385,41 @@ def test_a_port_on_loopback(archive: Archive) -> None:
             archive.serve("vda", port=port)
 
 
+def _certificates(folder: Path) -> Path:
+    """A CA, a server of the name localhost, and a client, as nbdkit-tls(1) wants them."""
+    folder.mkdir()
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    ca = ["-keyout", "ca-key.pem", "-out", "ca-cert.pem", "-subj", "/CN=ca"]
+    openssl("req", "-x509", *key, *ca)
+    for name in ("server", "client"):
+        (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+        openssl("req", *key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signing = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "names"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}-cert.pem", *signing)
+    return folder
+
+
+def test_tls_demands_a_certificate_of_the_same_ca(archive: Archive, tmp_path: Path) -> None:
+    folder, others = _certificates(tmp_path / "ours"), _certificates(tmp_path / "theirs")
+    port = next(free_ports())
+    with archive.serve(port=port, tls_certificates=str(folder)) as server:
+        assert server.uri().startswith("nbds://")
+        sizes = {}
+        for name, where in (
+            ("ours", f"?tls-certificates={folder}"),
+            ("theirs", f"?tls-certificates={others}"),
+        ):
+            words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda{where}"]
+            sizes[name] = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        plain = ["nbdinfo", "--size", f"nbd://localhost:{port}/vda"]
+        assert subprocess.run(plain, capture_output=True, check=False).returncode
+    assert sizes == {"ours": f"{SIZE}\n", "theirs": ""}
+
+
 def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = _puller(archive, "--run", f'nbdcopy "$uri" {out}; cat "$PULLER_EXPORTS"; exit 7')
@@ -393,6 +449,12 @@ def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == "mine"
     with archive.serve(socket=str(tmp_path / "socket")), pytest.raises(UsageError, match="a server listens"):
         archive.serve(socket=str(tmp_path / "socket"))
+
+
+def test_an_overlay_without_a_place_is_refused(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    with pytest.raises(ServeFailed, match="cannot make a temporary file"):
+        archive.serve(writable=True)
 
 
 def test_a_missing_nbdkit_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

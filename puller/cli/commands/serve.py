@@ -74,6 +74,12 @@ _END_SECONDS = 10.0
     "server-key.pem.",
 )
 @click.option(
+    "--writable",
+    is_flag=True,
+    help="Let clients write. What they write is in temporary files (in TMPDIR or /var/tmp), and gone when "
+    "the server ends; the point never changes. Without it, the disks are read-only.",
+)
+@click.option(
     "--run",
     "program",
     metavar="COMMAND",
@@ -97,14 +103,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     socket_owner: str | None,
     port: int | None,
     tls_certificates: str | None,
+    writable: bool,
     program: str | None,
     cache_size: int,
 ) -> Outcome:
     """Serve the disks of a point over NBD, without restoring them.
 
-    Each disk is a read-only export with the name of its target. The command prints the URIs when clients can
-    connect, and serves until a signal ends it (exit code 0). POINT is an id, a unique prefix of one,
-    DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    Each disk is an export with the name of its target, read-only unless --writable is given. The command
+    prints the URIs when clients can connect, and serves until a signal ends it (exit code 0). POINT is an id,
+    a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
     service = Service(
         tuple(dict.fromkeys(disks)),
@@ -113,6 +120,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
         cache_size,
+        writable,
     )
     service.check()
     with (
@@ -139,6 +147,7 @@ def _begin(
             service.disks,
             password=secret.password,
             key_file=secret.key_file,
+            writable=service.writable,
         )
         return ServerProcess(session, service, observer)
 

@@ -66,6 +66,7 @@ class Service:
         certificates: Folder with the server's certificate and key and the CA's certificate, as nbdkit wants
             them. Clients need TLS then, and a certificate of the same CA.
         memory: Bytes of decrypted chunks that are kept in memory.
+        writable: Let clients write, to temporary files that are gone with the server.
     """
 
     disks: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Service:
     port: int | None = None
     certificates: Path | None = None
     memory: int = MEMORY
+    writable: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what cannot be carried out."""
@@ -234,7 +236,8 @@ class ServerProcess:
         )
 
     def _options(self) -> list[str]:
-        fixed = ["--foreground", "--readonly", "--newstyle"]
+        rights = [] if self._service.writable else ["--readonly"]
+        fixed = ["--foreground", *rights, "--newstyle"]
         if self.socket is not None:
             return [*fixed, "--tls=off", f"--unix={self.socket}"]
         port = f"--port={self._service.port}"
