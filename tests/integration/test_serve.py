@@ -27,7 +27,18 @@ from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
+from tests.lab.archive import make_point
 from tests.lab.feed import store_disk
+from tests.lab.guest import (
+    BARE_DISK,
+    FILLED,
+    SYSTEM_DISK,
+    Console,
+    build_initramfs,
+    make_bare_disk,
+    make_system_disk,
+)
+from tests.lab.kernel import Kernel
 from tests.lab.seaweed import Seaweed, free_ports
 
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
@@ -492,3 +503,37 @@ def _children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(word) for word in (task / "children").read_text().split()]
     return found
+
+
+def test_a_guest_starts_on_a_served_point_and_writes(tmp_path: Path) -> None:
+    """It mounts its file system from the store and writes on; the point stays as it was."""
+    make_system_disk(tmp_path / "vda.qcow2", SYSTEM_DISK, FILLED)
+    make_bare_disk(tmp_path / "vdb.qcow2", BARE_DISK)
+    contents = {}
+    for target in ("vda", "vdb"):
+        image, raw = str(tmp_path / f"{target}.qcow2"), tmp_path / f"{target}.raw"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", image, str(raw)], check=True)
+        contents[target] = raw.read_bytes()
+    url = str(tmp_path / "repository")
+    make_point(puller.create_repository(url, password=PASSWORD), contents)
+    kernel, console = Kernel.find(), Console(tmp_path / "console")
+    build_initramfs(kernel, tmp_path / "initramfs")
+    repository = puller.open_repository(url, password=PASSWORD)
+    before = {path: path.read_bytes() for path in Path(url, "packs").rglob("*") if path.is_file()}
+    with puller.serve(repository, "web1@latest", writable=True) as server:
+        drives = [f"file={server.uri(target)},format=raw,if=virtio,discard=unmap" for target in contents]
+        words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64,+rdrand", "-m", "128"]
+        words += ["-display", "none", "-nodefaults", "-serial", f"file:{console.path}", "-no-reboot"]
+        words += ["-kernel", str(kernel.image), "-initrd", str(tmp_path / "initramfs")]
+        words += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check puller.agent=none"]
+        words += [word for drive in drives for word in ("-drive", drive)]
+        with subprocess.Popen(words) as machine:
+            try:
+                console.wait_generation(5, 300)
+            finally:
+                machine.kill()
+    with puller.serve(repository, "web1@latest") as server:
+        for target, content in contents.items():
+            subprocess.run(["nbdcopy", server.uri(target), str(tmp_path / "copy")], check=True)
+            assert (tmp_path / "copy").read_bytes() == content
+    assert {path: path.read_bytes() for path in before} == before
