@@ -110,6 +110,18 @@ class KeyRing:
         except DamagedData as error:
             raise DamagedData(f"cannot open the key box of pack {pack_id.hex()}: {error.message}") from error
 
+    def seal_guest_data(self, content: bytes, info: bytes) -> bytes:
+        """Return ``content`` sealed for holders of the private key; ``info`` is its place."""
+        return content if self.public is None else boxes.seal(self.public, content, info)
+
+    def open_guest_data(self, sealed: bytes, info: bytes) -> bytes:
+        """Undo ``seal_guest_data``. Raises KeyNotHeld with a backup-only ring, DamagedData."""
+        if self.public is None:
+            return sealed
+        if self.private is None:
+            raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+        return boxes.open_box(self.private, sealed, info)
+
     def map_key(self, pack_id: bytes) -> bytes:
         """Return the key of a map pack."""
         return derive(self.metadata_key, pack_id, b"puller v1 map pack")
