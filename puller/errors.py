@@ -61,6 +61,13 @@ class OutputFailed(PullerError):
     default_advice = "Make room or choose another --output, then restore again."
 
 
+class ServeFailed(PullerError):
+    """The NBD server of a restore point cannot start, or has ended by itself."""
+
+    retryable = True
+    default_advice = "Correct the cause that nbdkit's message names, then run the command again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
@@ -80,6 +87,18 @@ class ChecksFailed(PullerError):
     """``doctor`` found problems that would make a backup fail."""
 
     default_advice = "Follow the advice of each failed check."
+
+
+class CannotDrill(PullerError):
+    """A machine cannot be started for a drill on this host; nothing is said about its backup."""
+
+    default_advice = "Run the drill on a host like the one that the machine ran on."
+
+
+class DrillFailed(PullerError):
+    """A restore drill was held, and the machine gave no evidence that it had started."""
+
+    default_advice = "Run 'puller show' for the point: it has the reason, the console's end and the screen."
 
 
 class CommandFailed(PullerError):

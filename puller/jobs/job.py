@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.cancelling import find_stop
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
@@ -18,7 +19,7 @@ from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain, U
 from puller.events import Notice, Observer, ignore
 from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
-from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
+from puller.jobs.batch import Failed, Reporters, Stored, take_all
 from puller.jobs.hooks import run_command
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PRUNE, JobReport
 from puller.repository.collecting import lease

@@ -45,7 +45,7 @@ MAY_PUT = {
     "prune": {"packs", "maps", "index", "condemned", "damaged", "verified", "kept", "locks"},
     "check": {"damaged", "verified"},
     "restore": set[str](),
-    "drill": {"proofs"},
+    "drill": {"proofs", "kept"},
 }
 MAY_DELETE = {
     "backup": {"pending"},
