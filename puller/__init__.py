@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         list_points,
         open_repository,
         preview_prune,
+        prove,
         prune,
         read_configuration,
         recreate,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     )
     from puller.cancelling import (
         CancelScope,
+    )
+    from puller.configuration.drills import (
+        DrillSettings,
     )
     from puller.configuration.file import (
         Configuration,
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from puller.errors import (
         AmbiguousPoint,
         BaseDamaged,
+        CannotDrill,
         CheckpointUnusable,
         ChecksFailed,
         CommandFailed,
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        DrillFailed,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -154,6 +160,10 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.proving.prove import (
+        Drills,
+        HeldDrill,
+    )
     from puller.recovery.recreation import (
         Recreated,
     )
@@ -173,6 +183,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.reading.damage import (
         Damage,
+    )
+    from puller.repository.records.proofs import (
+        Proof,
     )
     from puller.repository.remembered import (
         Replacement,
@@ -215,6 +228,7 @@ __all__ = [
     "Attachment",
     "BaseDamaged",
     "CancelScope",
+    "CannotDrill",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -240,9 +254,13 @@ __all__ = [
     "DomainExists",
     "DomainNotRunning",
     "DomainRunning",
+    "DrillFailed",
+    "DrillSettings",
+    "Drills",
     "Event",
     "Finding",
     "Forgotten",
+    "HeldDrill",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -285,6 +303,7 @@ __all__ = [
     "PointDifference",
     "PointKept",
     "Policy",
+    "Proof",
     "PruneReport",
     "PullerError",
     "QuiesceMode",
@@ -331,6 +350,7 @@ __all__ = [
     "list_points",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
     "read_configuration",
     "recreate",
@@ -346,32 +366,36 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
-        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback stats"
+        "list_kept list_keys list_points open_repository preview_prune prove prune "
+        "read_configuration recreate release remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.cancelling": "CancelScope",
+    "puller.configuration.drills": "DrillSettings",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
-        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
-        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "AmbiguousPoint BaseDamaged CannotDrill CheckpointUnusable ChecksFailed CommandFailed "
+        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning "
+        "DomainRunning DrillFailed HypervisorError Interrupted JobLeftOpen JobRunning "
+        "KeyNotHeld Locked MissingObject NbdError NoBucket NoRepository NoSuchDisk "
+        "NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished "
+        "ScratchFull StagingFull StoreDenied StoreError StoreFull StoreUnavailable "
+        "UnknownKind UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.proving.prove": "Drills HeldDrill",
     "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.repository.records.proofs": "Proof",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",

@@ -17,6 +17,7 @@ import pytest
 
 import puller
 from puller.cancelling import WORK, CancelScope
+from puller.configuration.drills import DrillSettings
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
@@ -32,6 +33,8 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.proving import waiting
+from puller.recovery.proving.consoles import Consoles
 from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
@@ -220,9 +223,17 @@ def _lease(place: Place) -> None:
     repository = puller.create_repository(str(place.folder / "r")).within(place.scope)
     place.patch.setattr("puller.jobs.job._PAUSE", LONG)
     job: Any = SimpleNamespace(name="nightly")
-    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore))  # type: ignore[arg-type]
+    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore), DrillSettings())  # type: ignore[arg-type]
     place.waiting()
     run._await_lease(time.monotonic() + LONG)
+
+
+def _evidence(place: Place) -> None:
+    domain: Any = SimpleNamespace(scope=place.scope)
+    place.patch.setattr(waiting, "why_ended", lambda domain: None)
+    place.patch.setattr(waiting, "STEP", LONG)
+    place.waiting()
+    waiting.wait_for([], domain, Consoles(place.folder), LONG, lambda: None)
 
 
 WAITS: dict[str, Callable[[Place], object]] = {
@@ -236,6 +247,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
+    "the evidence of a drill": _evidence,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),

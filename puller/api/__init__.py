@@ -18,6 +18,9 @@ from puller.api.machines import (
     doctor,
     forget,
 )
+from puller.api.proving import (
+    prove,
+)
 from puller.api.recovery import (
     diff,
     recreate,
@@ -65,6 +68,7 @@ __all__ = [
     "list_points",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
     "read_configuration",
     "recreate",

@@ -24,6 +24,7 @@ COMMANDS = (
     "show",
     "restore",
     "diff",
+    "prove",
     "check",
     "prune",
     "delete",

@@ -70,7 +70,7 @@ PROMPT 0
 LABEL linux
   KERNEL vmlinuz
   INITRD initrd.img
-  APPEND console=ttyS0 net.ifnames=0 mitigations=off no_timer_check
+  APPEND console=ttyS0 quiet net.ifnames=0 mitigations=off no_timer_check
 """
 
 Damage = Callable[[Path], None]
@@ -95,7 +95,11 @@ def _make_disk(path: Path, work: Path) -> None:
         disk.write(_boot_record())
     start, length = _BOOT
     _run("mkfs.vfat", "-F", "16", "--offset", str(start // SECTOR), str(path), str(length // 1024))
-    for source, name in ((kernel.image, "vmlinuz"), (initramfs, "initrd.img"), (configuration, "syslinux.cfg")):
+    for source, name in (
+        (kernel.image, "vmlinuz"),
+        (initramfs, "initrd.img"),
+        (configuration, "syslinux.cfg"),
+    ):
         _run("mcopy", "-i", f"{path}@@{start}", str(source), f"::{name}")
     _run("syslinux", "--offset", str(start), "--install", str(path))
     _copy_into(path, _ROOT[0], _root_file_system(work))
@@ -105,7 +109,9 @@ def _boot_record() -> bytes:
     """Code that starts the active partition, and the table of partitions."""
     code = next(Path(name) for name in _MBR if Path(name).exists()).read_bytes()
     table = b"".join(
-        struct.pack("<B3sB3sII", active, b"\xfe\xff\xff", kind, b"\xfe\xff\xff", start // SECTOR, length // SECTOR)
+        struct.pack(
+            "<B3sB3sII", active, b"\xfe\xff\xff", kind, b"\xfe\xff\xff", start // SECTOR, length // SECTOR
+        )
         for active, kind, (start, length) in ((0x80, 0x0E, _BOOT), (0, 0x83, _ROOT))
     )
     return code[:440].ljust(446, b"\0") + table.ljust(64, b"\0") + b"\x55\xaa"
@@ -178,9 +184,13 @@ def _overwrite(path: Path, content: bytes) -> None:
 # --- domain -------------------------------------------------------------------------------------
 
 
-def domain_xml(name: str, disk: Path, *, agent: bool = False, screen: bool = True, serial: bool = True) -> str:
+def domain_xml(
+    name: str, disk: Path, *, agent: bool = False, screen: bool = True, serial: bool = True
+) -> str:
     """XML of a machine that starts from ``disk``, with a network interface."""
-    channel = f"<channel type='unix'><target type='virtio' name='{AGENT_CHANNEL}'/></channel>" if agent else ""
+    channel = (
+        f"<channel type='unix'><target type='virtio' name='{AGENT_CHANNEL}'/></channel>" if agent else ""
+    )
     video = "<video><model type='vga'/></video>" if screen else "<video><model type='none'/></video>"
     port = "<serial type='pty'/>" if serial else ""
     return f"""

@@ -5,6 +5,7 @@ See docs/drills.md, "The machine of a drill", and https://libvirt.org/formatdoma
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,7 +211,8 @@ def _isolate(root: ET.Element, devices: ET.Element, port: int | None) -> None:
 def _forward(root: ET.Element, interface: ET.Element, port: int) -> None:
     """Give QEMU the interface by its command line: libvirt can neither restrict such a network nor forward.
 
-    The interface keeps its place on the bus, from which the guest may have made its name.
+    The interface keeps its place on the bus, from which the guest may have made its name. QEMU makes devices
+    given as JSON last, as libvirt gives it the bus.
     """
     model, mac = interface.find("./model"), interface.find("./mac")
     kind = "virtio" if model is None else model.get("type", "virtio")
@@ -219,23 +221,23 @@ def _forward(root: ET.Element, interface: ET.Element, port: int) -> None:
     )
     is_q35 = root.find("./devices/controller[@type='pci'][@model='pcie-root']") is not None
     place = _place(interface.find("./address[@type='pci']"), "pcie.0" if is_q35 else "pci.0")
-    words = [device, f"netdev={NETWORK}", *place]
+    words = {"driver": device, "netdev": NETWORK, **dict(place)}
     if mac is not None:
-        words.append(f"mac={mac.get('address')}")
+        words["mac"] = mac.get("address", "")
     # With port 0 the kernel chooses one that is free.
     network = f"user,id={NETWORK},restrict=on,hostfwd=tcp:127.0.0.1:0-:{port}"
     commandline = ET.SubElement(root, f"{{{_QEMU}}}commandline")
-    for word in ("-netdev", network, "-device", ",".join(words)):
+    for word in ("-netdev", network, "-device", json.dumps(words)):
         ET.SubElement(commandline, f"{{{_QEMU}}}arg", value=word)
 
 
-def _place(address: ET.Element | None, root_bus: str) -> Iterator[str]:
+def _place(address: ET.Element | None, root_bus: str) -> Iterator[tuple[str, str]]:
     """libvirt names its bridges by their index; the bus 0 has a name of the machine's."""
     if address is None:
         return
     bus, slot, function = (int(address.get(name, "0"), 16) for name in ("bus", "slot", "function"))
-    yield f"bus={f'pci.{bus}' if bus else root_bus}"
-    yield f"addr={slot:#x}.{function:#x}"
+    yield "bus", f"pci.{bus}" if bus else root_bus
+    yield "addr", f"{slot:#x}.{function:#x}"
 
 
 def _remove_all(parent: ET.Element, name: str) -> None:

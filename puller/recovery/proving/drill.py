@@ -38,7 +38,7 @@ from puller.recovery.proving.waiting import Seen, wait_for, waiter_for
 from puller.recovery.proving.workplace import require_space, tpm_directory, workplace
 from puller.recovery.serving.server import Server, Service
 from puller.repository.points import Point
-from puller.repository.records.proofs import LONGEST_LOG, Proof
+from puller.repository.records.proofs import LONGEST_LOG, Proof, fitted
 from puller.repository.repository import Repository
 from puller.units import MIB
 
@@ -138,8 +138,8 @@ class _Drill:
         free = _available_memory()
         if free is not None and wanted + RESERVED_MEMORY > free:
             raise CannotDrill(
-                f"cannot drill {self._point.domain}: it wants {wanted // MIB} MiB of memory, and the host has "
-                f"{free // MIB} MiB free, of which 512 MiB are left to it",
+                f"cannot drill {self._point.domain}: it wants {wanted // MIB} MiB of memory, and the "
+                f"host has {free // MIB} MiB free, of which it keeps 512 MiB",
                 advice="Choose less with --memory, or drill when the host has more.",
             )
 
@@ -195,8 +195,8 @@ class _Drill:
             waiters = [(item, waiter_for(item, domain, consoles, facts)) for item in self._wanted]
             resume(domain)
             self._step("wait")
-            scope, seconds = self._repository.scope, self._conditions.timeout
-            seen = wait_for(waiters, domain, consoles, seconds, scope, partial(require_space, folder))
+            seconds, check = self._conditions.timeout, partial(require_space, folder)
+            seen = wait_for(waiters, domain, consoles, seconds, check)
             consoles.read()
             return self.verdict(seen, consoles.log(LONGEST_LOG), _picture(domain))
         finally:
@@ -206,16 +206,18 @@ class _Drill:
         """Return what was found out."""
         given = seen.evidence
         reason = "" if given else "; ".join(filter(None, (seen.reason, self._damage)))
-        return Proof(
-            datetime.now(UTC),
-            "proven" if given else "failed",
-            self._point.domain,
-            platform.node(),
-            str(given) if given else " or ".join(map(str, self._wanted)),
-            seen.seconds if given else None,
-            reason,
-            log,
-            picture,
+        return fitted(
+            Proof(
+                datetime.now(UTC),
+                "proven" if given else "failed",
+                self._point.domain,
+                platform.node(),
+                str(given) if given else " or ".join(map(str, self._wanted)),
+                seen.seconds if given else None,
+                reason,
+                log,
+                picture,
+            )
         )
 
     def _hear(self, event: Event) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait  # noqa: TID251 - drills clean up, so their threads are waited for
+from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - drills clean up, so they are waited for
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,26 +21,31 @@ from puller.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """A point and the verdict of its drill, which is stored in the repository."""
+class HeldDrill:
+    """A drill that was held: the point, and the verdict, which is stored in the repository."""
 
     point: Point
     proof: Proof
 
 
 @dataclass
-class Proofs:
+class Drills:
     """Results of drills.
 
     Attributes:
-        proven: The drills that were held, in the order of their ends.
+        held: The drills that were held, in the order of their ends.
         failed: The domains for which no drill could be held, each with its error.
         interruption: What stopped the drills early, such as a KeyboardInterrupt; None if nothing did.
     """
 
-    proven: list[Proven] = field(default_factory=list)
+    held: list[HeldDrill] = field(default_factory=list)
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
     interruption: BaseException | None = None
+
+    @property
+    def unproven(self) -> list[HeldDrill]:
+        """The drills whose machines did not start."""
+        return [drill for drill in self.held if drill.proof.verdict == "failed"]
 
 
 ConditionsOf = Callable[[Point], Conditions]
@@ -62,15 +67,19 @@ def longest_ago(repository: Repository, points: Iterable[Point], count: int | No
     return ordered[:count]
 
 
-def choose(repository: Repository, words: Sequence[str], hosts: Collection[str]) -> list[Point]:
-    """Return the points that ``words`` name: points, or domains, of which the newest is meant.
+def choose(repository: Repository, words: Sequence[str | Point], hosts: Collection[str]) -> list[Point]:
+    """Return the points that ``words`` name: points, or domains, whose newest is meant; without any, all.
 
     Raises NoSuchPoint, AmbiguousPoint, DamagedData.
     """
+    if not words:
+        return newest_points(point for point in repository.points.all() if point.is_from(hosts))
     return list({point.point: point for point in (_find(repository, word, hosts) for word in words)}.values())
 
 
-def _find(repository: Repository, word: str, hosts: Collection[str]) -> Point:
+def _find(repository: Repository, word: str | Point, hosts: Collection[str]) -> Point:
+    if isinstance(word, Point):
+        return word
     if "@" not in word and repository.points.of(word, lambda _, __: None):
         word = f"{word}@latest"
     try:
@@ -87,7 +96,7 @@ def prove(
     conditions_of: ConditionsOf,
     parallel: int,
     observer: Observer,
-) -> Proofs:
+) -> Drills:
     """Hold a drill of each of the ``points``, ``parallel`` of them at once, and store the verdicts.
 
     Nothing is left on this host, also of earlier drills that were killed. A point whose drill cannot be held
@@ -121,14 +130,14 @@ class _Run:
         self._scope = repository.scope.child()
         self._repository = repository.within(self._scope)
         self._observer = observer
-        self.results = Proofs()
+        self.results = Drills()
 
     def clear(self, conditions: Iterable[Conditions]) -> None:
         for connect, directory in sorted({(one.connect, one.directory) for one in conditions}):
             with Host.connect(connect, self._scope) as host:
                 count = clear_leftovers(directory, host)
             if count:
-                text = f"{count} drills had been killed: what they left in {directory} is removed"
+                text = f"removed what killed drills had left in {directory}: {count}"
                 self._observer(Notice("repository", text))
 
     def one_by_one(self, points: Sequence[Point], conditions: dict[str, Conditions]) -> None:
@@ -141,10 +150,9 @@ class _Run:
     def at_once(self, points: Sequence[Point], conditions: dict[str, Conditions], parallel: int) -> None:
         """Hold them in threads. The calling thread waits and receives signals."""
         with ThreadPoolExecutor(parallel, thread_name_prefix="drill") as pool:
-            futures = []
+            futures: list[Future[None]] = []
             try:
-                for point in points:
-                    futures.append(pool.submit(self._hold, point, conditions[point.point]))
+                futures.extend(pool.submit(self._hold, point, conditions[point.point]) for point in points)
                 wait(futures)
             except BaseException as error:  # noqa: BLE001 - the threads have to clean up after any exception
                 self.results.interruption = error
@@ -161,7 +169,7 @@ class _Run:
             self.results.failed.append((point.domain, error))
             self.results.interruption = self.results.interruption or find_stop(error)
         else:
-            self.results.proven.append(Proven(point, proof))
+            self.results.held.append(HeldDrill(point, proof))
 
     def _observe(self, event: Event) -> None:
         """Stop a drill by an error of its observer; it then cleans up as after any other error."""

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from puller.cancelling import CancelScope
 from puller.configuration.evidence import AGENT, COMMAND, TCP, Evidence
 from puller.errors import UsageError
 from puller.hypervisor.domain.domain import Domain
@@ -94,7 +93,7 @@ class Port:
                 self._connection = socket.create_connection(address, timeout=1.0)
                 self._connection.setblocking(False)
             return False
-        if user_network.has_accepted(self._domain, self._connection.getsockname()[1]):
+        if user_network.has_accepted(self._domain):
             return True
         if self._is_closed(self._connection):
             self.close()
@@ -180,20 +179,19 @@ def wait_for(
     domain: Domain,
     consoles: Consoles,
     seconds: float,
-    scope: CancelScope,
     check: Callable[[], None],
 ) -> Seen:
     """Wait until the first of the ``waiters`` has its evidence, for ``seconds`` at most.
 
     It ends early when the guest gives up, and with the exception of ``check``, which is called at each look.
-    Raises Interrupted when ``scope`` is cancelled.
+    Raises Interrupted when the scope of ``domain`` is cancelled.
     """
     began = time.monotonic()
     with ExitStack() as stack:
         for _, waiter in waiters:
             stack.callback(waiter.close)
         while True:
-            scope.check()
+            domain.scope.check()
             check()
             # What ends the wait is looked at first, so that words printed just before the end still count.
             ended, took = why_ended(domain), time.monotonic() - began
@@ -207,4 +205,4 @@ def wait_for(
                 return Seen(None, took, ended)
             if took >= seconds:
                 return Seen(None, took, f"no evidence within {seconds:.0f} s")
-            scope.pause(STEP)
+            domain.scope.pause(STEP)

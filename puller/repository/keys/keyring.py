@@ -83,6 +83,11 @@ class KeyRing:
         """Whether these keys can open stored guest data."""
         return self.cipher is Cipher.NONE or self.private is not None
 
+    def require_guest_data(self) -> None:
+        """Raise KeyNotHeld if these keys cannot open stored guest data."""
+        if not self.can_read_data:
+            raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+
     def boxes(self) -> Boxes:
         """The boxes of the repository."""
         return Boxes(self.repository_id, self.cipher, self.metadata_key)

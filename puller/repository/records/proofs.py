@@ -109,17 +109,25 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
 
 
-def encode(proof: Proof, name: str, keys: KeyRing) -> bytes:
-    """Return the content of the box ``name``, cut to what readers take."""
-    picture = proof.screenshot
-    fits = picture is not None and len(picture) <= LARGEST_SCREENSHOT
-    guest = _Guest(printable(proof.log)[-LONGEST_LOG:], picture if fits else None)
+def fitted(proof: Proof) -> Proof:
+    """Return the proof as it is stored: cut to what readers take, and without control characters."""
     domain, host, evidence, reason = (
         printable(text)[:LONGEST_TEXT] for text in (proof.domain, proof.host, proof.evidence, proof.reason)
     )
-    sealed = keys.seal_guest_data(msgspec.json.encode(guest), _info(name, keys))
-    body = _Body(proof.time, proof.verdict, domain, host, evidence, proof.seconds, reason, sealed)
-    return msgspec.json.encode(body)
+    picture = proof.screenshot
+    fits = picture is not None and len(picture) <= LARGEST_SCREENSHOT
+    log = printable(proof.log)[-LONGEST_LOG:]
+    said = (domain, host, evidence, proof.seconds, reason, log)
+    return Proof(proof.time, proof.verdict, *said, picture if fits else None)
+
+
+def encode(proof: Proof, name: str, keys: KeyRing) -> bytes:
+    """Return the content of the box ``name``."""
+    fit = fitted(proof)
+    guest = msgspec.json.encode(_Guest(fit.log, fit.screenshot))
+    sealed = keys.seal_guest_data(guest, _info(name, keys))
+    said = (fit.domain, fit.host, fit.evidence, fit.seconds, fit.reason)
+    return msgspec.json.encode(_Body(fit.time, fit.verdict, *said, sealed))
 
 
 def decode(content: bytes, name: str, keys: KeyRing) -> Proof:
