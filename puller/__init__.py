@@ -23,31 +23,48 @@ if TYPE_CHECKING:
         add_key,
         backup,
         check,
+        copy_files,
         create_repository,
         delete,
         diff,
         doctor,
+        file_versions,
+        find_files,
         forget,
+        freeze,
         keep,
+        list_files,
         list_kept,
         list_keys,
         list_points,
+        mount_files,
         open_repository,
         preview_prune,
         prove,
         prune,
         read_configuration,
+        read_file,
         recreate,
         release,
         remove_key,
         repair_index,
         restore,
         rollback,
+        serve,
         stats,
+    )
+    from puller.api.files import (
+        CopiedFiles,
+        FileListing,
+        MountedPoint,
     )
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -80,6 +97,7 @@ if TYPE_CHECKING:
     )
     from puller.errors import (
         AmbiguousPoint,
+        ApplianceFailed,
         BaseDamaged,
         CannotDrill,
         CheckpointUnusable,
@@ -92,6 +110,8 @@ if TYPE_CHECKING:
         DomainNotRunning,
         DomainRunning,
         DrillFailed,
+        FileUnreadable,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -101,9 +121,11 @@ if TYPE_CHECKING:
         MissingObject,
         NbdError,
         NoBucket,
+        NoFilesystem,
         NoRepository,
         NoSuchDisk,
         NoSuchDomain,
+        NoSuchFile,
         NoSuchPoint,
         NotEncrypted,
         NotQuiesced,
@@ -121,6 +143,7 @@ if TYPE_CHECKING:
         RepositoryExists,
         RollbackUnfinished,
         ScratchFull,
+        ServeFailed,
         StagingFull,
         StoreDenied,
         StoreError,
@@ -160,6 +183,16 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.files.copying import (
+        CopiedPath,
+        SkippedFile,
+    )
+    from puller.recovery.files.entry import (
+        FileEntry,
+    )
+    from puller.recovery.files.versions import (
+        FileVersion,
+    )
     from puller.recovery.proving.prove import (
         Drills,
         HeldDrill,
@@ -174,6 +207,10 @@ if TYPE_CHECKING:
     from puller.recovery.rollback import (
         RolledBack,
         RolledBackDisk,
+    )
+    from puller.recovery.serving.server import (
+        Export,
+        Server,
     )
     from puller.repository.points import (
         Attachment,
@@ -225,6 +262,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousPoint",
+    "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
     "CancelScope",
@@ -240,6 +278,8 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "ConnectionLost",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "DamagedData",
@@ -258,9 +298,17 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "Export",
+    "FileEntry",
+    "FileListing",
+    "FileUnreadable",
+    "FileVersion",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HeldDrill",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -280,11 +328,14 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MountedPoint",
     "NbdError",
     "NoBucket",
+    "NoFilesystem",
     "NoRepository",
     "NoSuchDisk",
     "NoSuchDomain",
+    "NoSuchFile",
     "NoSuchPoint",
     "NotEncrypted",
     "NotQuiesced",
@@ -321,6 +372,9 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "ServeFailed",
+    "Server",
+    "SkippedFile",
     "StagingFull",
     "Stats",
     "Status",
@@ -339,20 +393,27 @@ __all__ = [
     "add_key",
     "backup",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "doctor",
+    "file_versions",
+    "find_files",
     "forget",
+    "freeze",
     "keep",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prove",
     "prune",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
@@ -360,32 +421,35 @@ __all__ = [
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
-        "list_kept list_keys list_points open_repository preview_prune prove prune "
-        "read_configuration recreate release remove_key repair_index restore rollback stats"
+        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff "
+        "doctor file_versions find_files forget freeze keep list_files list_kept list_keys "
+        "list_points mount_files open_repository preview_prune prove prune read_configuration "
+        "read_file recreate release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
-    "puller.configuration.drills": "DrillSettings",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CannotDrill CheckpointUnusable ChecksFailed CommandFailed "
-        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning "
-        "DomainRunning DrillFailed HypervisorError Interrupted JobLeftOpen JobRunning "
-        "KeyNotHeld Locked MissingObject NbdError NoBucket NoRepository NoSuchDisk "
-        "NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished "
-        "ScratchFull StagingFull StoreDenied StoreError StoreFull StoreUnavailable "
+        "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
+        "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
+        "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
+        "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
+        "NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists ObjectNotFound "
+        "OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable "
         "UnknownKind UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
@@ -393,9 +457,11 @@ _HOMES = {
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
-    "puller.recovery.proving.prove": "Drills HeldDrill",
     "puller.recovery.restore": "Restored RestoredDisk",
-    "puller.repository.records.proofs": "Proof",
+    "puller.api.files": "CopiedFiles FileListing MountedPoint",
+    "puller.recovery.files.copying": "CopiedPath SkippedFile",
+    "puller.recovery.files.entry": "FileEntry",
+    "puller.recovery.files.versions": "FileVersion",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
@@ -411,6 +477,10 @@ _HOMES = {
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.rollback": "RolledBack RolledBackDisk",
     "puller.recovery.diff": "DiskDifference PointDifference",
+    "puller.recovery.serving.server": "Export Server",
+    "puller.configuration.drills": "DrillSettings",
+    "puller.recovery.proving.prove": "Drills HeldDrill",
+    "puller.repository.records.proofs": "Proof",
 }
 """The modules that the public names are loaded from."""
 

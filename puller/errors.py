@@ -102,9 +102,15 @@ class DrillFailed(PullerError):
 
 
 class CommandFailed(PullerError):
-    """A command that a job runs before or after its backups failed or took too long."""
+    """A command that a job or a freeze runs failed or took too long."""
 
-    default_advice = "Run the command by hand to see why, or correct it in the configuration."
+    default_advice = "Find the cause in the output of the command, and correct the command."
+
+
+class ApplianceFailed(PullerError):
+    """libguestfs is missing, or its appliance does not start or does not answer."""
+
+    default_advice = "Run 'libguestfs-test-tool' to see why, and 'puller doctor' for what is missing."
 
 
 # --- repository -------------------------------------------------------------------------------
@@ -222,6 +228,29 @@ class AmbiguousPoint(RepositoryError):
     default_advice = "Give more characters of the id; 'puller points' lists them."
 
 
+class NoSuchFile(RepositoryError):
+    """A restore point has no file or directory of this path."""
+
+    exit_code = 16
+    default_advice = "List a directory with 'puller ls', or search with 'puller find'."
+
+
+class NoFilesystem(RepositoryError):
+    """A restore point has no file system that can be shown, or several to choose from."""
+
+    exit_code = 16
+    default_advice = "Choose a file system with --filesystem."
+
+
+class FileUnreadable(RepositoryError):
+    """A guest's file or directory cannot be read, as its file system or stored data is damaged."""
+
+    exit_code = 13
+    default_advice = (
+        "Run 'puller check --read-data'; if it finds nothing, the guest's file system is damaged."
+    )
+
+
 # --- store ------------------------------------------------------------------------------------
 
 
@@ -292,6 +321,13 @@ class ConnectionLost(HypervisorError):
 
     retryable = True
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
+
+
+class HostUnreachable(HypervisorError):
+    """The host of a remote libvirt cannot be reached, or the line to it broke."""
+
+    retryable = True
+    default_advice = "Check that the network is up and that 'ssh' to the host works without a password."
 
 
 class NoSuchDomain(HypervisorError):

@@ -21,10 +21,12 @@ from puller.configuration.drills import DrillSettings
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
+from puller.host.command import run_command
+from puller.host.ssh import SshTarget
+from puller.host.sshhost import SshHost
 from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
-from puller.jobs.hooks import run_command
 from puller.jobs.job import _Run
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
@@ -33,6 +35,7 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.files import appliance
 from puller.recovery.proving import waiting
 from puller.recovery.proving.consoles import Consoles
 from puller.recovery.targets import asking
@@ -177,7 +180,7 @@ def _pace(flow: Flow, place: Place) -> None:
 def _hook(place: Place) -> None:
     mark = place.folder / "begun"
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
-    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], LONG, {}, place.scope)
+    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], {}, place.scope, LONG)
 
 
 def _program(place: Place) -> None:
@@ -194,6 +197,21 @@ def _qemu_nbd(place: Place) -> None:
     place.patch.setattr("puller.nbd.image._START_SECONDS", LONG)
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
+
+
+def _appliance(place: Place) -> None:
+    place.patch.setattr(appliance, "_command", lambda _: ["sleep", str(LONG)])
+    with appliance.Appliance(place.scope) as guest:
+        place.waiting()
+        guest.call("launch")
+
+
+def _ssh(place: Place) -> None:
+    mark, tool = place.folder / "begun", place.folder / "ssh"
+    tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
+    tool.chmod(0o700)
+    threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
+    SshHost(SshTarget("kvm1", program=str(tool))).greet(place.scope)
 
 
 def _await(condition: Callable[[], bool], place: Place) -> None:
@@ -248,10 +266,12 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
     "the evidence of a drill": _evidence,
+    "a login by ssh": _ssh,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
     "a rate's turn": _in_flow(_pace),
+    "an answer of libguestfs": _appliance,
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
     "an event of libvirt": _event,
@@ -311,8 +331,11 @@ ALLOWED = {
     ("cli/signals.py", "sleep"): "the thread that watches for signals wakes the main one",
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
-    ("jobs/hooks.py", "wait"): "the process has been killed",
+    ("host/command.py", "wait"): "the process has been killed",
     ("nbd/image.py", "wait"): "the process has been killed",
+    ("recovery/files/appliance.py", "wait"): "the process has been killed",
+    ("host/ssh.py", "wait"): "the process has been killed",
+    ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }

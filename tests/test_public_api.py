@@ -28,20 +28,27 @@ FUNCTIONS = {
     "add_key",
     "backup",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "doctor",
+    "file_versions",
+    "find_files",
     "forget",
+    "freeze",
     "keep",
-    "list_keys",
+    "list_files",
     "list_kept",
+    "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prove",
     "prune",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
@@ -49,6 +56,7 @@ FUNCTIONS = {
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -56,6 +64,8 @@ RESULTS = {
     "Attachment",
     "CheckError",
     "CheckReport",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "Decision",
@@ -63,13 +73,20 @@ RESULTS = {
     "DiskExport",
     "DiskRecord",
     "Drills",
+    "Export",
+    "FileEntry",
+    "FileListing",
+    "FileVersion",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HeldDrill",
     "ImageRecord",
     "JobReport",
     "KeptPoint",
     "Key",
+    "MountedPoint",
     "Point",
     "PointDifference",
     "Proof",
@@ -83,11 +100,12 @@ RESULTS = {
     "RestoredDisk",
     "RolledBack",
     "RolledBackDisk",
+    "SkippedFile",
     "Stats",
     "Status",
     "Taken",
 }
-CONFIGURATION = {"Command", "Configuration", "Defaults", "Job", "Keep", "Mistake", "Place"}
+CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
     "Committed",
     "DiskDone",
@@ -98,7 +116,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -13,10 +13,19 @@ from puller.api.arguments import (
     ImageFormat,
     KeyRole,
 )
+from puller.api.files import (
+    copy_files,
+    file_versions,
+    find_files,
+    list_files,
+    mount_files,
+    read_file,
+)
 from puller.api.machines import (
     backup,
     doctor,
     forget,
+    freeze,
 )
 from puller.api.proving import (
     prove,
@@ -36,6 +45,9 @@ from puller.api.repositories import (
     remove_key,
     repair_index,
     stats,
+)
+from puller.api.serving import (
+    serve,
 )
 from puller.api.upkeep import (
     check,
@@ -57,25 +69,33 @@ __all__ = [
     "add_key",
     "backup",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
     "doctor",
+    "file_versions",
+    "find_files",
     "forget",
+    "freeze",
     "keep",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prove",
     "prune",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
     "repair_index",
     "restore",
     "rollback",
+    "serve",
     "stats",
 ]

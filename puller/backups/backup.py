@@ -6,7 +6,6 @@ checkpoint is deleted only once no point needs it.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from puller.backups.bases.bases import (
     without_damage,
 )
 from puller.backups.bases.history import History
+from puller.backups.chosen import chosen_disks, refuse_half_rolled_back
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions
@@ -42,23 +42,21 @@ from puller.errors import (
     HypervisorError,
     Interrupted,
     NbdError,
-    RollbackUnfinished,
     StoreUnavailable,
+    UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
+from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.facts import with_facts
-from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
-from puller.hypervisor.storage.rollback_mark import find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -81,7 +79,8 @@ class Plan:
     Empty ``disks`` means all disks that hold data; the domain need not have those of ``exclude_if_present``.
     ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
-    staging directory holds the images of a push until they are stored. ``read_rate`` is in bytes per second,
+    staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
+    creates none. ``read_rate`` is in bytes per second,
     for all disks together.
     """
 
@@ -98,6 +97,7 @@ class Plan:
     quiesce: Quiesce = Quiesce.AUTO
     staging_dir: str | None = None
     keep_staging: bool = False
+    checkpoint: bool = True
     tags: dict[str, str] | None = None
     tuning: Tuning | None = None
     read_rate: int | None = None
@@ -111,13 +111,15 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     scope = repository.scope.working(tell)
     repository = repository.within(scope)
-    with Host.connect(plan.connect, scope) as host:
+    with Host.reach(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
-        disks = _disks(domain, plan)
+        disks = chosen_disks(domain, plan.disks, plan.exclude, plan.exclude_if_present)
         refuse_shared(host, domain, disks)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
-            _refuse_half_rolled_back(domain, disks)
+        with domain_held(domain):
+            refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
+            if not plan.checkpoint:
+                source.omit_checkpoint()
             folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
                 transaction = _Transaction(
@@ -143,24 +145,6 @@ def is_stop(error: BaseException) -> bool:
         met.append(found)
         found = found.__cause__ or found.__context__
     return found is not None and found not in met
-
-
-def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
-    """Return the disks to back up, with the images behind them."""
-    chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
-
-
-def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
-    for disk in disks:
-        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
-            raise RollbackUnfinished(
-                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
-                "completed: the disk is partly old and partly new",
-                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
-                f"leave the disk out with --exclude-disk {disk.target}.",
-            )
 
 
 def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
@@ -208,6 +192,11 @@ def _source(
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
+    if domain.host is not LOCAL and (plan.mode != PULL or not domain.is_active()):
+        raise UsageError(
+            f"cannot read images of domain {domain.name} on host {domain.host.name}",
+            advice="Pull the domain while it runs, or run puller on its host.",
+        )
     if not domain.is_active():
         text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
         observer(Notice(domain.name, text))
@@ -309,7 +298,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=platform.node(),
+            host=self._domain.host.node_name(),
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)

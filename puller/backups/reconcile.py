@@ -14,7 +14,7 @@ from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor import secret
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.checkpoint import Checkpoint
+from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, Checkpoint
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest import quiesce
 from puller.hypervisor.job import openjob
@@ -35,18 +35,27 @@ def reconcile(
     JobRunning if the open job is not ours, Locked if a living run has its locks in another directory,
     StoreError, HypervisorError.
     """
-    if quiesce.thaw_left_over(domain):
-        observer(Notice(domain.name, "thawed file systems that an earlier run had left frozen"))
-    if openjob.end_stale(domain, repository.id):
-        observer(Notice(domain.name, "ended a backup job that an earlier run had left open"))
-    for folder in scratch:
-        for path in openjob.sweep_scratch(domain, folder, repository.id):
-            observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
-    for usage in secret.sweep_secrets(domain, repository.id):
-        observer(Notice(domain.name, f"removed libvirt's secret {usage} of an earlier run"))
+    tidy(domain, repository.id, scratch, observer)
     if domain.is_active():  # libvirt deletes and redefines no checkpoint of a domain that is shut off
         _delete_orphans(domain, repository, history, observer)
         _recover(domain, repository, history, observer)
+
+
+def tidy(domain: Domain, owner: str, scratch: Iterable[Path], observer: Observer) -> None:
+    """Undo what dead runs of the repository with the id ``owner`` and dead freezes left of jobs.
+
+    See ``reconcile``.
+    """
+    if quiesce.thaw_left_over(domain):
+        observer(Notice(domain.name, "thawed file systems that an earlier run had left frozen"))
+    if openjob.end_stale(domain, owner):
+        observer(Notice(domain.name, "ended a backup job that an earlier run had left open"))
+    for each in dict.fromkeys((owner, THIRD_PARTIES)):
+        for folder in scratch:
+            for path in openjob.sweep_scratch(domain, folder, each):
+                observer(Notice(domain.name, f"deleted scratch file {path} of an earlier run"))
+        for usage in secret.sweep_secrets(domain, each):
+            observer(Notice(domain.name, f"removed libvirt's secret {usage} of an earlier run"))
 
 
 def _delete_orphans(domain: Domain, repository: Repository, history: History, observer: Observer) -> None:

@@ -16,12 +16,19 @@ from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
-from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain, UsageError
+from puller.errors import (
+    CommandFailed,
+    CommitUnreadable,
+    DamagedData,
+    Locked,
+    NoSuchDomain,
+    UsageError,
+)
 from puller.events import Notice, Observer, ignore
+from puller.host.command import outcome, run_command
 from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
-from puller.jobs.hooks import run_command
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
 from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
@@ -141,7 +148,9 @@ class _Run:
     def _command(self, command: Command | None, facts: Mapping[str, str]) -> None:
         if command is not None:
             facts = {"PULLER_JOB": self._job.name, **facts}
-            run_command(command.command, command.timeout, facts, self._repository.scope)
+            words = command.command
+            if code := run_command(words, facts, self._repository.scope, command.timeout):
+                raise CommandFailed(f"{words[0]} failed with {outcome(code)}")
 
     def _back_up(self) -> None:
         report, job = self.report, self._job
@@ -157,7 +166,7 @@ class _Run:
         report.interruption = report.taken.interruption
 
     def _domains(self) -> list[str]:
-        with Host.connect(self._connect, self._repository.scope) as host:
+        with Host.reach(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:

@@ -36,6 +36,7 @@ from puller.recovery.firmware_files import ENTERED, NVRAM, TPM, VARSTORE
 from puller.recovery.plan import Placement, Plan
 from puller.recovery.restore import Request, Restored, RestoredDisk, restore_and
 from puller.recovery.targets import outputs
+from puller.recovery.targets.overwriting import Domains
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 
@@ -70,9 +71,18 @@ class Recreated:
 
 def recreate(repository: Repository, point: Point, wanted: Recreation, observer: Observer) -> Recreated:
     """Restore and define. Raises DomainExists, HypervisorError, and as ``restore``."""
+    _refuse_name(wanted.name)
     with Host.connect(wanted.connect, repository.scope) as host:
         _refuse_known(host, point, wanted)
         return _Recreating(repository, point, wanted, host, observer).run()
+
+
+def _refuse_name(name: str | None) -> None:
+    """Libvirt refuses it too, but only when the disks are restored."""
+    if name is not None and (not name.strip() or set(name) & set("/\n")):
+        raise UsageError(
+            f"'{name}' cannot be the name of a domain", advice="Give --name a name without '/' and line ends."
+        )
 
 
 def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:
@@ -86,6 +96,17 @@ def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:
     for name, identity in known.items():
         if point.domain == name or point.uuid == identity:
             raise DomainExists(f"domain {name} exists at {wanted.connect}")
+
+
+def _refuse_known_by_now(host: Host, point: Point, wanted: Recreation) -> None:
+    """Raise DomainExists if the domain was made during the restore: defining it would change that one."""
+    try:
+        _refuse_known(host, point, wanted)
+    except DomainExists as error:
+        raise DomainExists(
+            f"{error.message}: it was made during the restore",
+            advice="The disks are restored. Look whose domain that is before you define another on them.",
+        ) from error
 
 
 class _Recreating:
@@ -113,6 +134,7 @@ class _Recreating:
         self._refuse_unknown_networks()
         if not wanted.disks.force:
             self._firmware.refuse_existing(self._held)
+        self._refuse_used_firmware()
 
     def run(self) -> Recreated:
         """Do it all."""
@@ -128,16 +150,24 @@ class _Recreating:
                 write_file(directory / definition.NAME, domain.xml.encode(), request.force)
 
             restored = restore_and(define, self._repository, self._point, request, self._observer)
+        _refuse_known_by_now(self._host, self._point, self._wanted)
+        self._refuse_used_firmware()
         self._firmware.write(self._held, configuration_directory(self._wanted.connect))
         defined = self._host.define(domain.xml, self._after_refusal(plan))
         self._tell_rest(domain)
         closed = self._tell_closed(plan)
         if self._wanted.start:
             enter = (
-                f"Run 'chmod a+x {closed}', then" if closed is not None else "Correct what it names, then run"
+                f"Run 'chmod a+x {closed}', then"
+                if closed is not None
+                else "Correct the cause that libvirt names, then run"
             )
             defined.start(f"{enter} 'virsh start {defined.name}': the domain is defined.")
         return Recreated(self._point.point, defined.name, defined.uuid, domain.xml, restored)
+
+    def _refuse_used_firmware(self) -> None:
+        libvirts, scope = self._wanted.disks.libvirts, self._repository.scope
+        self._firmware.refuse_used(self._held, Domains(libvirts, self._point.point, self._observer, scope))
 
     def _refuse_unknown_networks(self) -> None:
         """A name that is misspelt would leave the domain on the network that it was on."""
@@ -146,8 +176,20 @@ class _Recreating:
             if name not in known:
                 raise UsageError(
                     f"domain {self._point.domain} is on no network or bridge {name}",
-                    advice=f"Map one of these: {', '.join(sorted(known)) or 'it has none'}.",
+                    advice=f"Map one of these: {', '.join(sorted(known))}."
+                    if known
+                    else "Leave --map-network out.",
                 )
+        self._refuse_missing_network()
+
+    def _refuse_missing_network(self) -> None:
+        """libvirt would define the domain, and refuse its start once the disks are restored."""
+        wanted = self._wanted.networks.all
+        if wanted is not None and wanted not in self._host.networks():
+            raise UsageError(
+                f"libvirt at {self._wanted.connect} has no network {wanted}",
+                advice="List its networks with 'virsh net-list --all', or define it.",
+            )
 
     def _make_folders(self, plan: Plan) -> None:
         """New directories are such that QEMU's user can enter them; the files are for nobody else."""

@@ -19,6 +19,7 @@ from puller.errors import DamagedData, OutputFailed, OutputRefused, UsageError
 from puller.events import Event, Notice
 from puller.hypervisor.domain.image import describe
 from puller.nbd.image import ImageServer
+from puller.recovery.restore import Request, restore
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, loop_device
@@ -186,6 +187,17 @@ def test_a_device_that_is_thin_stays_thin(tmp_path: Path) -> None:
         assert not any(file.read())
 
 
+def test_a_volume_that_was_made_for_a_disk_keeps_nothing_behind_its_end(tmp_path: Path) -> None:
+    """Logical volumes are larger than asked for, and hold what was in their group before."""
+    shelf, old = Shelf(tmp_path, {"vda": DENSE}), tmp_path / "old.img"
+    old.write_bytes(b"\xff" * (len(DENSE) + MIB))
+    (point,) = shelf.repository.points.all()
+    with loop_device(old) as device:
+        request = Request(None, places={"vda": device}, made=frozenset({device}), libvirts=())
+        restore(shelf.repository, point, request)
+    assert old.read_bytes() == DENSE + bytes(MIB)
+
+
 def used(path: Path) -> int:
     os.sync()
     return int(subprocess.run(["du", "-B1", path], check=True, capture_output=True).stdout.split()[0])
@@ -205,6 +217,13 @@ def test_the_rest_of_an_export_can_be_zeroed_too(tmp_path: Path) -> None:
         assert old.read_bytes() == DENSE + b"\xff" * MIB
         shelf.restore(output=server.uri, disks=["vda"], zero_rest=True)
     assert old.read_bytes() == DENSE + bytes(MIB)
+
+
+def test_an_export_that_nobody_serves_is_said_to_be_that(tmp_path: Path) -> None:
+    shelf, uri = Shelf(tmp_path, {"vda": DENSE}), f"nbd+unix:///?socket={tmp_path}/nobody"
+    with pytest.raises(OutputFailed, match=r"^cannot connect to nbd\+unix:///.*/nobody: ") as failed:
+        shelf.restore(output=uri)
+    assert "Check that the NBD server runs" in failed.value.advice
 
 
 def test_the_same_place_twice_is_refused_by_any_name(tmp_path: Path) -> None:

@@ -65,7 +65,11 @@ class Offline(Source):
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> StoredBitmaps:
+        """Return the dirty bitmaps in the images. Raises HypervisorError."""
+        return StoredBitmaps(self._domain, self._disks, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Check that encrypted images can be opened. A domain that is shut off needs no temporary files.

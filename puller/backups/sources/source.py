@@ -19,6 +19,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import untracked
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.hypervisor.space.seal import seal_of
 
@@ -36,7 +37,12 @@ class Source:
     def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
         self._domain = domain
         self._disks = disks
+        self._untracked = untracked_targets(disks)
         self.folder = folder
+
+    def omit_checkpoint(self) -> None:
+        """Create no checkpoint: later runs continue from the ones that exist."""
+        self._untracked = frozenset(disk.target for disk in self._disks)
 
     def bases(self, history: History) -> dict[str, Base]:
         """Return the base of each disk, by target. Raises StoreError, HypervisorError."""
@@ -51,7 +57,7 @@ class Source:
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """Return the checkpoint by which later runs will find the changes since this point."""
-        if len(untracked_targets(self._disks)) == len(self._disks):
+        if len(self._untracked) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
@@ -65,21 +71,27 @@ class Pull(Source):
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> LiveBitmaps:
+        """Return the dirty bitmaps of the disks. Raises HypervisorError."""
+        return LiveBitmaps(self._domain, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
         name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
         require_short(socket_path(self._domain, name))
         sizes = (self._domain.disk_size(target) for target in bases)
-        check_free(self.folder, required_bytes(sizes))
+        check_free(self.folder, required_bytes(sizes), self._domain.host)
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
-        left_out = untracked_targets(self._disks)
+        listener = UnixListener(socket, self._domain.host)
         seal = seal_of(self._domain, self._disks, checkpoint)
-        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
+        return PullJob(
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, listener, self._untracked, seal
+        )
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:
