@@ -337,6 +337,8 @@ ALLOWED = {
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
+    ("recovery/proving/waiting.py", "wait"): "the process has been killed",
+    ("recovery/proving/prove.py", "ThreadPoolExecutor"): "drills have to clean up; their scope is cancelled",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }
 """Waits that no scope ends, and what ends them."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @OF_HOST
 @click.pass_obj
 def command(settings: Settings, point: str, screenshot: str | None, hosts: tuple[str, ...]) -> Outcome:
-    """Show all details of a restore point, with the verdict of its last restore drill.
+    """Show all details of a restore point.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
