@@ -22,17 +22,21 @@ if TYPE_CHECKING:
         KeyRole,
         add_key,
         backup,
+        boot,
         check,
         copy_files,
         create_repository,
         delete,
         diff,
+        discard_booted,
         doctor,
         file_versions,
+        find_booted,
         find_files,
         forget,
         freeze,
         keep,
+        list_booted,
         list_files,
         list_kept,
         list_keys,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
         preview_prune,
         prove,
         prune,
+        pull_booted,
         read_configuration,
         read_file,
         recreate,
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
         remove_key,
         repair_index,
         restore,
+        resume_booted,
         rollback,
         serve,
         stats,
@@ -127,6 +133,7 @@ if TYPE_CHECKING:
         NoSuchDomain,
         NoSuchFile,
         NoSuchPoint,
+        NotBooted,
         NotEncrypted,
         NotQuiesced,
         ObjectChanged,
@@ -139,6 +146,7 @@ if TYPE_CHECKING:
         PartialFailure,
         PointKept,
         PullerError,
+        PullIncomplete,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
@@ -178,6 +186,16 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.recovery.booting.boot import (
+        BootedMachine,
+    )
+    from puller.recovery.booting.listing import (
+        ListedMachine,
+    )
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
     )
     from puller.recovery.diff import (
         DiskDifference,
@@ -265,6 +283,9 @@ __all__ = [
     "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CancelScope",
     "CannotDrill",
     "CheckError",
@@ -324,6 +345,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "ListedMachine",
     "Locked",
     "MissingObject",
     "Mistake",
@@ -337,6 +359,7 @@ __all__ = [
     "NoSuchDomain",
     "NoSuchFile",
     "NoSuchPoint",
+    "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
     "Notice",
@@ -356,6 +379,7 @@ __all__ = [
     "Policy",
     "Proof",
     "PruneReport",
+    "PullIncomplete",
     "PullerError",
     "QuiesceMode",
     "Recreated",
@@ -392,17 +416,21 @@ __all__ = [
     "WrongKey",
     "add_key",
     "backup",
+    "boot",
     "check",
     "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
     "file_versions",
+    "find_booted",
     "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
     "list_files",
     "list_kept",
     "list_keys",
@@ -412,6 +440,7 @@ __all__ = [
     "preview_prune",
     "prove",
     "prune",
+    "pull_booted",
     "read_configuration",
     "read_file",
     "recreate",
@@ -419,6 +448,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "serve",
@@ -427,10 +457,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff "
-        "doctor file_versions find_files forget freeze keep list_files list_kept list_keys "
-        "list_points mount_files open_repository preview_prune prove prune read_configuration "
-        "read_file recreate release remove_key repair_index restore rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
+        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "preview_prune prove prune pull_booted read_configuration read_file recreate release "
+        "remove_key repair_index restore resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -446,17 +477,21 @@ _HOMES = {
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
         "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
-        "NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists ObjectNotFound "
-        "OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable "
-        "UnknownKind UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
+        "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
+        "UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.booting.boot": "BootedMachine",
+    "puller.recovery.booting.listing": "ListedMachine",
+    "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
     "puller.api.files": "CopiedFiles FileListing MountedPoint",
     "puller.recovery.files.copying": "CopiedPath SkippedFile",

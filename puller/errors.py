@@ -356,6 +356,19 @@ class DomainExists(UsageError):
     default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
 
 
+class NotBooted(HypervisorError):
+    """puller has booted no machine of this name from a restore point."""
+
+    exit_code = 16
+    default_advice = "List the booted machines with 'puller boot --list'."
+
+
+class PullIncomplete(HypervisorError):
+    """A booted machine runs, but part of its data could not be pulled: it still needs its image server."""
+
+    default_advice = "Run 'puller boot --resume NAME --keep' to try again; the machine runs on meanwhile."
+
+
 class DomainRunning(HypervisorError):
     """The domain runs, or will go on from a saved state: its disks must not be changed underneath it."""
 

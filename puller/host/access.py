@@ -50,6 +50,9 @@ class HostAccess(ABC):
     name: str | None = None
     """The host's name for messages; None for this host."""
 
+    has_files = True
+    """Whether puller has a way to the files of the host."""
+
     watch_interval = 0.0
     """The least seconds between two questions for the free space while a job is open."""
 

@@ -58,6 +58,26 @@ def _poll(handle: nbd.NBD, seconds: float) -> bool:
     return True
 
 
+_LINE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 5))
+"""A line over TCP that is silent for 30 s is broken: the kernel asks for a sign of life, idle or not."""
+
+
+def _alive(line: socket.socket) -> socket.socket:
+    """Let the kernel notice a broken line, if it is one between hosts."""
+    if line.family != socket.AF_UNIX:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _LINE:
+            line.setsockopt(socket.IPPROTO_TCP, option, value)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    return line
+
+
+_CERTIFICATES = (
+    "Check that your authority has issued the server's certificate, that it names the host as the URI does, "
+    "and that it has not expired."
+)
+
+
 class Connection:
     """A connection to the export at ``uri``, with at most one metadata context.
 
@@ -87,8 +107,9 @@ class Connection:
             handle.set_pread_initialize(False)
             if self.context is not None:
                 handle.add_meta_context(self.context)
+            handle.set_uri_allow_local_file(True)  # certificates, whose directory is in the URI
             handle.aio_connect_uri(self.uri)
-            return socket.socket(fileno=os.dup(handle.aio_get_fd()))
+            return _alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
         except _REFUSALS as error:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
@@ -100,7 +121,8 @@ class Connection:
                     raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
         except nbd.Error as error:
             self.drop()
-            raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
+            advice = _CERTIFICATES if "certificate" in str(error) else None
+            raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}", advice=advice) from error
         except BaseException:
             self.drop()
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -24,6 +25,7 @@ from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
+from tests.lab.certificates import DAY, NOW, Authority
 from tests.lab.hypervisor_host import IMAGES
 from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
 from tests.lab.two_hosts import SSH, HypervisorHost
@@ -48,19 +50,22 @@ class Stage:
         self.notices: list[str] = []
 
     def back_up(
-        self, uri: str = SSH, during: Callable[[], None] = lambda: None, **options: Any
+        self,
+        uri: str = SSH,
+        frozen: Callable[[Sequence[DiskExport]], None] = lambda exports: None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """One run; ``during`` is called while the disks are frozen. What came of it, as JSON."""
+        """One run; ``frozen`` is called with the frozen disks. What came of it, as JSON."""
         self.notices = []
         truth = self.truth()
 
-        def frozen(exports: Sequence[DiskExport]) -> None:
+        def changed(exports: Sequence[DiskExport]) -> None:
             self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
-            during()
+            frozen(exports)
 
         try:
             point = puller.backup(
-                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=frozen, **options
+                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=changed, **options
             )
         except PullerError as error:
             return {
@@ -168,9 +173,80 @@ def alternating(stage: Stage) -> dict[str, Any]:
     return {"outcomes": outcomes}
 
 
+def tls_and_ssh(stage: Stage) -> dict[str, Any]:
+    """The disks over TLS, all else over ssh."""
+    return generations(stage, nbd_tls=str(stage.host.pki))
+
+
+def tls_alone(stage: Stage) -> dict[str, Any]:
+    """Nobody may log in to the other host."""
+    return generations(stage, uri=stage.host.tls, nbd_tls=str(stage.host.pki))
+
+
+def swapped(stage: Stage) -> dict[str, Any]:
+    """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
+    pki, theirs = stage.host.pki, stage.host.folder / "pki"
+    other = Authority("Another CA")
+
+    def attempt(**options: Any) -> dict[str, Any]:
+        outcome = stage.back_up(nbd_tls=str(pki), **options)
+        stage.host.authority.issue_server(theirs, "kvm1")
+        stage.host.authority.issue_client(pki)
+        return outcome
+
+    outcomes = {}
+    other.issue_server(theirs, "kvm1")
+    outcomes["server of another authority"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm2")
+    outcomes["server of another name"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm1", NOW - DAY)
+    outcomes["expired server"] = attempt()
+    (theirs / "server-key.pem").unlink()
+    outcomes["server without a key"] = attempt()
+    other.issue_client(pki)
+    (pki / "ca-cert.pem").write_bytes((theirs / "ca-cert.pem").read_bytes())
+    outcomes["client of another authority"] = attempt()
+    stage.host.authority.issue_client(pki, NOW - DAY)
+    outcomes["expired client"] = attempt()
+    (pki / "client-cert.pem").unlink()
+    outcomes["client without a certificate"] = attempt()
+    outcomes["tls without certificates"] = stage.back_up(uri=stage.host.tls)
+    outcomes["in order"] = attempt()
+    return outcomes
+
+
+def strangers(stage: Stage) -> dict[str, Any]:
+    """Who connects to QEMU's port while the disks are frozen, beside puller."""
+    foreign = stage.folder / "foreign"
+    Authority("Another CA").issue_client(foreign)
+    (foreign / "ca-cert.pem").write_bytes((stage.host.pki / "ca-cert.pem").read_bytes())
+    answers: dict[str, str] = {}
+
+    def knock(exports: Sequence[DiskExport]) -> None:
+        place = exports[0].uri.partition("?")[0].removeprefix("nbds")
+        answers["in order"] = _info(f"nbds{place}?tls-certificates={stage.host.pki}")
+        answers["clear text"] = _info(f"nbd{place}")
+        answers["no certificate"] = _info(f"nbds{place}")
+        answers["foreign certificate"] = _info(f"nbds{place}?tls-certificates={foreign}")
+
+    outcome = stage.back_up(frozen=knock, nbd_tls=str(stage.host.pki), nbd_ports="20000-20001")
+    clear = stage.back_up(insecure_nbd=True)
+    return {"answers": answers, "outcome": outcome, "clear": clear}
+
+
+def _info(uri: str) -> str:
+    """What an independent client says of an export: its size, or an error."""
+    done = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "refused"
+
+
 SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "ssh": generations,
     "alternating": alternating,
+    "tls and ssh": tls_and_ssh,
+    "tls alone": tls_alone,
+    "swapped": swapped,
+    "strangers": strangers,
 }
 
 
