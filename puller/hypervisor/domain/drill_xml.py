@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -32,7 +32,7 @@ class DrillMachine:
 
     Attributes:
         folder: Directory for the files that its serial consoles write.
-        exports: By target, the Unix socket and name of the NBD export behind a disk's overlay.
+        disks: Targets of the disks that the machine has.
         macs: MAC addresses of its interfaces, in their order. On networks that lead nowhere they may be those
             of the original, by which its guest may know its interfaces.
         memory: Most memory in KiB; None for that of the domain.
@@ -40,7 +40,7 @@ class DrillMachine:
     """
 
     folder: Path
-    exports: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
+    disks: Collection[str] = ()
     macs: tuple[str, ...] = ()
     memory: int | None = None
     port: int | None = None
@@ -77,7 +77,7 @@ def for_drill(xml: str, machine: DrillMachine) -> str:
         for name in _OF_THE_HOST:
             _remove_all(devices, name)
         for disk in devices.findall("./disk"):
-            _place_disk(devices, disk, machine.exports)
+            _place_disk(devices, disk, machine.disks)
         for tpm in devices.findall("./tpm"):
             if tpm.find("./backend[@type='emulator']") is None:
                 devices.remove(tpm)
@@ -134,31 +134,18 @@ def _set_macs(devices: ET.Element, macs: Sequence[str]) -> None:
         interface.insert(0, ET.Element("mac", address=mac))
 
 
-def _place_disk(devices: ET.Element, disk: ET.Element, exports: Mapping[str, tuple[Path, str]]) -> None:
-    """Put the export behind an overlay; empty a drive, and leave out a disk that is only read: both may need
-    what is not here.
-    """
+def _place_disk(devices: ET.Element, disk: ET.Element, targets: Collection[str]) -> None:
+    """Empty a drive, and leave out a disk that is only read: both may need what is not here."""
     target = disk.find("./target")
     name = "" if target is None else target.get("dev", "")
     if disk.get("device", "disk") in ("cdrom", "floppy"):
         for part in ("source", "backingStore", "auth", "encryption", "seclabel"):
             _remove_all(disk, part)
         disk.set("type", "file")
-    elif name not in exports:
+    elif name not in targets:
         devices.remove(disk)
     else:
         _remove_all(disk, "shareable")
-        _remove_all(disk, "backingStore")
-        disk.insert(2, _backing_store(*exports[name]))
-
-
-def _backing_store(socket: Path, name: str) -> ET.Element:
-    store = ET.Element("backingStore", type="network")
-    ET.SubElement(store, "format", type="raw")
-    source = ET.SubElement(store, "source", protocol="nbd", name=name)
-    ET.SubElement(source, "host", transport="unix", socket=str(socket))
-    ET.SubElement(store, "backingStore")
-    return store
 
 
 def _redirect(devices: ET.Element, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a guest that was started for a while is treated: after all others, and ended without being asked."""
+"""A guest that was started for a while: it comes after all others, and may end by itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import libvirt
 
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
-
-_GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 
 SHARES = 16
 """Processor shares; others have 1024."""
@@ -24,12 +22,6 @@ def yield_to_others(domain: Domain) -> None:
         domain.handle.setSchedulerParametersFlags({"cpu_shares": SHARES}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     with suppress(libvirt.libvirtError):
         domain.handle.setBlkioParameters({"weight": WEIGHT}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def resume(domain: Domain) -> None:
-    """Let the processors of a domain run that was started paused."""
-    with translate(f"cannot resume domain {domain.name}"):
-        domain.handle.resume()
 
 
 def why_ended(domain: Domain) -> str | None:
@@ -50,13 +42,3 @@ def why_ended(domain: Domain) -> str | None:
     if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
         return "the machine has suspended itself"
     return "the machine has powered itself off"
-
-
-def end(domain: Domain) -> None:
-    """End the domain as a power cut does; fine if it has ended. Raises HypervisorError."""
-    with translate(f"cannot end domain {domain.name}"):
-        try:
-            domain.handle.destroy()
-        except libvirt.libvirtError as error:
-            if code_of(error) not in _GONE:
-                raise

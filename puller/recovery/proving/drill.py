@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from puller.configuration.evidence import AGENT, LOGIN, Evidence
 from puller.errors import CannotDrill, DamagedData, HypervisorError, OutputFailed, UsageError
 from puller.events import Event, Notice, Observer, Step
+from puller.host.priority import lower
 from puller.host.qemu import Failure, qemu_img
-from puller.hypervisor.confinement import qemu_user
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.drill_xml import (
@@ -25,12 +23,14 @@ from puller.hypervisor.domain.drill_xml import (
     memory_of,
     offers_of,
 )
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, adapt
-from puller.hypervisor.guest.ending import end, resume, yield_to_others
+from puller.hypervisor.domain.lifecycle import destroy, resume
+from puller.hypervisor.domain.restoredxml import Copy, DiskSource, NbdExport, adapt
+from puller.hypervisor.guest.ending import yield_to_others
 from puller.hypervisor.guest.screen import screenshot
 from puller.hypervisor.uri import configuration_directory
 from puller.recovery import definition
 from puller.recovery.attachments import read_attachment
+from puller.recovery.booting.qemu_socket import give_to_qemu, socket_in
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
 from puller.recovery.proving.consoles import Consoles
 from puller.recovery.proving.picture import png_of
@@ -116,11 +116,13 @@ class _Drill:
                 tpm_directory(identity, self._host) if TPM in held else None,
             )
             self._step("serve")
-            with Server(self._repository, self._point, Service(socket=folder / "nbd"), self._hear):
-                self._give_to_qemu(folder / "nbd")
+            socket = socket_in(folder, folder.name)
+            with Server(self._repository, self._point, Service(socket=socket), self._hear) as server:
+                lower(server.pid)
+                give_to_qemu(socket, self._host.uri)
                 xml = self._xml(original, identity, folder, firmware, is_emulated)
                 firmware.write(held, configuration_directory(self._host.uri))
-                return self._hold(xml, folder)
+                return self._hold(xml, folder, server)
 
     def _attachments(self) -> dict[str, bytes]:
         needed = {definition.SOURCE, NVRAM, VARSTORE, TPM}
@@ -155,33 +157,23 @@ class _Drill:
     def _xml(
         self, original: str, identity: str, folder: Path, firmware: FirmwarePlaces, is_emulated: bool
     ) -> str:
-        sources, exports = {}, {}
+        socket = socket_in(folder, folder.name)
+        sources = {}
         for disk in self._point.disks:
             overlay = folder / f"{disk.disk}.qcow2"
             failure = Failure(OutputFailed, f"cannot make the overlay {overlay}")
             words = ["create", "-q", "-f", "qcow2", str(overlay), str(disk.size)]
-            qemu_img(words, _IMAGE_SECONDS, failure)
-            sources[disk.disk] = DiskSource(overlay, "qcow2")
-            exports[disk.disk] = (folder / "nbd", disk.disk)
+            qemu_img(words, _IMAGE_SECONDS, failure, umask=0o077)
+            sources[disk.disk] = DiskSource(overlay, "qcow2", NbdExport(socket, disk.disk))
         name = f"drill-{_NAME.sub('_', self._point.domain)[:40]}-{identity[:8]}"
         copy = Copy(name, identity)
         adapted = adapt(original, sources, firmware.nvram, copy, varstore=firmware.varstore)
         ports = [evidence.port for evidence in self._wanted if evidence.port is not None]
         memory, port = self._conditions.memory, ports[0] if ports else None
-        machine = DrillMachine(folder, exports, macs_of(original), memory, port)
+        machine = DrillMachine(folder, frozenset(sources), macs_of(original), memory, port)
         return for_drill(emulated(adapted.xml) if is_emulated else adapted.xml, machine)
 
-    def _give_to_qemu(self, socket: Path) -> None:
-        """Let QEMU's user, and nobody else, connect."""
-        user = qemu_user(configuration_directory(self._host.uri))
-        try:
-            socket.chmod(0o600)
-            if user is not None:
-                os.chown(socket, user.uid, user.gid)
-        except OSError as error:
-            raise OutputFailed(f"cannot give {socket} to QEMU's user: {error.strerror}") from error
-
-    def _hold(self, xml: str, folder: Path) -> Proof:
+    def _hold(self, xml: str, folder: Path, server: Server) -> Proof:
         self._step("start")
         domain = self._host.start_transient(xml, _START_ADVICE)
         consoles = Consoles(folder)
@@ -195,12 +187,16 @@ class _Drill:
             waiters = [(item, waiter_for(item, domain, consoles, facts)) for item in self._wanted]
             resume(domain)
             self._step("wait")
-            seconds, check = self._conditions.timeout, partial(require_space, folder)
-            seen = wait_for(waiters, domain, consoles, seconds, check)
+
+            def check() -> None:
+                require_space(folder)
+                server.require_running()
+
+            seen = wait_for(waiters, domain, consoles, self._conditions.timeout, check)
             consoles.read()
             return self.verdict(seen, consoles.log(LONGEST_LOG), _picture(domain))
         finally:
-            end(domain)
+            destroy(domain)
 
     def verdict(self, seen: Seen, log: str = "", picture: bytes | None = None) -> Proof:
         """Return what was found out."""

@@ -21,14 +21,13 @@ from pathlib import Path
 from puller.errors import NoSuchDomain, OutputFailed
 from puller.host import folders
 from puller.hypervisor.connection import Host
-from puller.hypervisor.guest.ending import end
+from puller.hypervisor.domain.lifecycle import destroy
 from puller.hypervisor.uri import state_directory
+from puller.recovery.booting.qemu_socket import APPARMOR
+from puller.recovery.booting.record import ENTERED
 from puller.recovery.targets import outputs
 from puller.repository.format.names import UUID
 from puller.units import GIB
-
-ENTERED = 0o711
-"""Mode of directories that QEMU's user must enter."""
 
 RESERVE = GIB
 """Bytes that a drill leaves free, so that it does not fill the disk of others."""
@@ -83,7 +82,7 @@ def clear_leftovers(directory: Path, host: Host) -> int:
         found = [folder for folder in sorted(directory.glob(f"{_PREFIX}*")) if _is_abandoned(folder)]
         for folder in found:
             with suppress(NoSuchDomain):
-                end(host.domain(folder.name.removeprefix(_PREFIX)))
+                destroy(host.domain(folder.name.removeprefix(_PREFIX)))
             _remove(folder, host)
     return len(found)
 
@@ -120,5 +119,6 @@ def tpm_directory(identity: str, host: Host) -> Path:
 
 
 def _remove(folder: Path, host: Host) -> None:
+    (APPARMOR / f"{folder.name}.pid").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(tpm_directory(folder.name.removeprefix(_PREFIX), host), ignore_errors=True)
