@@ -201,6 +201,9 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.disk_rollback import (
+        RolledBackDisk,
+    )
     from puller.recovery.files.copying import (
         CopiedPath,
         SkippedFile,
@@ -224,7 +227,6 @@ if TYPE_CHECKING:
     )
     from puller.recovery.rollback import (
         RolledBack,
-        RolledBackDisk,
     )
     from puller.recovery.serving.server import (
         Export,
@@ -510,7 +512,8 @@ _HOMES = {
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
-    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.disk_rollback": "RolledBackDisk",
+    "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
     "puller.recovery.serving.server": "Export Server",
     "puller.configuration.drills": "DrillSettings",
