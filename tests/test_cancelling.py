@@ -357,6 +357,8 @@ ALLOWED = {
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
+    ("recovery/serving/server.py", "wait"): "its scope sets the event; the process has ended",
+    ("cli/commands/serve.py", "wait"): "a signal ends the command",
     ("recovery/proving/waiting.py", "wait"): "the process has been killed",
     ("recovery/proving/prove.py", "ThreadPoolExecutor"): "drills have to clean up; their scope is cancelled",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
