@@ -305,6 +305,7 @@ class _DiskRollback:
         self._is_device = self.path.is_block_device() and disk.format == "raw"
         self.doubt: str | None = None
         self._size = 0
+        self._seen = self._identity()
         self._look()
         self._refuse_small_device()
 
@@ -323,10 +324,12 @@ class _DiskRollback:
     def begin(self, servers: ExitStack) -> _Work:
         """Serve the image for writing until ``servers`` close, and find what differs."""
         began = time.monotonic()
+        self._refuse_replaced()
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
                 self._resize()
             server = servers.enter_context(self._serve(writable=True))
+        self._refuse_replaced()
         return _Work(self, server.uri, *self.changes(server.uri), began)
 
     def _resize(self) -> None:
@@ -434,6 +437,21 @@ class _DiskRollback:
                 self.doubt = find_mismatch(
                     self._repository, export, self._base.parent.record, image_changed=self._base.image_changed
                 )
+
+    def _refuse_replaced(self) -> None:
+        """What was learnt of the image counts for that file only, not for one that a restore put there."""
+        if self._identity() != self._seen:
+            raise Locked(
+                f"image {self.path} was replaced while puller looked at it",
+                advice="Find out which program replaced it, then run the same command again.",
+            )
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None  # it was there a moment ago
+        return status.st_dev, status.st_ino, status.st_rdev
 
     def _refuse_small_device(self) -> None:
         if self._is_device and self._size < self.image.size:

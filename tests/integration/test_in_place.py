@@ -23,6 +23,7 @@ from puller.errors import (
     DamagedData,
     DomainRunning,
     KeyNotHeld,
+    Locked,
     NbdError,
     NoSuchDisk,
     OutputFailed,
@@ -755,3 +756,21 @@ def test_a_disk_on_the_network_is_refused_with_the_way_back(scene: Scene) -> Non
     ) as refused:
         roll(scene, first)
     assert f"'puller restore {first.point} --disk vda=TARGET'" in refused.value.advice
+
+
+def test_an_image_that_is_replaced_meanwhile_is_left_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore with --force does not wait for a rollback that has not begun to write."""
+    first, image = first_of(scene), scene.machine.image("vda")
+    scene.machine.stop()
+
+    def replace(*_: object) -> None:
+        other = scene.folder / "other.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", other, str(SIZE + MIB)], check=True)
+        other.rename(image)
+
+    monkeypatch.setattr(rolling, "_doubt", replace)
+    with pytest.raises(Locked, match="was replaced while puller looked at it"):
+        roll(scene, first)
+    assert find_mark(image) is None
