@@ -261,7 +261,7 @@ class ImageServer:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise NbdError(f"qemu-nbd cannot serve {self._path}: {self._said()}", advice=_SEE)
                 self._scope.check()
-                self._scope.pause(0.005)
+                self._scope.pause(0.002)
             self._lifeline = Connection(self.uri, scope=self._scope)
         except BaseException:
             self._process.kill()

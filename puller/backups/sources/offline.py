@@ -69,7 +69,7 @@ class Offline(Source):
 
     def bitmaps(self) -> StoredBitmaps:
         """Return the dirty bitmaps in the images. Raises HypervisorError."""
-        return StoredBitmaps(self._domain, self._disks, self._repository_id)
+        return StoredBitmaps.of(self._domain, self._disks, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Check that encrypted images can be opened. A domain that is shut off needs no temporary files.
@@ -90,15 +90,21 @@ class Offline(Source):
 
 
 class StoredBitmaps:
-    """The dirty bitmaps in the images of a domain that is shut off. Raises HypervisorError."""
+    """The dirty bitmaps in the images of a domain that is shut off: by target, the flags of each by name."""
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
-        self._flags = {
+    def __init__(self, flags: Mapping[str, Mapping[str, frozenset[str]]], repository_id: str) -> None:
+        self._flags = flags
+        known = {name for bitmaps in self._flags.values() for name in bitmaps}
+        self.oldest = oldest_of(known, repository_id)
+
+    @classmethod
+    def of(cls, domain: Domain, disks: Sequence[Disk], repository_id: str) -> Self:
+        """Return those of the ``disks``. Raises HypervisorError."""
+        flags = {
             disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format, domain.scope))
             for disk in disks
         }
-        known = {name for bitmaps in self._flags.values() for name in bitmaps}
-        self.oldest = oldest_of(known, repository_id)
+        return cls(flags, repository_id)
 
     def sound(self, checkpoint: str) -> frozenset[str]:
         """See Bitmaps."""
