@@ -192,7 +192,7 @@ def _qemu_nbd(place: Place) -> None:
     tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
     tool.chmod(0o700)
     place.patch.setenv("PATH", str(place.folder), prepend=":")
-    place.patch.setattr("puller.nbd.image._START_SECONDS", LONG)
+    place.patch.setattr("puller.nbd.qemu_nbd._START_SECONDS", LONG)
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
 
@@ -340,7 +340,7 @@ ALLOWED = {
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("host/command.py", "wait"): "the process has been killed",
-    ("nbd/image.py", "wait"): "the process has been killed",
+    ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",

@@ -47,7 +47,6 @@ from puller.errors import (
     UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
-from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -196,10 +195,11 @@ def _source(
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
-    if domain.host is not LOCAL and (plan.mode != PULL or not domain.is_active()):
+    if not domain.host.has_files and (plan.mode != PULL or not domain.is_active()):
         raise UsageError(
-            f"cannot read images of domain {domain.name} on host {domain.host.name}",
-            advice="Pull the domain while it runs, or run puller on its host.",
+            f"cannot read images of domain {domain.name}: puller has no way to the files of host "
+            f"{domain.host.name}",
+            advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
         )
     if not domain.is_active():
         text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"

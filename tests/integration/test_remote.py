@@ -26,7 +26,7 @@ def played(scene: str) -> dict[str, Any]:
         return outcome
 
 
-@pytest.mark.parametrize("way", ["ssh", "tls and ssh", "tls alone"])
+@pytest.mark.parametrize("way", ["ssh", "tls and ssh", "tls alone", "push"])
 def test_generations_of_another_hosts_domain(way: str) -> None:
     first, *later = played(way)["outcomes"]
     assert (first["kind"], first["exact"], first["left"]) == ("full", True, [])
@@ -35,7 +35,8 @@ def test_generations_of_another_hosts_domain(way: str) -> None:
         assert outcome["host"] == "kvm1"
         assert 0 < outcome["dirty"]["vda"] <= 24 * 64 * KIB
     notices = {"ssh": "through ssh", "tls and ssh": "over TLS", "tls alone": "over TLS"}
-    assert f"reads the disks {notices[way]} from host kvm1" in first["notices"]
+    told = [] if way == "push" else [f"reads the disks {notices[way]} from host kvm1"]
+    assert first["notices"] == [*told, *first["notes"]]
     lacks = ["the space for the scratch on host kvm1 was not checked", "the point has no images.json"]
     found = [note.partition(":")[0] for note in first["notes"]]
     assert found == (lacks if way == "tls alone" else [])
@@ -78,3 +79,15 @@ def test_nobody_else_reads_the_disks_while_they_are_frozen() -> None:
     assert outcome["clear"]["notices"] == [
         "reads the disks in clear text, which the network can read, from host kvm1"
     ]
+
+
+def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
+    """Between two points of the running domain; writes to its image meanwhile are noticed or refused."""
+    played_ = played("shut off")
+    running, off, again, written, start = played_["outcomes"]
+    kinds = [outcome["kind"] for outcome in (running, off, again, start)]
+    assert kinds == ["full", "incremental", "incremental", "incremental"]
+    assert all(outcome["exact"] for outcome in (running, off, again, start))
+    assert written["message"].endswith("far-vda.img of domain far was changed while it was read")
+    assert not any(outcome["left"] for outcome in played_["outcomes"])
+    assert played_["servers"] == []
