@@ -433,8 +433,9 @@ def test_tls_demands_a_certificate_of_the_same_ca(archive: Archive, tmp_path: Pa
 
 def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = _puller(archive, "--run", f'nbdcopy "$uri" {out}; cat "$PULLER_EXPORTS"; exit 7')
-    assert done.returncode == 7
+    script = f'nbdcopy "$uri" {out}; nbdinfo --size "$PULLER_URI_vdb" >&2; '
+    done = _puller(archive, "--run", script + 'cat "$PULLER_EXPORTS"; exit 7')
+    assert (done.returncode, done.stderr) == (7, f"{len(SMALL)}\n")
     assert out.read_bytes() == CONTENT
     assert [item["disk"] for item in json.loads(done.stdout)["exports"]] == ["vda", "vdb"]
     with_json = _puller(archive, "--json", "--run", "echo more")
@@ -466,6 +467,13 @@ def test_an_overlay_without_a_place_is_refused(archive: Archive, monkeypatch: py
     monkeypatch.setenv("TMPDIR", "/nonexistent")
     with pytest.raises(ServeFailed, match="cannot make a temporary file"):
         archive.serve(writable=True)
+
+
+def test_a_plugin_of_another_python_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.version_info", (3, 99))
+    with pytest.raises(ServeFailed, match=r"runs Python 3\.\d+, but puller runs 3\.99$") as caught:
+        archive.serve()
+    assert "/usr/bin/python3" in caught.value.advice
 
 
 def test_a_missing_nbdkit_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ _END_SECONDS = 10.0
     "program",
     metavar="COMMAND",
     help="Run this shell command once the disks are served, then end the server and exit with the command's "
-    "exit code. In it, $uri is the URI of the first disk, and $PULLER_EXPORTS names a JSON file with all.",
+    "exit code. In it, $uri is the URI of the first disk, $PULLER_URI_vda that of the disk vda, and "
+    "$PULLER_EXPORTS names a JSON file with all.",
 )
 @click.option(
     "--cache-size",
@@ -173,7 +174,8 @@ def _run(program: str, server: ServerProcess, settings: Settings) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="puller-exports-", suffix=".json") as file:
         json.dump(_document(server), file)
         file.flush()
-        variables = {**os.environ, "uri": server.uri(), "PULLER_EXPORTS": file.name}
+        each = {f"PULLER_URI_{item.disk}": item.uri for item in server.exports}
+        variables = {**os.environ, **each, "uri": server.uri(), "PULLER_EXPORTS": file.name}
         # With --json, stdout is for one document.
         output = sys.stderr if settings.json else None
         with subprocess.Popen(["/bin/sh", "-c", program], env=variables, stdout=output) as child:

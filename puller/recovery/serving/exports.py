@@ -47,14 +47,14 @@ class Exports:
         self._hold = Hold(self._repository, self.point, tell)
 
     def begin(self) -> None:
-        """Start the threads, in the process that will serve."""
-        self._hold.begin()
+        """Start the threads, in the process that will serve. Raises ServeFailed."""
         fetcher = Fetcher(self._cache, self._repository.maps.table, self._scope)
         served = [
             ServedDisk(name, self._repository, image, self._cache, fetcher)
             for name, image in self._images.items()
         ]
         self.disks = [OverlaidDisk(disk) for disk in served] if self._is_writable else [*served]
+        self._hold.begin()  # last, because a process that fails here lets nothing go
 
     def end(self) -> None:
         """End all waits, and let the point go. It may be called twice."""

@@ -8,6 +8,10 @@ import sys
 
 sys.path[:] = os.environ["PULLER_SERVE_PATHS"].split(os.pathsep)
 
+_FOUND, _WANTED = f"{sys.version_info[0]}.{sys.version_info[1]}", os.environ["PULLER_SERVE_PYTHON"]
+if _FOUND != _WANTED:  # compiled modules of one version cannot be loaded by another
+    raise RuntimeError(f"nbdkit's Python plugin runs Python {_FOUND}, but puller runs {_WANTED}")
+
 from puller.recovery.serving.callbacks import (
     API_VERSION,
     after_fork,

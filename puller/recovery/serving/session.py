@@ -19,6 +19,10 @@ PATHS = "PULLER_SERVE_PATHS"
 """Variable with puller's module search path, for nbdkit's own interpreter."""
 
 
+PYTHON = "PULLER_SERVE_PYTHON"
+"""Variable with the version of puller's Python, which nbdkit's has to be."""
+
+
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """A point, named as on the command line, in the repository at ``url``; and how to serve it.
 
