@@ -28,10 +28,11 @@ from puller.backups.bases.bases import (
     without_damage,
 )
 from puller.backups.bases.history import History
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, SourceRequest
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions
-from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
 from puller.backups.transfer import Transfer
@@ -46,18 +47,12 @@ from puller.errors import (
     StoreUnavailable,
 )
 from puller.events import Committed, Notice, Observer, Step
-from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.facts import with_facts
-from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
-from puller.hypervisor.shared import refuse_shared
-from puller.hypervisor.space.scratch import default_directory
 from puller.hypervisor.storage.rollback_mark import find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
@@ -111,10 +106,9 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     scope = repository.scope.working(tell)
     repository = repository.within(scope)
-    with Host.connect(plan.connect, scope) as host:
-        domain = host.domain(plan.domain)
-        disks = _disks(domain, plan)
-        refuse_shared(host, domain, disks)
+    with connect(plan.connect, scope) as host:
+        domain = host.machine(plan.domain)
+        disks = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             _refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
@@ -145,14 +139,7 @@ def is_stop(error: BaseException) -> bool:
     return found is not None and found not in met
 
 
-def _disks(domain: Domain, plan: Plan) -> tuple[Disk, ...]:
-    """Return the disks to back up, with the images behind them."""
-    chosen = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-    known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
-
-
-def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
+def _refuse_half_rolled_back(domain: Machine, disks: Sequence[Disk]) -> None:
     for disk in disks:
         if disk.path is not None and (mark := find_mark(disk.path)) is not None:
             raise RollbackUnfinished(
@@ -163,10 +150,10 @@ def _refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
             )
 
 
-def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
+def _omissions(domain: Machine, plan: Plan) -> Iterator[str]:
     """Note what the point will not hold."""
     excluded = {*plan.exclude, *plan.exclude_if_present}
-    return omissions(domain.xml(), domain.disks(), plan.disks, excluded)
+    return omissions(domain.named_files(), domain.disks(), plan.disks, excluded)
 
 
 def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
@@ -200,22 +187,12 @@ def _bases(source: Source, history: History, every: timedelta | None) -> dict[st
 
 
 def _source(
-    repository: Repository, plan: Plan, domain: Domain, disks: Sequence[Disk], observer: Observer
+    repository: Repository, plan: Plan, domain: Machine, disks: Sequence[Disk], observer: Observer
 ) -> Source:
-    scratch = default_directory(disks, domain.state_directory)
-    if plan.scratch_dir is not None:
-        scratch = Path(plan.scratch_dir)
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
-        return Source(domain, disks, scratch)
-    if not domain.is_active():
-        text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
-        observer(Notice(domain.name, text))
-        return Offline(domain, disks, repository.id, scratch)
-    if plan.mode == PULL:
-        return Pull(domain, disks, repository.id, scratch)
-    staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
-    return Push(domain, disks, repository, staging, plan.keep_staging, observer)
+    request = SourceRequest(plan.mode, plan.scratch_dir, plan.staging_dir, plan.keep_staging)
+    return domain.source(repository, disks, request, observer)
 
 
 class _Transaction:
@@ -225,7 +202,7 @@ class _Transaction:
         self,
         repository: Repository,
         plan: Plan,
-        domain: Domain,
+        domain: Machine,
         disks: Sequence[Disk],
         source: Source,
         aftermath: Aftermath,
@@ -315,7 +292,7 @@ class _Transaction:
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
-        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
+        quiesced = Quiesced(self._domain.agent(), disks, plan.quiesce, self._notice, run.flow.fail)
         with (
             self._undone_unless_committed(checkpoint) as commit,
             RunLock(self._source.folder, checkpoint, self._domain),

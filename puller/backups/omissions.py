@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.hostfiles import named_files
 
 
 def omissions(
-    xml: str, disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
+    named_files: Iterable[str], disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
 ) -> Iterator[str]:
     """Return one note for each disk that changes and is omitted, and one for everything that does not change.
 
@@ -28,5 +27,5 @@ def omissions(
         for disk in left
         if disk.source and not disk.holds_changes
     ]
-    if outside := [*named_files(xml), *still]:
+    if outside := [*named_files, *still]:
         yield f"the point does not hold {', '.join(outside)}"

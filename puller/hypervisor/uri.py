@@ -17,6 +17,11 @@ def is_local(uri: str) -> bool:
     return urlsplit(uri).hostname in _THIS_HOST
 
 
+def is_monitor(uri: str) -> bool:
+    """Return whether ``uri`` leads to the monitor of a QEMU without libvirt (see docs/qmp.md)."""
+    return urlsplit(uri).scheme in ("qmp", "qmp+tcp")
+
+
 def is_embedded(uri: str) -> bool:
     """Return whether ``uri`` runs the driver inside this process instead of a daemon."""
     return urlsplit(uri).path == "/embed"

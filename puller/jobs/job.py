@@ -11,12 +11,12 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.backups.machines.connecting import connect
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
 from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain, UsageError
 from puller.events import Notice, Observer, ignore
-from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
 from puller.jobs.hooks import run_command
@@ -150,7 +150,7 @@ class _Run:
         report.interruption = report.taken.interruption
 
     def _domains(self) -> list[str]:
-        with Host.connect(self._connect, self._repository.scope) as host:
+        with connect(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:

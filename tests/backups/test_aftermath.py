@@ -18,7 +18,7 @@ class Stop(BaseException):
     """What a signal's handler raises."""
 
 
-def gone(uri: str) -> Any:
+def gone(uri: str, scope: object) -> Any:
     raise HypervisorError(f"cannot connect to libvirt at {uri}")
 
 
@@ -40,7 +40,9 @@ def test_a_run_that_a_signal_stops_hurries(
     monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(Host, "connect", gone)
     scope = CancelScope()
-    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False, scope=scope)
+    host: Any = SimpleNamespace(
+        uri="qemu:///system", label="libvirt at qemu:///system", is_alive=lambda: False, scope=scope
+    )
     domain: Any = SimpleNamespace(name="web1", uuid="u", start_id=lambda: "1")
     if stopped:
         scope.cancel()

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
-from puller.backups.sources.source import Source
+from puller.backups.sources.source import DomainSource
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
@@ -55,7 +55,7 @@ def image_of(domain: Domain, disk: Disk) -> Path:
     return disk.path
 
 
-class Offline(Source):
+class Offline(DomainSource):
     """The images of a domain that is shut off."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:

@@ -1,9 +1,8 @@
 """The source of a domain's frozen disks: the only part in which backups differ.
 
 libvirt freezes a running domain, and its disks are pulled from QEMU (``pull``) or first pushed by QEMU into
-images (``push``). For a domain that is shut off, the images themselves are read (``offline``). The
-transaction uses only this interface. Domains on other hosts, or of a QEMU without libvirt, would be further
-sources.
+images (``push``). For a domain that is shut off, the images themselves are read (``offline``). The disks of
+a QEMU without libvirt are exported by QEMU itself (``fleece``). The transaction uses only this interface.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class Source:
     mode = "pull"
     """The mode in the point: ``pull`` or ``push``."""
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
-        self._domain = domain
+    def __init__(self, disks: Sequence[Disk], folder: Path) -> None:
         self._disks = disks
         self.folder = folder
 
@@ -51,12 +49,24 @@ class Source:
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """Return the checkpoint by which later runs will find the changes since this point."""
+        return CheckpointMark(None, None)
+
+
+class DomainSource(Source):
+    """Disks of a domain of libvirt."""
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
+        super().__init__(disks, folder)
+        self._domain = domain
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
+        """See Source."""
         if len(untracked_targets(self._disks)) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
 
-class Pull(Source):
+class Pull(DomainSource):
     """QEMU exports the disks while the guest runs; see ``puller.hypervisor.job.job``."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:

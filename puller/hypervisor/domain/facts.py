@@ -23,13 +23,15 @@ def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     qemu = _run_of(domain)
     return tuple(
         replace(
-            with_image_facts(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu)
+            with_image_facts(disk, domain.scope),
+            facts=replace(file_facts(disk.path, domain.scope), qemu=qemu),
         )
         for disk in disks
     )
 
 
-def _of_file(path: Path | None, scope: CancelScope) -> ImageFacts:
+def file_facts(path: Path | None, scope: CancelScope) -> ImageFacts:
+    """Return the facts about the file at ``path`` alone."""
     found = [] if path is None else _stat(path, "%i %.9W %s", scope)
     if len(found) != 3:
         return ImageFacts()

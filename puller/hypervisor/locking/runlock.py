@@ -12,13 +12,26 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from puller.errors import Locked
 from puller.hypervisor.domain.checkpoint import owner_prefix
-from puller.hypervisor.domain.domain import Domain
 
 SUFFIX = ".lock"
+
+
+class Owner(Protocol):
+    """The domain that a run is over."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+        ...
 
 
 class RunLock:
@@ -27,7 +40,7 @@ class RunLock:
     It is omitted in a directory where this user may not write: then only the domain's lock protects the run.
     """
 
-    def __init__(self, directory: Path, checkpoint: str, domain: Domain) -> None:
+    def __init__(self, directory: Path, checkpoint: str, domain: Owner) -> None:
         self._path = directory / f"{checkpoint}-{domain.uuid}-run{SUFFIX}"
         self._descriptor = -1
 
@@ -48,7 +61,7 @@ class RunLock:
             os.close(self._descriptor)
 
 
-def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
+def require_dead(domain: Owner, repository_id: str, directory: Path) -> None:
     """Raise :class:`Locked` if a living run of ours over ``domain`` has its files in ``directory``."""
     for path in directory.glob(f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
         with suppress(OSError):

@@ -1,0 +1,60 @@
+"""What a QEMU says about its machine, for the attachment ``qemu.json`` of a point.
+
+It stands in for libvirt's XML: from it, a person can start the machine again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+
+from puller.qmp.machine import QemuMachine
+from puller.qmp.monitor import Refused
+
+_QUERIES = (
+    "query-name",
+    "query-uuid",
+    "query-version",
+    "query-target",
+    "query-kvm",
+    "query-current-machine",
+    "query-memory-size-summary",
+    "query-cpus-fast",
+    "query-memory-devices",
+    "query-chardev",
+    "query-iothreads",
+    "query-block",
+)
+"""Queries whose answers describe the machine and not its state at a moment."""
+
+_FILES = {"-kernel": "kernel", "-initrd": "initrd", "-dtb": "device tree"}
+"""Options that name files of the host which are not disks, and what these are."""
+
+_VOLATILE = frozenset({"actual-size", "dirty-bitmaps", "image", "io-status", "thread-id", "write_threshold"})
+"""Fields that change while the machine runs."""
+
+
+def describe(machine: QemuMachine, *, sealed: bool) -> bytes:
+    """Return the document. The command line, which may hold passwords, is in it only if ``sealed``."""
+    facts: dict[str, object] = {}
+    for query in _QUERIES:
+        with suppress(Refused):  # older or other machines do not know it
+            facts[query] = _steady(machine.monitor.ask(query))
+    if sealed and (words := machine.command_line()) is not None:
+        facts["command-line"] = list(words)
+    return json.dumps(facts, indent=1, sort_keys=True).encode()
+
+
+def _steady(answer: object) -> object:
+    if isinstance(answer, dict):
+        return {key: _steady(value) for key, value in answer.items() if key not in _VOLATILE}
+    return [_steady(item) for item in answer] if isinstance(answer, list) else answer
+
+
+def outside_files(words: Sequence[str]) -> Iterator[str]:
+    """Return each file that a command line names and no point holds, with its purpose."""
+    for option, value in pairwise(words):
+        if (purpose := _FILES.get(option.replace("--", "-", 1))) is not None:
+            yield f"{purpose} {value}"
