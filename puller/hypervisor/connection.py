@@ -13,13 +13,13 @@ from typing import Any, Self
 import libvirt
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import HypervisorError, NoSuchDomain
+from puller.errors import HypervisorError, NoSuchDomain, UsageError
 from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
-from puller.hypervisor.uri import is_embedded, is_local, state_directory
+from puller.hypervisor.uri import is_embedded, is_local, is_monitor, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
@@ -45,7 +45,13 @@ class Host(Scoped):
 
         Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
         another host: exports are local sockets and the scratch is in a local directory.
+        Raises :class:`UsageError` if it names a QEMU without libvirt.
         """
+        if is_monitor(uri):
+            raise UsageError(
+                f"cannot use {uri} for this: a QEMU without libvirt can only be backed up",
+                advice="Name libvirt with --connect, such as qemu:///system, or restore with --output.",
+            )
         if not is_local(uri):
             raise HypervisorError(
                 f"libvirt at {uri} is on another host", advice="Run puller on the host that runs the domains."

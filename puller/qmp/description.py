@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
+from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
 from puller.qmp.monitor import Refused
 
@@ -25,14 +26,13 @@ _QUERIES = (
     "query-memory-devices",
     "query-chardev",
     "query-iothreads",
-    "query-block",
 )
 """Queries whose answers describe the machine and not its state at a moment."""
 
 _FILES = {"-kernel": "kernel", "-initrd": "initrd", "-dtb": "device tree"}
 """Options that name files of the host which are not disks, and what these are."""
 
-_VOLATILE = frozenset({"actual-size", "dirty-bitmaps", "image", "io-status", "thread-id", "write_threshold"})
+_VOLATILE = frozenset({"thread-id", "frontend-open"})
 """Fields that change while the machine runs."""
 
 
@@ -42,9 +42,24 @@ def describe(machine: QemuMachine, *, sealed: bool) -> bytes:
     for query in _QUERIES:
         with suppress(Refused):  # older or other machines do not know it
             facts[query] = _steady(machine.monitor.ask(query))
+    facts["disks"] = [_disk(drive) for drive in machine.drives()]
     if sealed and (words := machine.command_line()) is not None:
         facts["command-line"] = list(words)
     return json.dumps(facts, indent=1, sort_keys=True).encode()
+
+
+def _disk(drive: Drive) -> dict[str, object]:
+    disk = drive.disk
+    return {
+        "disk": disk.target,
+        "node": drive.node,
+        "device": disk.device,
+        "format": disk.format,
+        "source": disk.source,
+        "backing": list(disk.backing),
+        "size": drive.size,
+        "readonly": disk.readonly,
+    }
 
 
 def _steady(answer: object) -> object:

@@ -15,6 +15,9 @@ from puller.hypervisor.domain.disk import Disk, image_name
 _PASSED_THROUGH = frozenset({"scsi-generic", "scsi-block"})
 """Devices whose guest can write with SCSI commands of its own."""
 
+_FILTER = "copy-before-write"
+"""The node that QEMU puts above a disk's image while a backup job is open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bitmap:
@@ -40,12 +43,14 @@ class Drive:
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
 
 
-def parse_drives(blocks: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> tuple[Drive, ...]:
-    """Return the disks in an answer of ``query-block``; ``kinds`` are types of devices by object path.
+def parse_drives(
+    blocks: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]
+) -> tuple[Drive, ...]:
+    """Return the disks in answers of ``query-block`` and ``query-named-block-nodes``.
 
-    Raises UnsupportedDisk if two have one name.
+    ``kinds`` are types of devices by object path. Raises UnsupportedDisk if two disks have one name.
     """
-    drives = tuple(_parse(block, kinds.get(block.get("qdev", ""), "")) for block in blocks)
+    drives = tuple(_parse(block, nodes, kinds.get(block.get("qdev", ""), "")) for block in blocks)
     twice = [name for name, count in Counter(drive.disk.target for drive in drives).items() if count > 1]
     if twice:
         raise UnsupportedDisk(
@@ -55,8 +60,8 @@ def parse_drives(blocks: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) 
     return drives
 
 
-def _parse(block: Mapping[str, Any], kind: str) -> Drive:
-    inserted: Mapping[str, Any] = block.get("inserted") or {}
+def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: str) -> Drive:
+    inserted = _below_filter(block.get("inserted") or {}, nodes)
     image: Mapping[str, Any] = inserted.get("image") or {}
     path = _path(inserted.get("file", ""))
     layout = image.get("format-specific", {}).get("data", {})
@@ -79,8 +84,18 @@ def _parse(block: Mapping[str, Any], kind: str) -> Drive:
         node=inserted.get("node-name", ""),
         size=image.get("virtual-size", 0),
         encrypted=_is_encrypted(inserted, image),
-        bitmaps=tuple(_bitmap(item) for item in inserted.get("dirty-bitmaps", [])),
+        bitmaps=tuple(_bitmap(item) for item in inserted.get("dirty-bitmaps", []) if "name" in item),
     )
+
+
+def _below_filter(inserted: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the image below the filter that a backup job has put above it; the same without a filter."""
+    if inserted.get("drv") != _FILTER:
+        return inserted
+    image = inserted["image"]["backing-image"]
+    wanted = inserted["file"], image["format"]
+    below = next((node for node in nodes if (node["file"], node["drv"]) == wanted), inserted)
+    return {**below, "image": image}
 
 
 def _target(block: Mapping[str, Any], inserted: Mapping[str, Any]) -> str:
@@ -129,4 +144,4 @@ def _is_encrypted(inserted: Mapping[str, Any], image: Mapping[str, Any]) -> bool
 
 def _bitmap(item: Mapping[str, Any]) -> Bitmap:
     usable = item["recording"] and item["persistent"] and not item.get("inconsistent", False)
-    return Bitmap(item.get("name", ""), usable, item["count"])
+    return Bitmap(item["name"], usable, item["count"])

@@ -145,7 +145,13 @@ class QemuMachine:
         """Return all block devices as they are now. Raises HypervisorError, UnsupportedDisk."""
         blocks = self.monitor.ask("query-block")
         kinds = {block["qdev"]: self._kind(block["qdev"]) for block in blocks if _may_pass_through(block)}
-        return parse_drives(blocks, kinds)
+        nodes = self.monitor.ask("query-named-block-nodes", {"flat": True})
+        return parse_drives(blocks, nodes, kinds)
+
+    def open_files(self) -> tuple[str, ...]:
+        """Return the paths of all files and devices that QEMU has open as images."""
+        nodes = self.monitor.ask("query-named-block-nodes", {"flat": True})
+        return tuple(dict.fromkeys(node["file"] for node in nodes if node["file"].startswith("/")))
 
     def drive(self, target: str) -> Drive:
         """Return the disk ``target`` as it is now. Raises NoSuchDisk."""

@@ -144,11 +144,11 @@ class BareMachine:
 
     def bitmaps(self) -> dict[str, set[str]]:
         """Names of all dirty bitmaps by disk."""
-        nodes = {
-            node["node-name"]: node for node in self.monitor("query-named-block-nodes", flat=True)
-        }
+        nodes = {node["node-name"]: node for node in self.monitor("query-named-block-nodes", flat=True)}
         return {
-            spec.target: {item["name"] for item in nodes[f"n-{spec.target}"].get("dirty-bitmaps", [])}
+            spec.target: {
+                item["name"] for item in nodes[f"n-{spec.target}"].get("dirty-bitmaps", []) if "name" in item
+            }
             for spec in self._disks
         }
 

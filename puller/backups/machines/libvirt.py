@@ -48,6 +48,10 @@ class LibvirtHost:
         """See MachineHost."""
         return self._host.uuids()
 
+    def sources_in_use(self) -> Iterator[tuple[str, str]]:
+        """See MachineHost."""
+        return self._host.sources_in_use()
+
     def is_alive(self) -> bool:
         """See MachineHost."""
         return self._host.is_alive()

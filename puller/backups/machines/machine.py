@@ -156,6 +156,10 @@ class MachineHost(Protocol):
         """Return the UUID of every machine by name."""
         ...
 
+    def sources_in_use(self) -> Iterator[tuple[str, str]]:
+        """Yield (domain, path) for all storage of the machines that run, backing images included."""
+        ...
+
     def is_alive(self) -> bool:
         """Return whether the connection is alive, as far as is known."""
         ...

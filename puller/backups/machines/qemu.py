@@ -50,6 +50,11 @@ class MonitoredHost:
         machine = self._host.machine()
         return {machine.name: machine.uuid}
 
+    def sources_in_use(self) -> Iterator[tuple[str, str]]:
+        """See MachineHost."""
+        machine = self._host.machine()
+        return ((machine.name, path) for path in machine.open_files())
+
     def is_alive(self) -> bool:
         """See MachineHost."""
         return self._host.is_alive()

@@ -1,4 +1,4 @@
-"""Questions to libvirt of commands that do not depend on it: a restore works where there is none."""
+"""Questions to libvirt, or to a QEMU, of commands that do not depend on it: a restore works without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from puller.cancelling import CancelScope, NoAnswer
 from puller.errors import HypervisorError
 
 if TYPE_CHECKING:
-    from puller.hypervisor.connection import Host
+    from puller.backups.machines.machine import MachineHost
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ ANSWER_SECONDS = 20.0
 """How long libvirt may take: a daemon that hangs must not stop a restore."""
 
 
-def ask(uri: str, scope: CancelScope, question: Callable[[Host], T]) -> T:
+def ask(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T:
     """Connect to libvirt at ``uri`` and return the answer to ``question``.
 
     Raises HypervisorError, also if libvirt is not installed or gives no answer in time, and Interrupted.
@@ -31,10 +31,10 @@ def ask(uri: str, scope: CancelScope, question: Callable[[Host], T]) -> T:
         raise HypervisorError(f"libvirt at {uri} gives no answer in {ANSWER_SECONDS:.0f} s") from error
 
 
-def _ask(uri: str, scope: CancelScope, question: Callable[[Host], T]) -> T:
+def _ask(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T:
     try:
-        from puller.hypervisor.connection import Host
+        from puller.backups.machines.connecting import connect
     except ModuleNotFoundError as error:
         raise HypervisorError("Python's module libvirt is not installed") from error
-    with Host.connect(uri, scope) as host:
+    with connect(uri, scope) as host:
         return question(host)
