@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         diff,
         doctor,
         forget,
+        freeze,
         keep,
         list_kept,
         list_keys,
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     from puller.backups.forget import (
         Forgotten,
         RemovedBitmap,
+    )
+    from puller.backups.freeze import (
+        Freeze,
+        FrozenDisk,
     )
     from puller.cancelling import (
         CancelScope,
@@ -243,6 +248,8 @@ __all__ = [
     "Event",
     "Finding",
     "Forgotten",
+    "Freeze",
+    "FrozenDisk",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -325,6 +332,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_kept",
     "list_keys",
@@ -345,11 +353,12 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget keep "
+        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
         "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
         "recreate release remove_key repair_index restore rollback stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
+    "puller.backups.freeze": "Freeze FrozenDisk",
     "puller.cancelling": "CancelScope",
     "puller.configuration.file": "Configuration Place",
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",

@@ -83,9 +83,9 @@ class ChecksFailed(PullerError):
 
 
 class CommandFailed(PullerError):
-    """A command that a job runs before or after its backups failed or took too long."""
+    """A command that a job or a freeze runs failed or took too long."""
 
-    default_advice = "Run the command by hand to see why, or correct it in the configuration."
+    default_advice = "Find the cause in the output of the command, and correct the command."
 
 
 # --- repository -------------------------------------------------------------------------------

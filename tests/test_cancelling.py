@@ -20,10 +20,10 @@ from puller.cancelling import WORK, CancelScope
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
+from puller.host.command import run_command
 from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
-from puller.jobs.hooks import run_command
 from puller.jobs.job import _Run
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
@@ -174,7 +174,7 @@ def _pace(flow: Flow, place: Place) -> None:
 def _hook(place: Place) -> None:
     mark = place.folder / "begun"
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
-    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], LONG, {}, place.scope)
+    run_command(["sh", "-c", f"touch {mark}; sleep {LONG:.0f}"], {}, place.scope, LONG)
 
 
 def _program(place: Place) -> None:
@@ -299,7 +299,7 @@ ALLOWED = {
     ("cli/signals.py", "sleep"): "the thread that watches for signals wakes the main one",
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
-    ("jobs/hooks.py", "wait"): "the process has been killed",
+    ("host/command.py", "wait"): "the process has been killed",
     ("nbd/image.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",

@@ -17,6 +17,7 @@ from puller.api.machines import (
     backup,
     doctor,
     forget,
+    freeze,
 )
 from puller.api.recovery import (
     diff,
@@ -59,6 +60,7 @@ __all__ = [
     "diff",
     "doctor",
     "forget",
+    "freeze",
     "keep",
     "list_kept",
     "list_keys",

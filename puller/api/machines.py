@@ -16,6 +16,7 @@ from puller.api.arguments import (
     secret_of,
 )
 from puller.api.repositories import open_repository
+from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
 from puller.errors import UsageError
 from puller.events import Observer, ignore
@@ -27,6 +28,7 @@ from puller.store.location import open_store
 if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
     from puller.backups.forget import Forgotten
+    from puller.backups.freeze import Freeze
     from puller.diagnosis.finding import Finding
 
 
@@ -47,6 +49,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     staging_dir: str | None = None,
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
+    checkpoint: bool = True,
     compression: int | Literal["auto"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
@@ -81,6 +84,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         staging_dir: Directory for the images of a push. Default: the scratch directory.
         keep_staging: Keep the images of a push. A ``Kept`` event names the path of each.
         tags: Names and values to store in the point.
+        checkpoint: Create a checkpoint, by which the next backup finds what changed. Without it, backups
+            build on the checkpoints that exist, and read all data where there is none.
         compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
@@ -140,6 +145,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         quiesce=Quiesce(quiesce),
         staging_dir=staging_dir,
         keep_staging=keep_staging,
+        checkpoint=checkpoint,
         tags=tags or {},
         tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
         read_rate=check_rate(limit_read),
@@ -216,6 +222,80 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     # Not the store of the open repository: what the place itself can do is the question.
     return list(diagnosis.doctor(open_store(url), opener, examination))
+
+
+def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
+    domain: str,
+    command: str,
+    *,
+    connect: str = DEFAULT_URI,
+    disks: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    since: str | None = None,
+    repository: Repository | None = None,
+    checkpoint: bool = False,
+    scratch_dir: str | None = None,
+    quiesce: QuiesceMode = "auto",
+    observer: Observer = ignore,
+) -> Freeze:
+    """Freeze the disks of a domain together, and serve them over NBD while ``command`` runs.
+
+    The command finds the exports in its environment, as the page *Frozen disks for other programs* says.
+    When it ends, also when it fails or this function does, the job is ended and its scratch removed.
+
+    Args:
+        domain: The domain's name or UUID. It may be running or shut off.
+        command: Words for ``/bin/sh -c``. What it prints goes to stderr.
+        connect: The connection URI of libvirt.
+        disks: As for ``backup``.
+        exclude: As for ``backup``.
+        since: A checkpoint of the domain, or a point of ``repository``. Changes since then are marked in a
+            metadata context of each export whose disk has a usable bitmap.
+        repository: The repository of the point ``since``.
+        checkpoint: Create a checkpoint at the same instant. It is deleted if the command fails; otherwise it
+            is the caller's.
+        scratch_dir: As for ``backup``.
+        quiesce: As for ``backup``.
+        observer: Receives events: notices.
+
+    Returns:
+        What was frozen, with the exit code of the command, also if that is not 0; the negative number of the
+        signal that ended it.
+
+    Raises:
+        NoSuchDomain, NoSuchDisk, UnsupportedDisk, NotQuiesced, JobRunning, ScratchFull: As for ``backup``.
+        NoSuchPoint: No point matches ``since``.
+        CheckpointUnusable: No disk has a usable dirty bitmap since ``since``. The command did not run.
+        DomainNotRunning: The domain was powered off meanwhile.
+        Locked: A backup or another freeze of the domain is running.
+        CommandFailed: The command cannot be run.
+        HypervisorError, NbdError: libvirt or QEMU cannot be reached or refuses.
+        StoreError: The store of ``repository`` cannot be reached or refuses.
+        UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> done = puller.freeze("web1", 'nbdcopy "$PULLER_URI_vda" /mnt/web1.raw', checkpoint=True)
+        >>> done.checkpoint
+        'puller-thirdparties-20261123T150231Z-338c893f'
+    """
+    from puller.backups import freeze as freezing
+    from puller.hypervisor.guest.quiesce import Quiesce
+
+    check_choice("quiesce", quiesce, QuiesceMode)
+    check_lists(disks=disks, exclude=exclude)
+    plan = freezing.FreezePlan(
+        domain=domain,
+        connect=connect,
+        disks=tuple(disks),
+        exclude=tuple(exclude),
+        since=since,
+        repository=repository,
+        checkpoint=checkpoint,
+        scratch_dir=scratch_dir,
+        quiesce=Quiesce(quiesce),
+    )
+    scope = CancelScope() if repository is None else repository.scope
+    return freezing.freeze(plan, command, observer, scope.child())
 
 
 def forget(

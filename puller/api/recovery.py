@@ -238,7 +238,7 @@ def rollback(  # noqa: PLR0913 - one keyword for each choice that a user has
     bound = working(repository, point, observer)
     chosen = bound.points.select(point, hosts)
     if backup_first and not dry_run:
-        rolling.refuse(bound, chosen, request, observer)
+        rolling.refuse(bound, chosen, request, ignore)  # it is told of by the rollback itself
         _back_up_first(bound, chosen, connect, observer)
     return rolling.rollback(bound, chosen, request, observer)
 

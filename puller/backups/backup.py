@@ -36,6 +36,7 @@ from puller.backups.omissions import omissions
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
 from puller.backups.transfer import Transfer
+from puller.backups.unfinished import refuse_half_rolled_back
 from puller.errors import (
     BaseDamaged,
     CheckpointUnusable,
@@ -43,7 +44,6 @@ from puller.errors import (
     HypervisorError,
     Interrupted,
     NbdError,
-    RollbackUnfinished,
     StoreUnavailable,
 )
 from puller.events import Committed, Notice, Observer, Step
@@ -53,7 +53,6 @@ from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
-from puller.hypervisor.storage.rollback_mark import find_mark
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -76,7 +75,8 @@ class Plan:
     Empty ``disks`` means all disks that hold data; the domain need not have those of ``exclude_if_present``.
     ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
-    staging directory holds the images of a push until they are stored. ``read_rate`` is in bytes per second,
+    staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
+    creates none. ``read_rate`` is in bytes per second,
     for all disks together.
     """
 
@@ -93,6 +93,7 @@ class Plan:
     quiesce: Quiesce = Quiesce.AUTO
     staging_dir: str | None = None
     keep_staging: bool = False
+    checkpoint: bool = True
     tags: dict[str, str] | None = None
     tuning: Tuning | None = None
     read_rate: int | None = None
@@ -110,8 +111,10 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
         domain = host.machine(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
-            _refuse_half_rolled_back(domain, disks)
+            refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
+            if not plan.checkpoint:
+                source.omit_checkpoint()
             folders = _folders(plan, disks) | {source.folder}
             with Aftermath(host, domain, repository.id, folders, observer) as aftermath:
                 transaction = _Transaction(
@@ -137,17 +140,6 @@ def is_stop(error: BaseException) -> bool:
         met.append(found)
         found = found.__cause__ or found.__context__
     return found is not None and found not in met
-
-
-def _refuse_half_rolled_back(domain: Machine, disks: Sequence[Disk]) -> None:
-    for disk in disks:
-        if disk.path is not None and (mark := find_mark(disk.path)) is not None:
-            raise RollbackUnfinished(
-                f"the rollback of disk {disk.target} of domain {domain.name} to point {mark.point} was not "
-                "completed: the disk is partly old and partly new",
-                advice=f"Shut {domain.name} off and run 'puller restore {mark.point} --in-place' again, or "
-                f"leave the disk out with --exclude-disk {disk.target}.",
-            )
 
 
 def _omissions(domain: Machine, plan: Plan) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from puller.backups.bases.history import History
 from puller.backups.machines.machine import Machine
 from puller.events import Notice, Observer
-from puller.hypervisor.domain.checkpoint import Checkpoint, point_of
+from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, Checkpoint, point_of
 from puller.hypervisor.guest import quiesce
 from puller.repository.repository import Repository
 
@@ -25,20 +25,29 @@ def reconcile(
     JobRunning if the open job is not ours, Locked if a living run has its locks in another directory,
     StoreError, HypervisorError.
     """
+    tidy(machine, repository.id, scratch, observer)
+    machine.repair_checkpoints(repository.id, history, lambda text: observer(Notice(machine.name, text)))
+
+
+def tidy(machine: Machine, owner: str, scratch: Iterable[Path], observer: Observer) -> None:
+    """Undo what dead runs of the repository with the id ``owner`` and dead freezes left of jobs.
+
+    See ``reconcile``.
+    """
 
     def tell(text: str) -> None:
         observer(Notice(machine.name, text))
 
     if quiesce.thaw_left_over(machine.agent()):
         tell("thawed file systems that an earlier run had left frozen")
-    if machine.end_stale(repository.id):
+    if machine.end_stale(owner):
         tell("ended a backup job that an earlier run had left open")
-    for folder in scratch:
-        for text in machine.sweep(folder, repository.id):
+    for each in dict.fromkeys((owner, THIRD_PARTIES)):
+        for folder in scratch:
+            for text in machine.sweep(folder, each):
+                tell(text)
+        for text in machine.sweep_secrets(each):
             tell(text)
-    for text in machine.sweep_secrets(repository.id):
-        tell(text)
-    machine.repair_checkpoints(repository.id, history, tell)
 
 
 def retire(machine: Machine, repository: Repository, newest: str) -> None:

@@ -32,6 +32,7 @@ COMMANDS = (
     "repair",
     "stats",
     "doctor",
+    "freeze",
     "forget",
     "key",
     "config",

@@ -15,11 +15,18 @@ from puller.backups.machines.connecting import connect
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
-from puller.errors import CommitUnreadable, DamagedData, Locked, NoSuchDomain, UsageError
+from puller.errors import (
+    CommandFailed,
+    CommitUnreadable,
+    DamagedData,
+    Locked,
+    NoSuchDomain,
+    UsageError,
+)
 from puller.events import Notice, Observer, ignore
+from puller.host.command import outcome, run_command
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
-from puller.jobs.hooks import run_command
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PRUNE, JobReport
 from puller.repository.collecting import lease
 from puller.repository.points import Point
@@ -134,7 +141,9 @@ class _Run:
     def _command(self, command: Command | None, facts: Mapping[str, str]) -> None:
         if command is not None:
             facts = {"PULLER_JOB": self._job.name, **facts}
-            run_command(command.command, command.timeout, facts, self._repository.scope)
+            words = command.command
+            if code := run_command(words, facts, self._repository.scope, command.timeout):
+                raise CommandFailed(f"{words[0]} failed with {outcome(code)}")
 
     def _back_up(self) -> None:
         report, job = self.report, self._job

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from puller.errors import CheckpointUnusable, HypervisorError, JobRunning, PullerError
-from puller.hypervisor.domain.checkpoint import owner_prefix
+from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
 from puller.hypervisor.job.export import export_uri
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.space.scratch import discard, scratch_path
@@ -51,19 +51,18 @@ class FleecedDisks(FrozenDisks):
     or inconsistent, else HypervisorError.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a run
+    def __init__(
         self,
         machine: QemuMachine,
         bases: Mapping[str, str | None],
         *,
-        repository_id: str,
         checkpoint: str,
         scratch: Path,
         untracked: Collection[str],
     ) -> None:
         self._machine = machine
         self._bases = dict(bases)
-        self._repository_id = repository_id
+        self._prefix = checkpoint[:PREFIX_LENGTH]
         self._checkpoint = checkpoint
         self._folder = scratch.absolute()
         self._socket = socket_path(machine, checkpoint, self._folder)
@@ -81,7 +80,7 @@ class FleecedDisks(FrozenDisks):
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """See FrozenDisks: create the scratch files and their nodes. Raises JobRunning, HypervisorError."""
-        found = remains.find(self._machine, self._repository_id)
+        found = remains.find(self._machine, self._prefix)
         if found.foreign:
             raise self._busy(f"QEMU's NBD server has exports of another program, such as {found.foreign[0]}")
         try:
@@ -111,7 +110,7 @@ class FleecedDisks(FrozenDisks):
 
     def confirm(self) -> None:
         """See FrozenDisks: all jobs must have lasted until now."""
-        jobs = remains.find(self._machine, self._repository_id).jobs
+        jobs = remains.find(self._machine, self._prefix).jobs
         if not set(self._nodes.values()) <= set(jobs):
             raise HypervisorError(f"a backup job of domain {self._machine.name} ended too early")
 
@@ -121,7 +120,7 @@ class FleecedDisks(FrozenDisks):
 
     def scratch_used(self) -> int:
         """See FrozenDisks."""
-        nodes = remains.scratch_nodes(self._machine, owner_prefix(self._repository_id))
+        nodes = remains.scratch_nodes(self._machine, self._prefix)
         return sum(node["image"].get("actual-size", 0) for node in nodes)
 
     def _add_scratch(self, drive: Drive) -> None:
@@ -142,7 +141,7 @@ class FleecedDisks(FrozenDisks):
         """Give the file to QEMU's user; only root can."""
         owner = self._machine.user()
         if os.geteuid() == 0 and owner is not None:
-            os.chown(path, *owner)
+            os.chown(path, *owner, follow_symlinks=False)
 
     def _freeze(self, drives: Mapping[str, Drive]) -> None:
         doing = f"cannot begin a backup of domain {self._machine.name}"
@@ -223,7 +222,7 @@ class FleecedDisks(FrozenDisks):
     def _end(self) -> None:
         """End the run in QEMU and remove its files, as far as they are there. Raises HypervisorError."""
         try:
-            remains.remove(self._machine, self._repository_id, [self._socket])
+            remains.remove(self._machine, self._prefix, [self._socket])
         finally:
             for path in self._files.values():
                 discard(path)

@@ -15,7 +15,6 @@ from typing import Any
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
-from puller.hypervisor.domain.checkpoint import owner_prefix
 from puller.hypervisor.space.scratch import discard
 from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
@@ -31,7 +30,7 @@ _LIMIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What carries a repository's names: ids of ``exports`` and ``jobs``, ``nodes`` with their files.
+    """What carries an owner's names: ids of ``exports`` and ``jobs``, ``nodes`` with their files.
 
     ``foreign`` are NBD exports of other programs. ``changes`` are the bitmaps of runs, each with its disk.
     """
@@ -48,9 +47,8 @@ class Remains:
         return bool(self.exports or self.jobs or self.nodes or self.changes)
 
 
-def find(machine: QemuMachine, repository_id: str) -> Remains:
-    """Return what the runs of this repository have set up. Raises HypervisorError."""
-    prefix = owner_prefix(repository_id)
+def find(machine: QemuMachine, prefix: str) -> Remains:
+    """Return what runs have set up with names that begin with ``prefix``. Raises HypervisorError."""
     exports = {item["id"]: item["type"] for item in machine.monitor.ask("query-block-exports")}
     return Remains(
         exports=tuple(name for name in exports if name.startswith(prefix)),
@@ -69,13 +67,13 @@ def scratch_nodes(machine: QemuMachine, prefix: str) -> list[dict[str, Any]]:
     return [node for node in nodes if node.get("node-name", "").startswith(prefix)]
 
 
-def remove(machine: QemuMachine, repository_id: str, sockets: Iterable[Path]) -> bool:
+def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
     """Remove all that runs have set up but the checkpoints' bitmaps; return whether there was something.
 
-    ``sockets`` are where an NBD server of ours may listen. Call it with the domain's lock held, and with all
-    NBD connections closed. Raises HypervisorError if something cannot be removed.
+    ``prefix`` is that of one owner, see ``owner_prefix``. ``sockets`` are where an NBD server of ours may
+    listen. Call it with the domain's lock held, and with all NBD connections closed. Raises HypervisorError if something cannot be removed.
     """
-    found = find(machine, repository_id)
+    found = find(machine, prefix)
     listening = [path for path in sockets if path.exists()]
     _remove_exports(machine, found)
     if (found.exports or listening) and not found.foreign:
@@ -83,7 +81,7 @@ def remove(machine: QemuMachine, repository_id: str, sockets: Iterable[Path]) ->
             machine.monitor.ask("nbd-server-stop")
     for path in listening:
         discard(path)
-    _cancel(machine, owner_prefix(repository_id), found.jobs)
+    _cancel(machine, prefix, found.jobs)
     for node, path in found.nodes.items():
         doing = f"cannot remove the scratch node {node} of domain {machine.name}"
         machine.monitor.ask("blockdev-del", {"node-name": node}, doing)

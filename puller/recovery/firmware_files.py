@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from puller.errors import DamagedData, OutputRefused
 from puller.recovery.attachments import write_file
 from puller.recovery.targets import outputs
+from puller.recovery.targets.overwriting import Domains, claim
 
 NVRAM, VARSTORE, TPM = "nvram.fd", "varstore.json", "tpm.tar"
 
@@ -52,6 +53,13 @@ class FirmwarePlaces:
                     f"{path} exists, where {name} would go",
                     advice="Move it away, or pass --force to replace it.",
                 )
+
+    def refuse_used(self, held: Mapping[str, bytes], domains: Domains) -> None:
+        """Raise OutputInUse if the variables of another domain, which runs, are where some would go."""
+        for name, path in ((NVRAM, self.nvram), (VARSTORE, self.varstore)):
+            if name in held and path is not None and path.exists():
+                with outputs.translated(str(path)), claim(path, domains):
+                    pass
 
     def write(self, held: Mapping[str, bytes], configuration: Path) -> None:
         """Put what is ``held`` by the point in its place, over what is there. Raises OutputFailed.

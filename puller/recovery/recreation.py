@@ -36,6 +36,7 @@ from puller.recovery.firmware_files import ENTERED, NVRAM, TPM, VARSTORE
 from puller.recovery.plan import Placement, Plan
 from puller.recovery.restore import Request, Restored, RestoredDisk, restore_and
 from puller.recovery.targets import outputs
+from puller.recovery.targets.overwriting import Domains
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 
@@ -88,6 +89,17 @@ def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:
             raise DomainExists(f"domain {name} exists at {wanted.connect}")
 
 
+def _refuse_known_by_now(host: Host, point: Point, wanted: Recreation) -> None:
+    """Raise DomainExists if the domain was made during the restore: defining it would change that one."""
+    try:
+        _refuse_known(host, point, wanted)
+    except DomainExists as error:
+        raise DomainExists(
+            f"{error.message}: it was made during the restore",
+            advice="The disks are restored. Look whose domain that is before you define another on them.",
+        ) from error
+
+
 class _Recreating:
     def __init__(
         self, repository: Repository, point: Point, wanted: Recreation, host: Host, observer: Observer
@@ -113,6 +125,7 @@ class _Recreating:
         self._refuse_unknown_networks()
         if not wanted.disks.force:
             self._firmware.refuse_existing(self._held)
+        self._refuse_used_firmware()
 
     def run(self) -> Recreated:
         """Do it all."""
@@ -128,6 +141,8 @@ class _Recreating:
                 write_file(directory / definition.NAME, domain.xml.encode(), request.force)
 
             restored = restore_and(define, self._repository, self._point, request, self._observer)
+        _refuse_known_by_now(self._host, self._point, self._wanted)
+        self._refuse_used_firmware()
         self._firmware.write(self._held, configuration_directory(self._wanted.connect))
         defined = self._host.define(domain.xml, self._after_refusal(plan))
         self._tell_rest(domain)
@@ -138,6 +153,10 @@ class _Recreating:
             )
             defined.start(f"{enter} 'virsh start {defined.name}': the domain is defined.")
         return Recreated(self._point.point, defined.name, defined.uuid, domain.xml, restored)
+
+    def _refuse_used_firmware(self) -> None:
+        libvirts, scope = self._wanted.disks.libvirts, self._repository.scope
+        self._firmware.refuse_used(self._held, Domains(libvirts, self._point.point, self._observer, scope))
 
     def _refuse_unknown_networks(self) -> None:
         """A name that is misspelt would leave the domain on the network that it was on."""

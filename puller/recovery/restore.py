@@ -229,9 +229,11 @@ class _Restore:
             opened = outputs.device(Path(disk.name), self._held[disk.name], size)
         with opened as (output, rest):
             yield output
-            if rest and self._request.zero_rest:
+            # A new logical volume is larger than the disk, and may hold what was in the pool before.
+            zeroed = self._request.zero_rest or disk.name in self._request.made
+            if rest and zeroed:
                 output.zero(size, rest)
-        if rest and not self._request.zero_rest:
+        if rest and not zeroed:
             self._tell(
                 f"{disk.name} is {format_bytes(rest)} larger than disk {disk.target}: the rest stays "
                 "as it was (--zero-rest makes it zero)"

@@ -18,23 +18,33 @@ not close the image in order, its bitmaps are not usable and the disk is compare
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from puller.backups.bases.bases import Base, choose
+from puller.backups.bases.bases import Base, choose, without_mismatched_bitmaps
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.offline import StoredBitmaps, image_of
 from puller.backups.sources.unlock import keys_of, require_keys
-from puller.errors import DamagedData, DomainRunning, KeyNotHeld, Locked, NbdError, NoSuchDisk, OutputRefused
+from puller.errors import (
+    DamagedData,
+    DomainRunning,
+    KeyNotHeld,
+    Locked,
+    NbdError,
+    NoSuchDisk,
+    OutputFailed,
+    OutputRefused,
+)
 from puller.events import DiskDone, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.image import with_stored_chain
+from puller.hypervisor.job.events import Starts
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.storage.rollback_mark import RollbackMark, clear_mark, find_mark, put_mark
 from puller.nbd.export import Export
@@ -42,6 +52,7 @@ from puller.nbd.image import ImageServer, Keys, resize
 from puller.nbd.strays import end_strays
 from puller.nbd.writer import Target
 from puller.pipeline.flow import Flow
+from puller.recovery.broken_bitmaps import remove_broken
 from puller.recovery.comparison import compare_contents
 from puller.recovery.difference import Changes, compare_maps
 from puller.recovery.diskcopy import ChangedCopier, copy_all, damaged, open_image
@@ -110,7 +121,7 @@ def rollback(repository: Repository, point: Point, request: Request, observer: O
     """
     if not request.dry_run:
         _require_data_key(repository)
-    with _opened(repository, point, request, observer) as disks:
+    with _opened(repository, point, request, observer) as (disks, starts):
         if request.dry_run:
             return RolledBack(point.point, point.domain, tuple(disk.preview() for disk in disks))
         with ExitStack() as servers:
@@ -119,6 +130,7 @@ def rollback(repository: Repository, point: Point, request: Request, observer: O
                 work.mark()
             for work in begun:
                 work.write(salvage=request.salvage)
+        _refuse_started(point, starts)
         damage = [(work.disk, item) for work in begun for item in work.damage]
         if damage and not request.salvage:
             raise _all_damaged(point, begun)
@@ -142,28 +154,54 @@ def differences(
     repository: Repository, point: Point, request: Request, observer: Observer
 ) -> tuple[Difference, ...]:
     """What a rollback to ``point`` would write, by disk. Raises as ``rollback``."""
-    with _opened(repository, point, request, observer) as disks:
+    with _opened(repository, point, request, observer) as (disks, _):
         return tuple(disk.difference() for disk in disks)
 
 
 @contextmanager
 def _opened(
     repository: Repository, point: Point, request: Request, observer: Observer
-) -> Iterator[list[_DiskRollback]]:
-    """The disks of the point's domain, held against other pullers, and refused if a guest may use them."""
-    with Host.connect(request.connect, repository.scope) as host:
+) -> Iterator[tuple[list[_DiskRollback], Starts]]:
+    """The disks of the point's domain, held against other pullers, and refused if a guest may use them.
+
+    A guest can still start on block devices: where libvirt gives QEMU device nodes of its own, no lock on the
+    host's nodes keeps it away. So its starts from here on are listened for.
+    """
+    with Host.connect(request.connect, repository.scope) as host, ExitStack() as held:
         domain = host.domain(point.uuid)
         with DomainLock(domain.uuid, domain.name, lock_directory()):
             end_strays(repository.scope)
+            starts = held.enter_context(Starts(domain))
             _refuse_active(domain)
             disks = _disks(domain, point, request)
+            _tell_others(domain, point, request, observer)
             _refuse_used(domain, disks, point, request, observer)
             bitmaps = StoredBitmaps(domain, disks, repository.id)
             bases = choose(History(repository, domain.uuid), disks, bitmaps)
-            yield [
+            found = [
                 _DiskRollback(repository, point, domain, disk, bases[disk.target], request, observer)
                 for disk in disks
             ]
+            _doubt(found, bases)
+            yield found, starts
+
+
+def _doubt(disks: Sequence[_DiskRollback], bases: Mapping[str, Base]) -> None:
+    """Where a bitmap is another disk's, believe no bitmap of its checkpoint, as a backup does."""
+    mismatches = {disk.target: disk.doubt for disk in disks if disk.doubt is not None}
+    believed = without_mismatched_bitmaps(bases, mismatches)
+    for disk in disks:
+        if bases[disk.target].checkpoint is not None and believed[disk.target].checkpoint is None:
+            disk.doubt = believed[disk.target].reason
+
+
+def _refuse_started(point: Point, starts: Starts) -> None:
+    if starts.any():
+        raise DomainRunning(
+            f"domain {point.domain} was started while its disks were rolled back: they are partly of the "
+            "point and partly its guest's",
+            advice="Shut the domain off, then run the same command again.",
+        )
 
 
 def _refuse_active(domain: Domain) -> None:
@@ -194,6 +232,14 @@ def _disks(domain: Domain, point: Point, request: Request) -> tuple[Disk, ...]:
     for disk in known:
         _refuse_missing(point, disk.target, image_of(domain, disk))
     return tuple(with_stored_chain(disk, domain.scope) for disk in known)
+
+
+def _tell_others(domain: Domain, point: Point, request: Request, observer: Observer) -> None:
+    """Name the guest's other disks, which will not be of the time of those that are rolled back."""
+    for disk in domain.disks() if not request.disks else ():
+        if disk.holds_changes and point.disk(disk.target) is None:
+            text = f"disk {disk.target} stays as it is: the point does not have it"
+            observer(Notice(point.point, text))
 
 
 def _refuse_missing(point: Point, target: str, path: Path) -> None:
@@ -243,7 +289,9 @@ class _DiskRollback:
         self._mark = find_mark(self.path)
         self.image = open_image(repository, point, _record_of(point, disk.target))
         self._is_device = self.path.is_block_device() and disk.format == "raw"
-        self._size = self._measured()
+        self.doubt: str | None = None
+        self._size = 0
+        self._look()
         self._refuse_small_device()
 
     def difference(self) -> Difference:
@@ -263,6 +311,7 @@ class _DiskRollback:
         began = time.monotonic()
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
+                remove_broken(self.path, self._disk.format, self._keys, self.scope)
                 self.put_mark()
                 resize(self.path, self._disk.format, self.image.size, self._keys, self.scope)
             server = servers.enter_context(self._serve(writable=True))
@@ -290,15 +339,20 @@ class _DiskRollback:
         """Where the disk at ``uri`` may differ from the point, and the bytes that were read to know it."""
         if self._compare:
             return self._by_contents(uri)
-        if self._base.checkpoint is not None and self._base.parent is not None and self._trusted():
+        if not self._has_bitmap() or self._base.parent is None:
+            self._tell(self._base.reason or "an earlier rollback was not completed")
+        elif self.doubt is not None:
+            self._tell(self.doubt)
+        else:
             try:
-                if (found := self._by_bitmap(uri, self._base.parent.record)) is not None:
-                    return found, 0
+                return self._by_bitmap(uri, self._base.parent.record), 0
             except DamagedData as error:
                 self._tell(f"the map of point {self._base.parent.point.point} is damaged: {error.message}")
-        else:
-            self._tell(self._base.reason or "an earlier rollback was not completed")
         return self._by_contents(uri)
+
+    def _has_bitmap(self) -> bool:
+        """Whether a bitmap tells what the disk has changed since its base, if it belongs to the disk."""
+        return self._base.checkpoint is not None and self._trusted() > 0
 
     def _by_contents(self, uri: str) -> tuple[Changes, int]:
         """What the disk itself shows, and what the maps name besides.
@@ -315,15 +369,11 @@ class _DiskRollback:
                 changes.add_all(compare_maps(self._repository.maps, old.root, self.image.root))
         return changes, compared
 
-    def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes | None:
-        """What the bitmap and the maps name; None if the bitmap cannot belong to the image."""
+    def _by_bitmap(self, uri: str, base: DiskRecord) -> Changes:
+        """What the bitmap and the maps name."""
+        old = open_image(self._repository, self.point, base)
+        changes = compare_maps(self._repository.maps, old.root, self.image.root)
         with Export(uri, f"qemu:dirty-bitmap:{self._base.checkpoint}", self.scope) as export:
-            why = find_mismatch(self._repository, export, base, image_changed=self._base.image_changed)
-            if why is not None:
-                self._tell(why)
-                return None
-            old = open_image(self._repository, self.point, base)
-            changes = compare_maps(self._repository.maps, old.root, self.image.root)
             for extent in export.dirty():
                 changes.add_chunks(extent.offset // CHUNK, -(-extent.end // CHUNK))
         self._add_untrusted(changes)
@@ -344,14 +394,22 @@ class _DiskRollback:
         seconds = time.monotonic() - began
         return RolledBackDisk(self.target, str(self.path), changes.bytes, written, compared, seconds)
 
-    def _measured(self) -> int:
-        """The size that QEMU sees, which of an encrypted image is that of what is inside."""
+    def _look(self) -> None:
+        """Learn the size that QEMU sees, which of an encrypted image is that of what is inside, and why its
+        bitmap is not to be believed.
+        """
+        bitmap = self._base.checkpoint
+        context = None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}"
         with (
             self._in_use_told(),
-            ImageServer.read_only(self.path, self._disk.format, keys=self._keys, scope=self.scope) as server,
-            Export(server.uri, scope=self.scope) as export,
+            self._serve(writable=False) as server,
+            Export(server.uri, context, self.scope) as export,
         ):
-            return export.size
+            self._size = export.size
+            if not self._compare and self._has_bitmap() and self._base.parent is not None:
+                self.doubt = find_mismatch(
+                    self._repository, export, self._base.parent.record, image_changed=self._base.image_changed
+                )
 
     def _refuse_small_device(self) -> None:
         if self._is_device and self._size < self.image.size:
@@ -395,7 +453,7 @@ class _Work:
     def write(self, *, salvage: bool) -> None:
         """Write what differs. What of it is lost stays as it is, or with ``salvage`` becomes zeros."""
         owner, flow = self._owner, Flow(self._owner.scope)
-        with outputs.translated(str(owner.path)), Target(self._uri, flow.scope) as target:
+        with _completed_later(), outputs.translated(str(owner.path)), Target(self._uri, flow.scope) as target:
             copier = ChangedCopier(
                 owner.point.point,
                 owner.target,
@@ -415,6 +473,17 @@ class _Work:
         clear_mark(self._owner.path)
         self._owner.observer(DiskDone(self._owner.point.point, self.disk))
         return self._owner.result(self._changes, self._written, self._compared, self._began)
+
+
+@contextmanager
+def _completed_later() -> Iterator[None]:
+    """Advise to run the same command again, which completes the image: its mark stays."""
+    try:
+        yield
+    except OutputFailed as error:
+        raise OutputFailed(
+            error.message, advice="Make room or mend its storage, then run the same command again."
+        ) from error
 
 
 def _all_damaged(point: Point, begun: Sequence[_Work]) -> DamagedData:

@@ -139,6 +139,43 @@ def test_a_copy_shares_no_port_socket_log_device_or_directory_with_its_original(
     assert root.find(".//filesystem/source[@dir='/srv/read']") is not None
 
 
+ALONE = """<domain type='kvm'><name>web1</name><devices>
+    <disk type='file' device='floppy'><source file='/a.img'/><target dev='fda'/></disk>
+    <disk type='file' device='floppy'><source file='/b.img'/><target dev='fdb'/><readonly/></disk>
+    <lease><lockspace>x</lockspace><key>k1</key><target path='/leases'/></lease>
+    <interface type='hostdev' managed='yes'><source><address type='pci'/></source></interface>
+    <interface type='bridge'><source bridge='ovs0'/><target dev='tap-web1'/><virtualport type='openvswitch'>
+      <parameters interfaceid='09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f' profileid='p'/></virtualport></interface>
+    <interface type='user'><portForward proto='tcp'><range start='2222' to='22'/></portForward></interface>
+    <input type='evdev'><source dev='/dev/input/event1'/></input><input type='tablet' bus='usb'/>
+    <tpm model='tpm-crb'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>
+    <graphics type='vnc' port='-1' autoport='yes' websocket='5700'><listen type='socket' socket='/run/vnc'/>
+    </graphics></devices></domain>"""
+
+
+def test_a_copy_leaves_to_its_original_what_only_one_domain_may_use() -> None:
+    domain = adapt(ALONE, {}, None, Copy("web2"))
+    for taken in ("/a.img", "/leases", "hostdev", "tap-web1", "09b11c53", "2222", "event1", "tpm0", "5700"):
+        assert taken not in domain.xml
+    assert "/run/vnc" not in domain.xml
+    assert domain.left_out == (
+        "floppy disk /a.img",
+        "lease k1",
+        "network interface of the host (hostdev)",
+        "input device of the host (evdev)",
+        "TPM (passthrough)",
+    )
+    for kept in ("/b.img", "profileid", "ovs0", "tablet", 'type="user"'):
+        assert kept in domain.xml
+
+
+def test_an_interface_of_the_host_is_connected_where_it_is_told_to() -> None:
+    domain = adapt(ALONE, {}, None, Copy("web2"), networks=Networks(all="lab"))
+    assert domain.xml.count('<source network="lab"') == 3
+    assert "virtualport" not in domain.xml
+    assert not any("interface" in what for what in domain.left_out)
+
+
 def test_the_domain_itself_keeps_what_it_has_but_its_generation_id() -> None:
     itself = adapt(SHARED, {}, None, None)
     assert itself.left_out == ()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import stat
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 import puller
 from puller.backups import transfer
+from puller.backups.bases.probe import FOREIGN
 from puller.cancelling import CancelScope
 from puller.errors import (
     DamagedData,
@@ -21,14 +25,17 @@ from puller.errors import (
     KeyNotHeld,
     NbdError,
     NoSuchDisk,
+    OutputFailed,
     OutputInUse,
     OutputRefused,
     RollbackUnfinished,
 )
+from puller.hypervisor.storage import rollback_mark
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
+from puller.recovery import broken_bitmaps
 from puller.recovery import rollback as rolling
-from puller.recovery.diskcopy import ChangedCopier
+from puller.recovery.diskcopy import ChangedCopier, copy_all
 from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, bitmap, io, loop_device
@@ -187,8 +194,9 @@ def test_a_backup_refuses_what_is_half_rolled_back(scene: Scene) -> None:
         scene.backup()
     assert f"puller restore {first.point} --in-place" in refused.value.advice
     mark_path(image).write_bytes(b"{")  # cut short by a power failure
-    with pytest.raises(RollbackUnfinished):
+    with pytest.raises(RollbackUnfinished, match="to an unknown point was not completed") as refused:
         scene.backup()
+    assert "'puller restore POINT --in-place'" in refused.value.advice
     scene.machine.stop()
     roll(scene, first)
     assert is_at(scene, first)
@@ -554,3 +562,156 @@ def test_the_mark_is_found_by_any_name_and_goes_with_a_restore_over_the_image(sc
     assert find_mark(image) is None
     scene.machine.start()
     scene.backup()
+
+
+def test_a_disk_is_not_believed_where_another_of_its_checkpoint_is_foreign(
+    machine_factory: MachineFactory,
+    libvirt_uri: str,
+    tmp_path: Path,
+    truth: Truth,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clones changed places: they are equal almost everywhere, and the probe of the first has no luck."""
+    scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
+    scene.machine.copy_in("vdb", scene.folder / "noise", 0, 16 * MIB)
+    scene.machine.copy_in("vda", scene.folder / "noise", 0, 16 * MIB)
+    scene.machine.write("vdb", 9, 7 * MIB, 64 * KIB)
+    point = scene.backup()
+    scene.machine.stop()
+    one, two, third = (scene.machine.image("vda"), scene.machine.image("vdb"), tmp_path / "third")
+    one.rename(third)
+    two.rename(one)
+    third.rename(two)
+    answers = iter([None, FOREIGN])
+    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: next(answers))
+    roll(scene, point)
+    assert compare(scene, one, "qcow2", point)
+    assert compare(scene, two, "qcow2", point, "vdb")
+    assert any("disk vdb of the same checkpoint does not match" in text for text in scene.told)
+
+
+def test_a_guest_that_was_started_on_a_device_meanwhile_leaves_the_mark(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock keeps it away from a device where libvirt gives QEMU a node of its own, as in a namespace."""
+    first, plain, node = first_of(scene), scene.folder / "plain.img", scene.folder / "node"
+    scene.machine.stop()
+    subprocess.run(["qemu-img", "convert", "-O", "raw", scene.machine.image("vda"), plain], check=True)
+    io(plain, "raw", "write -P 9 1M 256k")
+
+    def make_node(device: str) -> None:
+        node.unlink(missing_ok=True)
+        os.mknod(node, 0o600 | stat.S_IFBLK, Path(device).stat().st_rdev)
+
+    with loop_device(plain) as device:
+        make_node(device)
+        put_on(scene, node, "block", "raw")
+
+        def started(*given: Any) -> None:
+            make_node(device)
+            scene.machine.start()
+            copy_all(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rolling, "copy_all", started)
+            with pytest.raises(DomainRunning, match="was started while its disks were rolled back"):
+                roll(scene, first)
+        scene.machine.stop()
+        assert find_mark(node) is not None
+        roll(scene, first)
+        assert compare(scene, node, "raw", first)
+        assert find_mark(node) is None
+
+
+def test_an_image_whose_storage_is_full_is_completed_when_there_is_room(scene: Scene) -> None:
+    first, small = first_of(scene), scene.folder / "small"
+    scene.machine.stop()
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12M", "none", small], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        image = small / "disk.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, str(SIZE)], check=True)
+        put_on(scene, image)
+        with pytest.raises(OutputFailed, match="No space left") as full:
+            roll(scene, first)
+        assert "run the same command again" in full.value.advice
+        assert find_mark(image) is not None
+        subprocess.run(["mount", "-o", "remount,size=30M", small], check=True)
+        roll(scene, first)
+        assert compare(scene, image, "qcow2", first)
+        assert [path.name for path in small.iterdir()] == ["disk.qcow2"]
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def crash_after_growing(scene: Scene) -> None:
+    """QEMU loaded a bitmap and did not store it again, so it is broken in the image, which has grown."""
+    scene.machine.handle.blockResize("vda", SIZE + 4 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    scene.backup()
+    scene.machine.stop()
+    scene.machine.start()
+    scene.machine.write("vda", 3, MIB, 64 * KIB)
+    scene.machine.kill()
+
+
+def test_a_disk_with_a_broken_bitmap_gets_its_size_back(scene: Scene) -> None:
+    first = first_of(scene)
+    crash_after_growing(scene)
+    roll(scene, first)
+    assert is_at(scene, first)
+    scene.machine.start()
+    point = scene.backup()
+    assert point.kind == "rehash"
+    scene.assert_exact(point)
+
+
+def test_another_tools_broken_bitmap_is_named_before_anything_is_written(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, image = first_of(scene), scene.machine.image("vda")
+    crash_after_growing(scene)
+    before = image.read_bytes()
+    monkeypatch.setattr(broken_bitmaps, "OWN", "another-")
+    with pytest.raises(
+        OutputRefused, match=r"its bitmap puller-.*, of another tool, is inconsistent"
+    ) as refused:
+        roll(scene, first)
+    assert f"qemu-img bitmap --remove {image}" in refused.value.advice
+    assert (image.read_bytes() == before, find_mark(image)) == (True, None)
+
+
+def test_the_mark_of_a_device_is_found_by_any_name(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Volumes have two names at least: ``/dev/vg/x`` and ``/dev/mapper/vg-x``."""
+    monkeypatch.setattr(rollback_mark, "DEVICE_MARKS", tmp_path / "state" / "marks")
+    plain, name = tmp_path / "plain.img", tmp_path / "vg-x"
+    plain.write_bytes(bytes(SIZE))
+    mark = RollbackMark("p", "vda", 5)
+    with loop_device(plain) as device:
+        name.symlink_to(device)
+        assert (find_mark(name), find_mark(Path(device))) == (None, None)
+        put_mark(name, mark)
+        assert (find_mark(name), find_mark(Path(device))) == (mark, mark)
+        point = first_of(scene).point
+        puller.restore(scene.repository, point, places={"vda": device}, force=True, connect=scene.uri)
+        assert find_mark(name) is None
+        assert list((tmp_path / "state" / "marks").iterdir()) == []
+
+
+def test_a_disk_that_the_point_does_not_have_is_named(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    scene = Scene(machine_factory(DiskSpec("vda", SIZE), DiskSpec("vdb", SIZE)), libvirt_uri, tmp_path, truth)
+    point = scene.backup(disks=["vda"])
+    scene.machine.write("vdb", 3, 0, MIB)
+    scene.machine.stop()
+    before = scene.machine.image("vdb").read_bytes()
+    roll(scene, point, dry_run=True)
+    told = scene.told
+    roll(scene, point)
+    assert scene.told == told == ["disk vdb stays as it is: the point does not have it"]
+    assert scene.machine.image("vdb").read_bytes() == before
+    roll(scene, point, disks=["vda"])
+    assert scene.told == []

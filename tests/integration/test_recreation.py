@@ -12,10 +12,13 @@ import libvirt
 import pytest
 
 import puller
-from puller.errors import DomainExists, UsageError
+from puller.errors import DomainExists, OutputInUse, UsageError
+from puller.events import DiskPlanned, Event
 from puller.hypervisor.domain.disk import parse_disks
+from puller.nbd.image import ImageServer
 from puller.units import MIB
 from tests.integration.conftest import Scene
+from tests.integration.disaster_scene import OVMF
 from tests.lab.machine import Machine
 
 
@@ -87,3 +90,44 @@ def test_disks_go_where_they_are_mapped(scene: Scene, tmp_path: Path) -> None:
         (disk,) = parse_disks(copy.handle.XMLDesc())
         assert (disk.path, disk.format) == (place, "raw")
         copy.start()
+
+
+def test_a_domain_that_was_made_during_the_restore_keeps_its_definition(scene: Scene, tmp_path: Path) -> None:
+    original = scene.machine
+    definition = original.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    original.destroy()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, DiskPlanned):
+            original.define(definition)
+
+    with pytest.raises(DomainExists, match="was made during the restore") as refused:
+        recreate(scene, output=str(tmp_path / "out"), observer=observe)
+    assert "The disks are restored" in refused.value.advice
+    assert original.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == definition
+
+
+@pytest.mark.skipif(not OVMF.exists(), reason="the package ovmf is not installed")
+def test_firmware_variables_that_are_in_use_are_refused_whatever_force_says(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """A running domain has the file that the copy's variables would go to: it was renamed, for example."""
+    scene.machine.stop()
+    (tmp_path / "web1_VARS.fd").write_bytes(b"old" * 1000)
+
+    def edit(root: ET.Element) -> None:
+        system = root.find("./os")
+        assert system is not None
+        ET.SubElement(ET.SubElement(root, "features"), "acpi")
+        ET.SubElement(system, "loader", readonly="yes", type="pflash").text = str(OVMF / "OVMF_CODE_4M.fd")
+        ET.SubElement(system, "nvram").text = str(tmp_path / "web1_VARS.fd")
+
+    scene.redefine(edit)
+    point = scene.backup()
+    assert "nvram.fd" in {item.name for item in point.attachments}
+    taken = tmp_path / "copy_VARS.fd"
+    taken.write_bytes(b"another's" * 1000)
+    with ImageServer(taken, "raw"), pytest.raises(OutputInUse, match=f"cannot restore to {taken}: process"):
+        recreate(scene, output=str(tmp_path / "out"), name="copy", force=True)
+    assert taken.read_bytes() == b"another's" * 1000
+    assert not (tmp_path / "out").exists()

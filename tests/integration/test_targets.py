@@ -19,6 +19,7 @@ from puller.errors import DamagedData, OutputFailed, OutputRefused, UsageError
 from puller.events import Event, Notice
 from puller.hypervisor.domain.image import describe
 from puller.nbd.image import ImageServer
+from puller.recovery.restore import Request, restore
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Scene, Truth, loop_device
@@ -184,6 +185,17 @@ def test_a_device_that_is_thin_stays_thin(tmp_path: Path) -> None:
     with old.open("rb") as file:
         file.seek(len(disk))
         assert not any(file.read())
+
+
+def test_a_volume_that_was_made_for_a_disk_keeps_nothing_behind_its_end(tmp_path: Path) -> None:
+    """Logical volumes are larger than asked for, and hold what was in their group before."""
+    shelf, old = Shelf(tmp_path, {"vda": DENSE}), tmp_path / "old.img"
+    old.write_bytes(b"\xff" * (len(DENSE) + MIB))
+    (point,) = shelf.repository.points.all()
+    with loop_device(old) as device:
+        request = Request(None, places={"vda": device}, made=frozenset({device}), libvirts=())
+        restore(shelf.repository, point, request)
+    assert old.read_bytes() == DENSE + bytes(MIB)
 
 
 def used(path: Path) -> int:

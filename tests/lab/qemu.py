@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from tests.lab.machine import (
@@ -72,7 +73,7 @@ class BareMachine:
             try:
                 self._monitor.connect()
                 break
-            except Exception:
+            except (QMPError, OSError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise MachineError(self._log.read_text()) from None
                 time.sleep(0.02)
@@ -96,7 +97,7 @@ class BareMachine:
 
     def stop(self) -> None:
         """End QEMU in order: it stores the dirty bitmaps in the images."""
-        with suppress(Exception):  # it may close the monitor before it answers
+        with suppress(QMPError, OSError, EOFError):  # it may close the monitor before it answers
             self.monitor("quit")
         self._end()
 
@@ -108,7 +109,7 @@ class BareMachine:
 
     def _end(self) -> None:
         self._process.wait(60)
-        with suppress(Exception):
+        with suppress(QMPError, OSError, EOFError):
             self._monitor.close()
 
     def monitor(self, command: str, **arguments: Any) -> Any:

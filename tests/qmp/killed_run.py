@@ -26,13 +26,15 @@ def die_at_commit(event: Event) -> None:
         die()
 
 
-def die_after(command: str, times: int) -> None:
+def die_after(fatal: str, times: int) -> None:
     """Die once the command was carried out so many times by this process."""
     real, left = Monitor.ask, [times]
 
-    def ask(self: Monitor, asked: str, arguments: Mapping[str, object] | None = None, doing: str = "") -> Any:
-        answer = real(self, asked, arguments, doing)
-        left[0] -= asked == command
+    def ask(
+        self: Monitor, command: str, arguments: Mapping[str, object] | None = None, doing: str = ""
+    ) -> Any:
+        answer = real(self, command, arguments, doing)
+        left[0] -= command == fatal
         if not left[0]:
             die()
         return answer

@@ -227,7 +227,7 @@ def test_two_runs_at_once(scene: Scene) -> None:
     def again(exports: object) -> None:
         puller.backup(scene.repository, scene.machine.name, connect=scene.machine.uri)
 
-    with pytest.raises((Locked, HypervisorError), match="is being backed up|no greeting"):
+    with pytest.raises((Locked, HypervisorError), match=r"is being backed up|no greeting"):
         scene.backup(on_frozen=again)
     scene.assert_clean()
     scene.assert_next_is_exact()

@@ -213,7 +213,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
             continue
         parent = Parent(point, record)
         last = last or parent
-        if _fits(parent, disk, bitmaps):
+        if fits(parent, disk, bitmaps):
             return Base(parent, point.checkpoint, "", may_differ(disk.facts, record.image))
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
@@ -222,7 +222,7 @@ def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
     )
 
 
-def _fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
+def fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
     """Whether a bitmap records the changes since ``parent``, because it was created with that point."""
     checkpoint = parent.point.checkpoint
     if checkpoint is None or checkpoints.owner_of(checkpoint) != parent.point.point:

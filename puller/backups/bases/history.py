@@ -20,6 +20,14 @@ class History:
         self._read: list[Point] = []
         self._rest = newest_first(self.ids, self._get)
 
+    @classmethod
+    def only(cls, repository: Repository, point: Point) -> History:
+        """Return the history that consists of ``point`` alone."""
+        history = cls.__new__(cls)
+        history._repository, history._uuid = repository, point.uuid
+        history.ids, history._read, history._rest = [point.point], [point], iter(())
+        return history
+
     def __iter__(self) -> Iterator[Point]:
         position = 0
         while position < len(self._read) or self._advance():

@@ -11,7 +11,7 @@ from puller.backups.machines import records
 from puller.backups.machines.machine import AttachmentReader, SourceRequest, Tell
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
-from puller.backups.sources.source import Pull, Source
+from puller.backups.sources.source import Pull, PulledSource, Source
 from puller.cancelling import CancelScope
 from puller.events import Notice, Observer
 from puller.hypervisor import secret
@@ -78,6 +78,10 @@ class LibvirtMachine:
         """See Machine."""
         return self._domain.scope
 
+    def is_active(self) -> bool:
+        """See Machine."""
+        return self._domain.is_active()
+
     def start_id(self) -> str | None:
         """See Machine."""
         return self._domain.start_id()
@@ -101,14 +105,17 @@ class LibvirtMachine:
         """See Machine."""
         return named_files(self._domain.xml())
 
+    def pulled(self, owner: str, disks: Sequence[Disk], scratch_dir: str | None) -> PulledSource:
+        """See Machine."""
+        kind = Pull if self._domain.is_active() else Offline
+        return kind(self._domain, disks, owner, self._folder(disks, scratch_dir))
+
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
         """See Machine."""
         domain = self._domain
-        scratch = default_directory(disks, domain.state_directory)
-        if request.scratch_dir is not None:
-            scratch = Path(request.scratch_dir)
+        scratch = self._folder(disks, request.scratch_dir)
         if not disks:
             return Source(disks, scratch)
         if not domain.is_active():
@@ -116,11 +123,15 @@ class LibvirtMachine:
                 "the domain is shut off: puller reads its images, and it cannot be started until that is done"
             )
             observer(Notice(domain.name, text))
-            return Offline(domain, disks, repository.id, scratch)
-        if request.mode == Pull.mode:
-            return Pull(domain, disks, repository.id, scratch)
+        if request.mode == Pull.mode or not domain.is_active():
+            return self.pulled(repository.id, disks, request.scratch_dir)
         staging = scratch if request.staging_dir is None else Path(request.staging_dir)
         return Push(domain, disks, repository, staging, request.keep_staging, observer)
+
+    def _folder(self, disks: Sequence[Disk], scratch_dir: str | None) -> Path:
+        if scratch_dir is not None:
+            return Path(scratch_dir)
+        return default_directory(disks, self._domain.state_directory)
 
     def agent(self) -> DomainAgent:
         """See Machine."""

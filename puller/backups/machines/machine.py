@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from puller.backups.bases.history import History
-from puller.backups.sources.source import Source
+from puller.backups.sources.source import PulledSource, Source
 from puller.cancelling import CancelScope
 from puller.events import Observer
 from puller.hypervisor.domain.checkpoint import Checkpoint
@@ -61,6 +61,10 @@ class Machine(Protocol):
         """How a user ends an open backup job, as a clause that begins with a verb."""
         ...
 
+    def is_active(self) -> bool:
+        """Return whether the machine has a QEMU process, running or paused."""
+        ...
+
     def start_id(self) -> str | None:
         """Return a text that is new after each start of the machine; None if it is shut off."""
         ...
@@ -82,10 +86,14 @@ class Machine(Protocol):
         """Return files that the machine needs and no point holds, such as a kernel, for a note."""
         ...
 
+    def pulled(self, owner: str, disks: Sequence[Disk], scratch_dir: str | None) -> PulledSource:
+        """Return a source that pulls ``disks``; ``owner`` is the repository's id in the names."""
+        ...
+
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
-        """Return the source of ``disks`` for one run."""
+        """Return the source of ``disks`` for one backup."""
         ...
 
     def agent(self) -> Agent:
@@ -101,7 +109,7 @@ class Machine(Protocol):
         ...
 
     def end_stale(self, repository_id: str) -> bool:
-        """End the job that a dead run of ours left open; return whether there was one.
+        """End the job that a dead run of ours, or a dead freeze, left open; return whether there was one.
 
         Call it with the domain's lock held. Raises JobRunning if the open job is not ours, Locked if it
         belongs to a living run.

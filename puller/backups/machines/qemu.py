@@ -13,7 +13,7 @@ from puller.backups.sources.source import Pull, Source
 from puller.cancelling import CancelScope
 from puller.errors import UsageError
 from puller.events import Observer
-from puller.hypervisor.domain.checkpoint import Checkpoint, owner_prefix, point_of
+from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, Checkpoint, owner_prefix, point_of
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.locking import runlock
 from puller.hypervisor.space import scratch
@@ -80,6 +80,10 @@ class MonitoredMachine:
         """See Machine."""
         return self._machine.scope
 
+    def is_active(self) -> bool:
+        """See Machine."""
+        return True
+
     def start_id(self) -> str | None:
         """See Machine."""
         return self._machine.run_id()
@@ -98,6 +102,10 @@ class MonitoredMachine:
         """See Machine."""
         return outside_files(self._machine.command_line() or ())
 
+    def pulled(self, owner: str, disks: Sequence[Disk], scratch_dir: str | None) -> Fleece:
+        """See Machine."""
+        return Fleece(self._machine, disks, owner, self._folder(disks, scratch_dir))
+
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
@@ -107,11 +115,15 @@ class MonitoredMachine:
                 f"cannot push the disks of domain {self.name}: only libvirt pushes",
                 advice="Leave out --mode push: puller pulls from a QEMU without libvirt.",
             )
+        if not disks:
+            return Source(disks, self._folder(disks, request.scratch_dir))
+        return self.pulled(repository.id, disks, request.scratch_dir)
+
+    def _folder(self, disks: Sequence[Disk], scratch_dir: str | None) -> Path:
+        if scratch_dir is not None:
+            return Path(scratch_dir)
         monitor = self._machine.monitor.address.path
-        folder = scratch.default_directory(disks, Path("/var/tmp") if monitor is None else monitor.parent)
-        if request.scratch_dir is not None:
-            folder = Path(request.scratch_dir)
-        return Fleece(self._machine, disks, repository, folder) if disks else Source(disks, folder)
+        return scratch.default_directory(disks, Path("/var/tmp") if monitor is None else monitor.parent)
 
     def agent(self) -> SocketAgent:
         """See Machine."""
@@ -131,10 +143,16 @@ class MonitoredMachine:
 
     def end_stale(self, repository_id: str) -> bool:
         """See Machine."""
-        found = remains.find(self._machine, repository_id)
-        for folder in {path.parent for path in found.nodes.values()}:
-            runlock.require_dead(self, repository_id, folder)
-        return remains.remove(self._machine, repository_id, self._sockets(repository_id))
+        ended = False
+        for owner in dict.fromkeys((repository_id, THIRD_PARTIES)):
+            found = remains.find(self._machine, owner_prefix(owner))
+            for folder in {path.parent for path in found.nodes.values()}:
+                runlock.require_dead(self, owner, folder)
+            ended |= remains.remove(self._machine, owner_prefix(owner), self._sockets(owner))
+            if owner == THIRD_PARTIES:  # checkpoints of dead freezes, whose command did not end
+                for path in found.nodes.values():
+                    self.delete_checkpoint(scratch.checkpoint_of(path, self.uuid))
+        return ended
 
     def _sockets(self, repository_id: str) -> Iterator[Path]:
         monitor = self._machine.monitor.address.path
@@ -144,7 +162,7 @@ class MonitoredMachine:
 
     def open_scratch(self, repository_id: str) -> frozenset[Path] | None:
         """See Machine."""
-        found = remains.find(self._machine, repository_id)
+        found = remains.find(self._machine, owner_prefix(repository_id))
         return frozenset(path.parent for path in found.nodes.values()) if found.is_open else None
 
     def sweep(self, folder: Path, repository_id: str) -> tuple[str, ...]:

@@ -7,29 +7,32 @@ from pathlib import Path
 
 from puller.backups.bases.bases import Base, CheckpointMark, checkpoints_of, choose, oldest_of
 from puller.backups.bases.history import History
-from puller.backups.sources.source import Source, untracked_targets
+from puller.backups.sources.source import PulledSource
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.job.job import require_short
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.qmp.fleecing import FleecedDisks, socket_path
 from puller.qmp.machine import QemuMachine
-from puller.repository.repository import Repository
 
 
-class Fleece(Source):
+class Fleece(PulledSource):
     """Disks that are fleeced: see ``puller.qmp.fleecing``."""
 
     def __init__(
-        self, machine: QemuMachine, disks: Sequence[Disk], repository: Repository, scratch: Path
+        self, machine: QemuMachine, disks: Sequence[Disk], repository_id: str, scratch: Path
     ) -> None:
         super().__init__(disks, scratch)
         self._machine = machine
-        self._repository_id = repository.id
+        self._repository_id = repository_id
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, QemuBitmaps(self._machine, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> QemuBitmaps:
+        """See PulledSource."""
+        return QemuBitmaps(self._machine, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
@@ -42,15 +45,14 @@ class Fleece(Source):
         return FleecedDisks(
             self._machine,
             checkpoints_of(bases),
-            repository_id=self._repository_id,
             checkpoint=checkpoint,
             scratch=self.folder,
-            untracked=untracked_targets(self._disks),
+            untracked=self._untracked,
         )
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source. The bitmaps are all that there is of a checkpoint."""
-        tracked = len(untracked_targets(self._disks)) < len(self._disks)
+        tracked = len(self._untracked) < len(self._disks)
         return CheckpointMark(checkpoint if tracked else None, None)
 
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
-from puller.backups.sources.source import DomainSource
+from puller.backups.sources.source import DomainSource, PulledSource
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
@@ -55,7 +55,7 @@ def image_of(domain: Domain, disk: Disk) -> Path:
     return disk.path
 
 
-class Offline(DomainSource):
+class Offline(DomainSource, PulledSource):
     """The images of a domain that is shut off."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:
@@ -65,7 +65,11 @@ class Offline(DomainSource):
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, StoredBitmaps(self._domain, self._disks, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> StoredBitmaps:
+        """Return the dirty bitmaps in the images. Raises HypervisorError."""
+        return StoredBitmaps(self._domain, self._disks, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Check that encrypted images can be opened. A domain that is shut off needs no temporary files.

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from puller.backups.bases.bases import Base, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.content_probe import ContentProbe
-from puller.backups.sources.source import DomainSource, untracked_targets
+from puller.backups.sources.source import DomainSource
 from puller.backups.sources.unlock import keys_of
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
@@ -129,11 +129,10 @@ class Push(DomainSource):
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
         """See Source. ``check_room`` comes before it."""
-        left_out = untracked_targets(self._disks)
         targets = [disk.target for disk in self._disks] if self._keep else []
         seal = seal_of(self._domain, self._disks, checkpoint, targets)
         job = PushJob(
-            self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, left_out, seal
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, self._room, self._untracked, seal
         )
         name = self._domain.name
         kept = {target: staging.kept_path(self.folder, name, point_id, target) for target in targets}

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
+from puller.backups.bases.bases import (
+    Base,
+    Bitmaps,
+    CheckpointMark,
+    LiveBitmaps,
+    checkpoints_of,
+    choose,
+)
 from puller.backups.bases.history import History
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -34,7 +41,12 @@ class Source:
 
     def __init__(self, disks: Sequence[Disk], folder: Path) -> None:
         self._disks = disks
+        self._untracked = untracked_targets(disks)
         self.folder = folder
+
+    def omit_checkpoint(self) -> None:
+        """Create no checkpoint: later runs continue from the ones that exist."""
+        self._untracked = frozenset(disk.target for disk in self._disks)
 
     def bases(self, history: History) -> dict[str, Base]:
         """Return the base of each disk, by target. Raises StoreError, HypervisorError."""
@@ -52,6 +64,14 @@ class Source:
         return CheckpointMark(None, None)
 
 
+class PulledSource(Source):
+    """Disks that are read where they are."""
+
+    def bitmaps(self) -> Bitmaps:
+        """Return the dirty bitmaps of the disks. Raises HypervisorError."""
+        raise NotImplementedError
+
+
 class DomainSource(Source):
     """Disks of a domain of libvirt."""
 
@@ -61,12 +81,12 @@ class DomainSource(Source):
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """See Source."""
-        if len(untracked_targets(self._disks)) == len(self._disks):
+        if len(self._untracked) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
 
-class Pull(DomainSource):
+class Pull(DomainSource, PulledSource):
     """QEMU exports the disks while the guest runs; see ``puller.hypervisor.job.job``."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:
@@ -75,7 +95,11 @@ class Pull(DomainSource):
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
-        return choose(history, self._disks, LiveBitmaps(self._domain, self._repository_id))
+        return choose(history, self._disks, self.bitmaps())
+
+    def bitmaps(self) -> LiveBitmaps:
+        """Return the dirty bitmaps of the disks. Raises HypervisorError."""
+        return LiveBitmaps(self._domain, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
@@ -87,9 +111,10 @@ class Pull(DomainSource):
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
-        left_out = untracked_targets(self._disks)
         seal = seal_of(self._domain, self._disks, checkpoint)
-        return PullJob(self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, left_out, seal)
+        return PullJob(
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, self._untracked, seal
+        )
 
 
 def untracked_targets(disks: Sequence[Disk]) -> frozenset[str]:

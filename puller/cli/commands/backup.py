@@ -109,6 +109,15 @@ def _load_meanwhile() -> None:
 )
 @click.option("--keep-staging", is_flag=True, help="Keep the pushed images and print their paths.")
 @click.option(
+    "--no-checkpoint",
+    "checkpoint",
+    flag_value=False,
+    type=bool,
+    default=True,
+    help="Create no checkpoint. Later backups build on the checkpoints that exist, and read all data of a "
+    "disk that has none.",
+)
+@click.option(
     "--tag",
     "tags",
     multiple=True,

@@ -34,6 +34,9 @@ OWN = "puller-"
 PREFIX_LENGTH = len(OWN) + 12 + 1
 """Characters of :func:`owner_prefix`."""
 
+THIRD_PARTIES = "thirdparties"
+"""In the place of a repository's id: the owner of what ``puller freeze`` makes for another program."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

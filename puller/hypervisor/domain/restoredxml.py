@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puller.hypervisor.domain.separation import separate_channels, without_shared
+from puller.hypervisor.domain.separation import separate_channels, separate_interfaces, without_shared
 
 # Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -88,12 +88,12 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     """
     root = ET.fromstring(xml)
     left_out = _adapt_disks(root.find("./devices"), sources)
+    _connect(root, networks or Networks())
     if copy is not None:
         _set_apart(root, copy)
         left_out += without_shared(root.find("./devices"))
     _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
     _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
-    _connect(root, networks or Networks())
     if (generation := root.find("./genid")) is not None:
         generation.text = None  # a new one tells the guest that it is not where it was
     had = {target.get("dev") for target in root.findall("./devices/disk/target")}
@@ -148,8 +148,9 @@ def _connect(root: ET.Element, networks: Networks) -> None:
     for interface in root.findall("./devices/interface"):
         source = interface.find("./source")
         if networks.all is not None:
-            if source is not None:
-                interface.remove(source)
+            for name in ("source", "virtualport"):  # of the kind of connection that it had
+                for element in interface.findall(f"./{name}"):
+                    interface.remove(element)
             interface.set("type", "network")
             interface.insert(0, ET.Element("source", network=networks.all))
         elif source is not None:
@@ -183,6 +184,7 @@ def _set_apart(root: ET.Element, copy: Copy) -> None:
             for element in holder.findall(path):
                 holder.remove(element)
     separate_channels(root.find("./devices"))
+    separate_interfaces(root.find("./devices"))
     if copy.uuid is not None:
         element = ET.Element("uuid")
         element.text = copy.uuid

@@ -6,6 +6,7 @@ See https://libvirt.org/formatdomain.html#devices.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 
 _CHANNELS = ("serial", "parallel", "console", "channel")
 
@@ -26,12 +27,31 @@ def separate_channels(devices: ET.Element | None) -> None:
         for device in devices.findall(f"./{kind}"):
             _separate(device)
     for graphics in devices.findall("./graphics"):
-        if graphics.attrib.pop("port", None) or graphics.attrib.pop("tlsPort", None):
-            graphics.set("autoport", "yes")
-        graphics.attrib.pop("socket", None)
+        _separate_display(graphics)
     for identity in devices.findall("./vsock/cid"):
         identity.attrib.pop("address", None)
         identity.set("auto", "yes")
+
+
+def _separate_display(graphics: ET.Element) -> None:
+    """QEMU takes over a socket that another QEMU listens at."""
+    if [name for name in ("port", "tlsPort") if graphics.attrib.pop(name, None) is not None]:
+        graphics.set("autoport", "yes")
+    if "websocket" in graphics.attrib:
+        graphics.set("websocket", "-1")
+    for element in (graphics, *graphics.findall("./listen")):
+        element.attrib.pop("socket", None)
+
+
+def separate_interfaces(devices: ET.Element | None) -> None:
+    """Let libvirt choose the host's ends of network interfaces again, and publish no port of the host."""
+    for interface in [] if devices is None else devices.findall("./interface"):
+        for name in ("target", "portForward"):
+            for element in interface.findall(f"./{name}"):
+                interface.remove(element)
+        for parameters in interface.findall("./virtualport/parameters"):
+            for name in ("interfaceid", "instanceid"):
+                parameters.attrib.pop(name, None)
 
 
 def _separate(device: ET.Element) -> None:
@@ -49,7 +69,7 @@ def _separate(device: ET.Element) -> None:
 
 def without_shared(devices: ET.Element | None) -> tuple[str, ...]:
     """Take out what only one domain may use: memory in a file, which QEMU does not lock, shared memory,
-    devices of the host, and directories that the guest may write to. Return what they are.
+    devices of the host, writable media, and directories that the guest may write to. Return what they are.
     """
     if devices is None:
         return ()
@@ -60,13 +80,55 @@ def without_shared(devices: ET.Element | None) -> tuple[str, ...]:
 
 
 def _shared(device: ET.Element) -> str | None:
-    if device.tag == "memory" and (path := device.findtext("./source/path")):
-        return f"{device.get('model', 'memory')} {path.strip()}"
-    if device.tag == "hostdev":
-        return f"host device ({device.get('type', 'unknown')})"
-    if device.tag == "shmem":
-        return f"shared memory {device.get('name', '')}".rstrip()
-    if device.tag == "filesystem" and device.find("./readonly") is None:
-        source = device.find("./source")
-        return f"directory {'' if source is None else source.get('dir', '')}".rstrip()
-    return None
+    look = _LOOKS.get(device.tag)
+    return None if look is None else look(device)
+
+
+def _memory(device: ET.Element) -> str | None:
+    path = device.findtext("./source/path")
+    return f"{device.get('model', 'memory')} {path.strip()}" if path else None
+
+
+def _directory(device: ET.Element) -> str | None:
+    if device.find("./readonly") is not None:
+        return None
+    source = device.find("./source")
+    return f"directory {'' if source is None else source.get('dir', '')}".rstrip()
+
+
+def _medium(device: ET.Element) -> str | None:
+    """A floppy disk is written to without being one of the disks that a point has."""
+    source = device.find("./source")
+    if device.get("device") != "floppy" or source is None or device.find("./readonly") is not None:
+        return None
+    return f"floppy disk {source.get('file') or source.get('dev', '')}".rstrip()
+
+
+def _interface(device: ET.Element) -> str | None:
+    kind = device.get("type", "")
+    return f"network interface of the host ({kind})" if kind in {"hostdev", "vhostuser", "vdpa"} else None
+
+
+def _tpm(device: ET.Element) -> str | None:
+    backend = device.find("./backend")
+    kind = "emulator" if backend is None else backend.get("type", "emulator")
+    return None if kind == "emulator" else f"TPM ({kind})"
+
+
+def _input(device: ET.Element) -> str | None:
+    kind = device.get("type", "")
+    return f"input device of the host ({kind})" if kind in {"passthrough", "evdev"} else None
+
+
+_LOOKS: dict[str, Callable[[ET.Element], str | None]] = {
+    "memory": _memory,
+    "hostdev": lambda device: f"host device ({device.get('type', 'unknown')})",
+    "shmem": lambda device: f"shared memory {device.get('name', '')}".rstrip(),
+    "filesystem": _directory,
+    "disk": _medium,
+    "interface": _interface,
+    "tpm": _tpm,
+    "input": _input,
+    "lease": lambda device: f"lease {device.findtext('./key', '')}".rstrip(),
+}
+"""By the tag of a device, what says what only one domain may use of it, if it is that."""

@@ -16,7 +16,8 @@ import libvirt
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, JobRunning
-from puller.hypervisor.domain.checkpoint import owner_prefix
+from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, owner_prefix
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.locking import runlock
@@ -81,7 +82,7 @@ def is_ours(job: OpenJob, repository_id: str) -> bool:
 
 
 def end_stale(domain: Domain, repository_id: str) -> bool:
-    """End the job that a dead run of ours left open; return whether there was one.
+    """End the job that a dead run of ours, or a dead freeze, left open; return whether there was one.
 
     Call it with the domain's lock held, else the job may belong to a living run. Raises
     :class:`JobRunning` if the open job is not ours, :class:`Locked` if it belongs to a living run that has
@@ -90,14 +91,23 @@ def end_stale(domain: Domain, repository_id: str) -> bool:
     job = open_job(domain)
     if job is None:
         return False
-    if not is_ours(job, repository_id):
+    owner = next((each for each in (repository_id, THIRD_PARTIES) if is_ours(job, each)), None)
+    if owner is None:
         raise JobRunning(
             f"domain {domain.name} has an open backup job that puller did not begin for this repository"
         )
     for folder in {path.parent for path in job.scratch | job.staging}:
-        runlock.require_dead(domain, repository_id, folder)
+        runlock.require_dead(domain, owner, folder)
     end(domain, job)
+    if owner == THIRD_PARTIES:
+        _delete_unread(domain, job)
     return True
+
+
+def _delete_unread(domain: Domain, job: OpenJob) -> None:
+    """Delete the checkpoint of a dead freeze, whose command did not end: the job was still open."""
+    for name in {scratch.checkpoint_of(path, domain.uuid) for path in job.scratch}:
+        checkpoints.delete(domain, name)
 
 
 def end(domain: Domain, job: OpenJob) -> None:

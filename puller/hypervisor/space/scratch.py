@@ -41,6 +41,11 @@ def scratch_path(directory: Path, checkpoint: str, uuid: str, target: str) -> Pa
     return directory / f"{checkpoint}-{uuid}-{target}{SUFFIX}"
 
 
+def checkpoint_of(path: Path, uuid: str) -> str:
+    """Return the checkpoint of the job to which the scratch file at ``path`` belongs."""
+    return path.name.partition(f"-{uuid}-")[0]
+
+
 def required_bytes(sizes: Iterable[int]) -> int:
     """Return the free bytes to require before a job on disks of these sizes.
 

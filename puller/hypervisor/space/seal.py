@@ -1,6 +1,6 @@
 """Encrypted temporary files of a job, for disks that are encrypted themselves.
 
-libvirt can create such files at the start of a job. But QEMU then measures the processor and sample_ranges a
+libvirt can create such files at the start of a job. But QEMU then measures the processor and stretches a
 passphrase that needs no stretching, for seconds in its main loop, while the guest's file systems are frozen.
 The measurement also fails on hosts that count processor time in ticks (QEMU 7.2). So the files are created
 beforehand, and libvirt uses them as they are.

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -25,6 +27,8 @@ from puller.errors import HypervisorError
 from puller.store.mounts import sync_folder
 
 DEVICE_MARKS = Path("/var/lib/puller/rollbacks")
+
+_SUFFIX = ".puller-rollback"
 
 _LIMIT = 4096
 """Bytes of a mark that are read."""
@@ -49,12 +53,23 @@ UNREADABLE = RollbackMark("unknown", "unknown")
 def mark_path(image: Path) -> Path:
     """Where the mark of ``image`` is, if there is one: beside the file itself, whatever link leads to it.
 
-    A device keeps the name that it has: what that leads to (``/dev/dm-3``) is another after a restart.
+    A device keeps the name that it has, since what that leads to (``/dev/dm-3``) is another after a restart.
+    If the same device has a mark by another name (``/dev/vg/x``, ``/dev/mapper/vg-x``), it is that one.
     """
     if image.is_block_device():
-        return DEVICE_MARKS / f"{quote(str(image), safe='')}.puller-rollback"
+        own = DEVICE_MARKS / f"{quote(str(image), safe='')}{_SUFFIX}"
+        return own if own.exists() else next(_marks_of_device(image), own)
     image = image.resolve()
-    return image.with_name(f".{image.name}.puller-rollback")
+    return image.with_name(f".{image.name}{_SUFFIX}")
+
+
+def _marks_of_device(image: Path) -> Iterator[Path]:
+    number = image.stat().st_rdev
+    for mark in sorted(DEVICE_MARKS.glob(f"*{_SUFFIX}")):
+        name = Path(unquote(mark.name.removesuffix(_SUFFIX)))
+        with suppress(OSError):
+            if name.is_block_device() and name.stat().st_rdev == number:
+                yield mark
 
 
 def find_mark(image: Path) -> RollbackMark | None:
@@ -81,7 +96,7 @@ def put_mark(image: Path, mark: RollbackMark) -> None:
     path = mark_path(image)
     fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path.parent)
         with open(fresh, "wb", opener=_private) as file:
             file.write(msgspec.json.encode(mark))
             file.flush()
@@ -90,6 +105,14 @@ def put_mark(image: Path, mark: RollbackMark) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise _failed("write", path, error) from error
+
+
+def _make_directory(path: Path) -> None:
+    """Make the directory of the marks of devices, durably: a power cut must not take it away with a mark."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
 
 
 def clear_mark(image: Path) -> None:

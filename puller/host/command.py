@@ -1,4 +1,4 @@
-"""The commands that a job runs before and after its backups."""
+"""Commands of the user's, each with all processes that it starts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_P
 """Environment variables for this process only."""
 
 
-def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str], scope: CancelScope) -> None:
-    """Run a command for ``timeout`` seconds at most, with ``facts`` added to its environment.
+def run_command(
+    words: Sequence[str], facts: Mapping[str, str], scope: CancelScope, timeout: float | None = None
+) -> int:
+    """Run a command with ``facts`` added to its environment, and return its exit code.
 
-    Its output goes to stderr, because stdout is for results. It is killed after its timeout, when this
-    process is asked to stop, or when ``scope`` is cancelled, together with all processes of its process
-    group. Raises CommandFailed, Interrupted.
+    A command that a signal ended has the negative number of the signal. Its output goes to stderr, because
+    stdout is for results. It is killed after ``timeout`` seconds, when this process is asked to stop, or
+    when ``scope`` is cancelled, together with all processes of its process group. Raises CommandFailed if it
+    cannot be run or took too long; Interrupted.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     try:
@@ -38,11 +41,11 @@ def run_command(words: Sequence[str], timeout: float, facts: Mapping[str, str], 
         raise CommandFailed(f"{words[0]} did not end within {timeout:g} seconds and was killed") from error
     finally:
         _end(child)
-    if code:
-        raise CommandFailed(f"{words[0]} failed with {_outcome(code)}")
+    return code
 
 
-def _outcome(code: int) -> str:
+def outcome(code: int) -> str:
+    """Return what a message says of an exit code that is not 0."""
     if code > 0:
         return f"exit code {code}"
     known = {number.value: number.name for number in signal.Signals}
