@@ -98,6 +98,7 @@ if TYPE_CHECKING:
         KeyNotHeld,
         Locked,
         MissingObject,
+        MonitorRefused,
         NbdError,
         NoBucket,
         NoRepository,
@@ -269,6 +270,7 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MonitorRefused",
     "NbdError",
     "NoBucket",
     "NoRepository",
@@ -368,7 +370,7 @@ _HOMES = {
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
         "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
+        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
         "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "

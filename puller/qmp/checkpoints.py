@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from puller.errors import MonitorRefused
 from puller.hypervisor.domain.checkpoint import OWN, Checkpoint
 from puller.qmp.machine import QemuMachine
-from puller.qmp.monitor import Refused
 from puller.qmp.names import is_changes
 
 
@@ -28,7 +28,7 @@ def delete(machine: QemuMachine, name: str) -> None:
             continue
         try:
             machine.remove_bitmap(drive, name)
-        except Refused:
+        except MonitorRefused:
             # It may have been removed although the answer to an earlier command was not waited for.
             with suppress(StopIteration):
                 if machine.drive(drive.disk.target).bitmap(name) is not None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
+from puller.errors import MonitorRefused
 from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
-from puller.qmp.monitor import Refused
 
 _QUERIES = (
     "query-name",
@@ -40,7 +40,7 @@ def describe(machine: QemuMachine, *, sealed: bool) -> bytes:
     """Return the document. The command line, which may hold passwords, is in it only if ``sealed``."""
     facts: dict[str, object] = {}
     for query in _QUERIES:
-        with suppress(Refused):  # older or other machines do not know it
+        with suppress(MonitorRefused):  # older or other machines do not know it
             facts[query] = _steady(machine.monitor.ask(query))
     facts["disks"] = [_disk(drive) for drive in machine.drives()]
     if sealed and (words := machine.command_line()) is not None:

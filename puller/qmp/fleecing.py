@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from puller.errors import CheckpointUnusable, HypervisorError, JobRunning, PullerError
+from puller.errors import CheckpointUnusable, HypervisorError, JobRunning, MonitorRefused, PullerError
 from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
 from puller.hypervisor.job.export import export_uri
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
@@ -23,7 +23,6 @@ from puller.hypervisor.space.seal import create
 from puller.qmp import remains
 from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
-from puller.qmp.monitor import Refused
 from puller.qmp.names import changes_name, node_name, short_name
 
 _CONNECTIONS = 4
@@ -112,7 +111,10 @@ class FleecedDisks(FrozenDisks):
         """See FrozenDisks: all jobs must have lasted until now."""
         jobs = remains.find(self._machine, self._prefix).jobs
         if not set(self._nodes.values()) <= set(jobs):
-            raise HypervisorError(f"a backup job of domain {self._machine.name} ended too early")
+            raise HypervisorError(
+                f"a backup job of domain {self._machine.name} ended too early",
+                advice="Find out which program ended it, then run the backup again.",
+            )
 
     def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
         """See FrozenDisks: a full scratch would harm the guest."""
@@ -151,7 +153,7 @@ class FleecedDisks(FrozenDisks):
         ]
         try:
             self._machine.monitor.ask("transaction", {"actions": actions}, doing)
-        except Refused as error:
+        except MonitorRefused as error:
             raise self._explained(error) from error
 
     def _actions(self, target: str, drive: Drive, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -174,7 +176,7 @@ class FleecedDisks(FrozenDisks):
         known = self._machine.takes("blockdev-backup", "on-cbw-error")
         return {"on-cbw-error": "break-snapshot"} if known else {}
 
-    def _explained(self, error: Refused) -> HypervisorError:
+    def _explained(self, error: MonitorRefused) -> HypervisorError:
         lost = [base for base in self._bases.values() if base is not None and f"'{base}'" in error.reason]
         if lost:
             return CheckpointUnusable(error.message)
@@ -188,7 +190,7 @@ class FleecedDisks(FrozenDisks):
         connections = max(100, _CONNECTIONS * len(self._bases))
         try:
             monitor.ask("nbd-server-start", {"addr": address, "max-connections": connections})
-        except Refused as error:
+        except MonitorRefused as error:
             if "already running" in error.reason:
                 raise self._busy("QEMU's NBD server is in use by another program") from error
             raise

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import HypervisorError, NoSuchDisk, NoSuchDomain, UnsupportedDisk
+from puller.errors import HypervisorError, MonitorRefused, NoSuchDisk, NoSuchDomain, UnsupportedDisk
 from puller.hypervisor.domain.checkpoint import OWN
 from puller.hypervisor.domain.disk import Disk, select
 from puller.hypervisor.domain.facts import file_facts
 from puller.qmp.address import parse
 from puller.qmp.drives import Drive, parse_drives
-from puller.qmp.monitor import Monitor, Refused
+from puller.qmp.monitor import Monitor
 
 OLDEST = (5, 2)
 """The first QEMU with ``block-export-add``."""
@@ -138,7 +138,7 @@ class QemuMachine:
         """Return whether the machine has a TPM, whose state QEMU does not show."""
         try:
             return bool(self.monitor.ask("query-tpm"))
-        except Refused:  # a QEMU that was built without any
+        except MonitorRefused:  # a QEMU that was built without any
             return False
 
     def drives(self) -> tuple[Drive, ...]:
@@ -185,14 +185,14 @@ class QemuMachine:
             yield from ((drive, bitmap.name) for bitmap in drive.bitmaps if bitmap.name.startswith(prefix))
 
     def remove_bitmap(self, drive: Drive, name: str) -> None:
-        """Remove a bitmap. Raises Refused."""
+        """Remove a bitmap. Raises MonitorRefused."""
         doing = f"cannot remove bitmap {name} of disk {drive.disk.target} of domain {self.name}"
         self.monitor.ask("block-dirty-bitmap-remove", {"node": drive.node, "name": name}, doing)
 
     def _kind(self, device: str) -> str:
         try:
             return str(self.monitor.ask("qom-get", {"path": device, "property": "type"}))
-        except Refused:
+        except MonitorRefused:
             return ""
 
 

@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 
 from puller.cancelling import CancelScope
-from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError
+from puller.errors import ConnectionLost, DomainNotRunning, HypervisorError, MonitorRefused
 from puller.qmp.address import Address
 
 T = TypeVar("T")
@@ -51,16 +51,6 @@ class Process:
     pid: int
     uid: int
     gid: int
-
-
-class Refused(HypervisorError):
-    """QEMU has answered a command with an error; ``reason`` are its words."""
-
-    default_advice = "See what QEMU says; docs/qmp.md describes what puller sets up in it."
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Monitor:
@@ -110,14 +100,15 @@ class Monitor:
     def ask(self, command: str, arguments: Mapping[str, object] | None = None, doing: str = "") -> Any:
         """Execute ``command`` and return QEMU's answer.
 
-        Raises Refused with "``doing``: QEMU's words", ConnectionLost, HypervisorError without an answer.
+        Raises MonitorRefused with "``doing``: QEMU's words", ConnectionLost; HypervisorError if QEMU does
+        not answer.
         """
         doing = doing or f"QEMU at {self.address} refuses {command}"
         try:
             return self._wait(self._client.execute(command, arguments))
         except ExecuteError as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise Refused(f"{doing}: {reason}", reason) from error
+            raise MonitorRefused(f"{doing}: {reason}", reason) from error
         except (ExecInterruptedError, QMPError, OSError, EOFError) as error:
             raise ConnectionLost(
                 f"the connection to QEMU at {self.address} was lost",

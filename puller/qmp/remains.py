@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from puller.cancelling import CancelScope
-from puller.errors import HypervisorError
+from puller.errors import HypervisorError, MonitorRefused
 from puller.hypervisor.space.scratch import discard
 from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
-from puller.qmp.monitor import Refused
 from puller.qmp.names import is_changes
 
 _STEP = 0.02
@@ -71,13 +70,14 @@ def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
     """Remove all that runs have set up but the checkpoints' bitmaps; return whether there was something.
 
     ``prefix`` is that of one owner, see ``owner_prefix``. ``sockets`` are where an NBD server of ours may
-    listen. Call it with the domain's lock held, and with all NBD connections closed. Raises HypervisorError if something cannot be removed.
+    listen. Call it with the domain's lock held, and with all NBD connections closed. Raises HypervisorError
+    if something cannot be removed.
     """
     found = find(machine, prefix)
     listening = [path for path in sockets if path.exists()]
     _remove_exports(machine, found)
     if (found.exports or listening) and not found.foreign:
-        with suppress(Refused):  # it does not run: a file of this name has outlived its QEMU
+        with suppress(MonitorRefused):  # it does not run: a file of this name has outlived its QEMU
             machine.monitor.ask("nbd-server-stop")
     for path in listening:
         discard(path)
@@ -93,7 +93,7 @@ def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
 
 def _remove_exports(machine: QemuMachine, found: Remains) -> None:
     for export in found.exports:
-        with suppress(Refused):  # it is being removed already
+        with suppress(MonitorRefused):  # it is being removed already
             machine.monitor.ask("block-export-del", {"id": export, "mode": "hard"})
     prefixes = tuple(found.exports)
     _wait(
@@ -104,7 +104,7 @@ def _remove_exports(machine: QemuMachine, found: Remains) -> None:
 
 def _cancel(machine: QemuMachine, prefix: str, jobs: Iterable[str]) -> None:
     for job in jobs:
-        with suppress(Refused):  # it has just ended
+        with suppress(MonitorRefused):  # it has just ended
             machine.monitor.ask("block-job-cancel", {"device": job, "force": True})
     _wait(lambda: not _jobs(machine, prefix), f"the backup jobs of domain {machine.name}")
 
@@ -114,7 +114,10 @@ def _wait(is_gone: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + _LIMIT
     while not is_gone():
         if time.monotonic() > deadline:
-            raise HypervisorError(f"{what} did not end within {_LIMIT:.0f} s")
+            raise HypervisorError(
+                f"{what} did not end within {_LIMIT:.0f} s",
+                advice="Check that the storage of the machine responds, then run the backup again.",
+            )
         waiting.pause(_STEP)
 
 
