@@ -129,7 +129,7 @@ class Aftermath:
         deadline = time.monotonic() + seconds
         with ExitStack() as watches:
             for folder in scratch:
-                watches.enter_context(ScratchWatch(folder, self._warn))
+                watches.enter_context(ScratchWatch(folder, self._warn, self._host.access))
             while (error := self._try_to_end()) is not None:
                 scope.check()
                 if _expired(deadline):

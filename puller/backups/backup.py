@@ -6,7 +6,6 @@ checkpoint is deleted only once no point needs it.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +50,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
@@ -110,7 +109,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
     with connect(plan.connect, scope) as host:
         domain = host.machine(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
             if not plan.checkpoint:
@@ -278,7 +277,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=platform.node(),
+            host=self._domain.host.node_name(),
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)

@@ -31,7 +31,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.nbd.export import Export
 from puller.repository.points import new_id
@@ -90,7 +90,7 @@ def freeze(plan: FreezePlan, command: str, observer: Observer, scope: CancelScop
         domain = host.machine(plan.domain)
         disks = domain.select_disks(plan.disks, plan.exclude, ())
         _refuse(plan, domain, disks)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             return _Freezing(plan, host, domain, disks, observer).run(command)
 

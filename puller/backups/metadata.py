@@ -25,7 +25,6 @@ from datetime import UTC, datetime
 
 from puller.backups.machines.machine import Machine
 from puller.backups.notes import Notes
-from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.image import describe
@@ -53,7 +52,7 @@ def gather(
         notes.add(text)
     if any(disk.path is not None for disk in disks):
         try:
-            yield "images.json", _images(disks, machine.scope)
+            yield "images.json", _images(disks, machine)
         except HypervisorError as error:
             notes.add(f"the point has no images.json: {error.message}")
 
@@ -84,6 +83,10 @@ class AttachmentSnapshot:
                     )
 
 
-def _images(disks: Sequence[Disk], scope: CancelScope) -> bytes:
-    facts = {disk.target: describe(disk.path, disk.format, scope) for disk in disks if disk.path is not None}
+def _images(disks: Sequence[Disk], machine: Machine) -> bytes:
+    facts = {
+        disk.target: describe(disk.path, disk.format, machine.scope, machine.host)
+        for disk in disks
+        if disk.path is not None
+    }
     return json.dumps(facts, indent=1, sort_keys=True).encode()

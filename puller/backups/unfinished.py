@@ -13,7 +13,7 @@ from puller.hypervisor.storage.rollback_mark import UNREADABLE, find_mark
 def refuse_half_rolled_back(domain: Machine, disks: Sequence[Disk]) -> None:
     """Raise RollbackUnfinished if a rollback of one of ``disks`` was not completed."""
     for disk in disks:
-        if disk.path is None or (mark := find_mark(disk.path)) is None:
+        if disk.path is None or (mark := find_mark(disk.path, domain.host)) is None:
             continue
         known = mark != UNREADABLE
         raise RollbackUnfinished(

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, MonitorRefused, NoSuchDisk, NoSuchDomain, UnsupportedDisk
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN
 from puller.hypervisor.domain.disk import Disk, select
 from puller.hypervisor.domain.facts import file_facts
@@ -76,6 +77,11 @@ class QemuMachine:
     monitor: Monitor
     name: str
     uuid: str
+
+    @property
+    def host(self) -> HostAccess:
+        """The host where it runs: this one."""
+        return LOCAL
 
     @property
     def scope(self) -> CancelScope:
@@ -175,9 +181,7 @@ class QemuMachine:
                     advice=f"Leave it out with --exclude-disk {disk.target}, or run the machine by libvirt.",
                 )
         run = self.run_id()
-        return tuple(
-            replace(disk, facts=replace(file_facts(disk.path, self.scope), qemu=run)) for disk in chosen
-        )
+        return tuple(replace(disk, facts=replace(file_facts(disk.path, self), qemu=run)) for disk in chosen)
 
     def bitmaps(self, prefix: str = OWN) -> Iterator[tuple[Drive, str]]:
         """Yield each disk with the name of each of its bitmaps that begins with ``prefix``."""

@@ -38,7 +38,7 @@ def test_a_run_that_a_signal_stops_hurries(
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: clock.append(clock.pop() + seconds))
-    monkeypatch.setattr(Host, "connect", gone)
+    monkeypatch.setattr(Host, "reach", gone)
     scope = CancelScope()
     host: Any = SimpleNamespace(
         uri="qemu:///system", label="libvirt at qemu:///system", is_alive=lambda: False, scope=scope

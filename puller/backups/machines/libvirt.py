@@ -13,7 +13,9 @@ from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, PulledSource, Source
 from puller.cancelling import CancelScope
+from puller.errors import UsageError
 from puller.events import Notice, Observer
+from puller.host.access import LOCAL
 from puller.hypervisor import secret
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -38,6 +40,7 @@ class LibvirtHost:
         self._host = host
         self.uri = host.uri
         self.scope = host.scope
+        self.access = host.access
         self.label = f"libvirt at {host.uri}"
 
     def machine(self, name: str) -> LibvirtMachine:
@@ -71,6 +74,7 @@ class LibvirtMachine:
         self._domain = domain
         self.name = domain.name
         self.uuid = domain.uuid
+        self.host = domain.host
         self.way_to_end = f"run 'virsh domjobabort {domain.name}'"
 
     @property
@@ -97,7 +101,7 @@ class LibvirtMachine:
         domain = self._domain
         disks = with_facts(domain, domain.select_disks(include, exclude, exclude_if_present))
         if not domain.is_active():
-            disks = tuple(with_stored_chain(disk, domain.scope) for disk in disks)
+            disks = tuple(with_stored_chain(disk, domain.scope, domain.host) for disk in disks)
         refuse_shared(self._host, domain, disks)
         return disks
 
@@ -113,11 +117,16 @@ class LibvirtMachine:
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
-        """See Machine."""
+        """See Machine. Raises UsageError where images of another host would have to be read."""
         domain = self._domain
         scratch = self._folder(disks, request.scratch_dir)
         if not disks:
             return Source(disks, scratch)
+        if domain.host is not LOCAL and (request.mode != Pull.mode or not domain.is_active()):
+            raise UsageError(
+                f"cannot read images of domain {domain.name} on host {domain.host.name}",
+                advice="Pull the domain while it runs, or run puller on its host.",
+            )
         if not domain.is_active():
             text = (
                 "the domain is shut off: puller reads its images, and it cannot be started until that is done"

@@ -11,6 +11,7 @@ from puller.backups.bases.history import History
 from puller.backups.sources.source import PulledSource, Source
 from puller.cancelling import CancelScope
 from puller.events import Observer
+from puller.host.access import HostAccess
 from puller.hypervisor.domain.checkpoint import Checkpoint
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.agent import Agent
@@ -49,6 +50,11 @@ class Machine(Protocol):
     @property
     def uuid(self) -> str:
         """The domain's UUID."""
+        ...
+
+    @property
+    def host(self) -> HostAccess:
+        """The host where it runs."""
         ...
 
     @property
@@ -150,6 +156,7 @@ class MachineHost(Protocol):
 
     uri: str
     scope: CancelScope
+    access: HostAccess
 
     @property
     def label(self) -> str:

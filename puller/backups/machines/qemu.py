@@ -13,6 +13,7 @@ from puller.backups.sources.source import Pull, Source
 from puller.cancelling import CancelScope
 from puller.errors import UsageError
 from puller.events import Observer
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, Checkpoint, owner_prefix, point_of
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.locking import runlock
@@ -32,6 +33,7 @@ class MonitoredHost:
         self._host = host
         self.uri = host.uri
         self.scope = host.scope
+        self.access: HostAccess = LOCAL
         self.label = f"QEMU at {host.monitor.address}"
 
     @classmethod
@@ -73,6 +75,7 @@ class MonitoredMachine:
         self._machine = machine
         self.name = machine.name
         self.uuid = machine.uuid
+        self.host = machine.host
         self.way_to_end = "run a backup of the domain"
 
     @property

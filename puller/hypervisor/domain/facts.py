@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
-from puller.host import programs
+from puller.host.access import HostAccess
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import with_image_facts
@@ -18,21 +19,35 @@ _SECONDS = 10.0
 """Seconds for ``stat`` on storage that hangs; the backup itself will notice that."""
 
 
+class Placed(Protocol):
+    """A domain on a host; waits for it belong to ``scope``."""
+
+    @property
+    def host(self) -> HostAccess:
+        """The host where it runs."""
+        ...
+
+    @property
+    def scope(self) -> CancelScope:
+        """Its scope."""
+        ...
+
+
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """Return the disks with the facts of their images. Raises HypervisorError."""
     qemu = _run_of(domain)
     return tuple(
         replace(
-            with_image_facts(disk, domain.scope),
-            facts=replace(file_facts(disk.path, domain.scope), qemu=qemu),
+            with_image_facts(disk, domain.scope, domain.host),
+            facts=replace(file_facts(disk.path, domain), qemu=qemu),
         )
         for disk in disks
     )
 
 
-def file_facts(path: Path | None, scope: CancelScope) -> ImageFacts:
-    """Return the facts about the file at ``path`` alone."""
-    found = [] if path is None else _stat(path, "%i %.9W %s", scope)
+def file_facts(path: Path | None, domain: Placed) -> ImageFacts:
+    """Return the facts about the file at ``path`` alone, on the host of ``domain``."""
+    found = [] if path is None else _stat(path, "%i %.9W %s", domain)
     if len(found) != 3:
         return ImageFacts()
     inode, born, size = found
@@ -45,16 +60,16 @@ def _run_of(domain: Domain) -> str:
     if number is None:
         return ""
     try:
-        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W", domain.scope)])
+        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W", domain)])
     except HypervisorError:
         return number
 
 
-def _stat(path: Path, what: str, scope: CancelScope) -> list[str]:
+def _stat(path: Path, what: str, domain: Placed) -> list[str]:
     """Return words of coreutils' ``stat``, which shows birth times unlike Python's. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:
-        done = programs.run(command, _SECONDS, scope)
+        done = domain.host.run(command, _SECONDS, domain.scope)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.decode(errors="replace").split() if done.returncode == 0 else []

@@ -81,7 +81,7 @@ def thaw_until_answered(uri: str, uuid: str) -> bool:
 
 
 def _thaw(uri: str, uuid: str) -> bool:
-    with Host.connect(uri) as host:
+    with Host.reach(uri) as host:
         try:
             domain = host.domain(uuid)
         except NoSuchDomain:

@@ -33,8 +33,8 @@ def ask(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T
 
 def _ask(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T:
     try:
-        from puller.backups.machines.connecting import connect
+        from puller.backups.machines.connecting import connect_here
     except ModuleNotFoundError as error:
         raise HypervisorError("Python's module libvirt is not installed") from error
-    with connect(uri, scope) as host:
+    with connect_here(uri, scope) as host:
         return question(host)
