@@ -31,7 +31,7 @@ from puller.backups.machines.connecting import connect
 from puller.backups.machines.machine import Machine, SourceRequest
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
-from puller.backups.omissions import omissions
+from puller.backups.omissions import omissions, unreached
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
 from puller.backups.transfer import Transfer
@@ -50,6 +50,7 @@ from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.tcp import OverTcp
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
@@ -76,7 +77,7 @@ class Plan:
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
     staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
     creates none. ``read_rate`` is in bytes per second,
-    for all disks together.
+    for all disks together. ``tcp`` reads the disks of another host over TCP.
     """
 
     domain: str
@@ -96,6 +97,7 @@ class Plan:
     tags: dict[str, str] | None = None
     tuning: Tuning | None = None
     read_rate: int | None = None
+    tcp: OverTcp | None = None
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -120,6 +122,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
                 )
                 transaction.note(_omissions(domain, plan))
+                transaction.note(unreached(domain))
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
@@ -182,7 +185,7 @@ def _source(
 ) -> Source:
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
-    request = SourceRequest(plan.mode, plan.scratch_dir, plan.staging_dir, plan.keep_staging)
+    request = SourceRequest(plan.mode, plan.scratch_dir, plan.staging_dir, plan.keep_staging, plan.tcp)
     return domain.source(repository, disks, request, observer)
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from puller.backups.machines.machine import Machine
 from puller.hypervisor.domain.disk import Disk
+
+
+def unreached(domain: Machine) -> Iterator[str]:
+    """Note what a backup cannot do without a way to the files of the domain's host."""
+    if not domain.host.has_files:
+        yield (
+            f"the space for the scratch on host {domain.host.name} was not checked: "
+            "puller has no way to the files of that host"
+        )
 
 
 def omissions(

@@ -12,10 +12,10 @@ from puller.backups.machines.machine import AttachmentReader, SourceRequest, Tel
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, PulledSource, Source
+from puller.backups.sources.ways import way_to
 from puller.cancelling import CancelScope
 from puller.errors import UsageError
 from puller.events import Notice, Observer
-from puller.host.access import LOCAL
 from puller.hypervisor import secret
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -117,23 +117,28 @@ class LibvirtMachine:
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
-        """See Machine. Raises UsageError where images of another host would have to be read."""
+        """See Machine. Raises UsageError where images would have to be read that puller cannot reach."""
         domain = self._domain
         scratch = self._folder(disks, request.scratch_dir)
         if not disks:
             return Source(disks, scratch)
-        if domain.host is not LOCAL and (request.mode != Pull.mode or not domain.is_active()):
+        if not domain.host.has_files and (request.mode != Pull.mode or not domain.is_active()):
             raise UsageError(
-                f"cannot read images of domain {domain.name} on host {domain.host.name}",
-                advice="Pull the domain while it runs, or run puller on its host.",
+                f"cannot read images of domain {domain.name}: puller has no way to the files of host "
+                f"{domain.host.name}",
+                advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
             )
         if not domain.is_active():
             text = (
                 "the domain is shut off: puller reads its images, and it cannot be started until that is done"
             )
             observer(Notice(domain.name, text))
-        if request.mode == Pull.mode or not domain.is_active():
-            return self.pulled(repository.id, disks, request.scratch_dir)
+            return Offline(domain, disks, repository.id, scratch)
+        if request.mode == Pull.mode:
+            way, notice = way_to(domain, request.tcp)
+            if notice is not None:
+                observer(Notice(domain.name, notice))
+            return Pull(domain, disks, repository.id, scratch, way)
         staging = scratch if request.staging_dir is None else Path(request.staging_dir)
         return Push(domain, disks, repository, staging, request.keep_staging, observer)
 

@@ -15,6 +15,7 @@ from puller.host.access import HostAccess
 from puller.hypervisor.domain.checkpoint import Checkpoint
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.agent import Agent
+from puller.hypervisor.job.tcp import OverTcp
 from puller.repository.repository import Repository
 
 Tell = Callable[[str], None]
@@ -22,12 +23,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """How the disks are to be read: ``mode`` is ``pull`` or ``push``; see ``puller.backup`` for the rest."""
+    """How the disks are to be read; see ``puller.backup``. ``tcp`` is the way to another host, if chosen."""
 
     mode: str
     scratch_dir: str | None
     staging_dir: str | None
     keep_staging: bool
+    tcp: OverTcp | None
 
 
 @dataclass(frozen=True, slots=True)

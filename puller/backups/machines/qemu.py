@@ -112,11 +112,16 @@ class MonitoredMachine:
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
     ) -> Source:
-        """See Machine. Raises UsageError for a push."""
+        """See Machine. Raises UsageError for a push, and for TCP."""
         if request.mode != Pull.mode:
             raise UsageError(
                 f"cannot push the disks of domain {self.name}: only libvirt pushes",
                 advice="Leave out --mode push: puller pulls from a QEMU without libvirt.",
+            )
+        if request.tcp is not None:
+            raise UsageError(
+                f"cannot read domain {self.name} over TCP: it runs on this host",
+                advice="Leave out --nbd-tls and --insecure-nbd: puller reads a Unix socket.",
             )
         if not disks:
             return Source(disks, self._folder(disks, request.scratch_dir))
