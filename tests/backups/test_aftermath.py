@@ -11,6 +11,7 @@ from puller.backups.aftermath import HURRY, RETURN, Aftermath
 from puller.cancelling import CancelScope
 from puller.errors import ConnectionLost, HypervisorError, Interrupted
 from puller.events import ignore
+from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 
 
@@ -41,7 +42,11 @@ def test_a_run_that_a_signal_stops_hurries(
     monkeypatch.setattr(Host, "reach", gone)
     scope = CancelScope()
     host: Any = SimpleNamespace(
-        uri="qemu:///system", label="libvirt at qemu:///system", is_alive=lambda: False, scope=scope
+        uri="qemu:///system",
+        label="libvirt at qemu:///system",
+        access=LOCAL,
+        is_alive=lambda: False,
+        scope=scope,
     )
     domain: Any = SimpleNamespace(name="web1", uuid="u", start_id=lambda: "1")
     if stopped:
