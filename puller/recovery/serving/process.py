@@ -153,12 +153,17 @@ class ServerProcess:
         """Process id of nbdkit."""
         return self._process.pid
 
+    def require_running(self) -> None:
+        """Raise ServeFailed if the server has ended by itself."""
+        if self._ended.is_set():
+            raise ServeFailed(f"nbdkit has ended: {self._reason()}")
+
     def wait(self, scope: CancelScope) -> None:
         """Wait until ``scope`` is cancelled. Raises ServeFailed if the server ends before."""
         with scope.calling(self._ended.set):
             self._ended.wait()
         if not scope.cancelled:
-            raise ServeFailed(f"nbdkit has ended: {self._reason()}")
+            self.require_running()
 
     def end(self) -> None:
         """End the server; clients that are connected lose their connection. It may be called twice."""
