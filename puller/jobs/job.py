@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.backups.machines.connecting import connect
 from puller.cancelling import find_stop
 from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
@@ -26,7 +27,6 @@ from puller.errors import (
 )
 from puller.events import Notice, Observer, ignore
 from puller.host.command import outcome, run_command
-from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
@@ -166,7 +166,7 @@ class _Run:
         report.interruption = report.taken.interruption
 
     def _domains(self) -> list[str]:
-        with Host.reach(self._connect, self._repository.scope) as host:
+        with connect(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:
