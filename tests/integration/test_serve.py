@@ -27,7 +27,7 @@ from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
-from tests.lab.archive import make_point
+from tests.lab.archive import data_packs, make_point
 from tests.lab.feed import store_disk
 from tests.lab.guest import (
     BARE_DISK,
@@ -545,3 +545,39 @@ def test_a_guest_starts_on_a_served_point_and_writes(tmp_path: Path) -> None:
             subprocess.run(["nbdcopy", server.uri(target), str(tmp_path / "copy")], check=True)
             assert (tmp_path / "copy").read_bytes() == content
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_spares_the_store_and_holds_nothing_in_clear(own_archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with own_archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
+        assert read(server.uri(), 66 * MIB, 100) == CONTENT[66 * MIB : 66 * MIB + 100]
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert len(files) >= 8 * MIB // CHUNK
+    assert folder.stat().st_mode & 0o77 == 0
+    clear = [CONTENT[at : at + 64] for at in range(30 * MIB, 38 * MIB, CHUNK)]
+    assert not any(piece in path.read_bytes() for path in files for piece in clear)
+    # What lies there comes from there: the store's copy is damaged by now.
+    for path in data_packs(Path(own_archive.url)):
+        content = path.read_bytes()
+        if len(content) > MIB:
+            path.chmod(0o600)
+            path.write_bytes(bytes(len(content) - 200_000) + content[-200_000:])
+    with own_archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
+        with pytest.raises(NbdError):
+            read(server.uri(), 50 * MIB, CHUNK)
+
+
+def test_a_damaged_or_full_folder_harms_nothing(archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with archive.serve("vda", cache_dir=str(folder)) as server:
+        read(server.uri(), 30 * MIB, 4 * MIB)
+    for path in folder.iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    with archive.serve("vda", cache_dir=str(folder), cache_size=MIB) as server:
+        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= MIB
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="for the cache"):
+        archive.serve("vda", cache_dir=str(tmp_path / "file"))

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -28,7 +28,7 @@ from puller.events import Notice, Observer, ignore
 from puller.host.runtime import SOCKET_PATH, SocketFolder
 from puller.recovery.serving import session as sessions
 from puller.recovery.serving.session import Ready, Report, Session
-from puller.units import MIB
+from puller.units import GIB, MIB
 
 SOCKET_FOLDER = "puller-serve-"
 """What the names of the folders of private sockets begin with."""
@@ -38,6 +38,9 @@ MEMORY = 64 * MIB
 
 LEAST_MEMORY = 16 * MIB
 """Below that, what is read ahead is dropped before it is read."""
+
+FOLDER_SIZE = 4 * GIB
+"""Default for the fetched data in a directory."""
 
 INSTALL = (
     "Install nbdkit and its Python plugin: packages nbdkit and nbdkit-plugin-python on Debian and Ubuntu, "
@@ -70,6 +73,7 @@ class Service:
             them. Clients need TLS then, and a certificate of the same CA.
         memory: Bytes of decrypted chunks that are kept in memory.
         writable: Let clients write, to temporary files that are gone with the server.
+        folder: Directory for what was fetched, as it is stored; ``folder_size`` is the most bytes in it.
     """
 
     disks: tuple[str, ...] = ()
@@ -79,6 +83,15 @@ class Service:
     certificates: Path | None = None
     memory: int = MEMORY
     writable: bool = False
+    folder: Path | None = None
+    folder_size: int = FOLDER_SIZE
+
+    def cached(self, size: int | None, folder: str | None) -> Service:
+        """Return the same with a cache of ``size`` bytes: in ``folder``, or in memory."""
+        if folder is None:
+            return self if size is None else replace(self, memory=size)
+        path = Path(folder).absolute()
+        return replace(self, folder=path, folder_size=FOLDER_SIZE if size is None else size)
 
     def check(self) -> None:
         """Raise UsageError for what cannot be carried out."""
