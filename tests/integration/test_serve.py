@@ -426,6 +426,10 @@ def test_tls_demands_a_certificate_of_the_same_ca(archive: Archive, tmp_path: Pa
         ):
             words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda{where}"]
             sizes[name] = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        # Who trusts this server, and is not trusted by it:
+        shutil.copy(folder / "ca-cert.pem", others / "ca-cert.pem")
+        words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda?tls-certificates={others}"]
+        assert subprocess.run(words, capture_output=True, check=False).returncode
         plain = ["nbdinfo", "--size", f"nbd://localhost:{port}/vda"]
         assert subprocess.run(plain, capture_output=True, check=False).returncode
     assert sizes == {"ours": f"{SIZE}\n", "theirs": ""}
@@ -575,9 +579,11 @@ def test_a_damaged_or_full_folder_harms_nothing(archive: Archive, tmp_path: Path
         read(server.uri(), 30 * MIB, 4 * MIB)
     for path in folder.iterdir():
         path.write_bytes(bytes(path.stat().st_size))
+    with archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 4 * MIB) == CONTENT[30 * MIB : 34 * MIB]
     with archive.serve("vda", cache_dir=str(folder), cache_size=MIB) as server:
-        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= MIB
+        assert read(server.uri(), 50 * MIB, 8 * MIB) == CONTENT[50 * MIB : 58 * MIB]
+    assert 0 < sum(path.stat().st_size for path in folder.iterdir()) <= MIB
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="for the cache"):
         archive.serve("vda", cache_dir=str(tmp_path / "file"))
