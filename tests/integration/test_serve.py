@@ -363,6 +363,19 @@ def test_the_server_dies_with_a_puller_that_is_killed(own_archive: Archive, tmp_
     assert not (tmp_path / "socket").exists()
 
 
+def test_a_server_outlives_the_thread_that_started_it(archive: Archive) -> None:
+    """The kernel tells nbdkit of the end of the thread that it is a child of, not of the process."""
+    begun: list[puller.Server] = []
+    thread = threading.Thread(target=lambda: begun.append(archive.serve("vdb")))
+    thread.start()
+    thread.join()
+    (server,) = begun
+    with server:
+        for _ in range(50):
+            assert read(server.uri(), 0, 10) == SMALL[:10]
+        assert is_alive(server.pid)
+
+
 def test_an_nbdkit_that_dies_is_an_error(own_archive: Archive) -> None:
     process, _ = _begin(own_archive)
     (pid,) = _children(process.pid)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,22 +218,35 @@ class ServerProcess:
     def _start(self, stack: ExitStack, session: Session) -> Ready:
         ours, theirs = socket.socketpair()
         stack.callback(ours.close)
-        errors, writer = os.pipe()
         with theirs:
-            try:
-                self._process = self._run(theirs.fileno(), writer)
-            except FileNotFoundError as error:
-                os.close(errors)
-                raise ServeFailed("nbdkit is not installed", advice=INSTALL) from error
-            finally:
-                os.close(writer)
+            self._process = self._spawn(ours, theirs)
         stack.callback(self._end)
-        threading.Thread(target=self._collect, args=[errors], name="nbdkit", daemon=True).start()
-        threading.Thread(target=self._listen, args=[ours], name="serve", daemon=True).start()
-        stack.callback(lambda: ours.shutdown(socket.SHUT_RDWR))
+        stack.callback(lambda: ours.shutdown(socket.SHUT_WR))
         with suppress(OSError):  # nbdkit has ended, which is found out below
             ours.sendall(sessions.encode(session))
         return self._await()
+
+    def _spawn(self, ours: socket.socket, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        """Start nbdkit in a thread that lasts as long: it ends with the thread that started it (prctl(2))."""
+        born: Future[subprocess.Popen[bytes]] = Future()
+        errors, writer = os.pipe()
+
+        def live() -> None:
+            try:
+                born.set_result(self._run(theirs.fileno(), writer))
+            except BaseException as error:  # noqa: BLE001 - the caller raises it
+                born.set_exception(error)
+            else:
+                self._listen(ours)
+
+        threading.Thread(target=self._collect, args=[errors], name="nbdkit", daemon=True).start()
+        threading.Thread(target=live, name="serve", daemon=True).start()
+        try:
+            return born.result()
+        except FileNotFoundError as error:
+            raise ServeFailed("nbdkit is not installed", advice=INSTALL) from error
+        finally:
+            os.close(writer)
 
     def _run(self, channel: int, errors: int) -> subprocess.Popen[bytes]:
         paths = [path for path in sys.path if path]
