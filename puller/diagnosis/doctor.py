@@ -62,7 +62,7 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
         yield ask("foreign-objects", store.url, partial(foreign_objects, opening.outcome))
     yield from files.examine()
     uri = examination.connect
-    connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
+    connecting = attempt("connection", uri, partial(Host.reach, uri), lambda _: "libvirt answers")
     yield connecting.check
     if connecting.outcome is not None:
         with connecting.outcome as host:
