@@ -147,7 +147,7 @@ def _examine_domain(examined: ExaminedDomain, examination: Examination) -> Itera
     domain = examined.domain
     yield from domains.examine(examined)
     if examined.repository is not None and (domain.is_active() or examination.domains):
-        newest = LastPoint(examined.repository, domain.uuid)
+        newest = LastPoint(examined.repository, domain.uuid, domain.host.node_name())
         yield ask("last-point", domain.name, newest.answer)
     yield from disks.examine(examined)
     if examined.taken():
