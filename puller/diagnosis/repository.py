@@ -41,7 +41,8 @@ def foreign_objects(repository: Repository) -> Answer:
 class LastPoint:
     """The newest point of a domain with an intact record, and newer damaged ones.
 
-    If several hosts took points, those of ``host`` count, by default this one: a copy on another host has the same UUID.
+    If several hosts took points, those of ``host`` count, by default this one: a copy of the domain on
+    another host has the same UUID.
     """
 
     def __init__(self, repository: Repository, uuid: str, host: str | None = None) -> None:

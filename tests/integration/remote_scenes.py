@@ -343,6 +343,7 @@ def firmware(stage: Stage) -> dict[str, Any]:
     loader.text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
     variables = IMAGES / "far-vars.fd"
     ET.SubElement(system, "nvram", template="/usr/share/OVMF/OVMF_VARS_4M.fd").text = str(variables)
+    ET.SubElement(ET.SubElement(root, "features"), "acpi")  # without which there is no UEFI
     devices = root.find("devices")
     assert devices is not None
     tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
