@@ -142,7 +142,7 @@ class Stage:
         words = ["-U", "-O", "raw", "--image-opts", image]
         if target in self.encrypted:
             words[-1] += ",encrypt.key-secret=s"
-            words += ["--object", f"secret,id=s,data={PASSPHRASE.decode()}"]
+            words += ["--object", "secret,id=s,data=" + PASSPHRASE.decode().replace(",", ",,")]
         self.host.run("qemu-img", "convert", *words, str(raw))
         digest = self.host.run("sha256sum", str(raw)).split()[0]
         self.host.run("rm", str(raw))
