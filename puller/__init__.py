@@ -136,6 +136,7 @@ if TYPE_CHECKING:
         NotBooted,
         NotEncrypted,
         NotQuiesced,
+        NotStartable,
         ObjectChanged,
         ObjectExists,
         ObjectNotFound,
@@ -145,8 +146,8 @@ if TYPE_CHECKING:
         Overtaken,
         PartialFailure,
         PointKept,
-        PullerError,
         PullIncomplete,
+        PullerError,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
@@ -364,6 +365,7 @@ __all__ = [
     "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
+    "NotStartable",
     "Notice",
     "ObjectChanged",
     "ObjectExists",
@@ -479,9 +481,9 @@ _HOMES = {
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
         "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
-        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
+        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
+        "PartialFailure PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
         "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
         "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
         "UnsupportedFormat UsageError WrongKey"
