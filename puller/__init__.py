@@ -125,6 +125,7 @@ if TYPE_CHECKING:
         KeyNotHeld,
         Locked,
         MissingObject,
+        MonitorRefused,
         NbdError,
         NoBucket,
         NoFilesystem,
@@ -353,6 +354,7 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MonitorRefused",
     "MountedPoint",
     "NbdError",
     "NoBucket",
@@ -479,7 +481,7 @@ _HOMES = {
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
         "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "

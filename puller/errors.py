@@ -327,6 +327,18 @@ class ConnectionLost(HypervisorError):
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
 
 
+class MonitorRefused(HypervisorError):
+    """QEMU without libvirt has answered a command with an error; ``reason`` are its words."""
+
+    default_advice = (
+        "See what QEMU says, and 'QEMU without libvirt' in the documents for what puller does in it."
+    )
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class HostUnreachable(HypervisorError):
     """The host of a remote libvirt cannot be reached, or the line to it broke."""
 
