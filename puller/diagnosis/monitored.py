@@ -16,7 +16,7 @@ from puller.diagnosis.repository import LastPoint
 from puller.hypervisor.domain.checkpoint import owner_prefix
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.image import untracked
-from puller.hypervisor.locking.lock import holder, lock_directory
+from puller.hypervisor.locking.lock import holder
 from puller.hypervisor.space import scratch
 from puller.qmp import remains
 from puller.qmp.agent import SocketAgent
@@ -103,7 +103,7 @@ def _agent(machine: QemuMachine) -> Answer:
 
 def _open_job(machine: QemuMachine, repository: Repository) -> Answer:
     found = remains.find(machine, owner_prefix(repository.id))
-    process = holder(machine.uuid, lock_directory())
+    process = holder(machine)
     if process is not None:
         return ok(f"process {process} is backing up the domain")
     if found.foreign:
