@@ -55,9 +55,13 @@ _ALLOCATE = 'fallocate --keep-size --length "$2" -- "$1"'
 _KEEP = 'truncate -s "$(stat -c %s -- "$1")" -- "$1" && mv -T -- "$1" "$2"'
 _RESOLVE = 'realpath -mz -- "$1" | tr -d "\\0"'
 _HOLDER = 'exec 9<"$1" || exit 0; flock -sn 9 || head -c 100 "$1"'
-_RUNTIME = (
-    'if test "$(id -u)" = 0; then echo /run/puller; else echo "${XDG_RUNTIME_DIR:-/tmp}/puller-$(id -u)"; fi'
-)
+_RUNTIME = """\
+user=$(id -u)
+runtime=${XDG_RUNTIME_DIR:-/run/user/$user}
+if test "$user" = 0; then echo /run/puller
+elif test -d "$runtime"; then echo "$runtime/puller"
+else echo "${TMPDIR:-/tmp}/puller-$user"; fi
+"""
 
 
 class SshHost(HostAccess):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -398,6 +399,50 @@ def encrypted(stage: Stage) -> dict[str, Any]:
     return {"outcomes": outcomes, "secrets": left}
 
 
+def full_scratch(stage: Stage) -> dict[str, Any]:
+    """The scratch on the other host is too small, and fills up while the job is open."""
+    stage.machine.write("vda", 7, 0, 16 * MIB)
+    folder = IMAGES / "scratch"
+    stage.host.run("mkdir", str(folder))
+    stage.host.run("mount", "-t", "tmpfs", "-o", "size=100M", "tmpfs", str(folder))
+    small = stage.back_up(scratch_dir=str(folder))
+    stage.host.run("mount", "-o", "remount,size=300M", str(folder))
+
+    def fill(exports: Sequence[DiskExport]) -> None:
+        stage.host.run("sh", "-c", f"head -c 290M /dev/zero >{folder}/filler")
+
+    filled = stage.back_up(frozen=fill, scratch_dir=str(folder), limit_read=512 * KIB)
+    return {"small": small, "filled": filled}
+
+
+def locked(stage: Stage) -> dict[str, Any]:
+    """Other pullers, here and there, while one backs the domain up."""
+    messages: dict[str, str] = {}
+
+    def others(exports: Sequence[DiskExport]) -> None:
+        try:
+            puller.backup(stage.repository, NAME, connect=SSH)
+        except PullerError as error:
+            messages["here"] = f"{type(error).__name__}: {error.message}"
+        try:
+            stage.back_up_there()
+        except RuntimeError as error:
+            messages["there"] = str(error)
+
+    outcome = stage.back_up(frozen=others)
+    return {"messages": messages, "outcome": outcome, "process": os.getpid(), "host": socket.gethostname()}
+
+
+def frozen_for_another_program(stage: Stage) -> dict[str, Any]:
+    """Another program of this host reads the frozen disks of that one."""
+    stage.machine.write("vda", 7, 0, MIB)
+    truth = stage.truth()
+    raw = stage.folder / "copy"
+    done = puller.freeze(NAME, f'nbdcopy "$PULLER_URI_vda" {raw}', connect=SSH, disks=["vda"])
+    digest = hashlib.sha256(raw.read_bytes()).hexdigest()
+    return {"code": done.exit_code, "exact": digest == truth["vda"], **stage._left()}
+
+
 class Stop(Exception):
     """What a test raises inside a step."""
 
@@ -494,6 +539,9 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "killed": killed,
     "encrypted": encrypted,
     "stopped": stopped,
+    "full scratch": full_scratch,
+    "locked": locked,
+    "freeze": frozen_for_another_program,
     "diagnosed": diagnosed,
     "firmware": firmware,
     "strangers": strangers,

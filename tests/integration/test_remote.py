@@ -21,7 +21,7 @@ def played(scene: str) -> dict[str, Any]:
     """What came of a scene."""
     with tempfile.TemporaryDirectory(prefix="puller-remote-") as folder:
         command = in_own_network("tests.integration.remote_scenes", [folder, scene])
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         outcome: dict[str, Any] = json.loads(done.stdout)
         return outcome
@@ -162,3 +162,24 @@ def test_a_run_stopped_at_a_step_leaves_nothing_on_the_other_host() -> None:
     assert len(outcome["left"]) == 14
     assert not any(outcome["left"].values())
     assert (outcome["next"]["kind"], outcome["next"]["exact"]) == ("incremental", True)
+
+
+def test_the_scratch_of_the_other_host_is_checked_and_watched() -> None:
+    outcome = played("full scratch")
+    small, filled = outcome["small"], outcome["filled"]
+    assert (small["error"], filled["error"]) == ("ScratchFull", "ScratchFull")
+    assert small["message"].endswith("free, but 256 MiB are needed")
+    assert filled["message"].endswith("the backup was ended before guest writes could fail")
+    assert (small["left"], filled["left"]) == ([], [])
+
+
+def test_one_puller_at_a_time_whichever_host_it_runs_on() -> None:
+    outcome = played("locked")
+    holder = f"process {outcome['process']} of host {outcome['host']}"
+    assert outcome["messages"]["here"] == f"Locked: domain far is being backed up by {holder}"
+    assert f"domain far is being backed up by {holder}" in outcome["messages"]["there"]
+    assert outcome["outcome"]["exact"]
+
+
+def test_another_program_reads_the_frozen_disks_of_another_host() -> None:
+    assert played("freeze") == {"code": 0, "exact": True, "left": []}
