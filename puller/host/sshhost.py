@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -21,6 +22,9 @@ from puller.host.ssh import SshConnection, SshTarget
 
 _SECONDS = 30.0
 """Seconds for a question about a file."""
+
+_TOKEN = secrets.token_hex(4)
+"""Tells this process from one of another container, whose number and host name may be the same."""
 
 _MISSING = 127
 """Exit code of a shell that does not find the program."""
@@ -72,7 +76,7 @@ class SshHost(HostAccess):
     def __init__(self, target: SshTarget) -> None:
         self._ssh = SshConnection(target)
         self.name = self._ssh.destination
-        self._identity = f"process {os.getpid()} of host {socket.gethostname()}"
+        self._identity = f"process {os.getpid()} of host {socket.gethostname()} ({_TOKEN})"
 
     def close(self) -> None:
         """End the connection."""
