@@ -74,6 +74,14 @@ class ClosedHost(HostAccess):
         """See HostAccess."""
         self._refuse()
 
+    def allocate(self, path: Path, length: int) -> None:
+        """See HostAccess."""
+        self._refuse()
+
+    def keep(self, path: Path, name: Path) -> None:
+        """See HostAccess."""
+        self._refuse()
+
     def resolved(self, path: Path) -> Path:
         """See HostAccess."""
         self._refuse()

@@ -1,4 +1,4 @@
-"""A job of the configuration: the command before, the backups, retention, a check, the command after."""
+"""A job of the configuration: the command before, the backups, what follows them, the command after."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.backups.machines.connecting import connect
+from puller.cancelling import find_stop
+from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
@@ -24,10 +27,11 @@ from puller.errors import (
 )
 from puller.events import Notice, Observer, ignore
 from puller.host.command import outcome, run_command
-from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
-from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
-from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PRUNE, JobReport
+from puller.hypervisor.uri import is_local
+from puller.jobs.batch import Failed, Reporters, Stored, take_all
+from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
+from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
@@ -56,12 +60,13 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     job: Job,
     *,
     steps: Sequence[JobStep] | None = None,
+    drills: DrillSettings | None = None,
     connect: str | None = None,
     observer: Observer = ignore,
     on_point: Stored = _ignore_point,
     on_failure: Failed = _ignore_failure,
 ) -> JobReport:
-    """Run a job of the configuration: back up its domains, then prune and check as it says.
+    """Run a job of the configuration: back up its domains, then prune, check and prove as it says.
 
     A step or a domain that fails does not stop the others: the report has the errors. So does a
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
@@ -69,7 +74,8 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     Args:
         repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
-        steps: The steps to run, of ``backup``, ``prune`` and ``check``. Default: those of the job.
+        steps: The steps to run, of ``backup``, ``prune``, ``check`` and ``prove``. Default: those of the job.
+        drills: How to hold restore drills, such as ``read_configuration(...).prove``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
             set.
@@ -90,31 +96,34 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
         0
     """
     chosen = _checked(job.steps if steps is None else steps)
-    run = _Run(
-        repository, job, connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
-    )
+    uri, reporters = connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
+    run = _Run(repository, job, uri, reporters, drills or DrillSettings())
     with JobLock(job.name, chosen[0], lock_directory()):
         run.all(chosen)
     return run.report
 
 
 def _checked(steps: Sequence[str]) -> Sequence[str]:
-    if not steps or isinstance(steps, str) or not set(steps) <= {BACKUP, PRUNE, CHECK}:
-        raise UsageError(f"invalid steps {steps!r}", advice=f"Use a list of: {BACKUP}, {PRUNE}, {CHECK}.")
+    if not steps or isinstance(steps, str) or not set(steps) <= set(STEPS):
+        raise UsageError(f"invalid steps {steps!r}", advice=f"Use a list of: {', '.join(STEPS)}.")
     return steps
 
 
 class _Run:
-    def __init__(self, repository: Repository, job: Job, connect: str, audience: Reporters) -> None:
+    def __init__(
+        self, repository: Repository, job: Job, connect: str, audience: Reporters, drills: DrillSettings
+    ) -> None:
         self._repository = repository
         self._job = job
         self._connect = connect
         self._audience = audience
+        self._drills = drills
+        self._other: str | None = None
         self.report = JobReport(job.name)
 
     def all(self, steps: Sequence[str]) -> None:
         """Run the steps between the commands. The command afterwards always runs."""
-        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check}
+        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check, PROVE: self._prove}
         if BACKUP not in steps:
             self._each(steps, work)
             return
@@ -158,8 +167,17 @@ class _Run:
         report.taken = take_all(self._domains(), take, self._audience, job.parallel, scope)
         report.interruption = report.taken.interruption
 
+    def _host(self) -> str | None:
+        """Return the name of the other host whose domains the job backs up; None if that is this host."""
+        if self._job.hosts or is_local(self._connect):
+            return None
+        if self._other is None:
+            with connect(self._connect, self._repository.scope) as host:
+                self._other = host.access.node_name()
+        return self._other
+
     def _domains(self) -> list[str]:
-        with Host.reach(self._connect, self._repository.scope) as host:
+        with connect(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:
@@ -170,7 +188,7 @@ class _Run:
         return chosen
 
     def _prune(self) -> None:
-        policy = policy_of(self._job)
+        policy = policy_of(self._job, self._host())
         grace = self._job.grace if self._job.grace is not None else GRACE
         if policy.is_empty:
             self._tell(f"job {self._job.name} has no keep rules, so no point is removed")
@@ -191,7 +209,7 @@ class _Run:
             self._tell(f"{self._none()}: no point was considered")
 
     def _none(self) -> str:
-        scope = scope_of(self._job)
+        scope = scope_of(self._job, self._host())
         return f"job {scope.job} has no points of its domains from {', '.join(scope.hosts)}"
 
     def _await_lease(self, deadline: float) -> None:
@@ -214,7 +232,7 @@ class _Run:
             damaged.append(CheckError(error.message, name))
 
         points = api.list_points(self._repository, damaged=add)
-        mine = list(filter(scope_of(self._job).has, points))
+        mine = list(filter(scope_of(self._job, self._host()).has, points))
         if not mine and not damaged:
             self._tell(f"{self._none()}: nothing was checked")
             return
@@ -229,6 +247,27 @@ class _Run:
                 observer=self._audience.observer,
             )
         self.report.check = replace(report, errors=(*damaged, *report.errors))
+
+    def _prove(self) -> None:
+        """Drill the newest points of the job's own machines, those that were drilled longest ago."""
+        damaged: list[DamagedData] = []
+        points = api.list_points(self._repository, damaged=lambda _, error: damaged.append(error))
+        mine = newest_points(filter(scope_of(self._job).has, points))
+        if not mine:
+            self._tell(f"{self._none()}: nothing was proven")
+            return
+        found = api.prove(
+            self._repository,
+            mine,
+            count=self._job.prove,
+            settings=self._drills,
+            connect=self._connect,
+            observer=self._audience.observer,
+        )
+        self.report.prove = found
+        self.report.interruption = self.report.interruption or found.interruption
+        for domain, error in found.failed:
+            self._audience.on_failure(domain, error)
 
     def _tell(self, text: str) -> None:
         self._audience.observer(Notice("repository", text))
@@ -261,13 +300,13 @@ _CHOICES = (
 """Keys of a job that are keywords of ``puller.backup`` with the same name."""
 
 
-def policy_of(job: Job) -> Policy:
+def policy_of(job: Job, host: str | None = None) -> Policy:
     """Return the rules by which the job's points are kept."""
     within = None if job.keep.within is None else duration(job.keep.within)
     rules = {**structs.asdict(job.keep), "within": within}
-    return Policy(**rules, scope=scope_of(job), across_hosts=job.across_hosts)
+    return Policy(**rules, scope=scope_of(job, host), across_hosts=job.across_hosts)
 
 
-def scope_of(job: Job) -> Scope:
-    """Return the selection of the job's own points: of its hosts, by default of this host."""
-    return Scope(job.name, job.domains, job.exclude, job.hosts or (platform.node(),))
+def scope_of(job: Job, host: str | None = None) -> Scope:
+    """Return the selection of the job's own points: of its hosts, by default of ``host`` or this host."""
+    return Scope(job.name, job.domains, job.exclude, job.hosts or (host or platform.node(),))

@@ -11,20 +11,26 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import libvirt
+import pytest
 
 import puller
+from puller.backups import aftermath
 from puller.errors import PullerError
 from puller.events import Event, Notice
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
+from tests.integration.daemon_scenes import has_job
 from tests.lab.certificates import DAY, NOW, Authority
 from tests.lab.hypervisor_host import IMAGES
 from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
@@ -49,6 +55,18 @@ class Stage:
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
         self.notices: list[str] = []
 
+    def reconnect_if_lost(self) -> None:
+        """Open a new connection if the test's own one was over the line that broke."""
+        try:
+            self.machine.handle.isActive()
+        except libvirt.libvirtError:
+            self.reconnect()
+
+    def reconnect(self) -> None:
+        """Open a new connection to libvirt, as the old one may be lost."""
+        handle = libvirt.open(SSH).lookupByName(NAME)
+        self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
+
     def back_up(
         self,
         uri: str = SSH,
@@ -56,25 +74,35 @@ class Stage:
         **options: Any,
     ) -> dict[str, Any]:
         """One run; ``frozen`` is called with the frozen disks. What came of it, as JSON."""
-        self.notices = []
-        truth = self.truth()
 
         def changed(exports: Sequence[DiskExport]) -> None:
             self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
             frozen(exports)
 
+        return self._outcome(uri, changed, **options)
+
+    def _outcome(
+        self, uri: str, frozen: Callable[[Sequence[DiskExport]], None], **options: Any
+    ) -> dict[str, Any]:
+        self.notices = []
+        truth = self.truth()
         try:
             point = puller.backup(
-                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=changed, **options
+                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=frozen, **options
             )
         except PullerError as error:
-            return {
-                "error": type(error).__name__,
-                "message": error.message,
-                "code": error.exit_code,
-                **self._left(),
-            }
+            told = {"error": type(error).__name__, "message": error.message, "code": error.exit_code}
+            self.reconnect_if_lost()
+            return {**told, "notices": self.notices, **self._left()}
         return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
+
+    def back_up_shut_off(self, during: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """One run over the domain that is shut off."""
+
+        def frozen(exports: Sequence[DiskExport]) -> None:
+            during()
+
+        return self._outcome(SSH, frozen)
 
     def back_up_there(self) -> dict[str, Any]:
         """One run by a puller on the hypervisor host itself."""
@@ -183,6 +211,158 @@ def tls_alone(stage: Stage) -> dict[str, Any]:
     return generations(stage, uri=stage.host.tls, nbd_tls=str(stage.host.pki))
 
 
+def pushed(stage: Stage) -> dict[str, Any]:
+    """QEMU writes images on its own host, which are read there."""
+    return generations(stage, mode="push")
+
+
+def shut_off(stage: Stage) -> dict[str, Any]:
+    """A point while the domain runs, one while it is shut off, one while a file of its images is written."""
+    machine = stage.machine
+    machine.write("vda", 7, 0, 12 * MIB)
+    outcomes = [stage.back_up()]
+    scattered(stage, 1)
+    machine.handle.destroy()
+    outcomes.append(stage.back_up_shut_off())
+    machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    scattered(stage, 2)
+    outcomes.append(stage.back_up())
+    machine.handle.destroy()
+    touch = ["touch", str(machine.image("vda"))]
+    outcomes.append(stage.back_up_shut_off(lambda: stage.host.run(*touch)))
+    start = machine.handle.createWithFlags
+    outcomes.append(stage.back_up_shut_off(lambda: _refused(start, libvirt.VIR_DOMAIN_START_PAUSED)))
+    return {"outcomes": outcomes, "servers": stage.host.run("sh", "-c", "pgrep qemu-nbd || true").split()}
+
+
+def _refused(start: Callable[[int], object], flags: int) -> None:
+    try:
+        start(flags)
+    except libvirt.libvirtError:
+        return
+    raise RuntimeError("the domain started while its images were read")
+
+
+def cut_for_ten_seconds(stage: Stage) -> dict[str, Any]:
+    """The line is cut while the job is open, and is back before anybody gives it up."""
+    return _cut(stage, 10, SSH)
+
+
+def cut_for_a_minute(stage: Stage) -> dict[str, Any]:
+    """The line is back when all connections over it have been given up, and puller still tries."""
+    return _cut(stage, 60, SSH)
+
+
+def tls_cut_for_a_minute(stage: Stage) -> dict[str, Any]:
+    """The same over TLS."""
+    return _cut(stage, 60, stage.host.tls, nbd_tls=str(stage.host.pki))
+
+
+def _cut(stage: Stage, seconds: float, uri: str, **options: Any) -> dict[str, Any]:
+    """One run whose line is cut for a time, and the next."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up(uri, **options)
+    scattered(stage, 1)
+
+    def cut(exports: Sequence[DiskExport]) -> None:
+        stage.host.cut()
+        threading.Timer(seconds, stage.host.mend).start()
+
+    during = stage.back_up(uri, cut, **options)
+    scattered(stage, 2)
+    return {"during": during, "next": stage.back_up(uri, **options)}
+
+
+def cut_for_good(stage: Stage) -> dict[str, Any]:
+    """The line stays away until puller has given up; the next run finds the job open."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up()
+    scattered(stage, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aftermath, "LINE", 0.0)
+        patch.setattr(stage, "_left", dict)  # nobody can look
+        patch.setattr(stage, "reconnect_if_lost", lambda: None)
+        during = stage.back_up(frozen=lambda exports: stage.host.cut())
+    stage.host.mend()
+    stage.reconnect()
+    is_open = has_job(stage.machine.handle)
+    scattered(stage, 2)
+    return {"during": during, "open": is_open, "next": stage.back_up()}
+
+
+def killed(stage: Stage) -> dict[str, Any]:
+    """puller is killed while the job is open."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up()
+    scattered(stage, 1)
+    program = (
+        "import puller, sys, time\n"
+        "repository = puller.open_repository(sys.argv[1])\n"
+        "frozen = lambda exports: (print('frozen', flush=True), time.sleep(600))\n"
+        "puller.backup(repository, sys.argv[2], connect=sys.argv[3], on_frozen=frozen)\n"
+    )
+    command = [sys.executable, "-c", program, str(stage.folder / "repository"), NAME, SSH]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.kill()
+    is_open = has_job(stage.machine.handle)
+    scattered(stage, 2)
+    outcome = stage.back_up()
+    programs = stage.host.run("sh", "-c", "pgrep -a cat || true").split()
+    return {"open": is_open, "next": outcome, "programs": programs}
+
+
+def diagnosed(stage: Stage) -> dict[str, Any]:
+    """What doctor says of the other host, and what forget takes away there, shut off or not."""
+    stage.machine.write("vda", 7, 0, MIB)
+    stage.back_up()
+    findings = puller.doctor(stage.repository, connect=SSH, domains=[NAME])
+    by_tls = puller.doctor(stage.repository, connect=stage.host.tls, domains=[NAME])
+    running = puller.forget(stage.repository, NAME, connect=SSH)
+    stage.back_up()
+    stage.machine.handle.destroy()
+    off = puller.forget(stage.repository, NAME, connect=SSH)
+    image = str(stage.machine.image("vda"))
+    return {
+        "ssh": {finding.name: finding.status.value for finding in findings},
+        "texts": {finding.name: finding.text for finding in findings},
+        "tls": {finding.name: finding.status.value for finding in by_tls},
+        "forgotten": [len(forgotten.bitmaps) for forgotten in (running, off)],
+        "bitmaps": "bitmaps" in stage.host.run("qemu-img", "info", image),
+    }
+
+
+def firmware(stage: Stage) -> dict[str, Any]:
+    """A domain with UEFI variables and a TPM, running and shut off."""
+    stage.machine.handle.destroy()
+    root = ET.fromstring(stage.machine.handle.XMLDesc())
+    system = root.find("os")
+    assert system is not None
+    loader = ET.SubElement(system, "loader", readonly="yes", type="pflash")
+    loader.text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    variables = IMAGES / "far-vars.fd"
+    ET.SubElement(system, "nvram", template="/usr/share/OVMF/OVMF_VARS_4M.fd").text = str(variables)
+    ET.SubElement(ET.SubElement(root, "features"), "acpi")  # without which there is no UEFI
+    devices = root.find("devices")
+    assert devices is not None
+    tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+    stage.machine.define(ET.tostring(root, encoding="unicode"))
+    stage.machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.repository = puller.create_repository(str(stage.folder / "sealed"), password="secret")
+    running = stage.back_up()
+    stage.machine.handle.destroy()
+    off = stage.back_up_shut_off()
+    point = puller.list_points(stage.repository)[-1]
+    restored_ = restored(stage.repository, point, stage.folder / "again")
+    stored = hashlib.sha256((restored_ / "nvram.fd").read_bytes()).hexdigest()
+    theirs = stage.host.run("sha256sum", str(variables)).split()[0]
+    with tarfile.open(restored_ / "tpm.tar") as archive:
+        names = archive.getnames()
+    return {"running": running, "off": off, "nvram": stored == theirs, "tpm": names}
+
+
 def swapped(stage: Stage) -> dict[str, Any]:
     """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
     pki, theirs = stage.host.pki, stage.host.folder / "pki"
@@ -246,6 +426,15 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "tls and ssh": tls_and_ssh,
     "tls alone": tls_alone,
     "swapped": swapped,
+    "push": pushed,
+    "shut off": shut_off,
+    "cut for 10 s": cut_for_ten_seconds,
+    "cut for 60 s": cut_for_a_minute,
+    "tls cut for 60 s": tls_cut_for_a_minute,
+    "cut for good": cut_for_good,
+    "killed": killed,
+    "diagnosed": diagnosed,
+    "firmware": firmware,
     "strangers": strangers,
 }
 
