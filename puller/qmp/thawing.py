@@ -12,7 +12,10 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.guest.thawing import LIMIT, PAUSE, is_thawed
-from puller.qmp.agent import FOREVER, Conversation, is_refusal
+from puller.qmp.agent import Conversation, is_refusal
+
+_ANSWER = 10.0
+"""Seconds for an answer, before the thaw is repeated over a new connection."""
 
 
 def thaw_until_answered(path: Path) -> bool:
@@ -23,7 +26,7 @@ def thaw_until_answered(path: Path) -> bool:
             return True
         try:
             with Conversation(path, "cannot thaw the file systems") as agent:
-                agent.ask("guest-fsfreeze-thaw", FOREVER)
+                agent.ask("guest-fsfreeze-thaw", _ANSWER)
             return True
         except HypervisorError as error:
             if is_refusal(error):

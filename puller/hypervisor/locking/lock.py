@@ -13,7 +13,6 @@ from puller.errors import Locked, PullerError
 from puller.host.access import LOCAL, LOCK_TEXT, LockHeld
 from puller.host.privatefolder import make_private
 from puller.host.runtime import runtime_directory
-from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.locking.runlock import Owner
 from puller.units import MIB
 
@@ -96,7 +95,7 @@ def lock_directory() -> Path:
     return runtime_directory()
 
 
-def holder(domain: Domain) -> int | None:
+def holder(domain: Owner) -> int | None:
     """Return the process that holds the lock of the domain, or None, without touching the lock.
 
     A test by ``flock`` could make a backup fail that starts at the same moment.
