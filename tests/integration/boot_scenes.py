@@ -20,6 +20,7 @@ from typing import Any
 import libvirt
 
 from puller.hypervisor.connection import prepare_library
+from tests.integration.disaster_scene import NVRAM, SWTPM, domain_xml, make_images
 from tests.lab import booted
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.seaweed import Seaweed
@@ -71,8 +72,9 @@ class Stage:
 
     def left(self) -> list[str]:
         """What there is of booted machines on the host, and what protects their point."""
+        known = {DOMAIN, "uefi"}
         with closing(libvirt.open(URI)) as connection:
-            found = [domain.name() for domain in connection.listAllDomains() if domain.name() != DOMAIN]
+            found = [domain.name() for domain in connection.listAllDomains() if domain.name() not in known]
         found += [line for line in booted.processes(str(self.state)).values() if "boot_scenes" not in line]
         found += [str(path) for path in (self.state / "booted").glob("*")]
         found += [str(path) for path in Path("/run/puller/booted").glob("*")]
@@ -318,11 +320,65 @@ def killed_boot(stage: Stage) -> dict[str, Any]:
     }
 
 
-SCENES = (failures, killed_boot, running_machine, instant_recovery)
+def firmware(stage: Stage) -> dict[str, Any]:
+    """A machine with UEFI variables and a TPM is booted beside its original, and goes without a trace."""
+    images = stage.folder / "images"
+    images.mkdir()
+    make_images("uefi", images)
+    with closing(libvirt.open(URI)) as connection:
+        original = connection.defineXML(domain_xml("uefi", images, uefi=True))
+        original.create()
+        before = firmware_files()
+        stage.answer("backup", "uefi", "--quiesce", "off")
+        began = stage.answer("boot", "uefi@latest", "--name", "uefi-copy")
+        copy = connection.lookupByName("uefi-copy")
+        found = {
+            "began": began["code"],
+            "beside": [bool(original.isActive()), bool(copy.isActive())],
+            "made": sorted(path.name for path in firmware_files() - before),
+            "links": copy.XMLDesc(0).count("<link state='down'/>"),
+        }
+        stage.answer("boot", "--discard", "uefi-copy")
+        return {**found, "left": [*map(str, firmware_files() - before), *stage.left()]}
+
+
+def firmware_files() -> set[Path]:
+    return {path for folder in (NVRAM, SWTPM) for path in folder.rglob("*") if path.parent in (NVRAM, SWTPM)}
+
+
+def damaged(stage: Stage) -> dict[str, Any]:
+    """Data of the point of the firmware's machine is lost: it runs, but cannot stand alone."""
+    damage_newest_pack(stage)
+    began = stage.answer("boot", "uefi@latest", "--name", "uefi-copy", "--keep")
+    with closing(libvirt.open(URI)) as connection:
+        runs = active(connection, "uefi-copy")
+    listed = stage.answer("boot", "--list")["booted"]
+    log = (stage.state / "booted" / "uefi-copy" / "server.log").read_text()
+    stage.answer("boot", "--discard", "uefi-copy")
+    return {
+        "began": began,
+        "runs": runs,
+        "listed": [(one["domain"], one["state"], one["served"]) for one in listed],
+        "log": log,
+        "left": stage.left(),
+    }
+
+
+def damage_newest_pack(stage: Stage) -> None:
+    client = stage.seaweed.client()
+    packs = client.list_objects_v2(Bucket="recovery", Prefix="kvm/packs/")["Contents"]
+    key = max(packs, key=lambda pack: pack["LastModified"])["Key"]
+    content = bytearray(client.get_object(Bucket="recovery", Key=key)["Body"].read())
+    content[50] ^= 1
+    client.put_object(Bucket="recovery", Key=key, Body=bytes(content))
+
+
+SCENES = (failures, killed_boot, firmware, damaged, running_machine, instant_recovery)
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
+    folder.chmod(0o711)  # QEMU's user enters it
     wanted = sys.argv[2:]
     prepare_library()
     Path("/run/puller").mkdir(mode=0o700, exist_ok=True)
@@ -330,7 +386,7 @@ def main() -> int:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/puller"], check=True)
     (folder / "daemon").mkdir()
     (folder / "store").mkdir()
-    with PrivateLibvirt(folder / "daemon") as daemon, Seaweed(folder / "store") as seaweed:
+    with PrivateLibvirt(folder / "daemon", apart=True) as daemon, Seaweed(folder / "store") as seaweed:
         stage = Stage(folder, daemon, seaweed)
         scenes = [scene for scene in SCENES if not wanted or scene.__name__ in wanted]
         json.dump({scene.__name__: scene(stage) for scene in scenes}, sys.stdout, indent=1)

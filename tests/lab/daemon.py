@@ -25,11 +25,11 @@ URI = "qemu:///system"
 _FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
 
 _CONFIGURATION = """\
-user = "root"
-group = "root"
+user = "{user}"
+group = "{group}"
 namespaces = []
 cgroup_controllers = []
-dynamic_ownership = 0
+dynamic_ownership = {owning}
 remember_owner = 0
 security_driver = "none"
 stdio_handler = "file"
@@ -52,16 +52,21 @@ def in_own_namespace(module: str, arguments: Sequence[str] = ()) -> list[str]:
 
 
 class PrivateLibvirt:
-    """The daemon in this process's mount namespace; a context that ends it, but not the domains."""
+    """The daemon in this process's mount namespace; a context that ends it, but not the domains.
 
-    def __init__(self, folder: Path) -> None:
+    ``apart`` has QEMU run as a user of its own, as it does where nobody has changed ``qemu.conf``.
+    """
+
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
         self._folder = folder
+        user, group = ("libvirt-qemu", "kvm") if apart else ("root", "root")
+        self._configuration = _CONFIGURATION.format(user=user, group=group, owning=int(apart))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         for path in _FOLDERS:
             self._cover(Path(path))
-        Path("/etc/libvirt/qemu.conf").write_text(_CONFIGURATION)
+        Path("/etc/libvirt/qemu.conf").write_text(self._configuration)
         self.start()
         return self
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+import puller
+from puller.cancelling import WORK, CancelScope
 from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
 from puller.recovery.booting import record
-from puller.recovery.booting.image_server import wanted_variables
+from puller.recovery.booting.image_server import PATIENCE, wanted_variables
 from puller.recovery.booting.record import Booted, BootedDisk
+from puller.recovery.serving import server
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +126,12 @@ def test_the_server_gets_what_leads_to_the_store_and_no_password() -> None:
         "PULLER_KEY_FILE",
         "MAIL",
     }
+
+
+def test_a_guest_waits_a_day_for_its_store(tmp_path: Path) -> None:
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    patient = repository.within(CancelScope(PATIENCE))
+    session = server._session(patient, cast("Any", None), [], server.Service())
+    assert session.patience == 86400
+    usual = server._session(repository.within(CancelScope(WORK)), cast("Any", None), [], server.Service())
+    assert usual.patience == 150
