@@ -34,6 +34,8 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.booting import image_server, pulling
+from puller.recovery.booting.record import BootedDisk
 from puller.recovery.files import appliance
 from puller.recovery.targets import asking
 from puller.store.parallel import each
@@ -243,6 +245,28 @@ def _lease(place: Place) -> None:
     run._await_lease(time.monotonic() + LONG)
 
 
+def _image_server(place: Place) -> None:
+    booted: Any = SimpleNamespace(name="web1-boot", socket=str(place.folder / "s"), runtime=str(place.folder))
+    place.patch.setattr(image_server, "START_SECONDS", LONG)
+    place.waiting()
+    image_server.wait_ready(booted, place.scope)
+
+
+def _pull(place: Place) -> None:
+    place.patch.setattr(pulling, "_INTERVAL", LONG)
+    place.patch.setattr("puller.recovery.booting.pulling.Host.connect", lambda *_: SimpleNamespace())
+    place.patch.setattr(pulling._Pulling, "_is_behind", lambda *_: True)
+
+    def look(*_: object) -> bool:
+        place.waiting()
+        return True
+
+    place.patch.setattr(pulling._Pulling, "_look", look)
+    place.patch.setattr(pulling._Pulling, "_slow_down", lambda *_: None)
+    booted: Any = SimpleNamespace(name="web1-boot", connect="qemu:///system")
+    pulling._Pulling(booted, place.scope, None, ignore).pull(BootedDisk("vda", 1, "/vda.qcow2"))
+
+
 WAITS: dict[str, Callable[[Place], object]] = {
     "a request to the store": lambda place: RetryingStore(Hanging(place), place.scope).get("a"),
     "the next page of a listing": lambda place: list(RetryingStore(Hanging(place), place.scope).list("")),
@@ -263,6 +287,8 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
     "an event of libvirt": _event,
+    "the start of an image server": _image_server,
+    "a pull behind a running guest": _pull,
     "a command of a job": _hook,
     "the lease of another prune": _lease,
 }
