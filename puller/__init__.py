@@ -195,6 +195,9 @@ if TYPE_CHECKING:
         DiskDifference,
         PointDifference,
     )
+    from puller.recovery.disk_rollback import (
+        RolledBackDisk,
+    )
     from puller.recovery.files.copying import (
         CopiedPath,
         SkippedFile,
@@ -214,7 +217,6 @@ if TYPE_CHECKING:
     )
     from puller.recovery.rollback import (
         RolledBack,
-        RolledBackDisk,
     )
     from puller.recovery.serving.server import (
         Export,
@@ -488,7 +490,8 @@ _HOMES = {
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
-    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.disk_rollback": "RolledBackDisk",
+    "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
     "puller.recovery.serving.server": "Export Server",
 }

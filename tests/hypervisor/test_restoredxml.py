@@ -186,6 +186,8 @@ def test_an_interface_of_the_host_is_connected_where_it_is_told_to() -> None:
     domain = adapt(ALONE, {}, None, Copy("web2"), networks=Networks(all="lab"))
     assert domain.xml.count('<source network="lab"') == 3
     assert "virtualport" not in domain.xml
+    itself = adapt(ALONE, {}, None, None, networks=Networks(all="lab"))
+    assert "portForward" not in itself.xml
     assert not any("interface" in what for what in domain.left_out)
 
 

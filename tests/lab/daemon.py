@@ -54,13 +54,18 @@ def in_own_namespace(module: str, arguments: Sequence[str] = ()) -> list[str]:
 class PrivateLibvirt:
     """The daemon in this process's mount namespace; a context that ends it, but not the domains.
 
-    ``apart`` has QEMU run as a user of its own, as it does where nobody has changed ``qemu.conf``.
+    ``configuration`` is added to ``qemu.conf``; ``apart`` has QEMU run as a user of its own, as it does where
+    nobody has changed that file.
     """
 
-    def __init__(self, folder: Path, *, apart: bool = False) -> None:
+    def __init__(
+        self, folder: Path, configuration: str = "", options: Sequence[str] = (), *, apart: bool = False
+    ) -> None:
         self._folder = folder
         user, group = ("libvirt-qemu", "kvm") if apart else ("root", "root")
-        self._configuration = _CONFIGURATION.format(user=user, group=group, owning=int(apart))
+        usual = _CONFIGURATION.format(user=user, group=group, owning=int(apart))
+        self._configuration = usual + configuration
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -78,7 +83,7 @@ class PrivateLibvirt:
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
         # The file of the process id is in none of the covered folders, and one daemon only may have it.
-        command = ["libvirtd", "--pid-file", str(self._folder / "libvirtd.pid")]
+        command = ["libvirtd", "--pid-file", str(self._folder / "libvirtd.pid"), *self._options]
         with (self._folder / "libvirtd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE

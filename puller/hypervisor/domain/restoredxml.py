@@ -180,7 +180,7 @@ def _connect(root: ET.Element, networks: Networks) -> None:
     for interface in root.findall("./devices/interface"):
         source = interface.find("./source")
         if networks.all is not None:
-            for name in ("source", "virtualport"):  # of the kind of connection that it had
+            for name in ("source", "virtualport", "portForward"):  # of the kind of connection that it had
                 for element in interface.findall(f"./{name}"):
                     interface.remove(element)
             interface.set("type", "network")
