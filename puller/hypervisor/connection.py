@@ -163,6 +163,29 @@ class Host(Scoped):
         with translate(f"cannot list the networks of {self.uri}"):
             return frozenset(network.name() for network in self._connection.listAllNetworks())
 
+    def start_transient(self, xml: str, advice: str) -> Domain:
+        """Start the domain of ``xml`` without defining it, with its processors stopped.
+
+        libvirt's daemon ends it when this connection is closed, also because this process has died; the
+        embedded driver cannot. Raises HypervisorError with ``advice`` if libvirt or QEMU refuses.
+        """
+        flags = libvirt.VIR_DOMAIN_START_PAUSED
+        if not is_embedded(self.uri):
+            flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY
+        with translate("cannot start the machine", advice):
+            made = self._connection.createXML(xml, flags)
+            return Domain(made, state_directory(self.uri), self.scope)
+
+    def why_it_cannot_run(self, xml: str) -> str | None:
+        """Return why this host cannot run the domain of ``xml``, in libvirt's words; None if it can."""
+        kind = _emulation(ET.fromstring(xml))
+        try:
+            with translate("this host cannot run the machine"):
+                self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
+        except HypervisorError as error:
+            return error.message
+        return None
+
     def pool(self, name: str) -> Pool:
         """The storage pool of this name. Raises HypervisorError if there is none."""
         return Pool(self._connection, name)
