@@ -171,6 +171,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     slow.send_signal(signal.SIGTERM)
     stopped = ended(slow)["code"]
     outcome = stage.answer("boot", "--resume", MACHINE)
+    assert outcome["code"] == 0, (outcome, (stage.state / "booted" / MACHINE / "server.log").read_text())
     terminal.wait_turns(terminal.turns() + 3)
     with closing(libvirt.open(URI)) as connection:
         domain = stage.domain(connection)

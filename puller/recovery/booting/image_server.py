@@ -53,7 +53,7 @@ SERVE = "serve_booted"
 _STEP = 0.02
 
 _PREFIXES = ("AWS_", "PULLER_", "XDG_", "LC_", "SSL_", "REQUESTS_")
-_NAMES = frozenset({"HOME", "LANG", "PATH", "TMPDIR", "USER"})
+_NAMES = frozenset({"HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR", "USER"})
 _SECRETS = frozenset({"PULLER_PASSWORD", "PULLER_PASSWORD_FILE", "PULLER_KEY_FILE"})
 
 
@@ -82,7 +82,7 @@ def start(booted: Booted, repository: Repository, point: Point, environment: Map
     # Not for the server itself, which only waits: the libraries that read a repository are large.
     from puller.recovery.serving.opening import opened_form
 
-    supervisor = supervised(booted)
+    supervisor, variables = supervised(booted), wanted_variables(environment)
     folder = Path(booted.runtime)
     session = Session(
         repository.store.url,
@@ -94,10 +94,10 @@ def start(booted: Booted, repository: Repository, point: Point, environment: Map
     try:
         make_private(folder)
         _failure(booted).unlink(missing_ok=True)
-        _write(folder / "session.json", HandedOver(session, wanted_variables(environment)))
+        _write(folder / "session.json", HandedOver(session, variables))
         if not supervisor.is_running():
             command = [sys.executable, "-m", "puller.cli", SERVE, str(booted.folder)]
-            supervisor.start(command)
+            supervisor.start(command, variables)
     except subprocess.CalledProcessError as error:
         raise ServeFailed(
             f"cannot start the image server: {error.stderr.decode(errors='replace')}"
