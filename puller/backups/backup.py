@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,13 +50,23 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
+from puller.hypervisor.guest.quiesce import Quiesced
+from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
-from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
+from puller.repository.points import (
+    Attachment,
+    DiskRecord,
+    GuestCommandRecord,
+    Point,
+    Ref,
+    kind_of,
+    new_id,
+    newest_of,
+)
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
 
@@ -93,7 +103,7 @@ class Plan:
     compare_every: timedelta | None = None
     scratch_dir: str | None = None
     mode: str = PULL
-    quiesce: Quiesce = Quiesce.AUTO
+    quiescing: Quiescing = QUIESCED_IF_POSSIBLE
     staging_dir: str | None = None
     keep_staging: bool = False
     checkpoint: bool = True
@@ -298,7 +308,7 @@ class _Transaction:
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
-        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
+        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiescing, self._notice, run.flow.fail)
         with (
             self._undone_unless_committed(checkpoint) as commit,
             RunLock(self._source.folder, checkpoint, self._domain),
@@ -318,6 +328,7 @@ class _Transaction:
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
                 freeze_seconds=frozen.freeze_seconds,
+                guest_commands=tuple(GuestCommandRecord(**asdict(run)) for run in frozen.guest_runs),
                 scratch_peak=frozen.scratch_used(),
                 attachments=attachments,
                 notes=self._notes.texts,

@@ -31,7 +31,8 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
+from puller.hypervisor.guest.quiesce import Quiesced
+from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.hypervisor.locking.runlock import RunLock
@@ -58,7 +59,7 @@ class FreezePlan:
     repository: Repository | None = None
     checkpoint: bool = False
     scratch_dir: str | None = None
-    quiesce: Quiesce = Quiesce.AUTO
+    quiescing: Quiescing = QUIESCED_IF_POSSIBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class _Freezing:
             self._domain,
             self._plan.connect,
             self._source.freeze(bases, name, name),
-            self._plan.quiesce,
+            self._plan.quiescing,
             self._notice,
             self._stop,
         )

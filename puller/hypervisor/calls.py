@@ -92,6 +92,10 @@ class Guarded(Scoped):
 
         return call
 
+    def apply(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a ``function`` of libvirt's that takes the handle, such as those of ``libvirt_qemu``."""
+        return self._link.call(self.scope, lambda: function(self._handle, *args))
+
     def _guarded(self, answer: Any) -> Any:
         if isinstance(answer, list):
             return [self._guarded(item) for item in answer]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.domain import Domain
@@ -46,10 +47,13 @@ def set_time_limit(domain: Domain, seconds: int) -> None:
         domain.handle.agentSetResponseTimeout(seconds)
 
 
-def freeze(domain: Domain) -> int:
-    """Flush and freeze all file systems of the guest, and return their number. Raises HypervisorError."""
+def freeze(domain: Domain, mountpoints: Sequence[str] = ()) -> int:
+    """Flush and freeze file systems of the guest, by default all; return their number.
+
+    Raises HypervisorError.
+    """
     with translate(f"cannot freeze the file systems of domain {domain.name}"):
-        return int(domain.handle.fsFreeze())
+        return int(domain.handle.fsFreeze(list(mountpoints) or None))
 
 
 def is_refusal(error: HypervisorError) -> bool:

@@ -5,7 +5,8 @@ process is started before the freeze. A message on its standard input says that 
 input is closed instead, or the time is up, it thaws the guest itself, and repeats that until the agent
 answers, because an agent that hung may still freeze later.
 
-``python -m puller.hypervisor.guest.thawing URI UUID SECONDS``
+``python -m puller.hypervisor.guest.thawing URI UUID SECONDS [TIMEOUT WORD...]``: the words are the command to
+run in the guest once it is thawed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Self
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.connection import Host
-from puller.hypervisor.guest import guestagent
+from puller.hypervisor.guest import guestagent, guestexec
+from puller.hypervisor.guest.quiescing import GuestCommand
 
 _THAWED = b"thawed"
 _PAUSE = 1.0
@@ -34,9 +36,11 @@ class ThawingProcess:
     Leaving the context without ``done`` leaves the process running; it ends by itself.
     """
 
-    def __init__(self, uri: str, uuid: str, seconds: float) -> None:
+    def __init__(self, uri: str, uuid: str, seconds: float, after: GuestCommand | None = None) -> None:
         # -P: no file in the current directory may be imported as a module.
         command = [sys.executable, "-P", "-m", "puller.hypervisor.guest.thawing", uri, uuid, str(seconds)]
+        if after is not None:
+            command += [str(after.timeout), *after.words]
         # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -58,12 +62,15 @@ class ThawingProcess:
         self._process.stdin.close()
 
 
-def thaw_until_answered(uri: str, uuid: str) -> bool:
-    """Return whether, within an hour, the agent answered a thaw or the domain went away."""
+def thaw_until_answered(uri: str, uuid: str, after: GuestCommand | None = None) -> bool:
+    """Return whether, within an hour, the agent answered a thaw or the domain went away.
+
+    Once it is thawed, the command ``after`` runs in the guest.
+    """
     deadline = time.monotonic() + _LIMIT
     while time.monotonic() < deadline:
         try:
-            return _thaw(uri, uuid)
+            return _thaw(uri, uuid, after)
         except HypervisorError as error:
             if guestagent.is_refusal(error):
                 return True
@@ -71,7 +78,7 @@ def thaw_until_answered(uri: str, uuid: str) -> bool:
     return False
 
 
-def _thaw(uri: str, uuid: str) -> bool:
+def _thaw(uri: str, uuid: str, after: GuestCommand | None) -> bool:
     with Host.connect(uri) as host:
         try:
             domain = host.domain(uuid)
@@ -80,16 +87,19 @@ def _thaw(uri: str, uuid: str) -> bool:
         if domain.is_active():
             guestagent.thaw(domain)
             guestagent.set_time_limit(domain, guestagent.FOREVER)
+            if after is not None:
+                guestexec.run(domain, after, "after")
     return True
 
 
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
-    uri, uuid, seconds = sys.argv[1:]
+    uri, uuid, seconds, *rest = sys.argv[1:]
+    after = GuestCommand(tuple(rest[1:]), float(rest[0])) if rest else None
     ready, _, _ = select.select([sys.stdin], [], [], float(seconds))
     if ready and sys.stdin.buffer.read() == _THAWED:
         return 0
-    return 0 if thaw_until_answered(uri, uuid) else 1
+    return 0 if thaw_until_answered(uri, uuid, after) else 1
 
 
 if __name__ == "__main__":
