@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         repair_index,
         restore,
         rollback,
+        serve,
         stats,
     )
     from puller.backups.forget import (
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        HostUnreachable,
         HypervisorError,
         Interrupted,
         JobLeftOpen,
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
         RepositoryExists,
         RollbackUnfinished,
         ScratchFull,
+        ServeFailed,
         StagingFull,
         StoreDenied,
         StoreError,
@@ -169,6 +172,10 @@ if TYPE_CHECKING:
     from puller.recovery.rollback import (
         RolledBack,
         RolledBackDisk,
+    )
+    from puller.recovery.serving.server import (
+        Export,
+        Server,
     )
     from puller.repository.points import (
         Attachment,
@@ -246,10 +253,12 @@ __all__ = [
     "DomainNotRunning",
     "DomainRunning",
     "Event",
+    "Export",
     "Finding",
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
     "ImageRecord",
@@ -309,6 +318,8 @@ __all__ = [
     "RolledBackDisk",
     "Scope",
     "ScratchFull",
+    "ServeFailed",
+    "Server",
     "StagingFull",
     "Stats",
     "Status",
@@ -348,6 +359,7 @@ __all__ = [
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 ]
 
@@ -355,7 +367,7 @@ _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
         "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback stats"
+        "recreate release remove_key repair_index restore rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -367,13 +379,14 @@ _HOMES = {
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HypervisorError "
+        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
+        "HypervisorError "
         "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
         "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
         "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind UnsupportedByStore "
-        "UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
+        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -396,6 +409,7 @@ _HOMES = {
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.rollback": "RolledBack RolledBackDisk",
     "puller.recovery.diff": "DiskDifference PointDifference",
+    "puller.recovery.serving.server": "Export Server",
 }
 """The modules that the public names are loaded from."""
 

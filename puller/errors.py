@@ -61,6 +61,13 @@ class OutputFailed(PullerError):
     default_advice = "Make room or choose another --output, then restore again."
 
 
+class ServeFailed(PullerError):
+    """The NBD server of a restore point cannot start, or has ended by itself."""
+
+    retryable = True
+    default_advice = "Correct the cause that nbdkit's message names, then run the command again."
+
+
 class Interrupted(PullerError):
     """The user or the service manager asked puller to stop; everything was cleaned up."""
 
@@ -273,6 +280,13 @@ class ConnectionLost(HypervisorError):
 
     retryable = True
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
+
+
+class HostUnreachable(HypervisorError):
+    """The host of a remote libvirt cannot be reached, or the line to it broke."""
+
+    retryable = True
+    default_advice = "Check that the network is up and that 'ssh' to the host works without a password."
 
 
 class NoSuchDomain(HypervisorError):

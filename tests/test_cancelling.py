@@ -21,6 +21,8 @@ from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
 from puller.host.command import run_command
+from puller.host.ssh import SshTarget
+from puller.host.sshhost import SshHost
 from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
@@ -193,6 +195,14 @@ def _qemu_nbd(place: Place) -> None:
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
 
 
+def _ssh(place: Place) -> None:
+    mark, tool = place.folder / "begun", place.folder / "ssh"
+    tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
+    tool.chmod(0o700)
+    threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
+    SshHost(SshTarget("kvm1", program=str(tool))).greet(place.scope)
+
+
 def _await(condition: Callable[[], bool], place: Place) -> None:
     while not condition():
         threading.Event().wait(0.01)
@@ -236,6 +246,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
+    "a login by ssh": _ssh,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
@@ -301,6 +312,8 @@ ALLOWED = {
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("host/command.py", "wait"): "the process has been killed",
     ("nbd/image.py", "wait"): "the process has been killed",
+    ("host/ssh.py", "wait"): "the process has been killed",
+    ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }

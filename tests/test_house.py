@@ -25,9 +25,13 @@ CHANGING = {
 """Dataclasses that are no values: what they hold is filled in, or counted, as the work goes on."""
 
 
+_OF_NBDKIT = {"puller.recovery.serving.callbacks", "puller.recovery.serving.plugin"}
+"""They import nbdkit, which exists only in its own process."""
+
+
 def _dataclasses() -> Iterator[type[Any]]:
     for found in pkgutil.walk_packages(puller.__path__, "puller."):
-        if found.name.endswith(".__main__"):
+        if found.name.endswith(".__main__") or found.name in _OF_NBDKIT:
             continue
         module = importlib.import_module(found.name)
         for _, item in inspect.getmembers(module, inspect.isclass):

@@ -49,6 +49,7 @@ FUNCTIONS = {
     "restore",
     "rollback",
     "run_job",
+    "serve",
     "stats",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
@@ -62,6 +63,7 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Export",
     "Finding",
     "Forgotten",
     "Freeze",
@@ -97,7 +99,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -35,6 +35,9 @@ from puller.api.repositories import (
     repair_index,
     stats,
 )
+from puller.api.serving import (
+    serve,
+)
 from puller.api.upkeep import (
     check,
     delete,
@@ -75,5 +78,6 @@ __all__ = [
     "repair_index",
     "restore",
     "rollback",
+    "serve",
     "stats",
 ]

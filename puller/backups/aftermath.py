@@ -129,7 +129,7 @@ class Aftermath:
         deadline = time.monotonic() + seconds
         with ExitStack() as watches:
             for folder in scratch:
-                watches.enter_context(ScratchWatch(folder, self._warn))
+                watches.enter_context(ScratchWatch(folder, self._warn, self._host.access))
             while (error := self._try_to_end()) is not None:
                 scope.check()
                 if _expired(deadline):
@@ -196,7 +196,7 @@ class Aftermath:
         return error
 
     def _clean_up_anew(self) -> None:
-        with Host.connect(self._host.uri) as host:
+        with Host.reach(self._host.uri) as host:
             self._clean_up(host.domain(self._domain.uuid))
 
     def _clean_up(self, domain: Domain) -> None:

@@ -6,7 +6,6 @@ checkpoint is deleted only once no point needs it.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,8 +43,10 @@ from puller.errors import (
     Interrupted,
     NbdError,
     StoreUnavailable,
+    UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
+from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
@@ -53,7 +54,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.quiesce import Quiesced
 from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
@@ -120,11 +121,11 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     scope = repository.scope.working(tell)
     repository = repository.within(scope)
-    with Host.connect(plan.connect, scope) as host:
+    with Host.reach(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
         disks = chosen_disks(domain, plan.disks, plan.exclude, plan.exclude_if_present)
         refuse_shared(host, domain, disks)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
             if not plan.checkpoint:
@@ -201,6 +202,11 @@ def _source(
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
+    if domain.host is not LOCAL and (plan.mode != PULL or not domain.is_active()):
+        raise UsageError(
+            f"cannot read images of domain {domain.name} on host {domain.host.name}",
+            advice="Pull the domain while it runs, or run puller on its host.",
+        )
     if not domain.is_active():
         text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
         observer(Notice(domain.name, text))
@@ -302,7 +308,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=platform.node(),
+            host=self._domain.host.node_name(),
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)

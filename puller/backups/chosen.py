@@ -18,13 +18,17 @@ def chosen_disks(
     """Return the chosen disks, with the images behind them. Raises NoSuchDisk, UnsupportedDisk."""
     chosen = domain.select_disks(wanted, exclude, exclude_if_present)
     known = with_facts(domain, chosen)
-    return known if domain.is_active() else tuple(with_stored_chain(disk, domain.scope) for disk in known)
+    return (
+        known
+        if domain.is_active()
+        else tuple(with_stored_chain(disk, domain.scope, domain.host) for disk in known)
+    )
 
 
 def refuse_half_rolled_back(domain: Domain, disks: Sequence[Disk]) -> None:
     """Raise RollbackUnfinished if a rollback of one of ``disks`` was not completed."""
     for disk in disks:
-        if disk.path is None or (mark := find_mark(disk.path)) is None:
+        if disk.path is None or (mark := find_mark(disk.path, domain.host)) is None:
             continue
         known = mark != UNREADABLE
         raise RollbackUnfinished(

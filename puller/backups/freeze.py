@@ -34,7 +34,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.quiesce import Quiesced
 from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
 from puller.hypervisor.space.scratch import default_directory
@@ -91,12 +91,12 @@ class Freeze:
 
 def freeze(plan: FreezePlan, command: str, observer: Observer, scope: CancelScope) -> Freeze:
     """See ``puller.freeze``."""
-    with Host.connect(plan.connect, scope) as host:
+    with Host.reach(plan.connect, scope) as host:
         domain = host.domain(plan.domain)
         disks = chosen_disks(domain, plan.disks, plan.exclude)
         _refuse(plan, domain, disks)
         refuse_shared(host, domain, disks)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             return _Freezing(plan, host, domain, disks, observer).run(command)
 

@@ -23,7 +23,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from puller.backups.notes import Notes
-from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.disk import Disk
@@ -53,7 +52,7 @@ def gather(
         notes.add("the point has no tpm.tar: the repository is not encrypted")
     if any(disk.path is not None for disk in disks):
         try:
-            yield "images.json", _images(disks, domain.scope)
+            yield "images.json", _images(disks, domain)
         except HypervisorError as error:
             notes.add(f"the point has no images.json: {error.message}")
 
@@ -95,6 +94,10 @@ def _readers(domain: Domain, sealed: bool) -> Iterator[tuple[str, Callable[[Doma
         yield "tpm.tar", firmware.tpm
 
 
-def _images(disks: Sequence[Disk], scope: CancelScope) -> bytes:
-    facts = {disk.target: describe(disk.path, disk.format, scope) for disk in disks if disk.path is not None}
+def _images(disks: Sequence[Disk], domain: Domain) -> bytes:
+    facts = {
+        disk.target: describe(disk.path, disk.format, domain.scope, domain.host)
+        for disk in disks
+        if disk.path is not None
+    }
     return json.dumps(facts, indent=1, sort_keys=True).encode()

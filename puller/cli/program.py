@@ -24,6 +24,7 @@ COMMANDS = (
     "show",
     "restore",
     "diff",
+    "serve",
     "check",
     "prune",
     "delete",

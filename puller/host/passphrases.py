@@ -9,15 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """``options`` declare the secrets to the program, which must inherit the ``descriptors``."""
+    """``options`` declare the secrets to the program, which must inherit the ``descriptors``.
 
-    options: tuple[str, ...]
-    descriptors: tuple[int, ...]
+    A program of another host gets the ``lines`` instead, each as a descriptor.
+    """
+
+    options: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    lines: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+NOTHING = Handed()
 
 
 def secret_id(number: int) -> str:

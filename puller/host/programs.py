@@ -11,22 +11,26 @@ from puller.cancelling import CancelScope, NoAnswer
 
 
 def run(
-    words: Sequence[str], seconds: float, scope: CancelScope | None = None, **options: Any
+    words: Sequence[str],
+    seconds: float,
+    scope: CancelScope | None = None,
+    content: bytes | None = None,
+    **options: Any,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end and return its output. The caller checks its exit code.
 
-    ``options`` are those of ``subprocess.Popen``. Raises FileNotFoundError, TimeoutExpired after ``seconds``,
+    The program reads ``content`` from its standard input, or nothing. ``options`` are those of
+    ``subprocess.Popen``. Raises FileNotFoundError, TimeoutExpired after ``seconds``,
     and Interrupted when ``scope`` is cancelled. ``subprocess.run`` would then wait for the killed process,
     which does not end as long as the kernel waits for a hung disk or file server for it.
     """
     waits = scope or CancelScope()
-    child = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+    source = subprocess.DEVNULL if content is None else subprocess.PIPE
+    child = subprocess.Popen(words, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     deadline = time.monotonic() + seconds
     try:
         # The abandoned thread collects its exit status, whenever it ends.
-        out, err = waits.call(child.communicate, lambda: deadline - time.monotonic())
+        out, err = waits.call(lambda: child.communicate(content), lambda: deadline - time.monotonic())
     except NoAnswer:
         child.kill()
         waits.check()

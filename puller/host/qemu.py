@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from puller.cancelling import CancelScope
 from puller.errors import PullerError
-from puller.host import programs
-from puller.host.passphrases import handed_over
+from puller.host.access import LOCAL, HostAccess
 
 INSTALL = "Install the QEMU tools: package qemu-utils on Debian and Ubuntu, qemu-img on Fedora and RHEL."
 
@@ -23,21 +22,24 @@ class Failure:
     advice: str | None = None
 
 
-def qemu_img(
+def qemu_img(  # noqa: PLR0913 - what to run, where, and how to fail
     words: Sequence[str],
     seconds: float,
     failure: Failure,
     passphrases: Sequence[bytes | None] = (),
-    **options: Any,
+    *,
+    host: HostAccess = LOCAL,
+    scope: CancelScope | None = None,
+    umask: int = -1,
 ) -> bytes:
-    """Run ``qemu-img`` for at most ``seconds`` and return its output.
+    """Run ``qemu-img`` of ``host`` for at most ``seconds`` and return its output.
 
-    ``passphrases`` are QEMU's secrets, numbered in this order; ``options`` are those of ``subprocess.Popen``.
+    ``passphrases`` are QEMU's secrets, numbered in this order.
     """
     try:
-        with handed_over(passphrases) as handed:
+        with host.handing(passphrases) as handed:
             command = ["qemu-img", words[0], *handed.options, *words[1:]]
-            done = programs.run(command, seconds, pass_fds=handed.descriptors, **options)
+            done = host.run(command, seconds, scope, handed=handed, umask=umask)
     except FileNotFoundError as error:
         raise failure.kind("qemu-img is not installed", advice=INSTALL) from error
     except subprocess.TimeoutExpired as error:

@@ -1,4 +1,4 @@
-"""A connection to libvirt on this host."""
+"""A connection to libvirt, on this host or on another."""
 
 from __future__ import annotations
 
@@ -14,26 +14,37 @@ import libvirt
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
+from puller.hypervisor.reach import access_to
 from puller.hypervisor.uri import is_embedded, is_local, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
+
+_KEEP_ALIVE = (5, 5)
+"""Seconds between two signs of life of another host's libvirt, and how many may be missed: 30 s, as ssh."""
 
 Version = tuple[int, int, int]
 """Major, minor, release."""
 
 
 class Host(Scoped):
-    """Connection to libvirt's QEMU driver on this host through one URI. A context that closes it."""
+    """Connection to libvirt's QEMU driver through one URI. A context that closes it.
 
-    def __init__(self, connection: Any, uri: str, scope: CancelScope | None = None) -> None:
+    ``access`` leads to the files and programs of the host on which the domains run.
+    """
+
+    def __init__(
+        self, connection: Any, uri: str, scope: CancelScope | None = None, access: HostAccess = LOCAL
+    ) -> None:
         self._connection = connection
         self.uri = uri
+        self.access = access
         self.scope = scope or CancelScope()
         # libvirt may start a QEMU for each of these queries, which takes seconds without KVM.
         self._told: dict[tuple[str | None, ...], str] = {}
@@ -44,20 +55,41 @@ class Host(Scoped):
         """Open ``uri``, such as ``qemu:///system``. Waits for libvirt belong to ``scope``.
 
         Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
-        another host: exports are local sockets and the scratch is in a local directory.
+        another host: see ``reach``.
         """
         if not is_local(uri):
             raise HypervisorError(
                 f"libvirt at {uri} is on another host", advice="Run puller on the host that runs the domains."
             )
+        return cls._open(uri, scope or CancelScope(), LOCAL)
+
+    @classmethod
+    def reach(cls, uri: str, scope: CancelScope | None = None) -> Self:
+        """Open ``uri``, which may name another host. For callers that go to its files by ``access``.
+
+        Raises HypervisorError as ``connect`` does, and HostUnreachable.
+        """
+        scope = scope or CancelScope()
+        access = access_to(uri, scope)
+        try:
+            return cls._open(uri, scope, access)
+        except BaseException:
+            access.close()
+            raise
+
+    @classmethod
+    def _open(cls, uri: str, scope: CancelScope, access: HostAccess) -> Self:
         prepare_library()
         advice = (
             "Check that libvirt's daemon runs and that you have access, or set another URI with --connect."
         )
         with translate(f"cannot connect to libvirt at {uri}", advice):
-            link, waits = Link(), scope or CancelScope()
+            link = Link()
             opening = open_embedded if is_embedded(uri) else libvirt.open
-            return cls(Guarded(link.call(waits, lambda: opening(uri)), link, waits), uri, waits)
+            connection = link.call(scope, lambda: opening(uri))
+            if access is not LOCAL:
+                connection.setKeepAlive(*_KEEP_ALIVE)
+            return cls(Guarded(connection, link, scope), uri, scope, access)
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +99,7 @@ class Host(Scoped):
 
     def close(self) -> None:
         """Close the connection. Its domains can no longer be used."""
+        self.access.close()
         if is_embedded(self.uri):
             return
         with translate(f"cannot close the connection to libvirt at {self.uri}"):
@@ -84,7 +117,7 @@ class Host(Scoped):
         with translate(f"cannot look up domain {name}"):
             for lookup in self._lookups(name):
                 if (handle := _found(lookup, name)) is not None:
-                    return Domain(handle, state_directory(self.uri), self.scope)
+                    return self._domain(handle)
         raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
@@ -106,7 +139,7 @@ class Host(Scoped):
         """Return the domains that run or are paused."""
         with translate(f"cannot list the domains of {self.uri}"):
             found = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            return tuple(Domain(handle, state_directory(self.uri), self.scope) for handle in found)
+            return tuple(map(self._domain, found))
 
     def uuids(self) -> dict[str, str]:
         """Return the UUID of every domain, running or not, by name."""
@@ -119,7 +152,12 @@ class Host(Scoped):
         Raises HypervisorError with ``advice`` if libvirt refuses.
         """
         with translate("cannot define the domain", advice):
-            return Domain(self._connection.defineXML(xml), state_directory(self.uri), self.scope)
+            return self._domain(self._connection.defineXML(xml))
+
+    def networks(self) -> frozenset[str]:
+        """Return the names of libvirt's networks, active or not."""
+        with translate(f"cannot list the networks of {self.uri}"):
+            return frozenset(network.name() for network in self._connection.listAllNetworks())
 
     def pool(self, name: str) -> Pool:
         """The storage pool of this name. Raises HypervisorError if there is none."""
@@ -156,6 +194,9 @@ class Host(Scoped):
             kind = _emulation(machine)
             text = self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
         return ET.fromstring(text).find("./features/backup[@supported='yes']") is not None
+
+    def _domain(self, handle: Any) -> Domain:
+        return Domain(handle, state_directory(self.uri), self.scope, self.access)
 
     def _once(self, about: tuple[str | None, ...], ask: Callable[[], Any]) -> str:
         """Cache an answer of libvirt that stays the same while the connection lasts."""

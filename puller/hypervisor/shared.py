@@ -15,7 +15,7 @@ from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.storage.storage import Storage, storage_at
+from puller.hypervisor.storage.storage import DistantStorage, Storage, storage_on
 
 
 def refuse_shared(host: Host, domain: Domain, disks: Sequence[Disk]) -> None:
@@ -36,7 +36,7 @@ def writers(host: Host, domain: Domain, disks: Sequence[Disk]) -> dict[str, str]
         return {}
     others = [other for other in host.active_domains() if other.uuid != domain.uuid]
     used = [(other.name, disk) for other in others for disk in _writable(other)]
-    wanted = [(disk, None if disk.path is None else storage_at(disk.path)) for disk in asked]
+    wanted = [(disk, None if disk.path is None else storage_on(domain.host, disk.path)) for disk in asked]
     return {
         disk.target: name
         for disk, storage in wanted
@@ -50,7 +50,7 @@ def _writable(domain: Domain) -> Iterator[Disk]:
         yield from (disk for disk in domain.disks() if disk.holds_changes)
 
 
-def _is_shared(disk: Disk, storage: Storage | None, theirs: Disk) -> bool:
+def _is_shared(disk: Disk, storage: Storage | DistantStorage | None, theirs: Disk) -> bool:
     """Return whether ``theirs`` shares bytes with ``disk``, which is at ``storage``, under any name."""
     if storage is None or theirs.path is None:
         return (disk.path or disk.source) == (theirs.path or theirs.source)

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from puller.host.ssh import SshTarget
+
+_BY_SSH = frozenset({"ssh", "libssh", "libssh2"})
 
 _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 
@@ -15,6 +19,22 @@ _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 def is_local(uri: str) -> bool:
     """Return whether ``uri`` leads to libvirt on this host."""
     return urlsplit(uri).hostname in _THIS_HOST
+
+
+def ssh_target(uri: str) -> SshTarget | None:
+    """Return the host of ``uri`` as ``ssh`` is told of it; None if the URI names another way.
+
+    The parameters are those that libvirt passes to ssh: https://libvirt.org/uri.html#ssh-transport.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.partition("+")[2] not in _BY_SSH or parts.hostname is None:
+        return None
+    given = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    options = [] if parts.port is None else [f"-p{parts.port}"]
+    options += [f"-i{given['keyfile']}"] if "keyfile" in given else []
+    options += ["-oStrictHostKeyChecking=no"] if given.get("no_verify") == "1" else []
+    user = "" if parts.username is None else f"{unquote(parts.username)}@"
+    return SshTarget(f"{user}{parts.hostname}", tuple(options), given.get("command", "ssh"))
 
 
 def is_embedded(uri: str) -> bool:

@@ -159,7 +159,7 @@ class _Run:
         report.interruption = report.taken.interruption
 
     def _domains(self) -> list[str]:
-        with Host.connect(self._connect, self._repository.scope) as host:
+        with Host.reach(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:

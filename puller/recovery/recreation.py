@@ -71,9 +71,18 @@ class Recreated:
 
 def recreate(repository: Repository, point: Point, wanted: Recreation, observer: Observer) -> Recreated:
     """Restore and define. Raises DomainExists, HypervisorError, and as ``restore``."""
+    _refuse_name(wanted.name)
     with Host.connect(wanted.connect, repository.scope) as host:
         _refuse_known(host, point, wanted)
         return _Recreating(repository, point, wanted, host, observer).run()
+
+
+def _refuse_name(name: str | None) -> None:
+    """Libvirt refuses it too, but only when the disks are restored."""
+    if name is not None and (not name.strip() or set(name) & set("/\n")):
+        raise UsageError(
+            f"'{name}' cannot be the name of a domain", advice="Give --name a name without '/' and line ends."
+        )
 
 
 def _refuse_known(host: Host, point: Point, wanted: Recreation) -> None:
@@ -149,7 +158,9 @@ class _Recreating:
         closed = self._tell_closed(plan)
         if self._wanted.start:
             enter = (
-                f"Run 'chmod a+x {closed}', then" if closed is not None else "Correct what it names, then run"
+                f"Run 'chmod a+x {closed}', then"
+                if closed is not None
+                else "Correct the cause that libvirt names, then run"
             )
             defined.start(f"{enter} 'virsh start {defined.name}': the domain is defined.")
         return Recreated(self._point.point, defined.name, defined.uuid, domain.xml, restored)
@@ -165,8 +176,20 @@ class _Recreating:
             if name not in known:
                 raise UsageError(
                     f"domain {self._point.domain} is on no network or bridge {name}",
-                    advice=f"Map one of these: {', '.join(sorted(known)) or 'it has none'}.",
+                    advice=f"Map one of these: {', '.join(sorted(known))}."
+                    if known
+                    else "Leave --map-network out.",
                 )
+        self._refuse_missing_network()
+
+    def _refuse_missing_network(self) -> None:
+        """libvirt would define the domain, and refuse its start once the disks are restored."""
+        wanted = self._wanted.networks.all
+        if wanted is not None and wanted not in self._host.networks():
+            raise UsageError(
+                f"libvirt at {self._wanted.connect} has no network {wanted}",
+                advice="List its networks with 'virsh net-list --all', or define it.",
+            )
 
     def _make_folders(self, plan: Plan) -> None:
         """New directories are such that QEMU's user can enter them; the files are for nobody else."""

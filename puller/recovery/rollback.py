@@ -206,7 +206,9 @@ def _refuse_started(point: Point, starts: Starts) -> None:
 
 def _refuse_active(domain: Domain) -> None:
     if domain.is_active():
-        raise DomainRunning(f"domain {domain.name} is running: its disks cannot be rolled back")
+        raise DomainRunning(
+            f"domain {domain.name} is running: its disks can be neither compared nor rolled back"
+        )
     if domain.is_saved():
         raise DomainRunning(
             f"domain {domain.name} has a saved state, which belongs to its disks as they are now",
@@ -311,11 +313,21 @@ class _DiskRollback:
         began = time.monotonic()
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
-                remove_broken(self.path, self._disk.format, self._keys, self.scope)
-                self.put_mark()
-                resize(self.path, self._disk.format, self.image.size, self._keys, self.scope)
+                self._resize()
             server = servers.enter_context(self._serve(writable=True))
         return _Work(self, server.uri, *self.changes(server.uri), began)
+
+    def _resize(self) -> None:
+        """Give the image the point's size. If QEMU refuses that and has written nothing, no mark stays."""
+        remove_broken(self.path, self._disk.format, self._keys, self.scope)
+        before = self.path.stat().st_mtime_ns
+        self.put_mark()
+        try:
+            resize(self.path, self._disk.format, self.image.size, self._keys, self.scope)
+        except NbdError:
+            if self._mark is None and self.path.stat().st_mtime_ns == before:
+                clear_mark(self.path)
+            raise
 
     def put_mark(self) -> None:
         """Say beside the image that it is partly old and partly new."""

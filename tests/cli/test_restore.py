@@ -249,7 +249,10 @@ def test_salvage_of_a_sound_point_has_lost_nothing(
         ("--output x --compare", "--compare needs --in-place"),
         ("--output x --name copy", "--name needs --define"),
         ("--output x --dry-run", "--dry-run needs --in-place or --define"),
-        ("--disk vda=x --disk vda=y", "invalid --disk 'vda=y'"),
+        ("--disk vda=x --disk vda=y", "vda is given two values"),
+        ("--define --disk vda=x --map-disk vda=y", "vda is given two values"),
+        ("--define --map-disk vda", "invalid --map-disk 'vda'"),
+        ("--define --name copy", "restore --define needs --output, --pool or --map-disk"),
         ("--define --output x --map-network old", "invalid --map-network 'old'"),
     ],
 )

@@ -26,6 +26,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.job import PullJob, backup_xml, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.repository.points import new_id, object_name
 from puller.units import MIB
@@ -420,9 +421,8 @@ def test_a_lost_checkpoint(ward: Ward) -> None:
 def test_an_open_job_of_somebody_else(ward: Ward) -> None:
     with Host.connect(ward.uri) as host:
         domain = host.domain("ward")
-        job = backup_xml(
-            {"vda": None}, {"vda": ward.folder / "theirs"}, domain.runtime_directory() / "theirs"
-        )
+        server = UnixListener(domain.runtime_directory() / "theirs").element()
+        job = backup_xml({"vda": None}, {"vda": ward.folder / "theirs"}, server)
         ward.machine.handle.backupBegin(job, None, 0)
         try:
             assert ward.found() == {"open-job ward": "fail"}
@@ -436,7 +436,7 @@ def test_a_job_of_ours_is_a_fault_only_when_its_run_is_dead(ward: Ward) -> None:
     name = checkpoint_name(ward.repository.id, "20261122T050000Z-00000009")
     with Host.connect(ward.uri) as host:
         domain = host.domain("ward")
-        job = PullJob(domain, {"vda": None}, name, ward.folder, socket_path(domain, name))
+        job = PullJob(domain, {"vda": None}, name, ward.folder, UnixListener(socket_path(domain, name)))
         with job:
             assert ward.found() == {"checkpoints ward": "warn", "open-job ward": "warn"}
             with DomainLock(domain.uuid, "ward", lock_directory()):

@@ -13,6 +13,7 @@ from puller.hypervisor.domain.checkpoint import checkpoint_name, list_checkpoint
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.job.job import PullJob, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.job.pushjob import PushJob
 from tests.lab.machine import Machine
 
@@ -36,7 +37,7 @@ class Bench:
         """A pull job that makes checkpoint ``number``; bases are numbers of checkpoints."""
         names = {target: None if base is None else checkpoint(base) for target, base in bases.items()}
         name = checkpoint(number)
-        return PullJob(self.domain, names, name, self.scratch, socket_path(self.domain, name))
+        return PullJob(self.domain, names, name, self.scratch, UnixListener(socket_path(self.domain, name)))
 
     def push(self, number: int, bases: Mapping[str, int | None], room: int = 0) -> PushJob:
         """A push job that makes checkpoint ``number`` and sets ``room`` bytes aside for each disk."""

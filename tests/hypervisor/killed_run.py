@@ -16,6 +16,7 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.checkpoint import list_checkpoints
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.job import PullJob, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.job.pushjob import PushJob
 from puller.units import GIB, MIB
 from tests.hypervisor.conftest import REPOSITORY, checkpoint
@@ -35,7 +36,7 @@ def pull(root: Path) -> None:
     machine = EmbeddedLibvirt(root).machine("vm", root, [DiskSpec("vda", 4 * MIB)])
     domain = Host.connect(f"qemu:///embed?root={root}").domain("vm")
     name = checkpoint(1)
-    with PullJob(domain, {"vda": None}, name, root, socket_path(domain, name)):
+    with PullJob(domain, {"vda": None}, name, root, UnixListener(socket_path(domain, name))):
         machine.write("vda", 1, 0, MIB)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from puller.backups.omissions import omissions
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
+from puller.host.access import LOCAL
 from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks, select
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.encryption import Encryption
@@ -272,7 +273,7 @@ def test_a_look_at_a_file_whose_storage_hangs_is_left(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr("puller.hypervisor.domain.facts._SECONDS", 1.0)
     monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
-    domain = cast(Domain, SimpleNamespace(start_id=lambda: None, scope=CancelScope()))
+    domain = cast(Domain, SimpleNamespace(start_id=lambda: None, scope=CancelScope(), host=LOCAL))
     (disk,) = with_facts(domain, parse_disks(ONE))
     assert disk.facts == ImageFacts()
     os.kill(int((tmp_path / "process").read_text()), signal.SIGKILL)

@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from puller.errors import HypervisorError
+from puller.host.access import LOCAL
 from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.domain import Domain
 from puller.units import MIB
@@ -24,6 +25,7 @@ class _Domain:
 
     name = "web1"
     uuid = "b3f4c1de-0000-4000-8000-000000000001"
+    host = LOCAL
 
     def __init__(self, system: str = "", devices: str = "", active: bool = False) -> None:
         self.state_directory = Path("/nonexistent/qemu")
@@ -151,7 +153,7 @@ def test_what_cannot_even_be_looked_for_is_told(
     def refuse(path: Path) -> bool:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
     system = "<nvram>/closed/vars</nvram><varstore path='/closed/vars'/>"
     backend = "<backend type='emulator'><source type='dir' path='/closed/tpm'/></backend>"
     with pytest.raises(HypervisorError, match=r"cannot read the .*: /closed/\w+: Permission denied"):

@@ -11,6 +11,7 @@ from puller.errors import DomainNotRunning, HypervisorError, JobRunning
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.export import export_uri
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.space.scratch import scratch_path
 from puller.units import KIB, MIB
 from tests.hypervisor.conftest import BenchFactory, checkpoint, dirty
@@ -131,7 +132,7 @@ def test_a_begin_that_fails_leaves_no_checkpoint_and_no_file(
         socket = tmp_path / "none" / "socket"
     else:
         machine.occupy_exports(tmp_path)
-    job = PullJob(work.domain, {"vda": checkpoint(1), "vdb": None}, name, scratch, socket)
+    job = PullJob(work.domain, {"vda": checkpoint(1), "vdb": None}, name, scratch, UnixListener(socket))
     with pytest.raises(HypervisorError, match=f"cannot begin a backup of domain {machine.name}: "), job:
         pass
     assert work.checkpoints() == [checkpoint(1)]
@@ -157,7 +158,7 @@ def test_a_socket_in_a_folder_with_an_odd_name(
     work = bench(machine_factory(DiskSpec("vda", MIB)))
     folder = tmp_path / "a b&c=d%20é?+"
     folder.mkdir()
-    with PullJob(work.domain, {"vda": None}, checkpoint(1), folder, folder / "s") as job:
+    with PullJob(work.domain, {"vda": None}, checkpoint(1), folder, UnixListener(folder / "s")) as job:
         assert reference(job.exports[0].uri, tmp_path / "copy").read_bytes() == bytes(MIB)
     assert list(folder.iterdir()) == []
 

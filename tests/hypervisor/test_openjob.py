@@ -13,6 +13,7 @@ import pytest
 from puller.errors import JobRunning
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.job import backup_xml
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.job.openjob import OpenJob
 from puller.units import MIB
 from tests.hypervisor.conftest import REPOSITORY, BenchFactory, checkpoint
@@ -63,7 +64,8 @@ def test_a_job_of_another_tool_stays_open(machine_factory: MachineFactory, bench
     machine = machine_factory(DiskSpec("vda", 4 * MIB))
     work = bench(machine)
     socket = work.domain.runtime_directory() / "other.sock"
-    machine.handle.backupBegin(backup_xml({"vda": None}, {"vda": work.scratch / "other"}, socket), None, 0)
+    server = UnixListener(socket).element()
+    machine.handle.backupBegin(backup_xml({"vda": None}, {"vda": work.scratch / "other"}, server), None, 0)
     before = openjob.open_job(work.domain)
     with pytest.raises(JobRunning, match=f"domain {machine.name} has an open backup job"):
         openjob.end_stale(work.domain, REPOSITORY)

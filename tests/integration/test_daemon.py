@@ -127,5 +127,6 @@ def test_a_pool_is_left_as_it_was_where_the_restore_is_refused_or_fails(volumes:
     assert pool["kept"] == "precious"
     assert pool["unknown pool"].startswith("HypervisorError: cannot look up storage pool nowhere: ")
     assert pool["unknown network"] == "UsageError: domain volumes is on no network or bridge misspelt"
+    assert pool["missing network"] == "UsageError: libvirt at qemu:///system has no network nowhere"
     assert pool["damaged"].startswith("DamagedData: ")
     assert (pool["left"], pool["domains"]) == ([], ["volumes"])

@@ -19,6 +19,7 @@ from puller.errors import CheckpointUnusable, DomainNotRunning, Locked, ScratchF
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, checkpoint_name, owner_prefix
 from puller.hypervisor.job.job import PullJob, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.space import scratch, scratchwatch
 from puller.repository.points import new_id
 from puller.units import KIB, MIB
@@ -243,7 +244,7 @@ def test_the_next_run_ends_what_a_killed_freeze_left(scene: Scene, successor: st
         domain = host.domain(machine.name)
         name = checkpoint_name(THIRD_PARTIES, new_id(datetime.now(UTC)))
         folder = machine.image("vda").parent
-        PullJob(domain, {"vda": None}, name, folder, socket_path(domain, name)).__enter__()
+        PullJob(domain, {"vda": None}, name, folder, UnixListener(socket_path(domain, name))).__enter__()
     assert name in checkpoints(machine)
     if successor == "freeze":
         assert freeze(machine, scene.uri, "true").exit_code == 0

@@ -715,3 +715,20 @@ def test_a_disk_that_the_point_does_not_have_is_named(
     assert scene.machine.image("vdb").read_bytes() == before
     roll(scene, point, disks=["vda"])
     assert scene.told == []
+
+
+def test_a_size_that_qemu_refuses_to_give_back_leaves_no_mark(scene: Scene) -> None:
+    """QEMU does not resize images of version 2 that have snapshots."""
+    first, image = first_of(scene), scene.folder / "old.qcow2"
+    scene.machine.stop()
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", str(image), str(SIZE + MIB)]
+    subprocess.run(command, check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", image], check=True)
+    put_on(scene, image)
+    with pytest.raises(NbdError, match="Can't resize a v2 image which has snapshots"):
+        roll(scene, first)
+    assert find_mark(image) is None
+    put_mark(image, RollbackMark("an earlier one", "vda"))
+    with pytest.raises(NbdError):
+        roll(scene, first)
+    assert find_mark(image) is not None

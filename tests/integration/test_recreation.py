@@ -73,6 +73,15 @@ def test_a_domain_that_exists_is_refused_before_anything_is_written(scene: Scene
         recreate(scene, name="copy")
 
 
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb"])
+def test_a_name_that_no_domain_can_have_is_refused_before_anything_is_written(
+    scene: Scene, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a domain"):
+        recreate(scene, output=str(tmp_path / "out"), name=name)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_defines_nothing_and_tells_the_xml(scene: Scene, tmp_path: Path) -> None:
     made = recreate(scene, output=str(tmp_path / "out"), name="copy", dry_run=True)
     root = ET.fromstring(made.xml)

@@ -219,6 +219,13 @@ def test_the_rest_of_an_export_can_be_zeroed_too(tmp_path: Path) -> None:
     assert old.read_bytes() == DENSE + bytes(MIB)
 
 
+def test_an_export_that_nobody_serves_is_said_to_be_that(tmp_path: Path) -> None:
+    shelf, uri = Shelf(tmp_path, {"vda": DENSE}), f"nbd+unix:///?socket={tmp_path}/nobody"
+    with pytest.raises(OutputFailed, match=r"^cannot connect to nbd\+unix:///.*/nobody: ") as failed:
+        shelf.restore(output=uri)
+    assert "Check that the NBD server runs" in failed.value.advice
+
+
 def test_the_same_place_twice_is_refused_by_any_name(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, {"vda": DENSE, "vdb": DENSE})
     (tmp_path / "real").mkdir()

@@ -124,6 +124,7 @@ class Stage:
         outcome["kept"] = precious.read_text()
         outcome["unknown pool"] = self._recreate("copy", pool="nowhere")
         outcome["unknown network"] = self._recreate("copy", map_networks={"misspelt": "x"})
+        outcome["missing network"] = self._recreate("copy", network="nowhere")
         for pack in (self.folder / "repository" / "packs").rglob("*"):
             if pack.is_file():
                 pack.write_bytes(bytes(pack.stat().st_size))

@@ -109,7 +109,7 @@ class Push(Source):
             disk.target: staging.required_bytes(self._copied(disk, bases[disk.target]))
             for disk in self._disks
         }
-        staging.check_free(self.folder, sum(self._room.values()))
+        staging.check_free(self.folder, sum(self._room.values()), self._domain.host)
 
     def _copied(self, disk: Disk, base: Base) -> int:
         """Return the most bytes that QEMU will copy of the disk."""

@@ -19,6 +19,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import untracked
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
+from puller.hypervisor.job.listener import UnixListener
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.hypervisor.space.seal import seal_of
 
@@ -81,14 +82,15 @@ class Pull(Source):
         name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
         require_short(socket_path(self._domain, name))
         sizes = (self._domain.disk_size(target) for target in bases)
-        check_free(self.folder, required_bytes(sizes))
+        check_free(self.folder, required_bytes(sizes), self._domain.host)
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
         """See Source."""
         socket = socket_path(self._domain, checkpoint)
+        listener = UnixListener(socket, self._domain.host)
         seal = seal_of(self._domain, self._disks, checkpoint)
         return PullJob(
-            self._domain, checkpoints_of(bases), checkpoint, self.folder, socket, self._untracked, seal
+            self._domain, checkpoints_of(bases), checkpoint, self.folder, listener, self._untracked, seal
         )
 
 

@@ -28,7 +28,7 @@ def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
     """Raise UnsupportedDisk if an image of the disk is encrypted and ``keys`` have none for it."""
     if disk.path is None:
         return
-    for number, image in enumerate(describe(disk.path, disk.format, domain.scope)):
+    for number, image in enumerate(describe(disk.path, disk.format, domain.scope, domain.host)):
         if image.get("encrypted") and (number >= len(keys) or keys[number] is None):
             raise UnsupportedDisk(
                 f"cannot open the encrypted image {image['filename']} of disk {disk.target} of domain "

@@ -9,7 +9,7 @@ from puller.cli.output.console import printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
-from puller.cli.output.restored import disk_document, disk_line
+from puller.cli.output.restored import disk_document, disk_line, without_ends
 from puller.cli.output.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def recreate(settings: Settings, point: str, choices: dict[str, Any]) -> Outcome
     from puller import api
 
     connect = settings.connect or api.DEFAULT_URI
-    with observing(settings, RESTORE) as observer:
+    with observing(settings, RESTORE) as told:
+        observer = without_ends(told, settings)
         made = api.recreate(repository, point, connect=connect, observer=observer, **choices)
     return Outcome(_document(made), _text(made, started=choices["start"]))
 

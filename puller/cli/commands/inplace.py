@@ -9,7 +9,13 @@ from puller.cli.output.console import printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
-from puller.cli.output.restored import disk_document, lost_documents, lost_failure, lost_lines
+from puller.cli.output.restored import (
+    disk_document,
+    lost_documents,
+    lost_failure,
+    lost_lines,
+    without_ends,
+)
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
 from puller.units import format_bytes
@@ -34,7 +40,8 @@ def roll_back(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a 
     from puller import api
 
     connect = settings.connect or api.DEFAULT_URI
-    with observing(settings, RESTORE) as observer:
+    with observing(settings, RESTORE) as told:
+        observer = without_ends(told, settings)
         result = api.rollback(
             repository,
             point,

@@ -10,14 +10,20 @@ from puller.cli.commands import definition, inplace
 from puller.cli.input.access import open_repository
 from puller.cli.input.modes import pairs, refuse_odd, split_disks
 from puller.cli.input.options import OF_HOST, Command
-from puller.cli.output.console import is_heard_by_programs, printable
+from puller.cli.output.console import printable
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
-from puller.cli.output.restored import disk_document, disk_line, lost_documents, lost_failure, lost_lines
+from puller.cli.output.restored import (
+    disk_document,
+    disk_line,
+    lost_documents,
+    lost_failure,
+    lost_lines,
+    without_ends,
+)
 from puller.cli.output.settings import Settings
 from puller.errors import UsageError
-from puller.events import DiskDone, Event, Observer
 
 if TYPE_CHECKING:
     from puller.api import ImageFormat
@@ -178,8 +184,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
         return inplace.roll_back(
             settings, point, hosts, disks, compare, dry_run, salvage, backup_first=backup_first
         )
-    targets, places = split_disks((*disks, *mapped_disks))
+    targets, places = split_disks(disks, mapped_disks)
     if define:
+        if output is None and pool is None and not places:
+            raise UsageError(
+                "restore --define needs --output, --pool or --map-disk",
+                advice="Name a directory for the disks with --output.",
+            )
         choices = {
             "output": output,
             "name": name,
@@ -188,7 +199,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
             "disks": targets,
             "places": places,
             "format": format_,
-            "network": network or "keep",
+            "network": "keep" if network is None else network,
             "map_networks": pairs("--map-network", mapped_networks),
             "start": start,
             "dry_run": dry_run,
@@ -204,7 +215,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     from puller import api
 
     with observing(settings, RESTORE) as told:
-        observer = told if settings.json or is_heard_by_programs() else _without_ends(told)
+        observer = without_ends(told, settings)
         restored = api.restore(
             repository,
             point,
@@ -222,16 +233,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     return Outcome(
         _document(restored, salvage), _text(restored), lost_failure(restored.point, restored.damage)
     )
-
-
-def _without_ends(observer: Observer) -> Observer:
-    """``observer``, not told of the disks that are done: the results say the same of each."""
-
-    def observe(event: Event) -> None:
-        if not isinstance(event, DiskDone):
-            observer(event)
-
-    return observe
 
 
 def _document(restored: Restored, salvage: bool) -> dict[str, Any]:

@@ -29,10 +29,17 @@ def refuse_odd(ways: Mapping[str, bool], plain: Given, special: Given) -> None:
             raise UsageError(f"{option} needs {needed}", advice=f"Add {needed}, or leave {option} out.")
 
 
-def split_disks(disks: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The targets that are named alone, and the places of the others. Raises UsageError."""
+def split_disks(disks: Sequence[str], mapped: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The targets that ``--disk`` names alone, and the places of the others and of ``--map-disk``.
+
+    Raises UsageError.
+    """
     alone = [disk for disk in disks if "=" not in disk]
-    return alone, pairs("--disk", [disk for disk in disks if "=" in disk])
+    places = pairs("--disk", [disk for disk in disks if "=" in disk])
+    for target, place in pairs("--map-disk", mapped).items():
+        if places.setdefault(target, place) != place:
+            raise _twice(target)
+    return alone, places
 
 
 def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
@@ -40,6 +47,12 @@ def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for value in values:
         old, separator, new = value.partition("=")
-        if not (old and separator and new) or found.setdefault(old, new) != new:
-            raise UsageError(f"invalid {option} {value!r}", advice="Give each name once, as NAME=VALUE.")
+        if not (old and separator and new):
+            raise UsageError(f"invalid {option} {value!r}", advice="Write it as NAME=VALUE.")
+        if found.setdefault(old, new) != new:
+            raise _twice(old)
     return found
+
+
+def _twice(name: str) -> UsageError:
+    return UsageError(f"{name} is given two values", advice="Give each name once.")

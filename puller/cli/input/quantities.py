@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import duration, duration_or_size, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, rate
 
 T = TypeVar("T")
 
@@ -32,3 +32,5 @@ RATE = Quantity("rate", rate)
 """In bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
+SIZE = Quantity("size", budget)
+"""A number of bytes, 1 MiB or more."""

@@ -16,17 +16,18 @@ from puller.errors import PullerError
 class Outcome:
     """``document`` and ``text`` have the same content; ``failure`` is reported too and sets the exit code.
 
-    Without document and failure, the command has written everything itself.
+    Without document and failure, the command has written everything itself; ``code`` is its exit code then.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     failure: PullerError | None = None
+    code: int = 0
 
     @property
     def exit_code(self) -> int:
         """The exit code of the process."""
-        return 0 if self.failure is None else self.failure.exit_code
+        return self.code if self.failure is None else self.failure.exit_code
 
     def as_json(self) -> str:
         """Return the document in ASCII, so that no terminal's encoding can damage it."""

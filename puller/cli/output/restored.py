@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from puller.cli.output.console import is_heard_by_programs
+from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
 from puller.errors import DamagedData
+from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +20,18 @@ if TYPE_CHECKING:
 
 Lost = Sequence[tuple[str, "Damage"]]
 """Damage by disk."""
+
+
+def without_ends(observer: Observer, settings: Settings) -> Observer:
+    """``observer``, but at a terminal not told of disks that are done: the results say the same of each."""
+    if settings.json or is_heard_by_programs():
+        return observer
+
+    def observe(event: Event) -> None:
+        if not isinstance(event, DiskDone):
+            observer(event)
+
+    return observe
 
 
 def disk_document(done: RestoredDisk | RolledBackDisk) -> dict[str, Any]:

@@ -11,16 +11,27 @@ import libvirt
 
 from puller.cancelling import CancelScope
 from puller.errors import DomainNotRunning, HypervisorError
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.disk import Disk, parse_disks, select
 from puller.hypervisor.domain.volume import located
 from puller.hypervisor.faults import translate
 
 
 class Domain:
-    """One domain. ``handle`` is libvirt's and private to this package; waits for it belong to ``scope``."""
+    """One domain. ``handle`` is libvirt's and private to this package; waits for it belong to ``scope``.
 
-    def __init__(self, handle: Any, state_directory: Path, scope: CancelScope | None = None) -> None:
+    Its images and temporary files are on ``host``.
+    """
+
+    def __init__(
+        self,
+        handle: Any,
+        state_directory: Path,
+        scope: CancelScope | None = None,
+        host: HostAccess = LOCAL,
+    ) -> None:
         self.handle = handle
+        self.host = host
         self.scope = scope or CancelScope()
         self.state_directory = state_directory
         self.name: str = handle.name()
@@ -108,7 +119,7 @@ class Domain:
         ``/var/lib/libvirt/qemu/domain-<id>-<name>/* rw``. Few other places have all three, so the socket of
         a pull job is created here.
         """
-        for path in self.state_directory.glob(f"domain-{self.start_id()}-*"):
+        for path in self.host.matching(self.state_directory, f"domain-{self.start_id()}-*"):
             return path
         raise HypervisorError(
             f"cannot find libvirt's directory of domain {self.name} in {self.state_directory}",

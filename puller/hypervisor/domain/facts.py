@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
-from puller.host import programs
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import with_image_facts
@@ -23,14 +21,15 @@ def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     qemu = _run_of(domain)
     return tuple(
         replace(
-            with_image_facts(disk, domain.scope), facts=replace(_of_file(disk.path, domain.scope), qemu=qemu)
+            with_image_facts(disk, domain.scope, domain.host),
+            facts=replace(_of_file(disk.path, domain), qemu=qemu),
         )
         for disk in disks
     )
 
 
-def _of_file(path: Path | None, scope: CancelScope) -> ImageFacts:
-    found = [] if path is None else _stat(path, "%i %.9W %s", scope)
+def _of_file(path: Path | None, domain: Domain) -> ImageFacts:
+    found = [] if path is None else _stat(path, "%i %.9W %s", domain)
     if len(found) != 3:
         return ImageFacts()
     inode, born, size = found
@@ -43,16 +42,16 @@ def _run_of(domain: Domain) -> str:
     if number is None:
         return ""
     try:
-        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W", domain.scope)])
+        return " ".join([number, *_stat(domain.runtime_directory(), "%.9W", domain)])
     except HypervisorError:
         return number
 
 
-def _stat(path: Path, what: str, scope: CancelScope) -> list[str]:
+def _stat(path: Path, what: str, domain: Domain) -> list[str]:
     """Return words of coreutils' ``stat``, which shows birth times unlike Python's. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:
-        done = programs.run(command, _SECONDS, scope)
+        done = domain.host.run(command, _SECONDS, domain.scope)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.decode(errors="replace").split() if done.returncode == 0 else []

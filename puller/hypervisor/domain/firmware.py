@@ -7,13 +7,16 @@ swtpm writes while the domain runs. They are read as they are, not at the instan
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tarfile
 import xml.etree.ElementTree as ET
 from contextlib import suppress
 from pathlib import Path
 
 from puller.errors import HypervisorError
+from puller.host.access import FileStatus, HostAccess
 from puller.hypervisor.domain.domain import Domain
 from puller.units import MIB
 
@@ -68,10 +71,10 @@ def tpm(domain: Domain) -> bytes | None:
     path = domain.state_directory.parent / "swtpm" / domain.uuid
     if source is not None and source.get("path"):
         path = Path(source.get("path", ""))
-    if not _exists(path, what):
+    if not _exists(domain, path, what):
         _require_shut_off(domain, path, what)
         return None
-    return _archive(path, what)
+    return _archive(domain.host, path, what)
 
 
 def has_tpm(domain: Domain) -> bool:
@@ -79,7 +82,7 @@ def has_tpm(domain: Domain) -> bool:
     return ET.fromstring(domain.xml()).find("./devices/tpm") is not None
 
 
-def _archive(path: Path, what: str) -> bytes:
+def _archive(host: HostAccess, path: Path, what: str) -> bytes:
     """Archive the file, or all files of the directory, without swtpm's locks.
 
     swtpm writes a state under another name and renames it, so a file may vanish after it was listed. Then
@@ -88,7 +91,7 @@ def _archive(path: Path, what: str) -> bytes:
     try:
         for _ in range(_LOOKS):
             with suppress(FileNotFoundError):
-                return _archived(path, what)
+                return _archived(host, path, what)
     except OSError as error:
         raise _unreadable(what, path, error) from error
     raise HypervisorError(
@@ -96,14 +99,15 @@ def _archive(path: Path, what: str) -> bytes:
     )
 
 
-def _archived(path: Path, what: str) -> bytes:
+def _archived(host: HostAccess, path: Path, what: str) -> bytes:
     archive = io.BytesIO()
-    folder = path if path.is_dir() else path.parent
+    is_folder = _status(host, path).kind == "directory"
+    folder = path if is_folder else path.parent
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.suffix != ".lock" and file.name != ".lock" and not file.is_dir():
-                modified = int(file.stat().st_mtime)
-                content = _read(file, what)
+        for file in host.files_below(path) if is_folder else [path]:
+            if file.suffix != ".lock" and file.name != ".lock":
+                modified = _status(host, file).modified // 10**9
+                content = _read(host, file, what)
                 member = tarfile.TarInfo(str(file.relative_to(folder)))
                 member.size, member.mode, member.mtime = len(content), 0o600, modified
                 tar.addfile(member, io.BytesIO(content))
@@ -115,15 +119,22 @@ def _archived(path: Path, what: str) -> bytes:
 def _read_if_made(domain: Domain, path: str, what: str) -> bytes | None:
     if not path:
         return None
-    if not _exists(Path(path), what):
+    if not _exists(domain, Path(path), what):
         _require_shut_off(domain, Path(path), what)
         return None
-    return _read(Path(path), what)
+    return _read(domain.host, Path(path), what)
 
 
-def _exists(path: Path, what: str) -> bool:
+def _status(host: HostAccess, path: Path) -> FileStatus:
+    found = host.status(path)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return found
+
+
+def _exists(domain: Domain, path: Path, what: str) -> bool:
     try:
-        return path.exists()
+        return domain.host.status(path) is not None
     except OSError as error:  # the directory may not be entered, or its storage fails
         raise _unreadable(what, path, error) from error
 
@@ -134,16 +145,15 @@ def _require_shut_off(domain: Domain, path: Path, what: str) -> None:
         raise HypervisorError(f"cannot read {what}: {path}: no such file", advice="Run puller as root.")
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(host: HostAccess, path: Path, what: str) -> bytes:
     """Read all of it. A block device has a size of 0 for ``stat``, and a pipe would never end."""
     try:
-        if not (path.is_file() or path.is_block_device()):
+        if _status(host, path).kind not in ("file", "block"):
             raise HypervisorError(
                 f"cannot read {what}: {path} is neither a file nor a block device",
                 advice="Find out what that file is.",
             )
-        with path.open("rb") as file:
-            content = file.read(LIMIT + 1)
+        content = host.read(path, LIMIT + 1)
     except OSError as error:
         raise _unreadable(what, path, error) from error
     if len(content) > LIMIT:

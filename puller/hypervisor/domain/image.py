@@ -1,4 +1,4 @@
-"""What ``qemu-img`` says about an image file on this host."""
+"""What ``qemu-img`` says about an image file of a host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
+from puller.host.access import LOCAL, HostAccess
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk, image_name
 
@@ -17,12 +18,12 @@ _INFO_SECONDS = 60.0
 """Seconds that ``qemu-img info`` may take. A job may be open meanwhile."""
 
 
-def with_image_facts(disk: Disk, scope: CancelScope | None = None) -> Disk:
+def with_image_facts(disk: Disk, scope: CancelScope | None = None, host: HostAccess = LOCAL) -> Disk:
     """Return the disk with facts from its image; unchanged if that is not qcow2 or cannot be read."""
     if disk.path is None or disk.format != "qcow2":
         return disk
     with suppress(HypervisorError):
-        return with_layout(disk, image_facts(disk.path, disk.format, scope))
+        return with_layout(disk, image_facts(disk.path, disk.format, scope, host))
     return disk
 
 
@@ -45,18 +46,22 @@ def untracked(disk: Disk) -> str | None:
     return None
 
 
-def describe(path: Path, image_format: str, scope: CancelScope | None = None) -> list[dict[str, Any]]:
+def describe(
+    path: Path, image_format: str, scope: CancelScope | None = None, host: HostAccess = LOCAL
+) -> list[dict[str, Any]]:
     """Return facts about the image and those behind it, the image itself first. See :func:`image_facts`."""
-    return list(_info(path, image_format, scope, "--backing-chain"))
+    return list(_info(path, image_format, scope, host, "--backing-chain"))
 
 
-def image_facts(path: Path, image_format: str, scope: CancelScope | None = None) -> dict[str, Any]:
+def image_facts(
+    path: Path, image_format: str, scope: CancelScope | None = None, host: HostAccess = LOCAL
+) -> dict[str, Any]:
     """Return what ``qemu-img info`` says about the image; the images behind it are not opened.
 
     It waits for no lock, so for an image in use it returns the stored state: bitmaps that QEMU holds are
     marked ``in-use``. Raises :class:`HypervisorError` if the image cannot be read.
     """
-    return dict(_info(path, image_format, scope))
+    return dict(_info(path, image_format, scope, host))
 
 
 def layout(facts: dict[str, Any]) -> dict[str, Any]:
@@ -64,36 +69,40 @@ def layout(facts: dict[str, Any]) -> dict[str, Any]:
     return dict(facts.get("format-specific", {}).get("data", {}))
 
 
-def _info(path: Path, image_format: str, scope: CancelScope | None, *options: str) -> Any:
+def _info(path: Path, image_format: str, scope: CancelScope | None, host: HostAccess, *options: str) -> Any:
     words = ["info", "--force-share", "--output=json", *options, "-f", image_format, "--"]
     advice = f"Run 'qemu-img check {path}', and check that puller may read the image."
     failure = Failure(HypervisorError, f"qemu-img cannot read {path}", advice)
-    return json.loads(qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure, scope=scope))
+    return json.loads(
+        qemu_img([*words, str(path.absolute())], _INFO_SECONDS, failure, host=host, scope=scope)
+    )
 
 
-def files_of(path: Path, image_format: str, scope: CancelScope | None = None) -> tuple[Path, ...]:
-    """Return the files and devices of this host that make up the image at ``path``, itself first.
+def files_of(
+    path: Path, image_format: str, scope: CancelScope | None = None, host: HostAccess = LOCAL
+) -> tuple[Path, ...]:
+    """Return the files and devices of the host that make up the image at ``path``, itself first.
 
     These are the images behind it, and the external data files of each: a qcow2 image may have one, a VMDK
     image several. Sources elsewhere (``nbd://``, ``json:``) are omitted. Raises HypervisorError.
     """
     found: dict[Path, None] = {path: None}
-    for image in describe(path, image_format, scope):
+    for image in describe(path, image_format, scope, host):
         home = Path(image["filename"])
         data = layout(image)
         beside = [data.get("data-file"), *(extent["filename"] for extent in data.get("extents", []))]
         found |= dict.fromkeys((home, *(home.parent / name for name in beside if name)))
-    return tuple(file for file in found if file.exists())
+    return tuple(file for file in found if host.status(file) is not None)
 
 
-def with_stored_chain(disk: Disk, scope: CancelScope | None = None) -> Disk:
+def with_stored_chain(disk: Disk, scope: CancelScope | None = None, host: HostAccess = LOCAL) -> Disk:
     """Return the disk of a shut-off domain with the backing images that its image names.
 
     A disk that cannot be incremental is returned unchanged. Raises :class:`HypervisorError`.
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
-    behind = describe(disk.path, disk.format, scope)[1:]
+    behind = describe(disk.path, disk.format, scope, host)[1:]
     return replace(disk, backing=tuple(image_name(image["format"], image["filename"]) for image in behind))
 
 

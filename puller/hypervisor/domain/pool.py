@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, connection: Any, name: str) -> None:
         self.name = name
-        with translate(f"cannot look up storage pool {name}"):
+        with translate(f"cannot look up storage pool {name}", "List the pools with 'virsh pool-list --all'."):
             self._handle = connection.storagePoolLookupByName(name)
             root = ET.fromstring(self._handle.XMLDesc())
         self.directory = Path(root.findtext("./target/path", "/"))

@@ -79,7 +79,7 @@ def thaw_until_answered(uri: str, uuid: str, after: GuestCommand | None = None) 
 
 
 def _thaw(uri: str, uuid: str, after: GuestCommand | None) -> bool:
-    with Host.connect(uri) as host:
+    with Host.reach(uri) as host:
         try:
             domain = host.domain(uuid)
         except NoSuchDomain:

@@ -7,6 +7,7 @@ https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,15 +19,15 @@ def export_uri(socket: Path, name: str) -> str:
     return f"nbd+unix:///{quote(name, safe='')}?socket={quote(str(socket), safe='/')}"
 
 
-def parse_exports(xml: str, socket: Path) -> tuple[DiskExport, ...]:
-    """Return the exports in the XML of an open pull job that listens on ``socket``."""
+def parse_exports(xml: str, uri: Callable[[str], str]) -> tuple[DiskExport, ...]:
+    """Return the exports in the XML of an open pull job; ``uri`` returns the URI of an export by its name."""
     disks = ET.fromstring(xml).findall("./disks/disk[@backup='yes']")
-    return tuple(_parse(disk, socket) for disk in disks)
+    return tuple(_parse(disk, uri) for disk in disks)
 
 
-def _parse(disk: ET.Element, socket: Path) -> DiskExport:
+def _parse(disk: ET.Element, uri: Callable[[str], str]) -> DiskExport:
     target, bitmap = disk.attrib["name"], disk.get("exportbitmap")
     name = disk.get("exportname", target)  # libvirt names the export after the disk by default
     # The context's name is QEMU's: docs/interop/nbd.txt.
     changed = None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}"
-    return DiskExport(target, export_uri(socket, name), changed)
+    return DiskExport(target, uri(name), changed)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from puller.errors import HypervisorError, PullerError
@@ -17,6 +18,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
 from puller.hypervisor.job.backupjob import BackupJob, add_disks, add_encryption
 from puller.hypervisor.job.export import parse_exports
+from puller.hypervisor.job.listener import Listener
 from puller.hypervisor.job.openjob import OpenJob, job_xml
 from puller.hypervisor.space.scratch import scratch_path
 from puller.hypervisor.space.scratchwatch import ScratchWatch
@@ -50,20 +52,26 @@ class PullJob(BackupJob):
         bases: Mapping[str, str | None],
         checkpoint: str,
         scratch_directory: Path,
-        socket: Path,
+        listener: Listener,
         untracked: Collection[str] = (),
         seal: Seal | None = None,
     ) -> None:
         super().__init__(domain, bases, checkpoint, untracked, seal)
-        self._socket = socket
+        self._listener = listener
         self._folder = scratch_directory.absolute()
         self._scratch = {
             target: scratch_path(self._folder, checkpoint, domain.uuid, target) for target in self._bases
         }
 
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """See FrozenDisks: open the way to the exports, too."""
+        with self._listener.opened(), super().prepared():
+            yield
+
     def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
         """See FrozenDisks: a full scratch would harm the guest."""
-        return ScratchWatch(self._folder, alarm)
+        return ScratchWatch(self._folder, alarm, self._domain.host)
 
     def scratch_used(self) -> int:
         """See FrozenDisks. Raises :class:`HypervisorError` if the job has ended.
@@ -78,7 +86,7 @@ class PullJob(BackupJob):
 
     def _begin(self) -> None:
         super()._begin()
-        self.exports = parse_exports(job_xml(self._domain) or "<domainbackup/>", self._socket)
+        self.exports = parse_exports(job_xml(self._domain) or "<domainbackup/>", self._listener.uri)
         if {export.target for export in self.exports} != self._bases.keys():
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")
 
@@ -86,18 +94,21 @@ class PullJob(BackupJob):
         return self._scratch
 
     def _xml(self) -> str:
-        return backup_xml(self._bases, self._scratch, self._socket, self.seal)
+        return backup_xml(self._bases, self._scratch, self._listener.element(), self.seal)
 
     def _as_opened(self) -> OpenJob:
-        return OpenJob(self._socket, frozenset(self._scratch.values()))
+        return OpenJob(self._listener.socket, frozenset(self._scratch.values()))
 
 
 def backup_xml(
-    bases: Mapping[str, str | None], scratch: Mapping[str, Path], socket: Path, seal: Seal | None = None
+    bases: Mapping[str, str | None],
+    scratch: Mapping[str, Path],
+    server: ET.Element,
+    seal: Seal | None = None,
 ) -> str:
     """Return the ``<domainbackup>`` of a pull job; disks that are not named take no part in it."""
     root = ET.Element("domainbackup", mode="pull")
-    ET.SubElement(root, "server", transport="unix", socket=str(socket))
+    root.append(server)
     for target, disk in add_disks(root, bases).items():
         add_encryption(ET.SubElement(disk, "scratch", file=str(scratch[target])), seal, target)
     return ET.tostring(root, encoding="unicode")

@@ -125,7 +125,7 @@ def end(domain: Domain, job: OpenJob) -> None:
             raise HypervisorError(f"the backup job of domain {domain.name} did not end within {_LIMIT:.0f} s")
         waiting.pause(_STEP)
     for path in job.files:
-        scratch.discard(path)
+        scratch.discard(path, domain.host)
 
 
 def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[Path, ...]:
@@ -141,7 +141,7 @@ def sweep_scratch(domain: Domain, directory: Path, repository_id: str) -> tuple[
     return tuple(
         path
         for suffix in (scratch.SUFFIX, staging.SUFFIX, runlock.SUFFIX)
-        for path in scratch.sweep(directory, repository_id, domain.uuid, in_use, suffix)
+        for path in scratch.sweep(directory, repository_id, domain.uuid, in_use, suffix, domain.host)
     )
 
 

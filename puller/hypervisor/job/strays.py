@@ -38,7 +38,7 @@ def find_stored(domain: Domain, repository_id: str) -> dict[str, list[str]]:
         if disk.path is None or disk.format != "qcow2":
             continue
         with suppress(HypervisorError):
-            for name in stored_bitmaps(image_facts(disk.path, disk.format, domain.scope)):
+            for name in stored_bitmaps(image_facts(disk.path, disk.format, domain.scope, domain.host)):
                 if name.startswith(owner_prefix(repository_id)):
                     found.setdefault(name, []).append(disk.target)
     return found

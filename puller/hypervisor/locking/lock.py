@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
 from puller.errors import Locked, PullerError
+from puller.host.access import LOCAL, LOCK_TEXT, LockHeld
 from puller.host.privatefolder import make_private
 from puller.host.runtime import runtime_directory
+from puller.hypervisor.domain.domain import Domain
 
 
 class HostLock:
@@ -30,9 +34,10 @@ class HostLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder = os.pread(self._descriptor, LOCK_TEXT, 0).decode("ascii", "replace").strip()
             os.close(self._descriptor)
-            raise Locked(f"{self._what} by process {holder or 'unknown'}") from error
+            named = holder if holder.startswith("process") else f"process {holder or 'unknown'}"
+            raise Locked(f"{self._what} by {named}") from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
@@ -53,6 +58,30 @@ class JobLock(HostLock):
 
     def __init__(self, name: str, step: str, directory: Path) -> None:
         super().__init__(directory / f"job-{name}-{step}.lock", f"the {step} of job {name} is being run")
+
+
+@contextmanager
+def domain_held(domain: Domain) -> Iterator[None]:
+    """Hold the domain against pullers of any host, by a lock on the host where it runs. Raises Locked."""
+    held = DomainLock(domain.uuid, domain.name, lock_directory()) if domain.host is LOCAL else _there(domain)
+    with held:
+        yield
+
+
+@contextmanager
+def _there(domain: Domain) -> Iterator[None]:
+    path = domain.host.runtime_directory() / f"{domain.uuid}.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(domain.host.held(path, 0o600, remove=False))
+        except LockHeld as error:
+            raise Locked(f"domain {domain.name} is being backed up by {error}") from error
+        except OSError as error:
+            raise PullerError(
+                f"cannot use the lock file {path} of host {domain.host.name}: {error.strerror}",
+                advice="Let only this user own and write to its directory, or remove the directory.",
+            ) from error
+        yield
 
 
 def lock_directory() -> Path:

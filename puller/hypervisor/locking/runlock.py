@@ -8,13 +8,12 @@ temporary files, which every user who can end the job can read.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from puller.errors import Locked
+from puller.host.access import LockHeld
 from puller.hypervisor.domain.checkpoint import owner_prefix
 from puller.hypervisor.domain.domain import Domain
 
@@ -29,42 +28,25 @@ class RunLock:
 
     def __init__(self, directory: Path, checkpoint: str, domain: Domain) -> None:
         self._path = directory / f"{checkpoint}-{domain.uuid}-run{SUFFIX}"
-        self._descriptor = -1
+        self._host = domain.host
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with suppress(OSError):
-            self._descriptor = os.open(self._path, flags, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-            # Readable by all whatever the umask, so that other users can see the lock.
-            os.fchmod(self._descriptor, 0o644)
+        with suppress(OSError, LockHeld):
+            # Readable by all, so that other users can see the lock.
+            self._held.enter_context(self._host.held(self._path, 0o644, remove=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._descriptor >= 0:
-            with suppress(OSError):
-                self._path.unlink()
-            os.close(self._descriptor)
+        self._held.close()
 
 
 def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
     """Raise :class:`Locked` if a living run of ours over ``domain`` has its files in ``directory``."""
-    for path in directory.glob(f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
+    for path in domain.host.matching(directory, f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
         with suppress(OSError):
-            holder = _holder(path)
+            holder = domain.host.holder(path)
             if holder is not None:
-                other = f"process {holder} of another user or container"
-                raise Locked(f"domain {domain.name} is being backed up by {other}")
-
-
-def _holder(path: Path) -> str | None:
-    """Return the process named in the file at ``path`` if it is locked; None if it is not."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-    finally:
-        os.close(descriptor)
-    return None
+                raise Locked(
+                    f"domain {domain.name} is being backed up by {holder}, of another user, container or host"
+                )

@@ -12,11 +12,11 @@ needs free space. The directory of the domain's first image has both on any host
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from puller.errors import ScratchFull, UsageError
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN, owner_prefix
 from puller.hypervisor.domain.disk import Disk
 from puller.units import MIB, format_bytes
@@ -56,12 +56,12 @@ def required_bytes(sizes: Iterable[int]) -> int:
     return max(256 * MIB, sum(sizes) // 20)
 
 
-def check_free(directory: Path, needed: int) -> None:
+def check_free(directory: Path, needed: int, host: HostAccess = LOCAL) -> None:
     """Raise :class:`ScratchFull` if fewer than ``needed`` bytes are free in ``directory``.
 
     Raises :class:`UsageError` if the directory cannot be used.
     """
-    free = free_bytes(directory, "scratch")
+    free = free_bytes(directory, "scratch", host)
     if free < needed:
         raise ScratchFull(
             f"scratch directory {directory} has {format_bytes(free)} free, "
@@ -69,44 +69,50 @@ def check_free(directory: Path, needed: int) -> None:
         )
 
 
-def free_bytes(directory: Path, purpose: str) -> int:
+def free_bytes(directory: Path, purpose: str, host: HostAccess = LOCAL) -> int:
     """Return the bytes that an ordinary user, such as QEMU's, may still write in ``directory``.
 
     ``purpose`` names it in the message. Raises :class:`UsageError` if the directory cannot be used.
     """
     try:
-        status = os.statvfs(directory)
+        return host.free_bytes(directory)
     except OSError as error:
         raise UsageError(f"cannot use the {purpose} directory {directory}: {error.strerror}") from error
-    return status.f_bavail * status.f_frsize
 
 
-def leftovers(directory: Path, uuid: str, in_use: Collection[Path]) -> tuple[Path, ...]:
+def leftovers(
+    directory: Path, uuid: str, in_use: Collection[Path], host: HostAccess = LOCAL
+) -> tuple[Path, ...]:
     """Return the scratch files in ``directory`` of the domain ``uuid``, of any repository, not ``in_use``."""
-    found = directory.glob(f"{OWN}*-{uuid}-*{SUFFIX}")
-    return tuple(sorted(path for path in found if path not in in_use))
+    found = host.matching(directory, f"{OWN}*-{uuid}-*{SUFFIX}")
+    return tuple(path for path in found if path not in in_use)
 
 
-def sweep(
-    directory: Path, repository_id: str, uuid: str, in_use: Collection[Path], suffix: str = SUFFIX
+def sweep(  # noqa: PLR0913, PLR0917 - whose files, and which
+    directory: Path,
+    repository_id: str,
+    uuid: str,
+    in_use: Collection[Path],
+    suffix: str = SUFFIX,
+    host: HostAccess = LOCAL,
 ) -> tuple[Path, ...]:
     """Delete our files of the domain ``uuid`` in ``directory`` that are not ``in_use``; return them.
 
     ``suffix`` selects their kind. Call it with the domain's lock held.
     """
-    found = directory.glob(f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
-    stale = tuple(sorted(path for path in found if path not in in_use))
+    found = host.matching(directory, f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
+    stale = tuple(path for path in found if path not in in_use)
     for path in stale:
-        discard(path)
+        discard(path, host)
     return stale
 
 
-def discard(path: Path) -> None:
+def discard(path: Path, host: HostAccess = LOCAL) -> None:
     """Delete a file that libvirt or QEMU should have deleted.
 
     A file that puller may not delete stays: the backup is complete and does not fail for it.
     """
     try:
-        path.unlink()
+        host.remove(path)
     except (FileNotFoundError, PermissionError):
         return

@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from puller.errors import ScratchFull, UsageError
+from puller.errors import HostUnreachable, ScratchFull, UsageError
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import MIB, format_bytes
 
 INTERVAL = 0.1
-"""Seconds between two checks."""
+"""Seconds between two checks, on this host."""
 
 FLOOR = 16 * MIB
 """Bytes that stay free at any rate."""
@@ -57,7 +58,8 @@ class ScratchWatch:
     ``alarm`` must make the run close all NBD connections and end the job.
     """
 
-    def __init__(self, folder: Path, alarm: Alarm) -> None:
+    def __init__(self, folder: Path, alarm: Alarm, host: HostAccess = LOCAL) -> None:
+        self._host = host
         self._folder = folder
         self._alarm = alarm
         self._over = threading.Event()
@@ -78,12 +80,12 @@ class ScratchWatch:
     def _watch(self) -> None:
         forecast = Forecast()
         while not self._over.is_set():  # sample at once: a rate needs two samples
-            with suppress(UsageError):  # a failed check says nothing about the space
-                free = free_bytes(self._folder, "scratch")
+            with suppress(UsageError, HostUnreachable):  # a failed check says nothing about the space
+                free = free_bytes(self._folder, "scratch", self._host)
                 if free < forecast.reserve(time.monotonic(), free):
                     self._alarm(_full(self._folder, free))
                     return
-            self._over.wait(INTERVAL)
+            self._over.wait(max(INTERVAL, self._host.watch_interval))
 
 
 def _full(folder: Path, free: int) -> ScratchFull:

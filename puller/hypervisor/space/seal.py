@@ -8,7 +8,6 @@ beforehand, and libvirt uses them as they are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
+from puller.host.access import LOCAL, HostAccess
 from puller.host.passphrases import secret_id
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.domain.disk import Disk
@@ -68,7 +68,7 @@ class Seal:
             for disk in self._disks:
                 if disk.lock is not None:
                     self._locks[disk.target] = self._lock(disk, throwaway)
-                stack.callback(discard, files[disk.target])
+                stack.callback(discard, files[disk.target], self._domain.host)
                 self._make(disk, files[disk.target])
             yield
 
@@ -90,7 +90,7 @@ class Seal:
 
     def _make(self, disk: Disk, path: Path) -> None:
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            self._domain.host.create(path)
         except OSError as error:
             raise HypervisorError(
                 f"cannot create {path}: {error.strerror}",
@@ -100,7 +100,8 @@ class Seal:
         options = list(_options(lock, disk.cluster))
         named = ["-o", ",".join(options)] if options else []
         size = str(self._domain.disk_size(disk.target))
-        create(self._domain.scope, None if lock is None else lock.passphrase, *named, "--", str(path), size)
+        key = None if lock is None else lock.passphrase
+        create(self._domain.scope, key, *named, "--", str(path), size, host=self._domain.host)
 
 
 def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
@@ -112,14 +113,22 @@ def _options(lock: _Lock | None, cluster: int | None) -> Iterator[str]:
             yield f"encrypt.iter-time={lock.stretch}"
 
 
-def create(scope: CancelScope, passphrase: bytes | None, *words: str) -> None:
+def create(scope: CancelScope, passphrase: bytes | None, *words: str, host: HostAccess = LOCAL) -> None:
     """Create a qcow2 image with ``qemu-img create``. Raises HypervisorError."""
     command = ["create", "-q", "-f", "qcow2", *words]
     failure = Failure(HypervisorError, f"qemu-img cannot create {words[-2]}")
     for left in reversed(range(_TRIES)):
         try:
             # The umask, because a failed try removes the file and the next one creates it.
-            qemu_img(command, _CREATE_SECONDS, failure, [passphrase], umask=0o077, scope=scope)
+            qemu_img(
+                command,
+                _CREATE_SECONDS,
+                failure,
+                [passphrase],
+                host=host,
+                scope=scope,
+                umask=0o077,
+            )
         except HypervisorError as error:
             if _TICKS not in error.message or not left:
                 raise

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from puller.errors import HypervisorError, StagingFull
+from puller.host.access import LOCAL, HostAccess
 from puller.host.allocation import allocate
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import CHUNK, MIB, format_bytes
@@ -82,12 +83,12 @@ def reserve(image: Path, length: int) -> None:
         os.close(descriptor)
 
 
-def check_free(directory: Path, needed: int) -> None:
+def check_free(directory: Path, needed: int, host: HostAccess = LOCAL) -> None:
     """Raise :class:`StagingFull` if fewer than ``needed`` bytes are free in ``directory``.
 
     Raises :class:`UsageError` if the directory cannot be used.
     """
-    free = free_bytes(directory, "staging")
+    free = free_bytes(directory, "staging", host)
     if free < needed:
         raise StagingFull(
             f"staging directory {directory} has {format_bytes(free)} free, "

@@ -17,13 +17,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from puller.errors import HypervisorError
+from puller.host.access import LOCAL, FileStatus, HostAccess
 from puller.store.mounts import sync_folder
 
 DEVICE_MARKS = Path("/var/lib/puller/rollbacks")
@@ -50,37 +50,35 @@ UNREADABLE = RollbackMark("unknown", "unknown")
 """What a mark that was cut short says: a rollback began, and nothing of the bitmap may be trusted."""
 
 
-def mark_path(image: Path) -> Path:
+def mark_path(image: Path, host: HostAccess = LOCAL) -> Path:
     """Where the mark of ``image`` is, if there is one: beside the file itself, whatever link leads to it.
 
     A device keeps the name that it has, since what that leads to (``/dev/dm-3``) is another after a restart.
     If the same device has a mark by another name (``/dev/vg/x``, ``/dev/mapper/vg-x``), it is that one.
     """
-    if image.is_block_device():
+    found = host.status(image)
+    if found is not None and found.kind == "block":
         own = DEVICE_MARKS / f"{quote(str(image), safe='')}{_SUFFIX}"
-        return own if own.exists() else next(_marks_of_device(image), own)
-    image = image.resolve()
+        return own if host.status(own) is not None else next(_marks_of_device(found, host), own)
+    image = host.resolved(image)
     return image.with_name(f".{image.name}{_SUFFIX}")
 
 
-def _marks_of_device(image: Path) -> Iterator[Path]:
-    number = image.stat().st_rdev
-    for mark in sorted(DEVICE_MARKS.glob(f"*{_SUFFIX}")):
-        name = Path(unquote(mark.name.removesuffix(_SUFFIX)))
-        with suppress(OSError):
-            if name.is_block_device() and name.stat().st_rdev == number:
-                yield mark
+def _marks_of_device(device: FileStatus, host: HostAccess) -> Iterator[Path]:
+    for mark in host.matching(DEVICE_MARKS, f"*{_SUFFIX}"):
+        named = host.status(Path(unquote(mark.name.removesuffix(_SUFFIX))))
+        if named is not None and (named.kind, named.identity) == (device.kind, device.identity):
+            yield mark
 
 
-def find_mark(image: Path) -> RollbackMark | None:
+def find_mark(image: Path, host: HostAccess = LOCAL) -> RollbackMark | None:
     """The mark of ``image``; None if no rollback of it is under way. Raises HypervisorError.
 
     Who may not enter the image's directory sees no mark there: backups of running domains need no such right.
     """
     try:
-        path = mark_path(image)
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_LIMIT), type=RollbackMark)
+        mark = host.read(mark_path(image, host), _LIMIT)
+        return msgspec.json.decode(mark, type=RollbackMark)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except (msgspec.MsgspecError, ValueError):

@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from puller.host.access import LOCAL, HostAccess
+
 _DEVICES = Path("/sys/dev/block")
 _LOOPS = Path("/sys/block")
 
@@ -60,6 +62,31 @@ def storage_at(path: Path) -> Storage | None:
     """Return the storage that ``path`` leads to; None if it cannot be examined."""
     with suppress(OSError, ValueError):
         return _storage(identity(path.stat()))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class DistantStorage:
+    """A file or device of another host, where partitions and devices built on others are not followed."""
+
+    host: HostAccess
+    identity: tuple[int, ...]
+
+    def is_at(self, path: str) -> bool:
+        """Return whether ``path`` leads to the storage."""
+        with suppress(OSError):
+            found = self.host.status(Path(path))
+            return found is not None and found.identity == self.identity
+        return False
+
+
+def storage_on(host: HostAccess, path: Path) -> Storage | DistantStorage | None:
+    """Return the storage that ``path`` leads to on ``host``; None if it cannot be examined."""
+    if host is LOCAL:
+        return storage_at(path)
+    with suppress(OSError):
+        found = host.status(path)
+        return None if found is None else DistantStorage(host, found.identity)
     return None
 
 

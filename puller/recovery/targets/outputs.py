@@ -295,10 +295,18 @@ def device(path: Path, held: int, size: int) -> Iterator[tuple[Output, int]]:
 @contextmanager
 def export(uri: str, size: int, scope: CancelScope) -> Iterator[tuple[Output, int]]:
     """An existing NBD export with room for ``size`` bytes, and the bytes left."""
-    with Target(uri, scope) as target:
+    with _connected(uri, scope) as target:
         refuse_small(uri, target.size, size)
         yield OldImage(target), target.size - size
         target.flush()
+
+
+def _connected(uri: str, scope: CancelScope) -> Target:
+    try:
+        return Target(uri, scope)
+    except NbdError as error:
+        advice = "Check that the NBD server runs and offers this export for writing, then restore again."
+        raise OutputFailed(error.message, advice=advice) from error
 
 
 def refuse_small(name: str, room: int, size: int) -> None:

@@ -1,0 +1,99 @@
+"""From a point to NBD exports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puller.api.arguments import check_lists, working
+from puller.errors import UsageError
+from puller.events import Observer, ignore
+from puller.repository.repository import Repository
+from puller.units import MIB
+
+if TYPE_CHECKING:
+    from puller.recovery.serving.server import Server
+
+DEFAULT_CACHE = 64 * MIB
+"""Bytes of decrypted chunks that a server keeps in memory."""
+
+
+def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
+    repository: Repository,
+    point: str,
+    *,
+    hosts: Sequence[str] = (),
+    disks: Sequence[str] = (),
+    socket: str | None = None,
+    port: int | None = None,
+    tls_certificates: str | None = None,
+    cache_size: int = DEFAULT_CACHE,
+    observer: Observer = ignore,
+) -> Server:
+    """Serve the disks of a point as read-only NBD exports, straight from the repository.
+
+    The server is a process of nbdkit. It ends with the context that this function returns, or with this
+    process. The point is kept from being pruned until then.
+
+    Args:
+        repository: The repository. It must not be closed while the server runs.
+        point: The point; see :func:`puller.restore`.
+        hosts: Use only points that these hosts took; names or patterns.
+        disks: Targets of the only disks to serve. Default: all.
+        socket: Path of the Unix socket. Default: one in a private directory, unless there is a port.
+        port: Listen at this TCP port instead: on loopback, or with ``tls_certificates`` on all addresses.
+        tls_certificates: A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``.
+            Clients must then use TLS, with a certificate of the same CA.
+        cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB.
+        observer: Receives events: a notice for each damaged range that a client reads, and for outages of
+            the store.
+
+    Returns:
+        The running server, a context. ``exports`` has the URI and the size of each disk.
+
+    Raises:
+        NoSuchPoint: No point matches.
+        AmbiguousPoint: Several points match, or several hosts have points of the domain.
+        NoSuchDisk: The point has no such disk.
+        KeyNotHeld: The key that opened the repository may not read guest data.
+        DamagedData: The map of a disk is damaged.
+        ServeFailed: nbdkit is missing, or does not start.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: An argument cannot be used; nothing was touched.
+
+    Example:
+        >>> server = puller.serve(repository, "web1@latest")
+        >>> server.uri("vda")
+        'nbd+unix:///vda?socket=/run/puller/puller-serve-x7f3q1zd/socket'
+    """
+    from puller.recovery.serving.server import Server, Service
+
+    check_lists(hosts=hosts, disks=disks)
+    _check_place(socket, port, tls_certificates)
+    service = Service(
+        tuple(dict.fromkeys(disks)),
+        None if socket is None else Path(socket).absolute(),
+        port,
+        None if tls_certificates is None else Path(tls_certificates).absolute(),
+        cache_size,
+    )
+    bound = working(repository, point, observer)
+    return Server(bound, bound.points.select(point, hosts), service, observer)
+
+
+def _check_place(socket: str | None, port: int | None, certificates: str | None) -> None:
+    if socket is not None and port is not None:
+        raise UsageError("cannot listen at a socket and at a port", advice="Choose one of the two.")
+    if port is not None and not 0 < port < 65536:
+        raise UsageError(f"invalid port {port}", advice="Use a port from 1 to 65535.")
+    if certificates is None:
+        return
+    if port is None:
+        raise UsageError("TLS certificates need a port", advice="Add a port, or leave the certificates out.")
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        if not Path(certificates, name).is_file():
+            raise UsageError(
+                f"cannot use TLS: {certificates} has no {name}",
+                advice="Create the certificates as nbdkit-tls(1) describes.",
+            )

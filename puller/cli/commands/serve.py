@@ -1,0 +1,172 @@
+"""``puller serve``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puller.cli.input.access import open_repository
+from puller.cli.input.options import OF_HOST, Command
+from puller.cli.input.quantities import SIZE
+from puller.cli.output import console
+from puller.cli.output.failures import complain
+from puller.cli.output.measures import RESTORE
+from puller.cli.output.outcome import Outcome
+from puller.cli.output.progress import observing
+from puller.cli.output.settings import Settings
+from puller.cli.output.tables import table
+from puller.cli.signals import Stopped
+from puller.errors import PullerError
+from puller.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from puller.cancelling import CancelScope
+    from puller.recovery.serving.server import Server
+
+_KILLED = 128
+"""What a shell adds to the number of the signal that ended a command."""
+
+_END_SECONDS = 10.0
+"""How long the command of ``--run`` may take to end after a signal."""
+
+
+@click.command("serve", cls=Command)
+@click.argument("point")
+@OF_HOST
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    metavar="TARGET",
+    help="Serve only this disk, such as vda. Can be repeated. Without it, all disks are served.",
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    help="Listen at this Unix socket. Without it and --port, puller makes one that only this user can reach.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="Listen at this TCP port: on loopback, where every user of this host can connect, or with "
+    "--tls-certificates on all addresses.",
+)
+@click.option(
+    "--tls-certificates",
+    metavar="DIR",
+    help="With --port, demand TLS and a client certificate. DIR has ca-cert.pem, server-cert.pem and "
+    "server-key.pem.",
+)
+@click.option(
+    "--run",
+    "program",
+    metavar="COMMAND",
+    help="Run this shell command once the disks are served, then end the server and exit with the command's "
+    "exit code. In it, $uri is the URI of the first disk, and $PULLER_EXPORTS names a JSON file with all.",
+)
+@click.option(
+    "--cache-size",
+    type=SIZE,
+    default=64 * MIB,
+    metavar="SIZE",
+    help="Keep this much decrypted data in memory, in bytes (for example 64M).  [default: 64M]",
+)
+@click.pass_obj
+def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
+    settings: Settings,
+    point: str,
+    hosts: tuple[str, ...],
+    disks: tuple[str, ...],
+    socket: str | None,
+    port: int | None,
+    tls_certificates: str | None,
+    program: str | None,
+    cache_size: int,
+) -> Outcome:
+    """Serve the disks of a point over NBD, without restoring them.
+
+    Each disk is a read-only export with the name of its target. The command prints the URIs when clients can
+    connect, and serves until a signal ends it (exit code 0). POINT is an id, a unique prefix of one,
+    DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    """
+    repository = open_repository(settings)
+    from puller import api
+
+    with (
+        observing(settings, RESTORE) as observer,
+        api.serve(
+            repository,
+            point,
+            hosts=hosts,
+            disks=disks,
+            socket=socket,
+            port=port,
+            tls_certificates=tls_certificates,
+            cache_size=cache_size,
+            observer=observer,
+        ) as server,
+    ):
+        if program is not None:
+            return Outcome(code=_run(program, server, settings))
+        _print(server, settings)
+        return Outcome(code=_serve(server, repository.scope, settings))
+
+
+def _serve(server: Server, scope: CancelScope, settings: Settings) -> int:
+    """Wait for a signal, which is how a server is meant to end. The document is printed by now."""
+    try:
+        server.wait(scope)
+    except Stopped:
+        return 0
+    except PullerError as error:
+        complain(error, settings)
+        return error.exit_code
+    return 0
+
+
+def _run(program: str, server: Server, settings: Settings) -> int:
+    """Run the user's command to its end; return its exit code, as a shell does."""
+    if settings.json:
+        _print(server, settings)
+    with tempfile.NamedTemporaryFile("w", prefix="puller-exports-", suffix=".json") as file:
+        json.dump(_document(server), file)
+        file.flush()
+        variables = {**os.environ, "uri": server.uri(), "PULLER_EXPORTS": file.name}
+        # With --json, stdout is for one document.
+        output = sys.stderr if settings.json else None
+        with subprocess.Popen(["/bin/sh", "-c", program], env=variables, stdout=output) as child:
+            code = _wait(child)
+    return code if code >= 0 else _KILLED - code
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Wait for the command; a signal to puller ends it, too."""
+    try:
+        return child.wait()
+    except BaseException:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_END_SECONDS)
+        child.kill()
+        raise
+
+
+def _document(server: Server) -> dict[str, Any]:
+    exports = [{"disk": item.disk, "uri": item.uri, "size": item.size} for item in server.exports]
+    return {"uri": server.uri(), "exports": exports}
+
+
+def _print(server: Server, settings: Settings) -> None:
+    if settings.json:
+        console.answer(json.dumps(_document(server)))
+    elif settings.verbosity >= 0:
+        rows = [[item.disk, format_bytes(item.size), item.uri] for item in server.exports]
+        console.answer(table(["DISK", "SIZE", "URI"], rows))

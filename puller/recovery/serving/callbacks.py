@@ -1,0 +1,124 @@
+"""The functions that nbdkit calls (nbdkit-python-plugin(3)), in a process of its own."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import nbdkit
+
+from puller.errors import PullerError
+from puller.recovery.serving.channel import Channel
+from puller.recovery.serving.session import CHANNEL
+from puller.units import CHUNK, MIB
+
+if TYPE_CHECKING:
+    from puller.recovery.serving.disk import ServedDisk
+    from puller.recovery.serving.exports import Exports
+
+API_VERSION = 2
+
+_LARGEST_READ = 32 * MIB
+"""The largest read that any client sends without asking (NBD protocol, "Block size constraints")."""
+
+_HOLE = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
+
+
+class _Process:
+    """What the process serves, and its connection to puller."""
+
+    channel: Channel
+    exports: Exports
+
+
+def thread_model() -> int:
+    """Let nbdkit call from many threads at once: they mostly wait for the store."""
+    return int(nbdkit.THREAD_MODEL_PARALLEL)
+
+
+def config(key: str, value: str) -> None:
+    """Take the parameter with the number of the inherited descriptor."""
+    if key == CHANNEL:
+        _Process.channel = Channel(int(value))
+
+
+def get_ready() -> None:
+    """Receive the session and open the disks. nbdkit ends if this fails, and puller knows why."""
+    with _Process.channel.told():
+        session = _Process.channel.session()
+        from puller.recovery.serving.exports import Exports
+
+        _Process.exports = Exports(session, _Process.channel.notice)
+
+
+def after_fork() -> None:
+    """Begin: nbdkit listens by now."""
+    exports = _Process.exports
+    exports.begin()
+    _Process.channel.ready()
+    _Process.channel.watch(exports.end)
+
+
+def cleanup() -> None:
+    """End all waits for the store."""
+    _Process.exports.end()
+
+
+def list_exports(readonly: bool, is_tls: bool) -> list[tuple[str, str]]:
+    """Return name and description of all disks."""
+    return [(disk.name, _Process.exports.description(disk)) for disk in _Process.exports.disks]
+
+
+def default_export(readonly: bool, is_tls: bool) -> str:
+    """Serve the first disk to a client that names none."""
+    return _Process.exports.disks[0].name
+
+
+def open(readonly: bool) -> ServedDisk:  # noqa: A001 - nbdkit's name
+    """Return the disk that a client asks for."""
+    name = str(nbdkit.export_name())
+    try:
+        return _Process.exports.named(name)
+    except PullerError:
+        nbdkit.set_error(errno.ENOENT)
+        raise
+
+
+def export_description(disk: ServedDisk) -> str:
+    """Describe the disk."""
+    return _Process.exports.description(disk)
+
+
+def get_size(disk: ServedDisk) -> int:
+    """Return its size in bytes."""
+    return disk.size
+
+
+def block_size(disk: ServedDisk) -> tuple[int, int, int]:
+    """Allow any read, but whole chunks are best."""
+    return 1, CHUNK, _LARGEST_READ
+
+
+def can_multi_conn(disk: ServedDisk) -> bool:
+    """Several connections see the same."""
+    return True
+
+
+def pread(disk: ServedDisk, buffer: memoryview, offset: int, flags: int) -> None:
+    """Read. What cannot be read is an input/output error for this request only."""
+    try:
+        _Process.exports.read(disk, memoryview(buffer), offset)
+    except PullerError:
+        nbdkit.set_error(errno.EIO)
+        raise
+
+
+def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
+    """Say what is data and what is a hole."""
+    try:
+        runs = _Process.exports.runs(disk, offset, count)
+    except PullerError:
+        nbdkit.set_error(errno.EIO)
+        raise
+    return iter([(run.offset, run.length, 0 if run.stored else _HOLE) for run in runs])

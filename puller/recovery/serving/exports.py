@@ -1,0 +1,96 @@
+"""The served disks of one session, and what of their failures puller's user is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from puller.cancelling import WORK, CancelScope, RetryPolicy
+from puller.errors import DamagedData, NoSuchDisk, PullerError
+from puller.recovery.diskcopy import open_image
+from puller.recovery.serving.chunks import ChunkCache
+from puller.recovery.serving.disk import Run, ServedDisk
+from puller.recovery.serving.fetching import Fetcher
+from puller.recovery.serving.session import Session
+from puller.repository.repository import Repository
+from puller.store.location import open_store
+from puller.store.retrying import RetryingStore
+
+_TOLD = 10_000
+"""Damaged ranges that are remembered, so that each is told once."""
+
+
+class Exports:
+    """The disks that ``session`` names; ``tell`` passes a text on to puller's user.
+
+    Raises DamagedData, StoreError, UsageError.
+    """
+
+    def __init__(self, session: Session, tell: Callable[[str], None], policy: RetryPolicy = WORK) -> None:
+        self._tell = tell
+        self._scope = CancelScope(policy, tell)
+        store = RetryingStore(open_store(session.url), self._scope).within(self._scope)
+        self._point = session.point
+        self._repository = Repository(store, session.descriptor, session.keys)
+        self._cache = ChunkCache(session.memory)
+        self._records = {record.disk: record for record in session.point.disks}
+        self._images = {
+            name: open_image(self._repository, session.point, self._records[name]) for name in session.disks
+        }
+        self.disks: list[ServedDisk] = []
+        self._told: set[str] = set()
+        self._failing = False
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Start the threads."""
+        fetcher = Fetcher(self._cache, self._repository.maps.table, self._scope)
+        self.disks = [
+            ServedDisk(name, self._repository, image, self._cache, fetcher)
+            for name, image in self._images.items()
+        ]
+
+    def end(self) -> None:
+        """End all waits."""
+        self._scope.cancel()
+
+    def named(self, name: str) -> ServedDisk:
+        """Return the disk of this name. Raises NoSuchDisk."""
+        for disk in self.disks:
+            if disk.name == name or not name:
+                return disk
+        raise NoSuchDisk(f"no disk {name!r} is served")
+
+    def description(self, disk: ServedDisk) -> str:
+        """Describe the disk in one line."""
+        return f"disk {disk.name} of {self._point.domain}, point {self._point.point}"
+
+    def read(self, disk: ServedDisk, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from ``offset``; what fails is told and raised."""
+        try:
+            disk.read_into(buffer, offset)
+        except PullerError as error:
+            self._note(disk, offset, error)
+            raise
+        self._failing = False
+
+    def runs(self, disk: ServedDisk, offset: int, count: int) -> list[Run]:
+        """Return what of the range is stored; what fails is told and raised."""
+        try:
+            return list(disk.runs(offset, count))
+        except PullerError as error:
+            self._note(disk, offset, error)
+            raise
+
+    def _note(self, disk: ServedDisk, offset: int, error: PullerError) -> None:
+        """Tell of each damaged range once, and of an outage once until a read succeeds."""
+        with self._lock:
+            if isinstance(error, DamagedData):
+                is_new = error.message not in self._told and len(self._told) < _TOLD
+                self._told.add(error.message)
+                text = error.message
+            else:
+                is_new, self._failing = not self._failing, True
+                text = f"cannot read disk {disk.name} at byte {offset}: {error.message}"
+        if is_new and not self._scope.cancelled:
+            self._tell(text)

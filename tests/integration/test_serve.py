@@ -1,0 +1,429 @@
+"""A point served over NBD: what clients read, what they see of faults, and how the server ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import puller
+from puller.errors import NbdError, NoSuchDisk, PointKept, ServeFailed, UsageError
+from puller.events import Event, Notice
+from puller.nbd.connection import Connection
+from puller.repository.points import DiskRecord, Point, Ref, new_id
+from puller.units import CHUNK, KIB, MIB
+from tests.lab.feed import store_disk
+from tests.lab.seaweed import Seaweed, free_ports
+
+UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
+SIZE = 130 * MIB + 512 * 3
+NOISE = random.Random(7).randbytes
+PASSWORD = "correct horse"
+SMALL = NOISE(3 * CHUNK)
+
+
+def _content() -> bytes:
+    """Data that begins and ends at odd places, holes, and a disk that does not end with a chunk."""
+    content = bytearray(SIZE)
+    content[MIB : 4 * MIB] = NOISE(3 * MIB)
+    content[20 * MIB + 5 : 60 * MIB] = NOISE(40 * MIB - 5)
+    content[66 * MIB : 66 * MIB + 5] = b"hello"
+    content[-512:] = NOISE(512)
+    return bytes(content)
+
+
+CONTENT = _content()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A repository with one point of two disks."""
+
+    url: str
+    repository: puller.Repository
+    point: Point
+
+    def serve(self, *disks: str, **options: Any) -> puller.Server:
+        return puller.serve(self.repository, "web1@latest", disks=disks, **options)
+
+
+def _archive(url: str) -> Archive:
+    repository = puller.create_repository(url, password=PASSWORD)
+    now = datetime.now(UTC)
+    records = tuple(
+        DiskRecord(target, "full", len(content), Ref.to(store_disk(repository, content)[0]))
+        for target, content in (("vda", CONTENT), ("vdb", SMALL))
+    )
+    point = Point(new_id(now), "web1", UUID, now, "pull", "full", records)
+    repository.points.commit(point)
+    return Archive(url, repository, point)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """Nobody may change it."""
+    return _archive(str(tmp_path_factory.mktemp("archive") / "repository"))
+
+
+@pytest.fixture
+def own_archive(archive: Archive, tmp_path: Path) -> Archive:
+    """A copy that the test may damage."""
+    shutil.copytree(archive.url, tmp_path / "repository")
+    url = str(tmp_path / "repository")
+    return Archive(url, puller.open_repository(url, password=PASSWORD), archive.point)
+
+
+def read(uri: str, offset: int, length: int) -> bytes:
+    with closing(Connection(uri)) as connection:
+        return connection.read(length, offset)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for a condition, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: its parent may be gone, and nobody here collects it."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_copy_of_an_export_is_the_disk(archive: Archive, tmp_path: Path) -> None:
+    with archive.serve() as server:
+        for disk, content in (("vda", CONTENT), ("vdb", SMALL)):
+            subprocess.run(["nbdcopy", server.uri(disk), str(tmp_path / disk)], check=True)
+            assert (tmp_path / disk).read_bytes() == content
+
+
+def test_the_export_equals_the_restored_file_to_qemu(archive: Archive, tmp_path: Path) -> None:
+    restored = tmp_path / "vda.raw"
+    puller.restore(archive.repository, "web1@latest", output=str(restored), disks=["vda"], format="raw")
+    with archive.serve("vda") as server:
+        words = ["qemu-img", "compare", "-f", "raw", "-F", "raw", str(restored), server.uri("vda")]
+        compared = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert compared.stdout == "Images are identical.\n"
+
+
+def test_a_client_learns_names_sizes_and_rights(archive: Archive) -> None:
+    with archive.serve() as server:
+        words = ["nbdinfo", "--json", "--list", server.uri()]
+        listed = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    exports = {item["export-name"]: item for item in listed["exports"]}
+    assert {name: item["export-size"] for name, item in exports.items()} == {
+        "vda": SIZE,
+        "vdb": 3 * CHUNK,
+    }
+    assert archive.point.point in exports["vda"]["description"]
+    assert all(item["is_read_only"] and item["can_multi_conn"] for item in exports.values())
+    assert exports["vda"]["block_size_minimum"] == 1
+
+
+def test_holes_are_known(archive: Archive) -> None:
+    with archive.serve() as server, closing(Connection(server.uri("vda"), "base:allocation")) as connection:
+        zeros = [(at, length) for at, length, flags in connection.status(0, SIZE) if flags]
+    data = [
+        (0, MIB),
+        (4 * MIB, 16 * MIB),
+        (60 * MIB, 6 * MIB),
+        (66 * MIB + CHUNK, 64 * MIB - CHUNK),
+    ]
+    assert _merged(zeros) == data
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for offset, length in ranges:
+        if merged and sum(merged[-1]) == offset:
+            merged[-1] = merged[-1][0], merged[-1][1] + length
+        else:
+            merged.append((offset, length))
+    return merged
+
+
+def test_reads_at_odd_offsets(archive: Archive) -> None:
+    chance = random.Random(3)
+    edges = [0, MIB, 4 * MIB, 20 * MIB, 60 * MIB, 64 * MIB, 66 * MIB, SIZE]
+    with archive.serve() as server, closing(Connection(server.uri("vda"))) as connection:
+        for _ in range(200):
+            begin = max(chance.choice(edges) + chance.randrange(-CHUNK, CHUNK), 0)
+            end = min(begin + chance.randrange(1, 3 * CHUNK), SIZE)
+            if begin < end:
+                assert connection.read(end - begin, begin) == CONTENT[begin:end]
+        assert connection.read(1, SIZE - 1) == CONTENT[-1:]
+        assert connection.read(32 * MIB, 30 * MIB) == CONTENT[30 * MIB : 62 * MIB]
+
+
+def test_eight_readers_at_once(archive: Archive) -> None:
+    wrong: list[str] = []
+    done: list[int] = []
+
+    def work(number: int, uri: str) -> None:
+        chance = random.Random(number)
+        with closing(Connection(uri)) as connection:
+            for _ in range(60):
+                begin = chance.randrange(SIZE - MIB)
+                length = chance.choice([1, 512, 4 * KIB, CHUNK, MIB])
+                if connection.read(length, begin) != CONTENT[begin : begin + length]:
+                    wrong.append(f"reader {number} at {begin}")
+        done.append(number)
+
+    with archive.serve("vda", cache_size=16 * MIB) as server:
+        readers = [threading.Thread(target=work, args=[number, server.uri()]) for number in range(8)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    assert sorted(done) == list(range(8))
+    assert not wrong
+
+
+def test_a_client_that_names_no_disk_gets_the_first(archive: Archive) -> None:
+    with archive.serve() as server:
+        assert read(f"nbd+unix:///?socket={server.socket}", MIB, 100) == CONTENT[MIB : MIB + 100]
+        with pytest.raises(NbdError, match="vdz"):
+            read(f"nbd+unix:///vdz?socket={server.socket}", 0, 1)
+
+
+def test_only_the_disks_that_were_named_are_served(archive: Archive) -> None:
+    with archive.serve("vdb") as server:
+        assert [export.disk for export in server.exports] == ["vdb"]
+        with pytest.raises(NbdError):
+            read(f"nbd+unix:///vda?socket={server.socket}", 0, 1)
+        with pytest.raises(NoSuchDisk):
+            server.uri("vda")
+    with pytest.raises(NoSuchDisk, match="no disk vdz; it has vda, vdb"):
+        archive.serve("vdz")
+
+
+def _damage(archive: Archive) -> None:
+    """Change one byte in the middle of the largest pack."""
+    packs = [path for path in Path(archive.url, "packs").rglob("*") if path.is_file()]
+    largest = max(packs, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.chmod(0o600)
+    largest.write_bytes(content)
+
+
+def test_a_damaged_chunk_is_an_error_for_its_range_only(own_archive: Archive) -> None:
+    _damage(own_archive)
+    told: list[Event] = []
+    lost = []
+    with own_archive.serve(observer=told.append) as server:
+        for chunk in range(-(-SIZE // CHUNK)):
+            offset = chunk * CHUNK
+            length = min(CHUNK, SIZE - offset)
+            try:
+                assert read(server.uri("vda"), offset, length) == CONTENT[offset : offset + length]
+            except NbdError as error:
+                assert "Input/output error" in error.message
+                lost.append(offset)
+        assert len(lost) == 1
+        for _ in range(2):
+            with pytest.raises(NbdError):
+                read(server.uri("vda"), lost[0] + 1, 1)
+        assert read(server.uri("vdb"), 0, len(SMALL)) == SMALL
+    texts = [event.text for event in told if isinstance(event, Notice)]
+    assert len(texts) == 1
+    assert f"disk vda is damaged from byte {lost[0]} to {lost[0] + CHUNK - 1}" in texts[0]
+    assert all(event.subject == own_archive.point.point for event in told if isinstance(event, Notice))
+
+
+def test_a_store_that_comes_back_is_waited_for(seaweed_of_its_own: Seaweed) -> None:
+    archive = _archive("s3://served/repository")
+    told: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append(event.text)
+
+    with archive.serve(observer=observe) as server, closing(Connection(server.uri("vda"))) as connection:
+        assert connection.read(100, MIB) == CONTENT[MIB : MIB + 100]
+        seaweed_of_its_own.stop()
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda: found.append(connection.read(5 * MIB, 40 * MIB)))
+        reader.start()
+        until(lambda: any("does not answer" in text for text in told))
+        seaweed_of_its_own.restart()
+        reader.join(100)
+        assert found == [CONTENT[40 * MIB : 45 * MIB]]
+    assert any("answers again" in text for text in told)
+
+
+@pytest.fixture
+def seaweed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
+    with Seaweed(tmp_path / "seaweed") as server:
+        server.use(monkeypatch)
+        server.make_bucket("served")
+        yield server
+
+
+def test_a_served_point_is_kept_and_let_go(own_archive: Archive) -> None:
+    repository = own_archive.repository
+    with own_archive.serve() as server:
+        (kept,) = puller.list_kept(repository)
+        assert "served by process" in kept.note
+        with pytest.raises(PointKept):
+            puller.delete(repository, [own_archive.point.point])
+        assert read(server.uri("vdb"), 0, len(SMALL)) == SMALL
+    assert not puller.list_kept(repository)
+    assert puller.delete(repository, [own_archive.point.point])
+
+
+def test_the_repository_is_as_before(own_archive: Archive) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in Path(own_archive.url).rglob("*") if path.is_file()}
+
+    before = files()
+    with own_archive.serve() as server:
+        read(server.uri("vda"), 0, SIZE // 4)
+    assert files() == before
+
+
+def test_neither_password_nor_keys_can_be_seen(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULLER_PASSWORD", PASSWORD)
+    keys = archive.repository.keys
+    assert keys.private is not None
+    secrets = [PASSWORD.encode(), keys.private.hex().encode(), keys.metadata_key.hex().encode()]
+    with archive.serve() as server:
+        process = Path(f"/proc/{server.pid}")
+        seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        assert b"plugin.py" in seen
+        assert not [secret for secret in secrets if secret in seen]
+        assert server.socket is not None
+        assert server.socket.parent.stat().st_mode & 0o77 == 0
+
+
+def test_the_server_dies_with_a_puller_that_is_killed(own_archive: Archive, tmp_path: Path) -> None:
+    process, document = _begin(own_archive, "--socket", str(tmp_path / "socket"))
+    (pid,) = _children(process.pid)
+    assert read(document["uri"], MIB, 10) == CONTENT[MIB : MIB + 10]
+    process.kill()
+    process.wait()
+    until(lambda: not is_alive(pid))
+    # The socket that is left is no obstacle.
+    process, document = _begin(own_archive, "--socket", str(tmp_path / "socket"))
+    assert read(document["uri"], MIB, 10) == CONTENT[MIB : MIB + 10]
+    process.terminate()
+    assert process.wait(30) == 0
+    assert not (tmp_path / "socket").exists()
+
+
+def test_an_nbdkit_that_dies_is_an_error(archive: Archive) -> None:
+    process, _ = _begin(archive)
+    (pid,) = _children(process.pid)
+    os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "puller: nbdkit has ended" in errors
+
+
+def test_the_command_prints_uris_and_ends_on_a_signal(archive: Archive) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, document = _begin(archive)
+        assert [item["disk"] for item in document["exports"]] == ["vda", "vdb"]
+        assert document["uri"] == document["exports"][0]["uri"]
+        assert [item["size"] for item in document["exports"]] == [SIZE, len(SMALL)]
+        assert read(document["exports"][1]["uri"], 0, 10) == SMALL[:10]
+        (pid,) = _children(process.pid)
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=30)
+        assert (process.returncode, out, errors) == (0, "", "")
+        assert not is_alive(pid)
+    assert not puller.list_kept(archive.repository)
+
+
+def test_a_port_on_loopback(archive: Archive) -> None:
+    port = next(free_ports())
+    with archive.serve("vda", port=port) as server:
+        assert server.uri() == f"nbd://127.0.0.1:{port}/vda"
+        assert read(server.uri(), MIB, 10) == CONTENT[MIB : MIB + 10]
+        with pytest.raises(ServeFailed, match="ddress already in use"):
+            archive.serve("vda", port=port)
+
+
+def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = _puller(archive, "--run", f'nbdcopy "$uri" {out}; cat "$PULLER_EXPORTS"; exit 7')
+    assert done.returncode == 7
+    assert out.read_bytes() == CONTENT
+    assert [item["disk"] for item in json.loads(done.stdout)["exports"]] == ["vda", "vdb"]
+    with_json = _puller(archive, "--json", "--run", "echo more")
+    assert json.loads(with_json.stdout).keys() == {"uri", "exports"}
+    assert with_json.stderr == "more\n"
+    assert _puller(archive, "--run", "kill -9 $$").returncode == 128 + signal.SIGKILL
+
+
+def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for options, message in (
+        ({"socket": str(tmp_path / "file")}, "is not a socket"),
+        ({"socket": str(tmp_path / "no" / "socket")}, "no such directory"),
+        ({"socket": "/tmp/" + "x" * 110}, "too long"),
+        ({"socket": "s", "port": 1}, "a socket and at a port"),
+        ({"port": 70000}, "invalid port"),
+        ({"tls_certificates": str(tmp_path)}, "need a port"),
+        ({"port": 12345, "tls_certificates": str(tmp_path)}, "has no ca-cert.pem"),
+        ({"cache_size": 1000}, "too small"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            archive.serve(**options)
+    assert (tmp_path / "file").read_text() == "mine"
+    with archive.serve(socket=str(tmp_path / "socket")), pytest.raises(UsageError, match="a server listens"):
+        archive.serve(socket=str(tmp_path / "socket"))
+
+
+def test_a_missing_nbdkit_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServeFailed, match="not installed") as caught:
+        archive.serve()
+    assert "nbdkit-plugin-python" in caught.value.advice
+    assert not puller.list_kept(archive.repository)
+
+
+def _words(archive: Archive, *options: str) -> list[str]:
+    return [sys.executable, "-m", "puller.cli", "-r", archive.url, "serve", "web1@latest", *options]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PULLER_PASSWORD": PASSWORD}
+
+
+def _puller(archive: Archive, *options: str) -> subprocess.CompletedProcess[str]:
+    words = _words(archive, *options)
+    return subprocess.run(words, env=_environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
+def _begin(archive: Archive, *options: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    """A server of its own, and its document."""
+    words = _words(archive, "--json", *options)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(word) for word in (task / "children").read_text().split()]
+    return found

@@ -1,0 +1,165 @@
+"""The parts of a server that need no nbdkit: its cache, its read-ahead, and what it does about the store."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+import puller
+from puller.cancelling import RetryPolicy
+from puller.errors import DamagedData, StoreError
+from puller.recovery.serving.chunks import ChunkCache, Place
+from puller.recovery.serving.exports import Exports
+from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
+from puller.recovery.serving.session import Session, decode_session, encode
+from puller.repository.reading.damage import Damage
+from puller.store.folder import FolderStore
+from puller.units import CHUNK, MIB
+from tests.lab.archive import make_point
+
+CONTENT = random.Random(9).randbytes(9 * MIB + 700)
+IMPATIENT = RetryPolicy(0.5, limit=0.5)
+
+
+def _places(count: int) -> list[Place]:
+    return [Place(1, slot, CHUNK) for slot in range(count)]
+
+
+def test_the_cache_holds_no_more_than_its_capacity() -> None:
+    cache = ChunkCache(3 * CHUNK)
+    for place in _places(5):
+        assert list(cache.claim([place]).mine) == [place]
+        cache.deliver(place, bytes(CHUNK))
+    claim = cache.claim(_places(5))
+    assert list(claim.found) == _places(5)[2:]
+    assert list(claim.mine) == _places(5)[:2]
+
+
+def test_a_chunk_that_is_being_fetched_is_awaited() -> None:
+    cache = ChunkCache(3 * CHUNK)
+    (place,) = _places(1)
+    first, second = cache.claim([place]), cache.claim([place, place])
+    assert list(first.mine) == [place]
+    assert not second.mine
+    cache.deliver(place, b"x" * CHUNK)
+    assert second.awaited[place].result(0) == b"x" * CHUNK
+
+
+def test_who_waits_hears_of_a_failure_and_the_next_one_tries_again() -> None:
+    cache = ChunkCache(3 * CHUNK)
+    place, other = _places(2)
+    cache.claim([place, other])
+    waiting = cache.claim([place])
+    cache.deliver(other, bytes(CHUNK))
+    cache.abandon([place, other], StoreError("gone"))
+    with pytest.raises(StoreError):
+        waiting.awaited[place].result(0)
+    again = cache.claim([place, other])
+    assert list(again.mine) == [place]
+    assert list(again.found) == [other]
+
+
+def test_damage_is_not_kept() -> None:
+    cache = ChunkCache(3 * CHUNK)
+    (place,) = _places(1)
+    claim = cache.claim([place])
+    cache.deliver(place, Damage(0, CHUNK, "lost"))
+    assert claim.mine[place].result(0) == Damage(0, CHUNK, "lost")
+    assert list(cache.claim([place]).mine) == [place]
+
+
+def test_single_reads_fetch_nothing_more() -> None:
+    sequences = Sequences(100 * SEGMENT, 64 * MIB)
+    assert [sequences.touch(at * SEGMENT + 5, at * SEGMENT + 6) for at in range(0, 100, 2)] == [[]] * 50
+
+
+def test_a_sequential_reader_is_read_ahead_of() -> None:
+    sequences = Sequences(100 * SEGMENT, 64 * MIB)
+    found = [sequences.touch(chunk, chunk + 1) for chunk in range(3 * SEGMENT)]
+    assert found[DENSE - 1] == [0]
+    assert found[SEGMENT] == list(range(1, 2 + AHEAD))
+    assert found[2 * SEGMENT] == [2 + AHEAD]
+    every = [segment for segments in found for segment in segments]
+    assert every == list(range(3 + AHEAD))
+
+
+def test_the_last_segment_ends_with_the_disk() -> None:
+    sequences = Sequences(SEGMENT + 3, 64 * MIB)
+    for chunk in range(SEGMENT + 3):
+        segments = sequences.touch(chunk, chunk + 1)
+        assert all(segment < 2 for segment in segments)
+    assert sequences.chunks_of(1) == (SEGMENT, SEGMENT + 3)
+
+
+def test_what_cannot_be_in_the_cache_any_more_is_fetched_again() -> None:
+    sequences = Sequences(100 * SEGMENT, 2 * SEGMENT * CHUNK)
+    assert sequences.touch(0, SEGMENT) == [0]
+    assert sequences.touch(10 * SEGMENT, 11 * SEGMENT) == [10]
+    assert sequences.touch(0, SEGMENT) == []
+    assert sequences.touch(20 * SEGMENT, 21 * SEGMENT) == [20]
+    assert sequences.touch(10 * SEGMENT, 11 * SEGMENT) == [10]
+
+
+class Served:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "repository"
+        repository = puller.create_repository(str(self.folder), password="secret")
+        self.point = make_point(repository, {"vda": CONTENT})
+        self.told: list[str] = []
+        session = Session(
+            str(self.folder), repository.descriptor, repository.keys, self.point, ("vda",), 16 * MIB
+        )
+        self.exports = Exports(decode_session(encode(session)), self.told.append, IMPATIENT)
+        self.exports.begin()
+        (self.disk,) = self.exports.disks
+
+    def read(self, offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self.exports.read(self.disk, memoryview(buffer), offset)
+        return bytes(buffer)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Served:
+    return Served(tmp_path)
+
+
+def test_a_store_that_stays_away_is_an_error_and_never_wrong_data(served: Served) -> None:
+    assert served.read(0, 10) == CONTENT[:10]
+    away = served.folder.rename(served.folder.with_name("away"))
+    for _ in range(2):
+        with pytest.raises((StoreError, DamagedData)):
+            served.read(5 * MIB, MIB)
+    assert served.read(0, 10) == CONTENT[:10]
+    away.rename(served.folder)
+    assert served.read(5 * MIB, MIB) == CONTENT[5 * MIB : 6 * MIB]
+    assert served.read(len(CONTENT) - 9, 9) == CONTENT[-9:]
+
+
+def test_threads_that_read_the_same_ask_the_store_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.read(0, 1)
+    asked: list[tuple[str, int, int]] = []
+    original = FolderStore.get_range
+    gate = threading.Barrier(4)
+
+    def get_range(store: FolderStore, key: str, offset: int, length: int) -> bytes:
+        asked.append((key, offset, length))
+        return original(store, key, offset, length)
+
+    monkeypatch.setattr(FolderStore, "get_range", get_range)
+
+    def work() -> None:
+        gate.wait()
+        assert served.read(3 * MIB, CHUNK) == CONTENT[3 * MIB : 3 * MIB + CHUNK]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == len(set(asked)) == 1
