@@ -22,29 +22,46 @@ if TYPE_CHECKING:
         KeyRole,
         add_key,
         backup,
+        boot,
         check,
+        copy_files,
         create_repository,
         delete,
         diff,
+        discard_booted,
         doctor,
+        file_versions,
+        find_booted,
+        find_files,
         forget,
         freeze,
         keep,
+        list_booted,
+        list_files,
         list_kept,
         list_keys,
         list_points,
+        mount_files,
         open_repository,
         preview_prune,
         prune,
+        pull_booted,
         read_configuration,
+        read_file,
         recreate,
         release,
         remove_key,
         repair_index,
         restore,
+        resume_booted,
         rollback,
         serve,
         stats,
+    )
+    from puller.api.files import (
+        CopiedFiles,
+        FileListing,
+        MountedPoint,
     )
     from puller.backups.forget import (
         Forgotten,
@@ -82,6 +99,7 @@ if TYPE_CHECKING:
     )
     from puller.errors import (
         AmbiguousPoint,
+        ApplianceFailed,
         BaseDamaged,
         CheckpointUnusable,
         ChecksFailed,
@@ -92,6 +110,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        FileUnreadable,
         HostUnreachable,
         HypervisorError,
         Interrupted,
@@ -102,10 +121,13 @@ if TYPE_CHECKING:
         MissingObject,
         NbdError,
         NoBucket,
+        NoFilesystem,
         NoRepository,
         NoSuchDisk,
         NoSuchDomain,
+        NoSuchFile,
         NoSuchPoint,
+        NotBooted,
         NotEncrypted,
         NotQuiesced,
         ObjectChanged,
@@ -118,6 +140,7 @@ if TYPE_CHECKING:
         PartialFailure,
         PointKept,
         PullerError,
+        PullIncomplete,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
@@ -158,9 +181,32 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.recovery.booting.boot import (
+        BootedMachine,
+    )
+    from puller.recovery.booting.listing import (
+        ListedMachine,
+    )
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
+    )
     from puller.recovery.diff import (
         DiskDifference,
         PointDifference,
+    )
+    from puller.recovery.disk_rollback import (
+        RolledBackDisk,
+    )
+    from puller.recovery.files.copying import (
+        CopiedPath,
+        SkippedFile,
+    )
+    from puller.recovery.files.entry import (
+        FileEntry,
+    )
+    from puller.recovery.files.versions import (
+        FileVersion,
     )
     from puller.recovery.recreation import (
         Recreated,
@@ -171,7 +217,6 @@ if TYPE_CHECKING:
     )
     from puller.recovery.rollback import (
         RolledBack,
-        RolledBackDisk,
     )
     from puller.recovery.serving.server import (
         Export,
@@ -224,8 +269,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousPoint",
+    "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CancelScope",
     "CheckError",
     "CheckReport",
@@ -238,6 +287,8 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "ConnectionLost",
+    "CopiedFiles",
+    "CopiedPath",
     "Cost",
     "Damage",
     "DamagedData",
@@ -254,6 +305,10 @@ __all__ = [
     "DomainRunning",
     "Event",
     "Export",
+    "FileEntry",
+    "FileListing",
+    "FileUnreadable",
+    "FileVersion",
     "Finding",
     "Forgotten",
     "Freeze",
@@ -274,16 +329,21 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "ListedMachine",
     "Locked",
     "MissingObject",
     "Mistake",
     "Mode",
+    "MountedPoint",
     "NbdError",
     "NoBucket",
+    "NoFilesystem",
     "NoRepository",
     "NoSuchDisk",
     "NoSuchDomain",
+    "NoSuchFile",
     "NoSuchPoint",
+    "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
     "Notice",
@@ -302,6 +362,7 @@ __all__ = [
     "PointKept",
     "Policy",
     "PruneReport",
+    "PullIncomplete",
     "PullerError",
     "QuiesceMode",
     "Recreated",
@@ -320,6 +381,7 @@ __all__ = [
     "ScratchFull",
     "ServeFailed",
     "Server",
+    "SkippedFile",
     "StagingFull",
     "Stats",
     "Status",
@@ -337,26 +399,38 @@ __all__ = [
     "WrongKey",
     "add_key",
     "backup",
+    "boot",
     "check",
+    "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
+    "file_versions",
+    "find_booted",
+    "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
+    "list_files",
     "list_kept",
     "list_keys",
     "list_points",
+    "mount_files",
     "open_repository",
     "preview_prune",
     "prune",
+    "pull_booted",
     "read_configuration",
+    "read_file",
     "recreate",
     "release",
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "serve",
@@ -365,9 +439,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check create_repository delete diff doctor forget freeze keep "
-        "list_kept list_keys list_points open_repository preview_prune prune read_configuration "
-        "recreate release remove_key repair_index restore rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete diff "
+        "discard_booted doctor file_versions find_booted find_files forget freeze keep list_booted "
+        "list_files list_kept list_keys list_points mount_files open_repository preview_prune prune "
+        "pull_booted read_configuration read_file recreate release remove_key repair_index restore "
+        "resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -378,13 +454,13 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint BaseDamaged CheckpointUnusable ChecksFailed CommandFailed CommitUnreadable "
-        "ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning HostUnreachable "
-        "HypervisorError "
-        "Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject NbdError NoBucket "
-        "NoRepository NoSuchDisk NoSuchDomain NoSuchPoint NotEncrypted NotQuiesced ObjectChanged "
-        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
+        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
+        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
+        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld "
+        "Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
+        "NoSuchFile NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
+        "PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
         "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
         "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
     ),
@@ -393,7 +469,14 @@ _HOMES = {
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.booting.boot": "BootedMachine",
+    "puller.recovery.booting.listing": "ListedMachine",
+    "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
+    "puller.api.files": "CopiedFiles FileListing MountedPoint",
+    "puller.recovery.files.copying": "CopiedPath SkippedFile",
+    "puller.recovery.files.entry": "FileEntry",
+    "puller.recovery.files.versions": "FileVersion",
     "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
@@ -407,7 +490,8 @@ _HOMES = {
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
-    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.disk_rollback": "RolledBackDisk",
+    "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
     "puller.recovery.serving.server": "Export Server",
 }

@@ -95,6 +95,12 @@ class CommandFailed(PullerError):
     default_advice = "Find the cause in the output of the command, and correct the command."
 
 
+class ApplianceFailed(PullerError):
+    """libguestfs is missing, or its appliance does not start or does not answer."""
+
+    default_advice = "Run 'libguestfs-test-tool' to see why, and 'puller doctor' for what is missing."
+
+
 # --- repository -------------------------------------------------------------------------------
 
 
@@ -210,6 +216,29 @@ class AmbiguousPoint(RepositoryError):
     default_advice = "Give more characters of the id; 'puller points' lists them."
 
 
+class NoSuchFile(RepositoryError):
+    """A restore point has no file or directory of this path."""
+
+    exit_code = 16
+    default_advice = "List a directory with 'puller ls', or search with 'puller find'."
+
+
+class NoFilesystem(RepositoryError):
+    """A restore point has no file system that can be shown, or several to choose from."""
+
+    exit_code = 16
+    default_advice = "Choose a file system with --filesystem."
+
+
+class FileUnreadable(RepositoryError):
+    """A guest's file or directory cannot be read, as its file system or stored data is damaged."""
+
+    exit_code = 13
+    default_advice = (
+        "Run 'puller check --read-data'; if it finds nothing, the guest's file system is damaged."
+    )
+
+
 # --- store ------------------------------------------------------------------------------------
 
 
@@ -313,6 +342,19 @@ class DomainExists(UsageError):
     """libvirt has a domain of the name or UUID that is to be defined; nothing was touched."""
 
     default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
+
+
+class NotBooted(HypervisorError):
+    """puller has booted no machine of this name from a restore point."""
+
+    exit_code = 16
+    default_advice = "List the booted machines with 'puller boot --list'."
+
+
+class PullIncomplete(HypervisorError):
+    """A booted machine runs, but part of its data could not be pulled: it still needs its image server."""
+
+    default_advice = "Run 'puller boot --resume NAME --keep' to try again; the machine runs on meanwhile."
 
 
 class DomainRunning(HypervisorError):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import puller
-from puller.cancelling import WORK, CancelScope
+from puller.cancelling import WORK, CancelScope, NoAnswer
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
@@ -27,6 +27,7 @@ from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
 from puller.jobs.job import _Run
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
 from puller.nbd.writer import Target
@@ -34,6 +35,7 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.files import appliance
 from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
@@ -190,9 +192,16 @@ def _qemu_nbd(place: Place) -> None:
     tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
     tool.chmod(0o700)
     place.patch.setenv("PATH", str(place.folder), prepend=":")
-    place.patch.setattr("puller.nbd.image._START_SECONDS", LONG)
+    place.patch.setattr("puller.nbd.qemu_nbd._START_SECONDS", LONG)
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
+
+
+def _appliance(place: Place) -> None:
+    place.patch.setattr(appliance, "_command", lambda _: ["sleep", str(LONG)])
+    with appliance.Appliance(place.scope) as guest:
+        place.waiting()
+        guest.call("launch")
 
 
 def _ssh(place: Place) -> None:
@@ -242,7 +251,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "objects that are read in parallel": _read_many,
     "the opening of an NBD connection": _connect,
     "an NBD read": _nbd(lambda connection: connection.read(512, 0)),
-    "an NBD block status": _nbd(lambda connection: list(connection.status(0, 512))),
+    "an NBD block status": _nbd(lambda connection: list(block_status(connection, 0, 512))),
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
@@ -251,6 +260,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
     "a rate's turn": _in_flow(_pace),
+    "an answer of libguestfs": _appliance,
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
     "an event of libvirt": _event,
@@ -302,6 +312,25 @@ def test_who_listens_too_late_is_called_at_once_and_who_has_forgotten_never() ->
     assert called == ["late"]
 
 
+def test_calls_use_a_thread_again_unless_it_hangs() -> None:
+    scope, over = CancelScope(), threading.Event()
+
+    def hang() -> threading.Thread:
+        used.append(threading.current_thread())
+        over.wait(ENOUGH)
+        return threading.current_thread()
+
+    used = [scope.call(threading.current_thread, lambda: ENOUGH) for _ in range(3)]
+    assert len(set(used)) == 1
+    with pytest.raises(NoAnswer):
+        scope.call(hang, lambda: 0.0 if len(used) > 3 else ENOUGH / 100)
+    try:
+        assert used[3] is used[0]
+        assert scope.call(threading.current_thread, lambda: ENOUGH) is not used[0]
+    finally:
+        over.set()
+
+
 # --- nothing waits in another way -------------------------------------------------------------
 
 ROOT = Path(puller.__file__).parent
@@ -311,7 +340,8 @@ ALLOWED = {
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("host/command.py", "wait"): "the process has been killed",
-    ("nbd/image.py", "wait"): "the process has been killed",
+    ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
+    ("recovery/files/appliance.py", "wait"): "the process has been killed",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",

@@ -23,7 +23,14 @@ COMMANDS = (
     "points",
     "show",
     "restore",
+    "boot",
     "diff",
+    "ls",
+    "cat",
+    "cp",
+    "find",
+    "versions",
+    "mount",
     "serve",
     "check",
     "prune",
@@ -41,6 +48,9 @@ COMMANDS = (
 )
 """Each is ``command`` in the module of its name, loaded when first needed."""
 
+_INTERNAL = ("serve_booted",)
+"""Commands that puller itself calls."""
+
 
 class Program(Group):
     """The group of all commands."""
@@ -51,7 +61,7 @@ class Program(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load the command's module."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in (*COMMANDS, *_INTERNAL):
             return None
         return cast(click.Command, import_module(f"puller.cli.commands.{cmd_name}").command)
 

@@ -21,7 +21,7 @@ from puller.store.location import parse
 DEFAULT_PATH = Path("/etc/puller/puller.toml")
 
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
-_PATHS = ("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir")
+_PATHS = ("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls")
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 

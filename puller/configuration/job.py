@@ -45,6 +45,9 @@ class Job:
     limit_upload: int | None = None
     scratch_dir: str | None = None
     staging_dir: str | None = None
+    nbd_tls: str | None = None
+    nbd_ports: str | None = None
+    nbd_address: str | None = None
     parallel: int = 1
     tags: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()

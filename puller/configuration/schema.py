@@ -156,6 +156,22 @@ class Shared(Table):
             '"/var/lib/libvirt/images"',
         ),
     ] = None
+    nbd_tls: Annotated[
+        Text | None,
+        Key(
+            "the directory with the certificates by which disks of another host are read over TLS "
+            "(default: through ssh)",
+            '"/etc/puller/tls"',
+        ),
+    ] = None
+    nbd_ports: Annotated[
+        Text | None,
+        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"'),
+    ] = None
+    nbd_address: Annotated[
+        Text | None,
+        Key("the address at which QEMU listens then (default: that of connect)", '"192.0.2.21"'),
+    ] = None
     parallel: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=64)] | None,
         Key("the number of domains to back up at once, from 1 to 64 (default 1)", "2"),

@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Status(enum.Enum):
     """Severity of a finding.
 
-    ``OK``: nothing to do. ``WARN``: backups succeed, but cost more than necessary, or their points may be
-    incomplete. ``FAIL``: a backup would fail.
+    ``OK``: nothing to do. ``WARN``: backups succeed, but cost more than necessary, their points may be
+    incomplete, or a command for points does not work here. ``FAIL``: a backup would fail.
     """
 
     OK = "ok"

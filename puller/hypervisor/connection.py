@@ -15,13 +15,14 @@ import libvirt
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.host.access import LOCAL, HostAccess
+from puller.host.closed import ClosedHost
 from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.reach import access_to
-from puller.hypervisor.uri import is_embedded, is_local, state_directory
+from puller.hypervisor.uri import host_of, is_embedded, is_local, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
@@ -74,11 +75,12 @@ class Host(Scoped):
         try:
             return cls._open(uri, scope, access)
         except BaseException:
-            access.close()
+            if access is not None:
+                access.close()
             raise
 
     @classmethod
-    def _open(cls, uri: str, scope: CancelScope, access: HostAccess) -> Self:
+    def _open(cls, uri: str, scope: CancelScope, access: HostAccess | None) -> Self:
         prepare_library()
         advice = (
             "Check that libvirt's daemon runs and that you have access, or set another URI with --connect."
@@ -89,6 +91,8 @@ class Host(Scoped):
             connection = link.call(scope, lambda: opening(uri))
             if access is not LOCAL:
                 connection.setKeepAlive(*_KEEP_ALIVE)
+            if access is None:
+                access = ClosedHost(host_of(uri), str(connection.getHostname()))
             return cls(Guarded(connection, link, scope), uri, scope, access)
 
     def __enter__(self) -> Self:

@@ -258,6 +258,9 @@ _CHOICES = (
     "limit_upload",
     "scratch_dir",
     "staging_dir",
+    "nbd_tls",
+    "nbd_ports",
+    "nbd_address",
 )
 """Keys of a job that are keywords of ``puller.backup`` with the same name."""
 

@@ -131,8 +131,8 @@ class PackCheck:
     def _read(self, number: int, pack: StoredPack) -> None:
         self._look(number, pack)
         slots = np.flatnonzero(pack.footer.flags & DEAD == 0).tolist()
-        for span in merge(pack.footer, slots):
-            for slot, content in self._packs.contents(pack, span, self._packs.fetch(pack, span)):
+        for span, stored in self._packs.fetch(pack, list(merge(pack.footer, slots))):
+            for slot, content in self._packs.contents(pack, span, stored):
                 if isinstance(content, DamagedData):
                     self.faults.add_slot(number, slot, content.message)
                     self.spoilt.add(pack.pack_id)

@@ -23,6 +23,7 @@ import pytest
 import puller
 from puller.errors import NbdError, NoSuchDisk, PointKept, ServeFailed, UsageError
 from puller.events import Event, Notice
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
@@ -139,7 +140,7 @@ def test_a_client_learns_names_sizes_and_rights(archive: Archive) -> None:
 
 def test_holes_are_known(archive: Archive) -> None:
     with archive.serve() as server, closing(Connection(server.uri("vda"), "base:allocation")) as connection:
-        zeros = [(at, length) for at, length, flags in connection.status(0, SIZE) if flags]
+        zeros = [(at, length) for at, length, flags in block_status(connection, 0, SIZE) if flags]
     data = [
         (0, MIB),
         (4 * MIB, 16 * MIB),

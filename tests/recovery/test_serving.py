@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -144,14 +145,14 @@ def test_threads_that_read_the_same_ask_the_store_once(
 ) -> None:
     served.read(0, 1)
     asked: list[tuple[str, int, int]] = []
-    original = FolderStore.get_range
+    original = FolderStore.get_ranges
     gate = threading.Barrier(4)
 
-    def get_range(store: FolderStore, key: str, offset: int, length: int) -> bytes:
-        asked.append((key, offset, length))
-        return original(store, key, offset, length)
+    def get_ranges(store: FolderStore, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        asked.extend((key, *each) for each in ranges)
+        return original(store, key, ranges)
 
-    monkeypatch.setattr(FolderStore, "get_range", get_range)
+    monkeypatch.setattr(FolderStore, "get_ranges", get_ranges)
 
     def work() -> None:
         gate.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,10 @@ CREDENTIAL = "puller-password"
 KEY_FILE_LIMIT = MIB
 """Most bytes of a key file: a device without end must not be read to its end."""
 
+LUKS = "PULLER_LUKS_PASSPHRASE"
+"""Variable with the passphrase of LUKS volumes in guests; with ``_FILE`` behind it, of a file with it."""
+
+_LUKS_ADVICE = "Set the path of a readable file that holds the passphrase."
 _ADVICE = "Set PULLER_PASSWORD or PULLER_PASSWORD_FILE, or run the command on a terminal to be asked."
 _FILE_ADVICE = "Set the path of a readable file that holds the password or key."
 
@@ -84,6 +88,20 @@ def new_secret(key_file: str | None, password_file: str | None) -> Secret:
             advice="Pass --new-password-file or --new-key-file, or run the command on a terminal.",
         )
     return ask("New password", twice=True)
+
+
+def luks_passphrases(files: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the passphrases of LUKS volumes in guests: of the environment, then of ``files``.
+
+    Raises UsageError if one is given but cannot be read or is empty.
+    """
+    found = []
+    if LUKS in environment:
+        found.append(_checked(environment[LUKS], LUKS, _LUKS_ADVICE))
+    named = [(environment[f"{LUKS}_FILE"], f"{LUKS}_FILE")] if f"{LUKS}_FILE" in environment else []
+    for path, source in [*named, *((path, "--luks-passphrase-file") for path in files)]:
+        found.append(_read_password(Path(path), source, _LUKS_ADVICE))
+    return tuple(found)
 
 
 def can_ask() -> bool:

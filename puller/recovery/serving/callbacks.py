@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import nbdkit
 
+from puller.cancelling import RetryPolicy
 from puller.errors import PullerError
 from puller.recovery.serving.channel import Channel
 from puller.recovery.serving.session import CHANNEL
@@ -49,7 +50,7 @@ def get_ready() -> None:
         session = _Process.channel.session()
         from puller.recovery.serving.exports import Exports
 
-        _Process.exports = Exports(session, _Process.channel.notice)
+        _Process.exports = Exports(session, _Process.channel.notice, RetryPolicy(session.patience))
 
 
 def after_fork() -> None:

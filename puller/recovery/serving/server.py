@@ -297,6 +297,7 @@ def _session(
         point,
         tuple(record.disk for record in records),
         service.memory,
+        repository.scope.policy.seconds,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from puller.cancelling import WORK
 from puller.repository.format.descriptor import Descriptor
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point
@@ -24,7 +25,8 @@ INTERPRETER = "PULLER_SERVE_PYTHON"
 class Session(msgspec.Struct, frozen=True):
     """The disks ``disks`` of ``point`` in the repository at ``url``, to be served.
 
-    ``memory`` is the number of bytes for decrypted chunks.
+    ``memory`` is the number of bytes for decrypted chunks; ``patience`` the seconds that the store may be
+    silent before a read fails.
     """
 
     url: str
@@ -33,6 +35,7 @@ class Session(msgspec.Struct, frozen=True):
     point: Point
     disks: tuple[str, ...]
     memory: int
+    patience: float = WORK.seconds
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
