@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         mount_files,
         open_repository,
         preview_prune,
+        prove,
         prune,
         pull_booted,
         read_configuration,
@@ -74,6 +75,9 @@ if TYPE_CHECKING:
     from puller.cancelling import (
         CancelScope,
     )
+    from puller.configuration.drills import (
+        DrillSettings,
+    )
     from puller.configuration.file import (
         Configuration,
         Place,
@@ -101,6 +105,7 @@ if TYPE_CHECKING:
         AmbiguousPoint,
         ApplianceFailed,
         BaseDamaged,
+        CannotDrill,
         CheckpointUnusable,
         ChecksFailed,
         CommandFailed,
@@ -110,6 +115,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        DrillFailed,
         FileUnreadable,
         HostUnreachable,
         HypervisorError,
@@ -119,6 +125,7 @@ if TYPE_CHECKING:
         KeyNotHeld,
         Locked,
         MissingObject,
+        MonitorRefused,
         NbdError,
         NoBucket,
         NoFilesystem,
@@ -208,6 +215,10 @@ if TYPE_CHECKING:
     from puller.recovery.files.versions import (
         FileVersion,
     )
+    from puller.recovery.proving.prove import (
+        Drills,
+        HeldDrill,
+    )
     from puller.recovery.recreation import (
         Recreated,
     )
@@ -230,6 +241,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.reading.damage import (
         Damage,
+    )
+    from puller.repository.records.proofs import (
+        Proof,
     )
     from puller.repository.remembered import (
         Replacement,
@@ -276,6 +290,7 @@ __all__ = [
     "BootedDisk",
     "BootedMachine",
     "CancelScope",
+    "CannotDrill",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -303,6 +318,9 @@ __all__ = [
     "DomainExists",
     "DomainNotRunning",
     "DomainRunning",
+    "DrillFailed",
+    "DrillSettings",
+    "Drills",
     "Event",
     "Export",
     "FileEntry",
@@ -313,6 +331,7 @@ __all__ = [
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HeldDrill",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -334,6 +353,7 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MonitorRefused",
     "MountedPoint",
     "NbdError",
     "NoBucket",
@@ -361,6 +381,7 @@ __all__ = [
     "PointDifference",
     "PointKept",
     "Policy",
+    "Proof",
     "PruneReport",
     "PullIncomplete",
     "PullerError",
@@ -421,6 +442,7 @@ __all__ = [
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
     "pull_booted",
     "read_configuration",
@@ -439,11 +461,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete diff "
-        "discard_booted doctor file_versions find_booted find_files forget freeze keep list_booted "
-        "list_files list_kept list_keys list_points mount_files open_repository preview_prune prune "
-        "pull_booted read_configuration read_file recreate release remove_key repair_index restore "
-        "resume_booted rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
+        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "preview_prune prove prune pull_booted read_configuration read_file recreate release "
+        "remove_key repair_index restore resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -454,15 +476,17 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
-        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
-        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld "
-        "Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain "
-        "NoSuchFile NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullIncomplete PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull "
-        "ServeFailed StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
-        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
+        "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
+        "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
+        "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
+        "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
+        "UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
@@ -494,6 +518,9 @@ _HOMES = {
     "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
     "puller.recovery.serving.server": "Export Server",
+    "puller.configuration.drills": "DrillSettings",
+    "puller.recovery.proving.prove": "Drills HeldDrill",
+    "puller.repository.records.proofs": "Proof",
 }
 """The modules that the public names are loaded from."""
 

@@ -202,6 +202,21 @@ class _Outage:
             self._tell(text)
 
 
+def find_stop(error: BaseException) -> BaseException | None:
+    """Return the exception behind ``error`` that is not an Exception, such as a signal's; None without one.
+
+    A failure to clean up after a signal replaces the exception of the signal, and the signal may come inside
+    a lock of Python's own, which then fails. The run must stop nevertheless. The closing of a generator does
+    not count, and errors may name each other as their cause.
+    """
+    met: list[BaseException] = []
+    found: BaseException | None = error
+    while isinstance(found, Exception | GeneratorExit) and found not in met:
+        met.append(found)
+        found = found.__cause__ or found.__context__
+    return None if found in met else found
+
+
 Work = Callable[[Callable[[], None]], None]
 """A call that another thread makes. It calls its argument when the thread is free for the next one."""
 

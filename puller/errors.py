@@ -89,6 +89,18 @@ class ChecksFailed(PullerError):
     default_advice = "Follow the advice of each failed check."
 
 
+class CannotDrill(PullerError):
+    """A machine cannot be started for a drill on this host; nothing is said about its backup."""
+
+    default_advice = "Run the drill on a host like the one that the machine ran on."
+
+
+class DrillFailed(PullerError):
+    """A restore drill was held, and the machine gave no evidence that it had started."""
+
+    default_advice = "Run 'puller show' for the point: it has the reason, the console's end and the screen."
+
+
 class CommandFailed(PullerError):
     """A command that a job or a freeze runs failed or took too long."""
 
@@ -309,6 +321,18 @@ class ConnectionLost(HypervisorError):
 
     retryable = True
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
+
+
+class MonitorRefused(HypervisorError):
+    """QEMU without libvirt has answered a command with an error; ``reason`` are its words."""
+
+    default_advice = (
+        "See what QEMU says, and 'QEMU without libvirt' in the documents for what puller does in it."
+    )
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class HostUnreachable(HypervisorError):

@@ -17,6 +17,7 @@ import pytest
 
 import puller
 from puller.cancelling import WORK, CancelScope, NoAnswer
+from puller.configuration.drills import DrillSettings
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
@@ -36,6 +37,8 @@ from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
 from puller.recovery.files import appliance
+from puller.recovery.proving import waiting
+from puller.recovery.proving.consoles import Consoles
 from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
@@ -239,9 +242,17 @@ def _lease(place: Place) -> None:
     repository = puller.create_repository(str(place.folder / "r")).within(place.scope)
     place.patch.setattr("puller.jobs.job._PAUSE", LONG)
     job: Any = SimpleNamespace(name="nightly")
-    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore))  # type: ignore[arg-type]
+    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore), DrillSettings())  # type: ignore[arg-type]
     place.waiting()
     run._await_lease(time.monotonic() + LONG)
+
+
+def _evidence(place: Place) -> None:
+    domain: Any = SimpleNamespace(scope=place.scope)
+    place.patch.setattr(waiting, "why_ended", lambda domain: None)
+    place.patch.setattr(waiting, "STEP", LONG)
+    place.waiting()
+    waiting.wait_for([], domain, Consoles(place.folder), LONG, lambda: None)
 
 
 WAITS: dict[str, Callable[[Place], object]] = {
@@ -255,6 +266,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
+    "the evidence of a drill": _evidence,
     "a login by ssh": _ssh,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
@@ -345,6 +357,10 @@ ALLOWED = {
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
+    ("recovery/serving/process.py", "wait"): "its scope sets the event; the process has ended",
+    ("cli/commands/serve.py", "wait"): "a signal ends the command",
+    ("recovery/proving/waiting.py", "wait"): "the process has been killed",
+    ("recovery/proving/prove.py", "ThreadPoolExecutor"): "drills have to clean up; their scope is cancelled",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }
 """Waits that no scope ends, and what ends them."""

@@ -43,12 +43,13 @@ FUNCTIONS = {
     "keep",
     "list_booted",
     "list_files",
-    "list_keys",
     "list_kept",
+    "list_keys",
     "list_points",
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
     "pull_booted",
     "read_configuration",
@@ -80,6 +81,7 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Drills",
     "Export",
     "FileEntry",
     "FileListing",
@@ -88,14 +90,16 @@ RESULTS = {
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HeldDrill",
     "ImageRecord",
     "JobReport",
     "KeptPoint",
-    "ListedMachine",
     "Key",
+    "ListedMachine",
     "MountedPoint",
     "Point",
     "PointDifference",
+    "Proof",
     "PruneReport",
     "Recreated",
     "RemovedBitmap",
@@ -111,7 +115,7 @@ RESULTS = {
     "Status",
     "Taken",
 }
-CONFIGURATION = {"Command", "Configuration", "Defaults", "Job", "Keep", "Mistake", "Place"}
+CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
     "Committed",
     "DiskDone",
@@ -340,7 +344,7 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
             repository, puller.Job("j", ("*",)), steps=cast("Any", ["check", "tidy"])
         ),
         "invalid steps ['check', 'tidy']",
-        "Use a list of: backup, prune, check.",
+        "Use a list of: backup, prune, check, prove.",
     ),
 }
 

@@ -35,6 +35,9 @@ from puller.api.machines import (
     forget,
     freeze,
 )
+from puller.api.proving import (
+    prove,
+)
 from puller.api.recovery import (
     diff,
     recreate,
@@ -95,6 +98,7 @@ __all__ = [
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
     "pull_booted",
     "read_configuration",

@@ -32,6 +32,7 @@ COMMANDS = (
     "versions",
     "mount",
     "serve",
+    "prove",
     "check",
     "prune",
     "delete",

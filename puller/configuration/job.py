@@ -14,7 +14,7 @@ Mode = Literal["pull", "push"]
 QuiesceMode = Literal["auto", "on", "off"]
 """Whether to freeze the guest's file systems: if the agent answers, always (or fail), or never."""
 
-JobStep = Literal["backup", "prune", "check"]
+JobStep = Literal["backup", "prune", "check", "prove"]
 """A step of a job."""
 
 
@@ -23,7 +23,8 @@ class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
     None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
-    ``check_budget`` a time or a number of bytes; ``limit_read`` and ``limit_upload`` are in bytes per second.
+    ``check_budget`` a time or a number of bytes, ``prove`` a number of machines; ``limit_read`` and
+    ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Job:
     check: float = 0.0
     check_max_age: timedelta | None = None
     check_budget: timedelta | int | None = None
+    prove: int = 1
     metrics_file: str | None = None
     before: Command | None = None
     after: Command | None = None
@@ -65,5 +67,5 @@ class Job:
     @property
     def steps(self) -> tuple[JobStep, ...]:
         """Steps of a run, in order: the backups, then the steps in ``then``."""
-        later: tuple[JobStep, ...] = ("prune", "check")
+        later: tuple[JobStep, ...] = ("prune", "check", "prove")
         return ("backup", *(step for step in later if step in self.then))

@@ -78,12 +78,15 @@ class DiskRollback:
 
     def begin(self, servers: ExitStack) -> DiskWork:
         """Serve the image for writing until ``servers`` close, with the size that it had."""
+        self._found.refuse_replaced()
         with self._in_use_told():
             if self._size != self.image.size and not self._is_device:
                 with self._serve(writable=False) as server:
                     self._search.probe(server.uri)
                 self._resize()
-            return DiskWork(self, servers.enter_context(self._serve(writable=True)).uri, self._search)
+            server = servers.enter_context(self._serve(writable=True))
+        self._found.refuse_replaced()
+        return DiskWork(self, server.uri, self._search)
 
     def _resize(self) -> None:
         """Give the image the point's size. If QEMU refuses that and has written nothing, no mark stays."""

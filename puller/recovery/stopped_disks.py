@@ -10,7 +10,7 @@ from typing import Any
 
 from puller.backups.sources.offline import image_of
 from puller.backups.sources.unlock import keys_of, require_keys_for
-from puller.errors import DomainRunning, NoSuchDisk, OutputRefused, UnsupportedDisk
+from puller.errors import DomainRunning, Locked, NoSuchDisk, OutputRefused, UnsupportedDisk
 from puller.events import Notice, Observer
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
@@ -34,6 +34,27 @@ class StoppedDisk:
     path: Path
     images: Sequence[dict[str, Any]]
     keys: Keys
+    file: FileNumbers
+
+    def refuse_replaced(self) -> None:
+        """Raise Locked if another file has the image's name by now: a restore with --force put it there."""
+        if _file_at(self.path) != self.file:
+            raise Locked(
+                f"image {self.path} was replaced while puller looked at it",
+                advice="Find out which program replaced it, then run the same command again.",
+            )
+
+
+FileNumbers = tuple[int, int, int] | None
+"""Numbers of a file or device; None if there is none."""
+
+
+def _file_at(path: Path) -> FileNumbers:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_rdev
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +133,11 @@ def _choose(domain: Domain, point: Point, targets: Sequence[str]) -> tuple[Disk,
 def _look(domain: Domain, disk: Disk) -> StoppedDisk:
     """Ask for everything about the image at once: each answer of ``qemu-img`` takes milliseconds."""
     path, keys = image_of(domain, disk), keys_of(domain, disk)
+    file = _file_at(path)
     images = describe(path, disk.format, domain.scope)
     require_keys_for(domain, disk, keys, images)
     known = with_layout(disk, images[0]) if disk.format == "qcow2" else disk
-    return StoppedDisk(with_chain(known, images), path, images, keys)
+    return StoppedDisk(with_chain(known, images), path, images, keys, file)
 
 
 def _tell_others(domain: Domain, point: Point, observer: Observer) -> None:

@@ -260,7 +260,8 @@ def test_only_some_file_systems_are_frozen(domain: Domain, libvirt_uri: str, tmp
 def test_the_watchdog_runs_the_command_after_the_thaw(domain: Domain, libvirt_uri: str) -> None:
     script = "echo watchdog > /tmp/watchdog"
     assert thaw_until_answered(libvirt_uri, domain.uuid, GuestCommand(("/bin/sh", "-c", script), 60))
-    shown = guestexec.run(domain, GuestCommand(("/bin/cat", "/tmp/watchdog"), 60), "before")
+    agent = guestagent.DomainAgent(domain, libvirt_uri)
+    shown = guestexec.run(agent, GuestCommand(("/bin/cat", "/tmp/watchdog"), 60), "before")
     assert (shown.exit_code, shown.output) == (0, "watchdog\n")
 
 
@@ -288,6 +289,6 @@ def test_the_second_process_takes_no_module_from_the_current_folder(
     ran = tmp_path / "ran"
     (tmp_path / "libvirt.py").write_text(f"open({str(ran)!r}, 'w').close()")
     monkeypatch.chdir(tmp_path)
-    with ThawingProcess("test:///default", "0" * 32, 1) as process:
+    with ThawingProcess(("puller.hypervisor.guest.thawing", "test:///default", "0" * 32), 1) as process:
         process.done()
     assert not ran.exists()

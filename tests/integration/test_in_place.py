@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from puller.errors import (
     DamagedData,
     DomainRunning,
     KeyNotHeld,
+    Locked,
     NbdError,
     NoSuchDisk,
     OutputFailed,
@@ -35,6 +37,7 @@ from puller.hypervisor.storage import rollback_mark
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
 from puller.recovery import broken_bitmaps, change_search, disk_rollback
+from puller.recovery.disk_rollback import DiskRollback, DiskWork
 from puller.recovery.diskcopy import ChangedCopier, copy_all
 from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
@@ -754,3 +757,24 @@ def test_a_disk_on_the_network_is_refused_with_the_way_back(scene: Scene) -> Non
     ) as refused:
         roll(scene, first)
     assert f"'puller restore {first.point} --disk vda=TARGET'" in refused.value.advice
+
+
+def test_an_image_that_is_replaced_meanwhile_is_left_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore with --force does not wait for a rollback that has not begun to write."""
+    first, image = first_of(scene), scene.machine.image("vda")
+    scene.machine.stop()
+
+    begin = DiskRollback.begin
+
+    def replace(disk: DiskRollback, servers: ExitStack) -> DiskWork:
+        other = scene.folder / "other.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", other, str(SIZE + MIB)], check=True)
+        other.rename(image)
+        return begin(disk, servers)
+
+    monkeypatch.setattr(DiskRollback, "begin", replace)
+    with pytest.raises(Locked, match="was replaced while puller looked at it"):
+        roll(scene, first)
+    assert find_mark(image) is None

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
-from puller.cli.input.access import open_repository
+from puller.cancelling import CancelScope
+from puller.cli.input.access import open_or_ask
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import SIZE
+from puller.cli.input.secret import Secret
 from puller.cli.output import console
 from puller.cli.output.failures import complain
 from puller.cli.output.measures import RESTORE
@@ -24,11 +27,10 @@ from puller.cli.output.settings import Settings
 from puller.cli.output.tables import table
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
+from puller.events import Observer
+from puller.recovery.serving.process import ServerProcess, Service
+from puller.recovery.serving.session import Session
 from puller.units import MIB, format_bytes
-
-if TYPE_CHECKING:
-    from puller.cancelling import CancelScope
-    from puller.recovery.serving.server import Server
 
 _KILLED = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -53,6 +55,12 @@ _END_SECONDS = 10.0
     help="Listen at this Unix socket. Without it and --port, puller makes one that only this user can reach.",
 )
 @click.option(
+    "--socket-owner",
+    metavar="USER",
+    help="Let this user connect to the socket of --socket, for example libvirt-qemu. Without it, only the "
+    "user who runs puller can.",
+)
+@click.option(
     "--port",
     type=click.IntRange(1, 65535),
     metavar="N",
@@ -66,11 +74,18 @@ _END_SECONDS = 10.0
     "server-key.pem.",
 )
 @click.option(
+    "--writable",
+    is_flag=True,
+    help="Let clients write. What they write is in temporary files (in TMPDIR or /var/tmp), and gone when "
+    "the server ends; the point never changes. Without it, the disks are read-only.",
+)
+@click.option(
     "--run",
     "program",
     metavar="COMMAND",
     help="Run this shell command once the disks are served, then end the server and exit with the command's "
-    "exit code. In it, $uri is the URI of the first disk, and $PULLER_EXPORTS names a JSON file with all.",
+    "exit code. In it, $uri is the URI of the first disk, $PULLER_URI_vda that of the disk vda, and "
+    "$PULLER_EXPORTS names a JSON file with all.",
 )
 @click.option(
     "--cache-size",
@@ -86,44 +101,64 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
     socket: str | None,
+    socket_owner: str | None,
     port: int | None,
     tls_certificates: str | None,
+    writable: bool,
     program: str | None,
     cache_size: int,
 ) -> Outcome:
     """Serve the disks of a point over NBD, without restoring them.
 
-    Each disk is a read-only export with the name of its target. The command prints the URIs when clients can
-    connect, and serves until a signal ends it (exit code 0). POINT is an id, a unique prefix of one,
-    DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    Each disk is an export with the name of its target, read-only unless --writable is given. The command
+    prints the URIs when clients can connect, and serves until a signal ends it (exit code 0). POINT is an id,
+    a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
-    repository = open_repository(settings)
-    from puller import api
-
+    service = Service(
+        tuple(dict.fromkeys(disks)),
+        None if socket is None else Path(socket).absolute(),
+        socket_owner,
+        port,
+        None if tls_certificates is None else Path(tls_certificates).absolute(),
+        cache_size,
+        writable,
+    )
+    service.check()
     with (
         observing(settings, RESTORE) as observer,
-        api.serve(
-            repository,
-            point,
-            hosts=hosts,
-            disks=disks,
-            socket=socket,
-            port=port,
-            tls_certificates=tls_certificates,
-            cache_size=cache_size,
-            observer=observer,
-        ) as server,
+        _begin(settings, point, hosts, service, observer) as server,
     ):
         if program is not None:
             return Outcome(code=_run(program, server, settings))
         _print(server, settings)
-        return Outcome(code=_serve(server, repository.scope, settings))
+        return Outcome(code=_serve(server, settings))
 
 
-def _serve(server: Server, scope: CancelScope, settings: Settings) -> int:
+def _begin(
+    settings: Settings, point: str, hosts: tuple[str, ...], service: Service, observer: Observer
+) -> ServerProcess:
+    """Let nbdkit's process open the repository, and only that: two would take twice the memory for days."""
+
+    def attempt(url: str, secret: Secret) -> ServerProcess:
+        session = Session(
+            url,
+            point,
+            service.memory,
+            hosts,
+            service.disks,
+            password=secret.password,
+            key_file=secret.key_file,
+            writable=service.writable,
+        )
+        return ServerProcess(session, service, observer)
+
+    return open_or_ask(settings, attempt)
+
+
+def _serve(server: ServerProcess, settings: Settings) -> int:
     """Wait for a signal, which is how a server is meant to end. The document is printed by now."""
     try:
-        server.wait(scope)
+        server.wait(CancelScope())
     except Stopped:
         return 0
     except PullerError as error:
@@ -132,14 +167,15 @@ def _serve(server: Server, scope: CancelScope, settings: Settings) -> int:
     return 0
 
 
-def _run(program: str, server: Server, settings: Settings) -> int:
+def _run(program: str, server: ServerProcess, settings: Settings) -> int:
     """Run the user's command to its end; return its exit code, as a shell does."""
     if settings.json:
         _print(server, settings)
     with tempfile.NamedTemporaryFile("w", prefix="puller-exports-", suffix=".json") as file:
         json.dump(_document(server), file)
         file.flush()
-        variables = {**os.environ, "uri": server.uri(), "PULLER_EXPORTS": file.name}
+        each = {f"PULLER_URI_{item.disk}": item.uri for item in server.exports}
+        variables = {**os.environ, **each, "uri": server.uri(), "PULLER_EXPORTS": file.name}
         # With --json, stdout is for one document.
         output = sys.stderr if settings.json else None
         with subprocess.Popen(["/bin/sh", "-c", program], env=variables, stdout=output) as child:
@@ -159,12 +195,12 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def _document(server: Server) -> dict[str, Any]:
+def _document(server: ServerProcess) -> dict[str, Any]:
     exports = [{"disk": item.disk, "uri": item.uri, "size": item.size} for item in server.exports]
     return {"uri": server.uri(), "exports": exports}
 
 
-def _print(server: Server, settings: Settings) -> None:
+def _print(server: ServerProcess, settings: Settings) -> None:
     if settings.json:
         console.answer(json.dumps(_document(server)))
     elif settings.verbosity >= 0:

@@ -7,13 +7,18 @@ it goes on. Only a thaw that it has answered is certain, so puller repeats the t
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import libvirt_qemu
 
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
+from puller.hypervisor.uri import is_embedded
 
 CHANNEL = "org.qemu.guest_agent.0"
 """The agent's virtio port: QEMU's ``docs/interop/qemu-ga.rst``."""
@@ -22,6 +27,9 @@ CHANNEL = "org.qemu.guest_agent.0"
 FOREVER = -2
 """``VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK``: libvirt's default."""
 
+
+_ANSWER = 10
+"""Seconds for the answer to one of the agent's own commands."""
 
 _REFUSAL = re.compile(r"guest-fsfreeze-(?:freeze|thaw) has (?:been disabled|not been found)")
 
@@ -81,6 +89,66 @@ def thaw(domain: Domain) -> int:
     """Thaw all file systems of the guest, and return how many were frozen. Raises HypervisorError."""
     with translate(f"cannot thaw the file systems of domain {domain.name}"):
         return int(domain.handle.fsThaw())
+
+
+class DomainAgent:
+    """The agent of ``domain``, reached through libvirt at ``uri``: see ``puller.hypervisor.guest.agent``."""
+
+    def __init__(self, domain: Domain, uri: str) -> None:
+        self._domain = domain
+        self._uri = uri
+        self.name = domain.name
+        self.uuid = domain.uuid
+
+    @property
+    def watchdog(self) -> tuple[str, ...] | None:
+        """See Agent: no other process can reach an embedded driver."""
+        if is_embedded(self._uri):
+            return None
+        return "puller.hypervisor.guest.thawing", self._uri, self.uuid
+
+    def has_channel(self) -> bool:
+        """See Agent."""
+        return has_channel(self._domain)
+
+    def is_running(self) -> bool:
+        """See Agent."""
+        return self._domain.is_running()
+
+    def is_connected(self) -> bool:
+        """See Agent."""
+        return is_connected(self._domain)
+
+    def limit(self, seconds: int) -> None:
+        """See Agent."""
+        set_time_limit(self._domain, seconds)
+
+    def unlimit(self) -> None:
+        """See Agent."""
+        set_time_limit(self._domain, FOREVER)
+
+    def freeze(self, mountpoints: Sequence[str] = ()) -> int:
+        """See Agent."""
+        return freeze(self._domain, mountpoints)
+
+    def thaw(self) -> int:
+        """See Agent."""
+        return thaw(self._domain)
+
+    def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """See Agent. libvirt then marks the domain as tainted (``custom-ga-command``)."""
+        request = json.dumps({"execute": command, "arguments": arguments})
+        with translate(f"cannot run a command in domain {self.name}"):
+            answer = self._domain.handle.apply(libvirt_qemu.qemuAgentCommand, request, _ANSWER, 0)
+        return json.loads(answer)["return"]
+
+    def refused(self, error: HypervisorError) -> bool:
+        """See Agent."""
+        return is_refusal(error)
+
+    def froze_nothing(self, error: HypervisorError) -> bool:
+        """See Agent."""
+        return froze_nothing(error)
 
 
 def _channel(domain: Domain) -> ET.Element | None:

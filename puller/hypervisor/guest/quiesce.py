@@ -20,13 +20,12 @@ from threading import Thread
 from typing import Any, Self
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.guest import guestagent, guestexec
+from puller.hypervisor.guest import guestexec
+from puller.hypervisor.guest.agent import Agent
 from puller.hypervisor.guest.quiescing import FREEZE_SECONDS, GuestCommand, GuestRun, Quiesce, Quiescing
 from puller.hypervisor.guest.thawing import ThawingProcess
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.locking.lock import lock_directory
-from puller.hypervisor.uri import is_embedded
 
 BEGIN_SECONDS = 25
 """Seconds that the start of the job may take while the guest is frozen. Together with the time of the freeze
@@ -48,17 +47,15 @@ class Quiesced(FrozenDisks):
     begun; and the error with which ``alarm`` was called.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a freeze
+    def __init__(
         self,
-        domain: Domain,
-        uri: str,
+        agent: Agent,
         disks: FrozenDisks,
         quiescing: Quiescing,
         tell: Callable[[str], None],
         alarm: Callable[[PullerError], None],
     ) -> None:
-        self._domain = domain
-        self._uri = uri
+        self._agent = agent
         self._disks = disks
         self._quiescing = quiescing
         self._quiesce = quiescing.quiesce
@@ -66,7 +63,7 @@ class Quiesced(FrozenDisks):
         self._alarm = alarm
         self._alarmed: Future[None] = Future()
         self._entered = ExitStack()
-        self._mark = _mark(domain)
+        self._mark = _mark(agent)
         self._froze = False
         self._to_thaw = False
         self._watched = False
@@ -125,12 +122,12 @@ class Quiesced(FrozenDisks):
 
     def _hindrance(self) -> str | None:
         """Why a freeze is impossible, found without asking the agent. Reports an agent without connection."""
-        name = self._domain.name
-        if not guestagent.has_channel(self._domain):
+        name = self._agent.name
+        if not self._agent.has_channel():
             return f"domain {name} has no channel for a guest agent"
-        if not self._domain.is_running():
+        if not self._agent.is_running():
             return f"domain {name} is paused, so its guest agent cannot answer"
-        if guestagent.is_connected(self._domain):
+        if self._agent.is_connected():
             return None
         hindrance = f"the guest agent of domain {name} is not connected"
         if self._quiesce is Quiesce.AUTO:
@@ -138,7 +135,7 @@ class Quiesced(FrozenDisks):
         return hindrance
 
     def _enter_frozen(self, entered: ExitStack) -> None:
-        guestagent.set_time_limit(self._domain, self._quiescing.timeout)
+        self._agent.limit(self._quiescing.timeout)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         pending = self._mark.exists()  # an earlier freeze of ours, which may be why the agent refuses
         self._mark.touch()
@@ -157,14 +154,14 @@ class Quiesced(FrozenDisks):
             self.freeze_seconds = round(time.monotonic() - began, 3)
 
     def _thawing(self) -> ThawingProcess | nullcontext[None]:
-        """No other process can reach an embedded driver; there only the next run can thaw."""
-        if is_embedded(self._uri):
+        """Where no other process can reach the agent, only the next run can thaw."""
+        if self._agent.watchdog is None:
             return nullcontext()
         choices = self._quiescing
         seconds: float = max(choices.timeout, FREEZE_SECONDS) + BEGIN_SECONDS
         if choices.before is not None:
             seconds += choices.before.timeout
-        return ThawingProcess(self._uri, self._domain.uuid, seconds, choices.after)
+        return ThawingProcess(self._agent.watchdog, seconds, choices.after)
 
     def _freeze(self, process: ThawingProcess | None, pending: bool) -> bool:
         """Freeze the guest, and return whether it is frozen.
@@ -174,15 +171,15 @@ class Quiesced(FrozenDisks):
         """
         self._to_thaw = True
         try:
-            frozen = guestagent.freeze(self._domain, self._quiescing.mountpoints) > 0
+            frozen = self._agent.freeze(self._quiescing.mountpoints) > 0
         except HypervisorError as error:
-            if guestagent.froze_nothing(error) and not pending:
+            if self._agent.froze_nothing(error) and not pending:
                 self._to_thaw = False
                 self._release(process)
             self._miss(error.message)
             return False
         if not frozen:
-            self._miss(f"the guest agent of domain {self._domain.name} found no file system to freeze")
+            self._miss(f"the guest agent of domain {self._agent.name} found no file system to freeze")
         return frozen
 
     def _miss(self, why: str) -> None:
@@ -197,7 +194,7 @@ class Quiesced(FrozenDisks):
             return
         if self._quiesce is Quiesce.ON:
             raise NotQuiesced(
-                f"the command before the freeze failed in domain {self._domain.name}: "
+                f"the command before the freeze failed in domain {self._agent.name}: "
                 f"{shlex.join(command.words)}",
                 advice="Find the cause in the output of the command, above.",
             )
@@ -207,7 +204,7 @@ class Quiesced(FrozenDisks):
             self._run(self._quiescing.after, "after")
 
     def _run(self, command: GuestCommand, when: str) -> GuestRun:
-        done = guestexec.run(self._domain, command, when)
+        done = guestexec.run(self._agent, command, when)
         self.guest_runs += (done,)
         for line in done.output.splitlines()[:_LINES]:
             self._tell(f"{command.words[0]} in the guest: {line}")
@@ -230,7 +227,7 @@ class Quiesced(FrozenDisks):
         try:
             thawed = answer.result() > 0
         except HypervisorError as error:
-            if not guestagent.is_refusal(error):
+            if not self._agent.refused(error):
                 self._tell(f"{error.message}; puller repeats the thaw until the agent answers")
                 return False
             self._tell(error.message)
@@ -249,7 +246,7 @@ class Quiesced(FrozenDisks):
 
         def ask() -> None:
             try:
-                answer.set_result(guestagent.thaw(self._domain))
+                answer.set_result(self._agent.thaw())
             except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answer.set_exception(error)
 
@@ -267,32 +264,32 @@ class Quiesced(FrozenDisks):
         self._watched = False
         if process is not None:
             process.done()
-        guestagent.set_time_limit(self._domain, guestagent.FOREVER)
+        self._agent.unlimit()
         self._mark.unlink(missing_ok=True)
 
 
-def thaw_left_over(domain: Domain) -> bool:
+def thaw_left_over(agent: Agent) -> bool:
     """Thaw what a dead run of this host may have left frozen; return whether anything was frozen.
 
     Call it with the domain's lock held. If the agent does not answer, the next run repeats the thaw.
     """
-    mark = _mark(domain)
+    mark = _mark(agent)
     if not mark.exists():
         return False
-    if not guestagent.is_connected(domain):
+    if not agent.is_connected():
         return False
-    guestagent.set_time_limit(domain, FREEZE_SECONDS)
+    agent.limit(FREEZE_SECONDS)
     try:
-        thawed = guestagent.thaw(domain) > 0
+        thawed = agent.thaw() > 0
     except HypervisorError as error:
-        if not guestagent.is_refusal(error):
+        if not agent.refused(error):
             return False
         thawed = False
-    guestagent.set_time_limit(domain, guestagent.FOREVER)
+    agent.unlimit()
     mark.unlink(missing_ok=True)
     return thawed
 
 
-def _mark(domain: Domain) -> Path:
+def _mark(agent: Agent) -> Path:
     """Path of a file that marks a freeze of this domain by a run of this host. A reboot removes it."""
-    return lock_directory() / f"{domain.uuid}.frozen"
+    return lock_directory() / f"{agent.uuid}.frozen"

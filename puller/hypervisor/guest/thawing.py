@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -25,20 +26,22 @@ from puller.hypervisor.guest import guestagent, guestexec
 from puller.hypervisor.guest.quiescing import GuestCommand
 
 _THAWED = b"thawed"
-_PAUSE = 1.0
-_LIMIT = 3600.0
+PAUSE = 1.0
+LIMIT = 3600.0
 """Seconds after which the watchdog gives up an agent that never answers."""
 
 
 class ThawingProcess:
     """Context, entered before a freeze. Call ``done`` as soon as the guest is known to be thawed.
 
+    ``watchdog`` is the module of the process, such as this one, and its arguments; ``seconds`` follow.
+
     Leaving the context without ``done`` leaves the process running; it ends by itself.
     """
 
-    def __init__(self, uri: str, uuid: str, seconds: float, after: GuestCommand | None = None) -> None:
+    def __init__(self, watchdog: Sequence[str], seconds: float, after: GuestCommand | None = None) -> None:
         # -P: no file in the current directory may be imported as a module.
-        command = [sys.executable, "-P", "-m", "puller.hypervisor.guest.thawing", uri, uuid, str(seconds)]
+        command = [sys.executable, "-P", "-m", *watchdog, str(seconds)]
         if after is not None:
             command += [str(after.timeout), *after.words]
         # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
@@ -62,19 +65,30 @@ class ThawingProcess:
         self._process.stdin.close()
 
 
+def is_thawed(seconds: float) -> bool:
+    """Wait for ``seconds`` for the message of the process that froze, and return whether it came."""
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.buffer.read() == _THAWED
+
+
+def command_of(words: Sequence[str]) -> GuestCommand | None:
+    """Return the command from the last arguments of the process: its time limit and its words."""
+    return GuestCommand(tuple(words[1:]), float(words[0])) if words else None
+
+
 def thaw_until_answered(uri: str, uuid: str, after: GuestCommand | None = None) -> bool:
     """Return whether, within an hour, the agent answered a thaw or the domain went away.
 
     Once it is thawed, the command ``after`` runs in the guest.
     """
-    deadline = time.monotonic() + _LIMIT
+    deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:
             return _thaw(uri, uuid, after)
         except HypervisorError as error:
             if guestagent.is_refusal(error):
                 return True
-        CancelScope().pause(_PAUSE)
+        CancelScope().pause(PAUSE)
     return False
 
 
@@ -88,18 +102,16 @@ def _thaw(uri: str, uuid: str, after: GuestCommand | None) -> bool:
             guestagent.thaw(domain)
             guestagent.set_time_limit(domain, guestagent.FOREVER)
             if after is not None:
-                guestexec.run(domain, after, "after")
+                guestexec.run(guestagent.DomainAgent(domain, uri), after, "after")
     return True
 
 
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
-    uri, uuid, seconds, *rest = sys.argv[1:]
-    after = GuestCommand(tuple(rest[1:]), float(rest[0])) if rest else None
-    ready, _, _ = select.select([sys.stdin], [], [], float(seconds))
-    if ready and sys.stdin.buffer.read() == _THAWED:
+    uri, uuid, seconds, *after = sys.argv[1:]
+    if is_thawed(float(seconds)):
         return 0
-    return 0 if thaw_until_answered(uri, uuid, after) else 1
+    return 0 if thaw_until_answered(uri, uuid, command_of(after)) else 1
 
 
 if __name__ == "__main__":

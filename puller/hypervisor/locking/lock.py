@@ -13,7 +13,7 @@ from puller.errors import Locked, PullerError
 from puller.host.access import LOCAL, LOCK_TEXT, LockHeld
 from puller.host.privatefolder import make_private
 from puller.host.runtime import runtime_directory
-from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.locking.runlock import Owner
 
 
 class HostLock:
@@ -61,20 +61,20 @@ class JobLock(HostLock):
 
 
 @contextmanager
-def domain_held(domain: Domain) -> Iterator[None]:
+def domain_held(domain: Owner) -> Iterator[None]:
     """Hold the domain against pullers of any host, by a lock on the host where it runs. Raises Locked."""
     held = DomainLock(domain.uuid, domain.name, lock_directory()) if _is_held_here(domain) else _there(domain)
     with held:
         yield
 
 
-def _is_held_here(domain: Domain) -> bool:
+def _is_held_here(domain: Owner) -> bool:
     """Whether the lock is on this host. Without a way to another, it stops only the pullers of this one."""
     return domain.host is LOCAL or not domain.host.has_files
 
 
 @contextmanager
-def _there(domain: Domain) -> Iterator[None]:
+def _there(domain: Owner) -> Iterator[None]:
     path = domain.host.runtime_directory() / f"{domain.uuid}.lock"
     with ExitStack() as stack:
         try:

@@ -29,12 +29,10 @@ from puller.errors import (
     NoSuchPoint,
     OutputRefused,
     PullerError,
-    UsageError,
 )
 from puller.events import Notice, Observer
 from puller.host.qemu import Failure, qemu_img
-from puller.host.runtime import SOCKET_PATH, runtime_directory
-from puller.hypervisor.confinement import confines_by_apparmor
+from puller.host.runtime import runtime_directory
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import lifecycle
 from puller.hypervisor.domain.domain import Domain
@@ -46,15 +44,13 @@ from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.discard import remove_after_failure
+from puller.recovery.booting.qemu_socket import socket_in
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
 from puller.recovery.targets import outputs
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep, new_name
 from puller.repository.repository import Repository
-
-_APPARMOR = Path("/run/libvirt/puller")
-"""Where libvirt's AppArmor profiles let a domain reach a socket: ``/run/libvirt/**/NAME.pid``."""
 
 _IMAGE_SECONDS = 60.0
 
@@ -175,26 +171,13 @@ class _Booting:
             created=datetime.now(UTC).replace(microsecond=0),
             storage=str(folder),
             runtime=str(runtime_directory() / "booted" / self._uuid),
-            socket=str(self._socket(folder)),
+            socket=str(socket_in(folder, self._name)),
             disks=disks,
             keep=new_name((self._point.uuid, self._point.point)),
             firmware=tuple(
                 str(path) for name, path in made.items() if name in self._held and path is not None
             ),
         )
-
-    def _socket(self, folder: Path) -> Path:
-        path = folder / "nbd.sock"
-        if confines_by_apparmor():
-            with outputs.translated(str(_APPARMOR)):
-                outputs.make_folder(_APPARMOR, record.ENTERED)
-            path = _APPARMOR / f"{self._name}.pid"
-        if len(str(path).encode()) > SOCKET_PATH:
-            raise UsageError(
-                f"the path {path} is too long for a socket",
-                advice=f"Choose a shorter --storage or --name: it may have {SOCKET_PATH} bytes.",
-            )
-        return path
 
     def _keep(self) -> None:
         """Protect the point as long as the machine needs it. The record has the protection's name already."""

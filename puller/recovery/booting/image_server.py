@@ -26,9 +26,8 @@ from puller.errors import PullerError, ServeFailed
 from puller.events import Observer
 from puller.host.privatefolder import make_private
 from puller.host.supervision import Supervised
-from puller.hypervisor.confinement import qemu_user
-from puller.hypervisor.uri import configuration_directory
 from puller.recovery.booting import record
+from puller.recovery.booting.qemu_socket import give_to_qemu
 from puller.recovery.booting.record import Booted
 from puller.recovery.serving.server import Server, Service
 from puller.repository.format.descriptor import Descriptor
@@ -164,17 +163,6 @@ def _serve(booted: Booted, observer: Observer) -> None:
     with Server(repository, session.point, Service(socket=Path(booted.socket)), observer) as server:
         give_to_qemu(Path(booted.socket), booted.connect)
         server.wait(scope)
-
-
-def give_to_qemu(path: Path, connect: str) -> None:
-    """Let QEMU's user, and nobody else, connect to the socket. Raises ServeFailed."""
-    user = qemu_user(configuration_directory(connect))
-    try:
-        path.chmod(0o600)
-        if user is not None:
-            os.chown(path, user.uid, user.gid)
-    except OSError as error:
-        raise ServeFailed(f"cannot give the socket {path} to QEMU's user: {error.strerror}") from error
 
 
 def _failure(booted: Booted) -> Path:
