@@ -14,7 +14,10 @@ from puller.errors import HypervisorError
 from puller.hypervisor.guest import guestexec
 from puller.hypervisor.guest.quiescing import GuestCommand
 from puller.hypervisor.guest.thawing import LIMIT, PAUSE, command_of, is_thawed
-from puller.qmp.agent import FOREVER, Asked, Conversation, is_refusal
+from puller.qmp.agent import Asked, Conversation, is_refusal
+
+_ANSWER = 10.0
+"""Seconds for an answer, before the thaw is repeated over a new connection."""
 
 
 def thaw_until_answered(path: Path, after: GuestCommand | None = None) -> bool:
@@ -28,7 +31,7 @@ def thaw_until_answered(path: Path, after: GuestCommand | None = None) -> bool:
             return True
         try:
             with Conversation(path, "cannot thaw the file systems") as agent:
-                agent.ask("guest-fsfreeze-thaw", FOREVER)
+                agent.ask("guest-fsfreeze-thaw", _ANSWER)
             if after is not None:
                 guestexec.run(Asked(path), after, "after")
             return True
