@@ -10,6 +10,8 @@ and the median of ``--rounds`` counts. CPU-seconds include those of ``qemu-nbd``
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import random
 import shutil
@@ -125,7 +127,9 @@ def _roomy(path: Path) -> Iterator[Path]:
 
 
 def _forget_peak() -> None:
-    """Begin to measure the peak of memory anew: proc(5), ``clear_refs``."""
+    """Begin to measure the peak of memory anew (proc(5), ``clear_refs``), without what earlier work left."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -233,6 +233,7 @@ def _last_line(said: bytes) -> str:
 
 
 _ERRORS = {os.strerror(number): number for number in errno.errorcode}
+_ERRORS["Directory nonexistent"] = errno.ENOENT  # dash's own words
 
 
 def _os_error(said: bytes) -> OSError:

@@ -25,14 +25,17 @@ import pytest
 import puller
 from puller.backups import aftermath
 from puller.errors import PullerError
-from puller.events import Event, Notice
+from puller.events import Event, Notice, Step
 from puller.hypervisor.connection import prepare_library
+from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
 from tests.integration.daemon_scenes import has_job
+from tests.lab import luks
 from tests.lab.certificates import DAY, NOW, Authority
 from tests.lab.hypervisor_host import IMAGES
+from tests.lab.luks import PASSPHRASE
 from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
 from tests.lab.two_hosts import SSH, HypervisorHost
 
@@ -54,6 +57,7 @@ class Stage:
         self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
         self.notices: list[str] = []
+        self.encrypted: set[str] = set()
 
     def reconnect_if_lost(self) -> None:
         """Open a new connection if the test's own one was over the line that broke."""
@@ -134,8 +138,12 @@ class Stage:
         if self.machine.handle.isActive():
             self.machine.tell_device(target, "flush")
         raw = IMAGES / "truth"
-        image = str(self.machine.image(target))
-        self.host.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, str(raw))
+        image = f"driver=qcow2,file.filename={self.machine.image(target)}"
+        words = ["-U", "-O", "raw", "--image-opts", image]
+        if target in self.encrypted:
+            words[-1] += ",encrypt.key-secret=s"
+            words += ["--object", "secret,id=s,data=" + PASSPHRASE.decode().replace(",", ",,")]
+        self.host.run("qemu-img", "convert", *words, str(raw))
         digest = self.host.run("sha256sum", str(raw)).split()[0]
         self.host.run("rm", str(raw))
         return digest
@@ -363,6 +371,57 @@ def firmware(stage: Stage) -> dict[str, Any]:
     return {"running": running, "off": off, "nvram": stored == theirs, "tpm": names}
 
 
+def encrypted(stage: Stage) -> dict[str, Any]:
+    """A disk in LUKS, whose passphrase is a secret of the other libvirt: pulled, pushed, shut off."""
+    machine = stage.machine
+    machine.handle.destroy()
+    made = stage.folder / "luks"
+    luks.make_image(made, DISKS[0])
+    stage.host.run("cp", str(made), str(machine.image("vda")))
+    secret = luks.define_secret(machine.handle.connect())
+    root = ET.fromstring(machine.handle.XMLDesc())
+    source = root.find("./devices/disk/source")
+    assert source is not None
+    source.append(encryption_element(secret))
+    machine.define(ET.tostring(root, encoding="unicode"))
+    machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.encrypted.add("vda")
+    machine.write("vda", 7, 0, 4 * MIB)
+    outcomes = [stage.back_up()]
+    scattered(stage, 1)
+    outcomes.append(stage.back_up(mode="push"))
+    scattered(stage, 2)
+    outcomes.append(stage.back_up())
+    machine.handle.destroy()
+    outcomes.append(stage.back_up_shut_off())
+    left = [item.usageID() for item in machine.handle.connect().listAllSecrets()]
+    return {"outcomes": outcomes, "secrets": left}
+
+
+class Stop(Exception):
+    """What a test raises inside a step."""
+
+
+def stopped(stage: Stage) -> dict[str, Any]:
+    """A run that fails in each step, by either way, and the next."""
+    stage.machine.write("vda", 7, 0, 4 * MIB)
+    stage.back_up()
+    left = {}
+    for step in ("reconcile", "choose", "preflight", "begin", "read", "store", "commit"):
+        for way, tls in (("ssh", None), ("tls", str(stage.host.pki))):
+
+            def stop(event: Event, step: str = step) -> None:
+                if isinstance(event, Step) and event.name == step:
+                    raise Stop(step)
+
+            try:
+                puller.backup(stage.repository, NAME, connect=SSH, observer=stop, nbd_tls=tls)
+            except Stop:
+                left[f"{step} {way}"] = stage._left()["left"]
+    scattered(stage, 1)
+    return {"left": left, "next": stage.back_up()}
+
+
 def swapped(stage: Stage) -> dict[str, Any]:
     """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
     pki, theirs = stage.host.pki, stage.host.folder / "pki"
@@ -433,6 +492,8 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "tls cut for 60 s": tls_cut_for_a_minute,
     "cut for good": cut_for_good,
     "killed": killed,
+    "encrypted": encrypted,
+    "stopped": stopped,
     "diagnosed": diagnosed,
     "firmware": firmware,
     "strangers": strangers,

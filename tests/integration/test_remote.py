@@ -147,3 +147,18 @@ def test_firmware_variables_and_tpm_states_are_read_on_their_host() -> None:
         assert {"nvram.fd", "tpm.tar"} <= set(run["attachments"])
     assert outcome["nvram"]
     assert any(name.endswith("permall") for name in outcome["tpm"])
+
+
+def test_encrypted_disks_of_another_host() -> None:
+    """The passphrase is libvirt's secret there; temporary files are encrypted, too."""
+    outcome = played("encrypted")
+    assert [run["kind"] for run in outcome["outcomes"]] == ["full", *["incremental"] * 3]
+    assert all(run["exact"] and not run["left"] for run in outcome["outcomes"])
+    assert len(outcome["secrets"]) == 1
+
+
+def test_a_run_stopped_at_a_step_leaves_nothing_on_the_other_host() -> None:
+    outcome = played("stopped")
+    assert len(outcome["left"]) == 14
+    assert not any(outcome["left"].values())
+    assert (outcome["next"]["kind"], outcome["next"]["exact"]) == ("incremental", True)
