@@ -38,7 +38,7 @@ class Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 class Command(Table):
-    """``[jobs.NAME.before]`` and ``.after``."""
+    """``[jobs.NAME.before]``, ``.after``, ``.guest-before`` and ``.guest-after``."""
 
     command: Annotated[
         Texts, Key("a list of the program and its arguments, run without a shell", '["/bin/true"]')
@@ -143,6 +143,24 @@ class Shared(Table):
             '"auto" (freeze the guest if its agent answers; the default), "on" (fail if not) or "off"',
             '"auto"',
         ),
+    ] = None
+    quiesce_timeout: Annotated[
+        Text | None,
+        Key(
+            "a duration: the time that the guest agent may take to freeze, and to thaw (default 10s)",
+            '"30s"',
+            duration,
+        ),
+    ] = None
+    quiesce_mountpoints: Annotated[
+        Texts | None,
+        Key("a list of mount points: freeze only these file systems of the guest (default: all)", '["/srv"]'),
+    ] = None
+    guest_before: Annotated[
+        Command | None, Key("a table with the command that runs in the guest before it is frozen", "")
+    ] = None
+    guest_after: Annotated[
+        Command | None, Key("a table with the command that runs in the guest once it is thawed", "")
     ] = None
     compression: Annotated[
         Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,

@@ -102,6 +102,21 @@ def test_the_point_keeps_what_qemu_says_of_itself(bare_factory: BareFactory, tmp
         assert lacking is (password is None)
 
 
+def test_the_point_says_how_much_scratch_was_used(
+    bare_factory: BareFactory, repository: puller.Repository
+) -> None:
+    machine = bare_factory(DiskSpec("vda", SIZE))
+    machine.write("vda", 1, 0, SIZE)
+
+    def overwrite(exports: object) -> None:
+        machine.write("vda", 2, 0, 2 * MIB)
+
+    assert puller.backup(repository, machine.name, connect=machine.uri).scratch_peak == 0
+    point = puller.backup(repository, machine.name, connect=machine.uri, on_frozen=overwrite)
+    assert point.scratch_peak is not None
+    assert 2 * MIB <= point.scratch_peak < 3 * MIB
+
+
 def refused(machine: Any, repository: puller.Repository, **options: Any) -> None:
     puller.backup(repository, machine.name, connect=machine.uri, **options)
 
