@@ -137,6 +137,7 @@ if TYPE_CHECKING:
         NotBooted,
         NotEncrypted,
         NotQuiesced,
+        NotStartable,
         ObjectChanged,
         ObjectExists,
         ObjectNotFound,
@@ -366,6 +367,7 @@ __all__ = [
     "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
+    "NotStartable",
     "Notice",
     "ObjectChanged",
     "ObjectExists",
@@ -481,9 +483,9 @@ _HOMES = {
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
         "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
-        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
+        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
+        "PartialFailure PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
         "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
         "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
         "UnsupportedFormat UsageError WrongKey"

@@ -95,6 +95,10 @@ class CannotDrill(PullerError):
     default_advice = "Run the drill on a host like the one that the machine ran on."
 
 
+class NotStartable(CannotDrill):
+    """This host, or its libvirt, cannot start the machine; its file systems can still be checked."""
+
+
 class DrillFailed(PullerError):
     """A restore drill was held, and the machine gave no evidence that it had started."""
 

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from puller.backups.bases.history import History
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, Tell
 from puller.backups.sources.unlock import keys_of
 from puller.errors import HypervisorError, Locked, NbdError, UnsupportedDisk
 from puller.events import Notice, Observer
@@ -25,9 +27,10 @@ from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked, 
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.strays import find_stored, remove_stray
 from puller.hypervisor.locking import runlock
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.shared import writers
 from puller.hypervisor.storage import imagelock
+from puller.hypervisor.uri import is_monitor
 from puller.nbd.image import Keys, remove_bitmap
 from puller.repository.repository import Repository
 
@@ -61,7 +64,7 @@ class _Image:
     bitmaps: tuple[str, ...]
 
 
-def forget(repository: Repository, name: str, connect: str, observer: Observer) -> Forgotten:
+def forget(repository: Repository, name: str, uri: str, observer: Observer) -> Forgotten:
     """See ``puller.forget``."""
 
     def notice(text: str) -> None:
@@ -69,9 +72,12 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
 
     scope = repository.scope.working(notice)
     repository = repository.within(scope)
-    with Host.connect(connect, scope) as host:
+    if is_monitor(uri):
+        with connect(uri, scope) as manager:
+            return _forget_bitmaps(manager.machine(name), repository, notice)
+    with Host.reach(uri, scope) as host:
         domain = host.domain(name)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             _refuse_living(domain, repository.id)
             if openjob.end_stale(domain, repository.id):
                 notice("ended a backup job that an earlier run had left open")
@@ -86,6 +92,18 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
                 for checkpoint in recorded:
                     checkpoints.forget_record(domain, checkpoint.name)
             return Forgotten(domain.name, tuple(item.name for item in recorded), removed)
+
+
+def _forget_bitmaps(machine: Machine, repository: Repository, notice: Tell) -> Forgotten:
+    """Remove the bitmaps of a QEMU without libvirt, where they are all that there is of a checkpoint."""
+    with domain_held(machine):
+        if machine.end_stale(repository.id):
+            notice("ended a backup job that an earlier run had left open")
+        found = [item for item in machine.checkpoints() if item.name.startswith(owner_prefix(repository.id))]
+        for checkpoint in found:
+            machine.delete_checkpoint(checkpoint.name)
+        removed = (RemovedBitmap(target, item.name) for item in found for target in sorted(item.disks))
+        return Forgotten(machine.name, tuple(item.name for item in found), tuple(removed))
 
 
 def _refuse_living(domain: Domain, repository_id: str) -> None:
@@ -130,7 +148,9 @@ def _without_record(
 
     Bitmaps that QEMU created since its start are not in the images yet; only the points know their names.
     """
-    candidates = [with_image_facts(disk) for disk in domain.disks() if disk.is_candidate]
+    candidates = [
+        with_image_facts(disk, domain.scope, domain.host) for disk in domain.disks() if disk.is_candidate
+    ]
     tracked = {disk.target for disk in candidates if untracked(disk) is None}
     found = {name: set(targets) for name, targets in stored.items()}
     for point in islice(History(repository, domain.uuid), _LOOK_BACK):
@@ -146,10 +166,12 @@ def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> li
     """
     found = []
     for disk in domain.disks():
-        if not disk.holds_changes or untracked(with_image_facts(disk)) is not None:
+        if not disk.holds_changes or untracked(with_image_facts(disk, domain.scope, domain.host)) is not None:
             continue
         path = _path(domain, disk)
-        own, *behind = (_names(image, repository_id) for image in describe(path, disk.format, domain.scope))
+        own, *behind = (
+            _names(image, repository_id) for image in describe(path, disk.format, domain.scope, domain.host)
+        )
         if own:
             found.append(_Image(disk, path, own))
         for name in sorted({name for names in behind for name in names}):
@@ -181,8 +203,7 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
         )
     for image in images:
         try:
-            with image.path.open("rb") as file:
-                held = imagelock.is_held(file.fileno())
+            held = imagelock.is_open(image.path, image.disk.format, domain.host)
         except OSError as error:
             raise HypervisorError(
                 f"cannot open image {image.path} of domain {domain.name}: {error.strerror}",
@@ -200,7 +221,7 @@ def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[Remove
             ):  # with libvirt, QEMU's locks on block devices are separate from those of other programs
                 raise _in_use(domain, image.path)
             try:
-                remove_bitmap(image.path, name, keys, domain.scope)
+                remove_bitmap(image.path, name, keys, domain.scope, domain.host)
             except NbdError as error:
                 if "lock" not in error.message:
                     raise

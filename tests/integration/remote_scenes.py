@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import tarfile
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,14 +26,17 @@ import pytest
 import puller
 from puller.backups import aftermath
 from puller.errors import PullerError
-from puller.events import Event, Notice
+from puller.events import Event, Notice, Step
 from puller.hypervisor.connection import prepare_library
+from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
 from tests.integration.daemon_scenes import has_job
+from tests.lab import luks
 from tests.lab.certificates import DAY, NOW, Authority
 from tests.lab.hypervisor_host import IMAGES
+from tests.lab.luks import PASSPHRASE
 from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
 from tests.lab.two_hosts import SSH, HypervisorHost
 
@@ -52,6 +58,7 @@ class Stage:
         self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
         self.notices: list[str] = []
+        self.encrypted: set[str] = set()
 
     def reconnect_if_lost(self) -> None:
         """Open a new connection if the test's own one was over the line that broke."""
@@ -132,8 +139,12 @@ class Stage:
         if self.machine.handle.isActive():
             self.machine.tell_device(target, "flush")
         raw = IMAGES / "truth"
-        image = str(self.machine.image(target))
-        self.host.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, str(raw))
+        image = f"driver=qcow2,file.filename={self.machine.image(target)}"
+        words = ["-U", "-O", "raw", "--image-opts", image]
+        if target in self.encrypted:
+            words[-1] += ",encrypt.key-secret=s"
+            words += ["--object", "secret,id=s,data=" + PASSPHRASE.decode().replace(",", ",,")]
+        self.host.run("qemu-img", "convert", *words, str(raw))
         digest = self.host.run("sha256sum", str(raw)).split()[0]
         self.host.run("rm", str(raw))
         return digest
@@ -279,6 +290,7 @@ def cut_for_good(stage: Stage) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aftermath, "LINE", 0.0)
         patch.setattr(stage, "_left", dict)  # nobody can look
+        patch.setattr(stage, "reconnect_if_lost", lambda: None)
         during = stage.back_up(frozen=lambda exports: stage.host.cut())
     stage.host.mend()
     stage.reconnect()
@@ -308,6 +320,151 @@ def killed(stage: Stage) -> dict[str, Any]:
     outcome = stage.back_up()
     programs = stage.host.run("sh", "-c", "pgrep -a cat || true").split()
     return {"open": is_open, "next": outcome, "programs": programs}
+
+
+def diagnosed(stage: Stage) -> dict[str, Any]:
+    """What doctor says of the other host, and what forget takes away there, shut off or not."""
+    stage.machine.write("vda", 7, 0, MIB)
+    stage.back_up()
+    findings = puller.doctor(stage.repository, connect=SSH, domains=[NAME])
+    by_tls = puller.doctor(stage.repository, connect=stage.host.tls, domains=[NAME])
+    running = puller.forget(stage.repository, NAME, connect=SSH)
+    stage.back_up()
+    stage.machine.handle.destroy()
+    off = puller.forget(stage.repository, NAME, connect=SSH)
+    image = str(stage.machine.image("vda"))
+    return {
+        "ssh": {finding.name: finding.status.value for finding in findings},
+        "texts": {finding.name: finding.text for finding in findings},
+        "tls": {finding.name: finding.status.value for finding in by_tls},
+        "forgotten": [len(forgotten.bitmaps) for forgotten in (running, off)],
+        "bitmaps": "bitmaps" in stage.host.run("qemu-img", "info", image),
+    }
+
+
+def firmware(stage: Stage) -> dict[str, Any]:
+    """A domain with UEFI variables and a TPM, running and shut off."""
+    stage.machine.handle.destroy()
+    root = ET.fromstring(stage.machine.handle.XMLDesc())
+    system = root.find("os")
+    assert system is not None
+    loader = ET.SubElement(system, "loader", readonly="yes", type="pflash")
+    loader.text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    variables = IMAGES / "far-vars.fd"
+    ET.SubElement(system, "nvram", template="/usr/share/OVMF/OVMF_VARS_4M.fd").text = str(variables)
+    ET.SubElement(ET.SubElement(root, "features"), "acpi")  # without which there is no UEFI
+    devices = root.find("devices")
+    assert devices is not None
+    tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+    stage.machine.define(ET.tostring(root, encoding="unicode"))
+    stage.machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.repository = puller.create_repository(str(stage.folder / "sealed"), password="secret")
+    running = stage.back_up()
+    stage.machine.handle.destroy()
+    off = stage.back_up_shut_off()
+    point = puller.list_points(stage.repository)[-1]
+    restored_ = restored(stage.repository, point, stage.folder / "again")
+    stored = hashlib.sha256((restored_ / "nvram.fd").read_bytes()).hexdigest()
+    theirs = stage.host.run("sha256sum", str(variables)).split()[0]
+    with tarfile.open(restored_ / "tpm.tar") as archive:
+        names = archive.getnames()
+    return {"running": running, "off": off, "nvram": stored == theirs, "tpm": names}
+
+
+def encrypted(stage: Stage) -> dict[str, Any]:
+    """A disk in LUKS, whose passphrase is a secret of the other libvirt: pulled, pushed, shut off."""
+    machine = stage.machine
+    machine.handle.destroy()
+    made = stage.folder / "luks"
+    luks.make_image(made, DISKS[0])
+    stage.host.run("cp", str(made), str(machine.image("vda")))
+    secret = luks.define_secret(machine.handle.connect())
+    root = ET.fromstring(machine.handle.XMLDesc())
+    source = root.find("./devices/disk/source")
+    assert source is not None
+    source.append(encryption_element(secret))
+    machine.define(ET.tostring(root, encoding="unicode"))
+    machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.encrypted.add("vda")
+    machine.write("vda", 7, 0, 4 * MIB)
+    outcomes = [stage.back_up()]
+    scattered(stage, 1)
+    outcomes.append(stage.back_up(mode="push"))
+    scattered(stage, 2)
+    outcomes.append(stage.back_up())
+    machine.handle.destroy()
+    outcomes.append(stage.back_up_shut_off())
+    left = [item.usageID() for item in machine.handle.connect().listAllSecrets()]
+    return {"outcomes": outcomes, "secrets": left}
+
+
+def full_scratch(stage: Stage) -> dict[str, Any]:
+    """The scratch on the other host is too small, and fills up while the job is open."""
+    stage.machine.write("vda", 7, 0, 16 * MIB)
+    folder = IMAGES / "scratch"
+    stage.host.run("mkdir", str(folder))
+    stage.host.run("mount", "-t", "tmpfs", "-o", "size=100M", "tmpfs", str(folder))
+    small = stage.back_up(scratch_dir=str(folder))
+    stage.host.run("mount", "-o", "remount,size=300M", str(folder))
+
+    def fill(exports: Sequence[DiskExport]) -> None:
+        stage.host.run("sh", "-c", f"head -c 290M /dev/zero >{folder}/filler")
+
+    filled = stage.back_up(frozen=fill, scratch_dir=str(folder), limit_read=512 * KIB)
+    return {"small": small, "filled": filled}
+
+
+def locked(stage: Stage) -> dict[str, Any]:
+    """Other pullers, here and there, while one backs the domain up."""
+    messages: dict[str, str] = {}
+
+    def others(exports: Sequence[DiskExport]) -> None:
+        try:
+            puller.backup(stage.repository, NAME, connect=SSH)
+        except PullerError as error:
+            messages["here"] = f"{type(error).__name__}: {error.message}"
+        try:
+            stage.back_up_there()
+        except RuntimeError as error:
+            messages["there"] = str(error)
+
+    outcome = stage.back_up(frozen=others)
+    return {"messages": messages, "outcome": outcome, "process": os.getpid(), "host": socket.gethostname()}
+
+
+def frozen_for_another_program(stage: Stage) -> dict[str, Any]:
+    """Another program of this host reads the frozen disks of that one."""
+    stage.machine.write("vda", 7, 0, MIB)
+    truth = stage.truth()
+    raw = stage.folder / "copy"
+    done = puller.freeze(NAME, f'nbdcopy "$PULLER_URI_vda" {raw}', connect=SSH, disks=["vda"])
+    digest = hashlib.sha256(raw.read_bytes()).hexdigest()
+    return {"code": done.exit_code, "exact": digest == truth["vda"], **stage._left()}
+
+
+class Stop(Exception):
+    """What a test raises inside a step."""
+
+
+def stopped(stage: Stage) -> dict[str, Any]:
+    """A run that fails in each step, by either way, and the next."""
+    stage.machine.write("vda", 7, 0, 4 * MIB)
+    stage.back_up()
+    left = {}
+    for step in ("reconcile", "choose", "preflight", "begin", "read", "store", "commit"):
+        for way, tls in (("ssh", None), ("tls", str(stage.host.pki))):
+
+            def stop(event: Event, step: str = step) -> None:
+                if isinstance(event, Step) and event.name == step:
+                    raise Stop(step)
+
+            try:
+                puller.backup(stage.repository, NAME, connect=SSH, observer=stop, nbd_tls=tls)
+            except Stop:
+                left[f"{step} {way}"] = stage._left()["left"]
+    scattered(stage, 1)
+    return {"left": left, "next": stage.back_up()}
 
 
 def swapped(stage: Stage) -> dict[str, Any]:
@@ -380,6 +537,13 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "tls cut for 60 s": tls_cut_for_a_minute,
     "cut for good": cut_for_good,
     "killed": killed,
+    "encrypted": encrypted,
+    "stopped": stopped,
+    "full scratch": full_scratch,
+    "locked": locked,
+    "freeze": frozen_for_another_program,
+    "diagnosed": diagnosed,
+    "firmware": firmware,
     "strangers": strangers,
 }
 

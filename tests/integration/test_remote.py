@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from typing import Any
@@ -20,7 +21,7 @@ def played(scene: str) -> dict[str, Any]:
     """What came of a scene."""
     with tempfile.TemporaryDirectory(prefix="puller-remote-") as folder:
         command = in_own_network("tests.integration.remote_scenes", [folder, scene])
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         outcome: dict[str, Any] = json.loads(done.stdout)
         return outcome
@@ -91,3 +92,94 @@ def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
     assert written["message"].endswith("far-vda.img of domain far was changed while it was read")
     assert not any(outcome["left"] for outcome in played_["outcomes"])
     assert played_["servers"] == []
+
+
+LONG = pytest.mark.skipif(
+    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
+)
+
+
+def test_a_line_that_is_cut_for_ten_seconds_costs_only_the_wait() -> None:
+    outcome = played("cut for 10 s")
+    for run in (outcome["during"], outcome["next"]):
+        assert (run["kind"], run["exact"], run["left"]) == ("incremental", True, [])
+
+
+@pytest.mark.parametrize("way", [pytest.param("cut for 60 s", marks=LONG), "tls cut for 60 s"])
+def test_the_job_ends_as_soon_as_there_is_a_line_again(way: str) -> None:
+    outcome = played(way)
+    during = outcome["during"]
+    assert (during["error"], during["code"], during["left"]) == ("ConnectionLost", 15, [])
+    assert "the line to host kvm1 is broken; puller tries to end the job" in during["notices"]
+    following = outcome["next"]
+    assert (following["kind"], following["exact"], following["left"]) == ("incremental", True, [])
+
+
+def test_a_line_that_stays_away_leaves_the_job_to_the_next_run() -> None:
+    outcome = played("cut for good")
+    assert (outcome["during"]["error"], outcome["open"]) == ("ConnectionLost", True)
+    following = outcome["next"]
+    assert (following["kind"], following["exact"], following["left"]) == ("incremental", True, [])
+    assert "ended a backup job that an earlier run had left open" in following["notices"]
+
+
+def test_the_next_run_cleans_up_after_one_that_was_killed() -> None:
+    outcome = played("killed")
+    following = outcome["next"]
+    assert (outcome["open"], following["kind"], following["exact"]) == (True, "incremental", True)
+    assert (following["left"], outcome["programs"]) == ([], [])
+
+
+def test_doctor_and_forget_ask_the_other_host() -> None:
+    outcome = played("diagnosed")
+    asked = ("host-files", "scratch-access", "scratch-space", "scratch-leftovers", "socket", "disk-image")
+    assert outcome["ssh"].items() >= dict.fromkeys(asked, "ok").items(), outcome["texts"]
+    assert outcome["tls"].items() >= {"host-files": "warn", "scratch-space": "warn"}.items()
+    assert "fail" not in {*outcome["ssh"].values(), *outcome["tls"].values()}
+    assert outcome["forgotten"] == [2, 2]
+    assert not outcome["bitmaps"]
+
+
+def test_firmware_variables_and_tpm_states_are_read_on_their_host() -> None:
+    outcome = played("firmware")
+    for run in (outcome["running"], outcome["off"]):
+        assert (run["exact"], run["notes"]) == (True, [])
+        assert {"nvram.fd", "tpm.tar"} <= set(run["attachments"])
+    assert outcome["nvram"]
+    assert any(name.endswith("permall") for name in outcome["tpm"])
+
+
+def test_encrypted_disks_of_another_host() -> None:
+    """The passphrase is libvirt's secret there; temporary files are encrypted, too."""
+    outcome = played("encrypted")
+    assert [run["kind"] for run in outcome["outcomes"]] == ["full", *["incremental"] * 3]
+    assert all(run["exact"] and not run["left"] for run in outcome["outcomes"])
+    assert len(outcome["secrets"]) == 1
+
+
+def test_a_run_stopped_at_a_step_leaves_nothing_on_the_other_host() -> None:
+    outcome = played("stopped")
+    assert len(outcome["left"]) == 14
+    assert not any(outcome["left"].values())
+    assert (outcome["next"]["kind"], outcome["next"]["exact"]) == ("incremental", True)
+
+
+def test_the_scratch_of_the_other_host_is_checked_and_watched() -> None:
+    outcome = played("full scratch")
+    small, filled = outcome["small"], outcome["filled"]
+    assert (small["error"], filled["error"]) == ("ScratchFull", "ScratchFull")
+    assert small["message"].endswith("free, but 256 MiB are needed")
+    assert filled["message"].endswith("the backup was ended before guest writes could fail")
+    assert (small["left"], filled["left"]) == ([], [])
+
+
+def test_one_puller_at_a_time_whichever_host_it_runs_on() -> None:
+    outcome = played("locked")
+    holder = f"process {outcome['process']} of host {outcome['host']}"
+    assert outcome["messages"]["here"].startswith(f"Locked: domain far is being backed up by {holder} (")
+    assert f"domain far is being backed up by {holder}" in outcome["messages"]["there"]
+    assert outcome["outcome"]["exact"]
+
+
+def test_another_program_reads_the_frozen_disks_of_another_host() -> None:
+    assert played("freeze") == {"code": 0, "exact": True, "left": []}
