@@ -77,8 +77,9 @@ class Scene:
         result["seconds"] = round(time.monotonic() - began, 1)
         if ending == HELD:
             self.kept += 1
+            assert process.returncode in {0, 1}, (result, told.decode())
             (proof,) = json.loads(out)["proofs"]
-            result |= {name: proof[name] for name in ("verdict", "reason", "seconds")}
+            result |= {"verdict": proof["verdict"], "reason": proof["reason"], "started": proof["seconds"]}
             assert proof["verdict"] == verdict, (result, proof["log"][-2000:])
         elif ending == STOPPED:
             assert process.returncode == 130, (result, told.decode())
