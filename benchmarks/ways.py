@@ -24,7 +24,7 @@ import libvirt
 import puller
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.job.frozen import DiskExport
-from tests.integration.remote_scenes import NAME, Stage
+from tests.integration.remote_stage import NAME, Stage
 from tests.lab.hypervisor_host import IMAGES
 from tests.lab.two_hosts import SSH, HypervisorHost, in_own_network
 
