@@ -36,7 +36,7 @@ from tests.integration.daemon_scenes import has_job
 from tests.integration.remote_stage import DISKS, NAME, Stage, scattered
 from tests.lab import luks
 from tests.lab.certificates import DAY, NOW, Authority
-from tests.lab.hypervisor_host import IMAGES
+from tests.lab.hypervisor_host import ADDRESS, IMAGES
 from tests.lab.two_hosts import SSH, HypervisorHost
 
 
@@ -350,6 +350,23 @@ def swapped(stage: Stage) -> dict[str, Any]:
     return outcomes
 
 
+def ports_in_use(stage: Stage) -> dict[str, Any]:
+    """Another program of the other host listens at one of two ports, then there is only that one."""
+    listen = (
+        "import socket, time; "
+        f"server = socket.create_server(('{ADDRESS}', 20000)); print('listens', flush=True); time.sleep(600)"
+    )
+    with stage.host.start(sys.executable, "-c", listen) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("random.randrange", lambda *_: 0)  # begin with the one that is in use
+            pki = str(stage.host.pki)
+            outcomes = [stage.back_up(nbd_ports=ports, nbd_tls=pki) for ports in ("20000-20001", "20000")]
+        other.kill()
+    return {"outcomes": outcomes}
+
+
 def strangers(stage: Stage) -> dict[str, Any]:
     """Who connects to QEMU's port while the disks are frozen, beside puller."""
     foreign = stage.folder / "foreign"
@@ -396,6 +413,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "diagnosed": diagnosed,
     "firmware": firmware,
     "strangers": strangers,
+    "ports": ports_in_use,
 }
 
 

@@ -183,3 +183,10 @@ def test_one_puller_at_a_time_whichever_host_it_runs_on() -> None:
 
 def test_another_program_reads_the_frozen_disks_of_another_host() -> None:
     assert played("freeze") == {"code": 0, "exact": True, "left": []}
+
+
+def test_a_port_that_is_in_use_is_passed_over() -> None:
+    second, none = played("ports")["outcomes"]
+    assert (second["exact"], second["left"]) == (True, [])
+    assert none["message"] == "all ports from 20000 to 20000 of kvm1 are in use"
+    assert (none["code"], none["left"]) == (15, [])
