@@ -110,6 +110,16 @@ class Attachment(msgspec.Struct, frozen=True):
     time: datetime | None = None
 
 
+class GuestCommandRecord(msgspec.Struct, frozen=True):
+    """A command in the guest around its freeze; docs/cli.md, "POINT-RECORD", describes each member."""
+
+    when: str
+    words: tuple[str, ...]
+    exit_code: int | None
+    seconds: float
+    output: str
+
+
 class Point(msgspec.Struct, frozen=True):
     """A restore point: the state of a domain at one instant. ``point`` is its id.
 
@@ -128,6 +138,7 @@ class Point(msgspec.Struct, frozen=True):
     checkpoint_xml: str | None = None
     consistency: str = "crash"
     freeze_seconds: float | None = None
+    guest_commands: tuple[GuestCommandRecord, ...] = ()
     scratch_peak: int | None = None
     tags: dict[str, str] = {}
     host: str = ""
