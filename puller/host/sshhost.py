@@ -1,4 +1,4 @@
-"""Another host, whose files and programs are reached by ssh: with a shell, the coreutils and ``flock``."""
+"""Another host, whose files and programs are reached by ssh: with sh, GNU coreutils and util-linux."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ else echo "${TMPDIR:-/tmp}/puller-$user"; fi
 
 
 class SshHost(HostAccess):
-    """A host by ssh. A context that ends the connection."""
+    """A host by ssh. Its connection is opened when it is first used."""
 
     watch_interval = 0.5
 

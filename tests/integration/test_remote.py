@@ -17,6 +17,11 @@ from tests.lab.two_hosts import in_own_network
 pytestmark = pytest.mark.skipif(not is_root(), reason="a host of its own needs root")
 
 
+LONG = pytest.mark.skipif(
+    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
+)
+
+
 def played(scene: str) -> dict[str, Any]:
     """What came of a scene."""
     with tempfile.TemporaryDirectory(prefix="puller-remote-") as folder:
@@ -27,7 +32,7 @@ def played(scene: str) -> dict[str, Any]:
         return outcome
 
 
-@pytest.mark.parametrize("way", ["ssh", "tls and ssh", "tls alone", "push"])
+@pytest.mark.parametrize("way", ["ssh", pytest.param("tls and ssh", marks=LONG), "tls alone", "push"])
 def test_generations_of_another_hosts_domain(way: str) -> None:
     first, *later = played(way)["outcomes"]
     assert (first["kind"], first["exact"], first["left"]) == ("full", True, [])
@@ -92,11 +97,6 @@ def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
     assert written["message"].endswith("far-vda.img of domain far was changed while it was read")
     assert not any(outcome["left"] for outcome in played_["outcomes"])
     assert played_["servers"] == []
-
-
-LONG = pytest.mark.skipif(
-    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
-)
 
 
 def test_a_line_that_is_cut_for_ten_seconds_costs_only_the_wait() -> None:
@@ -183,3 +183,18 @@ def test_one_puller_at_a_time_whichever_host_it_runs_on() -> None:
 
 def test_another_program_reads_the_frozen_disks_of_another_host() -> None:
     assert played("freeze") == {"code": 0, "exact": True, "left": []}
+
+
+def test_a_port_that_is_in_use_is_passed_over() -> None:
+    second, none = played("ports")["outcomes"]
+    assert (second["exact"], second["left"]) == (True, [])
+    assert none["message"] == "all ports from 20000 to 20000 of kvm1 are in use"
+    assert (none["code"], none["left"]) == (15, [])
+
+
+def test_the_rules_of_a_job_count_the_points_of_the_other_host() -> None:
+    outcome = played("nightly")
+    assert outcome["codes"] == [0, 0], outcome["said"]
+    assert [len(removed) for removed in outcome["removed"]] == [0, 1]
+    assert outcome["hosts"] == ["kvm1"]
+    assert "reads the disks over TLS from host kvm1" in outcome["said"]
