@@ -44,7 +44,7 @@ def lives(number: int) -> bool:
 
 def test_what_ends_is_started_again(supervised: Supervised, tmp_path: Path) -> None:
     told = tmp_path / "numbers"
-    supervised.start(["sh", "-c", f"echo $$ >>{told}; exec sleep 600"])
+    supervised.start(["sh", "-c", f"echo $$ >>{told}; exec sleep 600"], os.environ)
     wait_for(lambda: len(numbers(told)) == 1)
     assert supervised.is_running()
     os.kill(numbers(told)[0], signal.SIGKILL)
@@ -52,9 +52,16 @@ def test_what_ends_is_started_again(supervised: Supervised, tmp_path: Path) -> N
     assert lives(numbers(told)[1])
 
 
+def test_it_gets_the_environment_that_it_is_given(supervised: Supervised, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    supervised.start(["/bin/sh", "-c", f"echo $GIVEN-$HOME- >{told}"], {"GIVEN": "yes"})
+    wait_for(lambda: told.exists() and bool(told.read_text()))
+    assert told.read_text() == "yes--\n"
+
+
 def test_its_end_is_that_of_all_it_has_started(supervised: Supervised, tmp_path: Path) -> None:
     told = tmp_path / "numbers"
-    supervised.start(["sh", "-c", f"sleep 600 & echo $$ $! >>{told}; wait"])
+    supervised.start(["sh", "-c", f"sleep 600 & echo $$ $! >>{told}; wait"], os.environ)
     wait_for(lambda: len(numbers(told)) == 2)
     supervised.stop()
     assert not supervised.is_running()
@@ -67,7 +74,7 @@ def test_what_does_not_heed_a_signal_is_killed(
 ) -> None:
     monkeypatch.setattr(supervision, "_END_SECONDS", 0.2)
     told = tmp_path / "numbers"
-    supervised.start(["sh", "-c", f"trap '' TERM; echo $$ >>{told}; while :; do sleep 1; done"])
+    supervised.start(["sh", "-c", f"trap '' TERM; echo $$ >>{told}; while :; do sleep 1; done"], os.environ)
     wait_for(lambda: len(numbers(told)) == 1)
     supervised.stop()
     wait_for(lambda: not lives(numbers(told)[0]))
@@ -100,7 +107,7 @@ def test_systemd_is_asked_where_it_is_process_1(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(supervision, "has_systemd", lambda: True)
     supervised = Supervised("puller-boot-1", tmp_path, tmp_path / "log")
-    supervised.start(["puller", "serve"])
+    supervised.start(["puller", "serve"], os.environ)
     assert supervised.is_running()
     supervised.stop()
     begun, asked, stopped = told.read_text().splitlines()

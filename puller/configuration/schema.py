@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Shared(Table):
     ] = None
     nbd_ports: Annotated[
         Text | None,
-        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"'),
+        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"', ports),
     ] = None
     nbd_address: Annotated[
         Text | None,

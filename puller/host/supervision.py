@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +53,11 @@ class Supervised:
         """Where its messages can be read."""
         return f"journalctl -u {self.unit}" if has_systemd() else str(self.log)
 
-    def start(self, command: Sequence[str]) -> None:
-        """Start ``command`` and keep it running. Raises OSError, subprocess.SubprocessError."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start ``command`` and keep it running. Raises OSError, subprocess.SubprocessError.
+
+        ``environment`` is for the shell. A unit's can be read by all users, so it gets none of it.
+        """
         if has_systemd():
             _checked("systemd-run", *unit_options(self.unit), "--", *command)
             return
@@ -65,6 +68,7 @@ class Supervised:
                 stdout=log,
                 stderr=log,
                 cwd="/",
+                env=dict(environment),
                 start_new_session=True,
             )
         self._file.write_text(f"{shell.pid} {_started(shell.pid)}")

@@ -20,6 +20,7 @@ import nbd
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError
+from puller.nbd.line import CERTIFICATES, kept_alive
 from puller.units import GIB, MIB
 
 _PAYLOAD = 32 * MIB
@@ -57,26 +58,6 @@ def _poll(handle: nbd.NBD, seconds: float) -> bool:
         if time.monotonic() > deadline:
             return False
     return True
-
-
-_LINE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 5))
-"""A line over TCP that is silent for 30 s is broken: the kernel asks for a sign of life, idle or not."""
-
-
-def _alive(line: socket.socket) -> socket.socket:
-    """Let the kernel notice a broken line, if it is one between hosts."""
-    if line.family != socket.AF_UNIX:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _LINE:
-            line.setsockopt(socket.IPPROTO_TCP, option, value)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    return line
-
-
-_CERTIFICATES = (
-    "Check that your authority has issued the server's certificate, that it names the host as the URI does, "
-    "and that it has not expired."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +107,7 @@ class Connection:
                 handle.add_meta_context(self.context)
             handle.set_uri_allow_local_file(True)  # certificates, whose directory is in the URI
             handle.aio_connect_uri(self.uri)
-            return _alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
+            return kept_alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
         except _REFUSALS as error:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
@@ -138,7 +119,7 @@ class Connection:
                     raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
         except nbd.Error as error:
             self.drop()
-            advice = _CERTIFICATES if "certificate" in str(error) else None
+            advice = CERTIFICATES if "certificate" in str(error) else None
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}", advice=advice) from error
         except BaseException:
             self.drop()
