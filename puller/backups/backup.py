@@ -280,7 +280,8 @@ class _Transaction:
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Freeze, copy, commit and release the disks."""
         self._step("begin")
-        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
+        domain, host = self._domain, self._domain.host.node_name()
+        moment = clock.next_moment(self._repository, domain.uuid, domain.name, self._observer, host)
         draft = Point(
             point=new_id(moment),
             domain=self._domain.name,
@@ -290,7 +291,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=self._domain.host.node_name(),
+            host=host,
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)

@@ -156,8 +156,14 @@ class Point(msgspec.Struct, frozen=True):
         return not hosts or any(self.host == host or fnmatchcase(self.host, host) for host in hosts)
 
 
+_POINTS = msgspec.json.Decoder(Point)
+
+
 class _Head(msgspec.Struct):
     version: int
+
+
+_HEADS = msgspec.json.Decoder(_Head)
 
 
 def new_id(moment: datetime) -> str:
@@ -222,12 +228,12 @@ def parse_name(key: str, prefix: str) -> tuple[str, str] | None:
 def decode(content: bytes, name: str) -> Point:
     """Parse and validate a record. Raises DamagedData or UnsupportedFormat."""
     try:
-        head = msgspec.json.decode(content, type=_Head)
+        head = _HEADS.decode(content)
         if head.version > VERSION:
             raise UnsupportedFormat(
                 f"{name} has format version {head.version}; this puller supports {VERSION}"
             )
-        point = msgspec.json.decode(content, type=Point)
+        point = _POINTS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     # A restore makes file names from a record, so names are checked even though records are sealed.

@@ -190,3 +190,11 @@ def test_a_port_that_is_in_use_is_passed_over() -> None:
     assert (second["exact"], second["left"]) == (True, [])
     assert none["message"] == "all ports from 20000 to 20000 of kvm1 are in use"
     assert (none["code"], none["left"]) == (15, [])
+
+
+def test_the_rules_of_a_job_count_the_points_of_the_other_host() -> None:
+    outcome = played("nightly")
+    assert outcome["codes"] == [0, 0], outcome["said"]
+    assert [len(removed) for removed in outcome["removed"]] == [0, 1]
+    assert outcome["hosts"] == ["kvm1"]
+    assert "reads the disks over TLS from host kvm1" in outcome["said"]
