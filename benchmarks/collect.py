@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy  # noqa: TID251 - one thread only
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +75,9 @@ class Large:
     @property
     def url(self) -> str:
         return self.inner.url
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.get_range(key, offset, length) for offset, length in ranges]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         if prefix == PackKind.DATA.prefix:

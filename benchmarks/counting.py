@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from puller.cancelling import CancelScope
@@ -64,6 +64,11 @@ class CountingStore(WrappedStore):
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         self._read(key)
         return super().get_range(key, offset, length)
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        for _ in ranges:
+            self._read(key)
+        return super().get_ranges(key, ranges)
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self._read(key)

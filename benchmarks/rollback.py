@@ -3,7 +3,8 @@
     python -m benchmarks.rollback               # 12 GiB of disk and 30 GiB of room in --folder; as root
     python -m benchmarks.rollback --size 1      # a small run
 
-Times are of the rollback and the restore alone, in one process, the quickest of ``--rounds``.
+Times and CPU-seconds are of the rollback and the restore alone, in one process. What is compared takes turns,
+and the median of ``--rounds`` counts. CPU-seconds include those of ``qemu-nbd``.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import argparse
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import puller
 from benchmarks.scale import line
+from puller.cli.libraries import restrain
 from puller.nbd.image import ImageServer
 from puller.nbd.writer import Target
 from puller.units import CHUNK, GIB, KIB, MIB, TIB
@@ -39,6 +43,7 @@ class Cost:
     """Of one rollback or restore; ``written`` are bytes that are not zero, ``peak`` those of memory."""
 
     seconds: float
+    cpu: float
     written: int
     peak: int
 
@@ -72,27 +77,40 @@ class Bench:
     def _fill(self, length: int) -> None:
         self._write(list(range(0, length, 4 * MIB)), 4 * MIB)
 
-    def scatter(self, count: int) -> None:
-        """Change so many chunks anywhere."""
+    def _scatter(self, count: int) -> None:
         numbers = self._chance.sample(range(self.size // CHUNK), count)
         self._write([number * CHUNK for number in sorted(numbers)], CHUNK)
 
-    def roll_back(self) -> Cost:
+    def _forget_changes(self) -> None:
+        """Empty the bitmap, which knows of all earlier rounds: the disk is that of the point."""
+        command = [
+            "qemu-img",
+            "bitmap",
+            "--clear",
+            str(self.machine.image("vda")),
+            str(self.point.checkpoint),
+        ]
+        subprocess.run(command, check=True)
+
+    def roll_back(self, count: int) -> Cost:
+        """Change so many chunks anywhere, and measure the way back."""
+        self._forget_changes()
+        self._scatter(count)
         _forget_peak()
-        began = time.monotonic()
+        began, before = time.monotonic(), _cpu()
         (done,) = puller.rollback(self.repository, self.point.point, connect=self.uri).disks
-        return Cost(time.monotonic() - began, done.bytes_written, _peak())
+        return Cost(time.monotonic() - began, _cpu() - before, done.bytes_written, _peak())
 
     def restore(self, image_format: puller.ImageFormat) -> Cost:
         output = self.folder / f"restored.{image_format}"
         _forget_peak()
-        began = time.monotonic()
+        began, before = time.monotonic(), _cpu()
         (done,) = puller.restore(
             self.repository, self.point.point, output=str(output), disks=["vda"], format=image_format
         ).disks
-        spent = time.monotonic() - began
+        spent, cpu = time.monotonic() - began, _cpu() - before
         output.unlink()
-        return Cost(spent, done.bytes_written, _peak())
+        return Cost(spent, cpu, done.bytes_written, _peak())
 
 
 @contextmanager
@@ -116,21 +134,36 @@ def _peak() -> int:
     return int(line.split()[1]) * KIB
 
 
-def quickest(rounds: int, play: Callable[[], Cost]) -> Cost:
-    return min((play() for _ in range(rounds)), key=lambda cost: cost.seconds)
+def _cpu() -> float:
+    """CPU-seconds of this process and of those it has ended."""
+    return sum(os.times()[:4])
+
+
+def in_turns(rounds: int, *plays: Callable[[], Cost]) -> list[Cost]:
+    """The median of each play, by each figure, after a round that counts for memory alone."""
+    first = [play() for play in plays]
+    found = [[play() for play in plays] for _ in range(rounds)]
+    return [_median(list(costs), once) for costs, once in zip(zip(*found, strict=True), first, strict=True)]
+
+
+def _median(costs: list[Cost], once: Cost) -> Cost:
+    return Cost(
+        statistics.median(cost.seconds for cost in costs),
+        statistics.median(cost.cpu for cost in costs),
+        max(cost.written for cost in costs),
+        max(cost.peak for cost in [once, *costs]),
+    )
 
 
 def against_restore(embedded: EmbeddedLibvirt, folder: Path, size: int, rounds: int) -> list[Cost]:
     """1 % scattered change, and the restores of the same disk."""
     bench = Bench(embedded, folder, size, FILLED)
-    raw = quickest(rounds, lambda: bench.restore("raw"))
-    qcow2 = quickest(rounds, lambda: bench.restore("qcow2"))
-
-    def roll() -> Cost:
-        bench.scatter(size // CHUNK // 100)
-        return bench.roll_back()
-
-    rolled = quickest(rounds, roll)
+    raw, qcow2, rolled = costs = in_turns(
+        rounds,
+        lambda: bench.restore("raw"),
+        lambda: bench.restore("qcow2"),
+        lambda: bench.roll_back(size // CHUNK // 100),
+    )
     name = f"{size / GIB:g} GiB"
     ratio = qcow2.seconds / raw.seconds
     line(
@@ -142,38 +175,38 @@ def against_restore(embedded: EmbeddedLibvirt, folder: Path, size: int, rounds: 
     share = rolled.seconds / raw.seconds
     figure = f"{share:.1%} ({rolled.seconds:.2f} s)"
     line(f"{name}, rollback of 1 % against restore, time", figure, "<= 5 %", share <= OF_RESTORE)
+    share = rolled.cpu / raw.cpu
+    figure = f"{share:.1%} ({rolled.cpu:.2f} s)"
+    line(f"{name}, rollback of 1 % against restore, CPU", figure, "<= 5 %", share <= OF_RESTORE)
     part = rolled.written / max(raw.written, 1)
     line(f"{name}, rollback of 1 % against restore, bytes", f"{part:.1%}", "<= 5 %", part <= OF_RESTORE)
     bench.machine.destroy()
-    return [raw, qcow2, rolled]
+    return costs
 
 
 def against_size(embedded: EmbeddedLibvirt, folder: Path, rounds: int) -> list[Cost]:
     """100 chunks on sparse disks."""
-    found = []
+    benches = []
     for size in (4 * GIB, 4 * TIB):
         own = folder / str(size)
         own.mkdir()
-        bench = Bench(embedded, own, size, 0.0)
-
-        def roll(bench: Bench = bench) -> Cost:
-            bench.scatter(100)
-            return bench.roll_back()
-
-        found.append(quickest(rounds, roll))
+        benches.append(Bench(embedded, own, size, 0.0))
+    small, large = costs = in_turns(rounds, *(partial(bench.roll_back, 100) for bench in benches))
+    for bench in benches:
         bench.machine.destroy()
-    small, large = (cost.seconds for cost in found)
-    figure = f"{small:.2f} -> {large:.2f} s: {large / small:.2f}"
-    line("rollback of 100 chunks, 4 GiB -> 4 TiB", figure, f"<= {GROWTH}", large <= GROWTH * small)
-    return found
+    for what, one, other in (("time", small.seconds, large.seconds), ("CPU", small.cpu, large.cpu)):
+        figure = f"{one:.2f} -> {other:.2f} s: {other / one:.2f}"
+        line(f"rollback of 100 chunks, 4 GiB -> 4 TiB, {what}", figure, f"<= {GROWTH}", other <= GROWTH * one)
+    return costs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", default="/var/tmp")
     parser.add_argument("--size", type=float, default=12, metavar="GIB", help="of the disk that is restored")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    restrain()  # as every command does
     folder = Path(tempfile.mkdtemp(prefix="pr-", dir=options.folder))
     os.environ["PULLER_CACHE_DIR"] = str(folder / "cache")
     try:
@@ -183,6 +216,7 @@ def main() -> None:
             costs += against_restore(embedded, folder / "whole", int(options.size * GIB), options.rounds)
     finally:
         shutil.rmtree(folder)
+    print(f"load of this host at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     peak = max(cost.peak for cost in costs)
     line("peak MiB of any", f"{peak / MIB:.0f}", f"< {MEMORY}", peak < MEMORY * MIB)
 

@@ -66,7 +66,9 @@ def _fulls() -> Iterator[Work]:
 
 def _restores() -> Iterator[Work]:
     others: dict[tuple[str, str], dict[str, Play]] = {
+        # It writes qcow2 alone, which is what both of ours replace.
         ("a directory", "raw"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
+        ("a directory", "qcow2"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
         ("S3", "raw"): {GETS: wire.get_all},
     }
     for place, prepare in (("a directory", _in_folders), ("S3", _in_bucket)):

@@ -22,17 +22,21 @@ if TYPE_CHECKING:
         KeyRole,
         add_key,
         backup,
+        boot,
         check,
         copy_files,
         create_repository,
         delete,
         diff,
+        discard_booted,
         doctor,
         file_versions,
+        find_booted,
         find_files,
         forget,
         freeze,
         keep,
+        list_booted,
         list_files,
         list_kept,
         list_keys,
@@ -40,7 +44,9 @@ if TYPE_CHECKING:
         mount_files,
         open_repository,
         preview_prune,
+        prove,
         prune,
+        pull_booted,
         read_configuration,
         read_file,
         recreate,
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
         remove_key,
         repair_index,
         restore,
+        resume_booted,
         rollback,
         serve,
         stats,
@@ -67,6 +74,9 @@ if TYPE_CHECKING:
     )
     from puller.cancelling import (
         CancelScope,
+    )
+    from puller.configuration.drills import (
+        DrillSettings,
     )
     from puller.configuration.file import (
         Configuration,
@@ -95,6 +105,7 @@ if TYPE_CHECKING:
         AmbiguousPoint,
         ApplianceFailed,
         BaseDamaged,
+        CannotDrill,
         CheckpointUnusable,
         ChecksFailed,
         CommandFailed,
@@ -104,6 +115,7 @@ if TYPE_CHECKING:
         DomainExists,
         DomainNotRunning,
         DomainRunning,
+        DrillFailed,
         FileUnreadable,
         HostUnreachable,
         HypervisorError,
@@ -121,6 +133,7 @@ if TYPE_CHECKING:
         NoSuchDomain,
         NoSuchFile,
         NoSuchPoint,
+        NotBooted,
         NotEncrypted,
         NotQuiesced,
         ObjectChanged,
@@ -133,6 +146,7 @@ if TYPE_CHECKING:
         PartialFailure,
         PointKept,
         PullerError,
+        PullIncomplete,
         RepositoryError,
         RepositoryExists,
         RollbackUnfinished,
@@ -173,9 +187,22 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.recovery.booting.boot import (
+        BootedMachine,
+    )
+    from puller.recovery.booting.listing import (
+        ListedMachine,
+    )
+    from puller.recovery.booting.record import (
+        Booted,
+        BootedDisk,
+    )
     from puller.recovery.diff import (
         DiskDifference,
         PointDifference,
+    )
+    from puller.recovery.disk_rollback import (
+        RolledBackDisk,
     )
     from puller.recovery.files.copying import (
         CopiedPath,
@@ -187,6 +214,10 @@ if TYPE_CHECKING:
     from puller.recovery.files.versions import (
         FileVersion,
     )
+    from puller.recovery.proving.prove import (
+        Drills,
+        HeldDrill,
+    )
     from puller.recovery.recreation import (
         Recreated,
     )
@@ -196,7 +227,6 @@ if TYPE_CHECKING:
     )
     from puller.recovery.rollback import (
         RolledBack,
-        RolledBackDisk,
     )
     from puller.recovery.serving.server import (
         Export,
@@ -210,6 +240,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.reading.damage import (
         Damage,
+    )
+    from puller.repository.records.proofs import (
+        Proof,
     )
     from puller.repository.remembered import (
         Replacement,
@@ -252,7 +285,11 @@ __all__ = [
     "ApplianceFailed",
     "Attachment",
     "BaseDamaged",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CancelScope",
+    "CannotDrill",
     "CheckError",
     "CheckReport",
     "CheckpointUnusable",
@@ -280,6 +317,9 @@ __all__ = [
     "DomainExists",
     "DomainNotRunning",
     "DomainRunning",
+    "DrillFailed",
+    "DrillSettings",
+    "Drills",
     "Event",
     "Export",
     "FileEntry",
@@ -290,6 +330,7 @@ __all__ = [
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HeldDrill",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -306,6 +347,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "ListedMachine",
     "Locked",
     "MissingObject",
     "Mistake",
@@ -319,6 +361,7 @@ __all__ = [
     "NoSuchDomain",
     "NoSuchFile",
     "NoSuchPoint",
+    "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
     "Notice",
@@ -336,7 +379,9 @@ __all__ = [
     "PointDifference",
     "PointKept",
     "Policy",
+    "Proof",
     "PruneReport",
+    "PullIncomplete",
     "PullerError",
     "QuiesceMode",
     "Recreated",
@@ -373,17 +418,21 @@ __all__ = [
     "WrongKey",
     "add_key",
     "backup",
+    "boot",
     "check",
     "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
     "file_versions",
+    "find_booted",
     "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
     "list_files",
     "list_kept",
     "list_keys",
@@ -391,7 +440,9 @@ __all__ = [
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
+    "pull_booted",
     "read_configuration",
     "read_file",
     "recreate",
@@ -399,6 +450,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "serve",
@@ -407,10 +459,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup check copy_files create_repository delete diff doctor "
-        "file_versions find_files forget freeze keep list_files list_kept list_keys list_points "
-        "mount_files open_repository preview_prune prune read_configuration read_file recreate "
-        "release remove_key repair_index restore rollback serve stats"
+        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
+        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "preview_prune prove prune pull_booted read_configuration read_file recreate release "
+        "remove_key repair_index restore resume_booted rollback serve stats"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -421,21 +474,26 @@ _HOMES = {
     "puller.configuration.schema": "Command Defaults Keep",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
-        "AmbiguousPoint ApplianceFailed BaseDamaged CheckpointUnusable ChecksFailed CommandFailed "
-        "CommitUnreadable ConnectionLost DamagedData DomainExists DomainNotRunning DomainRunning "
-        "FileUnreadable HostUnreachable HypervisorError Interrupted JobLeftOpen JobRunning "
-        "KeyNotHeld Locked MissingObject NbdError NoBucket NoFilesystem NoRepository NoSuchDisk "
-        "NoSuchDomain NoSuchFile NoSuchPoint NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure PointKept "
-        "PullerError RepositoryError RepositoryExists RollbackUnfinished ScratchFull ServeFailed "
-        "StagingFull StoreDenied StoreError StoreFull StoreUnavailable UnknownKind "
-        "UnsupportedByStore UnsupportedDisk UnsupportedFormat UsageError WrongKey"
+        "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
+        "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
+        "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
+        "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
+        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
+        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
+        "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
+        "UnsupportedFormat UsageError WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
+    "puller.recovery.booting.boot": "BootedMachine",
+    "puller.recovery.booting.listing": "ListedMachine",
+    "puller.recovery.booting.record": "Booted BootedDisk",
     "puller.recovery.restore": "Restored RestoredDisk",
     "puller.api.files": "CopiedFiles FileListing MountedPoint",
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
@@ -454,9 +512,13 @@ _HOMES = {
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
-    "puller.recovery.rollback": "RolledBack RolledBackDisk",
+    "puller.recovery.disk_rollback": "RolledBackDisk",
+    "puller.recovery.rollback": "RolledBack",
     "puller.recovery.diff": "DiskDifference PointDifference",
     "puller.recovery.serving.server": "Export Server",
+    "puller.configuration.drills": "DrillSettings",
+    "puller.recovery.proving.prove": "Drills HeldDrill",
+    "puller.repository.records.proofs": "Proof",
 }
 """The modules that the public names are loaded from."""
 

@@ -7,13 +7,15 @@ failure in one ends nothing in the others.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy  # noqa: TID251 - of what has its __dict__
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, Self, TypeVar
 
 from puller.errors import Interrupted
 
@@ -42,6 +44,10 @@ WORK = RetryPolicy(150.0)
 
 CLEANUP = RetryPolicy(3.0, limit=3.0)
 """For cleaning up after a failure, which must not take long."""
+
+
+_FREE_SECONDS = 10.0
+"""Seconds after which a thread ends that no call has needed."""
 
 
 class NoAnswer(Exception):
@@ -141,18 +147,19 @@ class CancelScope:
         event = threading.Event()
         answers: list[Callable[[], T]] = []
 
-        def work() -> None:
+        def work(done: Callable[[], None]) -> None:
             try:
                 answer = ask()
             except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answers.append(_raiser(error))
             else:
                 answers.append(lambda: answer)
+            done()
             event.set()
 
         with self.calling(event.set):
             if not event.is_set():
-                threading.Thread(target=work, name="request", daemon=True).start()
+                _Caller.hand(work)
             while not event.is_set() and (seconds := left()) > 0:
                 event.wait(seconds)
         if not answers:
@@ -193,6 +200,76 @@ class _Outage:
             before, self._told = self._told, lasts
         if before != lasts and self._tell is not None:
             self._tell(text)
+
+
+def find_stop(error: BaseException) -> BaseException | None:
+    """Return the exception behind ``error`` that is not an Exception, such as a signal's; None without one.
+
+    A failure to clean up after a signal replaces the exception of the signal, and the signal may come inside
+    a lock of Python's own, which then fails. The run must stop nevertheless. The closing of a generator does
+    not count, and errors may name each other as their cause.
+    """
+    met: list[BaseException] = []
+    found: BaseException | None = error
+    while isinstance(found, Exception | GeneratorExit) and found not in met:
+        met.append(found)
+        found = found.__cause__ or found.__context__
+    return None if found in met else found
+
+
+Work = Callable[[Callable[[], None]], None]
+"""A call that another thread makes. It calls its argument when the thread is free for the next one."""
+
+
+class _Caller:
+    """A thread that makes calls for others, one after the other: a new thread costs more than most calls.
+
+    One whose call hangs is simply not free again.
+    """
+
+    _free: ClassVar[list[_Caller]] = []
+
+    def __init__(self, work: Work) -> None:
+        self._next: SimpleQueue[Work] = SimpleQueue()
+        threading.Thread(target=self._run, args=(work,), name="request", daemon=True).start()
+
+    @classmethod
+    def hand(cls, work: Work) -> None:
+        """Let a free thread do the work, else a new one."""
+        try:
+            caller = cls._free.pop()  # in one step, whatever other threads do
+        except IndexError:
+            cls(work)
+        else:
+            caller._next.put(work)
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Start anew: a forked process has none of the threads."""
+        cls._free.clear()
+
+    def _run(self, work: Work) -> None:
+        while True:
+            work(self._be_free)
+            try:
+                work = self._next.get(timeout=_FREE_SECONDS)
+            except Empty:
+                if self._has_left():
+                    return
+                work = self._next.get()  # which is being handed over just now
+
+    def _be_free(self) -> None:
+        self._free.append(self)
+
+    def _has_left(self) -> bool:
+        try:
+            self._free.remove(self)
+        except ValueError:
+            return False
+        return True
+
+
+os.register_at_fork(after_in_child=_Caller.forget_all)
 
 
 def _raiser(error: BaseException) -> Callable[[], Any]:

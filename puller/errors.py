@@ -89,6 +89,18 @@ class ChecksFailed(PullerError):
     default_advice = "Follow the advice of each failed check."
 
 
+class CannotDrill(PullerError):
+    """A machine cannot be started for a drill on this host; nothing is said about its backup."""
+
+    default_advice = "Run the drill on a host like the one that the machine ran on."
+
+
+class DrillFailed(PullerError):
+    """A restore drill was held, and the machine gave no evidence that it had started."""
+
+    default_advice = "Run 'puller show' for the point: it has the reason, the console's end and the screen."
+
+
 class CommandFailed(PullerError):
     """A command that a job or a freeze runs failed or took too long."""
 
@@ -342,6 +354,19 @@ class DomainExists(UsageError):
     """libvirt has a domain of the name or UUID that is to be defined; nothing was touched."""
 
     default_advice = "Give the copy another name with --name, or roll the domain back with --in-place."
+
+
+class NotBooted(HypervisorError):
+    """puller has booted no machine of this name from a restore point."""
+
+    exit_code = 16
+    default_advice = "List the booted machines with 'puller boot --list'."
+
+
+class PullIncomplete(HypervisorError):
+    """A booted machine runs, but part of its data could not be pulled: it still needs its image server."""
+
+    default_advice = "Run 'puller boot --resume NAME --keep' to try again; the machine runs on meanwhile."
 
 
 class DomainRunning(HypervisorError):

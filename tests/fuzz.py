@@ -39,7 +39,8 @@ from puller.repository.reading.image import DiskImage
 from puller.repository.reading.indexes import list_index, read_index
 from puller.repository.records.condemned import CondemnedSlots, column_of, union
 from puller.repository.records.kept import Keep
-from puller.repository.records.verified import Proof, tidy
+from puller.repository.records.proofs import Proof, superfluous
+from puller.repository.records.verified import VerifiedPack, tidy
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.units import GIB
@@ -72,6 +73,7 @@ _FOLDERS = (
     "damaged/",
     "verified/",
     "kept/",
+    "proofs/",
     "locks/",
     "keys/",
     "",
@@ -117,9 +119,10 @@ class Target:
         repository.condemned.put(False, 86400.0, waiting)
         repository.pending.put(repository.points.all()[0])
         repository.damaged.put([bytes(range(16)), bytes(16)])
-        repository.verified.put([Proof(bytes(16), 0), Proof(bytes(range(16)), 3, 1.5)])
+        repository.verified.put([VerifiedPack(bytes(16), 0), VerifiedPack(bytes(range(16)), 3, 1.5)])
         for point in repository.points.all():
             repository.keeps.put((point.uuid, point.point), Keep(_NOW + timedelta(days=36500), "of the lab"))
+            repository.proofs.put((point.uuid, point.point), Proof(_NOW, "proven", "a", "lab", "agent", 3.5))
         lock = f"locks/prune/{'0' * 32}-00000000"
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
@@ -304,8 +307,8 @@ def _read_damaged(case: Case, repository: Repository) -> None:
 
 def _read_verified(case: Case, repository: Repository) -> None:
     records = repository.verified.read(repository.verified.listed())
-    assert all(len(proof.pack_id) == 16 for record in records for proof in record.proofs)
-    tidy(records, lambda proof: proof.generation == 0)
+    assert all(len(pack.pack_id) == 16 for record in records for pack in record.packs)
+    tidy(records, lambda pack: pack.generation == 0)
 
 
 def _read_keeps(case: Case, repository: Repository) -> None:
@@ -317,6 +320,19 @@ def _read_keeps(case: Case, repository: Repository) -> None:
         keep = keeps.get((point.uuid, point.point))
         description(point, _NOW, keep), full_record(point, keep)
         assert keep or case.sealed or case.body is None
+
+
+def _read_proofs(case: Case, repository: Repository) -> None:
+    """Whatever has become of a proof, all points are listed, and it says nothing that nobody has sealed."""
+    proofs = repository.proofs.newest()
+    points = repository.points.all()
+    listing(points, _NOW, proofs=proofs)
+    for point in points:
+        proof = proofs.get((point.uuid, point.point))
+        description(point, _NOW, proof=proof), full_record(point, proof=proof)
+        assert case.sealed or proof is None or proof.host == "lab"
+    repository.proofs.newest_of_domains(), repository.proofs.times()
+    assert superfluous(repository.proofs.listed(), repository.points.names()) == []
 
 
 def _release(case: Case, repository: Repository) -> None:
@@ -374,6 +390,7 @@ _READERS: dict[str, list[Callable[[Case, Repository], None]]] = {
     "damaged/": [_read_damaged, *_ALL],
     "verified/": [_read_verified, *_ALL],
     "kept/": [_read_keeps, _preview, _release, *_ALL],
+    "proofs/": [_read_proofs, *_ALL],
     "locks/": [_lease, *_ALL],
     "keys/": [_open, _open_with_password, _list_slots, _remove_slot],
     "": [_open],

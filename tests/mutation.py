@@ -67,6 +67,7 @@ BOX_KINDS = {
     "damaged/": BoxKind.DAMAGED,
     "verified/": BoxKind.VERIFIED,
     "kept/": BoxKind.KEEP,
+    "proofs/": BoxKind.PROOF,
 }
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import puller
-from puller.cancelling import WORK, CancelScope
+from puller.cancelling import WORK, CancelScope, NoAnswer
+from puller.configuration.drills import DrillSettings
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
 from puller.host import programs
@@ -27,6 +28,7 @@ from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
 from puller.jobs.batch import Reporters
 from puller.jobs.job import _Run
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
 from puller.nbd.writer import Target
@@ -35,6 +37,8 @@ from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
 from puller.recovery.files import appliance
+from puller.recovery.proving import waiting
+from puller.recovery.proving.consoles import Consoles
 from puller.recovery.targets import asking
 from puller.store.parallel import each
 from puller.store.retrying import RetryingStore
@@ -191,7 +195,7 @@ def _qemu_nbd(place: Place) -> None:
     tool.write_text(f"#!/bin/sh\ntouch {mark}\nexec sleep {LONG:.0f}\n")
     tool.chmod(0o700)
     place.patch.setenv("PATH", str(place.folder), prepend=":")
-    place.patch.setattr("puller.nbd.image._START_SECONDS", LONG)
+    place.patch.setattr("puller.nbd.qemu_nbd._START_SECONDS", LONG)
     threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
     ImageServer.read_only(place.folder / "image", "raw", scope=place.scope)
 
@@ -238,9 +242,17 @@ def _lease(place: Place) -> None:
     repository = puller.create_repository(str(place.folder / "r")).within(place.scope)
     place.patch.setattr("puller.jobs.job._PAUSE", LONG)
     job: Any = SimpleNamespace(name="nightly")
-    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore))  # type: ignore[arg-type]
+    run = _Run(repository, job, "", Reporters(ignore, ignore, ignore), DrillSettings())  # type: ignore[arg-type]
     place.waiting()
     run._await_lease(time.monotonic() + LONG)
+
+
+def _evidence(place: Place) -> None:
+    domain: Any = SimpleNamespace(scope=place.scope)
+    place.patch.setattr(waiting, "why_ended", lambda domain: None)
+    place.patch.setattr(waiting, "STEP", LONG)
+    place.waiting()
+    waiting.wait_for([], domain, Consoles(place.folder), LONG, lambda: None)
 
 
 WAITS: dict[str, Callable[[Place], object]] = {
@@ -250,10 +262,11 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "objects that are read in parallel": _read_many,
     "the opening of an NBD connection": _connect,
     "an NBD read": _nbd(lambda connection: connection.read(512, 0)),
-    "an NBD block status": _nbd(lambda connection: list(connection.status(0, 512))),
+    "an NBD block status": _nbd(lambda connection: list(block_status(connection, 0, 512))),
     "an NBD write": _target,
     "the start of qemu-nbd": _qemu_nbd,
     "another program": _program,
+    "the evidence of a drill": _evidence,
     "a login by ssh": _ssh,
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
@@ -311,6 +324,25 @@ def test_who_listens_too_late_is_called_at_once_and_who_has_forgotten_never() ->
     assert called == ["late"]
 
 
+def test_calls_use_a_thread_again_unless_it_hangs() -> None:
+    scope, over = CancelScope(), threading.Event()
+
+    def hang() -> threading.Thread:
+        used.append(threading.current_thread())
+        over.wait(ENOUGH)
+        return threading.current_thread()
+
+    used = [scope.call(threading.current_thread, lambda: ENOUGH) for _ in range(3)]
+    assert len(set(used)) == 1
+    with pytest.raises(NoAnswer):
+        scope.call(hang, lambda: 0.0 if len(used) > 3 else ENOUGH / 100)
+    try:
+        assert used[3] is used[0]
+        assert scope.call(threading.current_thread, lambda: ENOUGH) is not used[0]
+    finally:
+        over.set()
+
+
 # --- nothing waits in another way -------------------------------------------------------------
 
 ROOT = Path(puller.__file__).parent
@@ -320,11 +352,15 @@ ALLOWED = {
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("host/command.py", "wait"): "the process has been killed",
-    ("nbd/image.py", "wait"): "the process has been killed",
+    ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",
+    ("recovery/serving/process.py", "wait"): "its scope sets the event; the process has ended",
+    ("cli/commands/serve.py", "wait"): "a signal ends the command",
+    ("recovery/proving/waiting.py", "wait"): "the process has been killed",
+    ("recovery/proving/prove.py", "ThreadPoolExecutor"): "drills have to clean up; their scope is cancelled",
     ("jobs/batch.py", "ThreadPoolExecutor"): "backups have to clean up; their scope is cancelled",
 }
 """Waits that no scope ends, and what ends them."""

@@ -17,6 +17,7 @@ CHANGING = {
     "JobReport",
     "OpenPack",
     "Settings",
+    "Drills",
     "Taken",
     "_Pack",
     "_Pending",

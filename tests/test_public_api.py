@@ -27,17 +27,21 @@ ROOT = Path(__file__).parents[1]
 FUNCTIONS = {
     "add_key",
     "backup",
+    "boot",
     "check",
     "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
     "file_versions",
+    "find_booted",
     "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
     "list_files",
     "list_kept",
     "list_keys",
@@ -45,7 +49,9 @@ FUNCTIONS = {
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
+    "pull_booted",
     "read_configuration",
     "read_file",
     "recreate",
@@ -53,6 +59,7 @@ FUNCTIONS = {
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "run_job",
     "serve",
@@ -61,6 +68,9 @@ FUNCTIONS = {
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
+    "Booted",
+    "BootedDisk",
+    "BootedMachine",
     "CheckError",
     "CheckReport",
     "CopiedFiles",
@@ -71,6 +81,7 @@ RESULTS = {
     "DiskDifference",
     "DiskExport",
     "DiskRecord",
+    "Drills",
     "Export",
     "FileEntry",
     "FileListing",
@@ -79,13 +90,16 @@ RESULTS = {
     "Forgotten",
     "Freeze",
     "FrozenDisk",
+    "HeldDrill",
     "ImageRecord",
     "JobReport",
     "KeptPoint",
     "Key",
+    "ListedMachine",
     "MountedPoint",
     "Point",
     "PointDifference",
+    "Proof",
     "PruneReport",
     "Recreated",
     "RemovedBitmap",
@@ -101,7 +115,7 @@ RESULTS = {
     "Status",
     "Taken",
 }
-CONFIGURATION = {"Command", "Configuration", "Defaults", "Job", "Keep", "Mistake", "Place"}
+CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
     "Committed",
     "DiskDone",
@@ -330,7 +344,7 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
             repository, puller.Job("j", ("*",)), steps=cast("Any", ["check", "tidy"])
         ),
         "invalid steps ['check', 'tidy']",
-        "Use a list of: backup, prune, check.",
+        "Use a list of: backup, prune, check, prove.",
     ),
 }
 

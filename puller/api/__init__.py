@@ -13,6 +13,14 @@ from puller.api.arguments import (
     ImageFormat,
     KeyRole,
 )
+from puller.api.booting import (
+    boot,
+    discard_booted,
+    find_booted,
+    list_booted,
+    pull_booted,
+    resume_booted,
+)
 from puller.api.files import (
     copy_files,
     file_versions,
@@ -26,6 +34,9 @@ from puller.api.machines import (
     doctor,
     forget,
     freeze,
+)
+from puller.api.proving import (
+    prove,
 )
 from puller.api.recovery import (
     diff,
@@ -65,17 +76,21 @@ __all__ = [
     "KeyRole",
     "add_key",
     "backup",
+    "boot",
     "check",
     "copy_files",
     "create_repository",
     "delete",
     "diff",
+    "discard_booted",
     "doctor",
     "file_versions",
+    "find_booted",
     "find_files",
     "forget",
     "freeze",
     "keep",
+    "list_booted",
     "list_files",
     "list_kept",
     "list_keys",
@@ -83,7 +98,9 @@ __all__ = [
     "mount_files",
     "open_repository",
     "preview_prune",
+    "prove",
     "prune",
+    "pull_booted",
     "read_configuration",
     "read_file",
     "recreate",
@@ -91,6 +108,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "restore",
+    "resume_booted",
     "rollback",
     "serve",
     "stats",

@@ -53,6 +53,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     compression: int | Literal["auto"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
+    nbd_tls: str | None = None,
+    nbd_ports: str | None = None,
+    nbd_address: str | None = None,
+    insecure_nbd: bool = False,
     observer: Observer = ignore,
     on_frozen: FrozenHook | None = None,
 ) -> Point:
@@ -90,6 +94,11 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
         limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.
+        nbd_tls: Directory with the certificates by which disks of another host are read over TLS:
+            ``ca-cert.pem``, ``client-cert.pem``, ``client-key.pem``. Default: they are read through ssh.
+        nbd_ports: The ports at which QEMU may listen then, such as ``10809-10872``, the default.
+        nbd_address: The address of the other host at which QEMU listens. Default: that of ``connect``.
+        insecure_nbd: Read disks of another host over TCP in clear text.
         observer: Receives events: steps, progress and notices. An exception that it raises ends the backup.
         on_frozen: Called with the exports of the frozen disks before puller reads them. The content of the
             disks does not change until the backup ends.
@@ -121,6 +130,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     # A host where one restores need not have libvirt's Python module.
     from puller.backups import backup as transaction
     from puller.hypervisor.guest.quiesce import Quiesce
+    from puller.hypervisor.job.tcp import over_tcp
 
     check_choice("mode", mode, Mode)
     check_choice("quiesce", quiesce, QuiesceMode)
@@ -149,6 +159,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags=tags or {},
         tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
         read_rate=check_rate(limit_read),
+        tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
 

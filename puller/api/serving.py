@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puller.api.arguments import check_lists, working
-from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.repository.repository import Repository
 from puller.units import MIB
@@ -26,6 +25,7 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
     hosts: Sequence[str] = (),
     disks: Sequence[str] = (),
     socket: str | None = None,
+    socket_owner: str | None = None,
     port: int | None = None,
     tls_certificates: str | None = None,
     cache_size: int = DEFAULT_CACHE,
@@ -42,6 +42,7 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
         hosts: Use only points that these hosts took; names or patterns.
         disks: Targets of the only disks to serve. Default: all.
         socket: Path of the Unix socket. Default: one in a private directory, unless there is a port.
+        socket_owner: The user who may connect to the socket. Default: this user.
         port: Listen at this TCP port instead: on loopback, or with ``tls_certificates`` on all addresses.
         tls_certificates: A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``.
             Clients must then use TLS, with a certificate of the same CA.
@@ -70,30 +71,14 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
     from puller.recovery.serving.server import Server, Service
 
     check_lists(hosts=hosts, disks=disks)
-    _check_place(socket, port, tls_certificates)
     service = Service(
         tuple(dict.fromkeys(disks)),
         None if socket is None else Path(socket).absolute(),
+        socket_owner,
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
         cache_size,
     )
+    service.check()
     bound = working(repository, point, observer)
     return Server(bound, bound.points.select(point, hosts), service, observer)
-
-
-def _check_place(socket: str | None, port: int | None, certificates: str | None) -> None:
-    if socket is not None and port is not None:
-        raise UsageError("cannot listen at a socket and at a port", advice="Choose one of the two.")
-    if port is not None and not 0 < port < 65536:
-        raise UsageError(f"invalid port {port}", advice="Use a port from 1 to 65535.")
-    if certificates is None:
-        return
-    if port is None:
-        raise UsageError("TLS certificates need a port", advice="Add a port, or leave the certificates out.")
-    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
-        if not Path(certificates, name).is_file():
-            raise UsageError(
-                f"cannot use TLS: {certificates} has no {name}",
-                advice="Create the certificates as nbdkit-tls(1) describes.",
-            )

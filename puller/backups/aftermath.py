@@ -25,6 +25,7 @@ from puller.errors import (
     PullerError,
 )
 from puller.events import Notice, Observer
+from puller.host.access import LOCAL
 from puller.hypervisor import secret
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -36,6 +37,9 @@ from puller.repository.points import Point
 
 RETURN = 20.0
 """Seconds that libvirt's daemon may take to restart."""
+
+LINE = 600.0
+"""The same for a line to another host. While this lasts, its job is open and its scratch grows."""
 
 HURRY = 5.0
 """The same after a signal, which should end puller within 10 s."""
@@ -188,9 +192,13 @@ class Aftermath:
         It hurries if a signal ``stopped`` the run; in a batch only the scope shows that.
         """
         begun = time.monotonic()
+        is_far = self._host.access is not LOCAL
+        if is_far:
+            self._notice(f"the line to host {self._host.access.name} is broken; puller tries to end the job")
         tidying = CancelScope()  # a signal shortens the wait and does not end it
         while (error := self._try_to_end()) is not None:
-            if _expired(begun + (HURRY if stopped or self._host.scope.cancelled else RETURN)):
+            patience = LINE if is_far else RETURN
+            if _expired(begun + (HURRY if stopped or self._host.scope.cancelled else patience)):
                 break
             tidying.pause(_PAUSE)
         return error

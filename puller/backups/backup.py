@@ -30,10 +30,11 @@ from puller.backups.bases.history import History
 from puller.backups.chosen import chosen_disks, refuse_half_rolled_back
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
-from puller.backups.omissions import omissions
+from puller.backups.omissions import omissions, unreached
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
+from puller.backups.sources.ways import way_to
 from puller.backups.transfer import Transfer
 from puller.errors import (
     BaseDamaged,
@@ -46,13 +47,13 @@ from puller.errors import (
     UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
-from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
+from puller.hypervisor.job.tcp import OverTcp
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
 from puller.hypervisor.shared import refuse_shared
@@ -81,7 +82,7 @@ class Plan:
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
     staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
     creates none. ``read_rate`` is in bytes per second,
-    for all disks together.
+    for all disks together. ``tcp`` reads the disks of another host over TCP.
     """
 
     domain: str
@@ -101,6 +102,7 @@ class Plan:
     tags: dict[str, str] | None = None
     tuning: Tuning | None = None
     read_rate: int | None = None
+    tcp: OverTcp | None = None
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -126,6 +128,7 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                     repository, plan, domain, disks, source, aftermath, folders, observer, on_frozen
                 )
                 transaction.note(_omissions(domain, plan))
+                transaction.note(unreached(domain))
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
@@ -192,17 +195,21 @@ def _source(
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
         return Source(domain, disks, scratch)
-    if domain.host is not LOCAL and (plan.mode != PULL or not domain.is_active()):
+    if not domain.host.has_files and (plan.mode != PULL or not domain.is_active()):
         raise UsageError(
-            f"cannot read images of domain {domain.name} on host {domain.host.name}",
-            advice="Pull the domain while it runs, or run puller on its host.",
+            f"cannot read images of domain {domain.name}: puller has no way to the files of host "
+            f"{domain.host.name}",
+            advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
         )
     if not domain.is_active():
         text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
         observer(Notice(domain.name, text))
         return Offline(domain, disks, repository.id, scratch)
     if plan.mode == PULL:
-        return Pull(domain, disks, repository.id, scratch)
+        way, notice = way_to(domain, plan.tcp)
+        if notice is not None:
+            observer(Notice(domain.name, notice))
+        return Pull(domain, disks, repository.id, scratch, way)
     staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
     return Push(domain, disks, repository, staging, plan.keep_staging, observer)
 

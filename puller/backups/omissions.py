@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.hostfiles import named_files
+
+
+def unreached(domain: Domain) -> Iterator[str]:
+    """Note what a backup cannot do without a way to the files of the domain's host."""
+    if not domain.host.has_files:
+        yield (
+            f"the space for the scratch on host {domain.host.name} was not checked: "
+            "puller has no way to the files of that host"
+        )
 
 
 def omissions(

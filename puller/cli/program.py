@@ -23,6 +23,7 @@ COMMANDS = (
     "points",
     "show",
     "restore",
+    "boot",
     "diff",
     "ls",
     "cat",
@@ -31,6 +32,7 @@ COMMANDS = (
     "versions",
     "mount",
     "serve",
+    "prove",
     "check",
     "prune",
     "delete",
@@ -47,6 +49,9 @@ COMMANDS = (
 )
 """Each is ``command`` in the module of its name, loaded when first needed."""
 
+_INTERNAL = ("serve_booted",)
+"""Commands that puller itself calls."""
+
 
 class Program(Group):
     """The group of all commands."""
@@ -57,7 +62,7 @@ class Program(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load the command's module."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in (*COMMANDS, *_INTERNAL):
             return None
         return cast(click.Command, import_module(f"puller.cli.commands.{cmd_name}").command)
 

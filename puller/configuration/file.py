@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from puller.configuration.drills import DrillSettings, evidences
 from puller.configuration.job import Job
 from puller.configuration.mistakes import ConfigurationError, Findings, Mistake, dotted, meant
-from puller.configuration.quantities import budget
-from puller.configuration.schema import Defaults, Document, JobTable, Name, RepositoryTable, keys
+from puller.configuration.quantities import budget, duration
+from puller.configuration.schema import (
+    Defaults,
+    Document,
+    JobTable,
+    Name,
+    ProveTable,
+    RepositoryTable,
+    keys,
+)
 from puller.errors import UsageError
 from puller.store.location import parse
 
 DEFAULT_PATH = Path("/etc/puller/puller.toml")
 
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
-_PATHS = ("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir")
+_PATHS = (
+    *("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
+    "directory",
+)
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 
@@ -46,6 +58,7 @@ class Configuration:
     repositories: Mapping[str, Place] = field(default_factory=dict)
     defaults: Defaults = field(default_factory=Defaults)
     jobs: Mapping[str, Job] = field(default_factory=dict)
+    prove: DrillSettings = field(default_factory=DrillSettings)
 
     @property
     def repository(self) -> str | None:
@@ -144,7 +157,19 @@ class _Reading:
         self._check_repository(("defaults",), self._defaults, places)
         jobs = {name: self._job(name, table, places) for name, table in self._named(content, "jobs")}
         defaults = msgspec.convert(self._defaults, Defaults)
-        return Configuration(findings.file, places, defaults, {n: job for n, job in jobs.items() if job})
+        found = {name: job for name, job in jobs.items() if job}
+        return Configuration(findings.file, places, defaults, found, self._drills(content.get("prove", {})))
+
+    def _drills(self, content: Any) -> DrillSettings:
+        right = self._findings.table(("prove",), content, ProveTable)
+        self._check_paths(("prove",), right)
+        read: dict[str, Callable[[Any], Any]] = {
+            "evidence": evidences,
+            "timeout": duration,
+            "memory": budget,
+            "directory": Path,
+        }
+        return DrillSettings(**{key: read.get(key, _same)(value) for key, value in right.items()})
 
     def _named(self, content: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
         tables = content.get(kind, {})
@@ -226,6 +251,10 @@ class _Reading:
         if "job" in merged.get("tags", {}):
             text = f"{name}.tags.job is reserved for the name of the job"
             self._findings.add((*path, "tags", "job"), text, "Choose another name for the tag.")
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _made(name: str, table: JobTable) -> Job:

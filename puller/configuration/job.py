@@ -14,7 +14,7 @@ Mode = Literal["pull", "push"]
 QuiesceMode = Literal["auto", "on", "off"]
 """Whether to freeze the guest's file systems: if the agent answers, always (or fail), or never."""
 
-JobStep = Literal["backup", "prune", "check"]
+JobStep = Literal["backup", "prune", "check", "prove"]
 """A step of a job."""
 
 
@@ -23,7 +23,8 @@ class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
     None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
-    ``check_budget`` a time or a number of bytes; ``limit_read`` and ``limit_upload`` are in bytes per second.
+    ``check_budget`` a time or a number of bytes, ``prove`` a number of machines; ``limit_read`` and
+    ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -41,6 +42,9 @@ class Job:
     limit_upload: int | None = None
     scratch_dir: str | None = None
     staging_dir: str | None = None
+    nbd_tls: str | None = None
+    nbd_ports: str | None = None
+    nbd_address: str | None = None
     parallel: int = 1
     tags: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
@@ -51,6 +55,7 @@ class Job:
     check: float = 0.0
     check_max_age: timedelta | None = None
     check_budget: timedelta | int | None = None
+    prove: int = 1
     metrics_file: str | None = None
     before: Command | None = None
     after: Command | None = None
@@ -58,5 +63,5 @@ class Job:
     @property
     def steps(self) -> tuple[JobStep, ...]:
         """Steps of a run, in order: the backups, then the steps in ``then``."""
-        later: tuple[JobStep, ...] = ("prune", "check")
+        later: tuple[JobStep, ...] = ("prune", "check", "prove")
         return ("backup", *(step for step in later if step in self.then))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from puller.configuration.drills import evidences
 from puller.configuration.quantities import budget, duration, duration_or_size, rate
 
 
@@ -21,7 +22,7 @@ class Key:
 
     meaning: str
     example: str
-    read: Callable[[str], Any] | None = None
+    read: Callable[[Any], Any] | None = None
 
 
 Text = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\\x00-\\x1f]*\\Z")]
@@ -84,6 +85,43 @@ class RepositoryTable(Table):
     ] = None
 
 
+class ProveTable(Table):
+    """``[prove]``: how restore drills are held on this host."""
+
+    evidence: Annotated[
+        dict[Text, Text] | None,
+        Key(
+            'a table of evidence by domain (a name, a pattern or a UUID): "agent", "console:TEXT", '
+            '"tcp:PORT" or "command:PROGRAM" (default: the first that the guest offers)',
+            '{ "web*" = "tcp:443" }',
+            evidences,
+        ),
+    ] = None
+    timeout: Annotated[
+        Text | None,
+        Key("a duration within which a guest has to give its evidence (default 5min)", '"10min"', duration),
+    ] = None
+    memory: Annotated[
+        Text | None,
+        Key("the most memory of a drill's machine, as a size (default: that of the domain)", '"2G"', budget),
+    ] = None
+    parallel: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=64)] | None,
+        Key("the number of drills at once, from 1 to 64 (default 1)", "1"),
+    ] = None
+    directory: Annotated[
+        Text | None,
+        Key(
+            "the directory for what the machines of drills write (default /var/lib/puller/drills)",
+            '"/var/lib/puller/drills"',
+        ),
+    ] = None
+    emulate: Annotated[
+        bool | None,
+        Key("true to emulate the processor where this host cannot run the machine (default false)", "true"),
+    ] = None
+
+
 class Shared(Table):
     """Keys of a job. A job without one takes it from ``[defaults]``."""
 
@@ -138,6 +176,22 @@ class Shared(Table):
             '"/var/lib/libvirt/images"',
         ),
     ] = None
+    nbd_tls: Annotated[
+        Text | None,
+        Key(
+            "the directory with the certificates by which disks of another host are read over TLS "
+            "(default: through ssh)",
+            '"/etc/puller/tls"',
+        ),
+    ] = None
+    nbd_ports: Annotated[
+        Text | None,
+        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"'),
+    ] = None
+    nbd_address: Annotated[
+        Text | None,
+        Key("the address at which QEMU listens then (default: that of connect)", '"192.0.2.21"'),
+    ] = None
     parallel: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=64)] | None,
         Key("the number of domains to back up at once, from 1 to 64 (default 1)", "2"),
@@ -157,8 +211,15 @@ class Shared(Table):
         Key("true to prune a domain's points from all these hosts as one series (default false)", "true"),
     ] = None
     then: Annotated[
-        list[Literal["prune", "check"]] | None,
-        Key('the steps after the backups: "prune", "check" or both (default: none)', '["prune", "check"]'),
+        list[Literal["prune", "check", "prove"]] | None,
+        Key(
+            'the steps after the backups: "prune", "check", "prove" or several (default: none)',
+            '["prune", "check"]',
+        ),
+    ] = None
+    prove: Annotated[
+        Count | None,
+        Key("the number of machines to prove in a run, the least recently proven first (default 1)", "2"),
     ] = None
     grace: Annotated[
         Text | None,
@@ -223,6 +284,7 @@ class Document(Table):
 
     repositories: Annotated[dict[Name, Any], Key("a table of repositories by name", "")] = {}
     defaults: Annotated[dict[str, Any], Key("a table of defaults for all jobs", "")] = {}
+    prove: Annotated[dict[str, Any], Key("a table of how restore drills are held", "")] = {}
     jobs: Annotated[dict[Name, Any], Key("a table of jobs by name", "")] = {}
 
 

@@ -117,7 +117,7 @@ def _bases(
         if domain.is_active():
             return choose(history, disks, LiveBitmaps(domain, repository.id))
         stored = [with_stored_chain(disk, domain.scope) for disk in disks]
-        return choose(history, stored, StoredBitmaps(domain, stored, repository.id))
+        return choose(history, stored, StoredBitmaps.of(domain, stored, repository.id))
     except HypervisorError:
         return {}  # an image that cannot be read, which other checks report
 

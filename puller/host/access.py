@@ -19,6 +19,7 @@ from subprocess import CompletedProcess
 
 from puller.cancelling import CancelScope
 from puller.host import programs
+from puller.host.allocation import allocate
 from puller.host.passphrases import NOTHING, Handed, handed_over
 from puller.host.runtime import runtime_directory
 
@@ -49,6 +50,9 @@ class HostAccess(ABC):
 
     name: str | None = None
     """The host's name for messages; None for this host."""
+
+    has_files = True
+    """Whether puller has a way to the files of the host."""
 
     watch_interval = 0.0
     """The least seconds between two questions for the free space while a job is open."""
@@ -103,6 +107,14 @@ class HostAccess(ABC):
     @abstractmethod
     def create(self, path: Path) -> None:
         """Create an empty file that did not exist, which only this user may open."""
+
+    @abstractmethod
+    def allocate(self, path: Path, length: int) -> None:
+        """Allocate space for the first ``length`` bytes of a file, if its file system can."""
+
+    @abstractmethod
+    def keep(self, path: Path, name: Path) -> None:
+        """Release the space of a file beyond its size, and rename it."""
 
     @abstractmethod
     def resolved(self, path: Path) -> Path:
@@ -186,6 +198,19 @@ class LocalHost(HostAccess):
     def create(self, path: Path) -> None:
         """See HostAccess."""
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def allocate(self, path: Path, length: int) -> None:
+        """See HostAccess."""
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            allocate(descriptor, 0, length)
+        finally:
+            os.close(descriptor)
+
+    def keep(self, path: Path, name: Path) -> None:
+        """See HostAccess."""
+        os.truncate(path, path.stat().st_size)
+        path.rename(name)
 
     def resolved(self, path: Path) -> Path:
         """See HostAccess."""

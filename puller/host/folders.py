@@ -26,6 +26,20 @@ def cache_directory(repository_id: str) -> Path:
         raise FileNotFoundError("this user has no home directory") from error
 
 
+def state_directory() -> Path:
+    """Return this user's directory for what must survive restarts of the host: ``/var/lib/puller`` for root.
+
+    ``PULLER_STATE_DIR`` comes first. For other users it is ``puller`` in ``XDG_STATE_HOME`` or
+    ``~/.local/state``.
+    """
+    if own := os.environ.get("PULLER_STATE_DIR"):
+        return Path(own)
+    if os.geteuid() == 0:
+        return Path("/var/lib/puller")
+    xdg = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path.home() / ".local" / "state") / "puller"
+
+
 def temporary_directory() -> Path:
     """Return where temporary files go: ``TMPDIR`` or ``/var/tmp``, as ``/tmp`` is often in memory."""
     return Path(os.environ.get("TMPDIR") or "/var/tmp")

@@ -45,6 +45,8 @@ def qemu_img(  # noqa: PLR0913 - what to run, where, and how to fail
     except subprocess.TimeoutExpired as error:
         text = f"{failure.text}: no answer within {seconds:.0f} s"
         raise failure.kind(text, advice="Check that the storage of the image responds.") from error
+    except OSError as error:
+        raise failure.kind(f"{failure.text}: {error.strerror}", advice=failure.advice) from error
     if done.returncode:
         raise failure.kind(f"{failure.text}: {complaint(done.stderr)}", advice=failure.advice)
     return done.stdout

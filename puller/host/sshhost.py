@@ -51,6 +51,8 @@ while test -n "$(timeout 30 dd bs=1 count=1 2>/dev/null)"; do :; done
 test -z "$4" || rm -f -- "$1"
 """
 _CREATE = 'umask 077; set -C; : >"$1"'
+_ALLOCATE = 'fallocate --keep-size --length "$2" -- "$1"'
+_KEEP = 'truncate -s "$(stat -c %s -- "$1")" -- "$1" && mv -T -- "$1" "$2"'
 _RESOLVE = 'realpath -mz -- "$1" | tr -d "\\0"'
 _HOLDER = 'exec 9<"$1" || exit 0; flock -sn 9 || head -c 100 "$1"'
 _RUNTIME = (
@@ -150,6 +152,18 @@ class SshHost(HostAccess):
     def create(self, path: Path) -> None:
         """See HostAccess."""
         self._ask(_CREATE, str(path))
+
+    def allocate(self, path: Path, length: int) -> None:
+        """See HostAccess."""
+        try:
+            self._ask(_ALLOCATE, str(path), str(length))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+
+    def keep(self, path: Path, name: Path) -> None:
+        """See HostAccess."""
+        self._ask(_KEEP, str(path), str(name))
 
     def resolved(self, path: Path) -> Path:
         """See HostAccess."""

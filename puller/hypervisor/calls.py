@@ -92,6 +92,13 @@ class Guarded(Scoped):
 
         return call
 
+    def ask_qemu(self, command: str) -> str:
+        """Send a command to the QEMU of a domain, and return QEMU's answer; both are JSON."""
+        import libvirt_qemu
+
+        ask = libvirt_qemu.qemuMonitorCommand
+        return str(self._link.call(self.scope, lambda: ask(self._handle, command, 0)))
+
     def _guarded(self, answer: Any) -> Any:
         if isinstance(answer, list):
             return [self._guarded(item) for item in answer]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import subprocess
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,34 @@ def parse_user(label: str) -> User | None:
     except KeyError:
         return None
     return User(uid, gid)
+
+
+def qemu_user(configuration: Path) -> User | None:
+    """Return the user that libvirt runs QEMU as by its ``qemu.conf`` in ``configuration``.
+
+    None if that is the user of this process, as in a session of libvirt's, or cannot be found out.
+    """
+    if os.geteuid():
+        return None
+    named = {"user": "", "group": ""}
+    with suppress(OSError):
+        text = (configuration / "qemu.conf").read_text(errors="replace")
+        named |= dict(re.findall(r'^\s*(user|group)\s*=\s*"(.+)"', text, re.MULTILINE))
+    for user, group in ((named["user"], named["group"]), *_USUAL):
+        if user and (found := parse_user(f"{user}:{group or user}")) is not None:
+            return found
+    return None
+
+
+_USUAL = (("libvirt-qemu", "kvm"), ("qemu", "qemu"))
+"""Of Debian and of Fedora, whose packages set them when they are built."""
+
+
+def confines_by_apparmor() -> bool:
+    """Return whether AppArmor is enabled on this host. libvirt takes seconds to answer the same."""
+    with suppress(OSError):
+        return Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
+    return False
 
 
 def barred(folder: Path, user: User) -> Path | None:

@@ -15,13 +15,14 @@ import libvirt
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.host.access import LOCAL, HostAccess
+from puller.host.closed import ClosedHost
 from puller.hypervisor.calls import Guarded, Link
 from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.reach import access_to
-from puller.hypervisor.uri import is_embedded, is_local, state_directory
+from puller.hypervisor.uri import host_of, is_embedded, is_local, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
@@ -74,11 +75,12 @@ class Host(Scoped):
         try:
             return cls._open(uri, scope, access)
         except BaseException:
-            access.close()
+            if access is not None:
+                access.close()
             raise
 
     @classmethod
-    def _open(cls, uri: str, scope: CancelScope, access: HostAccess) -> Self:
+    def _open(cls, uri: str, scope: CancelScope, access: HostAccess | None) -> Self:
         prepare_library()
         advice = (
             "Check that libvirt's daemon runs and that you have access, or set another URI with --connect."
@@ -89,6 +91,8 @@ class Host(Scoped):
             connection = link.call(scope, lambda: opening(uri))
             if access is not LOCAL:
                 connection.setKeepAlive(*_KEEP_ALIVE)
+            if access is None:
+                access = ClosedHost(host_of(uri), str(connection.getHostname()))
             return cls(Guarded(connection, link, scope), uri, scope, access)
 
     def __enter__(self) -> Self:
@@ -158,6 +162,29 @@ class Host(Scoped):
         """Return the names of libvirt's networks, active or not."""
         with translate(f"cannot list the networks of {self.uri}"):
             return frozenset(network.name() for network in self._connection.listAllNetworks())
+
+    def start_transient(self, xml: str, advice: str) -> Domain:
+        """Start the domain of ``xml`` without defining it, with its processors stopped.
+
+        libvirt's daemon ends it when this connection is closed, also because this process has died; the
+        embedded driver cannot. Raises HypervisorError with ``advice`` if libvirt or QEMU refuses.
+        """
+        flags = libvirt.VIR_DOMAIN_START_PAUSED
+        if not is_embedded(self.uri):
+            flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY
+        with translate("cannot start the machine", advice):
+            made = self._connection.createXML(xml, flags)
+            return Domain(made, state_directory(self.uri), self.scope)
+
+    def why_it_cannot_run(self, xml: str) -> str | None:
+        """Return why this host cannot run the domain of ``xml``, in libvirt's words; None if it can."""
+        kind = _emulation(ET.fromstring(xml))
+        try:
+            with translate("this host cannot run the machine"):
+                self._once(kind, lambda: self._connection.getDomainCapabilities(*kind))
+        except HypervisorError as error:
+            return error.message
+        return None
 
     def pool(self, name: str) -> Pool:
         """The storage pool of this name. Raises HypervisorError if there is none."""

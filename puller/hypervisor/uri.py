@@ -21,6 +21,11 @@ def is_local(uri: str) -> bool:
     return urlsplit(uri).hostname in _THIS_HOST
 
 
+def host_of(uri: str) -> str:
+    """Return the name of the host in ``uri``, as the user wrote it."""
+    return urlsplit(uri).hostname or "localhost"
+
+
 def ssh_target(uri: str) -> SshTarget | None:
     """Return the host of ``uri`` as ``ssh`` is told of it; None if the URI names another way.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - backups have to clean up, so their threads are waited for, so their threads are waited for
 from dataclasses import dataclass, field
 
-from puller.cancelling import CancelScope
+from puller.cancelling import CancelScope, find_stop
 from puller.errors import Interrupted, NbdError, StoreUnavailable
 from puller.events import Committed, Event, Observer
 from puller.repository.points import Point
@@ -73,21 +73,6 @@ def take_all(
             raise
         batch.taken.interruption = stop  # between two backups: report what is stored
     return batch.taken
-
-
-def find_stop(error: BaseException) -> BaseException | None:
-    """Return the exception behind ``error`` that is not an Exception, such as a signal's; None without one.
-
-    A failure to clean up after a signal replaces the exception of the signal, and the signal may come inside
-    a lock of Python's own, which then fails. The run must stop nevertheless. The closing of a generator does
-    not count, and errors may name each other as their cause.
-    """
-    met: list[BaseException] = []
-    found: BaseException | None = error
-    while isinstance(found, Exception | GeneratorExit) and found not in met:
-        met.append(found)
-        found = found.__cause__ or found.__context__
-    return None if found in met else found
 
 
 class _Batch:

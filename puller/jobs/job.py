@@ -1,4 +1,4 @@
-"""A job of the configuration: the command before, the backups, retention, a check, the command after."""
+"""A job of the configuration: the command before, the backups, what follows them, the command after."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.cancelling import find_stop
+from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
 from puller.configuration.schema import Command
@@ -26,8 +28,9 @@ from puller.events import Notice, Observer, ignore
 from puller.host.command import outcome, run_command
 from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
-from puller.jobs.batch import Failed, Reporters, Stored, find_stop, take_all
-from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PRUNE, JobReport
+from puller.jobs.batch import Failed, Reporters, Stored, take_all
+from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
+from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
@@ -56,12 +59,13 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     job: Job,
     *,
     steps: Sequence[JobStep] | None = None,
+    drills: DrillSettings | None = None,
     connect: str | None = None,
     observer: Observer = ignore,
     on_point: Stored = _ignore_point,
     on_failure: Failed = _ignore_failure,
 ) -> JobReport:
-    """Run a job of the configuration: back up its domains, then prune and check as it says.
+    """Run a job of the configuration: back up its domains, then prune, check and prove as it says.
 
     A step or a domain that fails does not stop the others: the report has the errors. So does a
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
@@ -69,7 +73,8 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     Args:
         repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
-        steps: The steps to run, of ``backup``, ``prune`` and ``check``. Default: those of the job.
+        steps: The steps to run, of ``backup``, ``prune``, ``check`` and ``prove``. Default: those of the job.
+        drills: How to hold restore drills, such as ``read_configuration(...).prove``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
             set.
@@ -90,31 +95,33 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
         0
     """
     chosen = _checked(job.steps if steps is None else steps)
-    run = _Run(
-        repository, job, connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
-    )
+    uri, reporters = connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
+    run = _Run(repository, job, uri, reporters, drills or DrillSettings())
     with JobLock(job.name, chosen[0], lock_directory()):
         run.all(chosen)
     return run.report
 
 
 def _checked(steps: Sequence[str]) -> Sequence[str]:
-    if not steps or isinstance(steps, str) or not set(steps) <= {BACKUP, PRUNE, CHECK}:
-        raise UsageError(f"invalid steps {steps!r}", advice=f"Use a list of: {BACKUP}, {PRUNE}, {CHECK}.")
+    if not steps or isinstance(steps, str) or not set(steps) <= set(STEPS):
+        raise UsageError(f"invalid steps {steps!r}", advice=f"Use a list of: {', '.join(STEPS)}.")
     return steps
 
 
 class _Run:
-    def __init__(self, repository: Repository, job: Job, connect: str, audience: Reporters) -> None:
+    def __init__(
+        self, repository: Repository, job: Job, connect: str, audience: Reporters, drills: DrillSettings
+    ) -> None:
         self._repository = repository
         self._job = job
         self._connect = connect
         self._audience = audience
+        self._drills = drills
         self.report = JobReport(job.name)
 
     def all(self, steps: Sequence[str]) -> None:
         """Run the steps between the commands. The command afterwards always runs."""
-        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check}
+        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check, PROVE: self._prove}
         if BACKUP not in steps:
             self._each(steps, work)
             return
@@ -230,6 +237,27 @@ class _Run:
             )
         self.report.check = replace(report, errors=(*damaged, *report.errors))
 
+    def _prove(self) -> None:
+        """Drill the newest points of the job's own machines, those that were drilled longest ago."""
+        damaged: list[DamagedData] = []
+        points = api.list_points(self._repository, damaged=lambda _, error: damaged.append(error))
+        mine = newest_points(filter(scope_of(self._job).has, points))
+        if not mine:
+            self._tell(f"{self._none()}: nothing was proven")
+            return
+        found = api.prove(
+            self._repository,
+            mine,
+            count=self._job.prove,
+            settings=self._drills,
+            connect=self._connect,
+            observer=self._audience.observer,
+        )
+        self.report.prove = found
+        self.report.interruption = self.report.interruption or found.interruption
+        for domain, error in found.failed:
+            self._audience.on_failure(domain, error)
+
     def _tell(self, text: str) -> None:
         self._audience.observer(Notice("repository", text))
 
@@ -254,6 +282,9 @@ _CHOICES = (
     "limit_upload",
     "scratch_dir",
     "staging_dir",
+    "nbd_tls",
+    "nbd_ports",
+    "nbd_address",
 )
 """Keys of a job that are keywords of ``puller.backup`` with the same name."""
 

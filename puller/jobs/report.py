@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from puller.errors import DamagedData, Interrupted, PartialFailure, PullerError
+from puller.errors import DamagedData, DrillFailed, Interrupted, PartialFailure, PullerError
 from puller.jobs.batch import Taken
+from puller.recovery.proving.prove import Drills
 from puller.upkeep.check import CheckReport
 from puller.upkeep.prune import PruneReport
 
-BACKUP, PRUNE, CHECK = "backup", "prune", "check"
+BACKUP, PRUNE, CHECK, PROVE = "backup", "prune", "check", "prove"
 BEFORE, AFTER = "before", "after"
 
-ORDER = (BEFORE, BACKUP, PRUNE, CHECK, AFTER)
+STEPS = (BACKUP, PRUNE, CHECK, PROVE)
+"""Steps that a job can have."""
+
+ORDER = (BEFORE, BACKUP, PRUNE, CHECK, PROVE, AFTER)
 """Exit codes of the steps of a job."""
 
 
@@ -26,6 +30,7 @@ class JobReport:
         taken: The points of the backups, and the domains that failed.
         prune: Report of the prune; None if that step was not run or failed.
         check: Report of the check; None likewise.
+        prove: Results of the restore drills; None likewise.
         failures: The steps that failed, each with its error.
         interruption: What stopped the run early, such as a KeyboardInterrupt; None if nothing did.
     """
@@ -34,6 +39,7 @@ class JobReport:
     taken: Taken = field(default_factory=Taken)
     prune: PruneReport | None = None
     check: CheckReport | None = None
+    prove: Drills | None = None
     failures: list[tuple[str, BaseException]] = field(default_factory=list)
     interruption: BaseException | None = None
 
@@ -62,6 +68,10 @@ class JobReport:
             yield BACKUP, _code(taken.left[0][1])
         if self.check is not None and self.check.errors:
             yield CHECK, DamagedData.exit_code
+        if self.prove is not None:
+            yield from ((PROVE, _code(error)) for _, error in self.prove.failed[:1])
+            if self.prove.unproven:
+                yield PROVE, DrillFailed.exit_code
 
 
 def _code(error: BaseException) -> int:

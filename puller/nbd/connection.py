@@ -11,7 +11,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import nbd
@@ -20,15 +22,14 @@ from puller.cancelling import CancelScope
 from puller.errors import NbdError
 from puller.units import GIB, MIB
 
-STATUS_WINDOW = 2 * GIB
-"""Most bytes of one block status request: lengths have 32 bits before libnbd 1.18 and QEMU 8.2."""
-
 _PAYLOAD = 32 * MIB
 """Bytes of the largest write that any server takes (NBD protocol, "Block size constraints")."""
 
 _ZERO_WINDOW = GIB
 """Most bytes of one request to zero. Its length has 32 bits; this one is aligned to any block size."""
 
+_ZEROS_AT_ONCE = 8
+"""Most requests to zero that are in flight: the server works on one while the next is on its way."""
 
 _REFUSALS = (nbd.Error, ValueError, OSError)
 """Errors of libnbd, and of its binding if a text cannot be passed on, such as a name that is not UTF-8."""
@@ -56,6 +57,35 @@ def _poll(handle: nbd.NBD, seconds: float) -> bool:
         if time.monotonic() > deadline:
             return False
     return True
+
+
+_LINE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 5))
+"""A line over TCP that is silent for 30 s is broken: the kernel asks for a sign of life, idle or not."""
+
+
+def _alive(line: socket.socket) -> socket.socket:
+    """Let the kernel notice a broken line, if it is one between hosts."""
+    if line.family != socket.AF_UNIX:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _LINE:
+            line.setsockopt(socket.IPPROTO_TCP, option, value)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    return line
+
+
+_CERTIFICATES = (
+    "Check that your authority has issued the server's certificate, that it names the host as the URI does, "
+    "and that it has not expired."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStatus:
+    """A block status request in flight; ``entries`` fill with the lengths and flags of its reply."""
+
+    offset: int
+    cookie: int
+    entries: list[int]
 
 
 class Connection:
@@ -87,8 +117,9 @@ class Connection:
             handle.set_pread_initialize(False)
             if self.context is not None:
                 handle.add_meta_context(self.context)
+            handle.set_uri_allow_local_file(True)  # certificates, whose directory is in the URI
             handle.aio_connect_uri(self.uri)
-            return socket.socket(fileno=os.dup(handle.aio_get_fd()))
+            return _alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
         except _REFUSALS as error:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
@@ -100,7 +131,8 @@ class Connection:
                     raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
         except nbd.Error as error:
             self.drop()
-            raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
+            advice = _CERTIFICATES if "certificate" in str(error) else None
+            raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}", advice=advice) from error
         except BaseException:
             self.drop()
             raise
@@ -150,23 +182,8 @@ class Connection:
         """Whether a flush on one connection covers the writes of others (NBD_FLAG_CAN_MULTI_CONN)."""
         return bool(self._ask("flags", lambda handle: handle.can_multi_conn()))
 
-    def status(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (offset, length, flags) of the context, from ``start`` until ``end`` is reached.
-
-        Replies may be short (QEMU stops at 128 Ki extents) and their last extent may overrun the
-        request, here also ``end``. Raises NbdError if a request fails or gets nowhere.
-        """
-        while start < end:
-            asked = start
-            for length, flags in self._reply(start, min(STATUS_WINDOW - start % STATUS_WINDOW, end - start)):
-                if length:
-                    yield start, length, flags
-                    start += length
-            if start == asked:
-                raise NbdError(f"the server of {self.uri} returns no {self.context} at {start}")
-
-    def _reply(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Return the (length, flags) of one block status request."""
+    def begin_status(self, offset: int, length: int) -> PendingStatus:
+        """Request the context's block status, for ``end_status``. Raises NbdError."""
         entries: list[int] = []
 
         def collect(_context: str, _offset: int, found: list[int], _error: object) -> int:
@@ -174,11 +191,17 @@ class Connection:
             return 0
 
         try:
-            self._finish(self.handle.aio_block_status(length, offset, collect))
+            return PendingStatus(offset, int(self.handle.aio_block_status(length, offset, collect)), entries)
         except nbd.Error as error:
             raise self._failure(f"block status at {offset}", error) from error
-        numbers = iter(entries)
-        return zip(numbers, numbers, strict=True)
+
+    def end_status(self, pending: PendingStatus) -> list[tuple[int, int]]:
+        """Wait for a block status; return (length, flags) of the extents from its offset on."""
+        try:
+            self._finish(pending.cookie)
+        except nbd.Error as error:
+            raise self._failure(f"block status at {pending.offset}", error) from error
+        return list(zip(pending.entries[::2], pending.entries[1::2], strict=True))
 
     def read(self, length: int, offset: int) -> bytes:
         """Read ``length`` bytes and wait for them."""
@@ -188,6 +211,17 @@ class Connection:
         except nbd.Error as error:
             raise self._failure(f"read of {length} bytes at {offset}", error) from error
         return bytes(content)
+
+    def read_all(self, offsets: Sequence[int], length: int) -> list[bytes]:
+        """Read ``length`` bytes at each of some ``offsets``, all requested at once, and wait for them."""
+        contents = [bytearray(length) for _ in offsets]
+        try:
+            cookies = [self.handle.aio_pread(*read) for read in zip(contents, offsets, strict=True)]
+            for cookie in cookies:
+                self._finish(cookie)
+        except nbd.Error as error:
+            raise self._failure(f"read of {length} bytes at {min(offsets)} and elsewhere", error) from error
+        return [bytes(content) for content in contents]
 
     def _finish(self, cookie: int) -> None:
         """Wait for one pending request, and return its result."""
@@ -244,14 +278,33 @@ class Connection:
             self._largest_write = min(int(most) or _PAYLOAD, _PAYLOAD)
         return self._largest_write
 
-    def write_zeroes(self, offset: int, length: int) -> None:
-        """Make the range read as zeros; the server may create a hole. Raises NbdError."""
-        for start in range(offset, offset + length, _ZERO_WINDOW):
-            count = min(_ZERO_WINDOW, offset + length - start)
-            try:
-                self._finish(self.handle.aio_zero(count, start))
-            except nbd.Error as error:
-                raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
+    def write_zeroes(self, ranges: Iterable[tuple[int, int]], least_hole: int = 0) -> None:
+        """Make each (offset, length) read as zeros. Raises NbdError.
+
+        The server may make holes of those that have ``least_hole`` bytes.
+        """
+        flying: deque[tuple[int, int, int]] = deque()
+        for offset, length in ranges:
+            for start in range(offset, offset + length, _ZERO_WINDOW):
+                if len(flying) == _ZEROS_AT_ONCE:
+                    self._end_zeroing(*flying.popleft())
+                count = min(_ZERO_WINDOW, offset + length - start)
+                flying.append(self._begin_zeroing(start, count, may_be_hole=length >= least_hole))
+        while flying:
+            self._end_zeroing(*flying.popleft())
+
+    def _begin_zeroing(self, start: int, count: int, *, may_be_hole: bool) -> tuple[int, int, int]:
+        flags = 0 if may_be_hole else nbd.CMD_FLAG_NO_HOLE
+        try:
+            return int(self.handle.aio_zero(count, start, flags=flags)), start, count
+        except nbd.Error as error:
+            raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
+
+    def _end_zeroing(self, cookie: int, start: int, count: int) -> None:
+        try:
+            self._finish(cookie)
+        except nbd.Error as error:
+            raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
 
     def flush(self) -> None:
         """Wait until all writes, on any connection of the export, are durable. Raises NbdError."""

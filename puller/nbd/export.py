@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from puller.cancelling import CancelScope
+from puller.nbd.block_status import WINDOW, block_status
 from puller.nbd.connection import Connection
 from puller.nbd.extents import clipped, grouped, merged, overlaid, rounded, widened
-from puller.units import CHUNK, GIB, MIB, Extent, Kind
+from puller.units import CHUNK, MIB, Extent, Kind
 
 _DIRTY = 1
 """Flag of the contexts ``qemu:dirty-bitmap:*`` (QEMU, docs/interop/nbd.txt). In ``qemu:allocation-depth``
@@ -26,8 +27,11 @@ much at the default cluster size. A shorter gap hardly ever costs one more slice
 _KEPT = 32768
 """Most dirty extents that are remembered from one pass over the bitmap to the next: some 4 MiB."""
 
-_SPAN = GIB
-"""Most bytes of disk whose dirty ranges are gathered for one allocation request: at most 8192 ranges."""
+_SPAN = 18 * WINDOW
+"""Most bytes of disk whose dirty ranges are gathered before their allocation is asked for."""
+
+_RANGES = 8192
+"""Most dirty ranges that are gathered: a MiB of memory."""
 
 
 class Export:
@@ -67,7 +71,7 @@ class Export:
         return clipped(merged(self._dirty(start, limit)), start, limit)
 
     def _dirty(self, start: int, end: int) -> Iterator[Extent]:
-        for offset, length, flags in self._bitmap().status(start, end):
+        for offset, length, flags in block_status(self._bitmap(), start, end):
             if flags & _DIRTY:
                 yield Extent(offset, length, Kind.DATA)
 
@@ -100,12 +104,12 @@ class Export:
         """
         return merged(
             extent
-            for group in grouped(ranges, gap=_GAP, span=_SPAN)
+            for group in grouped(ranges, gap=_GAP, span=_SPAN, most=_RANGES)
             for extent in overlaid(group, self._allocation(group[0].offset, group[-1].end))
         )
 
     def _allocation(self, start: int, end: int) -> Iterator[Extent]:
-        for offset, length, flags in self.data.status(start, end):
+        for offset, length, flags in block_status(self.data, start, end):
             yield Extent(offset, length, Kind.ZERO if flags & _READS_AS_ZERO else Kind.DATA)
 
     def changes(self, old_size: int | None = None) -> Iterator[Extent]:
@@ -152,6 +156,12 @@ class Export:
         start = number * CHUNK
         content = self.data.read(min(CHUNK, self.size - start), start)
         return content.ljust(CHUNK, b"\0")
+
+    def chunks(self, numbers: Sequence[int]) -> list[bytes]:
+        """Return the contents of a few chunks, which are read at the same time; see ``chunk``."""
+        whole = [number for number in numbers if (number + 1) * CHUNK <= self.size]
+        found = dict(zip(whole, self.data.read_all([number * CHUNK for number in whole], CHUNK), strict=True))
+        return [found[number] if number in found else self.chunk(number) for number in numbers]
 
     def interrupt(self) -> None:
         """Make the owner's current and later calls fail with NbdError. For any thread."""

@@ -140,19 +140,23 @@ def split(extents: Iterable[Extent], step: int) -> Iterator[Extent]:
             at = end
 
 
-def grouped(ranges: Iterable[Extent], *, gap: int, span: int) -> Iterator[list[Extent]]:
-    """Gather ranges that one block status request should cover::
+def grouped(ranges: Iterable[Extent], *, gap: int, span: int, most: int) -> Iterator[list[Extent]]:
+    """Gather ranges whose block status is to be asked for together::
 
         ranges   #  ##   #                  ###########
         span     |                |                |
         groups  [#  ##   #]                [#######][##]
 
-    Between two ranges of a group are at most ``gap`` bytes, and no group crosses a multiple of
-    ``span`` bytes; longer ranges are cut there.
+    Between two ranges of a group are at most ``gap`` bytes, and no group has more than ``most`` ranges or
+    crosses a multiple of ``span`` bytes; longer ranges are cut there.
     """
     group: list[Extent] = []
     for piece in split(ranges, span):
-        if group and (piece.offset - group[-1].end > gap or piece.offset // span != group[0].offset // span):
+        if group and (
+            piece.offset - group[-1].end > gap
+            or piece.offset // span != group[0].offset // span
+            or len(group) == most
+        ):
             yield group
             group = []
         group.append(piece)

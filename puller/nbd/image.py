@@ -1,39 +1,24 @@
-"""Image files of this host, served by ``qemu-nbd``."""
+"""Image files, served by ``qemu-nbd`` on the host that has them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError
-from puller.host.passphrases import handed_over, secret_id
-from puller.host.qemu import INSTALL, Failure, complaint, qemu_img
-from puller.host.runtime import SocketFolder
-from puller.nbd.connection import Connection
-
-SOCKET_FOLDER = "puller-nbd-"
-"""What the names of the servers' directories begin with."""
+from puller.host.access import LOCAL, HostAccess
+from puller.host.passphrases import secret_id
+from puller.host.qemu import Failure, qemu_img
+from puller.nbd.qemu_nbd import SEE, DistantServer, LocalServer, Task
 
 _TOOL_SECONDS = 300.0
 """Seconds for ``qemu-img`` to create, change or measure an image. Measuring reads all tables of a chain, some
 100 MiB for a TiB."""
-
-_START_SECONDS = 30.0
-"""Seconds for ``qemu-nbd`` to open an image. A large dirty qcow2 is checked first."""
-
-_CLOSE_SECONDS = 120.0
-"""How long it may take to close one. What was written to it is flushed by then, so that takes milliseconds,
-unless the storage hangs."""
-
-_SEE = "Correct the cause that QEMU's message names, then run the command again."
 
 _WRITING = ("--cache=writeback", "--discard=unmap", "--detect-zeroes=off")
 
@@ -73,11 +58,6 @@ def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object])
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
-def socket_uri(socket: Path) -> str:
-    """The URI of the server that listens at ``socket``."""
-    return f"nbd+unix:///?socket={quote(str(socket), safe='/')}"
-
-
 def create_qcow2(
     path: Path, size: int, options: Mapping[str, str] | None = None, scope: CancelScope | None = None
 ) -> None:
@@ -101,14 +81,14 @@ def places_of(path: Path, scope: CancelScope | None = None) -> list[tuple[int, i
     return [(each["start"], each["length"], each["offset"]) for each in found if "offset" in each]
 
 
-def detach_backing(path: Path, scope: CancelScope | None = None) -> None:
+def detach_backing(path: Path, scope: CancelScope | None = None, host: HostAccess = LOCAL) -> None:
     """Remove the backing file from the qcow2 image at ``path``; its content is not read.
 
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
     doing = f"cannot remove the backing file from {path}"
     words = ["rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", str(path.absolute())]
-    _qemu_img(doing, *words, scope=scope)
+    _qemu_img(doing, *words, scope=scope, host=host)
 
 
 def resize(
@@ -123,17 +103,25 @@ def resize(
     _qemu_img(f"cannot resize {path}", *words, keys=keys, scope=scope)
 
 
-def remove_bitmap(path: Path, name: str, keys: Keys = (), scope: CancelScope | None = None) -> None:
+def remove_bitmap(
+    path: Path, name: str, keys: Keys = (), scope: CancelScope | None = None, host: HostAccess = LOCAL
+) -> None:
     """Remove the dirty bitmap ``name`` from the qcow2 image at ``path``; images behind it are not opened.
 
     Raises NbdError if ``qemu-img`` is missing or fails, as it does if another program has the image open.
     """
     node = _node(path, "qcow2", (), {**_opened_by(keys[:1]), "backing": None})
     doing = f"cannot remove bitmap {name} from {path}"
-    _qemu_img(doing, "bitmap", "--remove", "--", node, name, keys=keys[:1], scope=scope)
+    _qemu_img(doing, "bitmap", "--remove", "--", node, name, keys=keys[:1], scope=scope, host=host)
 
 
-def copy_bytes(path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> int:
+def copy_bytes(
+    path: Path,
+    image_format: str,
+    keys: Keys = (),
+    scope: CancelScope | None = None,
+    host: HostAccess = LOCAL,
+) -> int:
     """Return the bytes that a full qcow2 copy of the image at ``path`` needs, chain included.
 
     The image may be in use.
@@ -141,17 +129,23 @@ def copy_bytes(path: Path, image_format: str, keys: Keys = (), scope: CancelScop
     Raises NbdError if ``qemu-img`` is missing or fails.
     """
     command = ["measure", "-U", "--output=json", "-O", "qcow2", "--", _node(path, image_format, keys, {})]
-    measured = _qemu_img(f"cannot measure {path}", *command, keys=keys, scope=scope)
+    measured = _qemu_img(f"cannot measure {path}", *command, keys=keys, scope=scope, host=host)
     return int(json.loads(measured)["required"])
 
 
-def _qemu_img(doing: str, *command: str, keys: Keys = (), scope: CancelScope | None = None) -> bytes:
-    failure = Failure(NbdError, doing, _SEE)
-    return qemu_img(command, _TOOL_SECONDS, failure, _passphrases(keys), scope=scope)
+def _qemu_img(
+    doing: str,
+    *command: str,
+    keys: Keys = (),
+    scope: CancelScope | None = None,
+    host: HostAccess = LOCAL,
+) -> bytes:
+    failure = Failure(NbdError, doing, SEE)
+    return qemu_img(command, _TOOL_SECONDS, failure, _passphrases(keys), scope=scope, host=host)
 
 
 class ImageServer:
-    """Serves the image at ``path`` for writing, at ``uri``, until it is closed.
+    """Serves the image at ``path`` of ``host`` for writing, at ``uri``, until it is closed.
 
     ``read_only`` returns a server that refuses writes. The socket is in a directory that only this user can
     enter. ``qemu-nbd`` exits when its last client disconnects, and this object is a client: so no server
@@ -169,27 +163,19 @@ class ImageServer:
         node: Mapping[str, object] | None = None,
         keys: Keys = (),
         scope: CancelScope | None = None,
+        host: HostAccess = LOCAL,
     ) -> None:
-        self._scope = scope or CancelScope()
-        self._path = path
-        self._keys = keys
         # A driver in the description of a node and one in --format exclude each other.
-        self._image = [f"--format={image_format}", "--", str(path.absolute())]
+        image = [f"--format={image_format}", "--", str(path.absolute())]
         if node is not None or any(keys):
-            self._image = ["--", _node(path, image_format, keys, node or {})]
-        self._folder = SocketFolder(SOCKET_FOLDER, "socket")
-        home = self._folder.path
-        self.uri = socket_uri(home / "socket")
-        self._ready, self._log = home / "pid", home / "log"
-        try:
-            self._process = self._run(home / "socket", options)
-            self._await()
-        except BaseException:
-            self._folder.cleanup()
-            raise
+            image = ["--", _node(path, image_format, keys, node or {})]
+        task = Task(path, tuple(options), tuple(image), tuple(_passphrases(keys)))
+        waits = scope or CancelScope()
+        self._server = LocalServer(task, waits) if host is LOCAL else DistantServer(task, waits, host)
+        self.uri = self._server.uri
 
     @classmethod
-    def read_only(
+    def read_only(  # noqa: PLR0913 - what to serve, from where
         cls,
         path: Path,
         image_format: str,
@@ -197,6 +183,7 @@ class ImageServer:
         bitmap: str | None = None,
         keys: Keys = (),
         scope: CancelScope | None = None,
+        host: HostAccess = LOCAL,
     ) -> Self:
         """Return a server that refuses writes.
 
@@ -204,7 +191,7 @@ class ImageServer:
         the decrypted content is served.
         """
         offer = [] if bitmap is None else [f"--bitmap={bitmap}"]
-        return cls(path, image_format, ["--read-only", *offer], keys=keys, scope=scope)
+        return cls(path, image_format, ["--read-only", *offer], keys=keys, scope=scope, host=host)
 
     @classmethod
     def recorded(
@@ -221,7 +208,13 @@ class ImageServer:
         return cls(path, image_format, [*_WRITING, *offer], keys=keys, scope=scope)
 
     @classmethod
-    def pushed(cls, path: Path, passphrase: bytes | None = None, scope: CancelScope | None = None) -> Self:
+    def pushed(
+        cls,
+        path: Path,
+        passphrase: bytes | None = None,
+        scope: CancelScope | None = None,
+        host: HostAccess = LOCAL,
+    ) -> Self:
         """Return a server of a pushed qcow2 image at ``path``, without the backing file that libvirt gives
         it.
 
@@ -229,64 +222,25 @@ class ImageServer:
         shows as allocated the clusters of the image itself.
         """
         keys = [] if passphrase is None else [Key("qcow2", passphrase)]
-        return cls(path, "qcow2", ["--read-only", "--allocation-depth"], {"backing": None}, keys, scope)
+        options = ["--read-only", "--allocation-depth"]
+        return cls(path, "qcow2", options, {"backing": None}, keys, scope, host)
 
     @classmethod
-    def in_use(cls, path: Path, image_format: str, keys: Keys = (), scope: CancelScope | None = None) -> Self:
+    def in_use(
+        cls,
+        path: Path,
+        image_format: str,
+        keys: Keys = (),
+        scope: CancelScope | None = None,
+        host: HostAccess = LOCAL,
+    ) -> Self:
         """Return a server of an image that QEMU is writing: only old, unchanged data in it can be trusted."""
-        return cls(path, image_format, ["--read-only"], {"force-share": True, "read-only": True}, keys, scope)
-
-    def _run(self, socket: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
-        # --shared=0 allows any number of clients; QEMU then lets several connections write (multi-conn).
-        fixed = ["--shared=0", f"--socket={socket}", f"--pid-file={self._ready}"]
-        try:
-            with self._log.open("wb") as log, handed_over(_passphrases(self._keys)) as handed:
-                # Its own session, so that Ctrl-C at a terminal ends puller, and puller ends the server.
-                return subprocess.Popen(
-                    ["qemu-nbd", *fixed, *options, *handed.options, *self._image],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=handed.descriptors,
-                )
-        except FileNotFoundError as error:
-            raise NbdError("qemu-nbd is not installed", advice=INSTALL) from error
-
-    def _await(self) -> None:
-        """Connect as the first client as soon as the server has written its pid file."""
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not self._ready.exists():
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise NbdError(f"qemu-nbd cannot serve {self._path}: {self._said()}", advice=_SEE)
-                self._scope.check()
-                self._scope.pause(0.005)
-            self._lifeline = Connection(self.uri, scope=self._scope)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            raise
-
-    def _said(self) -> str:
-        return complaint(self._log.read_bytes())
+        node = {"force-share": True, "read-only": True}
+        return cls(path, image_format, ["--read-only"], node, keys, scope, host)
 
     def close(self) -> None:
         """End the server and wait until it has flushed its caches and closed the image."""
-        if self._process.returncode is not None:
-            return
-        self._lifeline.drop()  # a server that hangs would not answer a disconnect
-        self._process.terminate()
-        try:
-            code = self._process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            self._process.kill()  # no wait: a process that hangs in its storage does not die either
-            self._folder.cleanup()
-            raise NbdError(f"qemu-nbd of {self._path} did not end within {_CLOSE_SECONDS:.0f} s") from error
-        said = self._said()
-        self._folder.cleanup()
-        if code:
-            raise NbdError(f"qemu-nbd of {self._path} ended with code {code}: {said}", advice=_SEE)
+        self._server.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,13 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from puller.cancelling import CancelScope
-from puller.errors import NbdError
+from puller.errors import HostUnreachable, NbdError
+from puller.host.access import HostAccess
 from puller.host.runtime import abandoned
 from puller.nbd.connection import Connection
-from puller.nbd.image import SOCKET_FOLDER, socket_uri
+from puller.nbd.qemu_nbd import DISTANT_FOLDER, SOCKET_FOLDER, socket_uri
 
 _END_SECONDS = 10.0
 """How long a server may take to close its image. It takes milliseconds."""
+
+_STARTING_SECONDS = 120.0
+"""After which no server of another host is still starting, clocks that differ a little included."""
 
 _OLD_SECONDS = 3600.0
 """After which no server is still starting: that takes 30 s at most."""
@@ -30,6 +34,19 @@ def end_strays(scope: CancelScope) -> None:
     """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
     for folder in abandoned(SOCKET_FOLDER):
         _end(folder, scope)
+
+
+def end_strays_of(host: HostAccess, scope: CancelScope) -> None:
+    """Do the same on another host. A server with a living client is not harmed by one more."""
+    for folder in host.matching(host.runtime_directory(), f"{DISTANT_FOLDER}*"):
+        with suppress(NbdError, OSError, HostUnreachable):
+            found = host.status(folder)
+            if found is None or time.time() - found.modified / 10**9 < _STARTING_SECONDS:
+                continue
+            with host.socket(folder / "socket") as socket:
+                Connection(socket_uri(socket), scope=scope).drop()
+            continue
+        host.run(["rm", "-rf", "--", str(folder)], _END_SECONDS, scope)
 
 
 def _end(folder: Path, scope: CancelScope) -> None:

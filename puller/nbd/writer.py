@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import LifoQueue
 from typing import Self
@@ -63,14 +63,15 @@ class Target:
         with self._connection() as connection:
             connection.write(offset, view)
 
-    def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeros, as a hole if the server can."""
+    def zero(self, ranges: Iterable[tuple[int, int]], least_hole: int = 0) -> None:
+        """Make each (offset, length) read as zeros; those of ``least_hole`` bytes may become holes."""
         with self._connection() as connection:
             if connection.can_zero:
-                connection.write_zeroes(offset, length)
+                connection.write_zeroes(ranges, least_hole)
                 return
-            for start in range(0, length, len(_ZEROS)):
-                connection.write(offset + start, _ZEROS[: length - start])
+            for offset, length in ranges:
+                for start in range(0, length, len(_ZEROS)):
+                    connection.write(offset + start, _ZEROS[: length - start])
 
     def flush(self) -> None:
         """Wait until everything is durable whose ``write`` or ``zero`` has returned."""

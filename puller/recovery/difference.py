@@ -49,11 +49,12 @@ class Changes:
     def add_chunks(self, first: int, stop: int) -> None:
         """Take the chunks from number ``first`` up to ``stop``, as far as the disk goes."""
         stop = min(stop, chunk_count(self.size))
-        for page in range(first // PAGE_CHUNKS, -(-stop // PAGE_CHUNKS)):
-            flags = np.zeros(chunks_in_page(self.size, page), np.bool_)
+        for page in range(first // PAGE_CHUNKS, -(-stop // PAGE_CHUNKS) if first < stop else 0):
             begin = page * PAGE_CHUNKS
+            flags = self.pages.get(page)
+            if flags is None:
+                flags = self.pages[page] = np.zeros(chunks_in_page(self.size, page), np.bool_)
             flags[max(first - begin, 0) : stop - begin] = True
-            self.add(page, flags)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of what differs, in bytes, ascending and merged."""
@@ -79,7 +80,11 @@ class Changes:
     @property
     def bytes(self) -> int:
         """How much differs, in whole chunks cut at the disk's end."""
-        return sum(length for _, length in self.ranges())
+        count = sum(int(np.count_nonzero(flags)) for flags in self.pages.values())
+        last = chunk_count(self.size) - 1
+        ends = self.pages.get(last // PAGE_CHUNKS) if self.size else None
+        missing = -self.size % CHUNK if ends is not None and ends[last % PAGE_CHUNKS] else 0
+        return count * CHUNK - missing
 
 
 def compare_maps(maps: MapReader, old: Root, new: Root) -> Changes:

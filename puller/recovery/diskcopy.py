@@ -118,9 +118,9 @@ class Copier:
         """Prepare the output for a window at a time, and yield the window's jobs for ``do``."""
         for window in self._windows():
             self._lose(window.damage)
-            for offset, length in self._zeros(window):
-                self._output.zero(offset, length)
-                self._progress(length, 0)
+            zeros = list(self._zeros(window))
+            self._output.zero(zeros)
+            self._progress(sum(length for _, length in zeros), 0)
             for offset, length in window.filled():
                 self._output.expect(offset, length)
             yield list(window.jobs)
@@ -151,7 +151,7 @@ class Copier:
 
     def _give_up(self, lost: Damage) -> None:
         """Put zeros in place of what is lost: the output is new, or to be salvaged."""
-        self._output.zero(lost.offset, lost.length)
+        self._output.zero([(lost.offset, lost.length)])
 
     def _lose(self, damage: Sequence[Damage]) -> None:
         if not damage:

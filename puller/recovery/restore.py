@@ -232,7 +232,7 @@ class _Restore:
             # A new logical volume is larger than the disk, and may hold what was in the pool before.
             zeroed = self._request.zero_rest or disk.name in self._request.made
             if rest and zeroed:
-                output.zero(size, rest)
+                output.zero([(size, rest)])
         if rest and not zeroed:
             self._tell(
                 f"{disk.name} is {format_bytes(rest)} larger than disk {disk.target}: the rest stays "

@@ -34,6 +34,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
+from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
 from puller.repository.writing.chunkindex import ChunkIndex
@@ -67,6 +68,7 @@ class Repository(Scoped):
         self.condemned = Condemned(store, keys.boxes())
         self.damaged = DamagedPacks(store, keys.boxes())
         self.keeps = Keeps(store, keys.boxes())
+        self.proofs = Proofs(store, keys)
         self.verified = VerifiedPacks(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())

@@ -7,7 +7,7 @@ in the tests verifies that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -64,6 +64,13 @@ class Store(Protocol):
         """Return ``length`` bytes (at least 1) from ``offset``; fewer only where the object ends.
 
         Raises ``ObjectNotFound``.
+        """
+        ...
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return what ``get_range`` returns for each (offset, length).
+
+        It is one call, whose waits and retries are counted together. Raises ``ObjectNotFound``.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy  # noqa: TID251 - of what has its __dict__
 from typing import Self, TypeVar
 
@@ -40,6 +40,10 @@ class WrappedStore(Scoped):
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
         return self._ask(lambda store: store.get_range(key, offset, length))
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See ``Store.get_ranges``."""
+        return self._ask(lambda store: store.get_ranges(key, ranges))
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""

@@ -17,7 +17,7 @@ from puller.repository.collecting.reach import Reach
 from puller.repository.format.footer import DEAD, PackKind
 from puller.repository.format.pages import Refs
 from puller.repository.reading.packs import OPENINGS, StoredPack, merge
-from puller.repository.records.verified import Proof
+from puller.repository.records.verified import VerifiedPack
 from puller.repository.repository import Repository
 
 READERS = 4
@@ -77,7 +77,7 @@ class PackCheck:
         self._observer = observer
         self.done = 0
         self._lock = threading.Lock()
-        self._proofs: list[Proof] = []
+        self._sound: list[VerifiedPack] = []
         self.faults = Faults()
         self.spoilt: set[bytes] = set()
         self.chunks_read = 0
@@ -86,11 +86,11 @@ class PackCheck:
         """Read the footers of packs, and check that they have the reached slots."""
         self._work(packs, self._look)
 
-    def read(self, packs: Iterable[bytes]) -> list[Proof]:
+    def read(self, packs: Iterable[bytes]) -> list[VerifiedPack]:
         """Read packs as a whole, including unreached slots; return the intact ones."""
         self._work(packs, self._read)
-        proofs, self._proofs = self._proofs, []
-        return proofs
+        sound, self._sound = self._sound, []
+        return sound
 
     def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None]) -> None:
         """Process several packs at a time; each is requested when a thread is free."""
@@ -131,15 +131,15 @@ class PackCheck:
     def _read(self, number: int, pack: StoredPack) -> None:
         self._look(number, pack)
         slots = np.flatnonzero(pack.footer.flags & DEAD == 0).tolist()
-        for span in merge(pack.footer, slots):
-            for slot, content in self._packs.contents(pack, span, self._packs.fetch(pack, span)):
+        for span, stored in self._packs.fetch(pack, list(merge(pack.footer, slots))):
+            for slot, content in self._packs.contents(pack, span, stored):
                 if isinstance(content, DamagedData):
                     self.faults.add_slot(number, slot, content.message)
                     self.spoilt.add(pack.pack_id)
         with self._lock:
             self.chunks_read += len(slots)
             if number not in self.faults.packs:
-                self._proofs.append(Proof(pack.pack_id, pack.generation))
+                self._sound.append(VerifiedPack(pack.pack_id, pack.generation))
 
     def _note(self, number: int, pack: StoredPack, slots: Sequence[int], reason: str) -> None:
         for slot in slots:

@@ -28,7 +28,8 @@ from puller.repository.records.condemned import (
 )
 from puller.repository.records.damaged import since
 from puller.repository.records.kept import Keep, Name, point_of
-from puller.repository.records.verified import Proof, outlives, tidy
+from puller.repository.records.proofs import superfluous
+from puller.repository.records.verified import VerifiedPack, outlives, tidy
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.reachability import Reachability
@@ -186,6 +187,7 @@ class _Prune:
         self._forget_damage(survey)
         self._tidy_verified(survey)
         self._forget_keeps()
+        self._forget_proofs()
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
         return _report(decisions, keeps, len(fresh), reclaim)
@@ -238,6 +240,12 @@ class _Prune:
         gone = [key for key in keys if point_of(key) not in standing]
         self.disposal.attempt(lambda: self.repository.keeps.delete(gone))
 
+    def _forget_proofs(self) -> None:
+        """Delete proofs that nobody needs. They are listed before points, so no proof misses its point."""
+        found = self.repository.proofs.listed()
+        standing = set(self.repository.points.names()) if found else set[Name]()
+        self.disposal.attempt(lambda: self.repository.proofs.delete(superfluous(found, standing)))
+
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of unreachable slots; return the newly condemned slots, and all final ones."""
         now = self.lease.measure()
@@ -273,9 +281,9 @@ class _Prune:
         damaged = since(self.repository.damaged.read())
         verified = self.repository.verified
 
-        def counts(proof: Proof) -> bool:
-            pack = survey.packs.get(proof.pack_id)
-            return pack is not None and proof.generation in pack.generations and outlives(proof, damaged)
+        def counts(entry: VerifiedPack) -> bool:
+            pack = survey.packs.get(entry.pack_id)
+            return pack is not None and entry.generation in pack.generations and outlives(entry, damaged)
 
         tidied = tidy(verified.read(verified.listed()), counts)
         try:

@@ -114,9 +114,9 @@ def _read(
         verification.refresh()
         queue = [candidate for candidate in queue if candidate.pack_id not in verification.fresh]
         taken: list[bytes] = []
-        proofs = packs.read(_noted(allowance.take(batch(queue)), taken))
-        verification.add(proofs)
-        verified.update(proof.pack_id for proof in proofs)
+        sound = packs.read(_noted(allowance.take(batch(queue)), taken))
+        verification.add(sound)
+        verified.update(pack.pack_id for pack in sound)
         queue = queue[len(taken) :]
     return frozenset(verified), len(queue)
 

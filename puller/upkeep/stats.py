@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from puller.errors import DamagedData
 from puller.repository.format.footer import parse_pack_name
 from puller.repository.points import Point
+from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
 
 
@@ -19,7 +20,8 @@ class Cost:
 
     ``domain`` is the domain's name in its newest point, ``logical_bytes`` the size of its points if they were
     restored. ``added_bytes`` counts the bytes that its existing points added to the store when they were
-    taken: data shared by several domains counts for the first of them.
+    taken: data shared by several domains counts for the first of them. ``last_drill`` is the time of the
+    domain's last restore drill, None without one; ``last_verdict`` is ``proven``, ``partial`` or ``failed``.
     """
 
     domain: str
@@ -30,6 +32,8 @@ class Cost:
     logical_bytes: int
     added_bytes: int
     host: str = ""
+    last_drill: datetime | None = None
+    last_verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,19 @@ def stats(
         stored_bytes=sizes.total(),
         packs=packs,
         objects=counts.total(),
-        costs=_costs(points),
+        costs=_costs(points, repository.proofs.newest_of_domains()),
     )
 
 
-def _costs(points: Sequence[Point]) -> tuple[Cost, ...]:
+def _costs(points: Sequence[Point], proofs: Mapping[str, Proof]) -> tuple[Cost, ...]:
     domains: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
         domains[point.uuid, point.host].append(point)
-    costs = [_cost(of_one) for of_one in domains.values()]
+    costs = [_cost(of_one, proofs.get(of_one[-1].uuid)) for of_one in domains.values()]
     return tuple(sorted(costs, key=lambda cost: (-cost.added_bytes, cost.domain, cost.uuid, cost.host)))
 
 
-def _cost(points: Sequence[Point]) -> Cost:
+def _cost(points: Sequence[Point], proof: Proof | None) -> Cost:
     """``points`` are those of one domain on one host, oldest first."""
     disks = [disk for point in points for disk in point.disks]
     return Cost(
@@ -101,4 +105,6 @@ def _cost(points: Sequence[Point]) -> Cost:
         logical_bytes=sum(disk.size for disk in disks),
         added_bytes=sum(disk.stored_bytes for disk in disks),
         host=points[-1].host,
+        last_drill=None if proof is None else proof.time,
+        last_verdict=None if proof is None else proof.verdict,
     )

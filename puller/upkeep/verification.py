@@ -8,14 +8,14 @@ from math import inf
 
 from puller.errors import StoreError
 from puller.events import Notice, Observer
-from puller.repository.records.verified import Proof, outlives
+from puller.repository.records.verified import VerifiedPack, outlives
 from puller.repository.repository import Repository
 
 
 class Verification:
     """When packs were last verified, by pack id.
 
-    ``generations`` are the stored ones, by pack: a reader takes any of them, so a proof of any counts.
+    ``generations`` are the stored ones, by pack: a reader takes any of them, so each of them counts.
     ``damaged`` says since when a pack is recorded as damaged. ``fresh`` are the packs that any check
     verified since this check began.
     """
@@ -44,29 +44,29 @@ class Verification:
         infos = [info for info in self._records.listed() if info.key not in self._seen]
         self._seen.update(info.key for info in infos)
         for record in self._records.read(infos):
-            for proof in record.proofs:
-                if proof.generation in self._generations.get(proof.pack_id, ()):
-                    self._note(proof, proof.time or 0.0)
+            for pack in record.packs:
+                if pack.generation in self._generations.get(pack.pack_id, ()):
+                    self._note(pack, pack.time or 0.0)
 
-    def _note(self, proof: Proof, moment: float) -> None:
+    def _note(self, pack: VerifiedPack, moment: float) -> None:
         # A new record may say what older ones have said: prune merges them.
-        is_news = moment > self.times.get(proof.pack_id, -inf)
-        if is_news and outlives(proof, self._damaged):
-            self.times[proof.pack_id] = moment
-            self.fresh.add(proof.pack_id)
+        is_news = moment > self.times.get(pack.pack_id, -inf)
+        if is_news and outlives(pack, self._damaged):
+            self.times[pack.pack_id] = moment
+            self.fresh.add(pack.pack_id)
 
-    def add(self, proofs: Sequence[Proof]) -> None:
+    def add(self, packs: Sequence[VerifiedPack]) -> None:
         """Record packs that were just verified. A refusal is reported once, and the check continues."""
         moment = time.time()
         try:
-            for info in self._records.put(proofs):
+            for info in self._records.put(packs):
                 self._seen.add(info.key)
                 moment = info.modified
         except StoreError as error:
             self._tell(error)
-        for proof in proofs:
-            self.times[proof.pack_id] = moment
-            self.fresh.add(proof.pack_id)
+        for pack in packs:
+            self.times[pack.pack_id] = moment
+            self.fresh.add(pack.pack_id)
 
     def withdraw(self, pack_id: bytes) -> None:
         """Forget the verification of a pack that turned out to be damaged."""

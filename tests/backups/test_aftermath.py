@@ -11,6 +11,7 @@ from puller.backups.aftermath import HURRY, RETURN, Aftermath
 from puller.cancelling import CancelScope
 from puller.errors import ConnectionLost, HypervisorError, Interrupted
 from puller.events import ignore
+from puller.host.access import LOCAL
 from puller.hypervisor.connection import Host
 
 
@@ -40,7 +41,7 @@ def test_a_run_that_a_signal_stops_hurries(
     monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(Host, "connect", gone)
     scope = CancelScope()
-    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False, scope=scope)
+    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False, scope=scope, access=LOCAL)
     domain: Any = SimpleNamespace(name="web1", uuid="u", start_id=lambda: "1")
     if stopped:
         scope.cancel()

@@ -39,6 +39,7 @@ RECORD = {
     "disks",
     "seconds",
     "keep",
+    "proof",
 }
 DISK = {
     "disk",
@@ -105,6 +106,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "tags": {"why": "upgrade"},
         "seconds": 1.5,
         "keep": None,
+        "proof": None,
     }
     assert disk.keys() == DISK
     assert (disk["disk"], disk["kind"], disk["size"]) == ("vda", "full", 2 * CHUNK)

@@ -6,6 +6,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from puller.configuration.drills import DrillSettings
+from puller.configuration.evidence import evidence
 from puller.configuration.example import example
 from puller.configuration.file import decode
 from puller.configuration.job import Job
@@ -33,6 +35,10 @@ def test_every_key_is_in_it_and_arrives() -> None:
     assert unset == {"name", "domains"}
     assert all(getattr(job.keep, name) is not None for name in Keep.__struct_fields__)
     assert (found.defaults.progress, found.defaults.verbosity) == ("auto", "normal")
+    assert found.prove.evidence_of("web1", "") == evidence("tcp:443")
+    blank_drills = DrillSettings()
+    shown = {field.name for field in fields(DrillSettings)} - {"parallel"}
+    assert all(getattr(found.prove, name) != getattr(blank_drills, name) for name in shown)
     assert job.before is not None
     assert (job.before.command, job.before.timeout) == (["/bin/true"], 600)
 

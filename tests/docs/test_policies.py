@@ -37,6 +37,7 @@ KINDS = (
     "damaged",
     "verified",
     "kept",
+    "proofs",
     "locks",
 )
 MAY_PUT = {
@@ -44,12 +45,14 @@ MAY_PUT = {
     "prune": {"packs", "maps", "index", "condemned", "damaged", "verified", "kept", "locks"},
     "check": {"damaged", "verified"},
     "restore": set[str](),
+    "drill": {"proofs", "kept"},
 }
 MAY_DELETE = {
     "backup": {"pending"},
     "prune": set(KINDS) - {"keys"},
     "check": {"damaged", "verified"},
     "restore": set[str](),
+    "drill": set[str](),
 }
 
 

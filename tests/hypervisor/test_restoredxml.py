@@ -5,8 +5,21 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
+from puller.errors import UsageError
 from puller.hypervisor.domain.disk import parse_disks
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, Networks, adapt, free_name, networks_of
+from puller.hypervisor.domain.memory import with_memory
+from puller.hypervisor.domain.reconnect import waits_by_itself
+from puller.hypervisor.domain.restoredxml import (
+    Copy,
+    DiskSource,
+    NbdExport,
+    Networks,
+    adapt,
+    free_name,
+    networks_of,
+)
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>
@@ -173,6 +186,8 @@ def test_an_interface_of_the_host_is_connected_where_it_is_told_to() -> None:
     domain = adapt(ALONE, {}, None, Copy("web2"), networks=Networks(all="lab"))
     assert domain.xml.count('<source network="lab"') == 3
     assert "virtualport" not in domain.xml
+    itself = adapt(ALONE, {}, None, None, networks=Networks(all="lab"))
+    assert "portForward" not in itself.xml
     assert not any("interface" in what for what in domain.left_out)
 
 
@@ -190,3 +205,40 @@ def test_networks_and_bridges_are_known_by_name() -> None:
         "</devices>", "<interface type='bridge'><source bridge='br0'/></interface></devices>"
     )
     assert networks_of(bridged) == {"default", "br0"}
+
+
+def test_a_disk_on_an_export_names_it_behind_its_image() -> None:
+    source = DiskSource(Path("/r/vda.qcow2"), "qcow2", NbdExport(Path("/run/nbd.sock"), "vda"))
+    root = ET.fromstring(adapt(XML, {"vda": source}, None, Copy("web1-boot")).xml)
+    disk = root.find("./devices/disk")
+    assert disk is not None
+    (store,) = disk.findall("./backingStore")
+    export, host = store.find("./source"), store.find("./source/host")
+    assert export is not None
+    assert host is not None
+    assert export.attrib == {"protocol": "nbd", "name": "vda"}
+    assert host.attrib == {"transport": "unix", "socket": "/run/nbd.sock"}
+    assert [(store.get("type"), store.find("./format").attrib)] == [("network", {"type": "raw"})]  # type: ignore[union-attr]
+    assert store.find("./backingStore") is not None
+    assert waits_by_itself(ET.tostring(root, encoding="unicode"))
+
+
+def test_libvirt_before_9_1_forgets_that_qemu_is_to_wait() -> None:
+    source = DiskSource(Path("/r/vda.qcow2"), "qcow2", NbdExport(Path("/run/nbd.sock"), "vda"))
+    root = ET.fromstring(adapt(XML, {"vda": source}, None, Copy("web1-boot")).xml)
+    export = root.find(".//backingStore/source")
+    assert export is not None
+    export.remove(export.find("reconnect"))  # type: ignore[arg-type]
+    assert not waits_by_itself(ET.tostring(root, encoding="unicode"))
+
+
+def test_memory_is_set_in_mebibytes() -> None:
+    xml = "<domain><name>a</name><memory unit='KiB'>1048576</memory><currentMemory>5</currentMemory></domain>"
+    root = ET.fromstring(with_memory(xml, 512))
+    assert [(one.text, one.get("unit")) for one in root if one.tag != "name"] == [("512", "MiB")] * 2
+
+
+def test_memory_that_is_divided_is_not_set() -> None:
+    xml = "<domain><name>a</name><memory>1</memory><cpu><numa><cell id='0'/></numa></cpu></domain>"
+    with pytest.raises(UsageError, match="it has NUMA cells or memory modules"):
+        with_memory(xml, 512)

@@ -9,21 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import libvirt
+import pytest
 
 import puller
+from puller.backups import aftermath
 from puller.errors import PullerError
 from puller.events import Event, Notice
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
+from tests.integration.daemon_scenes import has_job
+from tests.lab.certificates import DAY, NOW, Authority
 from tests.lab.hypervisor_host import IMAGES
 from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
 from tests.lab.two_hosts import SSH, HypervisorHost
@@ -47,29 +53,54 @@ class Stage:
         self.repository = puller.create_repository(str(folder / "repository"), password=None)
         self.notices: list[str] = []
 
+    def reconnect_if_lost(self) -> None:
+        """Open a new connection if the test's own one was over the line that broke."""
+        try:
+            self.machine.handle.isActive()
+        except libvirt.libvirtError:
+            self.reconnect()
+
+    def reconnect(self) -> None:
+        """Open a new connection to libvirt, as the old one may be lost."""
+        handle = libvirt.open(SSH).lookupByName(NAME)
+        self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
+
     def back_up(
-        self, uri: str = SSH, during: Callable[[], None] = lambda: None, **options: Any
+        self,
+        uri: str = SSH,
+        frozen: Callable[[Sequence[DiskExport]], None] = lambda exports: None,
+        **options: Any,
     ) -> dict[str, Any]:
-        """One run; ``during`` is called while the disks are frozen. What came of it, as JSON."""
+        """One run; ``frozen`` is called with the frozen disks. What came of it, as JSON."""
+
+        def changed(exports: Sequence[DiskExport]) -> None:
+            self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
+            frozen(exports)
+
+        return self._outcome(uri, changed, **options)
+
+    def _outcome(
+        self, uri: str, frozen: Callable[[Sequence[DiskExport]], None], **options: Any
+    ) -> dict[str, Any]:
         self.notices = []
         truth = self.truth()
-
-        def frozen(exports: Sequence[DiskExport]) -> None:
-            self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
-            during()
-
         try:
             point = puller.backup(
                 self.repository, NAME, connect=uri, observer=self._observe, on_frozen=frozen, **options
             )
         except PullerError as error:
-            return {
-                "error": type(error).__name__,
-                "message": error.message,
-                "code": error.exit_code,
-                **self._left(),
-            }
+            told = {"error": type(error).__name__, "message": error.message, "code": error.exit_code}
+            self.reconnect_if_lost()
+            return {**told, "notices": self.notices, **self._left()}
         return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
+
+    def back_up_shut_off(self, during: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """One run over the domain that is shut off."""
+
+        def frozen(exports: Sequence[DiskExport]) -> None:
+            during()
+
+        return self._outcome(SSH, frozen)
 
     def back_up_there(self) -> dict[str, Any]:
         """One run by a puller on the hypervisor host itself."""
@@ -168,9 +199,188 @@ def alternating(stage: Stage) -> dict[str, Any]:
     return {"outcomes": outcomes}
 
 
+def tls_and_ssh(stage: Stage) -> dict[str, Any]:
+    """The disks over TLS, all else over ssh."""
+    return generations(stage, nbd_tls=str(stage.host.pki))
+
+
+def tls_alone(stage: Stage) -> dict[str, Any]:
+    """Nobody may log in to the other host."""
+    return generations(stage, uri=stage.host.tls, nbd_tls=str(stage.host.pki))
+
+
+def pushed(stage: Stage) -> dict[str, Any]:
+    """QEMU writes images on its own host, which are read there."""
+    return generations(stage, mode="push")
+
+
+def shut_off(stage: Stage) -> dict[str, Any]:
+    """A point while the domain runs, one while it is shut off, one while a file of its images is written."""
+    machine = stage.machine
+    machine.write("vda", 7, 0, 12 * MIB)
+    outcomes = [stage.back_up()]
+    scattered(stage, 1)
+    machine.handle.destroy()
+    outcomes.append(stage.back_up_shut_off())
+    machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    scattered(stage, 2)
+    outcomes.append(stage.back_up())
+    machine.handle.destroy()
+    touch = ["touch", str(machine.image("vda"))]
+    outcomes.append(stage.back_up_shut_off(lambda: stage.host.run(*touch)))
+    start = machine.handle.createWithFlags
+    outcomes.append(stage.back_up_shut_off(lambda: _refused(start, libvirt.VIR_DOMAIN_START_PAUSED)))
+    return {"outcomes": outcomes, "servers": stage.host.run("sh", "-c", "pgrep qemu-nbd || true").split()}
+
+
+def _refused(start: Callable[[int], object], flags: int) -> None:
+    try:
+        start(flags)
+    except libvirt.libvirtError:
+        return
+    raise RuntimeError("the domain started while its images were read")
+
+
+def cut_for_ten_seconds(stage: Stage) -> dict[str, Any]:
+    """The line is cut while the job is open, and is back before anybody gives it up."""
+    return _cut(stage, 10, SSH)
+
+
+def cut_for_a_minute(stage: Stage) -> dict[str, Any]:
+    """The line is back when all connections over it have been given up, and puller still tries."""
+    return _cut(stage, 60, SSH)
+
+
+def tls_cut_for_a_minute(stage: Stage) -> dict[str, Any]:
+    """The same over TLS."""
+    return _cut(stage, 60, stage.host.tls, nbd_tls=str(stage.host.pki))
+
+
+def _cut(stage: Stage, seconds: float, uri: str, **options: Any) -> dict[str, Any]:
+    """One run whose line is cut for a time, and the next."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up(uri, **options)
+    scattered(stage, 1)
+
+    def cut(exports: Sequence[DiskExport]) -> None:
+        stage.host.cut()
+        threading.Timer(seconds, stage.host.mend).start()
+
+    during = stage.back_up(uri, cut, **options)
+    scattered(stage, 2)
+    return {"during": during, "next": stage.back_up(uri, **options)}
+
+
+def cut_for_good(stage: Stage) -> dict[str, Any]:
+    """The line stays away until puller has given up; the next run finds the job open."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up()
+    scattered(stage, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aftermath, "LINE", 0.0)
+        patch.setattr(stage, "_left", dict)  # nobody can look
+        during = stage.back_up(frozen=lambda exports: stage.host.cut())
+    stage.host.mend()
+    stage.reconnect()
+    is_open = has_job(stage.machine.handle)
+    scattered(stage, 2)
+    return {"during": during, "open": is_open, "next": stage.back_up()}
+
+
+def killed(stage: Stage) -> dict[str, Any]:
+    """puller is killed while the job is open."""
+    stage.machine.write("vda", 7, 0, 12 * MIB)
+    stage.back_up()
+    scattered(stage, 1)
+    program = (
+        "import puller, sys, time\n"
+        "repository = puller.open_repository(sys.argv[1])\n"
+        "frozen = lambda exports: (print('frozen', flush=True), time.sleep(600))\n"
+        "puller.backup(repository, sys.argv[2], connect=sys.argv[3], on_frozen=frozen)\n"
+    )
+    command = [sys.executable, "-c", program, str(stage.folder / "repository"), NAME, SSH]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.kill()
+    is_open = has_job(stage.machine.handle)
+    scattered(stage, 2)
+    outcome = stage.back_up()
+    programs = stage.host.run("sh", "-c", "pgrep -a cat || true").split()
+    return {"open": is_open, "next": outcome, "programs": programs}
+
+
+def swapped(stage: Stage) -> dict[str, Any]:
+    """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
+    pki, theirs = stage.host.pki, stage.host.folder / "pki"
+    other = Authority("Another CA")
+
+    def attempt(**options: Any) -> dict[str, Any]:
+        outcome = stage.back_up(nbd_tls=str(pki), **options)
+        stage.host.authority.issue_server(theirs, "kvm1")
+        stage.host.authority.issue_client(pki)
+        return outcome
+
+    outcomes = {}
+    other.issue_server(theirs, "kvm1")
+    outcomes["server of another authority"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm2")
+    outcomes["server of another name"] = attempt()
+    stage.host.authority.issue_server(theirs, "kvm1", NOW - DAY)
+    outcomes["expired server"] = attempt()
+    (theirs / "server-key.pem").unlink()
+    outcomes["server without a key"] = attempt()
+    other.issue_client(pki)
+    (pki / "ca-cert.pem").write_bytes((theirs / "ca-cert.pem").read_bytes())
+    outcomes["client of another authority"] = attempt()
+    stage.host.authority.issue_client(pki, NOW - DAY)
+    outcomes["expired client"] = attempt()
+    (pki / "client-cert.pem").unlink()
+    outcomes["client without a certificate"] = attempt()
+    outcomes["tls without certificates"] = stage.back_up(uri=stage.host.tls)
+    outcomes["in order"] = attempt()
+    return outcomes
+
+
+def strangers(stage: Stage) -> dict[str, Any]:
+    """Who connects to QEMU's port while the disks are frozen, beside puller."""
+    foreign = stage.folder / "foreign"
+    Authority("Another CA").issue_client(foreign)
+    (foreign / "ca-cert.pem").write_bytes((stage.host.pki / "ca-cert.pem").read_bytes())
+    answers: dict[str, str] = {}
+
+    def knock(exports: Sequence[DiskExport]) -> None:
+        place = exports[0].uri.partition("?")[0].removeprefix("nbds")
+        answers["in order"] = _info(f"nbds{place}?tls-certificates={stage.host.pki}")
+        answers["clear text"] = _info(f"nbd{place}")
+        answers["no certificate"] = _info(f"nbds{place}")
+        answers["foreign certificate"] = _info(f"nbds{place}?tls-certificates={foreign}")
+
+    outcome = stage.back_up(frozen=knock, nbd_tls=str(stage.host.pki), nbd_ports="20000-20001")
+    clear = stage.back_up(insecure_nbd=True)
+    return {"answers": answers, "outcome": outcome, "clear": clear}
+
+
+def _info(uri: str) -> str:
+    """What an independent client says of an export: its size, or an error."""
+    done = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "refused"
+
+
 SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "ssh": generations,
     "alternating": alternating,
+    "tls and ssh": tls_and_ssh,
+    "tls alone": tls_alone,
+    "swapped": swapped,
+    "push": pushed,
+    "shut off": shut_off,
+    "cut for 10 s": cut_for_ten_seconds,
+    "cut for 60 s": cut_for_a_minute,
+    "tls cut for 60 s": tls_cut_for_a_minute,
+    "cut for good": cut_for_good,
+    "killed": killed,
+    "strangers": strangers,
 }
 
 

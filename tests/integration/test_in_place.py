@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,20 @@ from puller.errors import (
     DamagedData,
     DomainRunning,
     KeyNotHeld,
+    Locked,
     NbdError,
     NoSuchDisk,
     OutputFailed,
     OutputInUse,
     OutputRefused,
     RollbackUnfinished,
+    UnsupportedDisk,
 )
 from puller.hypervisor.storage import rollback_mark
 from puller.hypervisor.storage.rollback_mark import RollbackMark, find_mark, mark_path, put_mark
 from puller.nbd.image import ImageServer
-from puller.recovery import broken_bitmaps
-from puller.recovery import rollback as rolling
+from puller.recovery import broken_bitmaps, change_search, disk_rollback
+from puller.recovery.disk_rollback import DiskRollback, DiskWork
 from puller.recovery.diskcopy import ChangedCopier, copy_all
 from puller.repository.keys.keyring import KeyRing
 from puller.units import CHUNK, KIB, MIB
@@ -153,7 +156,7 @@ def test_a_disk_that_was_cut_gets_back_what_was_behind_its_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a large disk no look may find that."""
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     scene.machine.stop()
     resize(scene, 4 * MIB)
     (done,) = roll(scene, first_of(scene)).disks
@@ -165,7 +168,7 @@ def test_a_rollback_that_stopped_after_the_resize_is_completed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the sizes agree again, and only the mark tells where the bitmap has seen everything."""
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: None)
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.stop()
     resize(scene, 4 * MIB)
@@ -363,7 +366,7 @@ def test_a_bitmap_that_is_not_believed_learns_what_the_next_backup_needs(
     puller.restore(scene.repository, first.point, places={"vda": str(image)}, format="qcow2", force=True)
     assert later.checkpoint is not None
     subprocess.run(["qemu-img", "bitmap", "--add", str(image), later.checkpoint], check=True)
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: "it is another one")
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: "it is another one")
     monkeypatch.setattr(transfer, "find_mismatch", lambda *_, **__: None)  # as if its probe had no luck
     (done,) = roll(scene, first).disks
     assert done.changed_bytes == 64 * KIB
@@ -412,7 +415,7 @@ def test_a_damaged_map_of_the_base_makes_it_compare(scene: Scene, monkeypatch: p
     def lost(*_: object) -> None:
         raise DamagedData("a page is damaged")
 
-    monkeypatch.setattr(rolling, "compare_maps", lost)
+    monkeypatch.setattr(change_search, "compare_maps", lost)
     (done,) = roll(scene, first).disks
     assert done.bytes_compared > 0
     assert any("is damaged: a page is damaged" in text for text in scene.told)
@@ -481,7 +484,7 @@ def test_a_failure_at_the_second_disk_leaves_both_marked(
             super().begin(scope)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rolling, "ChangedCopier", Failing)
+        patch.setattr(disk_rollback, "ChangedCopier", Failing)
         with pytest.raises(puller.PullerError, match="the storage failed"):
             roll(scene, first)
     assert [compare(scene, images[target], "qcow2", first, target) for target in images] == [True, False]
@@ -583,7 +586,7 @@ def test_a_disk_is_not_believed_where_another_of_its_checkpoint_is_foreign(
     two.rename(one)
     third.rename(two)
     answers = iter([None, FOREIGN])
-    monkeypatch.setattr(rolling, "find_mismatch", lambda *_, **__: next(answers))
+    monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: next(answers))
     roll(scene, point)
     assert compare(scene, one, "qcow2", point)
     assert compare(scene, two, "qcow2", point, "vdb")
@@ -613,7 +616,7 @@ def test_a_guest_that_was_started_on_a_device_meanwhile_leaves_the_mark(
             copy_all(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(rolling, "copy_all", started)
+            patch.setattr(disk_rollback, "copy_all", started)
             with pytest.raises(DomainRunning, match="was started while its disks were rolled back"):
                 roll(scene, first)
         scene.machine.stop()
@@ -732,3 +735,46 @@ def test_a_size_that_qemu_refuses_to_give_back_leaves_no_mark(scene: Scene) -> N
     with pytest.raises(NbdError):
         roll(scene, first)
     assert find_mark(image) is not None
+
+
+def test_a_disk_on_the_network_is_refused_with_the_way_back(scene: Scene) -> None:
+    first = first_of(scene)
+    scene.machine.stop()
+
+    def edit(root: ET.Element) -> None:
+        disk = root.find("./devices/disk")
+        assert disk is not None
+        disk.set("type", "network")
+        source = disk.find("source")
+        assert source is not None
+        source.attrib.clear()
+        source.attrib.update({"protocol": "nbd", "name": "x"})
+        ET.SubElement(source, "host", name="127.0.0.1", port="10809")
+
+    scene.redefine(edit)
+    with pytest.raises(
+        UnsupportedDisk, match=r"cannot roll back disk vda of domain .*: it is network"
+    ) as refused:
+        roll(scene, first)
+    assert f"'puller restore {first.point} --disk vda=TARGET'" in refused.value.advice
+
+
+def test_an_image_that_is_replaced_meanwhile_is_left_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore with --force does not wait for a rollback that has not begun to write."""
+    first, image = first_of(scene), scene.machine.image("vda")
+    scene.machine.stop()
+
+    begin = DiskRollback.begin
+
+    def replace(disk: DiskRollback, servers: ExitStack) -> DiskWork:
+        other = scene.folder / "other.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", other, str(SIZE + MIB)], check=True)
+        other.rename(image)
+        return begin(disk, servers)
+
+    monkeypatch.setattr(DiskRollback, "begin", replace)
+    with pytest.raises(Locked, match="was replaced while puller looked at it"):
+        roll(scene, first)
+    assert find_mark(image) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import puller
 from puller.errors import DomainNotRunning, HypervisorError, StagingFull, UsageError
 from puller.events import Event, Kept, Notice, Step
 from puller.hypervisor.job.pushjob import PushJob
-from puller.nbd.connection import Connection
+from puller.nbd.connection import Connection, PendingStatus
 from puller.units import GIB, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
@@ -247,13 +247,13 @@ def test_nothing_calls_back_in_the_main_thread(
     repository = puller.create_repository(str(tmp_path / "repository"), password=None)
     puller.backup(repository, machine.name, connect=libvirt_uri, mode="push")
     asked: list[threading.Thread] = []
-    reply = Connection._reply
+    begin = Connection.begin_status
 
-    def noted(connection: Connection, offset: int, length: int) -> Iterator[tuple[int, int]]:
+    def noted(connection: Connection, offset: int, length: int) -> PendingStatus:
         asked.append(threading.current_thread())
-        return reply(connection, offset, length)
+        return begin(connection, offset, length)
 
-    monkeypatch.setattr(Connection, "_reply", noted)
+    monkeypatch.setattr(Connection, "begin_status", noted)
     point = puller.backup(repository, machine.name, connect=libvirt_uri, mode="push")
     assert point.kind == "incremental"
     assert asked

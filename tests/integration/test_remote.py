@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from puller.units import KIB
+from puller.units import KIB, MIB
 from tests.lab.daemon import is_root
 from tests.lab.two_hosts import in_own_network
 
@@ -26,7 +26,7 @@ def played(scene: str) -> dict[str, Any]:
         return outcome
 
 
-@pytest.mark.parametrize("way", ["ssh"])
+@pytest.mark.parametrize("way", ["ssh", "tls and ssh", "tls alone", "push"])
 def test_generations_of_another_hosts_domain(way: str) -> None:
     first, *later = played(way)["outcomes"]
     assert (first["kind"], first["exact"], first["left"]) == ("full", True, [])
@@ -34,6 +34,12 @@ def test_generations_of_another_hosts_domain(way: str) -> None:
         assert (outcome["kind"], outcome["exact"], outcome["left"]) == ("incremental", True, [])
         assert outcome["host"] == "kvm1"
         assert 0 < outcome["dirty"]["vda"] <= 24 * 64 * KIB
+    notices = {"ssh": "through ssh", "tls and ssh": "over TLS", "tls alone": "over TLS"}
+    told = [] if way == "push" else [f"reads the disks {notices[way]} from host kvm1"]
+    assert first["notices"] == [*told, *first["notes"]]
+    lacks = ["the space for the scratch on host kvm1 was not checked", "the point has no images.json"]
+    found = [note.partition(":")[0] for note in first["notes"]]
+    assert found == (lacks if way == "tls alone" else [])
 
 
 def test_runs_from_another_host_and_on_the_host_itself_continue_each_other() -> None:
@@ -42,3 +48,46 @@ def test_runs_from_another_host_and_on_the_host_itself_continue_each_other() -> 
     assert all(outcome["exact"] for outcome in outcomes)
     assert {outcome["host"] for outcome in outcomes} == {"kvm1"}
     assert not any(outcome["left"] for outcome in outcomes)
+
+
+def test_certificates_that_are_wrong_expired_or_missing_are_refused_and_leave_nothing() -> None:
+    outcomes = played("swapped")
+    assert {name: outcome.get("error") for name, outcome in outcomes.items()} == {
+        "server of another authority": "NbdError",
+        "server of another name": "NbdError",
+        "expired server": "HypervisorError",  # QEMU's own check, before the job begins
+        "server without a key": "HypervisorError",
+        "client of another authority": "UsageError",
+        "expired client": "UsageError",
+        "client without a certificate": "UsageError",
+        "tls without certificates": "UsageError",
+        "in order": None,
+    }
+    assert not any(outcome["left"] for outcome in outcomes.values())
+    assert outcomes["in order"]["exact"]
+
+
+def test_nobody_else_reads_the_disks_while_they_are_frozen() -> None:
+    outcome = played("strangers")
+    assert outcome["answers"] == {
+        "in order": str(24 * MIB),
+        "clear text": "refused",
+        "no certificate": "refused",
+        "foreign certificate": "refused",
+    }
+    assert (outcome["outcome"]["exact"], outcome["clear"]["exact"]) == (True, True)
+    assert outcome["clear"]["notices"] == [
+        "reads the disks in clear text, which the network can read, from host kvm1"
+    ]
+
+
+def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
+    """Between two points of the running domain; writes to its image meanwhile are noticed or refused."""
+    played_ = played("shut off")
+    running, off, again, written, start = played_["outcomes"]
+    kinds = [outcome["kind"] for outcome in (running, off, again, start)]
+    assert kinds == ["full", "incremental", "incremental", "incremental"]
+    assert all(outcome["exact"] for outcome in (running, off, again, start))
+    assert written["message"].endswith("far-vda.img of domain far was changed while it was read")
+    assert not any(outcome["left"] for outcome in played_["outcomes"])
+    assert played_["servers"] == []

@@ -23,6 +23,7 @@ import pytest
 import puller
 from puller.errors import NbdError, NoSuchDisk, PointKept, ServeFailed, UsageError
 from puller.events import Event, Notice
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
@@ -139,7 +140,7 @@ def test_a_client_learns_names_sizes_and_rights(archive: Archive) -> None:
 
 def test_holes_are_known(archive: Archive) -> None:
     with archive.serve() as server, closing(Connection(server.uri("vda"), "base:allocation")) as connection:
-        zeros = [(at, length) for at, length, flags in connection.status(0, SIZE) if flags]
+        zeros = [(at, length) for at, length, flags in block_status(connection, 0, SIZE) if flags]
     data = [
         (0, MIB),
         (4 * MIB, 16 * MIB),
@@ -280,6 +281,7 @@ def seaweed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_a_served_point_is_kept_and_let_go(own_archive: Archive) -> None:
     repository = own_archive.repository
     with own_archive.serve() as server:
+        until(lambda: bool(puller.list_kept(repository)))
         (kept,) = puller.list_kept(repository)
         assert "served by process" in kept.note
         with pytest.raises(PointKept):
@@ -320,6 +322,7 @@ def test_the_server_dies_with_a_puller_that_is_killed(own_archive: Archive, tmp_
     process.kill()
     process.wait()
     until(lambda: not is_alive(pid))
+    assert not puller.list_kept(own_archive.repository)
     # The socket that is left is no obstacle.
     process, document = _begin(own_archive, "--socket", str(tmp_path / "socket"))
     assert read(document["uri"], MIB, 10) == CONTENT[MIB : MIB + 10]
@@ -328,8 +331,8 @@ def test_the_server_dies_with_a_puller_that_is_killed(own_archive: Archive, tmp_
     assert not (tmp_path / "socket").exists()
 
 
-def test_an_nbdkit_that_dies_is_an_error(archive: Archive) -> None:
-    process, _ = _begin(archive)
+def test_an_nbdkit_that_dies_is_an_error(own_archive: Archive) -> None:
+    process, _ = _begin(own_archive)
     (pid,) = _children(process.pid)
     os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
@@ -381,7 +384,7 @@ def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> N
         ({"socket": "/tmp/" + "x" * 110}, "too long"),
         ({"socket": "s", "port": 1}, "a socket and at a port"),
         ({"port": 70000}, "invalid port"),
-        ({"tls_certificates": str(tmp_path)}, "need a port"),
+        ({"tls_certificates": str(tmp_path)}, "needs a port"),
         ({"port": 12345, "tls_certificates": str(tmp_path)}, "has no ca-cert.pem"),
         ({"cache_size": 1000}, "too small"),
     ):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from puller.cancelling import CancelScope
+from puller.cancelling import CancelScope, find_stop
 from puller.errors import (
     HypervisorError,
     Interrupted,
@@ -20,7 +20,7 @@ from puller.errors import (
     StoreUnavailable,
 )
 from puller.events import Observer, Step, ignore
-from puller.jobs.batch import Reporters, find_stop, take_all
+from puller.jobs.batch import Reporters, take_all
 from puller.repository.points import Point
 
 TIME = datetime(2026, 11, 23, tzinfo=UTC)

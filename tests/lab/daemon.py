@@ -54,14 +54,16 @@ def in_own_namespace(module: str, arguments: Sequence[str] = ()) -> list[str]:
 class PrivateLibvirt:
     """The daemon in this process's mount namespace; a context that ends it, but not the domains."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, configuration: str = "", options: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._configuration = configuration
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         for path in _FOLDERS:
             self._cover(Path(path))
-        Path("/etc/libvirt/qemu.conf").write_text(_CONFIGURATION)
+        Path("/etc/libvirt/qemu.conf").write_text(_CONFIGURATION + self._configuration)
         self.start()
         return self
 
@@ -73,7 +75,7 @@ class PrivateLibvirt:
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
         # The file of the process id is in none of the covered folders, and one daemon only may have it.
-        command = ["libvirtd", "--pid-file", str(self._folder / "libvirtd.pid")]
+        command = ["libvirtd", "--pid-file", str(self._folder / "libvirtd.pid"), *self._options]
         with (self._folder / "libvirtd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE

@@ -82,6 +82,7 @@ def build_initramfs(
     agent: Agent = Agent.NONE,
     init: Path = INIT,
     programs: Mapping[str, Path] | None = None,
+    more_modules: Sequence[str] = (),
 ) -> None:
     """Write the guest's initial file system to ``path``: ``init`` and what it calls, by their names in it.
 
@@ -95,10 +96,10 @@ def build_initramfs(
         _Entry("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes()),
         _Entry("init", stat.S_IFREG | 0o755, init.read_bytes()),
     ]
-    wanted: tuple[str, ...] = WANTED
+    wanted: tuple[str, ...] = (*WANTED, *more_modules)
     if agent is not Agent.NONE:
         entries += _agent_entries()
-        wanted = WANTED + FOR_AGENT
+        wanted += FOR_AGENT
     for order, (name, content) in enumerate(kernel.needed_modules(wanted).items()):
         entries.append(_Entry(f"modules/{order:02}-{name}.ko", stat.S_IFREG | 0o644, content))
     for name, program in (programs or {}).items():
@@ -110,13 +111,17 @@ def _agent_entries() -> list[_Entry]:
     """The agent with the libraries that it is linked with, at their own places."""
     if not QEMU_GA.exists():
         raise GuestError(f"{QEMU_GA} is missing; install qemu-guest-agent")
-    libraries = re.findall(r"(/\S+) \(0x", _run("ldd", str(QEMU_GA)))
-    files = [str(QEMU_GA), *libraries]
+    files = [str(QEMU_GA), *map(str, libraries_of(QEMU_GA))]
     folders = {str(parent)[1:] for name in files for parent in Path(name).parents if len(parent.parts) > 1}
     return [
         *(_Entry(folder, stat.S_IFDIR | 0o755) for folder in sorted(folders)),
         *(_Entry(name[1:], stat.S_IFREG | 0o755, Path(name).read_bytes()) for name in files),
     ]
+
+
+def libraries_of(program: Path) -> list[Path]:
+    """The libraries that a program is linked with."""
+    return [Path(name) for name in re.findall(r"(/\S+) \(0x", _run("ldd", str(program)))]
 
 
 def _cpio(entries: Iterable[_Entry]) -> Iterator[bytes]:

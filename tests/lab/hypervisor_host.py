@@ -29,15 +29,32 @@ PermitRootLogin yes
 """
 
 
+_TLS = """\
+backup_tls_x509_cert_dir = "{pki}"
+backup_tls_x509_verify = 1
+"""
+
+_LIBVIRTD = """\
+listen_tls = 1
+listen_tcp = 0
+listen_addr = "{address}"
+key_file = "{pki}/server-key.pem"
+cert_file = "{pki}/server-cert.pem"
+ca_file = "{pki}/ca-cert.pem"
+"""
+
+
 def main() -> int:
     """Play the host."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
+    (folder / "libvirtd.conf").write_text(_LIBVIRTD.format(address=ADDRESS, pki=folder / "pki"))
+    tls = _TLS.format(pki=folder / "pki")
     socket.sethostname(name)
     sys.stdin.readline()  # the network is there
     for command in (("lo", "up"), ("kvm1", "up")):
         subprocess.run(["ip", "link", "set", *command], check=True)
     subprocess.run(["ip", "address", "add", f"{ADDRESS}/24", "dev", "kvm1"], check=True)
-    with PrivateLibvirt(folder):
+    with PrivateLibvirt(folder, tls, ["--listen", "--config", str(folder / "libvirtd.conf")]):
         Path("/run/puller").mkdir(mode=0o700, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/puller"], check=True)
         IMAGES.mkdir(parents=True, exist_ok=True)

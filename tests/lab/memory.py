@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -56,6 +56,10 @@ class MemoryStore(Scoped):
         """See ``Store.get_range``."""
         validate_range(offset, length)
         return self._find(key).content[offset : offset + length]
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See ``Store.get_ranges``."""
+        return [self.get_range(key, offset, length) for offset, length in ranges]
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         """See ``Store.get_tail``."""

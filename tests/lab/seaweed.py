@@ -62,7 +62,7 @@ class Seaweed:
 
     access_key = "lab"
     secret_key = "lab-secret"
-    users = ("backup", "prune", "check", "restore")
+    users = ("backup", "prune", "check", "restore", "drill")
     """Access keys, with the same secret, that may do what a bucket's policy allows them and nothing else."""
 
     def __init__(self, folder: Path, *flags: str) -> None:

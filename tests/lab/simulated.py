@@ -4,7 +4,7 @@ and a process can be killed or held at any of its operations, or be left without
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -131,6 +131,9 @@ class Process:
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         self._operate(f"get {key}")
         return self.world.objects.get_range(key, offset, length)
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.get_range(key, offset, length) for offset, length in ranges]
 
     def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
         self._operate(f"get {key}")

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.lab.certificates import Authority
 from tests.lab.daemon import in_own_namespace
 from tests.lab.hypervisor_host import ADDRESS
 
 NAME = "kvm1"
 """The name by which the backup host knows the hypervisor host."""
+
+_TLS = f"qemu+tls://{NAME}/system"
 
 SSH = f"qemu+ssh://root@{NAME}/system"
 
@@ -34,6 +37,11 @@ class HypervisorHost:
         self.folder = folder / "kvm1"
         self.folder.mkdir()
         self._keys(folder / "ssh")
+        self.authority = Authority("Backup CA")
+        self.pki = folder / "pki"
+        self.authority.issue_server(self.folder / "pki", NAME)
+        self.authority.issue_client(self.pki)
+        self.tls = f"{_TLS}?pkipath={_for_libvirt(self.pki, folder / 'libvirt-pki')}"
 
     def __enter__(self) -> Self:
         inner = in_own_namespace("tests.lab.hypervisor_host", [str(self.folder), NAME])
@@ -93,6 +101,14 @@ class HypervisorHost:
         subprocess.run(["mount", "--bind", str(folder), str(home)], check=True)
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
         subprocess.run(["mount", "--bind", str(folder / "hosts"), "/etc/hosts"], check=True)
+
+
+def _for_libvirt(pki: Path, folder: Path) -> Path:
+    """Copy a client's certificates under the names that libvirt has for them."""
+    folder.mkdir()
+    for theirs, ours in (("cacert", "ca-cert"), ("clientcert", "client-cert"), ("clientkey", "client-key")):
+        (folder / f"{theirs}.pem").write_bytes((pki / f"{ours}.pem").read_bytes())
+    return folder
 
 
 def _only_child(pid: int) -> int:

@@ -68,18 +68,18 @@ class CountedExport(Export):
             self._count(connection)
 
     def _count(self, connection: Any) -> None:
-        reply, begin_read = connection._reply, connection.begin_read
+        begin_status, begin_read = connection.begin_status, connection.begin_read
 
-        def counted_reply(offset: int, length: int) -> Any:
+        def counted_status(offset: int, length: int) -> Any:
             self.status_requests += 1
-            return reply(offset, length)
+            return begin_status(offset, length)
 
         def counted_read(into: memoryview, offset: int) -> Any:
             self.read_requests += 1
             self.bytes_read += len(into)
             return begin_read(into, offset)
 
-        connection._reply, connection.begin_read = counted_reply, counted_read
+        connection.begin_status, connection.begin_read = counted_status, counted_read
 
 
 def await_end(pid: int) -> None:

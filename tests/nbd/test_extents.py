@@ -139,18 +139,23 @@ def test_split_cuts_at_every_multiple(data: st.DataObject, step: int) -> None:
     assert all(piece.offset // (step * SECTOR) == (piece.end - 1) // (step * SECTOR) for piece in result)
 
 
-@given(st.data(), st.integers(0, 200), st.integers(1, 400))
-def test_groups_keep_all_ranges_within_gap_and_span(data: st.DataObject, gap: int, span: int) -> None:
+@given(st.data(), st.integers(0, 200), st.integers(1, 400), st.integers(1, 5))
+def test_groups_keep_all_ranges_within_gap_span_and_number(
+    data: st.DataObject, gap: int, span: int, most: int
+) -> None:
     sectors = data.draw(disks())
     ranges = data.draw(streams(sectors, (DATA, None)))
-    groups = list(grouped(ranges, gap=gap * SECTOR, span=span * SECTOR))
+    groups = list(grouped(ranges, gap=gap * SECTOR, span=span * SECTOR, most=most))
     assert [piece for group in groups for piece in group] == list(split(ranges, span * SECTOR))
     for group in groups:
+        assert len(group) <= most
         assert group[0].offset // (span * SECTOR) == (group[-1].end - 1) // (span * SECTOR)
         assert all(two.offset - one.end <= gap * SECTOR for one, two in pairwise(group))
     for one, two in pairwise(groups):
         apart = two[0].offset - one[-1].end > gap * SECTOR
-        assert apart or two[0].offset // (span * SECTOR) > one[0].offset // (span * SECTOR)
+        assert (
+            apart or len(one) == most or two[0].offset // (span * SECTOR) > one[0].offset // (span * SECTOR)
+        )
 
 
 def test_memory_does_not_grow_with_the_number_of_extents() -> None:
@@ -161,7 +166,7 @@ def test_memory_does_not_grow_with_the_number_of_extents() -> None:
         return (Extent(number * step, length, kind) for number in range(count))
 
     dirty = widened(scattered(DATA, 4 * KIB), count * step)
-    groups = grouped(dirty, gap=step, span=GIB)
+    groups = grouped(dirty, gap=step, span=GIB, most=100)
     plan = rounded(
         (piece for group in groups for piece in overlaid(group, [Extent(group[0].offset, GIB, ZERO)])),
         count * step,
@@ -177,4 +182,4 @@ def test_memory_does_not_grow_with_the_number_of_extents() -> None:
 
 def test_far_out_on_a_disk_ranges_share_a_request_too() -> None:
     ranges = [Extent(300 * GIB + number * CHUNK, KIB, DATA) for number in (1, 3, 5)]
-    assert list(grouped(ranges, gap=CHUNK * 2, span=GIB)) == [ranges]
+    assert list(grouped(ranges, gap=CHUNK * 2, span=GIB, most=3)) == [ranges]

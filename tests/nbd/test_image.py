@@ -181,7 +181,7 @@ def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one whose storage hangs."""
-    monkeypatch.setattr("puller.nbd.image._CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("puller.nbd.qemu_nbd._CLOSE_SECONDS", 0.1)
     server = ImageServer(make_qcow2(tmp_path / "disk.qcow2", MIB), "qcow2")
     socket = Path(server.uri.partition("socket=")[2])
     os.kill(int((socket.parent / "pid").read_text()), signal.SIGSTOP)

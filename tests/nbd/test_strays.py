@@ -14,7 +14,9 @@ import pytest
 
 from puller.cancelling import CancelScope
 from puller.host import runtime
-from puller.nbd.image import SOCKET_FOLDER, ImageServer
+from puller.nbd.connection import Connection
+from puller.nbd.image import ImageServer
+from puller.nbd.qemu_nbd import SOCKET_FOLDER
 from puller.nbd.strays import end_strays
 from puller.units import MIB
 
@@ -55,7 +57,7 @@ def test_the_server_of_a_living_puller_goes_on(above: Path, tmp_path: Path) -> N
     with ImageServer.read_only(image, "raw") as server:
         end_strays(CancelScope())
         assert len(list(above.iterdir())) == 1
-        assert server._process.poll() is None
+        Connection(server.uri).close()
 
 
 def test_what_nobody_will_answer_in_any_more_is_removed(above: Path) -> None:

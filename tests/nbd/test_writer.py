@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import NbdError
+from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.writer import Target
@@ -61,7 +63,7 @@ def test_writes_and_zeros_arrive(tmp_path: Path, arguments: Sequence[str]) -> No
         with Target(server.uri) as target:
             write_by_threads(target, truth)
             target.write(MIB, memoryview(truth)[MIB : 8 * MIB])  # more than one request where they are small
-            target.zero(3 * MIB + CHUNK, 2 * MIB + 512)
+            target.zero([(3 * MIB + CHUNK, 2 * MIB + 512)])
             target.flush()
         truth[3 * MIB + CHUNK : 5 * MIB + CHUNK + 512] = bytes(2 * MIB + 512)
         assert run("nbdcopy", server.uri, "-") == truth
@@ -78,11 +80,23 @@ def test_zeroing_an_image_leaves_holes(tmp_path: Path) -> None:
     image = make_qcow2(tmp_path / "disk.qcow2", 6 * GIB, "write -P 1 1M 8M", "write -P 1 5G 64k")
     with ImageServer(image, "qcow2") as server:
         with Target(server.uri) as target:
-            target.zero(0, 6 * GIB)
+            target.zero([(0, 6 * GIB)])
             target.flush()
         connection = Connection(server.uri, "base:allocation")
-        assert {flags for _, _, flags in connection.status(0, 6 * GIB)} == {3}  # hole, reads as zero
+        assert {flags for _, _, flags in block_status(connection, 0, 6 * GIB)} == {3}  # hole, reads as zero
         connection.close()
+
+
+def test_zeros_shorter_than_the_least_hole_keep_their_place(tmp_path: Path) -> None:
+    image = make_qcow2(tmp_path / "disk.qcow2", 4 * MIB, "write -P 1 0 4M")
+    with ImageServer(image, "qcow2") as server, Target(server.uri) as target:
+        target.zero([(CHUNK, CHUNK), (2 * MIB, MIB)], least_hole=MIB)
+        target.flush()
+    found = json.loads(run("qemu-img", "map", "--output=json", image))
+    assert [(part["start"], part["length"], "offset" in part) for part in found if part["zero"]] == [
+        (CHUNK, CHUNK, True),
+        (2 * MIB, MIB, False),
+    ]
 
 
 def test_one_write_may_be_longer_than_the_server_takes(tmp_path: Path) -> None:
@@ -103,7 +117,7 @@ def test_a_refused_write_is_named(tmp_path: Path) -> None:
         with pytest.raises(NbdError, match=r"write of 512 bytes at 131072 of nbd\+unix.*ENOSPC"):
             target.write(2 * CHUNK, memoryview(bytes(512)))
         with pytest.raises(NbdError, match=r"zeroing of 65536 bytes at 131072 of nbd\+unix.*ENOSPC"):
-            target.zero(2 * CHUNK, CHUNK)
+            target.zero([(2 * CHUNK, CHUNK)])
 
 
 def test_a_server_that_is_gone_is_an_error(tmp_path: Path) -> None:

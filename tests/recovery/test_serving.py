@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from puller.cancelling import RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.exports import Exports
+from puller.recovery.serving.opening import opened_form
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.reading.damage import Damage
@@ -32,7 +34,7 @@ def test_the_cache_holds_no_more_than_its_capacity() -> None:
     cache = ChunkCache(3 * CHUNK)
     for place in _places(5):
         assert list(cache.claim([place]).mine) == [place]
-        cache.deliver(place, bytes(CHUNK))
+        cache.deliver({place: bytes(CHUNK)})
     claim = cache.claim(_places(5))
     assert list(claim.found) == _places(5)[2:]
     assert list(claim.mine) == _places(5)[:2]
@@ -44,7 +46,7 @@ def test_a_chunk_that_is_being_fetched_is_awaited() -> None:
     first, second = cache.claim([place]), cache.claim([place, place])
     assert list(first.mine) == [place]
     assert not second.mine
-    cache.deliver(place, b"x" * CHUNK)
+    cache.deliver({place: b"x" * CHUNK})
     assert second.awaited[place].result(0) == b"x" * CHUNK
 
 
@@ -53,7 +55,7 @@ def test_who_waits_hears_of_a_failure_and_the_next_one_tries_again() -> None:
     place, other = _places(2)
     cache.claim([place, other])
     waiting = cache.claim([place])
-    cache.deliver(other, bytes(CHUNK))
+    cache.deliver({other: bytes(CHUNK)})
     cache.abandon([place, other], StoreError("gone"))
     with pytest.raises(StoreError):
         waiting.awaited[place].result(0)
@@ -66,18 +68,36 @@ def test_damage_is_not_kept() -> None:
     cache = ChunkCache(3 * CHUNK)
     (place,) = _places(1)
     claim = cache.claim([place])
-    cache.deliver(place, Damage(0, CHUNK, "lost"))
+    cache.deliver({place: Damage(0, CHUNK, "lost")})
     assert claim.mine[place].result(0) == Damage(0, CHUNK, "lost")
     assert list(cache.claim([place]).mine) == [place]
 
 
+def _none(segment: int) -> bool:
+    return False
+
+
+def test_a_reader_that_skips_holes_is_read_ahead_of() -> None:
+    sequences = Sequences(100 * SEGMENT, 128 * MIB, lambda segment: bool(segment % 2))
+    found = [sequences.touch(at * SEGMENT, (at + 1) * SEGMENT) for at in (0, 2, 4)]
+    assert found == [[0], [2, 4, 6, 8], [10]]
+
+
+def test_no_more_is_read_ahead_than_the_cache_holds() -> None:
+    sequences = Sequences(1000 * SEGMENT, 8 * SEGMENT * CHUNK, _none)
+    for start in (0, 100, 200, 300):
+        sequences.touch(start * SEGMENT, (start + 1) * SEGMENT)
+    begun = [len(sequences.touch((at + 1) * SEGMENT, (at + 1) * SEGMENT + 4)) for at in (0, 100, 200, 300)]
+    assert begun == [1 + AHEAD, 3, 1, 1]
+
+
 def test_single_reads_fetch_nothing_more() -> None:
-    sequences = Sequences(100 * SEGMENT, 64 * MIB)
+    sequences = Sequences(100 * SEGMENT, 64 * MIB, _none)
     assert [sequences.touch(at * SEGMENT + 5, at * SEGMENT + 6) for at in range(0, 100, 2)] == [[]] * 50
 
 
 def test_a_sequential_reader_is_read_ahead_of() -> None:
-    sequences = Sequences(100 * SEGMENT, 64 * MIB)
+    sequences = Sequences(100 * SEGMENT, 64 * MIB, _none)
     found = [sequences.touch(chunk, chunk + 1) for chunk in range(3 * SEGMENT)]
     assert found[DENSE - 1] == [0]
     assert found[SEGMENT] == list(range(1, 2 + AHEAD))
@@ -87,7 +107,7 @@ def test_a_sequential_reader_is_read_ahead_of() -> None:
 
 
 def test_the_last_segment_ends_with_the_disk() -> None:
-    sequences = Sequences(SEGMENT + 3, 64 * MIB)
+    sequences = Sequences(SEGMENT + 3, 64 * MIB, _none)
     for chunk in range(SEGMENT + 3):
         segments = sequences.touch(chunk, chunk + 1)
         assert all(segment < 2 for segment in segments)
@@ -95,7 +115,7 @@ def test_the_last_segment_ends_with_the_disk() -> None:
 
 
 def test_what_cannot_be_in_the_cache_any_more_is_fetched_again() -> None:
-    sequences = Sequences(100 * SEGMENT, 2 * SEGMENT * CHUNK)
+    sequences = Sequences(100 * SEGMENT, 2 * SEGMENT * CHUNK, _none)
     assert sequences.touch(0, SEGMENT) == [0]
     assert sequences.touch(10 * SEGMENT, 11 * SEGMENT) == [10]
     assert sequences.touch(0, SEGMENT) == []
@@ -110,7 +130,7 @@ class Served:
         self.point = make_point(repository, {"vda": CONTENT})
         self.told: list[str] = []
         session = Session(
-            str(self.folder), repository.descriptor, repository.keys, self.point, ("vda",), 16 * MIB
+            str(self.folder), "web1@latest", 16 * MIB, opened=opened_form(repository, self.point)
         )
         self.exports = Exports(decode_session(encode(session)), self.told.append, IMPATIENT)
         self.exports.begin()
@@ -144,14 +164,14 @@ def test_threads_that_read_the_same_ask_the_store_once(
 ) -> None:
     served.read(0, 1)
     asked: list[tuple[str, int, int]] = []
-    original = FolderStore.get_range
+    original = FolderStore.get_ranges
     gate = threading.Barrier(4)
 
-    def get_range(store: FolderStore, key: str, offset: int, length: int) -> bytes:
-        asked.append((key, offset, length))
-        return original(store, key, offset, length)
+    def get_ranges(store: FolderStore, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        asked.extend((key, *each) for each in ranges)
+        return original(store, key, ranges)
 
-    monkeypatch.setattr(FolderStore, "get_range", get_range)
+    monkeypatch.setattr(FolderStore, "get_ranges", get_ranges)
 
     def work() -> None:
         gate.wait()

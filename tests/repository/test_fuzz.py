@@ -57,7 +57,7 @@ def test_mutated_objects_are_answered_rightly_or_refused(alarm: None) -> None:
         except BaseException as error:
             error.add_note(f"{case.seed}: {case.name}, behind the seal: {case.sealed}, {case.body!r:.2000}")
             raise
-    assert len(folders) == 2 * 10 + 2, "every kind of object is mutated, raw and behind its seal"
+    assert len(folders) == 2 * 11 + 2, "every kind of object is mutated, raw and behind its seal"
     assert outcomes["DamagedData"] > MUTATIONS / 4
     assert outcomes["answered"] > MUTATIONS / 4
 

@@ -20,6 +20,7 @@ LARGE = 1 << 20
 OPERATIONS: dict[str, Callable[[Store], object]] = {
     "get": lambda store: store.get("a"),
     "get_range": lambda store: store.get_range("a", 0, 1),
+    "get_ranges": lambda store: store.get_ranges("a", [(0, 1)]),
     "get_tail": lambda store: store.get_tail("a", 1),
     "put": lambda store: store.put("a", b""),
     "put large": lambda store: store.put("a", bytes(LARGE)),

@@ -163,6 +163,22 @@ class TestGetRange:
             store.get_range("a", offset, length)
 
 
+class TestGetRanges:
+    def test_returns_each_range_in_its_order(self, store: Store) -> None:
+        store.put("a", b"0123456789")
+        assert store.get_ranges("a", [(7, 100), (0, 2), (10, 1), (3, 4)]) == [b"789", b"01", b"", b"3456"]
+
+    def test_absent(self, store: Store) -> None:
+        with pytest.raises(ObjectNotFound):
+            store.get_ranges("a", [(0, 5), (7, 1)])
+
+    @pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, 0), (0, -5)])
+    def test_senseless_range(self, store: Store, offset: int, length: int) -> None:
+        store.put("a", b"0123456789")
+        with pytest.raises(ValueError, match="range"):
+            store.get_ranges("a", [(0, 1), (offset, length)])
+
+
 class TestGetTail:
     @pytest.mark.parametrize("length", [1, 4, 9, 10, 11, 65536])
     def test_returns_the_tail_and_the_info(self, store: Store, length: int) -> None:

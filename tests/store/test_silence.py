@@ -27,6 +27,7 @@ ENOUGH = 30.0
 KIND_OF_CALL: dict[str, Callable[[RetryingStore], object]] = {
     "get": lambda store: store.get("a"),
     "get_range": lambda store: store.get_range("a", 0, 1),
+    "get_ranges": lambda store: store.get_ranges("a", [(0, 1)]),
     "get_tail": lambda store: store.get_tail("a", 1),
     "put": lambda store: store.put("a", bytes(1 << 20)),
     "put_new": lambda store: store.put_new("a", b"1"),

@@ -40,13 +40,14 @@ KINDS = (
         "condemned/",
         "damaged/",
         "kept/",
+        "proofs/",
         "locks/",
     ),
 )
-NOBODY_NEEDS = ("index/", "pending/", "damaged/", "kept/", "locks/")
+NOBODY_NEEDS = ("index/", "pending/", "damaged/", "kept/", "proofs/", "locks/")
 """Without these every point can be listed, restored and checked."""
 
-NOT_THERE = ("points/", "index/", "pending/", "condemned/", "damaged/", "kept/")
+NOT_THERE = ("points/", "index/", "pending/", "condemned/", "damaged/", "kept/", "proofs/")
 """Empty ones of these are in nobody's way."""
 
 Fault = Callable[[Target, str], None]

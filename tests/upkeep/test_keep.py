@@ -16,6 +16,7 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, add_slot, open_slot
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep, longest, point_of
+from puller.repository.records.proofs import KEPT, Proof
 from puller.repository.repository import Repository, open_repository
 from puller.upkeep.delete import delete
 from puller.upkeep.keep import KeptPoint, keep, kept_points, release
@@ -91,6 +92,27 @@ def test_an_expired_keep_holds_no_longer(scene: Scene, points: list[Point]) -> N
     assert points[0].point in scene.prune(NOW, LAST).removed
     scene.prune(NOW, LAST)
     assert scene.world.names("kept/") == [], "the keep of a point that is gone is tidied away"
+
+
+def test_prune_deletes_the_proofs_that_nobody_needs(scene: Scene, points: list[Point]) -> None:
+    """Those of points that are gone, but for the newest of a domain; of a point that stays all but ten."""
+    proofs = scene.open()[1].proofs
+    proof = Proof(LATER, "proven", "a", "lab", "agent", 3.5)
+    made = {}
+    for point in points:
+        scene.wait(timedelta(minutes=1))
+        made[point.point] = [proofs.put((point.uuid, point.point), proof) for _ in range(KEPT + 1)]
+    scene.prune(NOW, LAST)
+    left = scene.world.names("proofs/")
+    assert len(left) == KEPT
+    assert set(left) < set(made[points[2].point])
+    scene.delete(points[2])
+    scene.back_up("a", [1], moment=MOMENT + 9 * DAY)
+    scene.prune(NOW)
+    assert len(scene.world.names("proofs/")) == 1, "the domain's last drill is still known"
+    scene.delete(*scene.template.points.all())
+    scene.prune(NOW)
+    assert scene.world.names("proofs/") == []
 
 
 def test_delete_refuses_a_kept_point_and_deletes_nothing(scene: Scene, points: list[Point]) -> None:

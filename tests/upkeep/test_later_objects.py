@@ -50,6 +50,7 @@ FOREIGN = {
     f"condemned/{RANDOM}": b"",
     f"damaged/{RANDOM}": b"",
     f"verified/{RANDOM}": b"",
+    f"proofs/{UUID}/{POINT}/{RANDOM}": b"",
     f"locks/prune/{RANDOM}": b"without a number",
 }
 """All in the folders of the repository, and nothing of puller's."""
@@ -62,7 +63,6 @@ def later(boxes: Boxes, keys: KeyRing) -> dict[str, bytes]:
         f"pending/{UUID}/20990202T000000Z-00000000": LATER_KIND,
         f"condemned/{'6' * 32}": LATER_KIND,
         f"damaged/{'6' * 32}": LATER_KIND,
-        f"proofs/{UUID}/20261123T050000Z-00000000/{RANDOM}": 8,
         f"quotas/{RANDOM}": LATER_KIND,
     }
     made = {name: box_of(boxes, kind, name) for name, kind in sealed.items()}

@@ -19,7 +19,7 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point
 from puller.repository.records import verified
-from puller.repository.records.verified import Proof, VerifiedRecord, decode, encode, tidy
+from puller.repository.records.verified import VerifiedPack, VerifiedRecord, decode, encode, tidy
 from puller.repository.repository import Repository
 from puller.store.base import Body, ObjectInfo
 from puller.upkeep import schedule
@@ -119,7 +119,7 @@ def test_so_many_percentages_as_make_a_hundred_read_everything(sizes: list[int],
 def _recorded(scene: Scene, names: set[str]) -> set[bytes]:
     repository = scene.open()[1]
     infos = [info for info in repository.verified.listed() if info.key in names]
-    return {proof.pack_id for record in repository.verified.read(infos) for proof in record.proofs}
+    return {pack.pack_id for record in repository.verified.read(infos) for pack in record.packs}
 
 
 def test_a_check_without_reading_opens_every_pack_and_verifies_none(scene: Scene) -> None:
@@ -272,9 +272,12 @@ def test_a_record_that_cannot_be_read_is_passed_over(scene: Scene) -> None:
 def test_no_verification_is_later_than_its_record() -> None:
     info = ObjectInfo("verified/x", 1, 1000.0, "")
     record = decode(
-        encode([Proof(bytes(16), 0, 5000.0), Proof(bytes(16), 1), Proof(bytes(16), 2, 3.5)]), info
+        encode(
+            [VerifiedPack(bytes(16), 0, 5000.0), VerifiedPack(bytes(16), 1), VerifiedPack(bytes(16), 2, 3.5)]
+        ),
+        info,
     )
-    assert [proof.time for proof in record.proofs] == [1000.0, 1000.0, 3.5]
+    assert [pack.time for pack in record.packs] == [1000.0, 1000.0, 3.5]
 
 
 @pytest.mark.parametrize(
@@ -413,24 +416,26 @@ def test_a_budget_of_bytes() -> None:
 # --- what prune keeps tidy --------------------------------------------------------------------------
 
 
-def _record(modified: float, *proofs: Proof) -> VerifiedRecord:
-    return VerifiedRecord(f"verified/{modified}", modified, proofs)
+def _record(modified: float, *packs: VerifiedPack) -> VerifiedRecord:
+    return VerifiedRecord(f"verified/{modified}", modified, packs)
 
 
 def test_what_is_said_elsewhere_or_gone_is_void() -> None:
     a, b, gone = bytes(16), bytes(15) + b"b", bytes(15) + b"g"
-    old = _record(1.0, Proof(a, 0, 1.0), Proof(gone, 0, 1.0))
-    new = _record(2.0, Proof(a, 0, 2.0))
-    other = _record(1.5, Proof(b, 0, 1.5))
-    assert tidy([old, new, other], lambda proof: proof.pack_id != gone).void == (old,)
+    old = _record(1.0, VerifiedPack(a, 0, 1.0), VerifiedPack(gone, 0, 1.0))
+    new = _record(2.0, VerifiedPack(a, 0, 2.0))
+    other = _record(1.5, VerifiedPack(b, 0, 1.5))
+    assert tidy([old, new, other], lambda pack: pack.pack_id != gone).void == (old,)
 
 
 def test_small_records_are_merged_with_their_times() -> None:
     ids = [bytes([number]) * 16 for number in range(verified.LEAST)]
-    records = [_record(float(number), Proof(ids[number], 0, number - 0.5)) for number in range(len(ids))]
+    records = [
+        _record(float(number), VerifiedPack(ids[number], 0, number - 0.5)) for number in range(len(ids))
+    ]
     assert tidy(records[1:], lambda _: True).merged == ()
     tidied = tidy(records, lambda _: True)
-    assert {(proof.pack_id, proof.time) for proof in tidied.merged} == {
+    assert {(pack.pack_id, pack.time) for pack in tidied.merged} == {
         (ids[number], number - 0.5) for number in range(len(ids))
     }
     merged = _record(100.0, *tidied.merged)
@@ -442,8 +447,10 @@ def test_small_records_are_merged_with_their_times() -> None:
 def test_the_latest_verification_of_a_pack_survives_a_merge() -> None:
     """Also one that an older record gives: a merge of an earlier prune."""
     pack = bytes(16)
-    records = [_record(float(number), Proof(pack, 0, 50.0 - number)) for number in range(verified.LEAST)]
-    assert [proof.time for proof in tidy(records, lambda _: True).merged] == [50.0]
+    records = [
+        _record(float(number), VerifiedPack(pack, 0, 50.0 - number)) for number in range(verified.LEAST)
+    ]
+    assert [pack.time for pack in tidy(records, lambda _: True).merged] == [50.0]
 
 
 def test_a_prune_that_may_not_write_records_says_so_and_ends_well(

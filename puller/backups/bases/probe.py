@@ -22,13 +22,14 @@ from itertools import groupby, islice, pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData
+from puller.nbd.block_status import WINDOW
+from puller.nbd.export import Export
 from puller.repository.format.chunk_slot import content_id
 from puller.repository.points import DiskRecord
-from puller.repository.reading.image import DiskImage
+from puller.repository.reading.image import DiskImage, Flags, runs
 from puller.repository.repository import Repository
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind, chunk_count
 
@@ -55,13 +56,21 @@ _SUSPECTS = 4
 _BLANK = 1024
 """Pages that are zero in the base and whose allocation is queried."""
 
-_AT_ONCE = 64
-"""Blank pages in a request where all are asked: 4 GiB of disk, the most that a server answers for."""
+_A_REQUEST = WINDOW // (PAGE_CHUNKS * CHUNK)
+"""Blank pages that one request can ask for."""
+
+_AT_ONCE = 18 * _A_REQUEST
+"""Blank pages whose allocation is held at once: a MiB of flags."""
+
+_FAR_APART = 16
+"""Runs of pages up to which each is asked for its changes by itself."""
 
 _BLANK_SUSPECTS = 64
 """Chunks of these pages that are data in the image and are read."""
 
-Flags = NDArray[np.bool_]
+_TOGETHER = 32
+"""Chunks that are read at the same time."""
+
 T = TypeVar("T")
 
 
@@ -84,7 +93,7 @@ class Compared(Protocol):
 
 
 def find_mismatch(
-    repository: Repository, disk: Compared, record: DiskRecord, *, image_changed: bool = False
+    repository: Repository, disk: Export, record: DiskRecord, *, image_changed: bool = False
 ) -> str | None:
     """Return why the bitmap of ``disk`` cannot belong to the base, or None if the probe finds nothing.
 
@@ -92,8 +101,10 @@ def find_mismatch(
     """
     try:
         probe = Probe(repository, record, disk.size, image_changed=image_changed)
-        if any(probe.differs(number, probe.mark(disk.chunk(number))) for number in probe.places(disk)):
-            return FOREIGN
+        places = probe.places(disk)
+        while numbers := list(islice(places, _TOGETHER)):
+            if probe.any_differs(numbers, disk.chunks(numbers)):
+                return FOREIGN
     except DamagedData as error:
         return f"its last map is damaged: {error.message}"
     return None
@@ -132,6 +143,12 @@ class Probe(Scoped):
             return self.is_zero(number) == bool(mark)
         return self._image.content_id(number) != mark
 
+    def any_differs(self, numbers: Sequence[int], contents: Sequence[bytes]) -> bool:
+        """Return whether one of some chunks has a content that ``differs``."""
+        marks = dict(zip(numbers, map(self.mark, contents), strict=True))
+        self._image.open_packs(number for number, mark in marks.items() if mark)
+        return any(self.differs(number, mark) for number, mark in marks.items())
+
     def places(self, disk: Compared, depth: int = 1) -> Iterator[int]:
         """Choose clean chunks to compare; ``depth`` is how many at the end of each quarter."""
         yield from self._edges(disk)
@@ -150,9 +167,11 @@ class Probe(Scoped):
             yield from (number for number in reversed(stored) if clean[number - first])
 
     def _pages(self, *, empty: bool) -> list[int]:
-        flags = self._image.empty_pages()[: -(-self._end // PAGE_CHUNKS)]
-        found: list[int] = np.flatnonzero(flags == empty).tolist()
+        found: list[int] = np.flatnonzero(self._empty_pages() == empty).tolist()
         return found
+
+    def _empty_pages(self) -> Flags:
+        return self._image.empty_pages()[: -(-self._end // PAGE_CHUNKS)]
 
     def _sampled(self, disk: Compared) -> Iterator[int]:
         pages = spread(self._pages(empty=False), _PAGES * self._times, self._chance)
@@ -182,23 +201,33 @@ class Probe(Scoped):
         for first, stop in self._blank_runs():
             begin, end = first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, self._end)
             data = _data(disk, begin, end)
-            if data.any():
-                found = (np.flatnonzero(data & _clean(disk, begin, end)) + begin).tolist()
+            for start, behind in _near(data):
+                clean = _clean(disk, begin + start, begin + behind)
+                found = (np.flatnonzero(data[start:behind] & clean) + begin + start).tolist()
                 suspects += spread(found, limit, self._chance)
         yield from spread(suspects, limit, self._chance)
 
-    def _blank_runs(self) -> list[tuple[int, int]]:
+    def _blank_runs(self) -> Iterable[tuple[int, int]]:
         """Some of the pages that the base has as zero; all of them, where that takes fewer requests."""
-        pages = self._pages(empty=True)
-        some = list(_runs(spread(pages, _BLANK * self._times, self._chance)))
-        if self._times == 1:
-            return some
-        whole = [
+        some = _BLANK * self._times
+        whole = runs(self._empty_pages())
+        requests = sum(-(-(stop - first) // _A_REQUEST) for first, stop in whole)
+        if self._times == 1 or requests > some:
+            return _runs(spread(self._pages(empty=True), some, self._chance))
+        return (
             (start, min(start + _AT_ONCE, stop))
-            for first, stop in _runs(pages)
+            for first, stop in whole
             for start in range(first, stop, _AT_ONCE)
-        ]
-        return min(some, whole, key=len)
+        )
+
+
+def _near(flags: Flags) -> list[tuple[int, int]]:
+    """Return a few ranges, of whole pages from the first flag on, that have all that are set."""
+    pages = np.unique(np.flatnonzero(flags) // PAGE_CHUNKS)
+    found = list(_runs(pages.tolist()))
+    if len(found) > _FAR_APART:
+        found = [(found[0][0], found[-1][1])]
+    return [(first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, len(flags))) for first, stop in found]
 
 
 def spread(items: Sequence[T], count: int, chance: random.Random) -> list[T]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from puller.backups.bases.probe import FOREIGN, Probe
 from puller.cancelling import Scoped
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.disk import Disk
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Keys
@@ -37,18 +38,20 @@ class ContentProbe(Scoped):
     cannot be opened on this host, DamagedData.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a probe
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a probe
         self,
         repository: Repository,
         disk: Disk,
         record: DiskRecord,
         tell: Callable[[str], None],
         keys: Keys = (),
+        host: HostAccess = LOCAL,
         *,
         image_changed: bool = False,
     ) -> None:
         self.scope = repository.scope
         self._keys = keys
+        self._host = host
         self._tell = tell
         self._disk = disk
         self._record = record
@@ -64,7 +67,7 @@ class ContentProbe(Scoped):
     def _opened(self) -> ImageServer:
         if self._disk.path is None:
             raise ValueError(f"disk {self._disk.target} has no image on this host")
-        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys, self.scope)
+        return ImageServer.in_use(self._disk.path, self._disk.format, self._keys, self.scope, self._host)
 
     def _now(self, number: int) -> bytes:
         with self._opened() as server, Export(server.uri, scope=self.scope) as export:

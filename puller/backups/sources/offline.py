@@ -17,6 +17,8 @@ namespace), so puller also listens for starts of the domain.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,13 +35,14 @@ from puller.errors import (
     NbdError,
     UnsupportedDisk,
 )
+from puller.host.access import LOCAL, FileStatus
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.nbd.image import ImageServer, Keys
-from puller.nbd.strays import end_strays
+from puller.nbd.strays import end_strays, end_strays_of
 
 _USABLE = frozenset({"auto"})
 
@@ -69,7 +72,7 @@ class Offline(Source):
 
     def bitmaps(self) -> StoredBitmaps:
         """Return the dirty bitmaps in the images. Raises HypervisorError."""
-        return StoredBitmaps(self._domain, self._disks, self._repository_id)
+        return StoredBitmaps.of(self._domain, self._disks, self._repository_id)
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """Check that encrypted images can be opened. A domain that is shut off needs no temporary files.
@@ -90,15 +93,23 @@ class Offline(Source):
 
 
 class StoredBitmaps:
-    """The dirty bitmaps in the images of a domain that is shut off. Raises HypervisorError."""
+    """The dirty bitmaps in the images of a domain that is shut off: by target, the flags of each by name."""
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str) -> None:
-        self._flags = {
-            disk.target: stored_bitmaps(image_facts(image_of(domain, disk), disk.format, domain.scope))
-            for disk in disks
-        }
+    def __init__(self, flags: Mapping[str, Mapping[str, frozenset[str]]], repository_id: str) -> None:
+        self._flags = flags
         known = {name for bitmaps in self._flags.values() for name in bitmaps}
         self.oldest = oldest_of(known, repository_id)
+
+    @classmethod
+    def of(cls, domain: Domain, disks: Sequence[Disk], repository_id: str) -> Self:
+        """Return those of the ``disks``. Raises HypervisorError."""
+        flags = {
+            disk.target: stored_bitmaps(
+                image_facts(image_of(domain, disk), disk.format, domain.scope, domain.host)
+            )
+            for disk in disks
+        }
+        return cls(flags, repository_id)
 
     def sound(self, checkpoint: str) -> frozenset[str]:
         """See Bitmaps."""
@@ -129,12 +140,13 @@ class StoredDisks(FrozenDisks):
         self._disks = disks
         self._bases = bases
         self._keys = keys
+        self._host = domain.host
         self._starts = Starts(domain)
         self._servers = ExitStack()
-        self._seen: dict[Path, tuple[int, ...]] = {}
+        self._seen: dict[Path, FileStatus] = {}
 
     def __enter__(self) -> Self:
-        end_strays(self._domain.scope)
+        self._end_strays()
         with ExitStack() as servers:
             servers.enter_context(self._starts)
             self.exports = tuple(self._serve(servers, disk) for disk in self._disks)
@@ -142,19 +154,27 @@ class StoredDisks(FrozenDisks):
             self._servers = servers.pop_all()
         return self
 
+    def _end_strays(self) -> None:
+        if self._host is LOCAL:
+            end_strays(self._domain.scope)
+        else:
+            end_strays_of(self._host, self._domain.scope)
+
     def __exit__(self, *failure: Any) -> None:
         self._servers.__exit__(*failure)
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
         path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
-        self._seen[path] = _trace(path)  # before its header is read, which names the other files
+        self._seen[path] = self._trace(path)  # before its header is read, which names the other files
         self._seen |= {
-            file: _trace(file) for file in files_of(path, disk.format, self._domain.scope) if file != path
+            file: self._trace(file)
+            for file in files_of(path, disk.format, self._domain.scope, self._host)
+            if file != path
         }
         try:
             keys = self._keys[disk.target]
             served = ImageServer.read_only(
-                path, disk.format, bitmap=bitmap, keys=keys, scope=self._domain.scope
+                path, disk.format, bitmap=bitmap, keys=keys, scope=self._domain.scope, host=self._host
             )
             server = servers.enter_context(served)
         except NbdError as error:
@@ -165,6 +185,16 @@ class StoredDisks(FrozenDisks):
                 advice="Wait until it is free; if the domain was started, run the backup again.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    def _trace(self, path: Path) -> FileStatus:
+        """Return what changes when a file is written. For a device it only identifies it."""
+        try:
+            found = self._host.status(path)
+        except OSError as error:
+            raise _unread(path, error.strerror or "") from error
+        if found is None:
+            raise _unread(path, os.strerror(errno.ENOENT))
+        return found
 
     @property
     def consistency(self) -> str:
@@ -179,19 +209,14 @@ class StoredDisks(FrozenDisks):
                 advice="Run the backup again: the domain is running now.",
             )
         for path, seen in self._seen.items():
-            if _trace(path) != seen:
+            if self._trace(path) != seen:
                 raise HypervisorError(
                     f"image {path} of domain {self._domain.name} was changed while it was read",
                     advice="Find out which program writes to the domain's images, then run the backup again.",
                 )
 
 
-def _trace(path: Path) -> tuple[int, ...]:
-    """Return a value that changes when a file is written. For a device it only identifies it."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise HypervisorError(
-            f"cannot read image {path}: {error.strerror}", advice="Check that the disk's storage is present."
-        ) from error
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _unread(path: Path, why: str) -> HypervisorError:
+    return HypervisorError(
+        f"cannot read image {path}: {why}", advice="Check that the disk's storage is present."
+    )

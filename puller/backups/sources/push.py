@@ -25,7 +25,7 @@ from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job.pushjob import PushJob
 from puller.hypervisor.space import staging
 from puller.hypervisor.space.seal import seal_of
-from puller.nbd.image import ImageServer, Keys, copy_bytes, detach_backing
+from puller.nbd.image import ImageServer, copy_bytes, detach_backing
 from puller.pipeline.flow import Flow
 from puller.repository.repository import Repository
 
@@ -88,10 +88,13 @@ class Push(Source):
             )
         try:
             tell, keys = partial(self._tell, disk.target), keys_of(self._domain, disk)
+            host = self._domain.host
 
             def probe(scope: CancelScope) -> ContentProbe:
                 repository = self._repository.within(scope)
-                return ContentProbe(repository, disk, record, tell, keys, image_changed=base.image_changed)
+                return ContentProbe(
+                    repository, disk, record, tell, keys, host, image_changed=base.image_changed
+                )
 
             self._probes[disk.target] = _apart(self._repository.scope, probe)
         except DamagedData as error:
@@ -120,7 +123,7 @@ class Push(Source):
         try:
             if disk.path is None:
                 return size
-            return _held_bytes(disk.path, disk.format, size, keys_of(self._domain, disk), self._domain.scope)
+            return _held_bytes(self._domain, disk, disk.path, size)
         except (
             HypervisorError,
             NbdError,
@@ -142,17 +145,19 @@ class Push(Source):
         return PushedDisks(job, probes, kept, self._observer)
 
 
-def _held_bytes(path: Path, image_format: str, size: int, keys: Keys, scope: CancelScope) -> int:
+def _held_bytes(domain: Domain, disk: Disk, path: Path, size: int) -> int:
     """Return the most bytes that a full copy of the image at ``path`` needs; it may be in use.
 
     The backing chain counts too. ``qemu-img measure`` omits clusters whose tables QEMU has not written yet,
     which happens only when the guest flushes (seen with QEMU 7.2). Files have already grown by these
     clusters; a device has not, so it may hold all ``size`` bytes.
     """
-    if not path.is_file():
+    scope, host = domain.scope, domain.host
+    found = host.status(path)
+    if found is None or found.kind != "file":
         return size
-    taken = sum(int(image.get("actual-size", 0)) for image in describe(path, image_format, scope))
-    return min(size, max(copy_bytes(path, image_format, keys, scope), taken))
+    taken = sum(int(image.get("actual-size", 0)) for image in describe(path, disk.format, scope, host))
+    return min(size, max(copy_bytes(path, disk.format, keys_of(domain, disk), scope, host), taken))
 
 
 class PushedDisks(FrozenDisks):
@@ -209,7 +214,7 @@ class PushedDisks(FrozenDisks):
     def _export(self, target: str, image: Path) -> DiskExport:
         seal = self._job.seal
         passphrase = None if seal is None else seal.passphrase(target)
-        server = self._servers.enter_context(_served(image, passphrase, self._job.scope))
+        server = self._servers.enter_context(_served(image, passphrase, self._job))
         probe = self._probes.get(target)
         if probe is None:
             return DiskExport(target, server.uri, None)
@@ -223,8 +228,8 @@ class PushedDisks(FrozenDisks):
         for target, path in self._kept.items():
             image = self._job.images[target]
             if self._job.seal is None:
-                detach_backing(image, self._job.scope)
-            staging.keep(image, path)
+                detach_backing(image, self._job.scope, self._job.host)
+            staging.keep(image, path, self._job.host)
             self._observer(Kept(self._name, target, str(path)))
             self._observer(Notice(self._name, f"the pushed image of disk {target} is kept as {path}"))
 
@@ -237,17 +242,17 @@ def _apart(scope: CancelScope, work: Callable[[CancelScope], T]) -> T:
     return made[0]
 
 
-def _served(image: Path, passphrase: bytes | None, scope: CancelScope) -> ImageServer:
+def _served(image: Path, passphrase: bytes | None, job: PushJob) -> ImageServer:
     """QEMU releases its lock on the image shortly after libvirt has reported the end of the job."""
     deadline = time.monotonic() + _LET_GO
     while True:
         try:
-            return ImageServer.pushed(image, passphrase, scope)
+            return ImageServer.pushed(image, passphrase, job.scope, job.host)
         except NbdError as error:
             if "lock" not in error.message or time.monotonic() > deadline:
                 raise
-        scope.pause(_STEP)
-        scope.check()
+        job.scope.pause(_STEP)
+        job.scope.check()
 
 
 class _Progress:

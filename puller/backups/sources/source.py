@@ -13,13 +13,13 @@ from pathlib import Path
 
 from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
+from puller.backups.sources.ways import Way, unix_socket
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import untracked
 from puller.hypervisor.job.frozen import FrozenDisks
-from puller.hypervisor.job.job import PullJob, require_short, socket_path
-from puller.hypervisor.job.listener import UnixListener
+from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.hypervisor.space.seal import seal_of
 
@@ -65,9 +65,12 @@ class Source:
 class Pull(Source):
     """QEMU exports the disks while the guest runs; see ``puller.hypervisor.job.job``."""
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path) -> None:
+    def __init__(
+        self, domain: Domain, disks: Sequence[Disk], repository_id: str, scratch: Path, way: Way = unix_socket
+    ) -> None:
         super().__init__(domain, disks, scratch)
         self._repository_id = repository_id
+        self._way = way
 
     def bases(self, history: History) -> dict[str, Base]:
         """See Source."""
@@ -79,15 +82,15 @@ class Pull(Source):
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
-        name = checkpoints.checkpoint_name(self._repository_id, "0" * 8)
-        require_short(socket_path(self._domain, name))
+        self._way(self._domain, checkpoints.checkpoint_name(self._repository_id, "0" * 8))
+        if not self._domain.host.has_files:
+            return  # which the point notes
         sizes = (self._domain.disk_size(target) for target in bases)
         check_free(self.folder, required_bytes(sizes), self._domain.host)
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PullJob:
         """See Source."""
-        socket = socket_path(self._domain, checkpoint)
-        listener = UnixListener(socket, self._domain.host)
+        listener = self._way(self._domain, checkpoint)
         seal = seal_of(self._domain, self._disks, checkpoint)
         return PullJob(
             self._domain, checkpoints_of(bases), checkpoint, self.folder, listener, self._untracked, seal

@@ -5,6 +5,9 @@ A point holds the decrypted content that the guest sees, whether the guest runs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from puller.errors import UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
@@ -26,9 +29,13 @@ def keys_of(domain: Domain, disk: Disk) -> Keys:
 
 def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
     """Raise UnsupportedDisk if an image of the disk is encrypted and ``keys`` have none for it."""
-    if disk.path is None:
-        return
-    for number, image in enumerate(describe(disk.path, disk.format, domain.scope, domain.host)):
+    if disk.path is not None:
+        require_keys_for(domain, disk, keys, describe(disk.path, disk.format, domain.scope, domain.host))
+
+
+def require_keys_for(domain: Domain, disk: Disk, keys: Keys, images: Sequence[dict[str, Any]]) -> None:
+    """As ``require_keys``, for ``images`` that ``describe`` has returned of the disk."""
+    for number, image in enumerate(images):
         if image.get("encrypted") and (number >= len(keys) or keys[number] is None):
             raise UnsupportedDisk(
                 f"cannot open the encrypted image {image['filename']} of disk {disk.target} of domain "

@@ -148,6 +148,28 @@ def _load_meanwhile() -> None:
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",
 )
+@click.option(
+    "--nbd-tls",
+    metavar="DIR",
+    help="Read disks of another host over TLS, with the certificates in DIR: ca-cert.pem, client-cert.pem "
+    "and client-key.pem.  [default: through ssh]",
+)
+@click.option(
+    "--nbd-ports",
+    metavar="FIRST-LAST",
+    help="Let QEMU listen at one of these TCP ports for --nbd-tls.  [default: 10809-10872]",
+)
+@click.option(
+    "--nbd-address",
+    metavar="ADDRESS",
+    help="Let QEMU listen at this address of its host for --nbd-tls.  [default: that of --connect]",
+)
+@click.option(
+    "--insecure-nbd",
+    is_flag=True,
+    help="Read disks of another host over TCP in clear text. Everybody on the network can read them, and "
+    "everybody who reaches the port during the backup can read the disks.",
+)
 @click.pass_obj
 def command(settings: Settings, /, domains: tuple[str, ...], **choices: Any) -> Outcome:
     """Back up domains: take one restore point of each DOMAIN.

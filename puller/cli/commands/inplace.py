@@ -21,7 +21,8 @@ from puller.cli.output.times import duration
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
-    from puller.recovery.rollback import RolledBack, RolledBackDisk
+    from puller.recovery.disk_rollback import RolledBackDisk
+    from puller.recovery.rollback import RolledBack
 
 
 def roll_back(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has

@@ -30,5 +30,9 @@ def command(settings: Settings, domain: str | None, hosts: tuple[str, ...]) -> O
     points = api.list_points(repository, domain, hosts=hosts, damaged=lambda _, error: damaged.append(error))
     now = datetime.now(UTC)
     keeps = repository.keeps.holding(now)
-    document = {"points": [record(point, keeps.get((point.uuid, point.point))) for point in points]}
-    return Outcome(document, listing(points, now, keeps), damaged[0] if damaged else None)
+    proofs = repository.proofs.newest()
+    names = [(point.uuid, point.point) for point in points]
+    records = [
+        record(point, keeps.get(name), proofs.get(name)) for point, name in zip(points, names, strict=True)
+    ]
+    return Outcome({"points": records}, listing(points, now, keeps, proofs), damaged[0] if damaged else None)

@@ -12,7 +12,7 @@ from puller.cancelling import CancelScope
 from puller.cli.commands import check, prune
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Bare
-from puller.cli.output import console, failures, taken
+from puller.cli.output import console, failures, proofs, taken
 from puller.cli.output.measures import BACKUP, notice_line
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from puller.configuration.job import Job, JobStep
     from puller.jobs.report import JobReport
 
-STEPS: tuple[JobStep, ...] = ("backup", "prune", "check")
+STEPS: tuple[JobStep, ...] = ("backup", "prune", "check", "prove")
 _ORDER = ("before", *STEPS, "after")
 
 
@@ -35,8 +35,8 @@ _ORDER = ("before", *STEPS, "after")
 @click.option(
     "--only",
     type=click.Choice(STEPS),
-    help="Run only this step, even if the job's 'then' does not name it. With prune or check, the job's "
-    "commands before and after are not run.",
+    help="Run only this step, even if the job's 'then' does not name it. Without backup, the job's commands "
+    "before and after are not run.",
 )
 @click.option(
     "--metrics-file",
@@ -49,8 +49,8 @@ def command(settings: Settings, job: str, only: JobStep | None, metrics_file: st
     """Run a job of the configuration.
 
     Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
-    'then': prune by the job's rules, and check. If the job is already running on this host, the exit code
-    is 11.
+    'then': prune by the job's rules, check, and prove that some machines start. If the job is already running
+    on this host, the exit code is 11.
     """
     chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(
@@ -105,6 +105,7 @@ class _Command:
                 self._job,
                 steps=steps,
                 connect=self._settings.connect,
+                drills=self._settings.configure().prove,
                 observer=reporters.observer,
                 on_point=reporters.on_point,
                 on_failure=reporters.on_failure,
@@ -130,12 +131,14 @@ class _Command:
 
     @staticmethod
     def _parts(report: JobReport) -> dict[str, str]:
-        """Return the results of prune and check, for people."""
+        """Return the results of the steps after the backups, for people."""
         parts = {}
         if report.prune is not None:
             parts["prune"] = prune.text(report.prune)
         if report.check is not None:
             parts["check"] = check.text(report.check)
+        if report.prove is not None:
+            parts["prove"] = proofs.text(report.prove)
         return parts
 
     def _summary(self, report: JobReport) -> str:
@@ -147,12 +150,13 @@ class _Command:
 
 
 def document(report: JobReport) -> dict[str, Any]:
-    """Return the document of docs/cli.md: as of ``backup``, with ``prune`` and ``check`` if they ran."""
+    """Return the document of docs/cli.md: as of ``backup``, with those of the other steps that ran."""
     return {
         "job": report.job,
         **taken.document(report.taken),
         "prune": None if report.prune is None else prune.document(report.prune),
         "check": None if report.check is None else check.document(report.check),
+        "prove": None if report.prove is None else proofs.document(report.prove),
         "failures": [
             {"step": step, "error": failures.document(failures.translate(error))}
             for step, error in report.failures
@@ -172,6 +176,8 @@ def _failure(report: JobReport) -> PullerError | None:
         found.append(("backup", missed))
     if report.check is not None and (damage := check.failure(report.check)) is not None:
         found.append(("check", damage))
+    if report.prove is not None and (unproven := proofs.failure(report.prove)) is not None:
+        found.append(("prove", unproven))
     found.sort(key=lambda item: _ORDER.index(item[0]))
     if len(found) < 2:
         return found[0][1] if found else None

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
-from puller.cli.input.access import open_repository
+from puller.cancelling import CancelScope
+from puller.cli.input.access import open_or_ask
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import SIZE
+from puller.cli.input.secret import Secret
 from puller.cli.output import console
 from puller.cli.output.failures import complain
 from puller.cli.output.measures import RESTORE
@@ -24,11 +27,10 @@ from puller.cli.output.settings import Settings
 from puller.cli.output.tables import table
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
+from puller.events import Observer
+from puller.recovery.serving.process import ServerProcess, Service
+from puller.recovery.serving.session import Session
 from puller.units import MIB, format_bytes
-
-if TYPE_CHECKING:
-    from puller.cancelling import CancelScope
-    from puller.recovery.serving.server import Server
 
 _KILLED = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -51,6 +53,12 @@ _END_SECONDS = 10.0
     "--socket",
     metavar="PATH",
     help="Listen at this Unix socket. Without it and --port, puller makes one that only this user can reach.",
+)
+@click.option(
+    "--socket-owner",
+    metavar="USER",
+    help="Let this user connect to the socket of --socket, for example libvirt-qemu. Without it, only the "
+    "user who runs puller can.",
 )
 @click.option(
     "--port",
@@ -86,6 +94,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     hosts: tuple[str, ...],
     disks: tuple[str, ...],
     socket: str | None,
+    socket_owner: str | None,
     port: int | None,
     tls_certificates: str | None,
     program: str | None,
@@ -97,33 +106,49 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     connect, and serves until a signal ends it (exit code 0). POINT is an id, a unique prefix of one,
     DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
-    repository = open_repository(settings)
-    from puller import api
-
+    service = Service(
+        tuple(dict.fromkeys(disks)),
+        None if socket is None else Path(socket).absolute(),
+        socket_owner,
+        port,
+        None if tls_certificates is None else Path(tls_certificates).absolute(),
+        cache_size,
+    )
+    service.check()
     with (
         observing(settings, RESTORE) as observer,
-        api.serve(
-            repository,
-            point,
-            hosts=hosts,
-            disks=disks,
-            socket=socket,
-            port=port,
-            tls_certificates=tls_certificates,
-            cache_size=cache_size,
-            observer=observer,
-        ) as server,
+        _begin(settings, point, hosts, service, observer) as server,
     ):
         if program is not None:
             return Outcome(code=_run(program, server, settings))
         _print(server, settings)
-        return Outcome(code=_serve(server, repository.scope, settings))
+        return Outcome(code=_serve(server, settings))
 
 
-def _serve(server: Server, scope: CancelScope, settings: Settings) -> int:
+def _begin(
+    settings: Settings, point: str, hosts: tuple[str, ...], service: Service, observer: Observer
+) -> ServerProcess:
+    """Let nbdkit's process open the repository, and only that: two would take twice the memory for days."""
+
+    def attempt(url: str, secret: Secret) -> ServerProcess:
+        session = Session(
+            url,
+            point,
+            service.memory,
+            hosts,
+            service.disks,
+            password=secret.password,
+            key_file=secret.key_file,
+        )
+        return ServerProcess(session, service, observer)
+
+    return open_or_ask(settings, attempt)
+
+
+def _serve(server: ServerProcess, settings: Settings) -> int:
     """Wait for a signal, which is how a server is meant to end. The document is printed by now."""
     try:
-        server.wait(scope)
+        server.wait(CancelScope())
     except Stopped:
         return 0
     except PullerError as error:
@@ -132,7 +157,7 @@ def _serve(server: Server, scope: CancelScope, settings: Settings) -> int:
     return 0
 
 
-def _run(program: str, server: Server, settings: Settings) -> int:
+def _run(program: str, server: ServerProcess, settings: Settings) -> int:
     """Run the user's command to its end; return its exit code, as a shell does."""
     if settings.json:
         _print(server, settings)
@@ -159,12 +184,12 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def _document(server: Server) -> dict[str, Any]:
+def _document(server: ServerProcess) -> dict[str, Any]:
     exports = [{"disk": item.disk, "uri": item.uri, "size": item.size} for item in server.exports]
     return {"uri": server.uri(), "exports": exports}
 
 
-def _print(server: Server, settings: Settings) -> None:
+def _print(server: ServerProcess, settings: Settings) -> None:
     if settings.json:
         console.answer(json.dumps(_document(server)))
     elif settings.verbosity >= 0:

@@ -11,6 +11,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.output.outcome import Outcome
+from puller.cli.output.records import moment
 from puller.cli.output.settings import Settings
 from puller.cli.output.tables import facts, table
 from puller.cli.output.times import local, rfc3339
@@ -46,7 +47,12 @@ def command(settings: Settings, hosts: tuple[str, ...]) -> Outcome:
 def _document(found: Stats) -> dict[str, Any]:
     times = ("oldest", "newest")
     costs = [
-        {**asdict(cost), **{name: rfc3339(getattr(cost, name)) for name in times}} for cost in found.costs
+        {
+            **asdict(cost),
+            **{name: rfc3339(getattr(cost, name)) for name in times},
+            "last_drill": moment(cost.last_drill),
+        }
+        for cost in found.costs
     ]
     return {**asdict(found), "costs": costs}
 
@@ -65,4 +71,12 @@ def _listing(costs: Sequence[Cost]) -> str:
         )
         for cost in costs
     ]
-    return table(heads, rows)
+    if not any(cost.last_drill for cost in costs):
+        return table(heads, rows)
+    return table(
+        (*heads, "LAST DRILL"), [(*row, _drilled(cost)) for row, cost in zip(rows, costs, strict=True)]
+    )
+
+
+def _drilled(cost: Cost) -> str:
+    return "never" if cost.last_drill is None else f"{cost.last_verdict} {local(cost.last_drill)}"

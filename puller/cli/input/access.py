@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from puller.cancelling import CancelScope
 from puller.cli.input.secret import Secret, ask, can_ask, given_secret
@@ -13,6 +14,8 @@ from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:
     from puller.repository.repository import Repository
+
+T = TypeVar("T")
 
 
 def repository_url(settings: Settings) -> str:
@@ -45,9 +48,20 @@ def open_with_secret(settings: Settings, scope: CancelScope | None = None) -> tu
 
 
 def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:
+    def attempt(url: str, secret: Secret) -> tuple[Repository, Secret]:
+        return _open(settings, url, secret, scope), secret
+
+    return open_or_ask(settings, attempt)
+
+
+def open_or_ask(settings: Settings, attempt: Callable[[str, Secret], T]) -> T:
+    """Call ``attempt`` with the repository's URL and secret; ask for the password if that needs one.
+
+    Raises UsageError and the errors of ``attempt``.
+    """
     url, secret = repository_url(settings), _secret(settings)
     try:
-        return _open(settings, url, secret, scope), secret
+        return attempt(url, secret)
     except NotEncrypted as error:
         if secret.is_given:
             raise NotEncrypted(
@@ -59,8 +73,7 @@ def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Reposit
             raise _wrong(error, secret) from error
         if not can_ask():
             raise
-    secret = ask("Password of the repository", twice=False)
-    return _open(settings, url, secret, scope), secret
+    return attempt(url, ask("Password of the repository", twice=False))
 
 
 def _secret(settings: Settings) -> Secret:

@@ -33,6 +33,7 @@ def _count(number: float) -> str:
 
 BACKUP = Measure("read", "stored")
 RESTORE = Measure("written")
+PULL = Measure("pulled")
 CHECK = Measure("looked at", show=_count)
 PRUNE = Measure("")
 """Prune reports only its steps."""

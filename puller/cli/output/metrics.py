@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from puller.cli.output import failures
+from puller.cli.output import failures, proofs
 from puller.errors import DamagedData, JobLeftOpen, Locked, PullerError
 from puller.jobs.batch import Taken
 
@@ -33,6 +33,7 @@ _DOMAIN, _JOB = ("job", "domain"), ("job",)
 _ERRORS = "puller_errors_total"
 _SUCCESS = "puller_backup_success"
 _LEFT_OPEN = "puller_backup_job_left_open"
+_DRILLS = "puller_prove_"
 _OLDEST = "puller_check_oldest_verified_timestamp_seconds"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_backup_last_success_timestamp_seconds": (_DOMAIN, "Time of the newest point."),
@@ -68,6 +69,13 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_check_errors": (_JOB, "Errors found by the last check."),
     "puller_check_packs_left": (_JOB, "Packs that were due in the last check, but beyond its budget."),
     _OLDEST: (_JOB, "Time of the oldest verification of a pack, if each pack was verified once."),
+    "puller_prove_exit_code": (_JOB, "Exit code of the last restore drills; 0 is success."),
+    "puller_prove_success": (_DOMAIN, "1 if the domain's last restore drill proved that it starts, else 0."),
+    "puller_prove_timestamp_seconds": (_DOMAIN, "Time of the domain's last restore drill."),
+    "puller_prove_start_seconds": (
+        _DOMAIN,
+        "Time from the start to the evidence in the last drill that proved that the domain starts.",
+    ),
 }
 _ERRORS_HELP = "Failures by class of error; those of a whole job have an empty domain."
 
@@ -150,11 +158,12 @@ def merge(old: Samples, run: Run, now: float) -> Samples:
         if "backup" in run.steps:
             merged = _with_backups(merged, run)
             merged |= dict(_of_job(run, now))
-        for step in ("prune", "check"):
+        for step in ("prune", "check", "prove"):
             merged |= dict(_of_step(run, step))
         if run.report is not None and run.report.check is not None:
             merged.pop(_sample(_OLDEST, run.job), None)  # a new pack was never verified
         merged |= dict(_of_report(run, now))
+        merged |= dict(_of_drills(run))
     for key in _errors(run):
         merged[key] = merged.get(key, 0.0) + 1
     return merged
@@ -175,7 +184,7 @@ def _with_backups(old: Samples, run: Run) -> Samples:
         if words["job"] != run.job or not domain:
             return True
         if domain in points:
-            return name == _ERRORS
+            return name == _ERRORS or name.startswith(_DRILLS)
         return domain in begun or not is_whole
 
     merged = {key: value for key, value in old.items() if stays(key[0], dict(key[1]))}
@@ -205,15 +214,18 @@ def _of_job(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
 
 
 def _of_step(run: Run, step: str) -> Iterator[tuple[tuple[str, Labels], float]]:
-    """Return the exit code of a prune or check, alone or after the backups, if it was begun."""
+    """Return the exit code of a later step, alone or after the backups, if it was begun."""
     name = _sample(f"puller_{step}_exit_code", run.job)
     if run.steps == (step,):
         yield name, run.failure.exit_code if run.failure else 0
     elif run.report is not None:
         failed = [failures.translate(error) for at, error in run.report.failures if at == step]
         damage = step == "check" and run.report.check is not None and run.report.check.errors
+        drills = step == "prove" and run.report.prove is not None and proofs.failure(run.report.prove)
         if failed or damage:
             yield name, failed[0].exit_code if failed else DamagedData.exit_code
+        elif drills:
+            yield name, drills.exit_code
         elif getattr(run.report, step) is not None:
             yield name, 0
 
@@ -230,6 +242,18 @@ def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float
             yield _sample(_OLDEST, run.job), oldest.timestamp()
         if not errors:
             yield _sample("puller_check_last_success_timestamp_seconds", run.job), now
+
+
+def _of_drills(run: Run) -> Iterator[tuple[tuple[str, Labels], float]]:
+    if run.report is None or run.report.prove is None:
+        return
+    for drill in run.report.prove.held:
+        domain, proof = drill.point.domain, drill.proof
+        is_proven = proof.verdict == "proven"
+        yield _sample(f"{_DRILLS}success", run.job, domain), float(is_proven)
+        yield _sample(f"{_DRILLS}timestamp_seconds", run.job, domain), proof.time.timestamp()
+        if is_proven and proof.seconds is not None:
+            yield _sample(f"{_DRILLS}start_seconds", run.job, domain), proof.seconds
 
 
 def _of_point(job: str, point: Point) -> Iterator[tuple[tuple[str, Labels], float]]:

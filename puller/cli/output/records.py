@@ -7,6 +7,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from puller.cli.output import proofs as verdicts
 from puller.cli.output.console import printable
 from puller.cli.output.tables import facts, table
 from puller.cli.output.times import age, duration, local, rfc3339, utc
@@ -15,8 +16,10 @@ from puller.units import format_bytes
 if TYPE_CHECKING:
     from puller.repository.points import DiskRecord, Point
     from puller.repository.records.kept import Keep
+    from puller.repository.records.proofs import Proof
 
 _NO_KEEPS: Mapping[tuple[str, str], Keep] = MappingProxyType({})
+_NO_PROOFS: Mapping[tuple[str, str], Proof] = MappingProxyType({})
 
 
 _OF_POINT = (
@@ -32,8 +35,8 @@ def moment(time: datetime | None) -> str | None:
     return None if time is None else rfc3339(time)
 
 
-def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
-    """Return the members of a point in lists; ``keep`` is its keep, if any."""
+def record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -> dict[str, Any]:
+    """Return the members of a point in lists; ``keep`` is its keep, ``proof`` its newest proof, if any."""
     disks = [{name: getattr(disk, name) for name in _OF_DISK} for disk in point.disks]
     said = {name: getattr(point, name) for name in _OF_POINT}
     held = (
@@ -51,26 +54,53 @@ def record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
         "notes": list(point.notes),
         "disks": disks,
         "keep": held,
+        "proof": verdicts.brief(proof),
     }
 
 
-def full_record(point: Point, keep: Keep | None = None) -> dict[str, Any]:
+def full_record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -> dict[str, Any]:
     """Return all members of one point except the addresses of its data."""
     attachments = [
         {"name": item.name, "size": item.size, "time": moment(item.time)} for item in point.attachments
     ]
-    return {**record(point, keep), "attachments": attachments, "checkpoint_xml": point.checkpoint_xml}
+    return {
+        **record(point, keep),
+        "attachments": attachments,
+        "checkpoint_xml": point.checkpoint_xml,
+        "proof": verdicts.full(proof),
+    }
 
 
-def listing(points: Sequence[Point], now: datetime, keeps: Mapping[tuple[str, str], Keep] = _NO_KEEPS) -> str:
-    """Return a table with a line for each point, and a column KEPT if one is kept."""
+def listing(
+    points: Sequence[Point],
+    now: datetime,
+    keeps: Mapping[tuple[str, str], Keep] = _NO_KEEPS,
+    proofs: Mapping[tuple[str, str], Proof] = _NO_PROOFS,
+) -> str:
+    """Return a table with a line for each point, and columns KEPT and DRILL if there is any."""
     if not points:
         return "no restore points"
-    heads = ("POINT", "DOMAIN", "HOST", "TIME", ">AGE", "KIND", "DISKS", ">SIZE", ">READ", ">STORED")
+    heads: tuple[str, ...] = (
+        "POINT",
+        "DOMAIN",
+        "HOST",
+        "TIME",
+        ">AGE",
+        "KIND",
+        "DISKS",
+        ">SIZE",
+        ">READ",
+        ">STORED",
+    )
     rows = [_row(point, now) for point in points]
-    found = [keeps.get((point.uuid, point.point)) for point in points]
-    if any(found):
-        return table((*heads, "KEPT"), [(*row, _kept(keep)) for row, keep in zip(rows, found, strict=True)])
+    names = [(point.uuid, point.point) for point in points]
+    more = {
+        "KEPT": [_kept(keeps.get(name)) for name in names],
+        "DRILL": [verdicts.cell(proofs.get(name)) for name in names],
+    }
+    for head, cells in more.items():
+        if any(cells):
+            heads, rows = (*heads, head), [(*row, cell) for row, cell in zip(rows, cells, strict=True)]
     return table(heads, rows)
 
 
@@ -113,16 +143,17 @@ def summary(point: Point) -> str:
     return text if frozen is None else f"{text}, guest frozen for {frozen:.3f} s"
 
 
-def description(point: Point, now: datetime, keep: Keep | None = None) -> str:
+def description(point: Point, now: datetime, keep: Keep | None = None, proof: Proof | None = None) -> str:
     """Return all details of one point, for a person."""
     kept = [] if keep is None else [("kept", _kept(keep))]
-    parts = [facts(_facts(point, now) + kept)]
+    parts = [facts(_facts(point, now) + kept + verdicts.facts_of(proof))]
     if point.disks:
         parts.append(_disks(point.disks))
     parts += [f"{disk.disk} ({disk.kind}): {printable(disk.reason)}" for disk in point.disks if disk.reason]
     if point.attachments:
         rows = [(item.name, format_bytes(item.size)) for item in point.attachments]
         parts.append(table(("ATTACHMENT", ">SIZE"), rows))
+    parts += verdicts.log_of(proof)
     return "\n\n".join(parts)
 
 

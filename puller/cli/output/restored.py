@@ -14,8 +14,8 @@ from puller.events import DiskDone, Event, Observer
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
+    from puller.recovery.disk_rollback import RolledBackDisk
     from puller.recovery.restore import RestoredDisk
-    from puller.recovery.rollback import RolledBackDisk
     from puller.repository.reading.damage import Damage
 
 Lost = Sequence[tuple[str, "Damage"]]

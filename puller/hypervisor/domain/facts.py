@@ -18,14 +18,13 @@ _SECONDS = 10.0
 
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """Return the disks with the facts of their images. Raises HypervisorError."""
+    return with_file_facts(domain, [with_image_facts(disk, domain.scope, domain.host) for disk in disks])
+
+
+def with_file_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
+    """Return the disks with the facts of their images that are not in these. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(
-        replace(
-            with_image_facts(disk, domain.scope, domain.host),
-            facts=replace(_of_file(disk.path, domain), qemu=qemu),
-        )
-        for disk in disks
-    )
+    return tuple(replace(disk, facts=replace(_of_file(disk.path, domain), qemu=qemu)) for disk in disks)
 
 
 def _of_file(path: Path | None, domain: Domain) -> ImageFacts:

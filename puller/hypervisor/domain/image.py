@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -102,8 +103,18 @@ def with_stored_chain(disk: Disk, scope: CancelScope | None = None, host: HostAc
     """
     if disk.path is None or untracked(disk) is not None:
         return disk
-    behind = describe(disk.path, disk.format, scope, host)[1:]
-    return replace(disk, backing=tuple(image_name(image["format"], image["filename"]) for image in behind))
+    return with_chain(disk, describe(disk.path, disk.format, scope, host))
+
+
+def with_chain(disk: Disk, images: Sequence[dict[str, Any]]) -> Disk:
+    """Return the disk with the backing images in ``images``, which ``describe`` has returned of it.
+
+    A disk that cannot be incremental is returned unchanged.
+    """
+    if untracked(disk) is not None:
+        return disk
+    names = (image_name(image["format"], image["filename"]) for image in images[1:])
+    return replace(disk, backing=tuple(names))
 
 
 def stored_bitmaps(facts: dict[str, Any]) -> dict[str, frozenset[str]]:

@@ -18,12 +18,28 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 _OF_THE_OLD_SOURCE = ("source", "backingStore", "mirror", "auth", "encryption", "seclabel")
 
 
+RECONNECT_SECONDS = 86400
+"""How long QEMU waits for an NBD server that is gone, in seconds, before the guest gets an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class NbdExport:
+    """What a disk reads that its own image does not have: the export ``name`` at a Unix ``socket``."""
+
+    socket: Path
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class DiskSource:
-    """A restored disk: the file or block device at ``path``, which is an image of ``format``."""
+    """A restored disk: the file or block device at ``path``, which is an image of ``format``.
+
+    ``behind`` is what lies behind the image, if it is not complete.
+    """
 
     path: Path
     format: str
+    behind: NbdExport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +147,22 @@ def _put_upon(disk: ET.Element, source: DiskSource) -> None:
             disk.attrib.pop(name, None)
     _set_format(disk, source.format)
     disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
+    if source.behind is not None:
+        disk.insert(2, _backing_store(source.behind))
+
+
+def _backing_store(export: NbdExport) -> ET.Element:
+    """See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms (``backingStore``).
+
+    libvirt knows ``reconnect`` of NBD from 9.1 on, and leaves it out before.
+    """
+    store = ET.Element("backingStore", type="network")
+    ET.SubElement(store, "format", type="raw")
+    source = ET.SubElement(store, "source", protocol="nbd", name=export.name)
+    ET.SubElement(source, "host", transport="unix", socket=str(export.socket))
+    ET.SubElement(source, "reconnect", delay=str(RECONNECT_SECONDS))
+    ET.SubElement(store, "backingStore")
+    return store
 
 
 def _set_format(disk: ET.Element, image_format: str) -> None:
@@ -148,7 +180,7 @@ def _connect(root: ET.Element, networks: Networks) -> None:
     for interface in root.findall("./devices/interface"):
         source = interface.find("./source")
         if networks.all is not None:
-            for name in ("source", "virtualport"):  # of the kind of connection that it had
+            for name in ("source", "virtualport", "portForward"):  # of the kind of connection that it had
                 for element in interface.findall(f"./{name}"):
                     interface.remove(element)
             interface.set("type", "network")

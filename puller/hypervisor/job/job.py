@@ -85,10 +85,21 @@ class PullJob(BackupJob):
         return int(statistics["disk_temp_used"])
 
     def _begin(self) -> None:
-        super()._begin()
+        while not self._begun():
+            self._undo()
         self.exports = parse_exports(job_xml(self._domain) or "<domainbackup/>", self._listener.uri)
         if {export.target for export in self.exports} != self._bases.keys():
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended as soon as it began")
+
+    def _begun(self) -> bool:
+        """Begin the job. False if QEMU could not listen, and is to try elsewhere."""
+        try:
+            super()._begin()
+        except HypervisorError as error:
+            if not self._listener.elsewhere(error):
+                raise
+            return False
+        return True
 
     def _files(self) -> Mapping[str, Path]:
         return self._scratch

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from puller.errors import HypervisorError
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.job.export import export_uri
 
@@ -29,6 +30,10 @@ class Listener(ABC):
     @abstractmethod
     def uri(self, export: str) -> str:
         """Return the URI of an export for a reader on this host."""
+
+    def elsewhere(self, error: HypervisorError) -> bool:
+        """Return whether the listener has moved because of ``error``, so that the job may begin after all."""
+        return False
 
 
 class UnixListener(Listener):

@@ -62,6 +62,7 @@ class PushJob(BackupJob):
         self._room = room
         self.domain_name = domain.name
         self.scope = domain.scope
+        self.host = domain.host
         self._events = JobEvents(domain)
         self._listening = ExitStack()
 
@@ -123,7 +124,7 @@ class PushJob(BackupJob):
         self._events.forget()  # the end of an earlier job
         super()._begin()
         for target, length in self._room.items():
-            reserve(self.images[target], length)
+            reserve(self.images[target], length, self.host)
 
     def _files(self) -> Mapping[str, Path]:
         return self.images

@@ -63,9 +63,14 @@ class JobLock(HostLock):
 @contextmanager
 def domain_held(domain: Domain) -> Iterator[None]:
     """Hold the domain against pullers of any host, by a lock on the host where it runs. Raises Locked."""
-    held = DomainLock(domain.uuid, domain.name, lock_directory()) if domain.host is LOCAL else _there(domain)
+    held = DomainLock(domain.uuid, domain.name, lock_directory()) if _is_held_here(domain) else _there(domain)
     with held:
         yield
+
+
+def _is_held_here(domain: Domain) -> bool:
+    """Whether the lock is on this host. Without a way to another, it stops only the pullers of this one."""
+    return domain.host is LOCAL or not domain.host.has_files
 
 
 @contextmanager

@@ -7,12 +7,10 @@ libvirt creates the files, gives them to QEMU's user and labels them, as it does
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 from puller.errors import HypervisorError, StagingFull
 from puller.host.access import LOCAL, HostAccess
-from puller.host.allocation import allocate
 from puller.hypervisor.space.scratch import free_bytes
 from puller.units import CHUNK, MIB, format_bytes
 
@@ -29,14 +27,13 @@ def kept_path(directory: Path, name: str, point_id: str, target: str) -> Path:
     return directory.absolute() / f"{name}-{point_id}-{target}.qcow2"
 
 
-def keep(image: Path, path: Path) -> None:
+def keep(image: Path, path: Path, host: HostAccess = LOCAL) -> None:
     """Rename an image that libvirt has finished to ``path``, and release the unused reservation.
 
     Raises HypervisorError.
     """
     try:
-        os.truncate(image, image.stat().st_size)
-        image.rename(path)
+        host.keep(image, path)
     except OSError as error:
         raise HypervisorError(f"cannot rename {image} to {path}: {error.strerror}") from error
 
@@ -59,7 +56,7 @@ def required_bytes(copied: int) -> int:
     return copied + copied // 20 + 16 * MIB
 
 
-def reserve(image: Path, length: int) -> None:
+def reserve(image: Path, length: int, host: HostAccess = LOCAL) -> None:
     """Reserve ``length`` bytes of the file system for ``image``, which QEMU is writing.
 
     Before a guest's write reaches a block that is not copied yet, QEMU copies it into the image. If that
@@ -68,19 +65,13 @@ def reserve(image: Path, length: int) -> None:
     (``EOPNOTSUPP``) only the check before the job protects the guest. Raises :class:`StagingFull`.
     """
     try:
-        descriptor = os.open(image, os.O_WRONLY)
-    except OSError:  # puller may not write it, or it is gone because the job has failed
-        return
-    try:
-        allocate(descriptor, 0, length)
-    except OSError as error:
+        host.allocate(image, length)
+    except OSError as error:  # else puller may not write it, or it is gone because the job has failed
         if error.errno == errno.ENOSPC:
             raise StagingFull(
                 f"staging directory {image.parent} has too little space: {image.name} may need "
                 f"{format_bytes(length)}"
             ) from error
-    finally:
-        os.close(descriptor)
 
 
 def check_free(directory: Path, needed: int, host: HostAccess = LOCAL) -> None:

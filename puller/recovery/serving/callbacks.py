@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import nbdkit
 
+from puller.cancelling import RetryPolicy
 from puller.errors import PullerError
 from puller.recovery.serving.channel import Channel
-from puller.recovery.serving.session import CHANNEL
+from puller.recovery.serving.session import CHANNEL, Ready
 from puller.units import CHUNK, MIB
 
 if TYPE_CHECKING:
@@ -49,15 +50,17 @@ def get_ready() -> None:
         session = _Process.channel.session()
         from puller.recovery.serving.exports import Exports
 
-        _Process.exports = Exports(session, _Process.channel.notice)
+        _Process.exports = Exports(session, _Process.channel.notice, RetryPolicy(session.patience))
 
 
 def after_fork() -> None:
-    """Begin: nbdkit listens by now."""
+    """Begin: nbdkit listens by now, and lets clients wait until this returns."""
     exports = _Process.exports
-    exports.begin()
-    _Process.channel.ready()
+    with _Process.channel.told():
+        exports.begin()
     _Process.channel.watch(exports.end)
+    sizes = {disk.name: disk.size for disk in exports.disks}
+    _Process.channel.ready(Ready(exports.point.point, sizes))
 
 
 def cleanup() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from puller.errors import PullerError, StoreUnavailable
-from puller.recovery.serving.session import Report, Session, decode_session, encode
+from puller.recovery.serving.session import Failure, Ready, Report, Session, decode_session, encode
 
 
 class Channel:
@@ -35,12 +35,12 @@ class Channel:
         try:
             yield
         except PullerError as error:
-            self._send(Report(failed=error.message, advice=error.advice))
+            self._send(Report(failed=Failure.of(error)))
             raise
 
-    def ready(self) -> None:
+    def ready(self, ready: Ready) -> None:
         """Say that clients can connect."""
-        self._send(Report(ready=True))
+        self._send(Report(ready=ready))
 
     def notice(self, text: str) -> None:
         """Say something to puller's user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,7 +36,10 @@ class Claim:
 
 
 class ChunkCache:
-    """The chunks used last, up to ``capacity`` bytes. Safe for many threads."""
+    """The chunks that were fetched last, up to ``capacity`` bytes. Safe for many threads.
+
+    Reads do not renew a chunk: what a sequential reader has read would else outlive what is fetched ahead.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -56,7 +59,6 @@ class ChunkCache:
     def _claim(self, place: Place, claim: Claim) -> None:
         content = self._kept.get(place)
         if content is not None:
-            self._kept.move_to_end(place)
             claim.found[place] = content
         elif place in claim.mine:
             return
@@ -65,13 +67,18 @@ class ChunkCache:
         else:
             self._pending[place] = claim.mine[place] = Future()
 
-    def deliver(self, place: Place, content: Content) -> None:
-        """Hand the content to all that wait for it, and keep it. Damage is not kept: it may be repaired."""
+    def deliver(self, contents: Mapping[Place, Content]) -> None:
+        """Hand the contents to all that wait for them, and keep them. Damage is not kept: it may be repaired.
+
+        Several at a time, since each time wakes those that wait.
+        """
         with self._lock:
-            future = self._pending.pop(place)
-            if isinstance(content, bytes):
-                self._keep(place, content)
-        future.set_result(content)
+            futures = [(self._pending.pop(place), content) for place, content in contents.items()]
+            for place, content in contents.items():
+                if isinstance(content, bytes):
+                    self._keep(place, content)
+        for future, content in futures:
+            future.set_result(content)
 
     def abandon(self, places: Iterable[Place], error: BaseException) -> None:
         """Fail all that wait for those of the places that were not delivered."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from puller.errors import DamagedData
+from puller.errors import DamagedData, PullerError
 from puller.recovery.serving.chunks import ChunkCache, Content, Place
 from puller.recovery.serving.fetching import Fetcher, Wanted
 from puller.recovery.serving.pages import MapPages
-from puller.recovery.serving.sequences import Sequences
+from puller.recovery.serving.sequences import SEGMENT, Sequences
 from puller.repository.format.pages import ZERO, Refs, chunks_in_page
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, runs
@@ -41,7 +41,7 @@ class ServedDisk:
         self._pages = MapPages(repository.maps, image.root)
         self._cache = cache
         self._fetcher = fetcher
-        self._sequences = Sequences(chunk_count(image.size), cache.capacity)
+        self._sequences = Sequences(chunk_count(image.size), cache.capacity, self._is_hole)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the disk's bytes from ``offset``.
@@ -108,17 +108,30 @@ class ServedDisk:
             length = chunks_in_page(self.size, number) * CHUNK
             raise lost(self.name, Damage(start, min(length, self.size - start), error.message)) from error
 
+    def _is_hole(self, segment: int) -> bool:
+        return self._pages.is_hole(segment * SEGMENT, (segment + 1) * SEGMENT)
+
     def _read_ahead(self, first: int, end: int) -> None:
+        """Let the crew fetch what a sequential reader needs, now and next.
+
+        It is claimed at once, so that the reader's requests wait for one fetch instead of making their own.
+        """
         for segment in self._sequences.touch(first, end):
-            if not self._fetcher.ahead(self._image, self._claim_of(segment)):
+            is_needed = segment * SEGMENT < end
+            if not self._fetcher.has_room and not is_needed:
                 self._sequences.forget(segment)
+                continue
+            try:
+                wanted = self._claim_of(segment)
+            except PullerError:  # who reads there hears of it
+                continue
+            if not self._fetcher.ahead(self._image, wanted):
+                self._fetcher.fetch(self._image, wanted)
 
-    def _claim_of(self, segment: int) -> Callable[[], Wanted]:
-        def claim() -> Wanted:
-            places = self._places(*self._sequences.chunks_of(segment))
-            return _wanted(places, self._cache.claim(places.values()).mine)
-
-        return claim
+    def _claim_of(self, segment: int) -> Wanted:
+        """Claim what of the segment nobody has. Raises DamagedData, StoreError."""
+        places = self._places(*self._sequences.chunks_of(segment))
+        return _wanted(places, self._cache.claim(places.values()).mine)
 
     def _contents(self, places: Mapping[int, Place]) -> dict[Place, bytes]:
         """Return the contents at ``places``, by chunk. Raises DamagedData with the first that is lost."""

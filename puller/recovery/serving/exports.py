@@ -1,4 +1,4 @@
-"""The served disks of one session, and what of their failures puller's user is told."""
+"""The served disks, and what of their failures puller's user is told."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from puller.recovery.diskcopy import open_image
 from puller.recovery.serving.chunks import ChunkCache
 from puller.recovery.serving.disk import Run, ServedDisk
 from puller.recovery.serving.fetching import Fetcher
+from puller.recovery.serving.hold import Hold
+from puller.recovery.serving.opening import open_session
 from puller.recovery.serving.session import Session
-from puller.repository.repository import Repository
-from puller.store.location import open_store
-from puller.store.retrying import RetryingStore
 
 _TOLD = 10_000
 """Damaged ranges that are remembered, so that each is told once."""
@@ -23,27 +22,28 @@ _TOLD = 10_000
 class Exports:
     """The disks that ``session`` names; ``tell`` passes a text on to puller's user.
 
-    Raises DamagedData, StoreError, UsageError.
+    Raises what ``opening.open_session`` does.
     """
 
     def __init__(self, session: Session, tell: Callable[[str], None], policy: RetryPolicy = WORK) -> None:
         self._tell = tell
         self._scope = CancelScope(policy, tell)
-        store = RetryingStore(open_store(session.url), self._scope).within(self._scope)
-        self._point = session.point
-        self._repository = Repository(store, session.descriptor, session.keys)
+        served = open_session(session, self._scope, tell)
+        self.point = served.point
+        self._repository = served.repository
         self._cache = ChunkCache(session.memory)
-        self._records = {record.disk: record for record in session.point.disks}
         self._images = {
-            name: open_image(self._repository, session.point, self._records[name]) for name in session.disks
+            record.disk: open_image(self._repository, self.point, record) for record in served.records
         }
         self.disks: list[ServedDisk] = []
         self._told: set[str] = set()
         self._failing = False
         self._lock = threading.Lock()
+        self._hold = Hold(self._repository, self.point, tell)
 
     def begin(self) -> None:
-        """Start the threads."""
+        """Start the threads, in the process that will serve."""
+        self._hold.begin()
         fetcher = Fetcher(self._cache, self._repository.maps.table, self._scope)
         self.disks = [
             ServedDisk(name, self._repository, image, self._cache, fetcher)
@@ -51,8 +51,9 @@ class Exports:
         ]
 
     def end(self) -> None:
-        """End all waits."""
+        """End all waits, and let the point go. It may be called twice."""
         self._scope.cancel()
+        self._hold.end()
 
     def named(self, name: str) -> ServedDisk:
         """Return the disk of this name. Raises NoSuchDisk."""
@@ -63,7 +64,7 @@ class Exports:
 
     def description(self, disk: ServedDisk) -> str:
         """Describe the disk in one line."""
-        return f"disk {disk.name} of {self._point.domain}, point {self._point.point}"
+        return f"disk {disk.name} of {self.point.domain}, point {self.point.point}"
 
     def read(self, disk: ServedDisk, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``; what fails is told and raised."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 
 from puller.cancelling import CancelScope
-from puller.errors import PullerError
-from puller.recovery.serving.chunks import ChunkCache, Place
+from puller.recovery.serving.chunks import ChunkCache, Content, Place
 from puller.repository.format.pages import PackTable
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob
@@ -20,12 +19,18 @@ from puller.store.parallel import each
 from puller.units import CHUNK
 
 AT_ONCE = 4
-"""Packs that are read at once, for one request or by the crew. Each holds a range of some MiB."""
+"""Packs that are read at once for one request."""
+
+_CREW = 8
+"""Threads that fetch ahead: so many segments are under way, which a store far away needs."""
+
+_TOGETHER = 16
+"""Chunks that are delivered at once."""
 
 _WAITING = 8
 """Segments that wait for the crew. What does not fit is not fetched ahead."""
 
-_REQUESTS = 12
+_REQUESTS = 8
 """Threads that fetch for requests at the same time. With the crew they use all connections to the store."""
 
 Wanted = dict[Place, int]
@@ -40,33 +45,36 @@ class Fetcher:
         self._table = table
         self._scope = scope
         self._slots = threading.BoundedSemaphore(_REQUESTS)
-        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
-        for number in range(AT_ONCE):
+        self._waiting: queue.Queue[tuple[DiskImage, Wanted]] = queue.Queue(_WAITING)
+        for number in range(_CREW):
             threading.Thread(target=self._run, name=f"ahead-{number}", daemon=True).start()
 
     def fetch(self, image: DiskImage, wanted: Wanted) -> None:
         """Fetch what this thread needs. All is delivered or abandoned when this returns."""
-        if wanted:
-            with self._slots:
-                self._fetch(image, wanted)
+        with self._slots:
+            self._fetch(image, wanted)
 
-    def ahead(self, image: DiskImage, claim: Callable[[], Wanted]) -> bool:
-        """Let the crew fetch what ``claim`` returns, when it comes to that; False if it has enough to do."""
+    @property
+    def has_room(self) -> bool:
+        """Whether the crew can take more; another thread may be quicker."""
+        return not self._waiting.full()
 
-        def work() -> None:
-            with suppress(PullerError):  # who needs what cannot be read asks for it again
-                self._fetch(image, claim())
-
+    def ahead(self, image: DiskImage, wanted: Wanted) -> bool:
+        """Let the crew fetch it; False if that has enough to do."""
         with suppress(queue.Full):
-            self._waiting.put_nowait(work)
+            self._waiting.put_nowait((image, wanted))
             return True
         return False
 
     def _run(self) -> None:
         while not self._scope.cancelled:
-            self._waiting.get()()
+            image, wanted = self._waiting.get()
+            with suppress(Exception):  # who waits for it hears of it
+                self._fetch(image, wanted)
 
     def _fetch(self, image: DiskImage, wanted: Wanted) -> None:
+        if not wanted:
+            return
         jobs = list(self._jobs(wanted))
 
         def read(scope: CancelScope, job: PackJob) -> None:
@@ -92,8 +100,12 @@ class Fetcher:
 
     def _read(self, image: DiskImage, job: PackJob, wanted: Wanted) -> None:
         places = {chunk: place for place, chunk in wanted.items()}
-        for item in image.read(job):
-            if isinstance(item, Damage):
-                self._cache.deliver(places[item.offset // CHUNK], item)
-            else:
-                self._cache.deliver(places[item[0] // CHUNK], item[1])
+        read = iter(image.read(job))
+        while found := list(islice(read, _TOGETHER)):
+            self._cache.deliver(dict(_by_place(item, places) for item in found))
+
+
+def _by_place(item: tuple[int, bytes] | Damage, places: Mapping[int, Place]) -> tuple[Place, Content]:
+    if isinstance(item, Damage):
+        return places[item.offset // CHUNK], item
+    return places[item[0] // CHUNK], item[1]

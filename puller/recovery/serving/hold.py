@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from puller.cancelling import CancelScope, cleanup
-from puller.errors import NoSuchPoint, PullerError, StoreDenied
-from puller.events import Notice, Observer
+from puller.cancelling import cleanup
+from puller.errors import PullerError
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
@@ -23,67 +22,62 @@ RENEWAL = 6 * 3600.0
 """Seconds between two renewals: the store may be gone for most of a day."""
 
 
-@contextmanager
-def held(repository: Repository, point: Point, observer: Observer) -> Iterator[None]:
-    """Keep ``point`` while the context lasts, by a keep of the server's own that is renewed.
+class Hold:
+    """A keep of the server's own, put anew before the one before is deleted.
 
-    Where the store lets nobody write, it is served all the same, and ``observer`` is told. Raises NoSuchPoint
-    if the point was deleted just before.
+    Where the store lets nobody write, the point is served all the same, and ``tell`` says so.
     """
-    scope = repository.scope.child()
-    keep = _OwnKeep(repository.within(scope), point, observer)
-    keep.begin()
-    renewal = threading.Thread(target=keep.renew_until_cancelled, args=[scope], name="keep", daemon=True)
-    renewal.start()
-    try:
-        yield
-    finally:
-        scope.cancel()
-        keep.end()
 
-
-class _OwnKeep:
-    """One keep at a time, put anew before the one before is deleted."""
-
-    def __init__(self, repository: Repository, point: Point, observer: Observer) -> None:
-        self._repository = repository
+    def __init__(self, repository: Repository, point: Point, tell: Callable[[str], None]) -> None:
+        self._scope = repository.scope.child()
+        self._repository = repository.within(self._scope)
         self._point = point
-        self._observer = observer
+        self._tell = tell
         self._name = point.uuid, point.point
         self._lock = threading.Lock()
         self._key: str | None = None
 
     def begin(self) -> None:
-        self._renew()
-        if self._key is not None and not self._repository.points.stands(self._name):
-            self.end()
-            raise NoSuchPoint(f"restore point {self._point.point} has just been deleted")
-
-    def renew_until_cancelled(self, scope: CancelScope) -> None:
-        while not scope.cancelled:
-            scope.pause(RENEWAL)
-            if not scope.cancelled:
-                self._renew()
+        """Keep the point from now on. Returns at once: no client has to wait for the store's answer."""
+        threading.Thread(target=self._keep_until_cancelled, name="keep", daemon=True).start()
 
     def end(self) -> None:
-        """Delete the keep; if that fails, it ends by itself."""
+        """Delete the keep. If that fails, it ends by itself. It may be called twice."""
+        self._scope.cancel()
         with self._lock, suppress(PullerError):
             if self._key is not None:
                 self._repository.within(cleanup()).keeps.delete([self._key])
                 self._key = None
 
+    def _keep_until_cancelled(self) -> None:
+        self._renew()
+        self._look()
+        while not self._scope.cancelled:
+            self._scope.pause(RENEWAL)
+            if not self._scope.cancelled:
+                self._renew()
+
+    def _look(self) -> None:
+        """A point that was deleted just before the keep was put is lost, but its data stays for a while."""
+        with suppress(PullerError):
+            if not self._repository.points.stands(self._name):
+                text = f"restore point {self._point.point} has just been deleted"
+                self._tell(f"{text}: its data can be read until a prune removes it, after its grace time")
+
     def _renew(self) -> None:
         note = f"served by process {os.getpid()} on host {platform.node()}"
         with self._lock:
+            if self._scope.cancelled:
+                return
+            before = self._key
             try:
-                fresh = self._repository.keeps.put(self._name, Keep(datetime.now(UTC) + LASTS, note))
-                before, self._key = self._key, fresh
+                self._key = self._repository.keeps.put(self._name, Keep(datetime.now(UTC) + LASTS, note))
                 if before is not None:
                     self._repository.keeps.delete([before])
             except PullerError as error:
-                if not isinstance(error, StoreDenied) or self._key is None:
-                    self._tell(error)
+                if self._key == before:  # else the one before stays for a while
+                    self._complain(error)
 
-    def _tell(self, error: PullerError) -> None:
+    def _complain(self, error: PullerError) -> None:
         text = f"cannot keep point {self._point.point} from being pruned while it is served"
-        self._observer(Notice(self._point.point, f"{text}: {error.message}"))
+        self._tell(f"{text}: {error.message}")

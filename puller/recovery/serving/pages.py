@@ -8,6 +8,7 @@ from collections import OrderedDict
 from puller.errors import DamagedData
 from puller.repository.format.pages import ZERO, Refs, Root, chunks_in_page
 from puller.repository.reading.mapreader import MapReader
+from puller.units import PAGE_CHUNKS
 
 KEPT = 1536
 """Pages of 10 KiB that are kept in memory: 96 GiB of disk."""
@@ -31,6 +32,16 @@ class MapPages:
         if int(self._root.pages.packs[number]) == ZERO:
             return Refs.zeros(chunks_in_page(self._root.size, number))
         return self._known(number) or self._load(number)
+
+    def is_hole(self, first: int, end: int) -> bool:
+        """Return whether the chunks from ``first`` to before ``end``, of one page, are known to be zero."""
+        number, start = divmod(first, PAGE_CHUNKS)
+        if not 0 <= number < len(self._root.pages.packs):
+            return False
+        if int(self._root.pages.packs[number]) == ZERO:
+            return True
+        page = self._known(number)
+        return page is not None and bool((page.packs[start : start + end - first] == ZERO).all())
 
     def _known(self, number: int) -> Refs | None:
         with self._lock:

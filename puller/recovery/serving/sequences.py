@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from puller.units import CHUNK
 
-SEGMENT = 64
-"""Chunks that are fetched together for a sequential reader: 4 MiB."""
+SEGMENT = 128
+"""Chunks that are fetched together for a sequential reader: 8 MiB."""
 
 DENSE = 8
 """Chunks read of a segment from which on the rest of it is fetched."""
 
-AHEAD = 2
-"""Segments that are fetched ahead of a reader that has come from the one before."""
+AHEAD = 3
+"""Segments that are fetched ahead of a reader that has come from the one before, if the cache has room."""
+
+_HOLE = 8
+"""Most segments without data that a reader is believed to have skipped: 64 MiB."""
 
 _KNOWN = 4096
-"""Segments whose use is remembered: 16 GiB of disk."""
+"""Segments whose use is remembered: 32 GiB of disk."""
 
 
 class Sequences:
     """The recent use of a disk of ``chunks`` chunks. Safe for many threads.
 
     ``capacity`` is that of the cache, in bytes: a segment that was fetched so long ago that it cannot be in
-    there any more is fetched again.
+    there any more is fetched again. ``is_hole`` says of a segment whether it is known to hold no data, which
+    readers skip.
     """
 
-    def __init__(self, chunks: int, capacity: int) -> None:
+    def __init__(self, chunks: int, capacity: int, is_hole: Callable[[int], bool]) -> None:
+        self._is_hole = is_hole
         self._chunks = chunks
         self._segments = -(-chunks // SEGMENT)
         self._most = max(capacity // (SEGMENT * CHUNK), 1)
@@ -54,16 +61,30 @@ class Sequences:
         """Return the first chunk of a segment, and the one behind its last."""
         return segment * SEGMENT, min((segment + 1) * SEGMENT, self._chunks)
 
-    def _note(self, segment: int, begin: int, stop: int) -> range:
+    def _note(self, segment: int, begin: int, stop: int) -> list[int]:
         """Note the read chunks of one segment; return it and those ahead, if it is read in sequence."""
         bits = (1 << min(stop, SEGMENT)) - (1 << max(begin, 0))
         self._read[segment] = self._read.get(segment, 0) | bits
         self._read.move_to_end(segment)
         if len(self._read) > _KNOWN:
             self._read.popitem(last=False)
-        if self._count(segment - 1) >= SEGMENT // 2:
-            return range(segment, min(segment + 1 + AHEAD, self._segments))
-        return range(segment, segment + (self._count(segment) >= DENSE))
+        if self._count(self._before(segment)) >= SEGMENT // 2:
+            return [segment, *self._behind(segment)]
+        return [segment] if self._count(segment) >= DENSE else []
+
+    def _before(self, segment: int) -> int:
+        """Return the segment that a sequential reader has read before this one."""
+        return next((at for at in range(segment - 1, segment - _HOLE, -1) if not self._is_hole(at)), -1)
+
+    def _behind(self, segment: int) -> Iterator[int]:
+        """Return the segments that a sequential reader will read next."""
+        after = range(segment + 1, min(segment + _HOLE, self._segments))
+        return islice((at for at in after if not self._is_hole(at)), min(AHEAD, self._room()))
+
+    def _room(self) -> int:
+        """Return how many segments the cache can take before it drops some that nobody has read yet."""
+        unread = sum(self._count(segment) < SEGMENT // 2 for segment in self._begun)
+        return max(self._most * 3 // 4 - unread, 0)
 
     def _count(self, segment: int) -> int:
         return self._read.get(segment, 0).bit_count()

@@ -1,15 +1,16 @@
-"""What puller hands to the plugin, through a pair of sockets that only the two processes have.
+"""What puller and the plugin tell each other, through a pair of sockets that only these two processes have.
 
-The keys are in it, so it is neither on a command line nor in a file nor in the environment.
+The password or the keys are in it, so it is neither on a command line nor in a file nor in the environment.
+This module imports nothing large: the process of ``puller serve`` lives for days and does no work.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from puller.repository.format.descriptor import Descriptor
-from puller.repository.keys.keyring import KeyRing
-from puller.repository.points import Point
+from puller import errors
+from puller.cancelling import WORK
+from puller.errors import PullerError
 
 CHANNEL = "channel"
 """nbdkit's parameter with the number of the inherited descriptor."""
@@ -17,43 +18,69 @@ CHANNEL = "channel"
 PATHS = "PULLER_SERVE_PATHS"
 """Variable with puller's module search path, for nbdkit's own interpreter."""
 
-INTERPRETER = "PULLER_SERVE_PYTHON"
-"""Variable with the version of puller's interpreter, which nbdkit's has to be."""
 
+class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A point, named as on the command line, in the repository at ``url``; and how to serve it.
 
-class Session(msgspec.Struct, frozen=True):
-    """The disks ``disks`` of ``point`` in the repository at ``url``, to be served.
-
-    ``memory`` is the number of bytes for decrypted chunks.
+    The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
+    open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
+    bytes; ``patience`` the seconds that the store may be silent before a read fails.
     """
 
     url: str
-    descriptor: Descriptor
-    keys: KeyRing
-    point: Point
-    disks: tuple[str, ...]
+    point: str
     memory: int
+    hosts: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+    password: str | None = None
+    key_file: bytes | None = None
+    opened: bytes | None = None
+    patience: float = WORK.seconds
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An error of puller's: the name of its class, and its two lines."""
+
+    name: str
+    message: str
+    advice: str
+
+    @classmethod
+    def of(cls, error: PullerError) -> Failure:
+        """Describe ``error``."""
+        return cls(type(error).__name__, error.message, error.advice)
+
+    def error(self) -> PullerError:
+        """Return the error again."""
+        kind: type[PullerError] = getattr(errors, self.name, PullerError)
+        return kind(self.message, advice=self.advice)
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Clients can connect: the point's id, and by target the size of each disk in bytes."""
+
+    point: str
+    sizes: dict[str, int]
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line from the plugin: it is ready, or cannot begin because it ``failed``, or has a ``notice``."""
+    """One of three: the plugin is ready, or cannot begin because it ``failed``, or has a ``notice``."""
 
-    ready: bool = False
-    failed: str = ""
-    advice: str = ""
+    ready: Ready | None = None
+    failed: Failure | None = None
     notice: str = ""
 
 
 def encode(message: Session | Report) -> bytes:
-    """One line."""
+    """Return the message as one line."""
     return msgspec.json.encode(message) + b"\n"
 
 
 def decode_session(line: bytes) -> Session:
-    """The session in a line."""
+    """Return the session in a line."""
     return msgspec.json.decode(line, type=Session)
 
 
 def decode_report(line: bytes) -> Report:
-    """The report in a line."""
+    """Return the report in a line."""
     return msgspec.json.decode(line, type=Report)

@@ -15,7 +15,7 @@ small clusters, and one with extended L2 entries, whose places are not in use be
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +119,8 @@ class LaidOut:
         for distance, part, home in self._places.of(offset, len(view)):
             self._file.write(home, view[distance : distance + part])
 
-    def zero(self, offset: int, length: int) -> None:
-        """See Output: a hole already."""
+    def zero(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """See Output: holes already."""
 
 
 @contextmanager

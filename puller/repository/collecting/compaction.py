@@ -63,8 +63,7 @@ def compact(store: Store, keys: KeyRing, reader: PackReader, pack: StoredPack, d
 
 def _stored(reader: PackReader, pack: StoredPack, slots: Sequence[int]) -> Iterator[memoryview]:
     """The bytes of some slots, in their order."""
-    for span in merge(pack.footer, slots):
-        stored = reader.fetch(pack, span)
+    for span, stored in reader.fetch(pack, list(merge(pack.footer, slots))):
         for slot in span.slots:
             start = int(pack.footer.offsets[slot]) - span.offset
             yield stored[start : start + int(pack.footer.lengths[slot])]

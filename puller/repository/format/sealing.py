@@ -44,6 +44,7 @@ class BoxKind(enum.IntEnum):
     DAMAGED = 5
     VERIFIED = 6
     KEEP = 7
+    PROOF = 8
 
 
 _KINDS = frozenset(BoxKind)

@@ -68,14 +68,14 @@ def require_usable(public: bytes) -> None:
     _public(public)
 
 
-def seal(public: bytes, pack_key: bytes, info: bytes) -> bytes:
-    """Return the key box with ``pack_key``, readable with the private seed; ``info`` is its place."""
-    return _SUITE.encrypt(pack_key, _public(public), info)
+def seal(public: bytes, content: bytes, info: bytes) -> bytes:
+    """Return ``content``, such as a pack key, sealed for the private seed; ``info`` is its place."""
+    return _SUITE.encrypt(content, _public(public), info)
 
 
-def open_box(seed: bytes, key_box: bytes, info: bytes) -> bytes:
-    """Return the pack key. Raises DamagedData if seed, ``info`` or a single bit differ."""
+def open_box(seed: bytes, sealed: bytes, info: bytes) -> bytes:
+    """Return what ``seal`` was given. Raises DamagedData if seed, ``info`` or a single bit differ."""
     try:
-        return _SUITE.decrypt(key_box, MLKEM768X25519PrivateKey(*_halves(seed)), info)
+        return _SUITE.decrypt(sealed, MLKEM768X25519PrivateKey(*_halves(seed)), info)
     except (InvalidTag, ValueError) as error:
         raise DamagedData("its seal does not match") from error

@@ -83,6 +83,11 @@ class KeyRing:
         """Whether these keys can open stored guest data."""
         return self.cipher is Cipher.NONE or self.private is not None
 
+    def require_guest_data(self) -> None:
+        """Raise KeyNotHeld if these keys cannot open stored guest data."""
+        if not self.can_read_data:
+            raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+
     def boxes(self) -> Boxes:
         """The boxes of the repository."""
         return Boxes(self.repository_id, self.cipher, self.metadata_key)
@@ -109,6 +114,18 @@ class KeyRing:
             return boxes.open_box(self.private, key_box, self._box_info(pack_id))
         except DamagedData as error:
             raise DamagedData(f"cannot open the key box of pack {pack_id.hex()}: {error.message}") from error
+
+    def seal_guest_data(self, content: bytes, info: bytes) -> bytes:
+        """Return ``content`` sealed for holders of the private key; ``info`` is its place."""
+        return content if self.public is None else boxes.seal(self.public, content, info)
+
+    def open_guest_data(self, sealed: bytes, info: bytes) -> bytes:
+        """Undo ``seal_guest_data``. Raises KeyNotHeld with a backup-only ring, DamagedData."""
+        if self.public is None:
+            return sealed
+        if self.private is None:
+            raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+        return boxes.open_box(self.private, sealed, info)
 
     def map_key(self, pack_id: bytes) -> bytes:
         """Return the key of a map pack."""

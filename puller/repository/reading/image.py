@@ -14,20 +14,23 @@ window once, so it costs about as much as a full.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.cancelling import Scoped
+from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectChanged
 from puller.repository.format.footer import Ids, PackKind
 from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
 from puller.repository.reading.damage import Damage, read_pages
-from puller.repository.reading.mapreader import MapReader
+from puller.repository.reading.mapreader import READERS, MapReader
 from puller.repository.reading.packs import OPENINGS, PackReader, StoredPack, merge
+from puller.store.parallel import each
 from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
 WINDOW_PAGES = 16
@@ -177,6 +180,21 @@ class DiskImage(Scoped):
             raise DamagedData(f"a map names slot {slot} of a pack of {footer.count}")
         return footer.slot_id(slot)
 
+    def open_packs(self, chunks: Iterable[int]) -> None:
+        """Read the footers that ``content_id`` needs for these chunks, several at a time; zeros need none.
+
+        What cannot be read is left to ``content_id``. Raises DamagedData.
+        """
+        places = [divmod(chunk, PAGE_CHUNKS) for chunk in chunks]
+        self.load([page for page, _ in places])
+        numbers = {int(self._loaded[page].packs[position]) for page, position in places} - {ZERO}
+
+        def read(scope: CancelScope, number: int) -> None:
+            with suppress(DamagedData):
+                self._packs.within(scope).open(PackKind.DATA, self._maps.table.pack_id(number))
+
+        deque(each(self.scope, read, numbers, READERS), maxlen=0)
+
     def needs(self, packs: Collection[bytes]) -> bool:
         """Return whether a page or a chunk of the disk is in one of ``packs``, by id. Raises DamagedData.
 
@@ -261,8 +279,8 @@ class DiskImage(Scoped):
         inside = int(np.searchsorted(slots, pack.footer.count))
         # A list, because numpy would convert the whole column for each slot.
         held = slots.tolist()
-        for span in merge(pack.footer, np.unique(slots[:inside]).tolist()):
-            stored = self._packs.fetch(pack, span)
+        spans = list(merge(pack.footer, np.unique(slots[:inside]).tolist()))
+        for span, stored in self._packs.fetch(pack, spans):
             for slot, content in self._packs.contents(pack, span, stored):
                 for chunk in chunks[bisect_left(held, slot) : bisect_right(held, slot)].tolist():
                     yield self._chunk(chunk, content)

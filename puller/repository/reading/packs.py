@@ -94,6 +94,18 @@ def merge(footer: Footer, slots: Sequence[int]) -> Iterator[Span]:
         yield Span(tuple(span), start, end - start)
 
 
+def _grouped(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Cut ``spans`` into groups of at most RANGE_LIMIT together."""
+    group: list[Span] = []
+    for span in spans:
+        if group and sum(each.length for each in group) + span.length > RANGE_LIMIT:
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
+
+
 def _missing(name: str) -> MissingObject:
     return MissingObject(f"{name} is missing from the store")
 
@@ -232,20 +244,33 @@ class PackReader(Scoped):
             raise DamagedData(f"{name} has {info.size} bytes, but its footer describes another length")
         return StoredPack(kind, pack_id, footer, info.size, generation, tail)
 
-    def fetch(self, pack: StoredPack, span: Span) -> memoryview:
-        """Return the stored bytes of ``span``. Raises ObjectChanged if this generation is gone."""
-        start = span.offset - (pack.size - len(pack.tail))
-        if not span.length:  # only dead slots, an empty range that no store can return
-            return memoryview(b"")
-        if start >= 0:
-            return memoryview(pack.tail)[start : start + span.length]
+    def fetch(self, pack: StoredPack, spans: Sequence[Span]) -> Iterator[tuple[Span, memoryview]]:
+        """Yield the stored bytes of each of the ``spans``; as many are fetched in one call as memory allows.
+
+        Raises ObjectChanged if this generation is gone.
+        """
+        for group in _grouped(spans):
+            yield from zip(group, self._fetch(pack, group), strict=True)
+
+    def _fetch(self, pack: StoredPack, spans: Sequence[Span]) -> list[memoryview]:
+        begin = pack.size - len(pack.tail)
+        # Only dead slots are an empty range, which no store can return.
+        absent = [span for span in spans if span.length and span.offset < begin]
         try:
-            stored = self._store.get_range(pack.name, span.offset, span.length)
+            ranges = [(span.offset, span.length) for span in absent]
+            found = self._store.get_ranges(pack.name, ranges) if ranges else []
         except ObjectNotFound as error:
             raise ObjectChanged(f"{pack.name} was deleted while it was read") from error
-        if len(stored) != span.length:
+        if any(len(stored) != span.length for span, stored in zip(absent, found, strict=True)):
             raise DamagedData(f"{pack.name} is truncated")
-        return memoryview(stored)
+        fetched = {span.offset: memoryview(stored) for span, stored in zip(absent, found, strict=True)}
+        tail = memoryview(pack.tail)
+        return [
+            fetched[span.offset]
+            if span.length and span.offset < begin
+            else tail[max(span.offset - begin, 0) :][: span.length]
+            for span in spans
+        ]
 
     def contents(
         self, pack: StoredPack, span: Span, stored: memoryview
@@ -274,8 +299,8 @@ class PackReader(Scoped):
         if slots and slots[-1] >= pack.footer.count:
             raise DamagedData(f"{pack.name} has {pack.footer.count} slots, slot {slots[-1]} is asked for")
         found: dict[int, bytes] = {}
-        for span in merge(pack.footer, slots):
-            for slot, content in self.contents(pack, span, self.fetch(pack, span)):
+        for span, stored in self.fetch(pack, list(merge(pack.footer, slots))):
+            for slot, content in self.contents(pack, span, stored):
                 if isinstance(content, DamagedData):
                     raise content
                 found[slot] = content

@@ -103,6 +103,11 @@ def decode(content: bytes, name: str) -> Keep:
     return Keep(body.until, body.note)
 
 
+def new_name(point: Name) -> str:
+    """Return a name for a new keep of ``point``."""
+    return f"{PREFIX}{point[0]}/{point[1]}/{secrets.token_hex(ID)}"
+
+
 class Keeps(Scoped):
     """The keeps of one repository."""
 
@@ -139,9 +144,13 @@ class Keeps(Scoped):
 
     def put(self, point: Name, keep: Keep) -> str:
         """Put a keep of ``point``, durable when this returns. Returns the name of the new object."""
-        name = f"{PREFIX}{point[0]}/{point[1]}/{secrets.token_hex(ID)}"
-        self._store.put_new(name, self._boxes.pack(BoxKind.KEEP, name, encode(keep)))
+        name = new_name(point)
+        self.put_as(name, keep)
         return name
+
+    def put_as(self, name: str, keep: Keep) -> None:
+        """Put a keep as the object ``name``, which is one of ``new_name``."""
+        self._store.put_new(name, self._boxes.pack(BoxKind.KEEP, name, encode(keep)))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the keeps with these names."""

@@ -38,7 +38,7 @@ _PARALLEL_READS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class VerifiedPack:
     """One generation of a pack was intact at ``time``, in seconds since the epoch; None until stored."""
 
     pack_id: bytes
@@ -48,11 +48,11 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRecord:
-    """One object. The times of its ``proofs`` are filled in, and none is later than its own."""
+    """One object. The times of its ``packs`` are filled in, and none is later than its own."""
 
     name: str
     modified: float
-    proofs: tuple[Proof, ...]
+    packs: tuple[VerifiedPack, ...]
 
 
 class _Group(msgspec.Struct, frozen=True):
@@ -66,11 +66,11 @@ class _Body(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
-def encode(proofs: Iterable[Proof]) -> bytes:
+def encode(packs: Iterable[VerifiedPack]) -> bytes:
     """Return the content of a record's box."""
     groups: defaultdict[tuple[int, float | None], list[str]] = defaultdict(list)
-    for proof in proofs:
-        groups[proof.generation, proof.time].append(proof.pack_id.hex())
+    for pack in packs:
+        groups[pack.generation, pack.time].append(pack.pack_id.hex())
     return msgspec.json.encode(_Body(tuple(_Group("".join(ids), *key) for key, ids in groups.items())))
 
 
@@ -78,60 +78,60 @@ def decode(content: bytes, info: ObjectInfo) -> VerifiedRecord:
     """Parse the content of a record's box. Raises DamagedData."""
     try:
         body = msgspec.json.decode(content, type=_Body)
-        proofs = tuple(proof for group in body.packs for proof in _proofs(group, info.modified))
+        packs = tuple(pack for group in body.packs for pack in _packs(group, info.modified))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{info.key} is damaged: {error}") from error
     if body.version > VERSION:
         raise DamagedData(f"{info.key} has a newer format than this puller supports")
-    return VerifiedRecord(info.key, info.modified, proofs)
+    return VerifiedRecord(info.key, info.modified, packs)
 
 
-def _proofs(group: _Group, modified: float) -> Iterator[Proof]:
+def _packs(group: _Group, modified: float) -> Iterator[VerifiedPack]:
     ids = bytes.fromhex(group.ids)
     if len(ids) % ID or not 0 <= group.generation <= MAX_GENERATION:
         raise ValueError("it holds an invalid pack id")
     time = modified if group.time is None else min(group.time, modified)
-    return (Proof(ids[at : at + ID], group.generation, time) for at in range(0, len(ids), ID))
+    return (VerifiedPack(ids[at : at + ID], group.generation, time) for at in range(0, len(ids), ID))
 
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
     """Prune's changes of the records: put ``merged``, then delete ``void``."""
 
-    merged: tuple[Proof, ...]
+    merged: tuple[VerifiedPack, ...]
     void: tuple[VerifiedRecord, ...]
 
 
-def tidy(records: Sequence[VerifiedRecord], counts: Callable[[Proof], bool]) -> Tidied:
+def tidy(records: Sequence[VerifiedRecord], counts: Callable[[VerifiedPack], bool]) -> Tidied:
     """Find superfluous records, and merge small ones.
 
-    ``counts`` returns whether a proof is of a stored pack and later than its damage. Newer records come
+    ``counts`` returns whether a pack is stored and was verified later than its damage. Newer records come
     first, so records that could not be deleted are not merged again.
     """
     said: dict[bytes, float] = {}
     void: list[VerifiedRecord] = []
-    small: list[tuple[VerifiedRecord, list[Proof]]] = []
+    small: list[tuple[VerifiedRecord, list[VerifiedPack]]] = []
     for record in sorted(records, key=lambda record: -record.modified):
-        news = [proof for proof in record.proofs if counts(proof) and _is_news(proof, said)]
-        said.update((proof.pack_id, proof.time or 0.0) for proof in news)
+        news = [pack for pack in record.packs if counts(pack) and _is_news(pack, said)]
+        said.update((pack.pack_id, pack.time or 0.0) for pack in news)
         if not news:
             void.append(record)
-        elif len(record.proofs) < SMALL:
+        elif len(record.packs) < SMALL:
             small.append((record, news))
     if len(small) < LEAST:
         return Tidied((), tuple(void))
     # What is met later is of an older record and was verified later, or it were no news.
-    latest = {proof.pack_id: proof for _, news in small for proof in news}
+    latest = {pack.pack_id: pack for _, news in small for pack in news}
     return Tidied(tuple(latest.values()), (*void, *(record for record, _ in small)))
 
 
-def outlives(proof: Proof, damaged: Mapping[bytes, float]) -> bool:
-    """Return whether a proof is later than the recorded damage: ``damaged`` says since when, by pack."""
-    return proof.pack_id not in damaged or (proof.time or 0.0) > damaged[proof.pack_id]
+def outlives(pack: VerifiedPack, damaged: Mapping[bytes, float]) -> bool:
+    """Return whether a pack was verified after its damage was recorded: ``damaged`` says when, by pack."""
+    return pack.pack_id not in damaged or (pack.time or 0.0) > damaged[pack.pack_id]
 
 
-def _is_news(proof: Proof, said: Mapping[bytes, float]) -> bool:
-    return proof.pack_id not in said or (proof.time or 0.0) > said[proof.pack_id]
+def _is_news(pack: VerifiedPack, said: Mapping[bytes, float]) -> bool:
+    return pack.pack_id not in said or (pack.time or 0.0) > said[pack.pack_id]
 
 
 class VerifiedPacks(Scoped):
@@ -158,10 +158,10 @@ class VerifiedPacks(Scoped):
         except (ObjectNotFound, DamagedData):
             return None
 
-    def put(self, proofs: Sequence[Proof]) -> list[ObjectInfo]:
-        """Write records, durable when this returns, and return them; none without ``proofs``."""
-        starts = range(0, len(proofs), RECORD_PACKS)
-        return [self._write(proofs[start : start + RECORD_PACKS]) for start in starts]
+    def put(self, packs: Sequence[VerifiedPack]) -> list[ObjectInfo]:
+        """Write records, durable when this returns, and return them; none without ``packs``."""
+        starts = range(0, len(packs), RECORD_PACKS)
+        return [self._write(packs[start : start + RECORD_PACKS]) for start in starts]
 
     def now(self) -> float:
         """Return the store's time, measured with an empty record that is deleted again."""
@@ -170,15 +170,15 @@ class VerifiedPacks(Scoped):
             self._store.delete([info.key])
         return info.modified
 
-    def _write(self, proofs: Sequence[Proof]) -> ObjectInfo:
+    def _write(self, packs: Sequence[VerifiedPack]) -> ObjectInfo:
         try:
-            return self._write_once(proofs)
+            return self._write_once(packs)
         except ObjectNotFound:  # a prune has tidied it away before its time was known
-            return self._write_once(proofs)
+            return self._write_once(packs)
 
-    def _write_once(self, proofs: Sequence[Proof]) -> ObjectInfo:
+    def _write_once(self, packs: Sequence[VerifiedPack]) -> ObjectInfo:
         name = PREFIX + secrets.token_hex(ID)
-        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(proofs)))
+        self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(packs)))
         return self._store.stat(name)
 
     def delete(self, records: Sequence[VerifiedRecord]) -> None:

@@ -1,0 +1,85 @@
+"""Removing a booted machine, in the order that leaves nothing behind that could not be found again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from puller.cancelling import cleanup
+from puller.errors import NoSuchDomain, PullerError, UsageError
+from puller.events import Notice, Observer
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import lifecycle
+from puller.hypervisor.domain.domain import Domain
+from puller.recovery.booting import image_server, record
+from puller.recovery.booting.record import Booted
+from puller.recovery.targets import outputs
+from puller.repository.repository import Repository
+
+
+def discard(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
+    """Remove the machine with all that its guest has written. Raises UsageError, HypervisorError.
+
+    Without ``repository`` its point stays kept, and ``observer`` is told.
+    """
+    if booted.state == "standalone":
+        raise UsageError(
+            f"machine {booted.name} stands alone: its disks are its own, and puller has nothing to remove",
+            advice=f"If you want to delete the machine, undefine it with virsh, and delete {booted.storage}.",
+        )
+    remove(booted, host, repository, observer)
+
+
+def remove(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
+    """Remove all that the record names and that is there. The record goes last."""
+    if (domain := find_domain(booted, host)) is not None:
+        lifecycle.destroy(domain)
+        lifecycle.undefine(domain)
+    image_server.stop(booted)
+    for path in map(Path, booted.firmware):
+        _remove_firmware(path)
+    release_point(booted, repository, observer)
+    record.forget(booted)
+
+
+def remove_after_failure(booted: Booted, host: Host, repository: Repository, observer: Observer) -> None:
+    """Remove what a boot has made that failed; if that fails too, say how to remove it later."""
+    try:
+        remove(booted, host, repository, observer)
+    except PullerError as error:
+        text = (
+            f"cannot remove what was made ({error.message}): run 'puller boot --discard {booted.name}' later"
+        )
+        observer(Notice(booted.point, text))
+
+
+def find_domain(booted: Booted, host: Host) -> Domain | None:
+    """Return the machine's domain; None if there is none of its UUID."""
+    try:
+        return host.domain(booted.uuid)
+    except NoSuchDomain:
+        return None
+
+
+def release_point(booted: Booted, repository: Repository | None, observer: Observer) -> None:
+    """End the protection of the point; if that fails, say so."""
+    if not booted.keep:
+        return
+    why = "the repository was not opened"
+    if repository is not None:
+        try:
+            repository.within(cleanup()).keeps.delete([booted.keep])
+            return
+        except PullerError as error:
+            why = error.message
+    text = f"point {booted.point} stays kept ({why}): run 'puller release {booted.point}'"
+    observer(Notice(booted.point, text))
+
+
+def _remove_firmware(path: Path) -> None:
+    """libvirt removes most of it with the domain; the record names only what was made for this domain."""
+    with outputs.translated(str(path)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""The image server of a booted machine: the process that a supervisor keeps running.
+
+It is started without anybody to ask for a secret. So it finds the keys of the repository, and the variables
+that lead to the store, in a directory in memory that only this user can enter::
+
+    RUNTIME/session.json    {"descriptor", "keys", "point", "environment"}
+    RUNTIME/failure.json    {"message", "advice"}: why it could not start the last time
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+
+from puller.cancelling import CancelScope, RetryPolicy
+from puller.errors import PullerError, ServeFailed
+from puller.events import Observer
+from puller.host.privatefolder import make_private
+from puller.host.supervision import Supervised
+from puller.recovery.booting import record
+from puller.recovery.booting.qemu_socket import give_to_qemu
+from puller.recovery.booting.record import Booted
+from puller.recovery.serving.server import Server, Service
+from puller.repository.format.descriptor import Descriptor
+from puller.repository.keys.keyring import KeyRing
+from puller.repository.points import Point
+from puller.repository.repository import Repository
+from puller.store.location import open_store
+from puller.store.retrying import RetryingStore
+
+PATIENCE = RetryPolicy(86400.0)
+"""A guest that waits for its store should not get an error for it."""
+
+START_SECONDS = 60.0
+"""Seconds for the server to start: to load Python's modules, and to read the point from a slow store."""
+
+LOG = "server.log"
+
+SERVE = "serve_booted"
+"""The command that is the server."""
+
+_STEP = 0.02
+
+_PREFIXES = ("AWS_", "PULLER_", "XDG_", "LC_", "SSL_", "REQUESTS_")
+_NAMES = frozenset({"HOME", "LANG", "PATH", "TMPDIR", "USER"})
+_SECRETS = frozenset({"PULLER_PASSWORD", "PULLER_PASSWORD_FILE", "PULLER_KEY_FILE"})
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What the server needs to open the repository and serve ``point``. It holds keys."""
+
+    descriptor: Descriptor
+    keys: KeyRing
+    point: Point
+    environment: dict[str, str]
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    message: str
+    advice: str
+
+
+def supervised(booted: Booted) -> Supervised:
+    """The supervisor of the machine's server."""
+    return Supervised(f"puller-boot-{booted.uuid}", Path(booted.runtime), booted.folder / LOG)
+
+
+def start(booted: Booted, repository: Repository, point: Point, environment: Mapping[str, str]) -> None:
+    """Hand over the keys and start the server, unless it runs. Raises ServeFailed.
+
+    It may not be ready yet: see ``wait_ready``.
+    """
+    supervisor = supervised(booted)
+    folder = Path(booted.runtime)
+    session = Session(repository.descriptor, repository.keys, point, wanted_variables(environment))
+    try:
+        make_private(folder)
+        _failure(booted).unlink(missing_ok=True)
+        _write(folder / "session.json", session)
+        if not supervisor.is_running():
+            command = [sys.executable, "-m", "puller.cli", SERVE, str(booted.folder)]
+            supervisor.start(command)
+    except subprocess.CalledProcessError as error:
+        raise ServeFailed(
+            f"cannot start the image server: {error.stderr.decode(errors='replace')}"
+        ) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServeFailed(f"cannot start the image server: {error}") from error
+
+
+def wanted_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that lead to the store, without secrets of the repository."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if (name.startswith(_PREFIXES) or name in _NAMES or name.upper().endswith("_PROXY"))
+        and name not in _SECRETS
+    }
+
+
+def wait_ready(booted: Booted, scope: CancelScope) -> None:
+    """Wait until clients can connect. Raises ServeFailed with the server's last words."""
+    deadline = time.monotonic() + START_SECONDS
+    while not is_ready(booted):
+        scope.check()
+        _raise_failure(booted)
+        if time.monotonic() > deadline:
+            raise ServeFailed(
+                f"the image server of {booted.name} does not start within {START_SECONDS:.0f} s",
+                advice=f"Read its log ({supervised(booted).log_name}).",
+            )
+        scope.pause(_STEP)
+
+
+def is_ready(booted: Booted) -> bool:
+    """Return whether clients can connect to the server."""
+    with closing(socket.socket(socket.AF_UNIX)) as client, suppress(OSError):
+        client.connect(booted.socket)
+        return True
+    return False
+
+
+def stop(booted: Booted) -> None:
+    """End the server, and remove its keys and its socket; fine if all that is done."""
+    supervised(booted).stop()
+    Path(booted.socket).unlink(missing_ok=True)
+    shutil.rmtree(booted.runtime, ignore_errors=True)
+
+
+def serve(folder: Path, observer: Observer) -> None:
+    """Be the server, until a signal or until nbdkit ends. Raises PullerError."""
+    booted = record.read_from(folder)
+    try:
+        _serve(booted, observer)
+    except PullerError as error:
+        with suppress(OSError):  # the machine is being discarded
+            _write(_failure(booted), _Failure(error.message, error.advice))
+        raise
+
+
+def _serve(booted: Booted, observer: Observer) -> None:
+    try:
+        content = (Path(booted.runtime) / "session.json").read_bytes()
+    except OSError as error:
+        raise ServeFailed(
+            f"cannot read the keys of the server: {error}",
+            advice=f"Run 'puller boot --resume {booted.name}', which hands them over again.",
+        ) from error
+    session = msgspec.json.decode(content, type=Session)
+    os.environ.update(session.environment)
+    scope = CancelScope(PATIENCE)
+    store = RetryingStore(open_store(booted.repository), scope)
+    repository = Repository(store, session.descriptor, session.keys)
+    with Server(repository, session.point, Service(socket=Path(booted.socket)), observer) as server:
+        give_to_qemu(Path(booted.socket), booted.connect)
+        server.wait(scope)
+
+
+def _failure(booted: Booted) -> Path:
+    return Path(booted.runtime) / "failure.json"
+
+
+def _raise_failure(booted: Booted) -> None:
+    with suppress(OSError, msgspec.MsgspecError):
+        failure = msgspec.json.decode(_failure(booted).read_bytes(), type=_Failure)
+        raise ServeFailed(failure.message, advice=failure.advice)
+
+
+def _write(path: Path, content: msgspec.Struct) -> None:
+    """For this user only from its first byte, and never seen half written."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(msgspec.json.encode(content))
+    fresh.rename(path)

@@ -1,0 +1,173 @@
+"""Instant recovery: the data follows behind the running guest, until the machine needs no server any more.
+
+QEMU pulls by itself. puller begins a job for one disk after the other, watches it, and begins it again where
+it ended too early; if puller is killed, the next one goes on to watch. What was pulled stays pulled.
+"""
+
+from __future__ import annotations
+
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from puller.cancelling import WORK, CancelScope
+from puller.errors import DomainNotRunning, HypervisorError, NoSuchDomain, PullIncomplete
+from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import image_facts
+from puller.hypervisor.job.blockpull import begin_pull, images_behind, pull_progress, set_pull_rate
+from puller.recovery.booting import image_server, record
+from puller.recovery.booting.discard import find_domain, release_point
+from puller.recovery.booting.record import Booted, BootedDisk
+from puller.repository.repository import Repository
+
+T = TypeVar("T")
+
+_INTERVAL = 1.0
+"""Seconds between two looks at a job: frequent ones have crashed libvirt's daemon before 10.8."""
+
+_TRIES = 3
+"""How often the job of a disk may end too early before puller gives up."""
+
+
+def pull(booted: Booted, repository: Repository, rate: int | None, observer: Observer) -> Booted:
+    """Pull all disks, at most ``rate`` bytes per second, and return the record of what stands alone then.
+
+    Raises PullIncomplete if data is lost, HypervisorError if libvirt's daemon stays away. The guest runs on
+    in any case, and QEMU goes on pulling if puller ends.
+    """
+    booted = msgspec.structs.replace(booted, state="pulling")
+    record.write(booted)
+    puller = _Pulling(booted, repository.scope, rate, observer)
+    for disk in booted.disks:
+        puller.pull(disk)
+    puller.ask(lambda host: _require_alone(booted, _domain(booted, host), host))
+    image_server.stop(booted)
+    (booted.folder / image_server.LOG).unlink(missing_ok=True)
+    release_point(booted, repository, observer)
+    booted = msgspec.structs.replace(booted, state="standalone", keep="")
+    record.write(booted)
+    return booted
+
+
+class _Pulling:
+    """Pulls disks of one machine, over new connections to libvirt where one is lost."""
+
+    def __init__(self, booted: Booted, scope: CancelScope, rate: int | None, observer: Observer) -> None:
+        self._booted = booted
+        self._scope = scope
+        self._rate = rate
+        self._observer = observer
+        self._host: Host | None = None
+
+    def pull(self, disk: BootedDisk) -> None:
+        """Return when the disk needs nothing behind its image any more."""
+        self._observer(DiskPlanned(self._booted.name, disk.disk, disk.size, disk.size))
+        self.ask(lambda host: self._slow_down(host, disk))
+        begun = 0
+        while self.ask(lambda host: self._is_behind(host, disk)):
+            # The job may have ended, and its disk be complete, just after the question above.
+            if not self.ask(lambda host: self._look(host, disk) or not self._is_behind(host, disk)):
+                if begun == _TRIES:
+                    raise self._incomplete(disk)
+                self.ask(lambda host: begin_pull(_domain(self._booted, host), disk.disk, self._rate))
+                begun += 1
+            self._scope.check()
+            self._scope.pause(_INTERVAL)
+        self._observer(DiskProgress(self._booted.name, disk.disk, disk.size, disk.size, 0))
+        self._observer(DiskDone(self._booted.name, disk.disk))
+
+    def _is_behind(self, host: Host, disk: BootedDisk) -> bool:
+        return images_behind(_running(self._booted, host).xml()).get(disk.disk, False)
+
+    def _slow_down(self, host: Host, disk: BootedDisk) -> None:
+        """Give the job that an earlier puller has begun the rate that is wanted now."""
+        domain = _running(self._booted, host)
+        if pull_progress(domain, disk.disk) is not None:
+            set_pull_rate(domain, disk.disk, self._rate)
+
+    def _look(self, host: Host, disk: BootedDisk) -> bool:
+        """Report the progress of the disk's job; False if there is none."""
+        progress = pull_progress(_running(self._booted, host), disk.disk)
+        if progress is None:
+            return False
+        self._observer(DiskProgress(self._booted.name, disk.disk, progress.done, progress.done, 0))
+        return True
+
+    def _incomplete(self, disk: BootedDisk) -> PullIncomplete:
+        name = self._booted.name
+        log = image_server.supervised(self._booted).log_name
+        return PullIncomplete(
+            f"cannot pull all of disk {disk.disk} of {name}: QEMU's job ended {_TRIES} times before its end",
+            advice=f"See the server's log ({log}) for damaged data. The machine runs on with the server.",
+        )
+
+    def ask(self, question: Callable[[Host], T]) -> T:
+        """Ask libvirt, again and over a new connection while its daemon is away. Raises HypervisorError."""
+        deadline: float | None = None
+        while True:
+            try:
+                return question(self._connected())
+            except (DomainNotRunning, NoSuchDomain):
+                raise
+            except HypervisorError as error:
+                if self._host is not None and self._host.is_alive():
+                    raise
+                self._host = None
+                if deadline is None:
+                    deadline = time.monotonic() + WORK.seconds
+                    text = f"libvirt does not answer; trying again for {WORK.seconds:.0f} s: {error.message}"
+                    self._observer(Notice(self._booted.name, text))
+                if time.monotonic() > deadline:
+                    raise
+                self._scope.check()
+                self._scope.pause(_INTERVAL)
+
+    def _connected(self) -> Host:
+        if self._host is None:
+            self._host = Host.connect(self._booted.connect, self._scope)
+        return self._host
+
+
+def _domain(booted: Booted, host: Host) -> Domain:
+    if (domain := find_domain(booted, host)) is None:
+        raise NoSuchDomain(
+            f"libvirt at {booted.connect} has no domain {booted.name} ({booted.uuid}) any more",
+            advice=f"Run 'puller boot --discard {booted.name}' if you do not need {booted.storage} either.",
+        )
+    return domain
+
+
+def _running(booted: Booted, host: Host) -> Domain:
+    domain = _domain(booted, host)
+    if not domain.is_active():
+        raise DomainNotRunning(
+            f"domain {booted.name} was shut off before all of its data was pulled",
+            advice=f"Run 'puller boot --resume {booted.name}'.",
+        )
+    return domain
+
+
+def _require_alone(booted: Booted, domain: Domain, host: Host) -> None:
+    """Make sure that neither an image nor the definition names the server any more."""
+    for disk in booted.disks:
+        facts = image_facts(Path(disk.overlay), "qcow2")
+        if "backing-filename" in facts:
+            raise PullIncomplete(f"{disk.overlay} still names {facts['backing-filename']} behind it")
+    if any(images_behind(domain.inactive_xml()).values()):
+        host.define(_without_behind(booted, domain.secure_xml()), "Run the same command again.")
+
+
+def _without_behind(booted: Booted, xml: str) -> str:
+    root = ET.fromstring(xml)
+    pulled = {disk.disk for disk in booted.disks}
+    for disk in root.iterfind("./devices/disk"):
+        target, behind = disk.find("./target"), disk.find("./backingStore")
+        if target is not None and behind is not None and target.get("dev") in pulled:
+            disk.remove(behind)
+    return ET.tostring(root, encoding="unicode")

@@ -1,0 +1,156 @@
+"""The record of a booted machine: what was made for it, where, and what state it is in.
+
+::
+
+    STORAGE/NAME/boot.json                      the record
+    /var/lib/puller/booted/NAME -> STORAGE/NAME, where STORAGE is another directory
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
+from puller.host.folders import state_directory
+from puller.recovery.targets import outputs
+from puller.store.mounts import sync_folder
+
+NAME = "boot.json"
+
+ENTERED = 0o711
+"""Mode of directories that QEMU's user must enter."""
+
+State = Literal["booting", "running", "pulling", "standalone"]
+
+_LIMIT = 1 << 20
+
+
+class BootedDisk(msgspec.Struct, frozen=True):
+    """``disk`` is the target, ``overlay`` the path of the image that takes the guest's writes."""
+
+    disk: str
+    size: int
+    overlay: str
+
+
+class Booted(msgspec.Struct, frozen=True):
+    """A booted machine. ``domain`` is the one that was backed up; ``repository`` a URL.
+
+    ``runtime`` is the directory of what must not outlive a restart of the host. ``keep`` is the name of the
+    object that protects the point; ``firmware`` are files and directories made for the domain.
+    """
+
+    name: str
+    uuid: str
+    state: State
+    point: str
+    domain: str
+    repository: str
+    connect: str
+    created: datetime
+    storage: str
+    runtime: str
+    socket: str
+    disks: tuple[BootedDisk, ...]
+    firmware: tuple[str, ...] = ()
+    keep: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The directory with the record and the overlays."""
+        return Path(self.storage)
+
+
+def home() -> Path:
+    """Return the directory in which all booted machines of this user can be found."""
+    return state_directory() / "booted"
+
+
+def make_folder(storage: Path | None, name: str) -> Path:
+    """Make the directory of a machine, which must not exist, and make it known. Raises OutputRefused."""
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"cannot name a machine '{name}'", advice="Leave out slashes and a leading dot.")
+    known, folder = home() / name, (storage or home()).absolute() / name
+    if os.path.lexists(known) or folder.exists():
+        raise OutputRefused(
+            f"{known if os.path.lexists(known) else folder} exists",
+            advice="Choose another --name, or run 'puller boot --discard' for the machine of this name.",
+        )
+    with outputs.translated(str(folder)):
+        for parent in (folder.parent, home()):
+            outputs.make_folder(parent, ENTERED)
+        folder.mkdir(mode=0o700)
+        folder.chmod(ENTERED)
+        if folder != known:
+            known.symlink_to(folder)
+    return folder
+
+
+def write(booted: Booted) -> None:
+    """Write the record, durably, in place of an older one. Raises OutputFailed."""
+    path = booted.folder / NAME
+    fresh = path.with_name(f".{NAME}.new")
+    with outputs.translated(str(path)):
+        with open(fresh, "wb", opener=_private) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(booted), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        sync_folder(path.parent)
+
+
+def read(name: str) -> Booted:
+    """Return the record of the machine ``name``. Raises NotBooted."""
+    if "/" not in name:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return read_from(home() / name)
+    raise NotBooted(f"no machine {name} was booted from a restore point")
+
+
+def read_from(folder: Path) -> Booted:
+    """Return the record in ``folder``. Raises FileNotFoundError, PullerError."""
+    path = folder / NAME
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_LIMIT), type=Booted)
+    except FileNotFoundError:
+        raise
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise PullerError(
+            f"cannot read the record of a booted machine, {path}: {error}",
+            advice="Remove the domain with virsh, and then the directory, if the machine is not needed.",
+        ) from error
+
+
+def records() -> Iterator[Booted]:
+    """Yield all booted machines by name. A link to a directory that is gone is removed."""
+    for known in sorted(home().glob("*")) if home().is_dir() else []:
+        if known.is_symlink() and not known.exists():
+            known.unlink(missing_ok=True)
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield read_from(known)
+
+
+def forget(booted: Booted) -> None:
+    """Remove the directory with all that puller has put there, and the link to it."""
+    known = home() / booted.name
+    with outputs.translated(str(booted.folder)):
+        for path in (*(Path(disk.overlay) for disk in booted.disks), *booted.folder.glob("*.log")):
+            path.unlink(missing_ok=True)
+        for name in (NAME, f".{NAME}.new"):
+            (booted.folder / name).unlink(missing_ok=True)
+        booted.folder.rmdir()
+        if known.is_symlink():
+            known.unlink(missing_ok=True)
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)

@@ -1,0 +1,124 @@
+"""Booted machines: records, and what is handed to their servers."""
+
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
+from puller.recovery.booting import record
+from puller.recovery.booting.image_server import wanted_variables
+from puller.recovery.booting.record import Booted, BootedDisk
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PULLER_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state" / "booted"
+
+
+def booted(folder: Path, name: str = "web1-boot") -> Booted:
+    return Booted(
+        name=name,
+        uuid="5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab",
+        state="running",
+        point="20261128T010000Z-1c2d3e4f",
+        domain="web1",
+        repository="/srv/backups",
+        connect="qemu:///system",
+        created=datetime(2026, 11, 28, tzinfo=UTC),
+        storage=str(folder),
+        runtime=str(folder / "run"),
+        socket=str(folder / "nbd.sock"),
+        disks=(BootedDisk("vda", 1 << 20, str(folder / "vda.qcow2")),),
+    )
+
+
+def test_a_record_is_private_and_found_by_its_name(home: Path) -> None:
+    folder = record.make_folder(None, "web1-boot")
+    record.write(booted(folder))
+    assert folder == home / "web1-boot"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
+    assert stat.S_IMODE((folder / "boot.json").stat().st_mode) == 0o600
+    assert record.read("web1-boot") == booted(folder)
+    assert list(record.records()) == [booted(folder)]
+
+
+def test_a_machine_with_a_storage_of_its_own_is_found_and_forgotten(home: Path, tmp_path: Path) -> None:
+    folder = record.make_folder(tmp_path / "large", "web1-boot")
+    record.write(booted(folder))
+    (folder / "vda.qcow2").touch()
+    assert record.read("web1-boot").storage == str(tmp_path / "large" / "web1-boot")
+    record.forget(booted(folder))
+    assert (list(home.iterdir()), list((tmp_path / "large").iterdir())) == ([], [])
+
+
+def test_a_machine_whose_directory_was_deleted_by_hand_is_not_listed(home: Path, tmp_path: Path) -> None:
+    folder = record.make_folder(tmp_path / "large", "web1-boot")
+    folder.rmdir()
+    assert list(record.records()) == []
+    assert list(home.iterdir()) == []
+
+
+def test_a_directory_that_exists_is_refused(tmp_path: Path) -> None:
+    record.make_folder(tmp_path / "large", "web1-boot")
+    for storage in (None, tmp_path / "large"):
+        with pytest.raises(OutputRefused, match="exists"):
+            record.make_folder(storage, "web1-boot")
+
+
+@pytest.mark.parametrize("name", ["../web1", "a/b", ".hidden"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a machine"):
+        record.make_folder(None, name)
+    with pytest.raises(NotBooted):
+        record.read(name)
+
+
+def test_a_file_of_somebody_elses_is_not_deleted_with_a_machine(tmp_path: Path) -> None:
+    folder = record.make_folder(None, "web1-boot")
+    record.write(booted(folder))
+    (folder / "notes").write_text("mine")
+    with pytest.raises(PullerError, match="not empty"):
+        record.forget(booted(folder))
+    assert (folder / "notes").read_text() == "mine"
+
+
+def test_a_record_that_cannot_be_read_is_an_error_of_one_line(home: Path) -> None:
+    folder = record.make_folder(None, "web1-boot")
+    (folder / "boot.json").write_bytes(b"{")
+    with pytest.raises(PullerError, match="cannot read the record of a booted machine"):
+        record.read("web1-boot")
+
+
+def test_a_state_that_is_not_known_is_refused() -> None:
+    folder = record.make_folder(None, "web1-boot")
+    record.write(msgspec.structs.replace(booted(folder), state="asleep"))
+    with pytest.raises(PullerError, match="asleep"):
+        record.read("web1-boot")
+
+
+def test_the_server_gets_what_leads_to_the_store_and_no_password() -> None:
+    environment = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+        "https_proxy": "http://proxy",
+        "PULLER_CACHE_DIR": "/cache",
+        "HOME": "/root",
+        "PULLER_PASSWORD": "secret",
+        "PULLER_PASSWORD_FILE": "/etc/puller/password",
+        "PULLER_KEY_FILE": "/etc/puller/key",
+        "MAIL": "/var/mail/root",
+    }
+    kept = wanted_variables(environment)
+    assert set(environment) - set(kept) == {
+        "PULLER_PASSWORD",
+        "PULLER_PASSWORD_FILE",
+        "PULLER_KEY_FILE",
+        "MAIL",
+    }
