@@ -91,6 +91,7 @@ def test_a_host_without_kvm_is_no_surprise(kvm: Path) -> None:
         ("/dev/vg/vda", "/dev/vg/vda"),
         ("/dev/mapper/vda", "/dev/mapper/vda"),
         ("btrfsvol:/dev/vda3/home", "btrfsvol:/dev/sda3/home"),
+        ("btrfsvol:/dev/vda/home", "btrfsvol:/dev/sda/home"),
     ],
 )
 def test_devices_go_by_the_targets_of_their_disks(outside: str, inside: str) -> None:
