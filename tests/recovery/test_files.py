@@ -29,7 +29,7 @@ from puller.recovery.files.copying import copy, make_plan
 from puller.recovery.files.devices import DeviceNames
 from puller.recovery.files.filesystems import FilesystemFinder, Wanted
 from puller.recovery.files.opening import FilesRequest, OpenedPoint, opened
-from tests.lab import appliance, luks
+from tests.lab import luks
 from tests.lab.archive import make_point
 from tests.lab.guest_files import FILESYSTEMS, HOSTILE, MTIME, OWNER, SPARSE, make_disks, payload
 
@@ -64,15 +64,6 @@ class Scene:
             guest.call("umount_all")
             for place in sorted(self.files.filesystems):  # an inspection would take seconds
                 guest.call("mount_ro", names.inside(self.files.filesystems[place]), place)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def libguestfs() -> Iterator[None]:
-    """libguestfs starts here as it does for users, but with a kernel of the lab."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in appliance.environment().items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="module")
