@@ -125,6 +125,7 @@ if TYPE_CHECKING:
         KeyNotHeld,
         Locked,
         MissingObject,
+        MonitorRefused,
         NbdError,
         NoBucket,
         NoFilesystem,
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
         NotBooted,
         NotEncrypted,
         NotQuiesced,
+        NotStartable,
         ObjectChanged,
         ObjectExists,
         ObjectNotFound,
@@ -352,6 +354,7 @@ __all__ = [
     "MissingObject",
     "Mistake",
     "Mode",
+    "MonitorRefused",
     "MountedPoint",
     "NbdError",
     "NoBucket",
@@ -364,6 +367,7 @@ __all__ = [
     "NotBooted",
     "NotEncrypted",
     "NotQuiesced",
+    "NotStartable",
     "Notice",
     "ObjectChanged",
     "ObjectExists",
@@ -477,11 +481,11 @@ _HOMES = {
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
-        "NoSuchPoint NotBooted NotEncrypted NotQuiesced ObjectChanged ObjectExists "
-        "ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken PartialFailure "
-        "PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
+        "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
+        "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
+        "PartialFailure PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
         "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
         "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
         "UnsupportedFormat UsageError WrongKey"

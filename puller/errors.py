@@ -95,6 +95,10 @@ class CannotDrill(PullerError):
     default_advice = "Run the drill on a host like the one that the machine ran on."
 
 
+class NotStartable(CannotDrill):
+    """This host, or its libvirt, cannot start the machine; its file systems can still be checked."""
+
+
 class DrillFailed(PullerError):
     """A restore drill was held, and the machine gave no evidence that it had started."""
 
@@ -321,6 +325,18 @@ class ConnectionLost(HypervisorError):
 
     retryable = True
     default_advice = "Run the backup again; see the log of libvirt's daemon for the reason."
+
+
+class MonitorRefused(HypervisorError):
+    """QEMU without libvirt has answered a command with an error; ``reason`` are its words."""
+
+    default_advice = (
+        "See what QEMU says, and 'QEMU without libvirt' in the documents for what puller does in it."
+    )
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class HostUnreachable(HypervisorError):

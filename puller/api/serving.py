@@ -28,6 +28,7 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
     socket_owner: str | None = None,
     port: int | None = None,
     tls_certificates: str | None = None,
+    writable: bool = False,
     cache_size: int = DEFAULT_CACHE,
     observer: Observer = ignore,
 ) -> Server:
@@ -46,6 +47,8 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
         port: Listen at this TCP port instead: on loopback, or with ``tls_certificates`` on all addresses.
         tls_certificates: A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``.
             Clients must then use TLS, with a certificate of the same CA.
+        writable: Let clients write. What they write is in temporary files that only the server can open, and
+            gone with it; the point never changes.
         cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB.
         observer: Receives events: a notice for each damaged range that a client reads, and for outages of
             the store.
@@ -78,6 +81,7 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
         cache_size,
+        writable,
     )
     service.check()
     bound = working(repository, point, observer)

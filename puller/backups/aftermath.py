@@ -13,6 +13,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, MachineHost
 from puller.cancelling import CancelScope
 from puller.errors import (
     ConnectionLost,
@@ -26,12 +28,7 @@ from puller.errors import (
 )
 from puller.events import Notice, Observer
 from puller.host.access import LOCAL
-from puller.hypervisor import secret
-from puller.hypervisor.connection import Host
-from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest import quiesce
-from puller.hypervisor.job import openjob
 from puller.hypervisor.space.scratchwatch import ScratchWatch
 from puller.repository.points import Point
 
@@ -62,17 +59,23 @@ class Aftermath:
     """Context around one run. ``checkpoint`` is its new checkpoint until it is committed or deleted."""
 
     def __init__(
-        self, host: Host, domain: Domain, repository_id: str, folders: Iterable[Path], observer: Observer
+        self,
+        host: MachineHost,
+        machine: Machine,
+        repository_id: str,
+        folders: Iterable[Path],
+        observer: Observer,
     ) -> None:
         self._host = host
-        self._domain = domain
+        self._machine = machine
         self._repository_id = repository_id
         self._folders = tuple(folders)
         self._observer = observer
+        self._has_left = False
         self.checkpoint: str | None = None
 
     def __enter__(self) -> Self:
-        self._start = self._domain.start_id()
+        self._start = self._machine.start_id()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -82,8 +85,8 @@ class Aftermath:
         if loss is None and not isinstance(error, Exception):
             # A signal between the start of the job and the context that would have ended it.
             with suppress(HypervisorError, Locked):
-                openjob.end_stale(self._domain, self._repository_id)
-                self._delete(self._domain)
+                self._machine.end_stale(self._repository_id)
+                self._delete(self._machine)
         if self.checkpoint is not None:
             self._notice(f"cannot delete checkpoint {self.checkpoint} now; the next run will")
         # After the commit, the backup has succeeded, even if a connection was lost.
@@ -93,7 +96,7 @@ class Aftermath:
     def delete(self) -> None:
         """Delete the new checkpoint if possible now; the older one records its changes too."""
         with suppress(HypervisorError):
-            self._delete(self._domain)
+            self._delete(self._machine)
 
     def keep_point(self, error: Exception, point: Point, *, stopped: bool) -> None:
         """Report a failure after the commit of ``point``, which stays; the next run cleans up.
@@ -118,14 +121,11 @@ class Aftermath:
         return None if self._come_back(stopped=stopped) is None else frozenset(self._folders)
 
     def _open_scratch(self) -> frozenset[Path] | None:
-        """Return the scratch directories of our open job, none if libvirt does not say, None without job."""
+        """Return the scratch directories of our open job, none if nobody says, None without job."""
         try:
-            job = openjob.open_job(self._domain)
+            return self._machine.open_scratch(self._repository_id)
         except HypervisorError:
             return frozenset()
-        if job is None or not openjob.is_ours(job, self._repository_id):
-            return None
-        return frozenset(path.parent for path in job.scratch)
 
     def _persist(self, point: Point, scratch: Iterable[Path], seconds: float) -> None:
         """Repeat the attempt to end the job, and watch the space for its scratch meanwhile."""
@@ -138,10 +138,10 @@ class Aftermath:
                 scope.check()
                 if _expired(deadline):
                     raise JobLeftOpen(
-                        f"point {point.point} of domain {self._domain.name} is stored, but its backup job "
+                        f"point {point.point} of domain {self._machine.name} is stored, but its backup job "
                         f"cannot be ended: {error.message}",
-                        advice=f"Run 'virsh domjobabort {self._domain.name}' before the scratch is full; "
-                        "the next backup of the domain also tries to.",
+                        advice=f"{_capitalised(self._machine.way_to_end)} before the scratch is full; "
+                        "the next backup of the domain also tries to end the job.",
                     ) from error
                 scope.pause(_BETWEEN)
 
@@ -149,10 +149,12 @@ class Aftermath:
         """Try to end the job, and return why it is or may still be open."""
         try:
             if self._host.is_alive():
-                openjob.end_stale(self._domain, self._repository_id)
+                self._machine.end_stale(self._repository_id)
             else:
                 self._clean_up_anew()
-        except NoSuchDomain:  # a transient domain that was shut off is gone, and its job with it
+        except (NoSuchDomain, DomainNotRunning) as error:
+            # A transient domain that was shut off is gone, and its job with it; so is a QEMU by itself.
+            self._has_left = isinstance(error, DomainNotRunning)
             return None
         except (HypervisorError, Locked) as error:
             return error
@@ -162,18 +164,20 @@ class Aftermath:
         folder = error.message.partition(" has only ")[0]
         self._notice(
             f"{folder} is filling up and the backup job cannot be ended: guest writes may fail soon; "
-            f"run 'virsh domjobabort {self._domain.name}'"
+            f"{self._machine.way_to_end}"
         )
 
     def _loss(self, error: BaseException) -> HypervisorError | None:
         """Return the loss of libvirt or of the domain that made the run fail, if there is one."""
-        name = self._domain.name
+        name = self._machine.name
         if not self._host.is_alive():
             left = self._come_back(stopped=not isinstance(error, Exception))
+            if self._has_left:
+                return DomainNotRunning(f"domain {name} was shut off during the backup")
             if left is not None:
                 self._notice(f"the next run will end the backup job: {left.message}")
             return ConnectionLost(
-                f"the connection to libvirt at {self._host.uri} was lost during the backup of domain {name}"
+                f"the connection to {self._host.label} was lost during the backup of domain {name}"
             )
         if self._start is not None and self._has_ended() and not isinstance(error, DomainNotRunning):
             return DomainNotRunning(f"domain {name} was shut off during the backup")
@@ -182,7 +186,7 @@ class Aftermath:
     def _has_ended(self) -> bool:
         """Return whether the start of the domain that was backed up has ended."""
         try:
-            return self._domain.start_id() != self._start
+            return self._machine.start_id() != self._start
         except HypervisorError:  # a transient domain is gone with its end
             return True
 
@@ -204,21 +208,25 @@ class Aftermath:
         return error
 
     def _clean_up_anew(self) -> None:
-        with Host.reach(self._host.uri) as host:
-            self._clean_up(host.domain(self._domain.uuid))
+        with connect(self._host.uri) as host:
+            self._clean_up(host.machine(self._machine.uuid))
 
-    def _clean_up(self, domain: Domain) -> None:
-        quiesce.thaw_left_over(domain)
-        openjob.end_stale(domain, self._repository_id)
+    def _clean_up(self, machine: Machine) -> None:
+        quiesce.thaw_left_over(machine.agent())
+        machine.end_stale(self._repository_id)
         for folder in self._folders:
-            openjob.sweep_scratch(domain, folder, self._repository_id)
-        secret.sweep_secrets(domain, self._repository_id)
-        self._delete(domain)
+            machine.sweep(folder, self._repository_id)
+        machine.sweep_secrets(self._repository_id)
+        self._delete(machine)
 
-    def _delete(self, domain: Domain) -> None:
+    def _delete(self, machine: Machine) -> None:
         if self.checkpoint is not None:
-            checkpoints.delete(domain, self.checkpoint)
+            machine.delete_checkpoint(self.checkpoint)
             self.checkpoint = None
 
     def _notice(self, text: str) -> None:
-        self._observer(Notice(self._domain.name, text))
+        self._observer(Notice(self._machine.name, text))
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -27,15 +27,15 @@ from puller.backups.bases.bases import (
     without_damage,
 )
 from puller.backups.bases.history import History
-from puller.backups.chosen import chosen_disks, refuse_half_rolled_back
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, SourceRequest
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions, unreached
-from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
-from puller.backups.sources.ways import way_to
 from puller.backups.transfer import Transfer
+from puller.backups.unfinished import refuse_half_rolled_back
 from puller.errors import (
     BaseDamaged,
     CheckpointUnusable,
@@ -44,20 +44,15 @@ from puller.errors import (
     Interrupted,
     NbdError,
     StoreUnavailable,
-    UsageError,
 )
 from puller.events import Committed, Notice, Observer, Step
-from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.job.tcp import OverTcp
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
-from puller.hypervisor.shared import refuse_shared
-from puller.hypervisor.space.scratch import default_directory
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
@@ -113,10 +108,9 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
 
     scope = repository.scope.working(tell)
     repository = repository.within(scope)
-    with Host.reach(plan.connect, scope) as host:
-        domain = host.domain(plan.domain)
-        disks = chosen_disks(domain, plan.disks, plan.exclude, plan.exclude_if_present)
-        refuse_shared(host, domain, disks)
+    with connect(plan.connect, scope) as host:
+        domain = host.machine(plan.domain)
+        disks = domain.select_disks(plan.disks, plan.exclude, plan.exclude_if_present)
         with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             source = _source(repository, plan, domain, disks, observer)
@@ -150,10 +144,10 @@ def is_stop(error: BaseException) -> bool:
     return found is not None and found not in met
 
 
-def _omissions(domain: Domain, plan: Plan) -> Iterator[str]:
+def _omissions(domain: Machine, plan: Plan) -> Iterator[str]:
     """Note what the point will not hold."""
     excluded = {*plan.exclude, *plan.exclude_if_present}
-    return omissions(domain.xml(), domain.disks(), plan.disks, excluded)
+    return omissions(domain.named_files(), domain.disks(), plan.disks, excluded)
 
 
 def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
@@ -187,31 +181,12 @@ def _bases(source: Source, history: History, every: timedelta | None) -> dict[st
 
 
 def _source(
-    repository: Repository, plan: Plan, domain: Domain, disks: Sequence[Disk], observer: Observer
+    repository: Repository, plan: Plan, domain: Machine, disks: Sequence[Disk], observer: Observer
 ) -> Source:
-    scratch = default_directory(disks, domain.state_directory)
-    if plan.scratch_dir is not None:
-        scratch = Path(plan.scratch_dir)
     if not disks:
         observer(Notice(domain.name, "no disk to back up: the point holds only the configuration"))
-        return Source(domain, disks, scratch)
-    if not domain.host.has_files and (plan.mode != PULL or not domain.is_active()):
-        raise UsageError(
-            f"cannot read images of domain {domain.name}: puller has no way to the files of host "
-            f"{domain.host.name}",
-            advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
-        )
-    if not domain.is_active():
-        text = "the domain is shut off: puller reads its images, and it cannot be started until that is done"
-        observer(Notice(domain.name, text))
-        return Offline(domain, disks, repository.id, scratch)
-    if plan.mode == PULL:
-        way, notice = way_to(domain, plan.tcp)
-        if notice is not None:
-            observer(Notice(domain.name, notice))
-        return Pull(domain, disks, repository.id, scratch, way)
-    staging = scratch if plan.staging_dir is None else Path(plan.staging_dir)
-    return Push(domain, disks, repository, staging, plan.keep_staging, observer)
+    request = SourceRequest(plan.mode, plan.scratch_dir, plan.staging_dir, plan.keep_staging, plan.tcp)
+    return domain.source(repository, disks, request, observer)
 
 
 class _Transaction:
@@ -221,7 +196,7 @@ class _Transaction:
         self,
         repository: Repository,
         plan: Plan,
-        domain: Domain,
+        domain: Machine,
         disks: Sequence[Disk],
         source: Source,
         aftermath: Aftermath,
@@ -311,7 +286,7 @@ class _Transaction:
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
-        quiesced = Quiesced(self._domain, plan.connect, disks, plan.quiesce, self._notice, run.flow.fail)
+        quiesced = Quiesced(self._domain.agent(), disks, plan.quiesce, self._notice, run.flow.fail)
         with (
             self._undone_unless_committed(checkpoint) as commit,
             RunLock(self._source.folder, checkpoint, self._domain),

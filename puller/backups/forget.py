@@ -25,7 +25,7 @@ from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked, 
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.strays import find_stored, remove_stray
 from puller.hypervisor.locking import runlock
-from puller.hypervisor.locking.lock import DomainLock, lock_directory
+from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.shared import writers
 from puller.hypervisor.storage import imagelock
 from puller.nbd.image import Keys, remove_bitmap
@@ -69,9 +69,9 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
 
     scope = repository.scope.working(notice)
     repository = repository.within(scope)
-    with Host.connect(connect, scope) as host:
+    with Host.reach(connect, scope) as host:
         domain = host.domain(name)
-        with DomainLock(domain.uuid, domain.name, lock_directory()):
+        with domain_held(domain):
             _refuse_living(domain, repository.id)
             if openjob.end_stale(domain, repository.id):
                 notice("ended a backup job that an earlier run had left open")
@@ -130,7 +130,9 @@ def _without_record(
 
     Bitmaps that QEMU created since its start are not in the images yet; only the points know their names.
     """
-    candidates = [with_image_facts(disk) for disk in domain.disks() if disk.is_candidate]
+    candidates = [
+        with_image_facts(disk, domain.scope, domain.host) for disk in domain.disks() if disk.is_candidate
+    ]
     tracked = {disk.target for disk in candidates if untracked(disk) is None}
     found = {name: set(targets) for name, targets in stored.items()}
     for point in islice(History(repository, domain.uuid), _LOOK_BACK):
@@ -146,10 +148,12 @@ def _marked_images(domain: Domain, repository_id: str, observer: Observer) -> li
     """
     found = []
     for disk in domain.disks():
-        if not disk.holds_changes or untracked(with_image_facts(disk)) is not None:
+        if not disk.holds_changes or untracked(with_image_facts(disk, domain.scope, domain.host)) is not None:
             continue
         path = _path(domain, disk)
-        own, *behind = (_names(image, repository_id) for image in describe(path, disk.format, domain.scope))
+        own, *behind = (
+            _names(image, repository_id) for image in describe(path, disk.format, domain.scope, domain.host)
+        )
         if own:
             found.append(_Image(disk, path, own))
         for name in sorted({name for names in behind for name in names}):
@@ -181,8 +185,7 @@ def _require_free(host: Host, domain: Domain, images: list[_Image]) -> None:
         )
     for image in images:
         try:
-            with image.path.open("rb") as file:
-                held = imagelock.is_held(file.fileno())
+            held = imagelock.is_open(image.path, image.disk.format, domain.host)
         except OSError as error:
             raise HypervisorError(
                 f"cannot open image {image.path} of domain {domain.name}: {error.strerror}",
@@ -200,7 +203,7 @@ def _remove_from_images(domain: Domain, images: list[_Image]) -> Iterator[Remove
             ):  # with libvirt, QEMU's locks on block devices are separate from those of other programs
                 raise _in_use(domain, image.path)
             try:
-                remove_bitmap(image.path, name, keys, domain.scope)
+                remove_bitmap(image.path, name, keys, domain.scope, domain.host)
             except NbdError as error:
                 if "lock" not in error.message:
                     raise

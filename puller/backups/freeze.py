@@ -20,23 +20,19 @@ from puller.backups.aftermath import Aftermath
 from puller.backups.bases.bases import Base, without_mismatched_bitmaps
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import find_mismatch
-from puller.backups.chosen import chosen_disks, refuse_half_rolled_back
-from puller.backups.sources.offline import Offline
-from puller.backups.sources.source import Pull
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, MachineHost
+from puller.backups.unfinished import refuse_half_rolled_back
 from puller.cancelling import CancelScope
 from puller.errors import CheckpointUnusable, PullerError, UsageError
 from puller.events import Notice, Observer
 from puller.host.command import run_command
-from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
-from puller.hypervisor.shared import refuse_shared
-from puller.hypervisor.space.scratch import default_directory
 from puller.nbd.export import Export
 from puller.repository.points import new_id
 from puller.repository.repository import Repository
@@ -90,17 +86,16 @@ class Freeze:
 
 def freeze(plan: FreezePlan, command: str, observer: Observer, scope: CancelScope) -> Freeze:
     """See ``puller.freeze``."""
-    with Host.reach(plan.connect, scope) as host:
-        domain = host.domain(plan.domain)
-        disks = chosen_disks(domain, plan.disks, plan.exclude)
+    with connect(plan.connect, scope) as host:
+        domain = host.machine(plan.domain)
+        disks = domain.select_disks(plan.disks, plan.exclude, ())
         _refuse(plan, domain, disks)
-        refuse_shared(host, domain, disks)
         with domain_held(domain):
             refuse_half_rolled_back(domain, disks)
             return _Freezing(plan, host, domain, disks, observer).run(command)
 
 
-def _refuse(plan: FreezePlan, domain: Domain, disks: Sequence[Disk]) -> None:
+def _refuse(plan: FreezePlan, domain: Machine, disks: Sequence[Disk]) -> None:
     if not disks:
         raise UsageError(
             f"domain {domain.name} has no disk to freeze", advice="Name a disk of the domain with --disk."
@@ -116,7 +111,7 @@ class _Freezing:
     """One freeze of the ``disks`` of one domain."""
 
     def __init__(
-        self, plan: FreezePlan, host: Host, domain: Domain, disks: Sequence[Disk], observer: Observer
+        self, plan: FreezePlan, host: MachineHost, domain: Machine, disks: Sequence[Disk], observer: Observer
     ) -> None:
         self._plan = plan
         self._host = host
@@ -124,11 +119,7 @@ class _Freezing:
         self._disks = disks
         self._observer = observer
         self._scope = host.scope.child()
-        folder = default_directory(disks, domain.state_directory)
-        if plan.scratch_dir is not None:
-            folder = Path(plan.scratch_dir)
-        kind = Pull if domain.is_active() else Offline
-        self._source = kind(domain, disks, _owner(plan), folder)
+        self._source = domain.pulled(_owner(plan), disks, plan.scratch_dir)
         if not plan.checkpoint:
             self._source.omit_checkpoint()
         self._alarms: list[PullerError] = []
@@ -176,7 +167,7 @@ class _Freezing:
         """Return bases with the bitmaps of the checkpoint ``name``; None if no disk has one of that name."""
         bitmaps = self._source.bitmaps()
         sound = bitmaps.sound(name)
-        known = {item.name for item in checkpoints.list_checkpoints(self._domain)}
+        known = {item.name for item in self._domain.checkpoints()}
         if not sound and name not in known:
             return None
         fault = bitmaps.fault(name)
@@ -201,8 +192,7 @@ class _Freezing:
 
     def _frozen(self, bases: Mapping[str, Base], name: str, command: str) -> Freeze:
         frozen = Quiesced(
-            self._domain,
-            self._plan.connect,
+            self._domain.agent(),
             self._source.freeze(bases, name, name),
             self._plan.quiesce,
             self._notice,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from puller.backups.machines.machine import Machine
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.hostfiles import named_files
 
 
-def unreached(domain: Domain) -> Iterator[str]:
+def unreached(domain: Machine) -> Iterator[str]:
     """Note what a backup cannot do without a way to the files of the domain's host."""
     if not domain.host.has_files:
         yield (
@@ -19,7 +18,7 @@ def unreached(domain: Domain) -> Iterator[str]:
 
 
 def omissions(
-    xml: str, disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
+    named_files: Iterable[str], disks: Sequence[Disk], wanted: Collection[str], excluded: Collection[str]
 ) -> Iterator[str]:
     """Return one note for each disk that changes and is omitted, and one for everything that does not change.
 
@@ -38,5 +37,5 @@ def omissions(
         for disk in left
         if disk.source and not disk.holds_changes
     ]
-    if outside := [*named_files(xml), *still]:
+    if outside := [*named_files, *still]:
         yield f"the point does not hold {', '.join(outside)}"

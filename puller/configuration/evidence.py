@@ -33,6 +33,9 @@ class Evidence:
         return int(self.value) if self.kind == TCP else None
 
 
+FILESYSTEMS = "filesystems"
+"""What is looked at where a machine cannot be started. It cannot be chosen."""
+
 LOGIN = Evidence(CONSOLE, "login:")
 """What nearly every system with a serial console prints when it has started."""
 

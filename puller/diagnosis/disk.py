@@ -33,7 +33,7 @@ ImageInfo = dict[str, Any] | HypervisorError | None
 def examine(examined: ExaminedDomain) -> Iterator[Finding]:
     """Check each disk that a backup takes. Each image is read once, because its storage may hang."""
     taken = examined.taken()
-    infos = {disk.target: _read_info(disk) for disk in taken}
+    infos = {disk.target: _read_info(examined, disk) for disk in taken}
     taken = [
         with_layout(disk, info) if isinstance(info := infos[disk.target], dict) else disk for disk in taken
     ]
@@ -61,9 +61,12 @@ def examine(examined: ExaminedDomain) -> Iterator[Finding]:
             yield ask("disk-base", subject, partial(_base, bases[disk.target]))
 
 
-def _read_info(disk: Disk) -> ImageInfo:
+def _read_info(examined: ExaminedDomain, disk: Disk) -> ImageInfo:
+    host = examined.domain.host
+    if disk.path is None or disk.format != "qcow2" or not host.has_files:
+        return None
     try:
-        return image_facts(disk.path, disk.format) if disk.path and disk.format == "qcow2" else None
+        return image_facts(disk.path, disk.format, host=host)
     except HypervisorError as error:
         return error
 
@@ -116,7 +119,7 @@ def _bases(
     try:
         if domain.is_active():
             return choose(history, disks, LiveBitmaps(domain, repository.id))
-        stored = [with_stored_chain(disk, domain.scope) for disk in disks]
+        stored = [with_stored_chain(disk, domain.scope, domain.host) for disk in disks]
         return choose(history, stored, StoredBitmaps.of(domain, stored, repository.id))
     except HypervisorError:
         return {}  # an image that cannot be read, which other checks report

@@ -14,7 +14,7 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.diagnosis import disk as disks
 from puller.diagnosis import domain as domains
-from puller.diagnosis import files
+from puller.diagnosis import files, serving
 from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
@@ -60,9 +60,10 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     if opening.outcome is not None:
         yield ask("identity", store.url, partial(identity, opening.outcome))
         yield ask("foreign-objects", store.url, partial(foreign_objects, opening.outcome))
+    yield from serving.examine()
     yield from files.examine()
     uri = examination.connect
-    connecting = attempt("connection", uri, partial(Host.connect, uri), lambda _: "libvirt answers")
+    connecting = attempt("connection", uri, partial(Host.reach, uri), lambda _: "libvirt answers")
     yield connecting.check
     if connecting.outcome is not None:
         with connecting.outcome as host:
@@ -147,7 +148,7 @@ def _examine_domain(examined: ExaminedDomain, examination: Examination) -> Itera
     domain = examined.domain
     yield from domains.examine(examined)
     if examined.repository is not None and (domain.is_active() or examination.domains):
-        newest = LastPoint(examined.repository, domain.uuid)
+        newest = LastPoint(examined.repository, domain.uuid, domain.host.node_name())
         yield ask("last-point", domain.name, newest.answer)
     yield from disks.examine(examined)
     if examined.taken():

@@ -14,7 +14,7 @@ from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.agentstate import AgentState, agent_state
 from puller.hypervisor.job import openjob
-from puller.hypervisor.locking.lock import holder, lock_directory
+from puller.hypervisor.locking.lock import holder
 from puller.repository.repository import Repository
 
 _AGENT = {
@@ -131,7 +131,7 @@ def _checkpoints(examined: ExaminedDomain) -> Answer:
 def _orphans(examined: ExaminedDomain, names: list[str]) -> list[str]:
     """Return checkpoints whose point is gone, or that a run could neither commit nor delete."""
     repository, uuid = examined.repository, examined.domain.uuid
-    if repository is None or holder(uuid, lock_directory()) is not None:
+    if repository is None or holder(examined.domain) is not None:
         return []
     history = History(repository, uuid)
     ours = [name for name in names if checkpoints.point_of(name, repository.id) is not None]
@@ -142,7 +142,7 @@ def _open_job(examined: ExaminedDomain) -> Answer:
     job = openjob.open_job(examined.domain)
     if job is None:
         return ok("no backup job is open")
-    process = holder(examined.domain.uuid, lock_directory())
+    process = holder(examined.domain)
     if process is not None:
         return ok(f"process {process} is backing up the domain")
     if examined.repository is not None and openjob.is_ours(job, examined.repository.id):

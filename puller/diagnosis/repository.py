@@ -41,17 +41,18 @@ def foreign_objects(repository: Repository) -> Answer:
 class LastPoint:
     """The newest point of a domain with an intact record, and newer damaged ones.
 
-    If several hosts took points, those of this host count: a copy on another host has the same UUID.
+    If several hosts took points, those of ``host`` count, by default this one: a copy of the domain on
+    another host has the same UUID.
     """
 
-    def __init__(self, repository: Repository, uuid: str) -> None:
+    def __init__(self, repository: Repository, uuid: str, host: str | None = None) -> None:
         self._repository = repository
         self._uuid = uuid
         self.point: Point | None = None
         self.damaged: list[str] = []
         for point in newest_first((point_id for _, point_id in repository.points.names(uuid)), self._get):
             self.point = self.point or point
-            if point.host == platform.node():
+            if point.host == (host or platform.node()):
                 self.point = point
                 return
 

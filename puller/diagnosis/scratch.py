@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from puller.diagnosis.domain import ExaminedDomain
-from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
+from puller.diagnosis.finding import Answer, Finding, Status, ask, fail, ok, warn
+from puller.host.access import HostAccess
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.domain.checkpoint import checkpoint_name
@@ -35,9 +36,13 @@ class Folders:
 
 def examine(examined: ExaminedDomain, folders: Folders) -> Iterator[Finding]:
     """Check the directory of the scratch and, for a running domain, that of the socket."""
-    name = examined.domain.name
+    name, host = examined.domain.name, examined.domain.host
+    if not host.has_files:
+        text = f"not checked: puller has no way to the files of host {host.name}"
+        yield Finding("scratch-space", name, Status.WARN, text, "Check there that the scratch has space.")
+        return
     held = confinement(examined.domain.xml(), examined.host.capabilities())
-    yield ask("scratch-access", name, partial(_access, folders, held))
+    yield ask("scratch-access", name, partial(_access, folders, held, host))
     yield ask("scratch-label", name, partial(label, folders, held))
     yield ask("scratch-space", name, partial(_space, examined, folders))
     yield ask("scratch-leftovers", name, partial(_leftovers, examined, folders))
@@ -45,12 +50,12 @@ def examine(examined: ExaminedDomain, folders: Folders) -> Iterator[Finding]:
         yield ask("socket", name, partial(_socket, examined, held))
 
 
-def _access(folders: Folders, held: Confinement) -> Answer:
+def _access(folders: Folders, held: Confinement, host: HostAccess) -> Answer:
     folder = folders.scratch
     if held.user is None:
         return ok("libvirt does not report the user that QEMU runs as")
     try:
-        closed = barred(folder, held.user)
+        closed = barred(folder, held.user, host)
     except PermissionError:
         return warn(f"cannot find out whether {held.user} can reach {folder}", "Run doctor as root.")
     if closed is None:
@@ -74,18 +79,18 @@ def _space(examined: ExaminedDomain, folders: Folders) -> Answer:
     told = [disk for disk in folders.disks if disk.path is not None or examined.domain.is_active()]
     sizes = [examined.domain.disk_size(disk.target) for disk in told]
     if folders.mode == "push" and examined.domain.is_active():
-        return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)))
+        return _staging_space(folders.scratch, sum(map(staging.required_bytes, sizes)), examined.domain.host)
     needed = scratch.required_bytes(sizes)
-    free = scratch.free_bytes(folders.scratch, "scratch")
+    free = scratch.free_bytes(folders.scratch, "scratch", examined.domain.host)
     text = f"{folders.scratch} has {format_bytes(free)} free, but {format_bytes(needed)} are needed"
     if free < needed:
         return fail(text, "Free space, or set another directory with --scratch-dir.")
     return ok(text)
 
 
-def _staging_space(folder: Path, needed: int) -> Answer:
+def _staging_space(folder: Path, needed: int, host: HostAccess) -> Answer:
     """A push knows at its start how much it has to copy, and is refused then if there is too little space."""
-    free = scratch.free_bytes(folder, "staging")
+    free = scratch.free_bytes(folder, "staging", host)
     text = f"{folder} has {format_bytes(free)} free; a push of full disks needs {format_bytes(needed)}"
     if free < needed:
         return warn(
@@ -99,7 +104,9 @@ def _leftovers(examined: ExaminedDomain, folders: Folders) -> Answer:
     in_use = frozenset[Path]() if job is None else job.scratch
     places = {folders.scratch, *(disk.path.parent for disk in folders.disks if disk.path)}
     found = [
-        path for place in sorted(places) for path in scratch.leftovers(place, examined.domain.uuid, in_use)
+        path
+        for place in sorted(places)
+        for path in scratch.leftovers(place, examined.domain.uuid, in_use, examined.domain.host)
     ]
     if not found:
         return ok("no scratch files of earlier runs")
@@ -118,7 +125,8 @@ def _socket(examined: ExaminedDomain, held: Confinement) -> Answer:
     if held.user is None:
         return ok(f"{folder}; libvirt does not report the user that QEMU runs as")
     try:
-        open_to_it = barred(folder, held.user) is None and may_write(folder, held.user)
+        host = examined.domain.host
+        open_to_it = barred(folder, held.user, host) is None and may_write(folder, held.user, host)
     except PermissionError:
         return warn(f"cannot find out whether {held.user} may write to {folder}", "Run doctor as root.")
     if open_to_it:

@@ -5,6 +5,7 @@ See https://libvirt.org/formatdomain.html#security-label and https://libvirt.org
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -18,6 +19,7 @@ from typing import Any
 
 from puller.errors import HypervisorError
 from puller.host import programs
+from puller.host.access import LOCAL, HostAccess
 
 _SECONDS = 60.0
 """Seconds that a check of directories may take."""
@@ -107,34 +109,46 @@ def confines_by_apparmor() -> bool:
     return False
 
 
-def barred(folder: Path, user: User) -> Path | None:
+def barred(folder: Path, user: User, host: HostAccess = LOCAL) -> Path | None:
     """Return the first directory on the path to ``folder`` that ``user`` may not traverse, or None.
 
     The check runs as that user, so that access control lists count. Raises PermissionError if this process
     may not become that user.
     """
     folder = folder.absolute()
-    return _first_failing("-x", [*reversed(folder.parents), folder], user)
+    return _first_failing("-x", [*reversed(folder.parents), folder], user, host)
 
 
-def may_write(folder: Path, user: User) -> bool:
+def may_write(folder: Path, user: User, host: HostAccess = LOCAL) -> bool:
     """Return whether ``user`` may create files in ``folder``. Checks as ``barred`` does."""
-    return _first_failing("-w", [folder.absolute()], user) is None
+    return _first_failing("-w", [folder.absolute()], user, host) is None
 
 
-def _first_failing(test: str, folders: list[Path], user: User) -> Path | None:
+def _first_failing(test: str, folders: list[Path], user: User, host: HostAccess) -> Path | None:
     command = ["sh", "-c", _ACCESS, test, *map(str, folders)]
-    become: dict[str, Any] = {}
-    if user.uid != os.geteuid():
-        become = {"user": user.uid, "group": user.gid, "extra_groups": user.groups()}
     try:
-        done = programs.run(command, _SECONDS, cwd="/", **become)
+        done = _run_as(user, command) if host is LOCAL else _run_there(user, command, host)
     except subprocess.TimeoutExpired as error:
         raise HypervisorError(
             f"cannot find out whether {user} can reach {folders[-1]}: no answer within {_SECONDS:.0f} s",
             advice="Check that the storage of the directory responds.",
         ) from error
     return Path(os.fsdecode(done.stdout)) if done.stdout else None
+
+
+def _run_as(user: User, command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    become: dict[str, Any] = {}
+    if user.uid != os.geteuid():
+        become = {"user": user.uid, "group": user.gid, "extra_groups": user.groups()}
+    return programs.run(command, _SECONDS, cwd="/", **become)
+
+
+def _run_there(user: User, command: list[str], host: HostAccess) -> subprocess.CompletedProcess[bytes]:
+    become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups", "--"]
+    done = host.run([*become, *command], _SECONDS)
+    if done.returncode and not done.stdout:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    return done
 
 
 def _applies(host: ET.Element, label: ET.Element | None, model: str) -> bool:

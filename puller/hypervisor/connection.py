@@ -13,7 +13,7 @@ from typing import Any, Self
 import libvirt
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import HypervisorError, NoSuchDomain
+from puller.errors import HypervisorError, NoSuchDomain, UsageError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.closed import ClosedHost
 from puller.hypervisor.calls import Guarded, Link
@@ -22,7 +22,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.reach import access_to
-from puller.hypervisor.uri import host_of, is_embedded, is_local, state_directory
+from puller.hypervisor.uri import host_of, is_embedded, is_local, is_monitor, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
@@ -56,8 +56,9 @@ class Host(Scoped):
         """Open ``uri``, such as ``qemu:///system``. Waits for libvirt belong to ``scope``.
 
         Raises :class:`HypervisorError` if libvirt does not answer or refuses, and if the URI names
-        another host: see ``reach``.
+        another host: see ``reach``. Raises :class:`UsageError` if it names a QEMU without libvirt.
         """
+        _refuse_monitor(uri)
         if not is_local(uri):
             raise HypervisorError(
                 f"libvirt at {uri} is on another host", advice="Run puller on the host that runs the domains."
@@ -70,6 +71,7 @@ class Host(Scoped):
 
         Raises HypervisorError as ``connect`` does, and HostUnreachable.
         """
+        _refuse_monitor(uri)
         scope = scope or CancelScope()
         access = access_to(uri, scope)
         try:
@@ -241,6 +243,14 @@ class Host(Scoped):
         """Names come first: a domain's name may equal another domain's UUID."""
         by_name, by_uuid = self._connection.lookupByName, self._connection.lookupByUUIDString
         return (by_name, by_uuid) if _is_uuid(name) else (by_name,)
+
+
+def _refuse_monitor(uri: str) -> None:
+    if is_monitor(uri):
+        raise UsageError(
+            f"cannot use {uri} for this: a QEMU without libvirt can only be backed up",
+            advice="Name libvirt with --connect, such as qemu:///system, or restore with --output.",
+        )
 
 
 def _emulation(machine: ET.Element) -> tuple[str | None, str | None, str | None, str | None]:

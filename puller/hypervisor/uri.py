@@ -21,6 +21,11 @@ def is_local(uri: str) -> bool:
     return urlsplit(uri).hostname in _THIS_HOST
 
 
+def is_monitor(uri: str) -> bool:
+    """Return whether ``uri`` leads to the monitor of a QEMU without libvirt (see docs/qmp.md)."""
+    return urlsplit(uri).scheme in ("qmp", "qmp+tcp")
+
+
 def host_of(uri: str) -> str:
     """Return the name of the host in ``uri``, as the user wrote it."""
     return urlsplit(uri).hostname or "localhost"

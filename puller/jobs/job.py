@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from puller import api
+from puller.backups.machines.connecting import connect
 from puller.cancelling import find_stop
 from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
@@ -26,8 +27,8 @@ from puller.errors import (
 )
 from puller.events import Notice, Observer, ignore
 from puller.host.command import outcome, run_command
-from puller.hypervisor.connection import Host
 from puller.hypervisor.locking.lock import JobLock, lock_directory
+from puller.hypervisor.uri import is_local
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
 from puller.recovery.proving.prove import newest_points
@@ -117,6 +118,7 @@ class _Run:
         self._connect = connect
         self._audience = audience
         self._drills = drills
+        self._other: str | None = None
         self.report = JobReport(job.name)
 
     def all(self, steps: Sequence[str]) -> None:
@@ -165,8 +167,17 @@ class _Run:
         report.taken = take_all(self._domains(), take, self._audience, job.parallel, scope)
         report.interruption = report.taken.interruption
 
+    def _host(self) -> str | None:
+        """Return the name of the other host whose domains the job backs up; None if that is this host."""
+        if self._job.hosts or is_local(self._connect):
+            return None
+        if self._other is None:
+            with connect(self._connect, self._repository.scope) as host:
+                self._other = host.access.node_name()
+        return self._other
+
     def _domains(self) -> list[str]:
-        with Host.reach(self._connect, self._repository.scope) as host:
+        with connect(self._connect, self._repository.scope) as host:
             known = host.uuids()
         chosen = select(known, self._job.domains, self._job.exclude)
         if not chosen:
@@ -177,7 +188,7 @@ class _Run:
         return chosen
 
     def _prune(self) -> None:
-        policy = policy_of(self._job)
+        policy = policy_of(self._job, self._host())
         grace = self._job.grace if self._job.grace is not None else GRACE
         if policy.is_empty:
             self._tell(f"job {self._job.name} has no keep rules, so no point is removed")
@@ -198,7 +209,7 @@ class _Run:
             self._tell(f"{self._none()}: no point was considered")
 
     def _none(self) -> str:
-        scope = scope_of(self._job)
+        scope = scope_of(self._job, self._host())
         return f"job {scope.job} has no points of its domains from {', '.join(scope.hosts)}"
 
     def _await_lease(self, deadline: float) -> None:
@@ -221,7 +232,7 @@ class _Run:
             damaged.append(CheckError(error.message, name))
 
         points = api.list_points(self._repository, damaged=add)
-        mine = list(filter(scope_of(self._job).has, points))
+        mine = list(filter(scope_of(self._job, self._host()).has, points))
         if not mine and not damaged:
             self._tell(f"{self._none()}: nothing was checked")
             return
@@ -289,13 +300,13 @@ _CHOICES = (
 """Keys of a job that are keywords of ``puller.backup`` with the same name."""
 
 
-def policy_of(job: Job) -> Policy:
+def policy_of(job: Job, host: str | None = None) -> Policy:
     """Return the rules by which the job's points are kept."""
     within = None if job.keep.within is None else duration(job.keep.within)
     rules = {**structs.asdict(job.keep), "within": within}
-    return Policy(**rules, scope=scope_of(job), across_hosts=job.across_hosts)
+    return Policy(**rules, scope=scope_of(job, host), across_hosts=job.across_hosts)
 
 
-def scope_of(job: Job) -> Scope:
-    """Return the selection of the job's own points: of its hosts, by default of this host."""
-    return Scope(job.name, job.domains, job.exclude, job.hosts or (platform.node(),))
+def scope_of(job: Job, host: str | None = None) -> Scope:
+    """Return the selection of the job's own points: of its hosts, by default of ``host`` or this host."""
+    return Scope(job.name, job.domains, job.exclude, job.hosts or (host or platform.node(),))

@@ -15,7 +15,7 @@ from puller.errors import HypervisorError
 from puller.events import Notice, Observer
 from puller.hypervisor.domain.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
 from puller.recovery.attachments import write_file
-from puller.recovery.targets.asking import ask
+from puller.recovery.targets.asking import ask_manager
 from puller.repository.points import Point
 
 NAME = "restored.xml"
@@ -60,7 +60,7 @@ def _names_beside(point: Point, libvirts: Sequence[str], scope: CancelScope) -> 
     """The names of the domains of the libvirt that knows the original, by name or UUID; None if none does."""
     for uri in dict.fromkeys(libvirts):
         try:
-            known = ask(uri, scope, lambda host: host.uuids())
+            known = ask_manager(uri, scope, lambda host: host.uuids())
         except HypervisorError:
             continue
         if point.domain in known or point.uuid in known.values():

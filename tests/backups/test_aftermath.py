@@ -19,7 +19,7 @@ class Stop(BaseException):
     """What a signal's handler raises."""
 
 
-def gone(uri: str) -> Any:
+def gone(uri: str, scope: object) -> Any:
     raise HypervisorError(f"cannot connect to libvirt at {uri}")
 
 
@@ -39,9 +39,15 @@ def test_a_run_that_a_signal_stops_hurries(
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr(CancelScope, "pause", lambda _, seconds: clock.append(clock.pop() + seconds))
-    monkeypatch.setattr(Host, "connect", gone)
+    monkeypatch.setattr(Host, "reach", gone)
     scope = CancelScope()
-    host: Any = SimpleNamespace(uri="qemu:///system", is_alive=lambda: False, scope=scope, access=LOCAL)
+    host: Any = SimpleNamespace(
+        uri="qemu:///system",
+        label="libvirt at qemu:///system",
+        access=LOCAL,
+        is_alive=lambda: False,
+        scope=scope,
+    )
     domain: Any = SimpleNamespace(name="web1", uuid="u", start_id=lambda: "1")
     if stopped:
         scope.cancel()

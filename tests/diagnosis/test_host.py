@@ -9,6 +9,7 @@ import pytest
 
 from puller.diagnosis.finding import Status
 from puller.diagnosis.host import examine
+from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.connection import Host, Version
 
 
@@ -17,6 +18,7 @@ class _Versions:
     libvirt_version: Version
     qemu_version: Version = (7, 2, 0)
     uri: str = "qemu:///system"
+    access: HostAccess = LOCAL
 
 
 @pytest.mark.parametrize(

@@ -219,17 +219,17 @@ def test_what_a_domain_names_on_its_host_beside_its_disks() -> None:
         "shared directory /s",
         "SCSI device scsi_host0",
     )
-    (note,) = omissions(NAMED, [disk("vdb", readonly=True)], ["vda"], [])
+    (note,) = omissions(named_files(NAMED), [disk("vdb", readonly=True)], ["vda"], [])
     assert note.endswith("scsi_host0")
 
 
 def test_what_the_user_leaves_out_is_not_noted() -> None:
     disks = [disk("vda"), disk("vdb", shareable=True), disk("vdc", type="vhostuser", path=None)]
     empty = [disk("sda", device="cdrom", source="", path=None)]
-    assert list(omissions("<domain/>", [*disks, *empty], [], ["vdc"])) == [
+    assert list(omissions((), [*disks, *empty], [], ["vdc"])) == [
         "the point does not hold disk vdb: it is shareable"
     ]
-    assert list(omissions("<domain/>", disks, ["vda"], [])) == []
+    assert list(omissions((), disks, ["vda"], [])) == []
 
 
 targets = st.lists(st.sampled_from(["vda", "vdb", "vdc", "vdd"]), unique=True)

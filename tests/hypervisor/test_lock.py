@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from puller.errors import Locked, PullerError
 from puller.host import runtime
+from puller.host.access import LOCAL
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.locking.lock import DomainLock, holder, lock_directory
 
 UUID = "5f8ed93c-ef2a-4c3c-9a6b-1d3a1a1a1a1a"
@@ -98,8 +102,12 @@ def test_where_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert lock_directory() == tmp_path / "1000" / "puller"
 
 
-def test_the_holder_is_told_without_touching_the_lock(tmp_path: Path) -> None:
-    assert holder("uuid", tmp_path) is None
+def test_the_holder_is_told_without_touching_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puller.hypervisor.locking.lock.lock_directory", lambda: tmp_path)
+    domain = cast(Domain, SimpleNamespace(uuid="uuid", host=LOCAL))
+    assert holder(domain) is None
     with DomainLock("uuid", "web1", tmp_path):
-        assert holder("uuid", tmp_path) == os.getpid()
-    assert holder("uuid", tmp_path) is None
+        assert holder(domain) == os.getpid()
+    assert holder(domain) is None

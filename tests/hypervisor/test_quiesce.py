@@ -186,6 +186,6 @@ def test_the_second_process_takes_no_module_from_the_current_folder(
     ran = tmp_path / "ran"
     (tmp_path / "libvirt.py").write_text(f"open({str(ran)!r}, 'w').close()")
     monkeypatch.chdir(tmp_path)
-    with ThawingProcess("test:///default", "0" * 32, 1) as process:
+    with ThawingProcess(("puller.hypervisor.guest.thawing", "test:///default", "0" * 32), 1) as process:
         process.done()
     assert not ran.exists()

@@ -11,7 +11,9 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -279,6 +281,7 @@ def cut_for_good(stage: Stage) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aftermath, "LINE", 0.0)
         patch.setattr(stage, "_left", dict)  # nobody can look
+        patch.setattr(stage, "reconnect_if_lost", lambda: None)
         during = stage.back_up(frozen=lambda exports: stage.host.cut())
     stage.host.mend()
     stage.reconnect()
@@ -308,6 +311,56 @@ def killed(stage: Stage) -> dict[str, Any]:
     outcome = stage.back_up()
     programs = stage.host.run("sh", "-c", "pgrep -a cat || true").split()
     return {"open": is_open, "next": outcome, "programs": programs}
+
+
+def diagnosed(stage: Stage) -> dict[str, Any]:
+    """What doctor says of the other host, and what forget takes away there, shut off or not."""
+    stage.machine.write("vda", 7, 0, MIB)
+    stage.back_up()
+    findings = puller.doctor(stage.repository, connect=SSH, domains=[NAME])
+    by_tls = puller.doctor(stage.repository, connect=stage.host.tls, domains=[NAME])
+    running = puller.forget(stage.repository, NAME, connect=SSH)
+    stage.back_up()
+    stage.machine.handle.destroy()
+    off = puller.forget(stage.repository, NAME, connect=SSH)
+    image = str(stage.machine.image("vda"))
+    return {
+        "ssh": {finding.name: finding.status.value for finding in findings},
+        "texts": {finding.name: finding.text for finding in findings},
+        "tls": {finding.name: finding.status.value for finding in by_tls},
+        "forgotten": [len(forgotten.bitmaps) for forgotten in (running, off)],
+        "bitmaps": "bitmaps" in stage.host.run("qemu-img", "info", image),
+    }
+
+
+def firmware(stage: Stage) -> dict[str, Any]:
+    """A domain with UEFI variables and a TPM, running and shut off."""
+    stage.machine.handle.destroy()
+    root = ET.fromstring(stage.machine.handle.XMLDesc())
+    system = root.find("os")
+    assert system is not None
+    loader = ET.SubElement(system, "loader", readonly="yes", type="pflash")
+    loader.text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    variables = IMAGES / "far-vars.fd"
+    ET.SubElement(system, "nvram", template="/usr/share/OVMF/OVMF_VARS_4M.fd").text = str(variables)
+    ET.SubElement(ET.SubElement(root, "features"), "acpi")  # without which there is no UEFI
+    devices = root.find("devices")
+    assert devices is not None
+    tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+    stage.machine.define(ET.tostring(root, encoding="unicode"))
+    stage.machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.repository = puller.create_repository(str(stage.folder / "sealed"), password="secret")
+    running = stage.back_up()
+    stage.machine.handle.destroy()
+    off = stage.back_up_shut_off()
+    point = puller.list_points(stage.repository)[-1]
+    restored_ = restored(stage.repository, point, stage.folder / "again")
+    stored = hashlib.sha256((restored_ / "nvram.fd").read_bytes()).hexdigest()
+    theirs = stage.host.run("sha256sum", str(variables)).split()[0]
+    with tarfile.open(restored_ / "tpm.tar") as archive:
+        names = archive.getnames()
+    return {"running": running, "off": off, "nvram": stored == theirs, "tpm": names}
 
 
 def swapped(stage: Stage) -> dict[str, Any]:
@@ -380,6 +433,8 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "tls cut for 60 s": tls_cut_for_a_minute,
     "cut for good": cut_for_good,
     "killed": killed,
+    "diagnosed": diagnosed,
+    "firmware": firmware,
     "strangers": strangers,
 }
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +17,9 @@ import libvirt
 import pytest
 
 import puller
-from puller.hypervisor.connection import open_embedded
+from puller.hypervisor.connection import Host, open_embedded
 from tests.cli.conftest import CommandLine
-from tests.lab import bootable
+from tests.lab import appliance, bootable
 
 PASSWORD = "of the lab"
 READY = f"console:{bootable.READY}"
@@ -292,25 +291,47 @@ def test_what_cannot_be_drilled_is_an_error_and_no_verdict(
     assert left_over(drills, libvirt_uri) == []
 
 
-def test_a_host_that_cannot_run_the_machine_says_so(
-    take: Take, cli: CommandLine, url: str, tmp_path: Path, libvirt_uri: str
+def test_what_cannot_be_started_here_is_proven_by_its_file_systems(
+    take: Take, cli: CommandLine, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = take("elsewhere")
-    repository = puller.open_repository(url, password=PASSWORD)
-    assert point.point in {found.point for found in puller.list_points(repository)}
-    connection = open_embedded(libvirt_uri)
-    handle = connection.lookupByName("elsewhere")
-    root = ET.fromstring(handle.XMLDesc(0))
-    emulator = root.find("./devices/emulator")
-    assert emulator is not None
-    emulator.text = "/usr/bin/qemu-system-nowhere"
-    # libvirt refuses to define that, so the point is made to say it
-    text = ET.tostring(root, encoding="unicode")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("puller.recovery.proving.drill.read_attachment", lambda repository, item: text.encode())
-        answer = cli("prove", "elsewhere", "--directory", str(tmp_path / "drills"), "--json")
+    """Of a host without KVM, say. The domain wants no emulation, and nobody allows it."""
+    take("elsewhere")
+    take("elsewhere-destroyed", bootable.without_root)
+    monkeypatch.setattr(Host, "why_it_cannot_run", lambda *_: "KVM is not supported on this host")
+    for name, value in appliance.environment().items():
+        monkeypatch.setenv(name, value)
+    drills = tmp_path / "drills"
+    words = ("prove", "elsewhere", "elsewhere-destroyed", "--directory", str(drills), "--parallel", "2")
+    answer = cli(*words, "--json")
+    assert answer.error["name"] == "PartialFailure", answer.out
+    found = {proof["domain"]: proof for proof in answer.document["proofs"]}
+    sound, destroyed = found["elsewhere"], found["elsewhere-destroyed"]
+    assert (sound["verdict"], sound["evidence"]) == ("partial", "filesystems")
+    assert "KVM is not supported" in sound["reason"]
+    assert "/dev/vda1 (vfat): sound" in sound["log"]
+    assert "/dev/vda2 (ext4): sound" in sound["log"]
+    assert (sound["seconds"], sound["screenshot"]) == (None, None)
+    assert destroyed["verdict"] == "failed"
+    assert destroyed["reason"] == "libguestfs finds no operating system that it knows"
+    assert "/dev/vda2 (unknown): not checked" in destroyed["log"]
+    assert left_over(drills) == []
+    listed = cli("points", "elsewhere").out
+    assert "partial " in listed
+
+
+def test_without_libguestfs_a_machine_that_cannot_be_started_is_no_verdict(
+    take: Take, cli: CommandLine, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take("nowhere")
+    before = stored(url)
+    monkeypatch.setattr(Host, "why_it_cannot_run", lambda *_: "KVM is not supported on this host")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer = cli("prove", "nowhere", "--directory", str(tmp_path / "drills"), "--json")
     assert answer.error["name"] == "CannotDrill"
-    assert "cannot drill elsewhere on this host" in answer.error["message"]
+    assert "this host cannot run nowhere: KVM is not supported on this host" in answer.error["message"]
+    assert "libguestfs is not installed" in answer.error["message"]
+    assert "Install libguestfs" in answer.error["advice"]
+    assert stored(url) == before
 
 
 def test_a_damaged_point_fails_its_drill(

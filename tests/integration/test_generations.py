@@ -11,12 +11,13 @@ from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
+from tests.lab.qemu import BareMachine
 
 ODD = 3 * MIB + 1000 * 512
 """A size that is no multiple of 64 KiB."""
 
 
-def scattered(machine: Machine, target: str, size: int) -> None:
+def scattered(machine: Machine | BareMachine, target: str, size: int) -> None:
     """Overwrite data in every way that a guest can."""
     machine.write(target, 7, 100 * KIB, 3 * KIB)
     machine.write_zeroes(target, 256 * KIB, 128 * KIB)

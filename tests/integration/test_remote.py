@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from typing import Any
@@ -91,3 +92,58 @@ def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
     assert written["message"].endswith("far-vda.img of domain far was changed while it was read")
     assert not any(outcome["left"] for outcome in played_["outcomes"])
     assert played_["servers"] == []
+
+
+LONG = pytest.mark.skipif(
+    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
+)
+
+
+def test_a_line_that_is_cut_for_ten_seconds_costs_only_the_wait() -> None:
+    outcome = played("cut for 10 s")
+    for run in (outcome["during"], outcome["next"]):
+        assert (run["kind"], run["exact"], run["left"]) == ("incremental", True, [])
+
+
+@pytest.mark.parametrize("way", [pytest.param("cut for 60 s", marks=LONG), "tls cut for 60 s"])
+def test_the_job_ends_as_soon_as_there_is_a_line_again(way: str) -> None:
+    outcome = played(way)
+    during = outcome["during"]
+    assert (during["error"], during["code"], during["left"]) == ("ConnectionLost", 15, [])
+    assert "the line to host kvm1 is broken; puller tries to end the job" in during["notices"]
+    following = outcome["next"]
+    assert (following["kind"], following["exact"], following["left"]) == ("incremental", True, [])
+
+
+def test_a_line_that_stays_away_leaves_the_job_to_the_next_run() -> None:
+    outcome = played("cut for good")
+    assert (outcome["during"]["error"], outcome["open"]) == ("ConnectionLost", True)
+    following = outcome["next"]
+    assert (following["kind"], following["exact"], following["left"]) == ("incremental", True, [])
+    assert "ended a backup job that an earlier run had left open" in following["notices"]
+
+
+def test_the_next_run_cleans_up_after_one_that_was_killed() -> None:
+    outcome = played("killed")
+    following = outcome["next"]
+    assert (outcome["open"], following["kind"], following["exact"]) == (True, "incremental", True)
+    assert (following["left"], outcome["programs"]) == ([], [])
+
+
+def test_doctor_and_forget_ask_the_other_host() -> None:
+    outcome = played("diagnosed")
+    asked = ("host-files", "scratch-access", "scratch-space", "scratch-leftovers", "socket", "disk-image")
+    assert outcome["ssh"].items() >= dict.fromkeys(asked, "ok").items(), outcome["texts"]
+    assert outcome["tls"].items() >= {"host-files": "warn", "scratch-space": "warn"}.items()
+    assert "fail" not in {*outcome["ssh"].values(), *outcome["tls"].values()}
+    assert outcome["forgotten"] == [2, 2]
+    assert not outcome["bitmaps"]
+
+
+def test_firmware_variables_and_tpm_states_are_read_on_their_host() -> None:
+    outcome = played("firmware")
+    for run in (outcome["running"], outcome["off"]):
+        assert (run["exact"], run["notes"]) == (True, [])
+        assert {"nvram.fd", "tpm.tar"} <= set(run["attachments"])
+    assert outcome["nvram"]
+    assert any(name.endswith("permall") for name in outcome["tpm"])

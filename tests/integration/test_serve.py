@@ -27,7 +27,18 @@ from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
+from tests.lab.archive import make_point
 from tests.lab.feed import store_disk
+from tests.lab.guest import (
+    BARE_DISK,
+    FILLED,
+    SYSTEM_DISK,
+    Console,
+    build_initramfs,
+    make_bare_disk,
+    make_system_disk,
+)
+from tests.lab.kernel import Kernel
 from tests.lab.seaweed import Seaweed, free_ports
 
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
@@ -278,6 +289,27 @@ def seaweed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield server
 
 
+def test_writes_go_to_an_overlay_of_each_disk(archive: Archive, tmp_path: Path) -> None:
+    with archive.serve(writable=True) as server:
+        for disk, content in (("vda", b"first"), ("vdb", b"second")):
+            with closing(Connection(server.uri(disk))) as connection:
+                assert not connection.read_only
+                connection.write(CHUNK - 2, memoryview(content))
+                connection.write_zeroes([(2 * CHUNK, CHUNK)])
+                connection.flush()
+        for disk, before, written in (("vda", CONTENT, b"first"), ("vdb", SMALL, b"second")):
+            subprocess.run(["nbdcopy", server.uri(disk), str(tmp_path / disk)], check=True)
+            truth = bytearray(before)
+            truth[CHUNK - 2 : CHUNK - 2 + len(written)] = written
+            truth[2 * CHUNK : 3 * CHUNK] = bytes(CHUNK)
+            assert (tmp_path / disk).read_bytes() == truth
+    with archive.serve() as server, closing(Connection(server.uri("vdb"))) as connection:
+        assert connection.read_only
+        assert connection.read(len(SMALL), 0) == SMALL
+        with pytest.raises(NbdError):
+            connection.write(0, memoryview(b"no"))
+
+
 def test_a_served_point_is_kept_and_let_go(own_archive: Archive) -> None:
     repository = own_archive.repository
     with own_archive.serve() as server:
@@ -364,10 +396,46 @@ def test_a_port_on_loopback(archive: Archive) -> None:
             archive.serve("vda", port=port)
 
 
+def _certificates(folder: Path) -> Path:
+    """A CA, a server of the name localhost, and a client, as nbdkit-tls(1) wants them."""
+    folder.mkdir()
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    ca = ["-keyout", "ca-key.pem", "-out", "ca-cert.pem", "-subj", "/CN=ca"]
+    openssl("req", "-x509", *key, *ca)
+    for name in ("server", "client"):
+        (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+        openssl("req", *key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signing = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "names"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}-cert.pem", *signing)
+    return folder
+
+
+def test_tls_demands_a_certificate_of_the_same_ca(archive: Archive, tmp_path: Path) -> None:
+    folder, others = _certificates(tmp_path / "ours"), _certificates(tmp_path / "theirs")
+    port = next(free_ports())
+    with archive.serve(port=port, tls_certificates=str(folder)) as server:
+        assert server.uri().startswith("nbds://")
+        sizes = {}
+        for name, where in (
+            ("ours", f"?tls-certificates={folder}"),
+            ("theirs", f"?tls-certificates={others}"),
+        ):
+            words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda{where}"]
+            sizes[name] = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        plain = ["nbdinfo", "--size", f"nbd://localhost:{port}/vda"]
+        assert subprocess.run(plain, capture_output=True, check=False).returncode
+    assert sizes == {"ours": f"{SIZE}\n", "theirs": ""}
+
+
 def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = _puller(archive, "--run", f'nbdcopy "$uri" {out}; cat "$PULLER_EXPORTS"; exit 7')
-    assert done.returncode == 7
+    script = f'nbdcopy "$uri" {out}; nbdinfo --size "$PULLER_URI_vdb" >&2; '
+    done = _puller(archive, "--run", script + 'cat "$PULLER_EXPORTS"; exit 7')
+    assert (done.returncode, done.stderr) == (7, f"{len(SMALL)}\n")
     assert out.read_bytes() == CONTENT
     assert [item["disk"] for item in json.loads(done.stdout)["exports"]] == ["vda", "vdb"]
     with_json = _puller(archive, "--json", "--run", "echo more")
@@ -393,6 +461,19 @@ def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == "mine"
     with archive.serve(socket=str(tmp_path / "socket")), pytest.raises(UsageError, match="a server listens"):
         archive.serve(socket=str(tmp_path / "socket"))
+
+
+def test_an_overlay_without_a_place_is_refused(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    with pytest.raises(ServeFailed, match="cannot make a temporary file"):
+        archive.serve(writable=True)
+
+
+def test_a_plugin_of_another_python_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.version_info", (3, 99))
+    with pytest.raises(ServeFailed, match=r"runs Python 3\.\d+, but puller runs 3\.99$") as caught:
+        archive.serve()
+    assert "/usr/bin/python3" in caught.value.advice
 
 
 def test_a_missing_nbdkit_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -430,3 +511,37 @@ def _children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(word) for word in (task / "children").read_text().split()]
     return found
+
+
+def test_a_guest_starts_on_a_served_point_and_writes(tmp_path: Path) -> None:
+    """It mounts its file system from the store and writes on; the point stays as it was."""
+    make_system_disk(tmp_path / "vda.qcow2", SYSTEM_DISK, FILLED)
+    make_bare_disk(tmp_path / "vdb.qcow2", BARE_DISK)
+    contents = {}
+    for target in ("vda", "vdb"):
+        image, raw = str(tmp_path / f"{target}.qcow2"), tmp_path / f"{target}.raw"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", image, str(raw)], check=True)
+        contents[target] = raw.read_bytes()
+    url = str(tmp_path / "repository")
+    make_point(puller.create_repository(url, password=PASSWORD), contents)
+    kernel, console = Kernel.find(), Console(tmp_path / "console")
+    build_initramfs(kernel, tmp_path / "initramfs")
+    repository = puller.open_repository(url, password=PASSWORD)
+    before = {path: path.read_bytes() for path in Path(url, "packs").rglob("*") if path.is_file()}
+    with puller.serve(repository, "web1@latest", writable=True) as server:
+        drives = [f"file={server.uri(target)},format=raw,if=virtio,discard=unmap" for target in contents]
+        words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64,+rdrand", "-m", "128"]
+        words += ["-display", "none", "-nodefaults", "-serial", f"file:{console.path}", "-no-reboot"]
+        words += ["-kernel", str(kernel.image), "-initrd", str(tmp_path / "initramfs")]
+        words += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check puller.agent=none"]
+        words += [word for drive in drives for word in ("-drive", drive)]
+        with subprocess.Popen(words) as machine:
+            try:
+                console.wait_generation(5, 300)
+            finally:
+                machine.kill()
+    with puller.serve(repository, "web1@latest") as server:
+        for target, content in contents.items():
+            subprocess.run(["nbdcopy", server.uri(target), str(tmp_path / "copy")], check=True)
+            assert (tmp_path / "copy").read_bytes() == content
+    assert {path: path.read_bytes() for path in before} == before

@@ -119,13 +119,17 @@ def _boot_record() -> bytes:
 
 def _root_file_system(work: Path) -> Path:
     files, image = work / "root", work / "root.img"
-    for name in ("bin", "sbin", "proc", "sys", "dev", "run", "var/run"):
+    for name in ("bin", "etc", "sbin", "proc", "sys", "dev", "run", "var/run"):
         (files / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, files / "bin" / "busybox")
     for source in (QEMU_GA, *libraries_of(QEMU_GA)):
         place = files / str(source)[1:]
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, place)
+    (files / "etc" / "fstab").write_text("/dev/vda2 / ext4 ro 0 1\n")
+    (files / "etc" / "os-release").write_text(
+        'ID=debian\nNAME="Drilled"\nVERSION_ID="1"\nPRETTY_NAME="Drilled 1"\n'
+    )
     (files / "sbin" / "init").write_text(_INIT)
     (files / "sbin" / "init").chmod(0o755)
     with image.open("wb") as file:

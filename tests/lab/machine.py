@@ -44,7 +44,7 @@ security_driver = "none"
 stdio_handler = "file"
 """
 
-_DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTILINE)
+DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTILINE)
 
 
 _NOTICE_SECONDS = 30.0
@@ -292,7 +292,7 @@ class Machine:
         before = log.stat().st_size
         answer = self._tell_device(target, command)
         said = log.read_bytes()[before:].decode(errors="replace")
-        if answer or not _DONE.search(said):
+        if answer or not DONE.search(said):
             raise MachineError(f"{self.name}: {command} on {target}: {answer} {said}".strip())
 
     def _tell_device(self, target: str, command: str) -> str:
@@ -356,7 +356,7 @@ def make_image(path: Path, spec: DiskSpec) -> None:
 
 
 @cache
-def _line_buffering() -> tuple[tuple[str, str], ...]:
+def line_buffering() -> tuple[tuple[str, str], ...]:
     """The environment in which stdbuf(1) runs a program with line-buffered stdout, ahead of ours."""
     printed = subprocess.run(["stdbuf", "-oL", "env"], check=True, capture_output=True, text=True).stdout
     variables = dict(line.partition("=")[::2] for line in printed.splitlines())
@@ -380,6 +380,6 @@ def domain_xml(name: str, directory: Path, disks: Sequence[DiskSpec]) -> str:
         ET.SubElement(disk, "target", dev=spec.target, bus="virtio")
         ET.SubElement(disk, "alias", name=f"ua-{spec.target}")
     command = ET.SubElement(root, "{http://libvirt.org/schemas/domain/qemu/1.0}commandline")
-    for variable, value in _line_buffering():
+    for variable, value in line_buffering():
         ET.SubElement(command, "{http://libvirt.org/schemas/domain/qemu/1.0}env", name=variable, value=value)
     return ET.tostring(root, encoding="unicode")

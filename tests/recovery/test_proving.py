@@ -13,6 +13,7 @@ from PIL import Image
 from puller.configuration.drills import DrillSettings, evidences
 from puller.configuration.evidence import Evidence, evidence
 from puller.recovery.proving.consoles import KEPT, Consoles
+from puller.recovery.proving.examining import Examined, Filesystem
 from puller.recovery.proving.picture import png_of
 from puller.recovery.proving.prove import choose, longest_ago, newest_points
 from puller.repository.records.proofs import LARGEST_SCREENSHOT, Proof, superfluous
@@ -195,3 +196,20 @@ def test_a_png_that_fits_stays_as_it_is() -> None:
 )
 def test_what_is_no_picture_is_left_out(bad: bytes | None) -> None:
     assert png_of(bad) is None
+
+
+# --- file systems --------------------------------------------------------------------------------
+
+
+def test_what_speaks_against_a_machine_that_is_not_started() -> None:
+    root = Filesystem("/dev/vda2", "ext4")
+    swap = Filesystem("/dev/vda3", "swap", is_checked=False)
+    sound = Examined((root, swap), ("Debian 12",))
+    assert sound.fault == ""
+    assert sound.log == (
+        "/dev/vda2 (ext4): sound\n/dev/vda3 (swap): not checked\noperating system: Debian 12"
+    )
+    bad = Filesystem("/dev/vdb", "xfs", "xfs_repair -n finds damage")
+    assert Examined((root, bad), ("Debian 12",)).fault == "damaged file systems: /dev/vdb"
+    assert "no operating system" in Examined((root,), ()).fault
+    assert "no operating system" in Examined((), ()).fault

@@ -13,8 +13,10 @@ import puller
 from puller.cancelling import RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving.chunks import ChunkCache, Place
+from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
 from puller.recovery.serving.opening import opened_form
+from puller.recovery.serving.overlay import OverlaidDisk
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.reading.damage import Damage
@@ -134,7 +136,9 @@ class Served:
         )
         self.exports = Exports(decode_session(encode(session)), self.told.append, IMPATIENT)
         self.exports.begin()
-        (self.disk,) = self.exports.disks
+        (disk,) = self.exports.disks
+        assert isinstance(disk, ServedDisk)
+        self.disk = disk
 
     def read(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)
@@ -183,3 +187,49 @@ def test_threads_that_read_the_same_ask_the_store_once(
     for thread in threads:
         thread.join()
     assert len(asked) == len(set(asked)) == 1
+
+
+def test_an_overlay_has_what_was_written_and_the_rest_of_the_disk(served: Served) -> None:
+    chance = random.Random(11)
+    truth = bytearray(CONTENT)
+    disk = OverlaidDisk(served.disk)
+    for _ in range(300):
+        offset = chance.randrange(len(truth))
+        length = min(chance.choice([1, 511, CHUNK, 3 * CHUNK + 5]), len(truth) - offset)
+        if chance.random() < 0.3:
+            disk.zero(offset, length)
+            truth[offset : offset + length] = bytes(length)
+        elif chance.random() < 0.6:
+            content = chance.randbytes(length)
+            disk.write(memoryview(content), offset)
+            truth[offset : offset + length] = content
+        buffer = bytearray(length)
+        disk.read_into(memoryview(buffer), offset)
+        assert buffer == truth[offset : offset + length]
+    whole = bytearray(len(truth))
+    disk.read_into(memoryview(whole), 0)
+    assert whole == truth
+    for run in disk.runs(0, len(truth)):
+        assert run.stored or not any(truth[run.offset : run.offset + run.length])
+    assert served.read(0, len(CONTENT)) == CONTENT
+
+
+def test_two_writes_to_one_chunk_at_once_lose_nothing(served: Served) -> None:
+    disk = OverlaidDisk(served.disk)
+    gate = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        gate.wait()
+        for chunk in range(20):
+            disk.write(memoryview(bytes([number]) * 512), chunk * CHUNK + number * 512)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for chunk in range(20):
+        buffer = bytearray(CHUNK)
+        disk.read_into(memoryview(buffer), chunk * CHUNK)
+        assert buffer[: 8 * 512] == b"".join(bytes([number]) * 512 for number in range(8))
+        assert buffer[8 * 512 :] == CONTENT[chunk * CHUNK + 8 * 512 : (chunk + 1) * CHUNK]

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
-from puller.backups.sources.source import Source
+from puller.backups.sources.source import DomainSource, PulledSource
 from puller.backups.sources.unlock import keys_of, require_keys
 from puller.errors import (
     DomainNotRunning,
@@ -58,7 +58,7 @@ def image_of(domain: Domain, disk: Disk) -> Path:
     return disk.path
 
 
-class Offline(Source):
+class Offline(DomainSource, PulledSource):
     """The images of a domain that is shut off."""
 
     def __init__(self, domain: Domain, disks: Sequence[Disk], repository_id: str, folder: Path) -> None:

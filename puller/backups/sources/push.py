@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from puller.backups.bases.bases import Base, LiveBitmaps, checkpoints_of, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.content_probe import ContentProbe
-from puller.backups.sources.source import Source
+from puller.backups.sources.source import DomainSource
 from puller.backups.sources.unlock import keys_of
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
@@ -42,7 +42,7 @@ _LET_GO = 10.0
 _STEP = 0.02
 
 
-class Push(Source):
+class Push(DomainSource):
     """A source whose ``disks`` QEMU writes into images in ``directory``.
 
     With ``keep`` they stay there as plain files.

@@ -1,9 +1,8 @@
 """The source of a domain's frozen disks: the only part in which backups differ.
 
 libvirt freezes a running domain, and its disks are pulled from QEMU (``pull``) or first pushed by QEMU into
-images (``push``). For a domain that is shut off, the images themselves are read (``offline``). The
-transaction uses only this interface. Domains on other hosts, or of a QEMU without libvirt, would be further
-sources.
+images (``push``). For a domain that is shut off, the images themselves are read (``offline``). The disks of
+a QEMU without libvirt are exported by QEMU itself (``fleece``). The transaction uses only this interface.
 """
 
 from __future__ import annotations
@@ -11,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from puller.backups.bases.bases import Base, CheckpointMark, LiveBitmaps, checkpoints_of, choose
+from puller.backups.bases.bases import (
+    Base,
+    Bitmaps,
+    CheckpointMark,
+    LiveBitmaps,
+    checkpoints_of,
+    choose,
+)
 from puller.backups.bases.history import History
 from puller.backups.sources.ways import Way, unix_socket
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -34,8 +40,7 @@ class Source:
     mode = "pull"
     """The mode in the point: ``pull`` or ``push``."""
 
-    def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
-        self._domain = domain
+    def __init__(self, disks: Sequence[Disk], folder: Path) -> None:
         self._disks = disks
         self._untracked = untracked_targets(disks)
         self.folder = folder
@@ -57,12 +62,32 @@ class Source:
 
     def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
         """Return the checkpoint by which later runs will find the changes since this point."""
+        return CheckpointMark(None, None)
+
+
+class PulledSource(Source):
+    """Disks that are read where they are."""
+
+    def bitmaps(self) -> Bitmaps:
+        """Return the dirty bitmaps of the disks. Raises HypervisorError."""
+        raise NotImplementedError
+
+
+class DomainSource(Source):
+    """Disks of a domain of libvirt."""
+
+    def __init__(self, domain: Domain, disks: Sequence[Disk], folder: Path) -> None:
+        super().__init__(disks, folder)
+        self._domain = domain
+
+    def mark(self, bases: Mapping[str, Base], checkpoint: str) -> CheckpointMark:
+        """See Source."""
         if len(self._untracked) == len(self._disks):
             return CheckpointMark(None, None)
         return CheckpointMark(checkpoint, checkpoints.xml(self._domain, checkpoint))
 
 
-class Pull(Source):
+class Pull(DomainSource, PulledSource):
     """QEMU exports the disks while the guest runs; see ``puller.hypervisor.job.job``."""
 
     def __init__(

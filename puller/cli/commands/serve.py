@@ -74,11 +74,18 @@ _END_SECONDS = 10.0
     "server-key.pem.",
 )
 @click.option(
+    "--writable",
+    is_flag=True,
+    help="Let clients write. What they write is in temporary files (in TMPDIR or /var/tmp), and gone when "
+    "the server ends; the point never changes. Without it, the disks are read-only.",
+)
+@click.option(
     "--run",
     "program",
     metavar="COMMAND",
     help="Run this shell command once the disks are served, then end the server and exit with the command's "
-    "exit code. In it, $uri is the URI of the first disk, and $PULLER_EXPORTS names a JSON file with all.",
+    "exit code. In it, $uri is the URI of the first disk, $PULLER_URI_vda that of the disk vda, and "
+    "$PULLER_EXPORTS names a JSON file with all.",
 )
 @click.option(
     "--cache-size",
@@ -97,14 +104,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     socket_owner: str | None,
     port: int | None,
     tls_certificates: str | None,
+    writable: bool,
     program: str | None,
     cache_size: int,
 ) -> Outcome:
     """Serve the disks of a point over NBD, without restoring them.
 
-    Each disk is a read-only export with the name of its target. The command prints the URIs when clients can
-    connect, and serves until a signal ends it (exit code 0). POINT is an id, a unique prefix of one,
-    DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
+    Each disk is an export with the name of its target, read-only unless --writable is given. The command
+    prints the URIs when clients can connect, and serves until a signal ends it (exit code 0). POINT is an id,
+    a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
     service = Service(
         tuple(dict.fromkeys(disks)),
@@ -113,6 +121,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
         cache_size,
+        writable,
     )
     service.check()
     with (
@@ -139,6 +148,7 @@ def _begin(
             service.disks,
             password=secret.password,
             key_file=secret.key_file,
+            writable=service.writable,
         )
         return ServerProcess(session, service, observer)
 
@@ -164,7 +174,8 @@ def _run(program: str, server: ServerProcess, settings: Settings) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="puller-exports-", suffix=".json") as file:
         json.dump(_document(server), file)
         file.flush()
-        variables = {**os.environ, "uri": server.uri(), "PULLER_EXPORTS": file.name}
+        each = {f"PULLER_URI_{item.disk}": item.uri for item in server.exports}
+        variables = {**os.environ, **each, "uri": server.uri(), "PULLER_EXPORTS": file.name}
         # With --json, stdout is for one document.
         output = sys.stderr if settings.json else None
         with subprocess.Popen(["/bin/sh", "-c", program], env=variables, stdout=output) as child:

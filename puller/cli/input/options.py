@@ -71,7 +71,8 @@ GLOBAL_OPTIONS = (
         "-c",
         "--connect",
         metavar="URI",
-        help="Connect to libvirt at this URI.  [env: LIBVIRT_DEFAULT_URI; default: qemu:///system]",
+        help="Connect to libvirt at this URI, or to the monitor of a QEMU without libvirt (qmp:///PATH).  "
+        "[env: LIBVIRT_DEFAULT_URI; default: qemu:///system]",
     ),
     _option(JSON, is_flag=True, help="Print one JSON document to stdout, also for an error."),
     _option("-q", "--quiet", is_flag=True, callback=_quiet, help="Print only errors."),

@@ -6,14 +6,31 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
+from puller.host.access import HostAccess
 from puller.hypervisor.domain.disk import Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import with_image_facts
 
 _SECONDS = 10.0
 """Seconds for ``stat`` on storage that hangs; the backup itself will notice that."""
+
+
+class Placed(Protocol):
+    """A domain on a host; waits for it belong to ``scope``."""
+
+    @property
+    def host(self) -> HostAccess:
+        """The host where it runs."""
+        ...
+
+    @property
+    def scope(self) -> CancelScope:
+        """Its scope."""
+        ...
 
 
 def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
@@ -24,10 +41,11 @@ def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
 def with_file_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """Return the disks with the facts of their images that are not in these. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(replace(disk, facts=replace(_of_file(disk.path, domain), qemu=qemu)) for disk in disks)
+    return tuple(replace(disk, facts=replace(file_facts(disk.path, domain), qemu=qemu)) for disk in disks)
 
 
-def _of_file(path: Path | None, domain: Domain) -> ImageFacts:
+def file_facts(path: Path | None, domain: Placed) -> ImageFacts:
+    """Return the facts about the file at ``path`` alone, on the host of ``domain``."""
     found = [] if path is None else _stat(path, "%i %.9W %s", domain)
     if len(found) != 3:
         return ImageFacts()
@@ -46,7 +64,7 @@ def _run_of(domain: Domain) -> str:
         return number
 
 
-def _stat(path: Path, what: str, domain: Domain) -> list[str]:
+def _stat(path: Path, what: str, domain: Placed) -> list[str]:
     """Return words of coreutils' ``stat``, which shows birth times unlike Python's. None if it fails."""
     command = ["stat", "--dereference", f"--printf={what}", "--", str(path)]
     try:

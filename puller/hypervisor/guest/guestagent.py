@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
+from puller.hypervisor.uri import is_embedded
 
 CHANNEL = "org.qemu.guest_agent.0"
 """The agent's virtio port: QEMU's ``docs/interop/qemu-ga.rst``."""
@@ -77,6 +78,59 @@ def thaw(domain: Domain) -> int:
     """Thaw all file systems of the guest, and return how many were frozen. Raises HypervisorError."""
     with translate(f"cannot thaw the file systems of domain {domain.name}"):
         return int(domain.handle.fsThaw())
+
+
+class DomainAgent:
+    """The agent of ``domain``, reached through libvirt at ``uri``: see ``puller.hypervisor.guest.agent``."""
+
+    def __init__(self, domain: Domain, uri: str) -> None:
+        self._domain = domain
+        self._uri = uri
+        self.name = domain.name
+        self.uuid = domain.uuid
+
+    @property
+    def watchdog(self) -> tuple[str, ...] | None:
+        """See Agent: no other process can reach an embedded driver."""
+        if is_embedded(self._uri):
+            return None
+        return "puller.hypervisor.guest.thawing", self._uri, self.uuid
+
+    def has_channel(self) -> bool:
+        """See Agent."""
+        return has_channel(self._domain)
+
+    def is_running(self) -> bool:
+        """See Agent."""
+        return self._domain.is_running()
+
+    def is_connected(self) -> bool:
+        """See Agent."""
+        return is_connected(self._domain)
+
+    def limit(self, seconds: int) -> None:
+        """See Agent."""
+        set_time_limit(self._domain, seconds)
+
+    def unlimit(self) -> None:
+        """See Agent."""
+        set_time_limit(self._domain, FOREVER)
+
+    def freeze(self) -> int:
+        """See Agent."""
+        return freeze(self._domain)
+
+    def thaw(self) -> int:
+        """See Agent."""
+        return thaw(self._domain)
+
+    def refused(self, error: HypervisorError) -> bool:
+        """See Agent."""
+        return is_refusal(error)
+
+    def froze_nothing(self, error: HypervisorError) -> bool:
+        """See Agent."""
+        return froze_nothing(error)
 
 
 def _channel(domain: Domain) -> ET.Element | None:

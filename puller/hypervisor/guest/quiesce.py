@@ -20,12 +20,10 @@ from threading import Thread
 from typing import Any, Self
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.guest import guestagent
+from puller.hypervisor.guest.agent import Agent
 from puller.hypervisor.guest.thawing import ThawingProcess
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.locking.lock import lock_directory
-from puller.hypervisor.uri import is_embedded
 
 FREEZE_SECONDS = 10
 """Seconds that the agent may take to freeze, and to thaw. File systems flush first. Windows itself holds
@@ -55,24 +53,22 @@ class Quiesced(FrozenDisks):
     which ``alarm`` was called.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a freeze
+    def __init__(
         self,
-        domain: Domain,
-        uri: str,
+        agent: Agent,
         disks: FrozenDisks,
         quiesce: Quiesce,
         tell: Callable[[str], None],
         alarm: Callable[[PullerError], None],
     ) -> None:
-        self._domain = domain
-        self._uri = uri
+        self._agent = agent
         self._disks = disks
         self._quiesce = quiesce
         self._tell = tell
         self._alarm = alarm
         self._alarmed: Future[None] = Future()
         self._entered = ExitStack()
-        self._mark = _mark(domain)
+        self._mark = _mark(agent)
         self._froze = False
         self._to_thaw = True
         self.frozen_at = datetime.min.replace(tzinfo=UTC)
@@ -129,12 +125,12 @@ class Quiesced(FrozenDisks):
 
     def _hindrance(self) -> str | None:
         """Why a freeze is impossible, found without asking the agent. Reports an agent without connection."""
-        name = self._domain.name
-        if not guestagent.has_channel(self._domain):
+        name = self._agent.name
+        if not self._agent.has_channel():
             return f"domain {name} has no channel for a guest agent"
-        if not self._domain.is_running():
+        if not self._agent.is_running():
             return f"domain {name} is paused, so its guest agent cannot answer"
-        if guestagent.is_connected(self._domain):
+        if self._agent.is_connected():
             return None
         hindrance = f"the guest agent of domain {name} is not connected"
         if self._quiesce is Quiesce.AUTO:
@@ -142,7 +138,7 @@ class Quiesced(FrozenDisks):
         return hindrance
 
     def _enter_frozen(self, entered: ExitStack) -> None:
-        guestagent.set_time_limit(self._domain, FREEZE_SECONDS)
+        self._agent.limit(FREEZE_SECONDS)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         pending = self._mark.exists()  # an earlier freeze of ours, which may be why the agent refuses
         self._mark.touch()
@@ -158,10 +154,10 @@ class Quiesced(FrozenDisks):
             self.freeze_seconds = round(time.monotonic() - began, 3)
 
     def _thawing(self) -> ThawingProcess | nullcontext[None]:
-        """No other process can reach an embedded driver; there only the next run can thaw."""
-        if is_embedded(self._uri):
+        """Where no other process can reach the agent, only the next run can thaw."""
+        if self._agent.watchdog is None:
             return nullcontext()
-        return ThawingProcess(self._uri, self._domain.uuid, FREEZE_SECONDS + BEGIN_SECONDS)
+        return ThawingProcess(self._agent.watchdog, FREEZE_SECONDS + BEGIN_SECONDS)
 
     def _freeze(self, process: ThawingProcess | None, pending: bool) -> bool:
         """Freeze the guest, and return whether it is frozen.
@@ -170,9 +166,9 @@ class Quiesced(FrozenDisks):
         freeze is then another program's.
         """
         try:
-            return guestagent.freeze(self._domain) > 0
+            return self._agent.freeze() > 0
         except HypervisorError as error:
-            if guestagent.froze_nothing(error) and not pending:
+            if self._agent.froze_nothing(error) and not pending:
                 self._to_thaw = False
                 self._release(process)
             if self._quiesce is Quiesce.ON:
@@ -186,7 +182,7 @@ class Quiesced(FrozenDisks):
         try:
             thawed = answer.result() > 0
         except HypervisorError as error:
-            if not guestagent.is_refusal(error):
+            if not self._agent.refused(error):
                 self._tell(f"{error.message}; puller repeats the thaw until the agent answers")
                 return False
             self._tell(error.message)
@@ -204,7 +200,7 @@ class Quiesced(FrozenDisks):
 
         def ask() -> None:
             try:
-                answer.set_result(guestagent.thaw(self._domain))
+                answer.set_result(self._agent.thaw())
             except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answer.set_exception(error)
 
@@ -219,32 +215,32 @@ class Quiesced(FrozenDisks):
         """End the watchdog: nothing of ours is frozen, nor will be."""
         if process is not None:
             process.done()
-        guestagent.set_time_limit(self._domain, guestagent.FOREVER)
+        self._agent.unlimit()
         self._mark.unlink(missing_ok=True)
 
 
-def thaw_left_over(domain: Domain) -> bool:
+def thaw_left_over(agent: Agent) -> bool:
     """Thaw what a dead run of this host may have left frozen; return whether anything was frozen.
 
     Call it with the domain's lock held. If the agent does not answer, the next run repeats the thaw.
     """
-    mark = _mark(domain)
+    mark = _mark(agent)
     if not mark.exists():
         return False
-    if not guestagent.is_connected(domain):
+    if not agent.is_connected():
         return False
-    guestagent.set_time_limit(domain, FREEZE_SECONDS)
+    agent.limit(FREEZE_SECONDS)
     try:
-        thawed = guestagent.thaw(domain) > 0
+        thawed = agent.thaw() > 0
     except HypervisorError as error:
-        if not guestagent.is_refusal(error):
+        if not agent.refused(error):
             return False
         thawed = False
-    guestagent.set_time_limit(domain, guestagent.FOREVER)
+    agent.unlimit()
     mark.unlink(missing_ok=True)
     return thawed
 
 
-def _mark(domain: Domain) -> Path:
+def _mark(agent: Agent) -> Path:
     """Path of a file that marks a freeze of this domain by a run of this host. A reboot removes it."""
-    return lock_directory() / f"{domain.uuid}.frozen"
+    return lock_directory() / f"{agent.uuid}.frozen"

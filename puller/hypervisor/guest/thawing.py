@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -23,20 +24,22 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.guest import guestagent
 
 _THAWED = b"thawed"
-_PAUSE = 1.0
-_LIMIT = 3600.0
+PAUSE = 1.0
+LIMIT = 3600.0
 """Seconds after which the watchdog gives up an agent that never answers."""
 
 
 class ThawingProcess:
     """Context, entered before a freeze. Call ``done`` as soon as the guest is known to be thawed.
 
+    ``watchdog`` is the module of the process, such as this one, and its arguments; ``seconds`` follow.
+
     Leaving the context without ``done`` leaves the process running; it ends by itself.
     """
 
-    def __init__(self, uri: str, uuid: str, seconds: float) -> None:
+    def __init__(self, watchdog: Sequence[str], seconds: float) -> None:
         # -P: no file in the current directory may be imported as a module.
-        command = [sys.executable, "-P", "-m", "puller.hypervisor.guest.thawing", uri, uuid, str(seconds)]
+        command = [sys.executable, "-P", "-m", *watchdog, str(seconds)]
         # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -58,16 +61,22 @@ class ThawingProcess:
         self._process.stdin.close()
 
 
+def is_thawed(seconds: float) -> bool:
+    """Wait for ``seconds`` for the message of the process that froze, and return whether it came."""
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(ready) and sys.stdin.buffer.read() == _THAWED
+
+
 def thaw_until_answered(uri: str, uuid: str) -> bool:
     """Return whether, within an hour, the agent answered a thaw or the domain went away."""
-    deadline = time.monotonic() + _LIMIT
+    deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:
             return _thaw(uri, uuid)
         except HypervisorError as error:
             if guestagent.is_refusal(error):
                 return True
-        CancelScope().pause(_PAUSE)
+        CancelScope().pause(PAUSE)
     return False
 
 
@@ -86,8 +95,7 @@ def _thaw(uri: str, uuid: str) -> bool:
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
     uri, uuid, seconds = sys.argv[1:]
-    ready, _, _ = select.select([sys.stdin], [], [], float(seconds))
-    if ready and sys.stdin.buffer.read() == _THAWED:
+    if is_thawed(float(seconds)):
         return 0
     return 0 if thaw_until_answered(uri, uuid) else 1
 

@@ -14,6 +14,8 @@ from puller.host.access import LOCAL, LOCK_TEXT, LockHeld
 from puller.host.privatefolder import make_private
 from puller.host.runtime import runtime_directory
 from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.locking.runlock import Owner
+from puller.units import MIB
 
 
 class HostLock:
@@ -61,20 +63,20 @@ class JobLock(HostLock):
 
 
 @contextmanager
-def domain_held(domain: Domain) -> Iterator[None]:
+def domain_held(domain: Owner) -> Iterator[None]:
     """Hold the domain against pullers of any host, by a lock on the host where it runs. Raises Locked."""
     held = DomainLock(domain.uuid, domain.name, lock_directory()) if _is_held_here(domain) else _there(domain)
     with held:
         yield
 
 
-def _is_held_here(domain: Domain) -> bool:
+def _is_held_here(domain: Owner) -> bool:
     """Whether the lock is on this host. Without a way to another, it stops only the pullers of this one."""
     return domain.host is LOCAL or not domain.host.has_files
 
 
 @contextmanager
-def _there(domain: Domain) -> Iterator[None]:
+def _there(domain: Owner) -> Iterator[None]:
     path = domain.host.runtime_directory() / f"{domain.uuid}.lock"
     with ExitStack() as stack:
         try:
@@ -94,21 +96,30 @@ def lock_directory() -> Path:
     return runtime_directory()
 
 
-def holder(uuid: str, directory: Path) -> int | None:
-    """Return the process that holds the lock of the domain ``uuid``, or None, without touching the lock.
+def holder(domain: Domain) -> int | None:
+    """Return the process that holds the lock of the domain, or None, without touching the lock.
 
     A test by ``flock`` could make a backup fail that starts at the same moment.
     """
+    host = LOCAL if _is_held_here(domain) else domain.host
+    directory = lock_directory() if host is LOCAL else host.runtime_directory()
     try:
-        inode = (directory / f"{uuid}.lock").stat().st_ino
-        held = Path("/proc/locks").read_text()
+        found = host.status(directory / f"{domain.uuid}.lock")
+        held = host.read(Path("/proc/locks"), _LOCKS)
     except OSError:
         return None
-    for line in held.splitlines():
+    if found is None:
+        return None
+    inode = found.identity[-1]
+    for line in held.decode(errors="replace").splitlines():
         fields = line.split()  # 1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF
         if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
             return int(fields[4])
     return None
+
+
+_LOCKS = MIB
+"""Bytes of the kernel's list of locks that are read."""
 
 
 def _open(path: Path) -> int:

@@ -10,14 +10,32 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from puller.errors import Locked
-from puller.host.access import LockHeld
+from puller.host.access import HostAccess, LockHeld
 from puller.hypervisor.domain.checkpoint import owner_prefix
-from puller.hypervisor.domain.domain import Domain
 
 SUFFIX = ".lock"
+
+
+class Owner(Protocol):
+    """The domain that a run is over."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+        ...
+
+    @property
+    def host(self) -> HostAccess:
+        """The host where it runs."""
+        ...
 
 
 class RunLock:
@@ -26,7 +44,7 @@ class RunLock:
     It is omitted in a directory where this user may not write: then only the domain's lock protects the run.
     """
 
-    def __init__(self, directory: Path, checkpoint: str, domain: Domain) -> None:
+    def __init__(self, directory: Path, checkpoint: str, domain: Owner) -> None:
         self._path = directory / f"{checkpoint}-{domain.uuid}-run{SUFFIX}"
         self._host = domain.host
         self._held = ExitStack()
@@ -41,7 +59,7 @@ class RunLock:
         self._held.close()
 
 
-def require_dead(domain: Domain, repository_id: str, directory: Path) -> None:
+def require_dead(domain: Owner, repository_id: str, directory: Path) -> None:
     """Raise :class:`Locked` if a living run of ours over ``domain`` has its files in ``directory``."""
     for path in domain.host.matching(directory, f"{owner_prefix(repository_id)}*-{domain.uuid}-*{SUFFIX}"):
         with suppress(OSError):

@@ -12,6 +12,12 @@ import fcntl
 import os
 import struct
 from contextlib import suppress
+from pathlib import Path
+
+from puller.host.access import LOCAL, HostAccess
+
+_SECONDS = 60.0
+"""Seconds for ``qemu-img`` of another host."""
 
 _LOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, process
 _NEEDED, _REFUSED = 100, 200
@@ -22,6 +28,15 @@ _CONSISTENT_READ, _WRITE = 0, 1
 def is_held(descriptor: int) -> bool:
     """Return whether a program of QEMU, other than this process, has the image open."""
     return any(_is_locked(descriptor, first) for first in (_NEEDED, _REFUSED))
+
+
+def is_open(path: Path, image_format: str, host: HostAccess) -> bool:
+    """Return whether a program of QEMU has the image at ``path`` of ``host`` open. Raises OSError."""
+    if host is not LOCAL:  # where qemu-img respects the lock of a writer
+        done = host.run(["qemu-img", "info", "-f", image_format, "--", str(path)], _SECONDS)
+        return done.returncode != 0 and b"lock" in done.stderr
+    with path.open("rb") as file:
+        return is_held(file.fileno())
 
 
 def take(descriptor: int) -> bool:

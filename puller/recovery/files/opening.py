@@ -43,6 +43,27 @@ class OpenedPoint:
 
 
 @contextmanager
+def attached(
+    repository: Repository, point: Point, disks: Sequence[str], observer: Observer
+) -> Iterator[tuple[Appliance, DeviceNames]]:
+    """Yield an appliance with the ``disks`` of ``point``, or all, and the names of its devices.
+
+    Raises NoSuchDisk, ApplianceFailed, and the errors of a server of points.
+    """
+    require_installed()
+    observer(Step(point.point, "serve"))
+    with (
+        Server(repository, point, Service(disks=tuple(disks)), observer) as server,
+        Appliance(repository.scope) as appliance,
+    ):
+        observer(Step(point.point, "start the appliance"))
+        drives = [Drive(server.socket, item.disk) for item in server.exports if server.socket is not None]
+        if not appliance.launch(drives):
+            observer(Notice(point.point, "KVM fails on this host, so libguestfs's appliance runs without it"))
+        yield appliance, _names(appliance, drives)
+
+
+@contextmanager
 def opened(
     repository: Repository, point: Point, request: FilesRequest, observer: Observer
 ) -> Iterator[OpenedPoint]:
@@ -50,18 +71,9 @@ def opened(
 
     Raises NoSuchDisk, ApplianceFailed, NoFilesystem, and the errors of a server of points.
     """
-    require_installed()
-    observer(Step(point.point, "serve"))
-    with (
-        Server(repository, point, Service(disks=request.disks), observer) as server,
-        Appliance(repository.scope) as appliance,
-    ):
-        observer(Step(point.point, "start the appliance"))
-        drives = [Drive(server.socket, item.disk) for item in server.exports if server.socket is not None]
-        if not appliance.launch(drives):
-            observer(Notice(point.point, "KVM fails on this host, so libguestfs's appliance runs without it"))
+    with attached(repository, point, request.disks, observer) as (appliance, names):
         observer(Step(point.point, "find file systems"))
-        finder = FilesystemFinder(appliance, _names(appliance, drives), point.point, observer)
+        finder = FilesystemFinder(appliance, names, point.point, observer)
         filesystems = finder.mount(Wanted(request.filesystem, request.passphrases))
         yield OpenedPoint(point, GuestTree(appliance, point.point, observer), appliance, filesystems)
 

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from puller.configuration.evidence import AGENT, LOGIN, Evidence
-from puller.errors import CannotDrill, DamagedData, HypervisorError, OutputFailed, UsageError
+from puller.configuration.evidence import AGENT, FILESYSTEMS, LOGIN, Evidence
+from puller.errors import (
+    ApplianceFailed,
+    CannotDrill,
+    DamagedData,
+    HypervisorError,
+    NotStartable,
+    OutputFailed,
+    UsageError,
+)
 from puller.events import Event, Notice, Observer, Step
 from puller.host.priority import lower
 from puller.host.qemu import Failure, qemu_img
@@ -33,6 +41,7 @@ from puller.recovery.attachments import read_attachment
 from puller.recovery.booting.qemu_socket import give_to_qemu, socket_in
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
 from puller.recovery.proving.consoles import Consoles
+from puller.recovery.proving.examining import examine
 from puller.recovery.proving.picture import png_of
 from puller.recovery.proving.waiting import Seen, wait_for, waiter_for
 from puller.recovery.proving.workplace import require_space, tpm_directory, workplace
@@ -79,14 +88,41 @@ def drill(
 ) -> Proof:
     """Hold a drill of ``point`` and return its verdict; nothing is left of it, and nothing is stored yet.
 
-    Raises CannotDrill, UsageError, HypervisorError, OutputFailed, StoreError: these say nothing about the
-    point.
+    A machine that cannot be started here is proven in part: by its file systems. Raises CannotDrill,
+    UsageError, HypervisorError, OutputFailed, StoreError: these say nothing about the point.
     """
     found = _Drill(repository, point, conditions, host, observer)
     try:
         return found.run()
     except DamagedData as error:
         return found.verdict(Seen(None, 0.0, f"the point is damaged: {error.message}"))
+    except NotStartable as error:
+        observer(
+            Notice(point.point, f"the machine is not started, its file systems are checked: {error.message}")
+        )
+        return _examined(repository, point, error, observer)
+
+
+def _examined(repository: Repository, point: Point, why: CannotDrill, observer: Observer) -> Proof:
+    """Return the verdict on the file systems of a machine that could not be started. Raises CannotDrill."""
+    try:
+        found = examine(repository, point, observer)
+    except ApplianceFailed as error:
+        text = f"{why.message}; and its file systems cannot be checked: {error.message.rstrip('.')}"
+        raise CannotDrill(text, advice=error.advice) from error
+    reason = found.fault or f"not started: {why.message}"
+    return fitted(
+        Proof(
+            datetime.now(UTC),
+            "failed" if found.fault else "partial",
+            point.domain,
+            platform.node(),
+            FILESYSTEMS,
+            None,
+            reason,
+            found.log,
+        )
+    )
 
 
 class _Drill:
@@ -152,7 +188,7 @@ class _Drill:
             return False
         if self._conditions.emulate and self._host.why_it_cannot_run(emulated(xml)) is None:
             return True
-        raise CannotDrill(f"cannot drill {self._point.domain} on this host: {why}")
+        raise NotStartable(f"this host cannot run {self._point.domain}: {why}")
 
     def _xml(
         self, original: str, identity: str, folder: Path, firmware: FirmwarePlaces, is_emulated: bool
@@ -175,7 +211,10 @@ class _Drill:
 
     def _hold(self, xml: str, folder: Path, server: Server) -> Proof:
         self._step("start")
-        domain = self._host.start_transient(xml, _START_ADVICE)
+        try:
+            domain = self._host.start_transient(xml, _START_ADVICE)
+        except HypervisorError as error:
+            raise NotStartable(error.message, advice=error.advice) from error
         consoles = Consoles(folder)
         try:
             yield_to_others(domain)

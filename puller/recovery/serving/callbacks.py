@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import nbdkit
@@ -15,8 +16,8 @@ from puller.recovery.serving.session import CHANNEL, Ready
 from puller.units import CHUNK, MIB
 
 if TYPE_CHECKING:
-    from puller.recovery.serving.disk import ServedDisk
-    from puller.recovery.serving.exports import Exports
+    from puller.recovery.serving.exports import Disk, Exports
+    from puller.recovery.serving.overlay import OverlaidDisk
 
 API_VERSION = 2
 
@@ -78,7 +79,7 @@ def default_export(readonly: bool, is_tls: bool) -> str:
     return _Process.exports.disks[0].name
 
 
-def open(readonly: bool) -> ServedDisk:  # noqa: A001 - nbdkit's name
+def open(readonly: bool) -> Disk:  # noqa: A001 - nbdkit's name
     """Return the disk that a client asks for."""
     name = str(nbdkit.export_name())
     try:
@@ -88,40 +89,92 @@ def open(readonly: bool) -> ServedDisk:  # noqa: A001 - nbdkit's name
         raise
 
 
-def export_description(disk: ServedDisk) -> str:
+def export_description(disk: Disk) -> str:
     """Describe the disk."""
     return _Process.exports.description(disk)
 
 
-def get_size(disk: ServedDisk) -> int:
+def get_size(disk: Disk) -> int:
     """Return its size in bytes."""
     return disk.size
 
 
-def block_size(disk: ServedDisk) -> tuple[int, int, int]:
+def block_size(disk: Disk) -> tuple[int, int, int]:
     """Allow any read, but whole chunks are best."""
     return 1, CHUNK, _LARGEST_READ
 
 
-def can_multi_conn(disk: ServedDisk) -> bool:
+def can_multi_conn(disk: Disk) -> bool:
     """Several connections see the same."""
     return True
 
 
-def pread(disk: ServedDisk, buffer: memoryview, offset: int, flags: int) -> None:
+def can_write(disk: Disk) -> bool:
+    """nbdkit itself refuses writes to what is served read-only."""
+    return True
+
+
+def can_trim(disk: Disk) -> bool:
+    """A hole takes no room in the overlay."""
+    return True
+
+
+def can_zero(disk: Disk) -> bool:
+    """As ``can_trim``."""
+    return True
+
+
+def can_flush(disk: Disk) -> bool:
+    """Clients may ask for it; what is thrown away has no need of it."""
+    return True
+
+
+def can_fua(disk: Disk) -> int:
+    """As ``can_flush``."""
+    return int(nbdkit.FUA_NATIVE)
+
+
+def flush(disk: Disk, flags: int) -> None:
+    """Do nothing: see ``can_flush``."""
+
+
+def pread(disk: Disk, buffer: memoryview, offset: int, flags: int) -> None:
     """Read. What cannot be read is an input/output error for this request only."""
-    try:
+    with _reported():
         _Process.exports.read(disk, memoryview(buffer), offset)
-    except PullerError:
-        nbdkit.set_error(errno.EIO)
-        raise
 
 
-def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
+def pwrite(disk: OverlaidDisk, buffer: memoryview, offset: int, flags: int) -> None:
+    """Write to the overlay."""
+    with _reported():
+        _Process.exports.write(disk, memoryview(buffer), offset)
+
+
+def zero(disk: OverlaidDisk, count: int, offset: int, flags: int) -> None:
+    """Make a range of the overlay zero."""
+    with _reported():
+        _Process.exports.zero(disk, offset, count)
+
+
+trim = zero
+"""What is discarded reads as zeros."""
+
+
+def extents(disk: Disk, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
     """Say what is data and what is a hole."""
-    try:
+    with _reported():
         runs = _Process.exports.runs(disk, offset, count)
+    return iter([(run.offset, run.length, 0 if run.stored else _HOLE) for run in runs])
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Choose the error that the client sees: that of the overlay's file system, or an input/output error."""
+    try:
+        yield
     except PullerError:
         nbdkit.set_error(errno.EIO)
         raise
-    return iter([(run.offset, run.length, 0 if run.stored else _HOLE) for run in runs])
+    except OSError as error:
+        nbdkit.set_error(error.errno or errno.EIO)
+        raise

@@ -13,10 +13,14 @@ from puller.recovery.serving.disk import Run, ServedDisk
 from puller.recovery.serving.fetching import Fetcher
 from puller.recovery.serving.hold import Hold
 from puller.recovery.serving.opening import open_session
+from puller.recovery.serving.overlay import OverlaidDisk
 from puller.recovery.serving.session import Session
 
 _TOLD = 10_000
 """Damaged ranges that are remembered, so that each is told once."""
+
+
+Disk = ServedDisk | OverlaidDisk
 
 
 class Exports:
@@ -35,38 +39,40 @@ class Exports:
         self._images = {
             record.disk: open_image(self._repository, self.point, record) for record in served.records
         }
-        self.disks: list[ServedDisk] = []
+        self._is_writable = session.writable
+        self.disks: list[Disk] = []
         self._told: set[str] = set()
         self._failing = False
         self._lock = threading.Lock()
         self._hold = Hold(self._repository, self.point, tell)
 
     def begin(self) -> None:
-        """Start the threads, in the process that will serve."""
-        self._hold.begin()
+        """Start the threads, in the process that will serve. Raises ServeFailed."""
         fetcher = Fetcher(self._cache, self._repository.maps.table, self._scope)
-        self.disks = [
+        served = [
             ServedDisk(name, self._repository, image, self._cache, fetcher)
             for name, image in self._images.items()
         ]
+        self.disks = [OverlaidDisk(disk) for disk in served] if self._is_writable else [*served]
+        self._hold.begin()  # last, because a process that fails here lets nothing go
 
     def end(self) -> None:
         """End all waits, and let the point go. It may be called twice."""
         self._scope.cancel()
         self._hold.end()
 
-    def named(self, name: str) -> ServedDisk:
+    def named(self, name: str) -> Disk:
         """Return the disk of this name. Raises NoSuchDisk."""
         for disk in self.disks:
             if disk.name == name or not name:
                 return disk
         raise NoSuchDisk(f"no disk {name!r} is served")
 
-    def description(self, disk: ServedDisk) -> str:
+    def description(self, disk: Disk) -> str:
         """Describe the disk in one line."""
         return f"disk {disk.name} of {self.point.domain}, point {self.point.point}"
 
-    def read(self, disk: ServedDisk, buffer: memoryview, offset: int) -> None:
+    def read(self, disk: Disk, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``; what fails is told and raised."""
         try:
             disk.read_into(buffer, offset)
@@ -75,7 +81,23 @@ class Exports:
             raise
         self._failing = False
 
-    def runs(self, disk: ServedDisk, offset: int, count: int) -> list[Run]:
+    def write(self, disk: OverlaidDisk, content: memoryview, offset: int) -> None:
+        """Write ``content`` at ``offset``; what cannot be read of a chunk's rest is told and raised."""
+        try:
+            disk.write(content, offset)
+        except PullerError as error:
+            self._note(disk, offset, error)
+            raise
+
+    def zero(self, disk: OverlaidDisk, offset: int, count: int) -> None:
+        """Make the range read as zeros; as ``write``."""
+        try:
+            disk.zero(offset, count)
+        except PullerError as error:
+            self._note(disk, offset, error)
+            raise
+
+    def runs(self, disk: Disk, offset: int, count: int) -> list[Run]:
         """Return what of the range is stored; what fails is told and raised."""
         try:
             return list(disk.runs(offset, count))
@@ -83,7 +105,7 @@ class Exports:
             self._note(disk, offset, error)
             raise
 
-    def _note(self, disk: ServedDisk, offset: int, error: PullerError) -> None:
+    def _note(self, disk: Disk, offset: int, error: PullerError) -> None:
         """Tell of each damaged range once, and of an outage once until a read succeeds."""
         with self._lock:
             if isinstance(error, DamagedData):

@@ -50,6 +50,9 @@ _START_SECONDS = 180.0
 _END_SECONDS = 10.0
 """How long the end may take. All waits for the store are cancelled, so it takes milliseconds."""
 
+_NO_REASON = "error running this script"
+"""What nbdkit says behind the error of a plugin that it cannot load."""
+
 _LINES = 20
 """Last lines of nbdkit's own messages that are kept for an error."""
 
@@ -66,6 +69,7 @@ class Service:
         certificates: Folder with the server's certificate and key and the CA's certificate, as nbdkit wants
             them. Clients need TLS then, and a certificate of the same CA.
         memory: Bytes of decrypted chunks that are kept in memory.
+        writable: Let clients write, to temporary files that are gone with the server.
     """
 
     disks: tuple[str, ...] = ()
@@ -74,6 +78,7 @@ class Service:
     port: int | None = None
     certificates: Path | None = None
     memory: int = MEMORY
+    writable: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what cannot be carried out."""
@@ -220,6 +225,7 @@ class ServerProcess:
         paths = [path for path in sys.path if path]
         environment = os.environ | {
             sessions.PATHS: os.pathsep.join([_root(), *paths]),
+            sessions.PYTHON: f"{sys.version_info[0]}.{sys.version_info[1]}",
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
         }
@@ -239,7 +245,8 @@ class ServerProcess:
         )
 
     def _options(self) -> list[str]:
-        fixed = ["--foreground", "--readonly", "--newstyle"]
+        rights = [] if self._service.writable else ["--readonly"]
+        fixed = ["--foreground", *rights, "--newstyle"]
         if self.socket is not None:
             return [*fixed, "--tls=off", f"--unix={self.socket}"]
         port = f"--port={self._service.port}"
@@ -267,7 +274,8 @@ class ServerProcess:
         return ServeFailed(f"nbdkit does not start: {self._reason()}", advice=_advice(self._said))
 
     def _reason(self) -> str:
-        return self._said[-1] if self._said else "no message"
+        said = [line for line in self._said if not line.endswith(_NO_REASON)]
+        return said[-1].removeprefix("RuntimeError: ") if said else "no message"
 
     def _listen(self, ours: socket.socket) -> None:
         """Read what the plugin reports, until its process ends."""
@@ -341,6 +349,6 @@ def _free(path: Path) -> None:
 
 def _advice(said: Sequence[str]) -> str | None:
     text = "\n".join(said)
-    if "nbdkit-python-plugin.so" in text:
-        return INSTALL
-    return None
+    if "but puller runs" in text:
+        return "Install puller with the distribution's Python, /usr/bin/python3."
+    return INSTALL if "nbdkit-python-plugin.so" in text else None

@@ -29,5 +29,6 @@ class Server(ServerProcess):
             service.disks,
             opened=opened_form(repository, point),
             patience=repository.scope.policy.seconds,
+            writable=service.writable,
         )
         super().__init__(session, service, observer, repository.scope)

@@ -19,12 +19,17 @@ PATHS = "PULLER_SERVE_PATHS"
 """Variable with puller's module search path, for nbdkit's own interpreter."""
 
 
+PYTHON = "PULLER_SERVE_PYTHON"
+"""Variable with the version of puller's Python, which nbdkit's has to be."""
+
+
 class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """A point, named as on the command line, in the repository at ``url``; and how to serve it.
 
     The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
     open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
-    bytes; ``patience`` the seconds that the store may be silent before a read fails.
+    bytes; ``patience`` the seconds that the store may be silent before a read fails. A
+    ``writable`` disk has a throw-away overlay.
     """
 
     url: str
@@ -36,6 +41,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     key_file: bytes | None = None
     opened: bytes | None = None
     patience: float = WORK.seconds
+    writable: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):

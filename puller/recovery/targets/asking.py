@@ -1,4 +1,4 @@
-"""Questions to libvirt of commands that do not depend on it: a restore works where there is none."""
+"""Questions to libvirt, or to a QEMU, of commands that do not depend on it: a restore works without."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from puller.cancelling import CancelScope, NoAnswer
 from puller.errors import HypervisorError
 
 if TYPE_CHECKING:
+    from puller.backups.machines.machine import MachineHost
     from puller.hypervisor.connection import Host
 
 T = TypeVar("T")
@@ -23,9 +24,18 @@ def ask(uri: str, scope: CancelScope, question: Callable[[Host], T]) -> T:
 
     Raises HypervisorError, also if libvirt is not installed or gives no answer in time, and Interrupted.
     """
+    return _answer(uri, scope, lambda: _ask(uri, scope, question))
+
+
+def ask_manager(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T:
+    """Do the same where ``uri`` may also lead to a QEMU without libvirt."""
+    return _answer(uri, scope, lambda: _ask_manager(uri, scope, question))
+
+
+def _answer(uri: str, scope: CancelScope, asking: Callable[[], T]) -> T:
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
-        return scope.call(lambda: _ask(uri, scope, question), lambda: deadline - time.monotonic())
+        return scope.call(asking, lambda: deadline - time.monotonic())
     except NoAnswer as error:
         scope.check()
         raise HypervisorError(f"libvirt at {uri} gives no answer in {ANSWER_SECONDS:.0f} s") from error
@@ -35,6 +45,19 @@ def _ask(uri: str, scope: CancelScope, question: Callable[[Host], T]) -> T:
     try:
         from puller.hypervisor.connection import Host
     except ModuleNotFoundError as error:
-        raise HypervisorError("Python's module libvirt is not installed") from error
+        raise _missing(error) from error
     with Host.connect(uri, scope) as host:
         return question(host)
+
+
+def _ask_manager(uri: str, scope: CancelScope, question: Callable[[MachineHost], T]) -> T:
+    try:
+        from puller.backups.machines.connecting import connect_here
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    with connect_here(uri, scope) as host:
+        return question(host)
+
+
+def _missing(error: ModuleNotFoundError) -> HypervisorError:
+    return HypervisorError(f"Python's module {error.name} is not installed")

@@ -18,7 +18,7 @@ from puller.events import Notice, Observer
 from puller.hypervisor.storage import imagelock
 from puller.hypervisor.storage.hostusers import user_of
 from puller.hypervisor.storage.storage import Storage, storage_of
-from puller.recovery.targets.asking import ask
+from puller.recovery.targets.asking import ask_manager
 
 
 @contextmanager
@@ -64,7 +64,7 @@ class Domains:
 
     def _ask(self, uri: str, output: Path) -> list[tuple[str, str]]:
         try:
-            return ask(uri, self._scope, lambda host: list(host.sources_in_use()))
+            return ask_manager(uri, self._scope, lambda host: list(host.sources_in_use()))
         except HypervisorError as error:
             text = f"cannot ask libvirt which running domains use {output} ({error.message})"
             self._observer(

@@ -1,0 +1,1 @@
+"""QEMU without libvirt: all that speaks QMP. See docs/qmp.md."""
