@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,27 @@ def test_a_host_without_kvm_is_no_surprise(kvm: Path) -> None:
     guest = Scripted([])
     assert guest.launch(DRIVES)
     assert guest.launches == 1
+
+
+def test_a_call_under_way_ends_with_puller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were killed: the kernel closes its side of the socket."""
+    begun, qemu = tmp_path / "begun", tmp_path / "qemu"
+    qemu.write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 3600\n")
+    qemu.chmod(0o700)
+    monkeypatch.setenv("LIBGUESTFS_HV", str(qemu))
+    monkeypatch.setenv("LIBGUESTFS_CACHEDIR", str(tmp_path))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        number = theirs.fileno()
+        process = subprocess.Popen(appliance._command(number), pass_fds=[number], start_new_session=True)
+    with Connection(ours.detach()) as connection:
+        for method, arguments in (("set_backend", ["direct"]), ("add_drive", ["/dev/null"]), ("launch", [])):
+            connection.send((method, arguments, {}))
+            if method != "launch":
+                assert connection.recv()[0]
+        while not begun.exists():
+            assert process.poll() is None
+    process.wait(60)
 
 
 @pytest.mark.parametrize(

@@ -328,8 +328,7 @@ def test_a_missing_libguestfs_names_its_package(point_url: str, monkeypatch: pyt
 def test_an_appliance_that_does_not_start_is_one_line(
     point_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SUPERMIN_KERNEL", "/nonexistent")
-    monkeypatch.setenv("LIBGUESTFS_CACHEDIR", "/nonexistent")
+    monkeypatch.setenv("LIBGUESTFS_HV", "/bin/false")
     with pytest.raises(ApplianceFailed, match="cannot start libguestfs's appliance: ") as caught:
         puller.list_files(puller.open_repository(point_url), "web1@latest")
     assert "\n" not in caught.value.message
