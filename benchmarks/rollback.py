@@ -10,16 +10,19 @@ and the median of ``--rounds`` counts. CPU-seconds include those of ``qemu-nbd``
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import random
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +115,18 @@ class Bench:
         output.unlink()
         return Cost(spent, cpu, done.bytes_written, _peak())
 
+    def peak_of_command(self, image_format: str) -> int:
+        """Bytes of memory that ``puller restore`` takes: without what a backup has left in this process."""
+        output = self.folder / f"restored.{image_format}"
+        command = [sys.executable, "-m", "puller.cli", "restore", "-r", str(self.folder / "repository")]
+        command += [self.point.point, "--disk", "vda", "-o", str(output), "--format", image_format]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{' '.join(command)} failed")
+        output.unlink()
+        return usage.ru_maxrss * KIB
+
 
 @contextmanager
 def _roomy(path: Path) -> Iterator[Path]:
@@ -125,7 +140,9 @@ def _roomy(path: Path) -> Iterator[Path]:
 
 
 def _forget_peak() -> None:
-    """Begin to measure the peak of memory anew: proc(5), ``clear_refs``."""
+    """Begin to measure the peak of memory anew (proc(5), ``clear_refs``), without what earlier work left."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -158,7 +175,7 @@ def _median(costs: list[Cost], once: Cost) -> Cost:
 def against_restore(embedded: EmbeddedLibvirt, folder: Path, size: int, rounds: int) -> list[Cost]:
     """1 % scattered change, and the restores of the same disk."""
     bench = Bench(embedded, folder, size, FILLED)
-    raw, qcow2, rolled = costs = in_turns(
+    raw, qcow2, rolled = in_turns(
         rounds,
         lambda: bench.restore("raw"),
         lambda: bench.restore("qcow2"),
@@ -180,8 +197,11 @@ def against_restore(embedded: EmbeddedLibvirt, folder: Path, size: int, rounds: 
     line(f"{name}, rollback of 1 % against restore, CPU", figure, "<= 5 %", share <= OF_RESTORE)
     part = rolled.written / max(raw.written, 1)
     line(f"{name}, rollback of 1 % against restore, bytes", f"{part:.1%}", "<= 5 %", part <= OF_RESTORE)
+    restored = [
+        replace(cost, peak=bench.peak_of_command(kind)) for cost, kind in ((raw, "raw"), (qcow2, "qcow2"))
+    ]
     bench.machine.destroy()
-    return costs
+    return [*restored, rolled]
 
 
 def against_size(embedded: EmbeddedLibvirt, folder: Path, rounds: int) -> list[Cost]:

@@ -36,6 +36,8 @@ from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
 from puller.pipeline.pace import Pace
+from puller.recovery.booting import image_server, pulling
+from puller.recovery.booting.record import BootedDisk
 from puller.recovery.files import appliance
 from puller.recovery.proving import waiting
 from puller.recovery.proving.consoles import Consoles
@@ -247,6 +249,28 @@ def _lease(place: Place) -> None:
     run._await_lease(time.monotonic() + LONG)
 
 
+def _image_server(place: Place) -> None:
+    booted: Any = SimpleNamespace(name="web1-boot", socket=str(place.folder / "s"), runtime=str(place.folder))
+    place.patch.setattr(image_server, "START_SECONDS", LONG)
+    place.waiting()
+    image_server.wait_ready(booted, place.scope)
+
+
+def _pull(place: Place) -> None:
+    place.patch.setattr(pulling, "_INTERVAL", LONG)
+    place.patch.setattr("puller.recovery.booting.pulling.Host.connect", lambda *_: SimpleNamespace())
+    place.patch.setattr(pulling._Pulling, "_is_behind", lambda *_: True)
+
+    def look(*_: object) -> bool:
+        place.waiting()
+        return True
+
+    place.patch.setattr(pulling._Pulling, "_look", look)
+    place.patch.setattr(pulling._Pulling, "_slow_down", lambda *_: None)
+    booted: Any = SimpleNamespace(name="web1-boot", connect="qemu:///system")
+    pulling._Pulling(booted, place.scope, None, ignore).pull(BootedDisk("vda", 1, "/vda.qcow2"))
+
+
 def _evidence(place: Place) -> None:
     domain: Any = SimpleNamespace(scope=place.scope)
     place.patch.setattr(waiting, "why_ended", lambda domain: None)
@@ -276,6 +300,8 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
     "an event of libvirt": _event,
+    "the start of an image server": _image_server,
+    "a pull behind a running guest": _pull,
     "a command of a job": _hook,
     "the lease of another prune": _lease,
 }

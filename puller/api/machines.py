@@ -18,6 +18,7 @@ from puller.api.arguments import (
 from puller.api.repositories import open_repository
 from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
+from puller.configuration.schema import Command
 from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.repository.points import Point
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from puller.backups.forget import Forgotten
     from puller.backups.freeze import Freeze
     from puller.diagnosis.finding import Finding
+    from puller.hypervisor.guest.quiescing import Quiescing
 
 
 def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -46,6 +48,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     scratch_dir: str | None = None,
     mode: Mode = "pull",
     quiesce: QuiesceMode = "auto",
+    quiesce_timeout: timedelta | None = None,
+    quiesce_mountpoints: Sequence[str] = (),
+    guest_before: Command | None = None,
+    guest_after: Command | None = None,
     staging_dir: str | None = None,
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
@@ -85,6 +91,12 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
             ``staging_dir``, which puller then reads and removes.
         quiesce: Whether to freeze the guest's file systems for the instant of the backup. ``auto``: if the
             guest agent answers. ``on``: fail if it cannot. ``off``: never.
+        quiesce_timeout: How long the guest agent may take to freeze, and to thaw, in whole seconds. Default:
+            10 s.
+        quiesce_mountpoints: The only file systems of the guest to freeze, such as ``/srv``. Default: all.
+        guest_before: A command that the guest agent runs in the guest before the freeze. With ``on``, the
+            backup fails if it does.
+        guest_after: A command that it runs once the guest is thawed, also if something failed meanwhile.
         staging_dir: Directory for the images of a push. Default: the scratch directory.
         keep_staging: Keep the images of a push. A ``Kept`` event names the path of each.
         tags: Names and values to store in the point.
@@ -129,11 +141,9 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.backups import backup as transaction
-    from puller.hypervisor.guest.quiesce import Quiesce
     from puller.hypervisor.job.tcp import over_tcp
 
     check_choice("mode", mode, Mode)
-    check_choice("quiesce", quiesce, QuiesceMode)
     check_lists(disks=disks, exclude=exclude, exclude_if_present=exclude_if_present)
     check_times(compare_every=compare_every)
     if full and compare:
@@ -152,7 +162,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         compare_every=compare_every,
         scratch_dir=scratch_dir,
         mode=mode,
-        quiesce=Quiesce(quiesce),
+        quiescing=_quiescing(quiesce, quiesce_timeout, quiesce_mountpoints, guest_before, guest_after),
         staging_dir=staging_dir,
         keep_staging=keep_staging,
         checkpoint=checkpoint,
@@ -162,6 +172,27 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
+
+
+def _quiescing(
+    quiesce: QuiesceMode,
+    timeout: timedelta | None,
+    mountpoints: Sequence[str],
+    before: Command | None,
+    after: Command | None,
+) -> Quiescing:
+    """Return the choices of a freeze of the guest. Raises UsageError."""
+    from puller.hypervisor.guest.quiescing import FREEZE_SECONDS, GuestCommand, Quiesce, Quiescing
+
+    check_choice("quiesce", quiesce, QuiesceMode)
+    check_times(quiesce_timeout=timeout)
+    check_lists(quiesce_mountpoints=mountpoints)
+    seconds = FREEZE_SECONDS if timeout is None else max(1, round(timeout.total_seconds()))
+    commands = [
+        None if command is None else GuestCommand(tuple(command.command), command.timeout)
+        for command in (before, after)
+    ]
+    return Quiescing(Quiesce(quiesce), seconds, tuple(mountpoints), *commands)
 
 
 def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -247,6 +278,10 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
     checkpoint: bool = False,
     scratch_dir: str | None = None,
     quiesce: QuiesceMode = "auto",
+    quiesce_timeout: timedelta | None = None,
+    quiesce_mountpoints: Sequence[str] = (),
+    guest_before: Command | None = None,
+    guest_after: Command | None = None,
     observer: Observer = ignore,
 ) -> Freeze:
     """Freeze the disks of a domain together, and serve them over NBD while ``command`` runs.
@@ -267,6 +302,10 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
             is the caller's.
         scratch_dir: As for ``backup``.
         quiesce: As for ``backup``.
+        quiesce_timeout: As for ``backup``.
+        quiesce_mountpoints: As for ``backup``.
+        guest_before: As for ``backup``.
+        guest_after: As for ``backup``.
         observer: Receives events: notices.
 
     Returns:
@@ -290,9 +329,7 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
         'puller-thirdparties-20261123T150231Z-338c893f'
     """
     from puller.backups import freeze as freezing
-    from puller.hypervisor.guest.quiesce import Quiesce
 
-    check_choice("quiesce", quiesce, QuiesceMode)
     check_lists(disks=disks, exclude=exclude)
     plan = freezing.FreezePlan(
         domain=domain,
@@ -303,7 +340,7 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
         repository=repository,
         checkpoint=checkpoint,
         scratch_dir=scratch_dir,
-        quiesce=Quiesce(quiesce),
+        quiescing=_quiescing(quiesce, quiesce_timeout, quiesce_mountpoints, guest_before, guest_after),
     )
     scope = CancelScope() if repository is None else repository.scope
     return freezing.freeze(plan, command, observer, scope.child())

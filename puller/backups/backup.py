@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,12 +48,22 @@ from puller.errors import (
 from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
+from puller.hypervisor.guest.quiesce import Quiesced
+from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.job.tcp import OverTcp
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
-from puller.repository.points import Attachment, DiskRecord, Point, Ref, kind_of, new_id, newest_of
+from puller.repository.points import (
+    Attachment,
+    DiskRecord,
+    GuestCommandRecord,
+    Point,
+    Ref,
+    kind_of,
+    new_id,
+    newest_of,
+)
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
 
@@ -90,7 +100,7 @@ class Plan:
     compare_every: timedelta | None = None
     scratch_dir: str | None = None
     mode: str = PULL
-    quiesce: Quiesce = Quiesce.AUTO
+    quiescing: Quiescing = QUIESCED_IF_POSSIBLE
     staging_dir: str | None = None
     keep_staging: bool = False
     checkpoint: bool = True
@@ -286,7 +296,7 @@ class _Transaction:
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
         disks = self._source.freeze(bases, checkpoint, draft.point)
         plan = self._plan
-        quiesced = Quiesced(self._domain.agent(), disks, plan.quiesce, self._notice, run.flow.fail)
+        quiesced = Quiesced(self._domain.agent(), disks, plan.quiescing, self._notice, run.flow.fail)
         with (
             self._undone_unless_committed(checkpoint) as commit,
             RunLock(self._source.folder, checkpoint, self._domain),
@@ -306,6 +316,7 @@ class _Transaction:
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
                 freeze_seconds=frozen.freeze_seconds,
+                guest_commands=tuple(GuestCommandRecord(**asdict(run)) for run in frozen.guest_runs),
                 scratch_peak=frozen.scratch_used(),
                 attachments=attachments,
                 notes=self._notes.texts,

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from puller.backups.bases.history import History
+from puller.backups.machines.connecting import connect
+from puller.backups.machines.machine import Machine, Tell
 from puller.backups.sources.unlock import keys_of
 from puller.errors import HypervisorError, Locked, NbdError, UnsupportedDisk
 from puller.events import Notice, Observer
@@ -28,6 +30,7 @@ from puller.hypervisor.locking import runlock
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.shared import writers
 from puller.hypervisor.storage import imagelock
+from puller.hypervisor.uri import is_monitor
 from puller.nbd.image import Keys, remove_bitmap
 from puller.repository.repository import Repository
 
@@ -61,7 +64,7 @@ class _Image:
     bitmaps: tuple[str, ...]
 
 
-def forget(repository: Repository, name: str, connect: str, observer: Observer) -> Forgotten:
+def forget(repository: Repository, name: str, uri: str, observer: Observer) -> Forgotten:
     """See ``puller.forget``."""
 
     def notice(text: str) -> None:
@@ -69,7 +72,10 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
 
     scope = repository.scope.working(notice)
     repository = repository.within(scope)
-    with Host.reach(connect, scope) as host:
+    if is_monitor(uri):
+        with connect(uri, scope) as manager:
+            return _forget_bitmaps(manager.machine(name), repository, notice)
+    with Host.reach(uri, scope) as host:
         domain = host.domain(name)
         with domain_held(domain):
             _refuse_living(domain, repository.id)
@@ -86,6 +92,18 @@ def forget(repository: Repository, name: str, connect: str, observer: Observer) 
                 for checkpoint in recorded:
                     checkpoints.forget_record(domain, checkpoint.name)
             return Forgotten(domain.name, tuple(item.name for item in recorded), removed)
+
+
+def _forget_bitmaps(machine: Machine, repository: Repository, notice: Tell) -> Forgotten:
+    """Remove the bitmaps of a QEMU without libvirt, where they are all that there is of a checkpoint."""
+    with domain_held(machine):
+        if machine.end_stale(repository.id):
+            notice("ended a backup job that an earlier run had left open")
+        found = [item for item in machine.checkpoints() if item.name.startswith(owner_prefix(repository.id))]
+        for checkpoint in found:
+            machine.delete_checkpoint(checkpoint.name)
+        removed = (RemovedBitmap(target, item.name) for item in found for target in sorted(item.disks))
+        return Forgotten(machine.name, tuple(item.name for item in found), tuple(removed))
 
 
 def _refuse_living(domain: Domain, repository_id: str) -> None:

@@ -29,7 +29,8 @@ from puller.events import Notice, Observer
 from puller.host.command import run_command
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.guest.quiesce import Quiesce, Quiesced
+from puller.hypervisor.guest.quiesce import Quiesced
+from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.locking.lock import domain_held
 from puller.hypervisor.locking.runlock import RunLock
@@ -54,7 +55,7 @@ class FreezePlan:
     repository: Repository | None = None
     checkpoint: bool = False
     scratch_dir: str | None = None
-    quiesce: Quiesce = Quiesce.AUTO
+    quiescing: Quiescing = QUIESCED_IF_POSSIBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class _Freezing:
         frozen = Quiesced(
             self._domain.agent(),
             self._source.freeze(bases, name, name),
-            self._plan.quiesce,
+            self._plan.quiescing,
             self._notice,
             self._stop,
         )

@@ -41,6 +41,9 @@ def example() -> str:
         ("# The commands get PULLER_JOB in their environment; 'after' also gets PULLER_EXIT_CODE.",),
         ("#[jobs.nightly.before]", *_lines(Command, ())),
         ("#[jobs.nightly.after]", *_lines(Command, ())),
+        ("# The guest agent runs these in each guest, before it is frozen and once it is thawed.",),
+        ("#[jobs.nightly.guest-before]", *_lines(Command, ())),
+        ("#[jobs.nightly.guest-after]", *_lines(Command, ())),
     ]
     return "".join(_block(lines) for lines in parts)
 

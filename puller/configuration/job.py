@@ -36,6 +36,10 @@ class Job:
     exclude_disks: tuple[str, ...] = ()
     mode: Mode | None = None
     quiesce: QuiesceMode | None = None
+    quiesce_timeout: timedelta | None = None
+    quiesce_mountpoints: tuple[str, ...] = ()
+    guest_before: Command | None = None
+    guest_after: Command | None = None
     compression: Literal["auto"] | int | None = None
     compare_every: timedelta | None = None
     limit_read: int | None = None

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from datetime import timedelta
 
+from puller.host.ports import ports as port_range
 from puller.units import GIB, KIB, MIB, TIB
 
 _DAY = 24 * 60 * 60
@@ -41,6 +42,12 @@ def rate(word: str) -> int:
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
+
+
+def ports(word: str) -> str:
+    """Check a range of TCP ports such as ``10809-10872``. Raises ValueError."""
+    port_range(word)
+    return word
 
 
 def duration_or_size(word: str) -> timedelta | int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 class Command(Table):
-    """``[jobs.NAME.before]`` and ``.after``."""
+    """``[jobs.NAME.before]``, ``.after``, ``.guest-before`` and ``.guest-after``."""
 
     command: Annotated[
         Texts, Key("a list of the program and its arguments, run without a shell", '["/bin/true"]')
@@ -144,6 +144,24 @@ class Shared(Table):
             '"auto"',
         ),
     ] = None
+    quiesce_timeout: Annotated[
+        Text | None,
+        Key(
+            "a duration: the time that the guest agent may take to freeze, and to thaw (default 10s)",
+            '"30s"',
+            duration,
+        ),
+    ] = None
+    quiesce_mountpoints: Annotated[
+        Texts | None,
+        Key("a list of mount points: freeze only these file systems of the guest (default: all)", '["/srv"]'),
+    ] = None
+    guest_before: Annotated[
+        Command | None, Key("a table with the command that runs in the guest before it is frozen", "")
+    ] = None
+    guest_after: Annotated[
+        Command | None, Key("a table with the command that runs in the guest once it is thawed", "")
+    ] = None
     compression: Annotated[
         Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
         Key('the zstd level, from 1 to 19, or "auto" (default 1)', '"auto"'),
@@ -186,7 +204,7 @@ class Shared(Table):
     ] = None
     nbd_ports: Annotated[
         Text | None,
-        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"'),
+        Key('the TCP ports at which QEMU may listen then (default "10809-10872")', '"10809-10829"', ports),
     ] = None
     nbd_address: Annotated[
         Text | None,

@@ -14,18 +14,20 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.diagnosis import disk as disks
 from puller.diagnosis import domain as domains
-from puller.diagnosis import files, serving
+from puller.diagnosis import files, monitored, serving
 from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
 from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Finding, Status, ask, attempt
+from puller.diagnosis.monitored import Choices
 from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
 from puller.diagnosis.scratch import Folders
 from puller.errors import NoSuchDomain, PullerError
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.space.scratch import default_directory
+from puller.hypervisor.uri import is_monitor
 from puller.repository.repository import Repository
 from puller.repository.selection import select
 from puller.store.base import Store
@@ -51,6 +53,11 @@ class Examination:
     scratch_dir: str | None = None
     staging_dir: str | None = None
 
+    @property
+    def choices(self) -> Choices:
+        """Return those of them that count for a QEMU without libvirt."""
+        return Choices(self.domains, self.disks, self.exclude_disks, self.scratch_dir)
+
 
 def doctor(store: Store, opener: Callable[[], Repository], examination: Examination) -> Iterator[Finding]:
     """Yield the findings of all checks; ``opener`` opens the repository in ``store``."""
@@ -63,6 +70,9 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
     yield from serving.examine()
     yield from files.examine()
     uri = examination.connect
+    if is_monitor(uri):
+        yield from monitored.examine(uri, opening.outcome, examination.choices)
+        return
     connecting = attempt("connection", uri, partial(Host.reach, uri), lambda _: "libvirt answers")
     yield connecting.check
     if connecting.outcome is not None:

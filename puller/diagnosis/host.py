@@ -23,7 +23,7 @@ def examine(host: Host) -> Iterator[Finding]:
     """Check what all domains need."""
     yield ask("libvirt", host.uri, partial(_libvirt, host))
     yield ask("qemu", host.uri, partial(_qemu, host))
-    yield ask("libnbd", host.uri, _libnbd)
+    yield ask("libnbd", host.uri, libnbd)
     if host.access is not LOCAL:
         yield ask("host-files", host.uri, partial(_files, host.access))
 
@@ -43,7 +43,8 @@ def _at_least(name: str, found: Version, least: Version) -> Answer:
     return ok(text)
 
 
-def _libnbd() -> Answer:
+def libnbd() -> Answer:
+    """Tell the version of libnbd."""
     extents = "64-bit" if library.has_long_extents() else "32-bit"
     return ok(f"libnbd {library.version()}, {extents} extents")
 

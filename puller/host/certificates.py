@@ -28,7 +28,7 @@ def check_certificates(folder: Path) -> None:
         _check_dates(path, certificate)
     if not any(_issued(own, authority) for authority in authorities):
         raise UsageError(
-            f"{folder / CERTIFICATE} was not issued by the authority of {AUTHORITY}", advice=_STEPS
+            f"{folder / CERTIFICATE} was not issued by the authority in {AUTHORITY}", advice=_STEPS
         )
 
 

@@ -33,7 +33,7 @@ def state_directory() -> Path:
     ``~/.local/state``.
     """
     if own := os.environ.get("PULLER_STATE_DIR"):
-        return Path(own)
+        return Path(own).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/puller")
     xdg = Path(os.environ.get("XDG_STATE_HOME", ""))

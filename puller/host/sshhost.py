@@ -1,10 +1,11 @@
-"""Another host, whose files and programs are reached by ssh: with a shell, the coreutils and ``flock``."""
+"""Another host, whose files and programs are reached by ssh: with sh, GNU coreutils and util-linux."""
 
 from __future__ import annotations
 
 import base64
 import errno
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -21,6 +22,9 @@ from puller.host.ssh import SshConnection, SshTarget
 
 _SECONDS = 30.0
 """Seconds for a question about a file."""
+
+_TOKEN = secrets.token_hex(4)
+"""Tells this process from one of another container, whose number and host name may be the same."""
 
 _MISSING = 127
 """Exit code of a shell that does not find the program."""
@@ -55,20 +59,24 @@ _ALLOCATE = 'fallocate --keep-size --length "$2" -- "$1"'
 _KEEP = 'truncate -s "$(stat -c %s -- "$1")" -- "$1" && mv -T -- "$1" "$2"'
 _RESOLVE = 'realpath -mz -- "$1" | tr -d "\\0"'
 _HOLDER = 'exec 9<"$1" || exit 0; flock -sn 9 || head -c 100 "$1"'
-_RUNTIME = (
-    'if test "$(id -u)" = 0; then echo /run/puller; else echo "${XDG_RUNTIME_DIR:-/tmp}/puller-$(id -u)"; fi'
-)
+_RUNTIME = """\
+user=$(id -u)
+runtime=${XDG_RUNTIME_DIR:-/run/user/$user}
+if test "$user" = 0; then echo /run/puller
+elif test -d "$runtime"; then echo "$runtime/puller"
+else echo "${TMPDIR:-/tmp}/puller-$user"; fi
+"""
 
 
 class SshHost(HostAccess):
-    """A host by ssh. A context that ends the connection."""
+    """A host by ssh. Its connection is opened when it is first used."""
 
     watch_interval = 0.5
 
     def __init__(self, target: SshTarget) -> None:
         self._ssh = SshConnection(target)
         self.name = self._ssh.destination
-        self._identity = f"process {os.getpid()} of host {socket.gethostname()}"
+        self._identity = f"process {os.getpid()} of host {socket.gethostname()} ({_TOKEN})"
 
     def close(self) -> None:
         """End the connection."""
@@ -233,6 +241,7 @@ def _last_line(said: bytes) -> str:
 
 
 _ERRORS = {os.strerror(number): number for number in errno.errorcode}
+_ERRORS["Directory nonexistent"] = errno.ENOENT  # dash's own words
 
 
 def _os_error(said: bytes) -> OSError:

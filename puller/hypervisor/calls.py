@@ -92,12 +92,15 @@ class Guarded(Scoped):
 
         return call
 
+    def apply(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a ``function`` of libvirt's that takes the handle, such as those of ``libvirt_qemu``."""
+        return self._link.call(self.scope, lambda: function(self._handle, *args))
+
     def ask_qemu(self, command: str) -> str:
         """Send a command to the QEMU of a domain, and return QEMU's answer; both are JSON."""
         import libvirt_qemu
 
-        ask = libvirt_qemu.qemuMonitorCommand
-        return str(self._link.call(self.scope, lambda: ask(self._handle, command, 0)))
+        return str(self.apply(libvirt_qemu.qemuMonitorCommand, command, 0))
 
     def _guarded(self, answer: Any) -> Any:
         if isinstance(answer, list):

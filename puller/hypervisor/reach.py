@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from puller.cancelling import CancelScope
+import socket
+
+from puller.cancelling import CancelScope, NoAnswer
+from puller.errors import HostUnreachable, UsageError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.sshhost import SshHost
-from puller.hypervisor.uri import is_local, ssh_target
+from puller.hypervisor.uri import is_local, place_of, ssh_target
+
+_KNOCK_SECONDS = 10.0
+"""Seconds for a connection. Without this limit, libvirt tries for two minutes while the network drops all."""
 
 
 def access_to(uri: str, scope: CancelScope) -> HostAccess | None:
     """Return the access to the files and programs of the host of ``uri``, or None if the URI names no way.
 
-    Raises HostUnreachable.
+    Raises HostUnreachable; UsageError for a URI that sends everything in clear text.
     """
     if is_local(uri):
         return LOCAL
     target = ssh_target(uri)
     if target is None:
+        _knock(uri, scope)
         return None
     host = SshHost(target)
     host.greet(scope)
     return host
+
+
+def _knock(uri: str, scope: CancelScope) -> None:
+    """Find out soon whether libvirt's port can be reached."""
+    transport, name, port = place_of(uri)
+    if transport == "tcp":
+        raise UsageError(
+            f"libvirt at {uri} is reached in clear text", advice="Use qemu+ssh:// or qemu+tls:// instead."
+        )
+    place = (name, port)
+    try:
+        scope.call(
+            lambda: socket.create_connection(place, _KNOCK_SECONDS), lambda: _KNOCK_SECONDS + 1
+        ).close()
+    except NoAnswer as error:
+        scope.check()
+        raise HostUnreachable(f"cannot reach host {name}: no answer") from error
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise HostUnreachable(
+            f"cannot reach host {name} at port {port}: {why}",
+            advice="Check that the network is up and that libvirt's daemon listens for TLS there.",
+        ) from error

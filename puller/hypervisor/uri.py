@@ -13,6 +13,8 @@ from puller.host.ssh import SshTarget
 
 _BY_SSH = frozenset({"ssh", "libssh", "libssh2"})
 
+_PORTS = {"tls": 16514, "tcp": 16509}
+
 _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 
 
@@ -29,6 +31,13 @@ def is_monitor(uri: str) -> bool:
 def host_of(uri: str) -> str:
     """Return the name of the host in ``uri``, as the user wrote it."""
     return urlsplit(uri).hostname or "localhost"
+
+
+def place_of(uri: str) -> tuple[str, str, int]:
+    """Return the transport of a remote ``uri``, its host and its port, libvirt's own by default."""
+    parts = urlsplit(uri)
+    transport = parts.scheme.partition("+")[2] or "tls"
+    return transport, host_of(uri), parts.port or _PORTS.get(transport, _PORTS["tls"])
 
 
 def ssh_target(uri: str) -> SshTarget | None:

@@ -279,6 +279,7 @@ def choices(job: Job) -> dict[str, Any]:
     return {
         "disks": job.disks,
         "exclude_if_present": job.exclude_disks,
+        "quiesce_mountpoints": job.quiesce_mountpoints,
         "tags": {**job.tags, JOB_TAG: job.name},
         **said,
     }
@@ -287,6 +288,9 @@ def choices(job: Job) -> dict[str, Any]:
 _CHOICES = (
     "mode",
     "quiesce",
+    "quiesce_timeout",
+    "guest_before",
+    "guest_after",
     "compression",
     "compare_every",
     "limit_read",

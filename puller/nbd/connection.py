@@ -20,6 +20,7 @@ import nbd
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError
+from puller.nbd.line import CERTIFICATES, kept_alive
 from puller.units import GIB, MIB
 
 _PAYLOAD = 32 * MIB
@@ -59,32 +60,19 @@ def _poll(handle: nbd.NBD, seconds: float) -> bool:
     return True
 
 
-_LINE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 5))
-"""A line over TCP that is silent for 30 s is broken: the kernel asks for a sign of life, idle or not."""
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request in flight; ``what`` it is, for messages."""
 
-
-def _alive(line: socket.socket) -> socket.socket:
-    """Let the kernel notice a broken line, if it is one between hosts."""
-    if line.family != socket.AF_UNIX:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _LINE:
-            line.setsockopt(socket.IPPROTO_TCP, option, value)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    return line
-
-
-_CERTIFICATES = (
-    "Check that your authority has issued the server's certificate, that it names the host as the URI does, "
-    "and that it has not expired."
-)
+    cookie: int
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
 class PendingStatus:
     """A block status request in flight; ``entries`` fill with the lengths and flags of its reply."""
 
-    offset: int
-    cookie: int
+    request: PendingRequest
     entries: list[int]
 
 
@@ -119,7 +107,7 @@ class Connection:
                 handle.add_meta_context(self.context)
             handle.set_uri_allow_local_file(True)  # certificates, whose directory is in the URI
             handle.aio_connect_uri(self.uri)
-            return _alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
+            return kept_alive(socket.socket(fileno=os.dup(handle.aio_get_fd())))
         except _REFUSALS as error:
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}") from error
 
@@ -131,7 +119,7 @@ class Connection:
                     raise NbdError(f"cannot connect to {self.uri}: the server is silent for {_GREETING} s")
         except nbd.Error as error:
             self.drop()
-            advice = _CERTIFICATES if "certificate" in str(error) else None
+            advice = CERTIFICATES if "certificate" in str(error) else None
             raise NbdError(f"cannot connect to {self.uri}: {_reason(error)}", advice=advice) from error
         except BaseException:
             self.drop()
@@ -190,43 +178,43 @@ class Connection:
             entries.extend(found)
             return 0
 
-        try:
-            return PendingStatus(offset, int(self.handle.aio_block_status(length, offset, collect)), entries)
-        except nbd.Error as error:
-            raise self._failure(f"block status at {offset}", error) from error
+        what = f"block status at {offset}"
+        begun = self._request(what, nbd.NBD.aio_block_status, length, offset, collect)
+        return PendingStatus(begun, entries)
 
     def end_status(self, pending: PendingStatus) -> list[tuple[int, int]]:
         """Wait for a block status; return (length, flags) of the extents from its offset on."""
-        try:
-            self._finish(pending.cookie)
-        except nbd.Error as error:
-            raise self._failure(f"block status at {pending.offset}", error) from error
+        self._finish(pending.request)
         return list(zip(pending.entries[::2], pending.entries[1::2], strict=True))
 
     def read(self, length: int, offset: int) -> bytes:
         """Read ``length`` bytes and wait for them."""
-        content = bytearray(length)
-        try:
-            self._finish(self.handle.aio_pread(content, offset))
-        except nbd.Error as error:
-            raise self._failure(f"read of {length} bytes at {offset}", error) from error
-        return bytes(content)
+        return self.read_all([offset], length)[0]
 
     def read_all(self, offsets: Sequence[int], length: int) -> list[bytes]:
         """Read ``length`` bytes at each of some ``offsets``, all requested at once, and wait for them."""
         contents = [bytearray(length) for _ in offsets]
-        try:
-            cookies = [self.handle.aio_pread(*read) for read in zip(contents, offsets, strict=True)]
-            for cookie in cookies:
-                self._finish(cookie)
-        except nbd.Error as error:
-            raise self._failure(f"read of {length} bytes at {min(offsets)} and elsewhere", error) from error
+        begun = [
+            self._request(f"read of {length} bytes at {offset}", nbd.NBD.aio_pread, content, offset)
+            for content, offset in zip(contents, offsets, strict=True)
+        ]
+        for request in begun:
+            self._finish(request)
         return [bytes(content) for content in contents]
 
-    def _finish(self, cookie: int) -> None:
-        """Wait for one pending request, and return its result."""
-        while not self.handle.aio_command_completed(cookie):
-            self._poll()
+    def _request(self, what: str, method: Callable[..., int], *given: Any, **named: Any) -> PendingRequest:
+        try:
+            return PendingRequest(int(method(self.handle, *given, **named)), what)
+        except nbd.Error as error:
+            raise self._failure(what, error) from error
+
+    def _finish(self, pending: PendingRequest) -> None:
+        """Wait for a request. Raises NbdError if it fails."""
+        try:
+            while not self.handle.aio_command_completed(pending.cookie):
+                self._poll()
+        except nbd.Error as error:
+            raise self._failure(pending.what, error) from error
 
     def _poll(self) -> None:
         """Let libnbd work until something arrives. Raises NbdError if the server counts as hung."""
@@ -237,10 +225,8 @@ class Connection:
         """Request ``len(into)`` bytes from ``offset``, and return the request's cookie at once.
 
         ``into`` belongs to libnbd until the request is retired or the connection dropped."""
-        try:
-            return int(self.handle.aio_pread(into, offset))
-        except nbd.Error as error:
-            raise self._failure(f"read of {len(into)} bytes at {offset}", error) from error
+        what = f"read of {len(into)} bytes at {offset}"
+        return self._request(what, nbd.NBD.aio_pread, into, offset).cookie
 
     def wait(self, offset: int) -> int:
         """Wait until a pending request is done, and return its cookie.
@@ -265,10 +251,8 @@ class Connection:
         """Write ``view`` at ``offset``, in requests that the server accepts. Raises NbdError."""
         for start in range(0, len(view), self._payload):
             piece = view[start : start + self._payload]
-            try:
-                self._finish(self.handle.aio_pwrite(piece, offset + start))
-            except nbd.Error as error:
-                raise self._failure(f"write of {len(piece)} bytes at {offset + start}", error) from error
+            what = f"write of {len(piece)} bytes at {offset + start}"
+            self._finish(self._request(what, nbd.NBD.aio_pwrite, piece, offset + start))
 
     @property
     def _payload(self) -> int:
@@ -283,36 +267,26 @@ class Connection:
 
         The server may make holes of those that have ``least_hole`` bytes.
         """
-        flying: deque[tuple[int, int, int]] = deque()
+        flying: deque[PendingRequest] = deque()
         for offset, length in ranges:
+            flags = 0 if length >= least_hole else nbd.CMD_FLAG_NO_HOLE
             for start in range(offset, offset + length, _ZERO_WINDOW):
                 if len(flying) == _ZEROS_AT_ONCE:
-                    self._end_zeroing(*flying.popleft())
+                    self._finish(flying.popleft())
                 count = min(_ZERO_WINDOW, offset + length - start)
-                flying.append(self._begin_zeroing(start, count, may_be_hole=length >= least_hole))
+                what = f"zeroing of {count} bytes at {start}"
+                flying.append(self._request(what, nbd.NBD.aio_zero, count, start, flags=flags))
         while flying:
-            self._end_zeroing(*flying.popleft())
-
-    def _begin_zeroing(self, start: int, count: int, *, may_be_hole: bool) -> tuple[int, int, int]:
-        flags = 0 if may_be_hole else nbd.CMD_FLAG_NO_HOLE
-        try:
-            return int(self.handle.aio_zero(count, start, flags=flags)), start, count
-        except nbd.Error as error:
-            raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
-
-    def _end_zeroing(self, cookie: int, start: int, count: int) -> None:
-        try:
-            self._finish(cookie)
-        except nbd.Error as error:
-            raise self._failure(f"zeroing of {count} bytes at {start}", error) from error
+            self._finish(flying.popleft())
 
     def flush(self) -> None:
         """Wait until all writes, on any connection of the export, are durable. Raises NbdError."""
         try:
-            if self.handle.can_flush():
-                self._finish(self.handle.aio_flush())
+            needed = self.handle.can_flush()
         except nbd.Error as error:
             raise self._failure("flush", error) from error
+        if needed:
+            self._finish(self._request("flush", nbd.NBD.aio_flush))
 
     def _failure(self, what: str, error: nbd.Error) -> NbdError:
         return NbdError(f"{what} of {self.uri} failed: {_reason(error)}")

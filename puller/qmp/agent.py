@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self, command: str, seconds: float) -> Any:
+    def ask(self, command: str, seconds: float, arguments: Mapping[str, Any] | None = None) -> Any:
         """Return the answer to ``command``. Raises HypervisorError, also after ``seconds``."""
         try:
-            self._send({"execute": command})
+            self._send({"execute": command, **({"arguments": arguments} if arguments else {})})
             answer = self._answer(time.monotonic() + seconds)
         except OSError as error:
             raise self._failed(_reason(error)) from error
@@ -101,6 +102,19 @@ class Conversation:
         )
 
 
+class Asked:
+    """The agent behind ``path``, for its own commands."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self._path = path
+        self.name = name or str(path)
+
+    def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """See Agent."""
+        with Conversation(self._path, f"cannot run a command in the guest of {self.name}") as agent:
+            return agent.ask(command, _SYNC, arguments)
+
+
 class SocketAgent:
     """See ``puller.hypervisor.guest.agent``: the agent that the connection's URI names, if it names one."""
 
@@ -140,9 +154,12 @@ class SocketAgent:
         """See Agent. The limit is this process's alone."""
         self._seconds = FOREVER
 
-    def freeze(self) -> int:
+    def freeze(self, mountpoints: Sequence[str] = ()) -> int:
         """See Agent."""
-        return self._count("guest-fsfreeze-freeze", "cannot freeze the file systems")
+        doing = "cannot freeze the file systems"
+        if not mountpoints:
+            return self._count("guest-fsfreeze-freeze", doing)
+        return self._count("guest-fsfreeze-freeze-list", doing, {"mountpoints": list(mountpoints)})
 
     def thaw(self) -> int:
         """See Agent."""
@@ -156,9 +173,15 @@ class SocketAgent:
         """See Agent."""
         return is_refusal(error)
 
-    def _count(self, command: str, doing: str) -> int:
+    def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """See Agent."""
+        if self._path is None:
+            raise HypervisorError(f"domain {self.name} has no channel for a guest agent")
+        return Asked(self._path, self.name).ask(command, arguments)
+
+    def _count(self, command: str, doing: str, arguments: Mapping[str, Any] | None = None) -> int:
         with self._conversation(doing) as agent:
-            return int(agent.ask(command, self._seconds))
+            return int(agent.ask(command, self._seconds, arguments))
 
     def _conversation(self, doing: str) -> Conversation:
         if self._path is None:

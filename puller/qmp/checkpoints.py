@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from puller.errors import MonitorRefused
 from puller.hypervisor.domain.checkpoint import OWN, Checkpoint
 from puller.qmp.machine import QemuMachine
 from puller.qmp.names import is_changes
@@ -24,12 +21,5 @@ def delete(machine: QemuMachine, name: str) -> None:
     if not name.startswith(OWN):
         raise ValueError(f"checkpoint {name} is not puller's to delete")
     for drive in machine.drives():
-        if drive.bitmap(name) is None:
-            continue
-        try:
+        if drive.bitmap(name) is not None:
             machine.remove_bitmap(drive, name)
-        except MonitorRefused:
-            # It may have been removed although the answer to an earlier command was not waited for.
-            with suppress(StopIteration):
-                if machine.drive(drive.disk.target).bitmap(name) is not None:
-                    raise

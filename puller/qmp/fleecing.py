@@ -13,7 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from puller.errors import CheckpointUnusable, HypervisorError, JobRunning, MonitorRefused, PullerError
+from puller.errors import (
+    CheckpointUnusable,
+    HypervisorError,
+    JobRunning,
+    MonitorRefused,
+    NoSuchDisk,
+    PullerError,
+)
 from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
 from puller.hypervisor.job.export import export_uri
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
@@ -23,15 +30,18 @@ from puller.hypervisor.space.seal import create
 from puller.qmp import remains
 from puller.qmp.drives import Drive
 from puller.qmp.machine import QemuMachine
-from puller.qmp.names import changes_name, node_name, short_name
+from puller.qmp.names import changes_name, node_name, socket_name
 
 _CONNECTIONS = 4
 """NBD connections to allow for each disk: one for data and one for the bitmap, and somebody's look."""
 
+_BLOCK = 512
+"""Bytes in a unit of ``st_blocks``."""
+
 
 def socket_path(machine: QemuMachine, checkpoint: str, scratch: Path) -> Path:
     """Return the socket of the NBD server: beside the monitor's, where QEMU could create that one."""
-    return socket_folder(machine, scratch) / f"{short_name(checkpoint)}.sock"
+    return socket_folder(machine, scratch) / socket_name(checkpoint, machine.uuid)
 
 
 def socket_folder(machine: QemuMachine, scratch: Path) -> Path:
@@ -70,6 +80,8 @@ class FleecedDisks(FrozenDisks):
             target: scratch_path(self._folder, checkpoint, machine.uuid, target) for target in bases
         }
         self._untracked = untracked
+        self._options: dict[str, Any] = {}
+        self._empty = 0
 
     @property
     def consistency(self) -> str:
@@ -83,16 +95,16 @@ class FleecedDisks(FrozenDisks):
         if found.foreign:
             raise self._busy(f"QEMU's NBD server has exports of another program, such as {found.foreign[0]}")
         try:
-            for target in self._bases:
-                self._add_scratch(self._machine.drive(target))
+            for drive in self._drives().values():
+                self._add_scratch(drive)
+            self._options = self._cbw_options()
             yield
         finally:
             self._end()
 
     def __enter__(self) -> Self:
-        drives = {target: self._machine.drive(target) for target in self._bases}
         try:
-            self._freeze(drives)
+            self._freeze(self._drives())
             self._export()
         except BaseException:
             self._undo()
@@ -111,24 +123,39 @@ class FleecedDisks(FrozenDisks):
         """See FrozenDisks: all jobs must have lasted until now."""
         jobs = remains.find(self._machine, self._prefix).jobs
         if not set(self._nodes.values()) <= set(jobs):
-            raise HypervisorError(
-                f"a backup job of domain {self._machine.name} ended too early",
-                advice="Find out which program ended it, then run the backup again.",
-            )
+            raise self._ended()
+
+    def _ended(self) -> HypervisorError:
+        return HypervisorError(
+            f"a backup job of domain {self._machine.name} ended too early",
+            advice="Find out which program ended it, then run the backup again.",
+        )
 
     def guarded(self, alarm: Callable[[PullerError], None]) -> ScratchWatch:
         """See FrozenDisks: a full scratch would harm the guest."""
         return ScratchWatch(self._folder, alarm)
 
     def scratch_used(self) -> int:
-        """See FrozenDisks."""
+        """See FrozenDisks. Raises HypervisorError if the nodes are gone."""
         nodes = remains.scratch_nodes(self._machine, self._prefix)
-        return sum(node["image"].get("actual-size", 0) for node in nodes)
+        if len(nodes) < len(self._nodes):
+            raise self._ended()
+        used = sum(int(node["image"].get("actual-size", 0)) for node in nodes)
+        return max(0, used - self._empty)
+
+    def _drives(self) -> dict[str, Drive]:
+        """Return the disks as they are now, by target. Raises NoSuchDisk."""
+        present = {drive.disk.target: drive for drive in self._machine.drives()}
+        for target in self._bases:
+            if target not in present:
+                raise NoSuchDisk(f"domain {self._machine.name} has no disk {target} any more")
+        return {target: present[target] for target in self._bases}
 
     def _add_scratch(self, drive: Drive) -> None:
         target = drive.disk.target
         path, node = self._files[target], self._nodes[target]
         create(self._machine.scope, None, "--", str(path), str(drive.size))
+        self._empty += path.stat().st_blocks * _BLOCK
         self._hand_over(path)
         scratch = {
             "driver": "qcow2",
@@ -147,16 +174,13 @@ class FleecedDisks(FrozenDisks):
 
     def _freeze(self, drives: Mapping[str, Drive]) -> None:
         doing = f"cannot begin a backup of domain {self._machine.name}"
-        options = self._options()
-        actions = [
-            action for target, drive in drives.items() for action in self._actions(target, drive, options)
-        ]
+        actions = [action for target, drive in drives.items() for action in self._actions(target, drive)]
         try:
             self._machine.monitor.ask("transaction", {"actions": actions}, doing)
         except MonitorRefused as error:
             raise self._explained(error) from error
 
-    def _actions(self, target: str, drive: Drive, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _actions(self, target: str, drive: Drive) -> Iterator[dict[str, Any]]:
         base = self._bases[target]
         if target not in self._untracked:
             named = {"node": drive.node, "name": self._checkpoint}
@@ -169,9 +193,9 @@ class FleecedDisks(FrozenDisks):
             )
         node = self._nodes[target]
         job = {"device": drive.node, "target": node, "sync": "none", "job-id": node}
-        yield _action("blockdev-backup", {**job, **options})
+        yield _action("blockdev-backup", {**job, **self._options})
 
-    def _options(self) -> dict[str, Any]:
+    def _cbw_options(self) -> dict[str, Any]:
         """Let a block that cannot be copied break the backup and not the guest, if this QEMU can."""
         known = self._machine.takes("blockdev-backup", "on-cbw-error")
         return {"on-cbw-error": "break-snapshot"} if known else {}

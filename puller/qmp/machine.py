@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import HypervisorError, MonitorRefused, NoSuchDisk, NoSuchDomain, UnsupportedDisk
+from puller.errors import HypervisorError, MonitorRefused, NoSuchDomain, UnsupportedDisk
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN
 from puller.hypervisor.domain.disk import Disk, select
@@ -158,13 +158,6 @@ class QemuMachine:
         """Return the paths of all files and devices that QEMU has open as images."""
         nodes = self.monitor.ask("query-named-block-nodes", {"flat": True})
         return tuple(dict.fromkeys(node["file"] for node in nodes if node["file"].startswith("/")))
-
-    def drive(self, target: str) -> Drive:
-        """Return the disk ``target`` as it is now. Raises NoSuchDisk."""
-        for drive in self.drives():
-            if drive.disk.target == target:
-                return drive
-        raise NoSuchDisk(f"domain {self.name} has no disk {target} any more")
 
     def select_disks(
         self, include: Sequence[str], exclude: Sequence[str], exclude_if_present: Sequence[str] = ()

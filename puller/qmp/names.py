@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
 
 NODE_LENGTH = 31
@@ -13,6 +15,20 @@ _CHANGES = "-changes"
 def short_name(checkpoint: str) -> str:
     """Return the ends of the checkpoint's name: the owner and the random part."""
     return f"{checkpoint[:PREFIX_LENGTH]}{checkpoint[-8:]}"
+
+
+def socket_name(checkpoint: str, uuid: str) -> str:
+    """Return the name of the socket of a run over the machine ``uuid``; its path must be short."""
+    return f"{short_name(checkpoint)}{_socket_suffix(uuid)}"
+
+
+def socket_pattern(prefix: str, uuid: str) -> str:
+    """Return a pattern for the sockets of runs over one machine: others' may be in the same directory."""
+    return f"{prefix}*{_socket_suffix(uuid)}"
+
+
+def _socket_suffix(uuid: str) -> str:
+    return f"-{sha256(uuid.encode()).hexdigest()[:8]}.sock"
 
 
 def node_name(checkpoint: str, number: int) -> str:

@@ -111,6 +111,7 @@ class DiskRollback:
             self.path,
             self._found.disk.format,
             bitmap=self._base.checkpoint,
+            cluster=self._found.disk.cluster if self._found.disk.format == "qcow2" else None,
             keys=self._found.keys,
             scope=self.scope,
         )

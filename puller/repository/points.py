@@ -110,6 +110,16 @@ class Attachment(msgspec.Struct, frozen=True):
     time: datetime | None = None
 
 
+class GuestCommandRecord(msgspec.Struct, frozen=True):
+    """A command in the guest around its freeze; docs/cli.md, "POINT-RECORD", describes each member."""
+
+    when: str
+    words: tuple[str, ...]
+    exit_code: int | None
+    seconds: float
+    output: str
+
+
 class Point(msgspec.Struct, frozen=True):
     """A restore point: the state of a domain at one instant. ``point`` is its id.
 
@@ -128,6 +138,7 @@ class Point(msgspec.Struct, frozen=True):
     checkpoint_xml: str | None = None
     consistency: str = "crash"
     freeze_seconds: float | None = None
+    guest_commands: tuple[GuestCommandRecord, ...] = ()
     scratch_peak: int | None = None
     tags: dict[str, str] = {}
     host: str = ""
@@ -145,8 +156,14 @@ class Point(msgspec.Struct, frozen=True):
         return not hosts or any(self.host == host or fnmatchcase(self.host, host) for host in hosts)
 
 
+_POINTS = msgspec.json.Decoder(Point)
+
+
 class _Head(msgspec.Struct):
     version: int
+
+
+_HEADS = msgspec.json.Decoder(_Head)
 
 
 def new_id(moment: datetime) -> str:
@@ -211,12 +228,12 @@ def parse_name(key: str, prefix: str) -> tuple[str, str] | None:
 def decode(content: bytes, name: str) -> Point:
     """Parse and validate a record. Raises DamagedData or UnsupportedFormat."""
     try:
-        head = msgspec.json.decode(content, type=_Head)
+        head = _HEADS.decode(content)
         if head.version > VERSION:
             raise UnsupportedFormat(
                 f"{name} has format version {head.version}; this puller supports {VERSION}"
             )
-        point = msgspec.json.decode(content, type=Point)
+        point = _POINTS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     # A restore makes file names from a record, so names are checked even though records are sealed.

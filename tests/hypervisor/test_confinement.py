@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from puller.hypervisor.confinement import Confinement, User, barred, confinement, may_write, parse_user
+from puller.hypervisor.confinement import (
+    Confinement,
+    User,
+    barred,
+    confinement,
+    may_write,
+    parse_user,
+    qemu_user,
+)
 
 HOST = """<capabilities><host>
 <secmodel><model>{model}</model><doi>0</doi></secmodel>
@@ -70,3 +78,16 @@ def test_another_user_is_kept_out_by_the_first_closed_folder(tmp_path: Path) -> 
     assert may_write(inner, nobody)
     inner.parent.chmod(0o700)
     assert barred(inner, nobody) == inner.parent
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs QEMU as another user")
+def test_the_user_of_qemu_is_that_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "qemu.conf").write_text('#user = "root"\n user = "nobody"\ngroup = "+107"\n')
+    assert qemu_user(tmp_path) == User(pwd.getpwnam("nobody").pw_uid, 107)
+    (tmp_path / "qemu.conf").write_text('user = "+64055"\ngroup = "+107"\n')
+    assert qemu_user(tmp_path) == User(64055, 107)
+
+
+def test_in_a_session_qemu_is_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert qemu_user(tmp_path) is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import puller
 from puller.errors import HypervisorError, JobRunning, NotQuiesced
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.guest import guestagent, quiesce
+from puller.hypervisor.guest import guestagent, guestexec, quiesce
 from puller.hypervisor.guest.agentstate import AgentState, agent_state
+from puller.hypervisor.guest.quiescing import GuestCommand
 from puller.hypervisor.guest.thawing import ThawingProcess, thaw_until_answered
 from puller.hypervisor.job.openjob import open_job
 from puller.hypervisor.locking.lock import lock_directory
@@ -105,7 +107,7 @@ def test_what_another_program_freezes_meanwhile_stays_frozen(
     """A freeze that takes its time keeps ours waiting for 30 s: libvirt gives it up and has not sent it."""
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
 
-    def unsent(domain: Domain) -> int:
+    def unsent(domain: Domain, mountpoints: Sequence[str] = ()) -> int:
         domain.handle.fsFreeze()  # the other program's, which ends just now
         raise JobRunning("Timed out during operation: cannot acquire state change lock")
 
@@ -136,8 +138,8 @@ def test_an_agent_that_knows_no_freeze_is_not_asked_on(
     """Its answer is one, so nothing is or will be frozen."""
     repository = puller.create_repository(str(tmp_path / "r"), password=None)
 
-    def refuse(command: str) -> Callable[[Domain], int]:
-        def answer(domain: Domain) -> int:
+    def refuse(command: str) -> Callable[..., int]:
+        def answer(domain: Domain, mountpoints: Sequence[str] = ()) -> int:
             raise HypervisorError(f"unable to execute QEMU agent command '{command}': {command} {words}")
 
         return answer
@@ -160,6 +162,107 @@ def test_an_agent_that_knows_no_freeze_is_not_asked_on(
         mark.touch()  # of a run that died
         puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"])
         assert not mark.exists()
+
+
+def in_guest(script: str, timeout: int = 60) -> puller.Command:
+    return puller.Command(command=["/bin/sh", "-c", script], timeout=timeout)
+
+
+def ran(point: puller.Point) -> list[tuple[str, int | None, str]]:
+    return [(each.when, each.exit_code, each.output) for each in point.guest_commands]
+
+
+def test_commands_in_the_guest_run_before_the_freeze_and_after_the_thaw(
+    guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path
+) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    notices: list[str] = []
+    point = puller.backup(
+        repository,
+        NAME,
+        connect=libvirt_uri,
+        quiesce="on",
+        guest_before=in_guest("echo flushed; touch /data/before"),
+        guest_after=in_guest("rm /data/before && echo opened >&2"),  # not while /data is frozen
+        observer=lambda event: notices.append(getattr(event, "text", "")),
+    )
+    assert point.consistency == "filesystem"
+    assert ran(point) == [("before", 0, "flushed\n"), ("after", 0, "opened\n")]
+    assert "/bin/sh in the guest: flushed" in notices
+    image = tmp_path / "vda"
+    puller.restore(repository, point.point, output=str(image), disks=["vda"], format="raw")
+    names = subprocess.run(
+        ["/sbin/debugfs", "-R", "ls -p /", str(image)], check=True, capture_output=True, text=True
+    ).stdout
+    assert "/before/" in names
+
+
+def test_a_command_that_fails_before_the_freeze_refuses_it_or_is_told(
+    domain: Domain, libvirt_uri: str, tmp_path: Path
+) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    before = len(domain.handle.listAllCheckpoints())
+
+    def take(quiesce: puller.QuiesceMode) -> puller.Point:
+        return puller.backup(
+            repository,
+            NAME,
+            connect=libvirt_uri,
+            quiesce=quiesce,
+            disks=["vdb"],
+            guest_before=in_guest("exit 3"),
+            guest_after=in_guest("echo run >> /tmp/after; wc -l < /tmp/after"),
+        )
+
+    with pytest.raises(NotQuiesced, match="the command before the freeze failed"):
+        take("on")
+    assert len(domain.handle.listAllCheckpoints()) == before
+    point = take("auto")
+    assert point.consistency == "filesystem"
+    assert ran(point) == [("before", 3, ""), ("after", 0, "2\n")]
+
+
+def test_a_command_in_the_guest_that_does_not_end_is_given_up(
+    domain: Domain, libvirt_uri: str, tmp_path: Path
+) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    point = puller.backup(
+        repository, NAME, connect=libvirt_uri, disks=["vdb"], guest_before=in_guest("sleep 60", timeout=1)
+    )
+    assert ran(point) == [("before", None, "it did not end within 1 s")]
+    missing = puller.Command(command=["/no/such/program"])
+    point = puller.backup(repository, NAME, connect=libvirt_uri, disks=["vdb"], guest_after=missing)
+    ((when, code, output),) = ran(point)
+    assert (when, code) == ("after", None)
+    assert "No such file" in output
+
+
+def test_only_some_file_systems_are_frozen(domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+
+    def take(path: str, quiesce: puller.QuiesceMode) -> puller.Point:
+        return puller.backup(
+            repository,
+            NAME,
+            connect=libvirt_uri,
+            quiesce=quiesce,
+            disks=["vdb"],
+            quiesce_mountpoints=[path],
+            quiesce_timeout=timedelta(seconds=30),
+        )
+
+    assert take("/data", "on").consistency == "filesystem"
+    with pytest.raises(NotQuiesced, match="found no file system to freeze"):
+        take("/nowhere", "on")
+    assert take("/nowhere", "auto").consistency == "crash"
+
+
+def test_the_watchdog_runs_the_command_after_the_thaw(domain: Domain, libvirt_uri: str) -> None:
+    script = "echo watchdog > /tmp/watchdog"
+    assert thaw_until_answered(libvirt_uri, domain.uuid, GuestCommand(("/bin/sh", "-c", script), 60))
+    agent = guestagent.DomainAgent(domain, libvirt_uri)
+    shown = guestexec.run(agent, GuestCommand(("/bin/cat", "/tmp/watchdog"), 60), "before")
+    assert (shown.exit_code, shown.output) == (0, "watchdog\n")
 
 
 def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:

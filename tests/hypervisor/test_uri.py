@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from puller.hypervisor.uri import is_local, state_directory
+from puller.cancelling import CancelScope
+from puller.errors import HostUnreachable, UsageError
+from puller.host.ssh import SshTarget
+from puller.hypervisor.reach import access_to
+from puller.hypervisor.uri import is_local, ssh_target, state_directory
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,30 @@ def test_where_the_driver_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> No
     assert state_directory("qemu:///embed?root=/a/b%20c") == Path("/a/b c/lib/qemu")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/home/u/.config")
     assert state_directory("qemu:///session") == Path("/home/u/.config/libvirt/qemu/lib")
+
+
+@pytest.mark.parametrize(
+    ("uri", "target"),
+    [
+        ("qemu+ssh://kvm1/system", SshTarget("kvm1")),
+        ("qemu+ssh://ad%40min@kvm1:2222/system", SshTarget("ad@min@kvm1", ("-p2222",))),
+        (
+            "qemu+libssh2://root@kvm1/system?keyfile=/etc/key&no_verify=1",
+            SshTarget("root@kvm1", ("-i/etc/key", "-oStrictHostKeyChecking=no")),
+        ),
+        ("qemu+ssh://kvm1/system?command=/opt/ssh", SshTarget("kvm1", (), "/opt/ssh")),
+        ("qemu+tls://kvm1/system", None),
+    ],
+)
+def test_ssh_is_told_what_the_uri_says(uri: str, target: SshTarget | None) -> None:
+    assert ssh_target(uri) == target
+
+
+def test_libvirt_in_clear_text_is_refused() -> None:
+    with pytest.raises(UsageError, match="is reached in clear text"):
+        access_to("qemu+tcp://kvm1.invalid/system", CancelScope())
+
+
+def test_a_port_that_nobody_listens_at_is_told_at_once() -> None:
+    with pytest.raises(HostUnreachable, match=r"cannot reach host 127.0.0.2 at port 1: Connection refused"):
+        access_to("qemu+tls://127.0.0.2:1/system", CancelScope())

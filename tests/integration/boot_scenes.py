@@ -20,6 +20,7 @@ from typing import Any
 import libvirt
 
 from puller.hypervisor.connection import prepare_library
+from tests.integration.disaster_scene import NVRAM, SWTPM, domain_xml, make_images
 from tests.lab import booted
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.seaweed import Seaweed
@@ -27,6 +28,8 @@ from tests.lab.seaweed import Seaweed
 DOMAIN = "web1"
 MACHINE = "web1-boot"
 PATIENCE = 120.0
+SLOW = "250K"
+"""So that all that befalls the machine does so in mid-pull, however slow this host is."""
 
 
 class Stage:
@@ -71,8 +74,9 @@ class Stage:
 
     def left(self) -> list[str]:
         """What there is of booted machines on the host, and what protects their point."""
+        known = {DOMAIN, "uefi"}
         with closing(libvirt.open(URI)) as connection:
-            found = [domain.name() for domain in connection.listAllDomains() if domain.name() != DOMAIN]
+            found = [domain.name() for domain in connection.listAllDomains() if domain.name() not in known]
         found += [line for line in booted.processes(str(self.state)).values() if "boot_scenes" not in line]
         found += [str(path) for path in (self.state / "booted").glob("*")]
         found += [str(path) for path in Path("/run/puller/booted").glob("*")]
@@ -134,7 +138,7 @@ def pulled() -> int:
 
 def instant_recovery(stage: Stage) -> dict[str, Any]:
     """A guest reads and writes all the while; puller, nbdkit, libvirtd and the store are killed in turn."""
-    keeping = stage.start("boot", f"{DOMAIN}@latest", "--keep", "--limit", "1M")
+    keeping = stage.start("boot", f"{DOMAIN}@latest", "--keep", "--limit", SLOW)
     terminal = stage.terminal()
     terminal.wait_turns(3)
     record = json.loads((stage.state / "booted" / MACHINE / "boot.json").read_bytes())
@@ -143,7 +147,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     killed = ended(keeping)["code"]
     terminal.wait_turns(terminal.turns() + 3)
     state = stage.answer("boot", "--list")["booted"]
-    resumed = stage.start("boot", "--resume", MACHINE, "--limit", "2M")
+    slow = stage.start("boot", "--resume", MACHINE, "--limit", SLOW)
 
     (nbdkit,) = booted.nbdkit_of(record["socket"])
     os.kill(nbdkit, signal.SIGKILL)
@@ -155,16 +159,19 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     stage.daemon.start()
     terminal.wait_turns(terminal.turns() + 3)
 
-    before = pulled()
     stage.seaweed.stop()
-    wait_until_stalled()
-    stalled = pulled()
+    (nbdkit,) = booted.nbdkit_of(record["socket"])
+    os.kill(nbdkit, signal.SIGKILL)  # with all that it has in memory
+    stalled = wait_until_stalled()
     stage.seaweed.restart()
-    wait_for(lambda: pulled() not in (stalled, before))
+    wait_for(lambda: pulled() != stalled)
     in_mid_pull = 0 < stalled < booted.BLOCKS * booted.MIB
     terminal.wait_turns(terminal.turns() + 3)
 
-    outcome = ended(resumed)
+    slow.send_signal(signal.SIGTERM)
+    stopped = ended(slow)["code"]
+    outcome = stage.answer("boot", "--resume", MACHINE)
+    assert outcome["code"] == 0, (outcome, (stage.state / "booted" / MACHINE / "server.log").read_text())
     terminal.wait_turns(terminal.turns() + 3)
     with closing(libvirt.open(URI)) as connection:
         domain = stage.domain(connection)
@@ -189,6 +196,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     shutil.rmtree(stage.state / "booted" / MACHINE)
     return {
         "killed": killed,
+        "stopped": stopped,
         "state": [(one["state"], one["active"], one["served"]) for one in state],
         "in_mid_pull": in_mid_pull,
         "outcome": outcome,
@@ -205,15 +213,16 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     }
 
 
-def wait_until_stalled() -> None:
-    """Wait until QEMU pulls nothing any more: what the server had read ahead is used up."""
+def wait_until_stalled() -> int:
+    """Wait until QEMU pulls nothing any more, and return what it has pulled."""
     at, since = pulled(), time.monotonic()
     deadline = since + PATIENCE
-    while time.monotonic() - since < 3:
+    while time.monotonic() - since < 6:
         assert time.monotonic() < deadline
         time.sleep(0.2)
         if (now := pulled()) != at:
             at, since = now, time.monotonic()
+    return at
 
 
 def alone_backups(stage: Stage, domain: Any) -> list[str]:
@@ -318,11 +327,65 @@ def killed_boot(stage: Stage) -> dict[str, Any]:
     }
 
 
-SCENES = (failures, killed_boot, running_machine, instant_recovery)
+def firmware(stage: Stage) -> dict[str, Any]:
+    """A machine with UEFI variables and a TPM is booted beside its original, and goes without a trace."""
+    images = stage.folder / "images"
+    images.mkdir()
+    make_images("uefi", images)
+    with closing(libvirt.open(URI)) as connection:
+        original = connection.defineXML(domain_xml("uefi", images, uefi=True))
+        original.create()
+        before = firmware_files()
+        stage.answer("backup", "uefi", "--quiesce", "off")
+        began = stage.answer("boot", "uefi@latest", "--name", "uefi-copy")
+        copy = connection.lookupByName("uefi-copy")
+        found = {
+            "began": began["code"],
+            "beside": [bool(original.isActive()), bool(copy.isActive())],
+            "made": sorted(path.name for path in firmware_files() - before),
+            "links": copy.XMLDesc(0).count("<link state='down'/>"),
+        }
+        stage.answer("boot", "--discard", "uefi-copy")
+        return {**found, "left": [*map(str, firmware_files() - before), *stage.left()]}
+
+
+def firmware_files() -> set[Path]:
+    return {path for folder in (NVRAM, SWTPM) for path in folder.rglob("*") if path.parent in (NVRAM, SWTPM)}
+
+
+def damaged(stage: Stage) -> dict[str, Any]:
+    """Data of the point of the firmware's machine is lost: it runs, but cannot stand alone."""
+    damage_newest_pack(stage)
+    began = stage.answer("boot", "uefi@latest", "--name", "uefi-copy", "--keep")
+    with closing(libvirt.open(URI)) as connection:
+        runs = active(connection, "uefi-copy")
+    listed = stage.answer("boot", "--list")["booted"]
+    log = (stage.state / "booted" / "uefi-copy" / "server.log").read_text()
+    stage.answer("boot", "--discard", "uefi-copy")
+    return {
+        "began": began,
+        "runs": runs,
+        "listed": [(one["domain"], one["state"], one["served"]) for one in listed],
+        "log": log,
+        "left": stage.left(),
+    }
+
+
+def damage_newest_pack(stage: Stage) -> None:
+    client = stage.seaweed.client()
+    packs = client.list_objects_v2(Bucket="recovery", Prefix="kvm/packs/")["Contents"]
+    key = max(packs, key=lambda pack: pack["LastModified"])["Key"]
+    content = bytearray(client.get_object(Bucket="recovery", Key=key)["Body"].read())
+    content[50] ^= 1
+    client.put_object(Bucket="recovery", Key=key, Body=bytes(content))
+
+
+SCENES = (failures, killed_boot, firmware, damaged, running_machine, instant_recovery)
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
+    folder.chmod(0o711)  # QEMU's user enters it
     wanted = sys.argv[2:]
     prepare_library()
     Path("/run/puller").mkdir(mode=0o700, exist_ok=True)
@@ -330,7 +393,7 @@ def main() -> int:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/puller"], check=True)
     (folder / "daemon").mkdir()
     (folder / "store").mkdir()
-    with PrivateLibvirt(folder / "daemon") as daemon, Seaweed(folder / "store") as seaweed:
+    with PrivateLibvirt(folder / "daemon", apart=True) as daemon, Seaweed(folder / "store") as seaweed:
         stage = Stage(folder, daemon, seaweed)
         scenes = [scene for scene in SCENES if not wanted or scene.__name__ in wanted]
         json.dump({scene.__name__: scene(stage) for scene in scenes}, sys.stdout, indent=1)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from puller.backups import aftermath
 from puller.errors import PullerError
 from puller.events import Event, Notice, Step
 from puller.hypervisor.connection import prepare_library
-from puller.hypervisor.guest import quiesce
 from puller.hypervisor.job.frozen import DiskExport
 from tests.integration.conftest import Truth, leftovers, restored
 from tests.lab.daemon import URI, PrivateLibvirt
@@ -47,6 +47,7 @@ class Stage:
         during: Callable[[], None] = lambda: None,
         mode: puller.Mode = "pull",
         at_end: Callable[[], None] = lambda: None,
+        quiesce_timeout: timedelta | None = None,
     ) -> dict[str, Any]:
         """One run; ``during`` is called while the job is open, ``at_end`` just before it is to be ended.
 
@@ -73,6 +74,7 @@ class Stage:
                 DOMAIN,
                 connect=URI,
                 mode=mode,
+                quiesce_timeout=quiesce_timeout,
                 observer=tell,
                 on_frozen=frozen,
                 disks=["vdb"],
@@ -119,8 +121,7 @@ def has_job(domain: Any) -> bool:
 
 def hanging_agent(stage: Stage) -> dict[str, Any]:
     """The agent does not answer in time and freezes afterwards; the guest must not stay frozen."""
-    quiesce.FREEZE_SECONDS = 2
-    outcome = stage.back_up()
+    outcome = stage.back_up(quiesce_timeout=timedelta(seconds=2))
     stage.guest.console.wait_generation(stage.guest.console.generation() + 20, PATIENCE)
     return outcome
 

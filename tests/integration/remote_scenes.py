@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -25,159 +26,18 @@ import pytest
 import puller
 from puller.backups import aftermath
 from puller.errors import PullerError
-from puller.events import Event, Notice
+from puller.events import Event, Step
 from puller.hypervisor.connection import prepare_library
+from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
 from tests.integration.daemon_scenes import has_job
+from tests.integration.remote_stage import DISKS, NAME, Stage, scattered
+from tests.lab import luks
 from tests.lab.certificates import DAY, NOW, Authority
-from tests.lab.hypervisor_host import IMAGES
-from tests.lab.machine import DiskSpec, Machine, domain_xml, image_path
+from tests.lab.hypervisor_host import ADDRESS, IMAGES
 from tests.lab.two_hosts import SSH, HypervisorHost
-
-NAME = "far"
-DISKS = (DiskSpec("vda", 24 * MIB), DiskSpec("vdb", 10 * MIB + 512))
-
-
-class Stage:
-    """A machine on the other host, a repository on this one, and the truth about each point."""
-
-    def __init__(self, folder: Path, host: HypervisorHost, connection: Any) -> None:
-        self.folder = folder
-        self.host = host
-        for disk in DISKS:
-            path = str(image_path(IMAGES, NAME, disk.target))
-            host.run("qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size))
-        handle = connection.defineXML(domain_xml(NAME, IMAGES, DISKS))
-        handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-        self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
-        self.repository = puller.create_repository(str(folder / "repository"), password=None)
-        self.notices: list[str] = []
-
-    def reconnect_if_lost(self) -> None:
-        """Open a new connection if the test's own one was over the line that broke."""
-        try:
-            self.machine.handle.isActive()
-        except libvirt.libvirtError:
-            self.reconnect()
-
-    def reconnect(self) -> None:
-        """Open a new connection to libvirt, as the old one may be lost."""
-        handle = libvirt.open(SSH).lookupByName(NAME)
-        self.machine = FarMachine(handle, Path("/nonexistent"), IMAGES)
-
-    def back_up(
-        self,
-        uri: str = SSH,
-        frozen: Callable[[Sequence[DiskExport]], None] = lambda exports: None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """One run; ``frozen`` is called with the frozen disks. What came of it, as JSON."""
-
-        def changed(exports: Sequence[DiskExport]) -> None:
-            self.machine.write("vda", 0xEE, 20 * MIB, 64 * KIB)  # which no point of this moment has
-            frozen(exports)
-
-        return self._outcome(uri, changed, **options)
-
-    def _outcome(
-        self, uri: str, frozen: Callable[[Sequence[DiskExport]], None], **options: Any
-    ) -> dict[str, Any]:
-        self.notices = []
-        truth = self.truth()
-        try:
-            point = puller.backup(
-                self.repository, NAME, connect=uri, observer=self._observe, on_frozen=frozen, **options
-            )
-        except PullerError as error:
-            told = {"error": type(error).__name__, "message": error.message, "code": error.exit_code}
-            self.reconnect_if_lost()
-            return {**told, "notices": self.notices, **self._left()}
-        return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
-
-    def back_up_shut_off(self, during: Callable[[], object] = lambda: None) -> dict[str, Any]:
-        """One run over the domain that is shut off."""
-
-        def frozen(exports: Sequence[DiskExport]) -> None:
-            during()
-
-        return self._outcome(SSH, frozen)
-
-    def back_up_there(self) -> dict[str, Any]:
-        """One run by a puller on the hypervisor host itself."""
-        truth = self.truth()
-        command = [sys.executable, "-m", "puller.cli", "-r", str(self.folder / "repository"), "--json"]
-        self.host.run(*command, "backup", NAME)
-        point = puller.list_points(self.repository)[-1]
-        return {"exact": self.contents(point) == truth, **self._told(point), **self._left()}
-
-    def _told(self, point: puller.Point) -> dict[str, Any]:
-        return {
-            "kind": point.kind,
-            "host": point.host,
-            "dirty": {disk.disk: disk.dirty_bytes for disk in point.disks},
-            "attachments": [attachment.name for attachment in point.attachments],
-            "notes": list(point.notes),
-            "notices": self.notices,
-        }
-
-    def _observe(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.notices.append(event.text)
-
-    def truth(self) -> dict[str, str]:
-        """Digests of the disks of the still machine, read by qemu-img on their own host."""
-        return {disk.target: self._digest(disk.target) for disk in DISKS}
-
-    def _digest(self, target: str) -> str:
-        if self.machine.handle.isActive():
-            self.machine.tell_device(target, "flush")
-        raw = IMAGES / "truth"
-        image = str(self.machine.image(target))
-        self.host.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, str(raw))
-        digest = self.host.run("sha256sum", str(raw)).split()[0]
-        self.host.run("rm", str(raw))
-        return digest
-
-    def contents(self, point: puller.Point) -> dict[str, str]:
-        """Digests of the restored disks."""
-        output = restored(self.repository, point, self.folder)
-        return {
-            disk.disk: hashlib.sha256((output / f"{disk.disk}.raw").read_bytes()).hexdigest()
-            for disk in point.disks
-        }
-
-    def _left(self) -> dict[str, Any]:
-        """What there is of ours on the other host beside the one checkpoint of the last point."""
-        points = {point.checkpoint for point in puller.list_points(self.repository)}
-        names = {item.getName() for item in self.machine.handle.listAllCheckpoints()}
-        wanted = ["-name", "puller-*", "-not", "-path", "*/checkpoint/*"]
-        files = self.host.run("find", str(IMAGES), "/var/lib/libvirt/qemu", "/run/puller", *wanted).split()
-        return {"left": [*files, *sorted(names - points), *sorted(names)[1:]]}
-
-
-class FarMachine(Machine):
-    """A machine of another host, whose log cannot be read here."""
-
-    def write(self, target: str, pattern: int, offset: int, length: int) -> None:
-        """See Machine."""
-        self.tell_device(target, f"write -P {pattern} {offset} {length}")
-
-    def tell_device(self, target: str, command: str) -> None:
-        """Run a ``qemu-io`` command on the device."""
-        if answer := self._tell_device(target, command):
-            raise RuntimeError(answer)
-
-
-def scattered(stage: Stage, round_: int) -> None:
-    """Change the disks in all ways: data, zeros without data, trimmed blocks, zeros as data."""
-    machine = stage.machine
-    machine.write("vda", round_ + 1, round_ * MIB, 200 * KIB)
-    machine.write("vdb", round_ + 1, 10 * MIB - 64 * KIB, 64 * KIB + 512)
-    machine.tell_device("vda", f"write -z {(round_ + 1) * MIB + 4096} 64k")
-    machine.tell_device("vda", f"discard {(round_ + 2) * MIB} 128k")
-    machine.tell_device("vda", f"write -P 0 {(round_ + 3) * MIB} 64k")
 
 
 def generations(stage: Stage, **options: Any) -> dict[str, Any]:
@@ -363,6 +223,101 @@ def firmware(stage: Stage) -> dict[str, Any]:
     return {"running": running, "off": off, "nvram": stored == theirs, "tpm": names}
 
 
+def encrypted(stage: Stage) -> dict[str, Any]:
+    """A disk in LUKS, whose passphrase is a secret of the other libvirt: pulled, pushed, shut off."""
+    machine = stage.machine
+    machine.handle.destroy()
+    made = stage.folder / "luks"
+    luks.make_image(made, DISKS[0])
+    stage.host.run("cp", str(made), str(machine.image("vda")))
+    secret = luks.define_secret(machine.handle.connect())
+    root = ET.fromstring(machine.handle.XMLDesc())
+    source = root.find("./devices/disk/source")
+    assert source is not None
+    source.append(encryption_element(secret))
+    machine.define(ET.tostring(root, encoding="unicode"))
+    machine.handle.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    stage.encrypted.add("vda")
+    machine.write("vda", 7, 0, 4 * MIB)
+    outcomes = [stage.back_up()]
+    scattered(stage, 1)
+    outcomes.append(stage.back_up(mode="push"))
+    scattered(stage, 2)
+    outcomes.append(stage.back_up())
+    machine.handle.destroy()
+    outcomes.append(stage.back_up_shut_off())
+    left = [item.usageID() for item in machine.handle.connect().listAllSecrets()]
+    return {"outcomes": outcomes, "secrets": left}
+
+
+def full_scratch(stage: Stage) -> dict[str, Any]:
+    """The scratch on the other host is too small, and fills up while the job is open."""
+    stage.machine.write("vda", 7, 0, 16 * MIB)
+    folder = IMAGES / "scratch"
+    stage.host.run("mkdir", str(folder))
+    stage.host.run("mount", "-t", "tmpfs", "-o", "size=100M", "tmpfs", str(folder))
+    small = stage.back_up(scratch_dir=str(folder))
+    stage.host.run("mount", "-o", "remount,size=300M", str(folder))
+
+    def fill(exports: Sequence[DiskExport]) -> None:
+        stage.host.run("sh", "-c", f"head -c 290M /dev/zero >{folder}/filler")
+
+    filled = stage.back_up(frozen=fill, scratch_dir=str(folder), limit_read=512 * KIB)
+    return {"small": small, "filled": filled}
+
+
+def locked(stage: Stage) -> dict[str, Any]:
+    """Other pullers, here and there, while one backs the domain up."""
+    messages: dict[str, str] = {}
+
+    def others(exports: Sequence[DiskExport]) -> None:
+        try:
+            puller.backup(stage.repository, NAME, connect=SSH)
+        except PullerError as error:
+            messages["here"] = f"{type(error).__name__}: {error.message}"
+        try:
+            stage.back_up_there()
+        except RuntimeError as error:
+            messages["there"] = str(error)
+
+    outcome = stage.back_up(frozen=others)
+    return {"messages": messages, "outcome": outcome, "process": os.getpid(), "host": socket.gethostname()}
+
+
+def frozen_for_another_program(stage: Stage) -> dict[str, Any]:
+    """Another program of this host reads the frozen disks of that one."""
+    stage.machine.write("vda", 7, 0, MIB)
+    truth = stage.truth()
+    raw = stage.folder / "copy"
+    done = puller.freeze(NAME, f'nbdcopy "$PULLER_URI_vda" {raw}', connect=SSH, disks=["vda"])
+    digest = hashlib.sha256(raw.read_bytes()).hexdigest()
+    return {"code": done.exit_code, "exact": digest == truth["vda"], **stage._left()}
+
+
+class Stop(Exception):
+    """What a test raises inside a step."""
+
+
+def stopped(stage: Stage) -> dict[str, Any]:
+    """A run that fails in each step, by either way, and the next."""
+    stage.machine.write("vda", 7, 0, 4 * MIB)
+    stage.back_up()
+    left = {}
+    for step in ("reconcile", "choose", "preflight", "begin", "read", "store", "commit"):
+        for way, tls in (("ssh", None), ("tls", str(stage.host.pki))):
+
+            def stop(event: Event, step: str = step) -> None:
+                if isinstance(event, Step) and event.name == step:
+                    raise Stop(step)
+
+            try:
+                puller.backup(stage.repository, NAME, connect=SSH, observer=stop, nbd_tls=tls)
+            except Stop:
+                left[f"{step} {way}"] = stage._left()["left"]
+    scattered(stage, 1)
+    return {"left": left, "next": stage.back_up()}
+
+
 def swapped(stage: Stage) -> dict[str, Any]:
     """Certificates that are wrong, expired or missing, at either end; each time all else is in order."""
     pki, theirs = stage.host.pki, stage.host.folder / "pki"
@@ -393,6 +348,23 @@ def swapped(stage: Stage) -> dict[str, Any]:
     outcomes["tls without certificates"] = stage.back_up(uri=stage.host.tls)
     outcomes["in order"] = attempt()
     return outcomes
+
+
+def ports_in_use(stage: Stage) -> dict[str, Any]:
+    """Another program of the other host listens at one of two ports, then there is only that one."""
+    listen = (
+        "import socket, time; "
+        f"server = socket.create_server(('{ADDRESS}', 20000)); print('listens', flush=True); time.sleep(600)"
+    )
+    with stage.host.start(sys.executable, "-c", listen) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("random.randrange", lambda *_: 0)  # begin with the one that is in use
+            pki = str(stage.host.pki)
+            outcomes = [stage.back_up(nbd_ports=ports, nbd_tls=pki) for ports in ("20000-20001", "20000")]
+        other.kill()
+    return {"outcomes": outcomes}
 
 
 def strangers(stage: Stage) -> dict[str, Any]:
@@ -433,9 +405,15 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "tls cut for 60 s": tls_cut_for_a_minute,
     "cut for good": cut_for_good,
     "killed": killed,
+    "encrypted": encrypted,
+    "stopped": stopped,
+    "full scratch": full_scratch,
+    "locked": locked,
+    "freeze": frozen_for_another_program,
     "diagnosed": diagnosed,
     "firmware": firmware,
     "strangers": strangers,
+    "ports": ports_in_use,
 }
 
 

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.integration.disaster_scene import OVMF
 from tests.lab.daemon import in_own_namespace, is_root
 
-pytestmark = pytest.mark.skipif(not is_root(), reason="a private libvirtd needs root")
+pytestmark = [
+    pytest.mark.skipif(not is_root(), reason="a private libvirtd needs root"),
+    pytest.mark.skipif(not (OVMF / "OVMF_CODE_4M.fd").exists(), reason="the package ovmf is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def test_a_guest_sees_no_error_while_puller_nbdkit_libvirtd_and_the_store_are_ki
     recovery: dict[str, Any],
 ) -> None:
     """All of them in mid-pull, and the guest reads and writes all the while."""
-    assert recovery["killed"] == -9
+    assert (recovery["killed"], recovery["stopped"]) == (-9, 130)
     assert recovery["in_mid_pull"]
     assert (recovery["errors"], recovery["turns"] > 15) == ([], True)
 
@@ -111,3 +115,25 @@ def test_a_boot_that_was_killed_is_listed_and_can_be_discarded(scenes: dict[str,
     assert killed["listed"] == [["web1-boot", "booting"]]
     assert killed["resumed"]["code"] == 2
     assert (killed["discarded"]["code"], killed["left"]) == (0, [])
+
+
+def test_a_machine_with_firmware_variables_and_a_tpm_runs_beside_its_original(scenes: dict[str, Any]) -> None:
+    """It has its own of both, its cable is out, and it goes without a trace."""
+    firmware = scenes["firmware"]
+    assert (firmware["began"], firmware["beside"], firmware["links"]) == (0, [True, True], 1)
+    assert len(firmware["made"]) == 2
+    assert "uefi-copy_VARS.fd" in firmware["made"]
+    assert firmware["left"] == []
+
+
+def test_a_machine_of_which_data_is_lost_runs_but_does_not_stand_alone(scenes: dict[str, Any]) -> None:
+    damaged = scenes["damaged"]
+    assert damaged["began"]["code"] == 15
+    assert damaged["began"]["error"]["message"] == (
+        "cannot pull all of disk vda of uefi-copy: QEMU's job ended 3 times before its end"
+    )
+    assert (damaged["began"]["domain"], damaged["began"]["state"]) == ("uefi-copy", "pulling")
+    assert damaged["runs"]
+    assert damaged["listed"] == [["uefi-copy", "pulling", True]]
+    assert "disk vda is damaged from byte" in damaged["log"]
+    assert damaged["left"] == []

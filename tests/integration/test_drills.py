@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import puller
 from puller.hypervisor.connection import Host, open_embedded
 from tests.cli.conftest import CommandLine
 from tests.lab import appliance, bootable
+from tests.lab.daemon import in_own_namespace, is_root
 
 PASSWORD = "of the lab"
 READY = f"console:{bootable.READY}"
@@ -352,3 +354,13 @@ def test_a_damaged_point_fails_its_drill(
     assert proof["verdict"] == "failed"
     assert "damage" in proof["reason"]
     assert left_over(drills, libvirt_uri) == []
+
+
+@pytest.mark.skipif(not is_root(), reason="a libvirtd of one's own needs root")
+def test_drills_that_are_killed_at_random_moments_leave_nothing(root: Path) -> None:
+    """On a libvirtd that is its own process, which ends the machines of dead pullers."""
+    command = in_own_namespace("tests.integration.drill_scenes", [str(root / "scene"), "4", "1"])
+    played = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert played.returncode == 0, played.stderr[-3000:]
+    endings = [json.loads(line)["ending"] for line in played.stdout.splitlines()]
+    assert endings == ["killed", "stopped", "killed", "held"]

@@ -241,7 +241,7 @@ def test_a_job_that_cannot_be_ended_has_its_own_exit_code(
 ) -> None:
     """The point stands. Until then the room for the scratch is watched."""
     rooms = [2**40]
-    monkeypatch.setattr(scratchwatch, "free_bytes", lambda folder, what: rooms.pop() if rooms else 1)
+    monkeypatch.setattr(scratchwatch, "free_bytes", lambda folder, what, host: rooms.pop() if rooms else 1)
     monkeypatch.setattr(scratchwatch, "INTERVAL", 0.001)
     told: list[Event] = []
     full = threading.Event()

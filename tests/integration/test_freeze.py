@@ -16,6 +16,7 @@ import pytest
 import puller
 from puller.backups.freeze import Freeze
 from puller.errors import CheckpointUnusable, DomainNotRunning, Locked, ScratchFull, UsageError
+from puller.host.access import HostAccess
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, checkpoint_name, owner_prefix
 from puller.hypervisor.job.job import PullJob, socket_path
@@ -210,8 +211,8 @@ def test_a_full_scratch_kills_the_command_and_spares_the_guest(
 ) -> None:
     real = scratch.free_bytes
 
-    def free(folder: Path, purpose: str) -> int:
-        return 0 if (tmp_path / "ran").exists() else real(folder, purpose)
+    def free(folder: Path, purpose: str, host: HostAccess) -> int:
+        return 0 if (tmp_path / "ran").exists() else real(folder, purpose, host)
 
     monkeypatch.setattr(scratchwatch, "free_bytes", free)
     with pytest.raises(ScratchFull):

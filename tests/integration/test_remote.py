@@ -17,17 +17,22 @@ from tests.lab.two_hosts import in_own_network
 pytestmark = pytest.mark.skipif(not is_root(), reason="a host of its own needs root")
 
 
+LONG = pytest.mark.skipif(
+    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
+)
+
+
 def played(scene: str) -> dict[str, Any]:
     """What came of a scene."""
     with tempfile.TemporaryDirectory(prefix="puller-remote-") as folder:
         command = in_own_network("tests.integration.remote_scenes", [folder, scene])
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         outcome: dict[str, Any] = json.loads(done.stdout)
         return outcome
 
 
-@pytest.mark.parametrize("way", ["ssh", "tls and ssh", "tls alone", "push"])
+@pytest.mark.parametrize("way", ["ssh", pytest.param("tls and ssh", marks=LONG), "tls alone", "push"])
 def test_generations_of_another_hosts_domain(way: str) -> None:
     first, *later = played(way)["outcomes"]
     assert (first["kind"], first["exact"], first["left"]) == ("full", True, [])
@@ -94,11 +99,6 @@ def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
     assert played_["servers"] == []
 
 
-LONG = pytest.mark.skipif(
-    not os.environ.get("PULLER_TEST_LONG"), reason="takes minutes: set PULLER_TEST_LONG"
-)
-
-
 def test_a_line_that_is_cut_for_ten_seconds_costs_only_the_wait() -> None:
     outcome = played("cut for 10 s")
     for run in (outcome["during"], outcome["next"]):
@@ -147,3 +147,46 @@ def test_firmware_variables_and_tpm_states_are_read_on_their_host() -> None:
         assert {"nvram.fd", "tpm.tar"} <= set(run["attachments"])
     assert outcome["nvram"]
     assert any(name.endswith("permall") for name in outcome["tpm"])
+
+
+def test_encrypted_disks_of_another_host() -> None:
+    """The passphrase is libvirt's secret there; temporary files are encrypted, too."""
+    outcome = played("encrypted")
+    assert [run["kind"] for run in outcome["outcomes"]] == ["full", *["incremental"] * 3]
+    assert all(run["exact"] and not run["left"] for run in outcome["outcomes"])
+    assert len(outcome["secrets"]) == 1
+
+
+def test_a_run_stopped_at_a_step_leaves_nothing_on_the_other_host() -> None:
+    outcome = played("stopped")
+    assert len(outcome["left"]) == 14
+    assert not any(outcome["left"].values())
+    assert (outcome["next"]["kind"], outcome["next"]["exact"]) == ("incremental", True)
+
+
+def test_the_scratch_of_the_other_host_is_checked_and_watched() -> None:
+    outcome = played("full scratch")
+    small, filled = outcome["small"], outcome["filled"]
+    assert (small["error"], filled["error"]) == ("ScratchFull", "ScratchFull")
+    assert small["message"].endswith("free, but 256 MiB are needed")
+    assert filled["message"].endswith("the backup was ended before guest writes could fail")
+    assert (small["left"], filled["left"]) == ([], [])
+
+
+def test_one_puller_at_a_time_whichever_host_it_runs_on() -> None:
+    outcome = played("locked")
+    holder = f"process {outcome['process']} of host {outcome['host']}"
+    assert outcome["messages"]["here"].startswith(f"Locked: domain far is being backed up by {holder} (")
+    assert f"domain far is being backed up by {holder}" in outcome["messages"]["there"]
+    assert outcome["outcome"]["exact"]
+
+
+def test_another_program_reads_the_frozen_disks_of_another_host() -> None:
+    assert played("freeze") == {"code": 0, "exact": True, "left": []}
+
+
+def test_a_port_that_is_in_use_is_passed_over() -> None:
+    second, none = played("ports")["outcomes"]
+    assert (second["exact"], second["left"]) == (True, [])
+    assert none["message"] == "all ports from 20000 to 20000 of kvm1 are in use"
+    assert (none["code"], none["left"]) == (15, [])

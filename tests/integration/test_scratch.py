@@ -16,6 +16,7 @@ from puller.units import MIB
 from tests.integration.conftest import Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
+from tests.lab.qemu import BareMachine
 
 SIZE = 400 * MIB
 ROOM = 272 * MIB
@@ -41,7 +42,7 @@ class Writer:
     A write that fails ends it with MachineError, which leaves the context.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine | BareMachine) -> None:
         self._machine = machine
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._write)

@@ -25,11 +25,11 @@ URI = "qemu:///system"
 _FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
 
 _CONFIGURATION = """\
-user = "root"
-group = "root"
+user = "{user}"
+group = "{group}"
 namespaces = []
 cgroup_controllers = []
-dynamic_ownership = 0
+dynamic_ownership = {owning}
 remember_owner = 0
 security_driver = "none"
 stdio_handler = "file"
@@ -52,18 +52,26 @@ def in_own_namespace(module: str, arguments: Sequence[str] = ()) -> list[str]:
 
 
 class PrivateLibvirt:
-    """The daemon in this process's mount namespace; a context that ends it, but not the domains."""
+    """The daemon in this process's mount namespace; a context that ends it, but not the domains.
 
-    def __init__(self, folder: Path, configuration: str = "", options: Sequence[str] = ()) -> None:
+    ``configuration`` is added to ``qemu.conf``; ``apart`` has QEMU run as a user of its own, as it does where
+    nobody has changed that file.
+    """
+
+    def __init__(
+        self, folder: Path, configuration: str = "", options: Sequence[str] = (), *, apart: bool = False
+    ) -> None:
         self._folder = folder
-        self._configuration = configuration
+        user, group = ("libvirt-qemu", "kvm") if apart else ("root", "root")
+        usual = _CONFIGURATION.format(user=user, group=group, owning=int(apart))
+        self._configuration = usual + configuration
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         for path in _FOLDERS:
             self._cover(Path(path))
-        Path("/etc/libvirt/qemu.conf").write_text(_CONFIGURATION + self._configuration)
+        Path("/etc/libvirt/qemu.conf").write_text(self._configuration)
         self.start()
         return self
 

@@ -16,6 +16,18 @@ from typing import Any, Self
 from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+from tests.lab.guest import (
+    AGENT_CHANNEL,
+    BARE_DISK,
+    FILLED,
+    SYSTEM_DISK,
+    Agent,
+    Console,
+    build_initramfs,
+    make_bare_disk,
+    make_system_disk,
+)
+from tests.lab.kernel import Kernel
 from tests.lab.machine import (
     DONE,
     QEMU,
@@ -47,9 +59,12 @@ class BareMachine:
         self._disks = disks
         self._options = options
         self._log = folder / f"{name}.log"
-        for spec in disks:
-            make_image(self.image(spec.target), spec)
+        self._make_images()
         self.start()
+
+    def _make_images(self) -> None:
+        for spec in self._disks:
+            make_image(self.image(spec.target), spec)
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +189,33 @@ class BareMachine:
             return True
         self.monitor("nbd-server-stop")
         return False
+
+
+class BareGuest(BareMachine):
+    """One with a guest that writes, and with its agent behind ``agent``: see ``tests.lab.guest``."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.agent = folder / f"{name}.qga"
+        self.console = Console(folder / "console")
+        kernel = Kernel.find()
+        build_initramfs(kernel, folder / "initramfs", Agent.SOUND)
+        choices = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check puller.agent=sound"
+        channel = f"socket,path={self.agent},server=on,wait=off,id=qga"
+        super().__init__(
+            name,
+            folder,
+            (DiskSpec("vda", SYSTEM_DISK), DiskSpec("vdb", BARE_DISK)),
+            *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs"), "-append", choices),
+            *("-cpu", "qemu64,+rdrand", "-m", "128", "-serial", f"file:{self.console.path}"),
+            *("-chardev", channel, "-device", "virtio-serial"),
+            *("-device", f"virtserialport,chardev=qga,name={AGENT_CHANNEL}"),
+        )
+        self.uri = f"{self.uri}?agent={self.agent}"
+        self.monitor("cont")
+
+    def _make_images(self) -> None:
+        make_system_disk(self.image("vda"), SYSTEM_DISK, FILLED)
+        make_bare_disk(self.image("vdb"), BARE_DISK)
 
 
 def free_port() -> int:

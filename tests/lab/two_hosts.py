@@ -69,6 +69,10 @@ class HypervisorHost:
             raise RuntimeError(f"{words}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a program there."""
+        return subprocess.Popen([*self._enter(), *words], stdout=subprocess.PIPE, text=True)
+
     def cut(self) -> None:
         """Cut the line."""
         _ip("link", "set", "backup", "down")

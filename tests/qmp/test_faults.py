@@ -30,7 +30,7 @@ from tests.integration.conftest import Truth, restored
 from tests.integration.test_faults import STEPS, Planned, after, at_step, before
 from tests.integration.test_generations import ODD
 from tests.lab.machine import DiskSpec
-from tests.lab.qemu import BareMachine
+from tests.lab.qemu import BareMachine, free_port
 from tests.qmp.conftest import BareFactory
 
 
@@ -203,6 +203,19 @@ def test_a_killed_run_is_cleaned_up_by_the_next(scene: Scene, when: str) -> None
     scene.assert_next_is_exact()
     points = {point.checkpoint for point in puller.list_points(scene.repository)}
     assert scene.checkpoints() < points
+
+
+@pytest.mark.parametrize("when", ["nbd-server-start", "frozen"])
+def test_a_killed_run_over_tcp_is_cleaned_up_by_the_next(
+    bare_factory: BareFactory, tmp_path: Path, truth: Truth, when: str
+) -> None:
+    """The socket of the exports is in the scratch directory then."""
+    machine = bare_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", ODD), port=free_port())
+    scene = Scene(machine, tmp_path, truth)
+    command = [sys.executable, "-m", "tests.qmp.killed_run", machine.uri, machine.name, scene.url, when]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert machine.remains() != []
+    scene.assert_next_is_exact()
 
 
 def test_the_machine_is_killed_while_it_is_backed_up(scene: Scene) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import puller
+from puller.hypervisor.job.frozen import DiskExport
 from puller.units import CHUNK, KIB, MIB
-from tests.integration.conftest import Truth, restored
+from tests.integration.conftest import Truth, io, restored
 from tests.integration.test_generations import ODD, scattered
-from tests.lab.machine import DiskSpec
+from tests.lab.machine import DiskSpec, make_image
 from tests.qmp.conftest import BareFactory
 
 
@@ -56,3 +59,53 @@ def test_a_hundred_dirty_chunks_cost_a_hundred_chunks(
     (disk,) = puller.backup(repository, machine.uuid, connect=machine.uri).disks
     assert disk.kind == "incremental"
     assert disk.dirty_bytes == disk.read_bytes == disk.new_bytes == 100 * CHUNK
+
+
+def test_two_machines_at_once_whose_sockets_are_in_one_folder(
+    bare_factory: BareFactory, truth: Truth, repository: puller.Repository, tmp_path: Path
+) -> None:
+    one, other = bare_factory(DiskSpec("vda", MIB)), bare_factory(DiskSpec("vdb", MIB))
+    for machine, target in ((one, "vda"), (other, "vdb")):
+        machine.write(target, 5, 0, MIB)
+        puller.backup(repository, machine.name, connect=machine.uri)
+
+    def back_up_the_other(exports: Sequence[DiskExport]) -> None:
+        point = puller.backup(repository, other.name, connect=other.uri)
+        assert point.kind == "incremental"
+        truth(exports)
+
+    point = puller.backup(repository, one.name, connect=one.uri, on_frozen=back_up_the_other)
+    assert point.kind == "incremental"
+    assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
+    assert one.remains() == other.remains() == []
+
+
+def test_a_disk_with_a_thread_of_its_own_on_a_chain_of_images(
+    bare_factory: BareFactory, truth: Truth, repository: puller.Repository, tmp_path: Path
+) -> None:
+    base, top = tmp_path / "base.qcow2", tmp_path / "top.qcow2"
+    make_image(base, DiskSpec("x", 20 * MIB))
+    io(base, "qcow2", f"write -P 4 0 {8 * MIB}")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "qcow2", str(top)]
+    subprocess.run(command, check=True)
+    machine = bare_factory(
+        DiskSpec("vda", MIB),
+        options=(
+            *("-object", "iothread,id=thread"),
+            *("-blockdev", f"driver=qcow2,node-name=top,file.driver=file,file.filename={top}"),
+            *("-device", "virtio-blk-pci,id=fast,drive=top,iothread=thread"),
+        ),
+    )
+    machine.write("fast", 5, MIB, MIB)
+    points = [puller.backup(repository, machine.name, connect=machine.uri, on_frozen=truth)]
+    machine.write("fast", 6, 3 * MIB, MIB)
+    machine.write_zeroes("fast", 0, 64 * KIB)
+    points.append(puller.backup(repository, machine.name, connect=machine.uri, on_frozen=truth))
+    assert [point.kind for point in points] == ["full", "incremental"]
+    record = points[1].disk("fast")
+    assert record is not None
+    assert record.dirty_bytes == MIB + 64 * KIB
+    assert record.backing == (f"qcow2 {base}",)
+    for number, point in enumerate(points, 1):
+        assert truth.equals(restored(repository, point, tmp_path), "fast", number)
+    assert machine.remains() == []

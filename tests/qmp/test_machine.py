@@ -23,7 +23,7 @@ from puller.qmp.address import parse
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
 from tests.lab.machine import DiskSpec, make_image
-from tests.lab.qemu import free_port
+from tests.lab.qemu import BareMachine, free_port
 from tests.qmp.conftest import BareFactory
 
 SIZE = 8 * MIB
@@ -100,6 +100,21 @@ def test_the_point_keeps_what_qemu_says_of_itself(bare_factory: BareFactory, tmp
         assert ("hidden" in (output / "qemu.json").read_text()) is (password is not None)
         lacking = any("qemu.json has no command line" in note for note in point.notes)
         assert lacking is (password is None)
+
+
+def test_the_point_says_how_much_scratch_was_used(
+    bare_factory: BareFactory, repository: puller.Repository
+) -> None:
+    machine = bare_factory(DiskSpec("vda", SIZE))
+    machine.write("vda", 1, 0, SIZE)
+
+    def overwrite(exports: object) -> None:
+        machine.write("vda", 2, 0, 2 * MIB)
+
+    assert puller.backup(repository, machine.name, connect=machine.uri).scratch_peak == 0
+    point = puller.backup(repository, machine.name, connect=machine.uri, on_frozen=overwrite)
+    assert point.scratch_peak is not None
+    assert 2 * MIB <= point.scratch_peak < 3 * MIB
 
 
 def refused(machine: Any, repository: puller.Repository, **options: Any) -> None:
@@ -230,3 +245,40 @@ def test_a_restore_over_a_disk_in_use_is_refused(
             force=True,
             connect=machine.uri,
         )
+
+
+def test_forget_removes_our_bitmaps_and_no_others(
+    bare_factory: BareFactory, repository: puller.Repository
+) -> None:
+    machine = bare_factory(DiskSpec("vda", MIB), DiskSpec("vdb", MIB))
+    point = puller.backup(repository, machine.name, connect=machine.uri)
+    machine.monitor("block-dirty-bitmap-add", node="n-vda", name="theirs", persistent=True)
+    forgotten = puller.forget(repository, machine.name, connect=machine.uri)
+    assert forgotten.checkpoints == (point.checkpoint,)
+    assert [bitmap.disk for bitmap in forgotten.bitmaps] == ["vda", "vdb"]
+    assert machine.bitmaps() == {"vda": {"theirs"}, "vdb": set()}
+    assert puller.backup(repository, machine.name, connect=machine.uri).kind == "rehash"
+
+
+def findings(machine: BareMachine, repository: puller.Repository, **options: Any) -> dict[str, str]:
+    found = puller.doctor(repository, connect=machine.uri, **options)
+    return {finding.name: finding.status.value for finding in found if finding.name in QUESTIONS}
+
+
+QUESTIONS = ["connection", "domain", "qemu", "guest-agent", "open-job", "last-point"]
+QUESTIONS += ["disks", "disk-format", "disk-base", "scratch-space"]
+
+
+def test_doctor(bare_factory: BareFactory, repository: puller.Repository) -> None:
+    machine = bare_factory(DiskSpec("vda", MIB))
+    found = findings(machine, repository)
+    assert found == {**dict.fromkeys(QUESTIONS, "ok"), "last-point": "warn"}
+    puller.backup(repository, machine.name, connect=machine.uri)
+    assert findings(machine, repository) == dict.fromkeys(QUESTIONS, "ok")
+    machine.monitor("nbd-server-start", addr={"type": "unix", "data": {"path": str(machine.folder / "s")}})
+    machine.monitor("block-export-add", type="nbd", id="theirs", node_name="n-vda")
+    assert findings(machine, repository)["open-job"] == "fail"
+    assert findings(machine, repository, domains=["other"])["domain"] == "fail"
+    assert findings(machine, repository, disks=["vdz"])["disks"] == "fail"
+    machine.kill()
+    assert findings(machine, repository) == {"connection": "fail"}

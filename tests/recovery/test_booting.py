@@ -5,12 +5,15 @@ from __future__ import annotations
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
+import puller
 from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
-from puller.recovery.booting import record
+from puller.recovery.booting import image_server, record
 from puller.recovery.booting.image_server import wanted_variables
 from puller.recovery.booting.record import Booted, BootedDisk
 
@@ -122,3 +125,19 @@ def test_the_server_gets_what_leads_to_the_store_and_no_password() -> None:
         "PULLER_KEY_FILE",
         "MAIL",
     }
+
+
+def test_a_guest_waits_a_day_for_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """puller's other servers give up after 150 s. The keys are handed over in a private file."""
+    monkeypatch.setattr("puller.recovery.booting.image_server.Supervised.start", lambda *_: None)
+    repository = puller.create_repository(str(tmp_path / "repository"), password="x")
+    machine = booted(record.make_folder(None, "web1-boot"))
+    point: Any = SimpleNamespace(point=machine.point)
+    monkeypatch.setattr("puller.recovery.serving.opening.opened_form", lambda *_: b"keys")
+    image_server.start(machine, repository, point, {"AWS_REGION": "here", "PULLER_PASSWORD": "x"})
+    path = Path(machine.runtime) / "session.json"
+    handed = msgspec.json.decode(path.read_bytes(), type=image_server.HandedOver)
+    assert (handed.session.patience, handed.session.opened) == (86400, b"keys")
+    assert handed.environment == {"AWS_REGION": "here"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

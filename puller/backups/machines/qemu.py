@@ -21,8 +21,8 @@ from puller.hypervisor.space import scratch
 from puller.qmp import checkpoints, remains
 from puller.qmp.agent import SocketAgent
 from puller.qmp.description import describe, outside_files
-from puller.qmp.fleecing import socket_folder
 from puller.qmp.machine import QemuHost, QemuMachine
+from puller.qmp.names import socket_pattern
 from puller.repository.repository import Repository
 
 
@@ -162,11 +162,12 @@ class MonitoredMachine:
                     self.delete_checkpoint(scratch.checkpoint_of(path, self.uuid))
         return ended
 
-    def _sockets(self, repository_id: str) -> Iterator[Path]:
+    def _sockets(self, owner: str) -> tuple[Path, ...]:
         monitor = self._machine.monitor.address.path
-        if monitor is not None:
-            folder = socket_folder(self._machine, monitor.parent)
-            yield from folder.glob(f"{owner_prefix(repository_id)}*.sock")
+        return () if monitor is None else self._sockets_in(monitor.parent, owner)
+
+    def _sockets_in(self, folder: Path, owner: str) -> tuple[Path, ...]:
+        return tuple(folder.glob(socket_pattern(owner_prefix(owner), self.uuid)))
 
     def open_scratch(self, repository_id: str) -> frozenset[Path] | None:
         """See Machine."""
@@ -176,6 +177,8 @@ class MonitoredMachine:
     def sweep(self, folder: Path, repository_id: str) -> tuple[str, ...]:
         """See Machine. Call it after ``end_stale``: then QEMU uses none of the files."""
         runlock.require_dead(self, repository_id, folder)
+        # Behind TCP, the socket is in the scratch directory.
+        remains.remove(self._machine, owner_prefix(repository_id), self._sockets_in(folder, repository_id))
         swept = [
             path
             for suffix in (scratch.SUFFIX, runlock.SUFFIX)

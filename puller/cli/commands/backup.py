@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
+from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
 from puller.cli.input.quantities import RATE
 from puller.cli.output import taken
@@ -88,14 +89,7 @@ def _load_meanwhile() -> None:
     help="Choose who copies the frozen disks: pull (puller reads them over NBD) or push (QEMU writes "
     "images, which puller then reads).",
 )
-@click.option(
-    "--quiesce",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Freeze the guest's file systems at the backup's instant: auto (if the guest agent answers), "
-    "on (fail if it cannot), off.",
-)
+@of_guest
 @click.option(
     "--scratch-dir",
     metavar="DIR",

@@ -20,7 +20,7 @@ from puller.cli.output.settings import Settings
 from puller.cli.output.tables import table
 from puller.cli.output.times import duration
 from puller.errors import PullerError, UsageError
-from puller.events import Notice
+from puller.events import Notice, Observer
 
 if TYPE_CHECKING:
     from puller.recovery.booting.listing import ListedMachine
@@ -145,16 +145,29 @@ def _booted(
     repository = open_repository(settings)
     from puller import api
 
+    failure = None
     with observing(settings, PULL) as observer:
         made = api.boot(
             repository, point, connect=settings.connect or api.DEFAULT_URI, observer=observer, **choices
         )
-        booted = made.record
+        name = made.record.name
         if keep:
-            observer(Notice(booted.name, f"runs from point {booted.point}; its data follows"))
-            booted = api.pull_booted(repository, booted.name, limit=limit, observer=observer)
-    text = f"{booted.name} {_how(booted)} (started in {duration(made.seconds)})"
-    return Outcome({**document(booted), "seconds": round(made.seconds, 3)}, printable(text))
+            observer(Notice(name, f"runs from point {made.record.point}; its data follows"))
+            failure = _pulled(repository, name, limit, observer)
+    booted = api.find_booted(name)
+    text = f"{name} {_how(booted)} (started in {duration(made.seconds)})"
+    return Outcome({**document(booted), "seconds": round(made.seconds, 3)}, printable(text), failure)
+
+
+def _pulled(repository: Repository, name: str, limit: int | None, observer: Observer) -> PullerError | None:
+    """Pull the machine's data. If that fails, the machine runs all the same."""
+    from puller import api
+
+    try:
+        api.pull_booted(repository, name, limit=limit, observer=observer)
+    except PullerError as error:
+        return error
+    return None
 
 
 def _resumed(settings: Settings, name: str, keep: bool, limit: int | None) -> Outcome:
@@ -164,9 +177,11 @@ def _resumed(settings: Settings, name: str, keep: bool, limit: int | None) -> Ou
     repository = _repository_of(settings, booted)
     with observing(settings, PULL) as observer:
         booted = api.resume_booted(repository, name, observer=observer)
+        failure = None
         if keep or booted.state == "pulling":
-            booted = api.pull_booted(repository, name, limit=limit, observer=observer)
-    return Outcome(document(booted), printable(f"{booted.name} {_how(booted)}"))
+            failure = _pulled(repository, name, limit, observer)
+    booted = api.find_booted(name)
+    return Outcome(document(booted), printable(f"{name} {_how(booted)}"), failure)
 
 
 def _discarded(settings: Settings, name: str) -> Outcome:

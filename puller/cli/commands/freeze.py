@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
+from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
 from puller.cli.output.console import printable
 from puller.cli.output.measures import BACKUP
@@ -51,14 +52,7 @@ if TYPE_CHECKING:
     metavar="TARGET",
     help="Leave out this disk. Can be repeated.",
 )
-@click.option(
-    "--quiesce",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Freeze the guest's file systems for the instant: auto (if the guest agent answers), on (fail if it "
-    "cannot), off.",
-)
+@of_guest
 @click.option(
     "--scratch-dir",
     metavar="DIR",

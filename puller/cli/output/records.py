@@ -24,8 +24,9 @@ _NO_PROOFS: Mapping[tuple[str, str], Proof] = MappingProxyType({})
 
 _OF_POINT = (
     *("point", "domain", "uuid", "time", "mode", "kind", "parent", "checkpoint", "consistency"),
-    *("freeze_seconds", "scratch_peak", "host", "tags", "notes", "disks", "seconds"),
+    *("freeze_seconds", "guest_commands", "scratch_peak", "host", "tags", "notes", "disks", "seconds"),
 )
+_OF_COMMAND = ("when", "words", "exit_code", "seconds", "output")
 _SIZES = ("dirty_bytes", "read_bytes", "zero_bytes", "new_bytes", "stored_bytes")
 _OF_DISK = ("disk", "kind", "size", "parent", "format", "encryption", "reason", *_SIZES)
 
@@ -51,6 +52,9 @@ def record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -
     return {
         **said,
         "time": rfc3339(point.time),
+        "guest_commands": [
+            {name: getattr(command, name) for name in _OF_COMMAND} for command in point.guest_commands
+        ],
         "notes": list(point.notes),
         "disks": disks,
         "keep": held,

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from puller.errors import HypervisorError
 
 
-class Agent(Protocol):
-    """The guest agent of one domain. Every method raises HypervisorError without an answer."""
+class Asked(Protocol):
+    """A guest agent that carries out its own commands."""
 
     @property
     def name(self) -> str:
         """The domain's name."""
         ...
+
+    def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """Send a command that is answered at once, and return the answer. Raises HypervisorError."""
+        ...
+
+
+class Agent(Asked, Protocol):
+    """The guest agent of one domain. Every method raises HypervisorError without an answer."""
 
     @property
     def uuid(self) -> str:
@@ -45,8 +54,8 @@ class Agent(Protocol):
         """Undo ``limit``, for other users of the agent."""
         ...
 
-    def freeze(self) -> int:
-        """Flush and freeze all file systems, and return their number."""
+    def freeze(self, mountpoints: Sequence[str] = ()) -> int:
+        """Flush and freeze the file systems at ``mountpoints``, by default all; return their number."""
         ...
 
     def thaw(self) -> int:

@@ -7,8 +7,13 @@ it goes on. Only a thaw that it has answered is certain, so puller repeats the t
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import libvirt_qemu
 
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.domain import Domain
@@ -22,6 +27,9 @@ CHANNEL = "org.qemu.guest_agent.0"
 FOREVER = -2
 """``VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK``: libvirt's default."""
 
+
+_ANSWER = 10
+"""Seconds for the answer to one of the agent's own commands."""
 
 _REFUSAL = re.compile(r"guest-fsfreeze-(?:freeze|thaw) has (?:been disabled|not been found)")
 
@@ -47,10 +55,13 @@ def set_time_limit(domain: Domain, seconds: int) -> None:
         domain.handle.agentSetResponseTimeout(seconds)
 
 
-def freeze(domain: Domain) -> int:
-    """Flush and freeze all file systems of the guest, and return their number. Raises HypervisorError."""
+def freeze(domain: Domain, mountpoints: Sequence[str] = ()) -> int:
+    """Flush and freeze file systems of the guest, by default all; return their number.
+
+    Raises HypervisorError.
+    """
     with translate(f"cannot freeze the file systems of domain {domain.name}"):
-        return int(domain.handle.fsFreeze())
+        return int(domain.handle.fsFreeze(list(mountpoints) or None))
 
 
 def is_refusal(error: HypervisorError) -> bool:
@@ -116,13 +127,20 @@ class DomainAgent:
         """See Agent."""
         set_time_limit(self._domain, FOREVER)
 
-    def freeze(self) -> int:
+    def freeze(self, mountpoints: Sequence[str] = ()) -> int:
         """See Agent."""
-        return freeze(self._domain)
+        return freeze(self._domain, mountpoints)
 
     def thaw(self) -> int:
         """See Agent."""
         return thaw(self._domain)
+
+    def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """See Agent. libvirt then marks the domain as tainted (``custom-ga-command``)."""
+        request = json.dumps({"execute": command, "arguments": arguments})
+        with translate(f"cannot run a command in domain {self.name}"):
+            answer = self._domain.handle.apply(libvirt_qemu.qemuAgentCommand, request, _ANSWER, 0)
+        return json.loads(answer)["return"]
 
     def refused(self, error: HypervisorError) -> bool:
         """See Agent."""

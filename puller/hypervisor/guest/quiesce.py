@@ -9,37 +9,31 @@ systems that another program has frozen: the agent then refuses a second freeze.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
+from puller.hypervisor.guest import guestexec
 from puller.hypervisor.guest.agent import Agent
+from puller.hypervisor.guest.quiescing import FREEZE_SECONDS, GuestCommand, GuestRun, Quiesce, Quiescing
 from puller.hypervisor.guest.thawing import ThawingProcess
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.locking.lock import lock_directory
 
-FREEZE_SECONDS = 10
-"""Seconds that the agent may take to freeze, and to thaw. File systems flush first. Windows itself holds
-writes for 10 s at most."""
-
 BEGIN_SECONDS = 25
-"""Seconds that the start of the job may take while the guest is frozen. Both limits together exceed the 30 s
-after which libvirt drops a freeze that could not be sent: until then the watchdog must not thaw."""
+"""Seconds that the start of the job may take while the guest is frozen. Together with the time of the freeze
+it exceeds the 30 s after which libvirt drops a freeze that could not be sent: until then the watchdog must
+not thaw."""
 
-
-class Quiesce(Enum):
-    """Whether to freeze: ``AUTO`` continues without a freeze if it is impossible, ``ON`` fails."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
+_LINES = 20
+"""Lines of the output of a command in the guest that are reported."""
 
 
 class Quiesced(FrozenDisks):
@@ -47,32 +41,35 @@ class Quiesced(FrozenDisks):
 
     Once entered, ``frozen_at`` is the host's time just after the freeze of the disks: all their data is
     older. ``freeze_seconds`` is how long the file systems were frozen, None if they were not; ``tell`` then
-    gets the reason if it matters to the user. While the disks are frozen, ``alarm`` is called once the guest
-    would be harmed by continuing, see ``FrozenDisks.guarded``.
-    Entering raises :class:`NotQuiesced` with ``Quiesce.ON``, before anything has begun; and the error with
-    which ``alarm`` was called.
+    gets the reason if it matters to the user. ``guest_runs`` are the commands that were run in the guest.
+    While the disks are frozen, ``alarm`` is called once the guest would be harmed by continuing, see
+    ``FrozenDisks.guarded``. Entering raises :class:`NotQuiesced` with ``Quiesce.ON``, before anything has
+    begun; and the error with which ``alarm`` was called.
     """
 
     def __init__(
         self,
         agent: Agent,
         disks: FrozenDisks,
-        quiesce: Quiesce,
+        quiescing: Quiescing,
         tell: Callable[[str], None],
         alarm: Callable[[PullerError], None],
     ) -> None:
         self._agent = agent
         self._disks = disks
-        self._quiesce = quiesce
+        self._quiescing = quiescing
+        self._quiesce = quiescing.quiesce
         self._tell = tell
         self._alarm = alarm
         self._alarmed: Future[None] = Future()
         self._entered = ExitStack()
         self._mark = _mark(agent)
         self._froze = False
-        self._to_thaw = True
+        self._to_thaw = False
+        self._watched = False
         self.frozen_at = datetime.min.replace(tzinfo=UTC)
         self.freeze_seconds: float | None = None
+        self.guest_runs: tuple[GuestRun, ...] = ()
 
     @property
     def consistency(self) -> str:
@@ -138,17 +135,20 @@ class Quiesced(FrozenDisks):
         return hindrance
 
     def _enter_frozen(self, entered: ExitStack) -> None:
-        self._agent.limit(FREEZE_SECONDS)
+        self._agent.limit(self._quiescing.timeout)
         self._mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         pending = self._mark.exists()  # an earlier freeze of ours, which may be why the agent refuses
         self._mark.touch()
+        self._watched = True
         with self._thawing() as process:
-            began = time.monotonic()
+            froze, thawed, began = False, False, time.monotonic()
             try:
+                self._run_before()
+                began = time.monotonic()
                 froze = self._freeze(process, pending)
                 self._open(entered)
             finally:
-                thawed = self._to_thaw and self._thaw(process)
+                thawed = self._end_freeze(process)
         if froze and thawed:
             self._froze = True
             self.freeze_seconds = round(time.monotonic() - began, 3)
@@ -157,7 +157,11 @@ class Quiesced(FrozenDisks):
         """Where no other process can reach the agent, only the next run can thaw."""
         if self._agent.watchdog is None:
             return nullcontext()
-        return ThawingProcess(self._agent.watchdog, FREEZE_SECONDS + BEGIN_SECONDS)
+        choices = self._quiescing
+        seconds: float = max(choices.timeout, FREEZE_SECONDS) + BEGIN_SECONDS
+        if choices.before is not None:
+            seconds += choices.before.timeout
+        return ThawingProcess(self._agent.watchdog, seconds, choices.after)
 
     def _freeze(self, process: ThawingProcess | None, pending: bool) -> bool:
         """Freeze the guest, and return whether it is frozen.
@@ -165,16 +169,57 @@ class Quiesced(FrozenDisks):
         If the agent refuses and no earlier freeze of ours is ``pending``, cancel the thaw watchdog: any
         freeze is then another program's.
         """
+        self._to_thaw = True
         try:
-            return self._agent.freeze() > 0
+            frozen = self._agent.freeze(self._quiescing.mountpoints) > 0
         except HypervisorError as error:
             if self._agent.froze_nothing(error) and not pending:
                 self._to_thaw = False
                 self._release(process)
-            if self._quiesce is Quiesce.ON:
-                raise NotQuiesced(error.message) from error
-            self._tell(f"{error.message}: the point is crash-consistent")
+            self._miss(error.message)
             return False
+        if not frozen:
+            self._miss(f"the guest agent of domain {self._agent.name} found no file system to freeze")
+        return frozen
+
+    def _miss(self, why: str) -> None:
+        if self._quiesce is Quiesce.ON:
+            raise NotQuiesced(why)
+        self._tell(f"{why}: the point is crash-consistent")
+
+    def _run_before(self) -> None:
+        """Run the command before the freeze. Raises NotQuiesced if it fails and the freeze is a must."""
+        command = self._quiescing.before
+        if command is None or self._run(command, "before").exit_code == 0:
+            return
+        if self._quiesce is Quiesce.ON:
+            raise NotQuiesced(
+                f"the command before the freeze failed in domain {self._agent.name}: "
+                f"{shlex.join(command.words)}",
+                advice="Find the cause in the output of the command, above.",
+            )
+
+    def _run_after(self) -> None:
+        if self._quiescing.after is not None:
+            self._run(self._quiescing.after, "after")
+
+    def _run(self, command: GuestCommand, when: str) -> GuestRun:
+        done = guestexec.run(self._agent, command, when)
+        self.guest_runs += (done,)
+        for line in done.output.splitlines()[:_LINES]:
+            self._tell(f"{command.words[0]} in the guest: {line}")
+        if done.exit_code != 0:
+            code = "no exit code" if done.exit_code is None else f"exit code {done.exit_code}"
+            self._tell(f"{command.words[0]} in the guest failed with {code}")
+        return done
+
+    def _end_freeze(self, process: ThawingProcess | None) -> bool:
+        """Thaw what may be frozen, and return whether it was. The command after it runs in any case."""
+        if self._to_thaw:
+            return self._thaw(process)
+        self._run_after()
+        self._release(process)
+        return False
 
     def _thaw(self, process: ThawingProcess | None) -> bool:
         """Thaw, and return whether the guest was frozen. Without an answer, the watchdog repeats the thaw."""
@@ -187,6 +232,7 @@ class Quiesced(FrozenDisks):
                 return False
             self._tell(error.message)
             thawed = False
+        self._run_after()
         self._release(process)
         return thawed
 
@@ -213,6 +259,9 @@ class Quiesced(FrozenDisks):
 
     def _release(self, process: ThawingProcess | None) -> None:
         """End the watchdog: nothing of ours is frozen, nor will be."""
+        if not self._watched:
+            return
+        self._watched = False
         if process is not None:
             process.done()
         self._agent.unlimit()

@@ -5,7 +5,8 @@ process is started before the freeze. A message on its standard input says that 
 input is closed instead, or the time is up, it thaws the guest itself, and repeats that until the agent
 answers, because an agent that hung may still freeze later.
 
-``python -m puller.hypervisor.guest.thawing URI UUID SECONDS``
+``python -m puller.hypervisor.guest.thawing URI UUID SECONDS [TIMEOUT WORD...]``: the words are the command to
+run in the guest once it is thawed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Self
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.connection import Host
-from puller.hypervisor.guest import guestagent
+from puller.hypervisor.guest import guestagent, guestexec
+from puller.hypervisor.guest.quiescing import GuestCommand
 
 _THAWED = b"thawed"
 PAUSE = 1.0
@@ -37,9 +39,11 @@ class ThawingProcess:
     Leaving the context without ``done`` leaves the process running; it ends by itself.
     """
 
-    def __init__(self, watchdog: Sequence[str], seconds: float) -> None:
+    def __init__(self, watchdog: Sequence[str], seconds: float, after: GuestCommand | None = None) -> None:
         # -P: no file in the current directory may be imported as a module.
         command = [sys.executable, "-P", "-m", *watchdog, str(seconds)]
+        if after is not None:
+            command += [str(after.timeout), *after.words]
         # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -67,12 +71,20 @@ def is_thawed(seconds: float) -> bool:
     return bool(ready) and sys.stdin.buffer.read() == _THAWED
 
 
-def thaw_until_answered(uri: str, uuid: str) -> bool:
-    """Return whether, within an hour, the agent answered a thaw or the domain went away."""
+def command_of(words: Sequence[str]) -> GuestCommand | None:
+    """Return the command from the last arguments of the process: its time limit and its words."""
+    return GuestCommand(tuple(words[1:]), float(words[0])) if words else None
+
+
+def thaw_until_answered(uri: str, uuid: str, after: GuestCommand | None = None) -> bool:
+    """Return whether, within an hour, the agent answered a thaw or the domain went away.
+
+    Once it is thawed, the command ``after`` runs in the guest.
+    """
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         try:
-            return _thaw(uri, uuid)
+            return _thaw(uri, uuid, after)
         except HypervisorError as error:
             if guestagent.is_refusal(error):
                 return True
@@ -80,7 +92,7 @@ def thaw_until_answered(uri: str, uuid: str) -> bool:
     return False
 
 
-def _thaw(uri: str, uuid: str) -> bool:
+def _thaw(uri: str, uuid: str, after: GuestCommand | None) -> bool:
     with Host.reach(uri) as host:
         try:
             domain = host.domain(uuid)
@@ -89,15 +101,17 @@ def _thaw(uri: str, uuid: str) -> bool:
         if domain.is_active():
             guestagent.thaw(domain)
             guestagent.set_time_limit(domain, guestagent.FOREVER)
+            if after is not None:
+                guestexec.run(guestagent.DomainAgent(domain, uri), after, "after")
     return True
 
 
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
-    uri, uuid, seconds = sys.argv[1:]
+    uri, uuid, seconds, *after = sys.argv[1:]
     if is_thawed(float(seconds)):
         return 0
-    return 0 if thaw_until_answered(uri, uuid) else 1
+    return 0 if thaw_until_answered(uri, uuid, command_of(after)) else 1
 
 
 if __name__ == "__main__":

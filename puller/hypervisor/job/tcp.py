@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from puller.errors import HypervisorError, UsageError
 from puller.host.certificates import check_certificates
+from puller.host.ports import ports as port_range
 from puller.hypervisor.job.listener import Listener
 
 PORTS = "10809-10872"
@@ -53,15 +54,11 @@ def over_tcp(tls: str | None, ports: str | None, address: str | None, *, insecur
 
 
 def _range(text: str) -> range:
-    first, dash, last = text.partition("-")
-    numbers = [first, last] if dash else [first, first]
-    if all(number.isdecimal() for number in numbers):
-        found = range(int(numbers[0]), int(numbers[1]) + 1)
-        if found and found[0] > 0 and found[-1] < 65536:
-            return found
-    raise UsageError(
-        f"invalid range of ports '{text}'", advice=f"Use two ports with a dash, such as {PORTS}."
-    )
+    try:
+        return port_range(text)
+    except ValueError as error:
+        fact, _, what = str(error).partition(": ")
+        raise UsageError(fact, advice=f"{what.capitalize()}.") from error
 
 
 class TcpListener(Listener):

@@ -13,7 +13,6 @@ from puller.errors import Locked, PullerError
 from puller.host.access import LOCAL, LOCK_TEXT, LockHeld
 from puller.host.privatefolder import make_private
 from puller.host.runtime import runtime_directory
-from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.locking.runlock import Owner
 from puller.units import MIB
 
@@ -38,8 +37,7 @@ class HostLock:
         except BlockingIOError as error:
             holder = os.pread(self._descriptor, LOCK_TEXT, 0).decode("ascii", "replace").strip()
             os.close(self._descriptor)
-            named = holder if holder.startswith("process") else f"process {holder or 'unknown'}"
-            raise Locked(f"{self._what} by {named}") from error
+            raise Locked(f"{self._what} by {_named(holder)}") from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
@@ -82,7 +80,7 @@ def _there(domain: Owner) -> Iterator[None]:
         try:
             stack.enter_context(domain.host.held(path, 0o600, remove=False))
         except LockHeld as error:
-            raise Locked(f"domain {domain.name} is being backed up by {error}") from error
+            raise Locked(f"domain {domain.name} is being backed up by {_named(str(error))}") from error
         except OSError as error:
             raise PullerError(
                 f"cannot use the lock file {path} of host {domain.host.name}: {error.strerror}",
@@ -96,7 +94,7 @@ def lock_directory() -> Path:
     return runtime_directory()
 
 
-def holder(domain: Domain) -> int | None:
+def holder(domain: Owner) -> int | None:
     """Return the process that holds the lock of the domain, or None, without touching the lock.
 
     A test by ``flock`` could make a backup fail that starts at the same moment.
@@ -120,6 +118,11 @@ def holder(domain: Domain) -> int | None:
 
 _LOCKS = MIB
 """Bytes of the kernel's list of locks that are read."""
+
+
+def _named(holder: str) -> str:
+    """Return the holder in words. A puller of another host writes words, one of this host a number."""
+    return holder if holder.startswith("process") else f"process {holder or 'unknown'}"
 
 
 def _open(path: Path) -> int:

@@ -87,21 +87,28 @@ def boot(repository: Repository, point: Point, wanted: BootRequest, observer: Ob
     began = time.monotonic()
     if not repository.keys.can_read_data:
         raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+    held = _attachments(repository, point)
     with Host.connect(wanted.connect, repository.scope) as host:
-        booted = _Booting(repository, point, wanted, host, observer).run()
+        booted = _Booting(repository, point, held, wanted, host, observer).run()
     return BootedMachine(booted, time.monotonic() - began)
 
 
 class _Booting:
-    def __init__(
-        self, repository: Repository, point: Point, wanted: BootRequest, host: Host, observer: Observer
+    def __init__(  # noqa: PLR0913, PLR0917 - what a boot is made of
+        self,
+        repository: Repository,
+        point: Point,
+        held: dict[str, bytes],
+        wanted: BootRequest,
+        host: Host,
+        observer: Observer,
     ) -> None:
         self._repository = repository
         self._point = point
         self._wanted = wanted
         self._host = host
         self._observer = observer
-        self._held = _attachments(repository, point)
+        self._held = held
         self._name = self._free_name()
         self._uuid = str(uuid.uuid4())
         self._firmware = self._firmware_places()

@@ -3,7 +3,8 @@
 It is started without anybody to ask for a secret. So it finds the keys of the repository, and the variables
 that lead to the store, in a directory in memory that only this user can enter::
 
-    RUNTIME/session.json    {"descriptor", "keys", "point", "environment"}
+    RUNTIME/session.json    {"session", "environment"}
+    RUNTIME/ready           is there while QEMU's user may connect
     RUNTIME/failure.json    {"message", "advice"}: why it could not start the last time
 """
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,16 +28,16 @@ from puller.errors import PullerError, ServeFailed
 from puller.events import Observer
 from puller.host.privatefolder import make_private
 from puller.host.supervision import Supervised
+from puller.hypervisor.confinement import qemu_user
+from puller.hypervisor.uri import configuration_directory
 from puller.recovery.booting import record
-from puller.recovery.booting.qemu_socket import give_to_qemu
 from puller.recovery.booting.record import Booted
-from puller.recovery.serving.server import Server, Service
-from puller.repository.format.descriptor import Descriptor
-from puller.repository.keys.keyring import KeyRing
-from puller.repository.points import Point
-from puller.repository.repository import Repository
-from puller.store.location import open_store
-from puller.store.retrying import RetryingStore
+from puller.recovery.serving.process import MEMORY, ServerProcess, Service
+from puller.recovery.serving.session import Session
+
+if TYPE_CHECKING:
+    from puller.repository.points import Point
+    from puller.repository.repository import Repository
 
 PATIENCE = RetryPolicy(86400.0)
 """A guest that waits for its store should not get an error for it."""
@@ -51,16 +53,14 @@ SERVE = "serve_booted"
 _STEP = 0.02
 
 _PREFIXES = ("AWS_", "PULLER_", "XDG_", "LC_", "SSL_", "REQUESTS_")
-_NAMES = frozenset({"HOME", "LANG", "PATH", "TMPDIR", "USER"})
+_NAMES = frozenset({"HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR", "USER"})
 _SECRETS = frozenset({"PULLER_PASSWORD", "PULLER_PASSWORD_FILE", "PULLER_KEY_FILE"})
 
 
-class Session(msgspec.Struct, frozen=True):
-    """What the server needs to open the repository and serve ``point``. It holds keys."""
+class HandedOver(msgspec.Struct, frozen=True):
+    """What the server needs to serve the point. The ``session`` holds keys."""
 
-    descriptor: Descriptor
-    keys: KeyRing
-    point: Point
+    session: Session
     environment: dict[str, str]
 
 
@@ -71,7 +71,8 @@ class _Failure(msgspec.Struct, frozen=True):
 
 def supervised(booted: Booted) -> Supervised:
     """The supervisor of the machine's server."""
-    return Supervised(f"puller-boot-{booted.uuid}", Path(booted.runtime), booted.folder / LOG)
+    command = (sys.executable, "-m", "puller.cli", SERVE, str(booted.folder))
+    return Supervised(f"puller-boot-{booted.uuid}", command, booted.folder / LOG)
 
 
 def start(booted: Booted, repository: Repository, point: Point, environment: Mapping[str, str]) -> None:
@@ -79,16 +80,24 @@ def start(booted: Booted, repository: Repository, point: Point, environment: Map
 
     It may not be ready yet: see ``wait_ready``.
     """
-    supervisor = supervised(booted)
+    # Not for the server itself, which only waits: the libraries that read a repository are large.
+    from puller.recovery.serving.opening import opened_form
+
+    supervisor, variables = supervised(booted), wanted_variables(environment)
     folder = Path(booted.runtime)
-    session = Session(repository.descriptor, repository.keys, point, wanted_variables(environment))
+    session = Session(
+        repository.store.url,
+        point.point,
+        MEMORY,
+        opened=opened_form(repository, point),
+        patience=PATIENCE.seconds,
+    )
     try:
         make_private(folder)
         _failure(booted).unlink(missing_ok=True)
-        _write(folder / "session.json", session)
+        _write(folder / "session.json", HandedOver(session, variables))
         if not supervisor.is_running():
-            command = [sys.executable, "-m", "puller.cli", SERVE, str(booted.folder)]
-            supervisor.start(command)
+            supervisor.start(variables)
     except subprocess.CalledProcessError as error:
         raise ServeFailed(
             f"cannot start the image server: {error.stderr.decode(errors='replace')}"
@@ -122,7 +131,9 @@ def wait_ready(booted: Booted, scope: CancelScope) -> None:
 
 
 def is_ready(booted: Booted) -> bool:
-    """Return whether clients can connect to the server."""
+    """Return whether QEMU can connect to the server."""
+    if not _ready(booted).exists():
+        return False
     with closing(socket.socket(socket.AF_UNIX)) as client, suppress(OSError):
         client.connect(booted.socket)
         return True
@@ -155,14 +166,19 @@ def _serve(booted: Booted, observer: Observer) -> None:
             f"cannot read the keys of the server: {error}",
             advice=f"Run 'puller boot --resume {booted.name}', which hands them over again.",
         ) from error
-    session = msgspec.json.decode(content, type=Session)
-    os.environ.update(session.environment)
+    handed = msgspec.json.decode(content, type=HandedOver)
+    os.environ.update(handed.environment)
+    user = qemu_user(configuration_directory(booted.connect))
+    service = Service(socket=Path(booted.socket), owner=None if user is None else str(user))
     scope = CancelScope(PATIENCE)
-    store = RetryingStore(open_store(booted.repository), scope)
-    repository = Repository(store, session.descriptor, session.keys)
-    with Server(repository, session.point, Service(socket=Path(booted.socket)), observer) as server:
-        give_to_qemu(Path(booted.socket), booted.connect)
+    _ready(booted).unlink(missing_ok=True)
+    with ServerProcess(handed.session, service, observer, scope) as server:
+        _ready(booted).touch()
         server.wait(scope)
+
+
+def _ready(booted: Booted) -> Path:
+    return Path(booted.runtime) / "ready"
 
 
 def _failure(booted: Booted) -> Path:

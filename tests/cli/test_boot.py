@@ -1,0 +1,104 @@
+"""``puller boot``: what is refused, and the list. ``tests/integration/test_booting.py`` boots machines."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import puller
+from puller.recovery.booting import record
+from puller.recovery.booting.record import Booted, BootedDisk
+from tests.cli.conftest import CommandLine
+from tests.lab.archive import make_point
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PULLER_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state" / "booted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "boot needs a POINT, --list, --resume or --discard"),
+        (["web1@latest", "--list"], "cannot combine --list and POINT"),
+        (["--resume", "web1-boot", "--discard", "web1-boot"], "cannot combine --resume and --discard"),
+        (["--discard", "web1-boot", "--keep"], "cannot combine --discard and --keep"),
+        (["--resume", "web1-boot", "--name", "other"], "cannot combine --resume and --name"),
+        (["web1@latest", "--limit", "1M"], "--limit needs --keep"),
+        (["web1@latest", "--memory", "0"], "--memory"),
+    ],
+)
+def test_options_that_do_not_go_together(cli: CommandLine, arguments: list[str], message: str) -> None:
+    error = cli("boot", *arguments, "--json").error
+    assert error["code"] == 2
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize("way", ["--resume", "--discard"])
+def test_a_machine_that_was_not_booted(cli: CommandLine, way: str) -> None:
+    error = cli("boot", way, "web1-boot", "--json").error
+    assert (error["code"], error["name"]) == (16, "NotBooted")
+
+
+def booted(folder: Path) -> Booted:
+    return Booted(
+        name="web1-boot",
+        uuid="5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab",
+        state="standalone",
+        point="20261128T010000Z-1c2d3e4f",
+        domain="web1",
+        repository="/srv/backups",
+        connect="qemu:///nowhere",
+        created=datetime(2026, 11, 28, tzinfo=UTC),
+        storage=str(folder),
+        runtime=str(folder / "run"),
+        socket=str(folder / "nbd.sock"),
+        disks=(BootedDisk("vda", 1 << 20, str(folder / "vda.qcow2")),),
+    )
+
+
+def test_the_list_where_libvirt_does_not_answer(cli: CommandLine) -> None:
+    assert cli("boot", "--list", "--json").document == {"booted": []}
+    assert cli("boot", "--list").out == "no machine was booted from a restore point\n"
+    machine = booted(record.make_folder(None, "web1-boot"))
+    record.write(machine)
+    (listed,) = cli("boot", "--list", "--json").document["booted"]
+    assert listed == {
+        "domain": "web1-boot",
+        "uuid": machine.uuid,
+        "point": machine.point,
+        "state": "standalone",
+        "overlays": {"vda": machine.disks[0].overlay},
+        "active": None,
+        "served": False,
+        "repository": "/srv/backups",
+        "storage": machine.storage,
+        "created": "2026-11-28T00:00:00Z",
+    }
+    head, line = cli("boot", "--list").out.splitlines()
+    assert head.split() == ["NAME", "STATE", "POINT", "SERVED", "STORAGE"]
+    assert line.split()[:3] == ["web1-boot", "standing", "alone"]
+
+
+def test_a_machine_of_another_repository_is_not_resumed_with_this_one(
+    cli: CommandLine, repository: puller.Repository, folder: Path
+) -> None:
+    record.write(msgspec.structs.replace(booted(record.make_folder(None, "web1-boot")), state="running"))
+    error = cli("boot", "--resume", "web1-boot", "-r", str(folder), "--json").error
+    assert error["code"] == 2
+    assert "was booted from the repository /srv/backups" in error["message"]
+
+
+def test_a_point_without_disks_is_refused_before_anything_is_made(
+    cli: CommandLine, repository: puller.Repository, folder: Path, home: Path
+) -> None:
+    point = make_point(repository, {})
+    error = cli("boot", point.point, "-r", str(folder), "--json").error
+    assert error["code"] == 2
+    assert "has no disks to boot from" in error["message"]
+    assert not home.exists()
