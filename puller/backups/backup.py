@@ -280,7 +280,8 @@ class _Transaction:
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Freeze, copy, commit and release the disks."""
         self._step("begin")
-        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
+        domain, host = self._domain, self._domain.host.node_name()
+        moment = clock.next_moment(self._repository, domain.uuid, domain.name, self._observer, host)
         draft = Point(
             point=new_id(moment),
             domain=self._domain.name,
@@ -290,7 +291,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=self._domain.host.node_name(),
+            host=host,
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
@@ -334,7 +335,7 @@ class _Transaction:
             for disk in self._disks:
                 if disk.lock is not None:
                     self._notes.add(
-                        f"disk {disk.target} is encrypted on this host, "
+                        f"disk {disk.target} is encrypted on its host, "
                         "but its content is stored unencrypted: "
                         "the repository is not encrypted"
                     )

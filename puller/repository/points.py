@@ -64,16 +64,29 @@ class Ref(msgspec.Struct, frozen=True):
         return cls(address.pack.hex(), address.slot)
 
 
+class DataFileRecord(msgspec.Struct, frozen=True):
+    """Facts about the external data file of a qcow2 image when the point was taken, as in ImageRecord."""
+
+    path: str
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    modified: str = ""
+
+
 class ImageRecord(msgspec.Struct, frozen=True):
     """Facts about a disk's image file, and the QEMU that had it open, when the point was taken.
 
-    ``born`` and ``qemu`` are texts for comparison; they and ``inode`` are empty or 0 if unknown.
+    ``born``, ``qemu`` and ``modified`` are texts for comparison; they and ``inode`` are empty or 0 if
+    unknown. ``data`` is the image's external data file, if it has one.
     """
 
     inode: int = 0
     born: str = ""
     size: int = 0
     qemu: str = ""
+    modified: str = ""
+    data: DataFileRecord | None = None
 
 
 class DiskRecord(msgspec.Struct, frozen=True):

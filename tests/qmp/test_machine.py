@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -282,3 +285,37 @@ def test_doctor(bare_factory: BareFactory, repository: puller.Repository) -> Non
     assert findings(machine, repository, disks=["vdz"])["disks"] == "fail"
     machine.kill()
     assert findings(machine, repository) == {"connection": "fail"}
+
+
+def test_a_monitor_that_another_program_keeps_open(
+    bare_factory: BareFactory, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puller.qmp.monitor.GREETING", 0.5)
+    machine = bare_factory(DiskSpec("vda", MIB))
+    with ExitStack() as theirs:
+        for number in range(3):  # more than one fill QEMU's queue
+            client = theirs.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(str(machine.socket))
+            if number in (0, 2):
+                with pytest.raises(HypervisorError, match="no greeting within"):
+                    puller.backup(repository, machine.name, connect=machine.uri)
+    puller.backup(repository, machine.name, connect=machine.uri)
+
+
+def test_a_socket_that_is_no_monitor(
+    tmp_path: Path, repository: puller.Repository, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "other"))
+        server.listen()
+
+        def answer() -> None:
+            with server.accept()[0] as client:
+                client.sendall(b"SSH-2.0\n")
+
+        Thread(target=answer, daemon=True).start()
+        with pytest.raises(HypervisorError, match="cannot connect to QEMU at .*other"):  # noqa: RUF043
+            puller.backup(repository, "web1", connect=f"qmp://{tmp_path}/other")
+    assert capfd.readouterr().err == ""

@@ -25,17 +25,31 @@ _VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 
 @dataclass(frozen=True, slots=True)
+class DataFileFacts:
+    """Facts about the external data file of a qcow2 image, a file or a device; see ImageFacts."""
+
+    path: str
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    modified: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """Facts that distinguish one image file from another, and one start of QEMU from the next.
 
-    ``born`` is the file's birth time, ``qemu`` identifies the run of the domain. Unknown values are empty
-    or 0.
+    ``born`` is the file's birth time, ``qemu`` identifies the run of the domain, and ``modified`` is when
+    the image was written to last, if its data is in the external file ``data``. Unknown values are empty or
+    0.
     """
 
     inode: int = 0
     born: str = ""
     size: int = 0
     qemu: str = ""
+    modified: str = ""
+    data: DataFileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class Disk:
         facts: Set by a backup.
         compat: Version of a qcow2 image, ``0.10`` or ``1.1``, once its image was read.
         cluster: Bytes in a cluster of a qcow2 image, once its image was read.
+        data_file: External data file of a qcow2 image, once its image was read; None if it has none.
     """
 
     target: str
@@ -72,6 +87,7 @@ class Disk:
     encryption: tuple[Encryption | None, ...] = ()
     compat: str = ""
     cluster: int | None = None
+    data_file: Path | None = None
 
     @property
     def is_candidate(self) -> bool:
