@@ -30,7 +30,7 @@ from puller.errors import PullerError
 from puller.events import Observer
 from puller.recovery.serving.process import ServerProcess, Service
 from puller.recovery.serving.session import Session
-from puller.units import MIB, format_bytes
+from puller.units import format_bytes
 
 _KILLED = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -90,9 +90,15 @@ _END_SECONDS = 10.0
 @click.option(
     "--cache-size",
     type=SIZE,
-    default=64 * MIB,
     metavar="SIZE",
-    help="Keep this much decrypted data in memory, in bytes (for example 64M).  [default: 64M]",
+    help="Keep this much decrypted data in memory, in bytes (for example 64M); with --cache-dir, this much "
+    "fetched data in that directory.  [default: 64M; with --cache-dir 4G]",
+)
+@click.option(
+    "--cache-dir",
+    metavar="DIR",
+    help="Also keep fetched data in this directory, encrypted as in the repository, for this and later "
+    "servers. Without it, only memory is used.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
@@ -106,7 +112,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     tls_certificates: str | None,
     writable: bool,
     program: str | None,
-    cache_size: int,
+    cache_size: int | None,
+    cache_dir: str | None,
 ) -> Outcome:
     """Serve the disks of a point over NBD, without restoring them.
 
@@ -120,9 +127,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
         socket_owner,
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
-        cache_size,
-        writable,
-    )
+        writable=writable,
+    ).cached(cache_size, cache_dir)
     service.check()
     with (
         observing(settings, RESTORE) as observer,
@@ -149,6 +155,8 @@ def _begin(
             password=secret.password,
             key_file=secret.key_file,
             writable=service.writable,
+            folder=None if service.folder is None else str(service.folder),
+            folder_size=service.folder_size,
         )
         return ServerProcess(session, service, observer)
 
