@@ -92,7 +92,7 @@ _END_SECONDS = 10.0
     type=SIZE,
     metavar="SIZE",
     help="Keep this much decrypted data in memory, in bytes (for example 64M); with --cache-dir, this much "
-    "fetched data in that directory.  [default: 64M; with --cache-dir 4G]",
+    "fetched data in that directory.  [default: 48M; with --cache-dir 4G]",
 )
 @click.option(
     "--cache-dir",
