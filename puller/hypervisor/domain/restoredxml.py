@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puller.hypervisor.domain.separation import separate_channels, separate_interfaces, without_shared
+from puller.hypervisor.domain.separation import (
+    make_media_optional,
+    separate_channels,
+    separate_interfaces,
+    without_own_arguments,
+    without_shared,
+)
 
 # Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -47,7 +53,7 @@ class RestoredDomain:
     """A definition ``xml`` of the domain ``name``.
 
     ``left_out`` are the targets of its writable disks that were not restored, and of a copy what the original
-    has and two cannot share: memory in files, devices and directories of the host;
+    has and two cannot share: memory in files, devices and directories of the host, arguments of QEMU's;
     ``added`` are those of restored disks that the definition does not have: they were attached to the running
     domain only.
     """
@@ -107,7 +113,7 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     _connect(root, networks or Networks())
     if copy is not None:
         _set_apart(root, copy)
-        left_out += without_shared(root.find("./devices"))
+        left_out += without_shared(root.find("./devices")) + without_own_arguments(root)
     _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
     _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
     if (generation := root.find("./genid")) is not None:
@@ -149,6 +155,14 @@ def _put_upon(disk: ET.Element, source: DiskSource) -> None:
     disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
     if source.behind is not None:
         disk.insert(2, _backing_store(source.behind))
+        _keep_what_is_written(disk)
+
+
+def _keep_what_is_written(disk: ET.Element) -> None:
+    """The image is this domain's alone (libvirt shares no qcow2), and holds what the guest writes."""
+    for name in ("shareable", "transient"):
+        for element in disk.findall(f"./{name}"):
+            disk.remove(element)
 
 
 def _backing_store(export: NbdExport) -> ET.Element:
@@ -216,6 +230,7 @@ def _set_apart(root: ET.Element, copy: Copy) -> None:
             for element in holder.findall(path):
                 holder.remove(element)
     separate_channels(root.find("./devices"))
+    make_media_optional(root.find("./devices"))
     separate_interfaces(root.find("./devices"))
     if copy.uuid is not None:
         element = ET.Element("uuid")
