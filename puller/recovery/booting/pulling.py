@@ -49,7 +49,7 @@ def pull(booted: Booted, repository: Repository, rate: int | None, observer: Obs
     puller = _Pulling(booted, repository.scope, rate, observer)
     for disk in booted.disks:
         puller.pull(disk)
-    puller.ask(lambda host: _require_alone(booted, _domain(booted, host), host))
+    puller.ask(lambda host: require_alone(booted, _domain(booted, host), host))
     image_server.stop(booted)
     (booted.folder / image_server.LOG).unlink(missing_ok=True)
     release_point(booted, repository, observer)
@@ -166,8 +166,13 @@ def _running(booted: Booted, host: Host) -> Domain:
     return domain
 
 
-def _require_alone(booted: Booted, domain: Domain, host: Host) -> None:
-    """Make sure that neither an image nor the definition names the server any more."""
+def is_pulled(booted: Booted) -> bool:
+    """Return whether no image needs the server any more, whatever the record says."""
+    return all(_names_behind(disk) is None for disk in booted.disks)
+
+
+def require_alone(booted: Booted, domain: Domain, host: Host) -> None:
+    """Make sure that neither an image nor the definition names the server any more. Raises PullIncomplete."""
     for disk in booted.disks:
         if (behind := _names_behind(disk)) is not None:
             raise PullIncomplete(f"{disk.overlay} still names {behind} behind it")

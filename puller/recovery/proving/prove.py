@@ -89,7 +89,7 @@ def _find(repository: Repository, word: str | Point, hosts: Collection[str]) -> 
         raise NoSuchPoint(f"no domain and no restore point '{word}'") from error
 
 
-def prove(
+def prove(  # noqa: PLR0913, PLR0917 - what a series of drills is made of
     repository: Repository,
     points: Sequence[Point],
     conditions_of: ConditionsOf,
