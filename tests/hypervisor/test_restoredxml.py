@@ -145,6 +145,14 @@ def test_interfaces_are_kept_disconnected_or_connected_elsewhere() -> None:
         assert interface(networks).find("./source[@network='lab']") is not None
 
 
+def test_an_interface_needs_no_network_that_its_host_lacks() -> None:
+    networks = Networks(disconnect=True, absent=frozenset({"ovs0"}))
+    root = ET.fromstring(adapt(ALONE, {}, None, Copy("web2"), networks=networks).xml)
+    kinds = [(each.get("type"), each.find("link[@state='down']")) for each in root.iterfind(".//interface")]
+    assert [(kind, link is not None) for kind, link in kinds] == [("user", True), ("user", True)]
+    assert root.find(".//interface/source") is root.find(".//virtualport") is None
+
+
 SHARED = """<domain type='kvm'><name>web1</name><genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid><devices>
     <serial type='file'><source path='/log/web1' append='on'/><target port='0'/></serial>
     <serial type='pty'><log file='/log/web1-pty'/><target port='1'/></serial>

@@ -77,12 +77,14 @@ class Networks:
     """What becomes of the domain's network interfaces.
 
     ``disconnect`` takes their cables out; ``all`` is the libvirt network that they are all connected to;
-    ``mapped`` gives other names to networks and bridges.
+    ``mapped`` gives other names to networks and bridges. Interfaces on those that are ``absent``, without
+    which the domain would not start, are on QEMU's own network instead.
     """
 
     disconnect: bool = False
     all: str | None = None
     mapped: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -204,10 +206,21 @@ def _connect(root: ET.Element, networks: Networks) -> None:
                 used = source.get(name, "")
                 if used in networks.mapped:
                     source.set(name, networks.mapped[used])
+                elif used in networks.absent:
+                    _put_on_own_network(interface)
         if networks.disconnect:
             for link in interface.findall("./link"):
                 interface.remove(link)
             interface.append(ET.Element("link", state="down"))
+
+
+_OF_ANY_INTERFACE = frozenset({"mac", "model", "address", "boot", "rom", "alias", "link"})
+
+
+def _put_on_own_network(interface: ET.Element) -> None:
+    for element in [element for element in interface if element.tag not in _OF_ANY_INTERFACE]:
+        interface.remove(element)
+    interface.set("type", "user")
 
 
 def networks_of(xml: str) -> frozenset[str]:
