@@ -55,6 +55,10 @@ def test_a_machine_whose_puller_was_killed_is_pulled_on_and_can_be_watched_again
     assert (recovery["outcome"]["code"], recovery["outcome"]["state"]) == (0, "standalone")
 
 
+def test_a_machine_is_alone_when_its_images_are_whatever_the_record_says(recovery: dict[str, Any]) -> None:
+    assert (recovery["noted_late"]["code"], recovery["noted_late"].get("state")) == (0, "standalone")
+
+
 def test_a_machine_that_stands_alone_starts_without_a_server(recovery: dict[str, Any]) -> None:
     assert (recovery["behind"], recovery["nbd_in_xml"], recovery["again"]) == (None, False, True)
     assert recovery["left"] == []
@@ -108,6 +112,16 @@ def test_a_boot_that_fails_or_is_stopped_leaves_nothing(scenes: dict[str, Any]) 
     assert failures["stopped"] == 130
     assert [answer["code"] for answer in failures["unknown"]] == [16, 16]
     assert failures["left"] == []
+
+
+def test_a_machine_boots_on_a_host_that_lacks_what_was_around_it(scenes: dict[str, Any]) -> None:
+    """A medium, a bridge, a network; and without a shared disk or arguments of the original's."""
+    strange = scenes["strange_host"]
+    assert (strange["began"]["code"], strange["runs"]) == (0, True), strange["began"]
+    assert (strange["links"], strange["arguments"]) == (3, [])
+    assert "this host has no network br-nowhere" in strange["began"]["stderr"]
+    assert "without qemu:commandline" in strange["began"]["stderr"]
+    assert strange["left"] == []
 
 
 def test_a_boot_that_was_killed_is_listed_and_can_be_discarded(scenes: dict[str, Any]) -> None:
