@@ -46,7 +46,7 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
             Clients must then use TLS, with a certificate of the same CA.
         writable: Let clients write. What they write is in temporary files that only the server can open, and
             gone with it; the point never changes.
-        cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB. Default: 64 MiB. With
+        cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB. Default: 48 MiB. With
             ``cache_dir``: bytes of fetched data to keep there. Default: 4 GiB.
         cache_dir: A directory for fetched data, as it is in the repository. Later servers use it, too.
         observer: Receives events: a notice for each damaged range that a client reads, and for outages of

@@ -34,7 +34,7 @@ from puller.units import GIB, MIB
 SOCKET_FOLDER = "puller-serve-"
 """What the names of the folders of private sockets begin with."""
 
-MEMORY = 64 * MIB
+MEMORY = 48 * MIB
 """Default for the decrypted chunks in memory."""
 
 LEAST_MEMORY = 16 * MIB
