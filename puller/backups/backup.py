@@ -340,7 +340,7 @@ class _Transaction:
             for disk in self._disks:
                 if disk.lock is not None:
                     self._notes.add(
-                        f"disk {disk.target} is encrypted on this host, "
+                        f"disk {disk.target} is encrypted on its host, "
                         "but its content is stored unencrypted: "
                         "the repository is not encrypted"
                     )

@@ -127,7 +127,12 @@ class Scene:
                 words = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if words.startswith(("nbdkit", "/usr/bin/qemu-system")):
                     found.append(words[:200])
-        for pattern in ("lib/libvirt/swtpm/*", "lib/libvirt/qemu/domain-*", "lib/libvirt/qemu/nvram/*"):
+        for pattern in (
+            "lib/libvirt/swtpm/*",
+            "lib/libvirt/qemu/domain-*",
+            "lib/libvirt/qemu/nvram/*",
+            "log/libvirt/qemu/drill-*",
+        ):
             found += [str(path) for path in Path("/var").glob(pattern)]
         if everything:
             found += [str(path) for path in self.drills.glob("*")]

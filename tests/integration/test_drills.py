@@ -92,7 +92,8 @@ def left_over(directory: Path, uri: str | None = None) -> list[str]:
     if uri is not None:
         found += [handle.name() for handle in open_embedded(uri).listAllDomains() if "drill" in handle.name()]
         root = uri.partition("root=")[2]
-        found += [str(path) for path in Path(root, "lib").glob("swtpm/*")]
+        for pattern in ("lib/swtpm/*", "lib/qemu/nvram/*", "log/qemu/drill-*"):
+            found += [str(path) for path in Path(root).glob(pattern)]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if str(directory).encode() in process.read_bytes() and process.parent.name != str(os.getpid()):
@@ -334,6 +335,20 @@ def test_without_libguestfs_a_machine_that_cannot_be_started_is_no_verdict(
     assert "libguestfs is not installed" in answer.error["message"]
     assert "Install libguestfs" in answer.error["advice"]
     assert stored(url) == before
+
+
+def test_a_machine_with_uefi_and_without_a_screen(
+    take: Take, cli: CommandLine, url: str, tmp_path: Path, libvirt_uri: str
+) -> None:
+    """It never ran, so that its variables come from the template. Its disk has no boot loader for UEFI."""
+    take("uefi", uefi=True, screen=False)
+    drills = tmp_path / "drills"
+    words = ("prove", "uefi", "--evidence", "console:BdsDxe: ", "--timeout", LONG, "--directory", str(drills))
+    answer = cli(*words, "--json")
+    assert answer.code == 0, answer.out
+    (proof,) = answer.document["proofs"]
+    assert (proof["verdict"], proof["screenshot"]) == ("proven", None)
+    assert left_over(drills, libvirt_uri) == []
 
 
 def test_a_damaged_point_fails_its_drill(

@@ -227,9 +227,9 @@ def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: py
         (held,) = scene.folder.glob("*-run.lock")
         assert held.stat().st_mode & 0o777 == 0o644, "no other user could look whether it is held"
         with monkeypatch.context() as patch:
-            patch.setattr("puller.backups.backup.lock_directory", lambda: scene.folder / "other")
+            patch.setattr("puller.hypervisor.locking.lock.lock_directory", lambda: scene.folder / "other")
             for mode in ("pull", "push"):
-                with pytest.raises(Locked, match="another user or container") as caught:
+                with pytest.raises(Locked, match="another user, container or host") as caught:
                     puller.backup(scene.repository, scene.machine.name, connect=scene.uri, mode=mode)
                 refused.append(caught.value.exit_code)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from puller.units import KIB, MIB
 from tests.lab.daemon import is_root
 from tests.lab.two_hosts import in_own_network
 
-pytestmark = pytest.mark.skipif(not is_root(), reason="a host of its own needs root")
+pytestmark = [
+    pytest.mark.skipif(not is_root(), reason="a host of its own needs root"),
+    pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="needs openssh-server"),
+]
 
 
 LONG = pytest.mark.skipif(
