@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,9 +28,10 @@ from puller.cli.output.tables import table
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
 from puller.events import Observer
-from puller.recovery.serving.process import ServerProcess, Service
-from puller.recovery.serving.session import Session
 from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.recovery.serving.process import ServerProcess, Service
 
 _KILLED = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -121,6 +122,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     prints the URIs when clients can connect, and serves until a signal ends it (exit code 0). POINT is an id,
     a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
+    from puller.recovery.serving.process import Service
+
     service = Service(
         tuple(dict.fromkeys(disks)),
         None if socket is None else Path(socket).absolute(),
@@ -144,6 +147,8 @@ def _begin(
     settings: Settings, point: str, hosts: tuple[str, ...], service: Service, observer: Observer
 ) -> ServerProcess:
     """Let nbdkit's process open the repository, and only that: two would take twice the memory for days."""
+    from puller.recovery.serving.process import ServerProcess
+    from puller.recovery.serving.session import Session
 
     def attempt(url: str, secret: Secret) -> ServerProcess:
         session = Session(
