@@ -75,7 +75,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     Args:
         repository: Where to store the point.
         domain: The domain's name or UUID.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         disks: Targets of the only disks to back up, such as ``vda``. Without them, all disks that hold data
             are backed up, except shareable, transient, vhost-user and vhost-vdpa disks and luns. A domain
             without disks gets a point with its configuration alone.
@@ -218,7 +218,7 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
         repository: The URL of the repository, or the open repository.
         password: A password that opens the repository, if ``repository`` is a URL.
         key_file: The content of a key file that opens it, instead.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         domains: Names, UUIDs or patterns of the domains to examine. Default: all.
         exclude_domains: Names, UUIDs or patterns of domains to leave out.
         disks: As for ``backup``.
@@ -292,7 +292,7 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
     Args:
         domain: The domain's name or UUID. It may be running or shut off.
         command: Words for ``/bin/sh -c``. What it prints goes to stderr.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         disks: As for ``backup``.
         exclude: As for ``backup``.
         since: A checkpoint of the domain, or a point of ``repository``. Changes since then are marked in a
@@ -357,7 +357,7 @@ def forget(
     Args:
         repository: The repository.
         domain: The domain's name or UUID.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         observer: Receives events: notices.
 
     Returns:

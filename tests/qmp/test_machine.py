@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 from contextlib import ExitStack, suppress
@@ -25,6 +26,7 @@ from puller.errors import (
 from puller.qmp.address import parse
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
+from tests.lab.kernel import Kernel
 from tests.lab.machine import DiskSpec, make_image
 from tests.lab.qemu import BareMachine, free_port
 from tests.qmp.conftest import BareFactory
@@ -319,3 +321,29 @@ def test_a_socket_that_is_no_monitor(
         with pytest.raises(HypervisorError, match="cannot connect to QEMU at .*other"):  # noqa: RUF043
             puller.backup(repository, "web1", connect=f"qmp://{tmp_path}/other")
     assert capfd.readouterr().err == ""
+
+
+def test_firmware_variables_are_a_disk_and_kernels_are_noted(
+    bare_factory: BareFactory, repository: puller.Repository, truth: Truth, tmp_path: Path
+) -> None:
+    code, variables, kernel = (tmp_path / name for name in ("code.fd", "vars.fd", "vmlinuz"))
+    code.write_bytes(b"\xf4" * (MIB // 2))
+    variables.write_bytes(b"variables".ljust(128 * 1024, b"\xff"))
+    shutil.copy(Kernel.find().image, kernel)
+    machine = bare_factory(
+        DiskSpec("vda", MIB),
+        options=(
+            *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+            *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+            *("-kernel", str(kernel)),
+        ),
+    )
+    point = puller.backup(repository, machine.name, connect=machine.uri, on_frozen=truth)
+    assert {disk.disk for disk in point.disks} == {"vda", "pflash1"}
+    folder = restored(repository, point, tmp_path)
+    assert truth.equals(folder, "pflash1", 1)
+    assert (folder / "pflash1.raw").read_bytes().startswith(b"variables")
+    (note,) = [note for note in point.notes if note.startswith("the point does not hold")]
+    assert f"kernel {kernel}" in note
+    assert f"disk pflash0 (read-only, {code})" in note
+    assert machine.remains() == []
