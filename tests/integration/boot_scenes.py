@@ -169,7 +169,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     terminal.wait_turns(terminal.turns() + 3)
 
     slow.send_signal(signal.SIGTERM)
-    stopped = ended(slow)["code"]
+    stopped = ended(slow)
     outcome = stage.answer("boot", "--resume", MACHINE)
     noted_late = resume_after_the_pull(stage)
     assert outcome["code"] == 0, (outcome, (stage.state / "booted" / MACHINE / "server.log").read_text())
@@ -302,8 +302,7 @@ def strange_host(stage: Stage) -> dict[str, Any]:
         <interface type='network'><source network='nowhere'/></interface></devices>"""
     (stage.folder / "strange").mkdir()
     xml = booted.make_machine(stage.folder / "strange", "strange")
-    xml = xml.replace("</devices>", around).replace("</domain>", own).replace('type="qcow2"', 'type="raw"')
-    xml = xml.replace(".qcow2", ".raw").replace("</disk>", "<shareable/></disk>", 1)
+    xml = xml.replace("</devices>", around).replace("</domain>", own)
     namespace = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
     with closing(libvirt.open(URI)) as connection:
         connection.defineXML(xml.replace("<domain ", f"<domain {namespace} ", 1))
@@ -320,6 +319,34 @@ def strange_host(stage: Stage) -> dict[str, Any]:
     with closing(libvirt.open(URI)) as connection:
         connection.lookupByName("strange").undefine()
     return {**found, "left": stage.left()}
+
+
+def full_storage(stage: Stage) -> dict[str, Any]:
+    """The storage is too small for a pull; the guest writes on, and the pull ends when there is room."""
+    small = stage.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40M,mode=0711", "tmpfs", small], check=True)
+    began = stage.boot("--keep", "--limit", "4M", "--storage", str(small))
+    terminal = stage.terminal()
+    terminal.wait_turns(2)
+    free = shutil.disk_usage(small).free
+    subprocess.run(["mount", "-o", "remount,size=400M", small], check=True)
+    resumed = stage.answer("boot", "--resume", MACHINE)
+    with closing(libvirt.open(URI)) as connection:
+        domain = stage.domain(connection)
+        domain.suspend()
+        wrong_writes = terminal.wrong_writes(stage.plain(began["overlays"]["vda"]))
+        domain.destroy()
+        domain.undefine()
+    (stage.state / "booted" / MACHINE).unlink()
+    return {
+        "began": began,
+        "free": free,
+        "turns": terminal.turns(),
+        "resumed": resumed["state"],
+        "wrong_reads": terminal.wrong_reads(stage.original),
+        "wrong_writes": wrong_writes,
+    }
 
 
 def lose_power(stage: Stage) -> None:
@@ -423,7 +450,16 @@ def damage_newest_pack(stage: Stage) -> None:
     client.put_object(Bucket="recovery", Key=key, Body=bytes(content))
 
 
-SCENES = (failures, strange_host, killed_boot, firmware, damaged, running_machine, instant_recovery)
+SCENES = (
+    failures,
+    strange_host,
+    full_storage,
+    killed_boot,
+    firmware,
+    damaged,
+    running_machine,
+    instant_recovery,
+)
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ def test_a_guest_sees_no_error_while_puller_nbdkit_libvirtd_and_the_store_are_ki
     recovery: dict[str, Any],
 ) -> None:
     """All of them in mid-pull, and the guest reads and writes all the while."""
-    assert (recovery["killed"], recovery["stopped"]) == (-9, 130)
+    assert (recovery["killed"], recovery["stopped"]["code"]) == (-9, 130)
     assert recovery["in_mid_pull"]
     assert (recovery["errors"], recovery["turns"] > 15) == ([], True)
 
@@ -57,6 +57,13 @@ def test_a_machine_whose_puller_was_killed_is_pulled_on_and_can_be_watched_again
 
 def test_a_machine_is_alone_when_its_images_are_whatever_the_record_says(recovery: dict[str, Any]) -> None:
     assert (recovery["noted_late"]["code"], recovery["noted_late"].get("state")) == (0, "standalone")
+
+
+def test_who_stops_puller_learns_that_the_machine_runs_on(recovery: dict[str, Any]) -> None:
+    stopped = recovery["stopped"]
+    assert (stopped["domain"], stopped["state"]) == ("web1-boot", "pulling")
+    assert stopped["error"]["message"] == "stopped by SIGTERM: web1-boot runs, and QEMU goes on pulling"
+    assert stopped["error"]["advice"] == "Run 'puller boot --resume web1-boot' to wait for the end."
 
 
 def test_a_machine_that_stands_alone_starts_without_a_server(recovery: dict[str, Any]) -> None:
@@ -115,7 +122,7 @@ def test_a_boot_that_fails_or_is_stopped_leaves_nothing(scenes: dict[str, Any]) 
 
 
 def test_a_machine_boots_on_a_host_that_lacks_what_was_around_it(scenes: dict[str, Any]) -> None:
-    """A medium, a bridge, a network; and without a shared disk or arguments of the original's."""
+    """A medium, a bridge and a network; and without arguments of the original's."""
     strange = scenes["strange_host"]
     assert (strange["began"]["code"], strange["runs"]) == (0, True), strange["began"]
     assert (strange["links"], strange["arguments"]) == (3, [])
@@ -129,6 +136,17 @@ def test_a_boot_that_was_killed_is_listed_and_can_be_discarded(scenes: dict[str,
     assert killed["listed"] == [["web1-boot", "booting"]]
     assert killed["resumed"]["code"] == 2
     assert (killed["discarded"]["code"], killed["left"]) == (0, [])
+
+
+def test_a_pull_leaves_room_for_what_the_guest_writes(scenes: dict[str, Any]) -> None:
+    full = scenes["full_storage"]
+    assert full["began"]["code"] == 15
+    message = full["began"]["error"]["message"]
+    assert message.startswith("cannot pull all of disk vda of web1-boot: less than 2.0 MiB is free in ")
+    assert full["began"]["error"]["advice"].startswith("Make room there, then run 'puller boot --resume")
+    assert full["free"] > 0
+    assert (full["turns"] >= 2, full["resumed"]) == (True, "standalone")
+    assert (full["wrong_reads"], full["wrong_writes"]) == ([], [])
 
 
 def test_a_machine_with_firmware_variables_and_a_tpm_runs_beside_its_original(scenes: dict[str, Any]) -> None:
