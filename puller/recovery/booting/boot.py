@@ -158,7 +158,8 @@ class _Booting:
         name = self._wanted.name or f"{self._point.domain}-boot"
         if name in known:
             raise DomainExists(
-                f"domain {name} exists at {self._wanted.connect}", advice="Choose another --name."
+                f"domain {name} exists at {self._wanted.connect}",
+                advice="Choose another --name. 'puller boot --list' shows whether it was booted before.",
             )
         return name
 
@@ -197,7 +198,7 @@ class _Booting:
 
     def _keep(self) -> None:
         """Protect the point as long as the machine needs it. The record has the protection's name already."""
-        note = f"booted as {self._name} on {platform.node()}"
+        note = f"booted as {self._name} on {platform.node()}, which reads from it"
         try:
             self._repository.keeps.put_as(self._booted.keep, Keep(None, note))
         except PullerError as error:
