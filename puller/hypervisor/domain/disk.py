@@ -13,6 +13,7 @@ from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.domain.encryption import Encryption, parse_encryption
+from puller.hypervisor.domain.storage_node import StorageNode, parse_node
 
 _SOURCE_ATTRIBUTES = {
     "file": "file",
@@ -70,6 +71,7 @@ class Disk:
         facts: Set by a backup.
         compat: Version of a qcow2 image, ``0.10`` or ``1.1``, once its image was read.
         cluster: Bytes in a cluster of a qcow2 image, once its image was read.
+        node: Where the image is, if ``path`` is None and puller can open it while the domain is shut off.
         data_file: External data file of a qcow2 image, once its image was read; None if it has none.
     """
 
@@ -88,6 +90,7 @@ class Disk:
     compat: str = ""
     cluster: int | None = None
     data_file: Path | None = None
+    node: StorageNode | None = None
 
     @property
     def is_candidate(self) -> bool:
@@ -202,6 +205,7 @@ def _parse(element: ET.Element) -> Disk:
         path=None if slices else _path(kind, source),
         backing=tuple(_chain(element)),
         encryption=tuple(_encryption(element, _attribute(driver, "type") or "raw")),
+        node=parse_node(kind, source),
     )
 
 
