@@ -541,7 +541,7 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
 
     plain = puller.create_repository(str(tmp_path / "plain"), password=None)
     point = puller.backup(plain, scene.machine.name, connect=libvirt_uri)
-    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "images.json"}
+    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "loader", "images.json"}
     assert "s3cret" not in (restored(plain, point, tmp_path) / "domain.xml").read_text()
 
     with (tmp_path / "variables.fd").open("wb") as variables:

@@ -72,6 +72,7 @@ class Disk:
         compat: Version of a qcow2 image, ``0.10`` or ``1.1``, once its image was read.
         cluster: Bytes in a cluster of a qcow2 image, once its image was read.
         node: Where the image is, if ``path`` is None and puller can open it while the domain is shut off.
+        bus: How the guest is given it (``virtio``, ``scsi``, ``sd``).
         data_file: External data file of a qcow2 image, once its image was read; None if it has none.
     """
 
@@ -91,6 +92,7 @@ class Disk:
     cluster: int | None = None
     data_file: Path | None = None
     node: StorageNode | None = None
+    bus: str = ""
 
     @property
     def is_candidate(self) -> bool:
@@ -128,6 +130,8 @@ class Disk:
             return "passed through as a lun, to which the guest can write without passing QEMU"
         if self.device != "disk":
             return f"a {self.device}"
+        if self.bus == "sd":
+            return "an SD card, for which libvirt has no backup job"
         if self.source == "":
             return "empty"
         if self.readonly:
@@ -206,6 +210,7 @@ def _parse(element: ET.Element) -> Disk:
         backing=tuple(_chain(element)),
         encryption=tuple(_encryption(element, _attribute(driver, "type") or "raw")),
         node=parse_node(kind, source),
+        bus=_attribute(element.find("target"), "bus"),
     )
 
 
