@@ -25,6 +25,9 @@ _SOURCE_ATTRIBUTES = {
 _VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 
+_SD = "an SD card, for which libvirt has no backup job"
+
+
 @dataclass(frozen=True, slots=True)
 class DataFileFacts:
     """Facts about the external data file of a qcow2 image, a file or a device; see ImageFacts."""
@@ -128,10 +131,8 @@ class Disk:
             return f"a {_VHOST[self.type]} disk, whose data does not pass through QEMU"
         if self.device == "lun":
             return "passed through as a lun, to which the guest can write without passing QEMU"
-        if self.device != "disk":
-            return f"a {self.device}"
-        if self.bus == "sd":
-            return "an SD card, for which libvirt has no backup job"
+        if self.device != "disk" or self.bus == "sd":
+            return f"a {self.device}" if self.device != "disk" else _SD
         if self.source == "":
             return "empty"
         if self.readonly:
