@@ -14,6 +14,7 @@ from puller.errors import UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import describe
+from puller.hypervisor.domain.storage_node import StorageNode
 from puller.hypervisor.secret import auth_value, passphrase
 from puller.nbd.image import Key, Keys, Remote
 
@@ -34,16 +35,19 @@ def remote_image(domain: Domain, disk: Disk) -> Remote | None:
 
     Raises UnsupportedDisk if libvirt does not give the value of its secret.
     """
-    found = disk.node
-    if found is None:
-        return None
-    name, node = disk.source, json.loads(found.options)
-    if found.secret is None:
-        return Remote(name, node)
-    value = auth_value(domain, disk.target, found.secret)
-    return Remote(
-        name, node, found.secret.option, base64.b64encode(value) if found.secret.is_base64 else value
-    )
+    return None if disk.node is None else opened_image(domain, disk.target, disk.source, disk.node)
+
+
+def opened_image(domain: Domain, target: str, name: str, node: StorageNode) -> Remote:
+    """Return the image at ``node``, with libvirt's secret for its server; ``name`` is for messages.
+
+    Raises UnsupportedDisk if libvirt does not give the value of the secret.
+    """
+    options, secret = json.loads(node.options), node.secret
+    if secret is None:
+        return Remote(name, options)
+    value = auth_value(domain, target, secret)
+    return Remote(name, options, secret.option, base64.b64encode(value) if secret.is_base64 else value)
 
 
 def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:
