@@ -12,6 +12,7 @@ from puller.api.arguments import (
     check_level,
     check_lists,
     check_rate,
+    check_size,
     check_times,
     secret_of,
 )
@@ -56,6 +57,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
     checkpoint: bool = True,
+    attach_limit: int | None = None,
     compression: int | Literal["auto"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
@@ -102,6 +104,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags: Names and values to store in the point.
         checkpoint: Create a checkpoint, by which the next backup finds what changed. Without it, backups
             build on the checkpoints that exist, and read all data where there is none.
+        attach_limit: The largest CD-ROM image or floppy disk in a drive that the point holds, in bytes; 0 for
+            none. Default: 16 MiB. A note names those left out.
         compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
@@ -141,6 +145,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.backups import backup as transaction
+    from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
     from puller.hypervisor.job.tcp import over_tcp
 
     check_choice("mode", mode, Mode)
@@ -169,6 +174,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags=tags or {},
         tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
         read_rate=check_rate(limit_read),
+        attach_limit=MEDIUM_LIMIT if attach_limit is None else check_size(attach_limit),
         tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)

@@ -293,6 +293,7 @@ _CHOICES = (
     "guest_after",
     "compression",
     "compare_every",
+    "attach_limit",
     "limit_read",
     "limit_upload",
     "scratch_dir",
