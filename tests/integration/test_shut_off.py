@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.errors import DomainNotRunning, HypervisorError, UnsupportedDisk
+from puller.errors import DomainNotRunning, HypervisorError
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.space.staging import staging_path
@@ -64,7 +64,18 @@ def test_a_disk_that_is_a_slice_of_a_file(raw: Scene) -> None:
     )
     raw.assert_exact(point)
     raw.machine.stop()
-    with pytest.raises(UnsupportedDisk, match=r"disk vda of .* it is a slice, and the domain is shut off"):
+    off = raw.backup()
+    assert (off.consistency, off.disks[0].size, off.disks[0].new_bytes) == ("offline", 4 * MIB, 0)
+    raw.assert_exact(off)
+    image = raw.machine.image("vda")
+
+    def write(_exports: Sequence[DiskExport]) -> None:
+        with image.open("r+b") as file:
+            file.seek(2 * MIB)
+            file.write(b"torn")
+
+    raw.truth = write
+    with pytest.raises(HypervisorError, match=f"image {image} of domain .* was changed while it was read"):
         raw.backup()
 
 

@@ -5,6 +5,8 @@ A point holds the decrypted content that the guest sees, whether the guest runs 
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,8 @@ from puller.errors import UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import describe
-from puller.hypervisor.secret import passphrase
-from puller.nbd.image import Key, Keys
+from puller.hypervisor.secret import auth_value, passphrase
+from puller.nbd.image import Key, Keys, Remote
 
 
 def keys_of(domain: Domain, disk: Disk) -> Keys:
@@ -24,6 +26,23 @@ def keys_of(domain: Domain, disk: Disk) -> Keys:
     return tuple(
         None if found is None else Key(found.image, passphrase(domain, disk.target, found))
         for found in disk.encryption
+    )
+
+
+def remote_image(domain: Domain, disk: Disk) -> Remote | None:
+    """Return the image of a disk that is not a file or device of the host; None if puller cannot open it.
+
+    Raises UnsupportedDisk if libvirt does not give the value of its secret.
+    """
+    found = disk.node
+    if found is None:
+        return None
+    name, node = disk.source, json.loads(found.options)
+    if found.secret is None:
+        return Remote(name, node)
+    value = auth_value(domain, disk.target, found.secret)
+    return Remote(
+        name, node, found.secret.option, base64.b64encode(value) if found.secret.is_base64 else value
     )
 
 
