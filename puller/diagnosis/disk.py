@@ -130,7 +130,7 @@ def _format(examined: ExaminedDomain, disk: Disk) -> Answer:
     leave_out = f"leave the disk out with --exclude-disk {disk.target}"
     if disk.hindrance is not None:
         return fail(f"cannot back up the disk: it is {disk.hindrance}", leave_out.capitalize() + ".")
-    if disk.path is None and not examined.domain.is_active():
+    if disk.path is None and disk.node is None and not examined.domain.is_active():
         return fail(
             f"cannot read the disk while the domain is shut off: it is {disk.type}",
             f"Start the domain, or {leave_out}.",

@@ -134,6 +134,15 @@ def test_a_disk_that_does_not_pass_through_qemu_is_left_out_and_refused_when_nam
         select("x", disks, ["vdb"], [])
 
 
+def test_an_sd_card_is_left_out() -> None:
+    (card,) = parse_disks(
+        "<domain><devices><disk><source file='/card'/><target dev='sda' bus='sd'/></disk></devices></domain>"
+    )
+    assert (card.is_candidate, card.holds_changes) == (False, True)
+    with pytest.raises(UnsupportedDisk, match="it is an SD card, for which libvirt has no backup job"):
+        select("web1", [card], ["sda"], [])
+
+
 def test_a_volume_that_qemu_reaches_itself_is_a_network_disk() -> None:
     assert [(each.type, each.source) for each in parse_disks(VHOST)][2] == ("network", "san/unit:0:0:1")
 

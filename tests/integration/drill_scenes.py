@@ -127,15 +127,11 @@ class Scene:
                 words = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if words.startswith(("nbdkit", "/usr/bin/qemu-system")):
                     found.append(words[:200])
-        for pattern in (
-            "lib/libvirt/swtpm/*",
-            "lib/libvirt/qemu/domain-*",
-            "lib/libvirt/qemu/nvram/*",
-            "log/libvirt/qemu/drill-*",
-        ):
-            found += [str(path) for path in Path("/var").glob(pattern)]
+        patterns = ["lib/libvirt/swtpm/*", "lib/libvirt/qemu/domain-*", "lib/libvirt/qemu/nvram/*"]
         if everything:
             found += [str(path) for path in self.drills.glob("*")]
+            patterns.append("log/libvirt/qemu/drill-*")
+        found += [str(path) for pattern in patterns for path in Path("/var").glob(pattern)]
         return found
 
 
@@ -143,7 +139,7 @@ def main() -> None:
     folder, runs, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     folder.mkdir(exist_ok=True)
     scene = Scene(folder, seed)
-    few = (KILLED, STOPPED, KILLED, HELD)
+    few = (KILLED, KILLED, HELD)
     many = [scene.chance.choice((HELD, HELD, KILLED, KILLED, STOPPED)) for _ in range(runs - 1)]
     with PrivateLibvirt(folder / "libvirt"):
         prepare_library()

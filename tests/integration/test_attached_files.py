@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -218,3 +221,35 @@ def test_a_machine_starts_on_a_host_that_has_none_of_it(scene: Scene, files: dic
         assert files["initrd"].read_bytes() == contents["initrd"]
     finally:
         original.define(definition)
+
+
+def test_firmware_variables_on_the_network(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """Read from their server; if it does not answer, the point has none and says so."""
+    machine = machine_factory(DiskSpec("vda", MIB))
+    machine.stop()
+    scene = Scene(machine, libvirt_uri, tmp_path, truth)
+    variables, socket, pid = tmp_path / "variables", tmp_path / "variables.sock", tmp_path / "pid"
+    variables.write_bytes(b"boot order" * 10_240)
+
+    def edit(root: ET.Element) -> None:
+        firmware = root.find("os")
+        assert firmware is not None
+        ET.SubElement(firmware, "loader", readonly="yes", type="pflash").text = "/usr/share/OVMF/CODE.fd"
+        nvram = ET.SubElement(firmware, "nvram", type="network")
+        source = ET.SubElement(nvram, "source", protocol="nbd", name="vars")
+        ET.SubElement(source, "host", transport="unix", socket=str(socket))
+        ET.SubElement(ET.SubElement(root, "features"), "acpi")
+
+    scene.redefine(edit)
+    serve = ["qemu-nbd", "--persistent", "--shared=0", "-f", "raw", "-k", str(socket), "-x", "vars"]
+    subprocess.run([*serve, "--fork", f"--pid-file={pid}", str(variables)], check=True)
+    try:
+        point = scene.backup()
+        assert point.notes == ()
+        assert (restored(scene, point) / "nvram.fd").read_bytes() == variables.read_bytes()
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+    (note,) = scene.backup().notes
+    assert note.startswith("the point has no nvram.fd: cannot read the firmware variables of domain ")

@@ -10,6 +10,7 @@ from typing import Self
 from puller.backups.bases.history import History
 from puller.backups.machines import records
 from puller.backups.machines.machine import AttachmentReader, AttachmentRequest, SourceRequest, Tell
+from puller.backups.machines.variables import read_variables
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, PulledSource, Source
@@ -163,7 +164,7 @@ class LibvirtMachine:
         yield AttachmentReader("domain.xml", lambda: read_definition().encode(), required=True)
         if domain.is_active():
             yield AttachmentReader("live.xml", lambda: domain.xml().encode())
-        yield AttachmentReader("nvram.fd", lambda: firmware.nvram(domain))
+        yield AttachmentReader("nvram.fd", lambda: read_variables(domain))
         yield AttachmentReader("varstore.json", lambda: firmware.varstore(domain))
         if sealed:
             yield AttachmentReader("tpm.tar", lambda: firmware.tpm(domain))
