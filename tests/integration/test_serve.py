@@ -444,6 +444,16 @@ def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) 
     assert _puller(archive, "--run", "kill -9 $$").returncode == 128 + signal.SIGKILL
 
 
+def test_a_signal_ends_the_command_with_all_that_it_started(archive: Archive, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    words = _words(archive, "--run", f"sleep 600 & echo $! > {told}.new; mv {told}.new {told}; wait; true")
+    with subprocess.Popen(words, env=_environment(), stdin=subprocess.DEVNULL) as process:
+        until(told.exists)
+        process.terminate()
+        assert process.wait(30) == 130
+    until(lambda: not is_alive(int(told.read_text())))
+
+
 def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for options, message in (

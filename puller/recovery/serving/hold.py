@@ -45,9 +45,9 @@ class Hold:
         """Delete the keep. If that fails, it ends by itself. It may be called twice."""
         self._scope.cancel()
         with self._lock, suppress(PullerError):
-            if self._key is not None:
-                self._repository.within(cleanup()).keeps.delete([self._key])
-                self._key = None
+            key, self._key = self._key, None
+            if key is not None:
+                self._repository.within(cleanup()).keeps.delete([key])
 
     def _keep_until_cancelled(self) -> None:
         self._renew()
