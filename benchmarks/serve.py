@@ -98,9 +98,17 @@ def served(*options: str) -> Iterator[Served]:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         document = json.loads(process.stdout.readline())
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield Served(document["uri"], (process.pid, int(children[0])), began)
-        process.terminate()
+        try:
+            yield Served(document["uri"], (process.pid, _child(process.pid)), began)
+        finally:
+            process.terminate()
+
+
+def _child(pid: int) -> int:
+    """The one child of a process, whichever of its threads started it."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    (found,) = (int(word) for task in tasks for word in (task / "children").read_text().split())
+    return found
 
 
 def _status(pid: int, name: str) -> int:

@@ -236,6 +236,7 @@ if TYPE_CHECKING:
     )
     from puller.repository.points import (
         Attachment,
+        DataFileRecord,
         DiskRecord,
         ImageRecord,
         Point,
@@ -308,6 +309,7 @@ __all__ = [
     "Cost",
     "Damage",
     "DamagedData",
+    "DataFileRecord",
     "Decision",
     "Defaults",
     "DiskDifference",
@@ -503,7 +505,7 @@ _HOMES = {
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
     "puller.recovery.files.entry": "FileEntry",
     "puller.recovery.files.versions": "FileVersion",
-    "puller.repository.points": "Attachment DiskRecord ImageRecord Point",
+    "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab import appliance
 from tests.lab.seaweed import Seaweed
 
 pytest_plugins = ["tests.lab.fixtures"]
@@ -23,6 +24,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Caches of the tests' repositories are not the user's business."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULLER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libguestfs() -> Iterator[None]:
+    """A kernel for libguestfs's appliance: a bare machine has none installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in appliance.environment().items():
+            patch.setenv(name, value)
         yield
 
 

@@ -380,6 +380,7 @@ ALLOWED = {
     ("host/command.py", "wait"): "the process has been killed",
     ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",
+    ("recovery/files/appliance_process.py", "sleep"): "the process ends itself afterwards",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",

@@ -77,6 +77,7 @@ RESULTS = {
     "CopiedPath",
     "Cost",
     "Damage",
+    "DataFileRecord",
     "Decision",
     "DiskDifference",
     "DiskExport",

@@ -103,6 +103,13 @@ def check_rate(limit: int | None) -> int | None:
     return limit
 
 
+def check_size(size: int) -> int:
+    """The size in bytes. Raises UsageError for a negative one."""
+    if size < 0:
+        raise UsageError(f"invalid size of {size} bytes", advice="Use 0 or more.")
+    return size
+
+
 def working(repository: Repository, subject: str, observer: Observer) -> Repository:
     """The repository with the deadlines of work that would be lost; ``observer`` is told of outages."""
     return repository.within(repository.scope.working(lambda text: observer(Notice(subject, text))))

@@ -12,6 +12,7 @@ from puller.api.arguments import (
     check_level,
     check_lists,
     check_rate,
+    check_size,
     check_times,
     secret_of,
 )
@@ -56,6 +57,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     keep_staging: bool = False,
     tags: dict[str, str] | None = None,
     checkpoint: bool = True,
+    attach_limit: int | None = None,
     compression: int | Literal["auto"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
@@ -75,7 +77,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     Args:
         repository: Where to store the point.
         domain: The domain's name or UUID.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         disks: Targets of the only disks to back up, such as ``vda``. Without them, all disks that hold data
             are backed up, except shareable, transient, vhost-user and vhost-vdpa disks and luns. A domain
             without disks gets a point with its configuration alone.
@@ -102,6 +104,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags: Names and values to store in the point.
         checkpoint: Create a checkpoint, by which the next backup finds what changed. Without it, backups
             build on the checkpoints that exist, and read all data where there is none.
+        attach_limit: The largest CD-ROM image or floppy disk in a drive that the point holds, in bytes; 0 for
+            none. Default: 16 MiB. A note names those left out.
         compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
@@ -141,6 +145,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     """
     # A host where one restores need not have libvirt's Python module.
     from puller.backups import backup as transaction
+    from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
     from puller.hypervisor.job.tcp import over_tcp
 
     check_choice("mode", mode, Mode)
@@ -169,6 +174,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags=tags or {},
         tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
         read_rate=check_rate(limit_read),
+        attach_limit=MEDIUM_LIMIT if attach_limit is None else check_size(attach_limit),
         tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
@@ -218,7 +224,7 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
         repository: The URL of the repository, or the open repository.
         password: A password that opens the repository, if ``repository`` is a URL.
         key_file: The content of a key file that opens it, instead.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         domains: Names, UUIDs or patterns of the domains to examine. Default: all.
         exclude_domains: Names, UUIDs or patterns of domains to leave out.
         disks: As for ``backup``.
@@ -292,7 +298,7 @@ def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has
     Args:
         domain: The domain's name or UUID. It may be running or shut off.
         command: Words for ``/bin/sh -c``. What it prints goes to stderr.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         disks: As for ``backup``.
         exclude: As for ``backup``.
         since: A checkpoint of the domain, or a point of ``repository``. Changes since then are marked in a
@@ -357,7 +363,7 @@ def forget(
     Args:
         repository: The repository.
         domain: The domain's name or UUID.
-        connect: The connection URI of libvirt.
+        connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         observer: Receives events: notices.
 
     Returns:

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 from puller.api.arguments import check_lists, working
 from puller.events import Observer, ignore
 from puller.repository.repository import Repository
-from puller.units import MIB
 
 if TYPE_CHECKING:
     from puller.recovery.serving.server import Server
-
-DEFAULT_CACHE = 64 * MIB
-"""Bytes of decrypted chunks that a server keeps in memory."""
 
 
 def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -29,7 +25,8 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
     port: int | None = None,
     tls_certificates: str | None = None,
     writable: bool = False,
-    cache_size: int = DEFAULT_CACHE,
+    cache_size: int | None = None,
+    cache_dir: str | None = None,
     observer: Observer = ignore,
 ) -> Server:
     """Serve the disks of a point as read-only NBD exports, straight from the repository.
@@ -49,7 +46,9 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
             Clients must then use TLS, with a certificate of the same CA.
         writable: Let clients write. What they write is in temporary files that only the server can open, and
             gone with it; the point never changes.
-        cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB.
+        cache_size: Bytes of decrypted data to keep in memory, at least 16 MiB. Default: 48 MiB. With
+            ``cache_dir``: bytes of fetched data to keep there. Default: 4 GiB.
+        cache_dir: A directory for fetched data, as it is in the repository. Later servers use it, too.
         observer: Receives events: a notice for each damaged range that a client reads, and for outages of
             the store.
 
@@ -80,9 +79,8 @@ def serve(  # noqa: PLR0913 - one keyword for each choice that a user has
         socket_owner,
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
-        cache_size,
-        writable,
-    )
+        writable=writable,
+    ).cached(cache_size, cache_dir)
     service.check()
     bound = working(repository, point, observer)
     return Server(bound, bound.points.select(point, hosts), service, observer)

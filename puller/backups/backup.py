@@ -28,7 +28,7 @@ from puller.backups.bases.bases import (
 )
 from puller.backups.bases.history import History
 from puller.backups.machines.connecting import connect
-from puller.backups.machines.machine import Machine, SourceRequest
+from puller.backups.machines.machine import AttachmentRequest, Machine, SourceRequest
 from puller.backups.metadata import AttachmentSnapshot
 from puller.backups.notes import Notes
 from puller.backups.omissions import omissions, unreached
@@ -47,6 +47,7 @@ from puller.errors import (
 )
 from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesced
 from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
@@ -87,7 +88,8 @@ class Plan:
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
     staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
     creates none. ``read_rate`` is in bytes per second,
-    for all disks together. ``tcp`` reads the disks of another host over TCP.
+    for all disks together. ``tcp`` reads the disks of another host over TCP. ``attach_limit`` is how many
+    bytes a medium in a drive may have for the point to hold it.
     """
 
     domain: str
@@ -108,6 +110,7 @@ class Plan:
     tuning: Tuning | None = None
     read_rate: int | None = None
     tcp: OverTcp | None = None
+    attach_limit: int = MEDIUM_LIMIT
 
 
 def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: FrozenHook) -> Point:
@@ -157,7 +160,9 @@ def is_stop(error: BaseException) -> bool:
 def _omissions(domain: Machine, plan: Plan) -> Iterator[str]:
     """Note what the point will not hold."""
     excluded = {*plan.exclude, *plan.exclude_if_present}
-    return omissions(domain.named_files(), domain.disks(), plan.disks, excluded)
+    attached = domain.attached_drives()
+    others = [disk for disk in domain.disks() if disk.target not in attached]
+    return omissions(domain.named_files(), others, plan.disks, excluded)
 
 
 def _folders(plan: Plan, disks: Sequence[Disk]) -> set[Path]:
@@ -280,7 +285,8 @@ class _Transaction:
     def _take(self, run: Run, bases: dict[str, Base]) -> Point:
         """Freeze, copy, commit and release the disks."""
         self._step("begin")
-        moment = clock.next_moment(self._repository, self._domain.uuid, self._domain.name, self._observer)
+        domain, host = self._domain, self._domain.host.node_name()
+        moment = clock.next_moment(self._repository, domain.uuid, domain.name, self._observer, host)
         draft = Point(
             point=new_id(moment),
             domain=self._domain.name,
@@ -290,7 +296,7 @@ class _Transaction:
             kind="",
             disks=(),
             tags=self._plan.tags or {},
-            host=self._domain.host.node_name(),
+            host=host,
         )
         self._note_plain()
         checkpoint = checkpoints.checkpoint_name(self._repository.id, draft.point)
@@ -302,7 +308,7 @@ class _Transaction:
             RunLock(self._source.folder, checkpoint, self._domain),
             quiesced as frozen,
         ):
-            snapshot = AttachmentSnapshot(self._domain, self._disks, self._notes, sealed=self._sealed)
+            snapshot = AttachmentSnapshot(self._domain, self._disks, self._notes, self._attachments)
             records, attachments = self._copy(run, frozen, bases, snapshot)
             snapshot.compare(self._notes)
             mark = self._source.mark(bases, checkpoint)
@@ -334,7 +340,7 @@ class _Transaction:
             for disk in self._disks:
                 if disk.lock is not None:
                     self._notes.add(
-                        f"disk {disk.target} is encrypted on this host, "
+                        f"disk {disk.target} is encrypted on its host, "
                         "but its content is stored unencrypted: "
                         "the repository is not encrypted"
                     )
@@ -399,6 +405,13 @@ class _Transaction:
         summary = run.effort.summary()
         if summary is not None:
             self._notice(summary)
+
+    @property
+    def _attachments(self) -> AttachmentRequest:
+        plan = self._plan
+        return AttachmentRequest(
+            self._sealed, plan.attach_limit, frozenset((*plan.exclude, *plan.exclude_if_present))
+        )
 
     @property
     def _sealed(self) -> bool:

@@ -24,14 +24,18 @@ APART = timedelta(minutes=15)
 """Difference between the clocks of host and store from which puller warns. AWS refuses requests then."""
 
 
-def next_moment(repository: Repository, uuid: str, name: str, observer: Observer) -> datetime:
+def next_moment(
+    repository: Repository, uuid: str, name: str, observer: Observer, host: str | None = None
+) -> datetime:
     """Return the earliest time for a new point of the domain: after the times of all its points.
+
+    ``host`` is the host of the domain, by default this one: its points count whatever they are dated.
 
     If the host's clock is behind these, it is the second after the newest, with a notice.
     Raises RepositoryError if the clock is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
-    newest = _newest(History(repository, uuid), now)
+    newest = _newest(History(repository, uuid), now, host or platform.node())
     if newest is None or now > newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))
@@ -43,13 +47,13 @@ def next_moment(repository: Repository, uuid: str, name: str, observer: Observer
     return newest + timedelta(seconds=1)
 
 
-def _newest(history: History, now: datetime) -> datetime | None:
+def _newest(history: History, now: datetime, host: str) -> datetime | None:
     """Return the time of the newest readable point; None if there is none.
 
     An unreadable point has a time only in its name, which anybody may have chosen. And a point that another
     host's clock has dated days ahead must not affect this host.
     """
-    usual = (point.time for point in history if point.host == platform.node() or point.time - now <= AHEAD)
+    usual = (point.time for point in history if point.host == host or point.time - now <= AHEAD)
     return next(usual, None)
 
 

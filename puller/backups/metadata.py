@@ -7,6 +7,9 @@
 ``varstore.json``  the same, of firmware that keeps them in QEMU's ``uefi-vars`` device
 ``tpm.tar``        the state of its emulated TPM
 ``qemu.json``      in place of the XML, what a QEMU without libvirt says of its machine
+``kernel`` …       files that it starts with: kernel, initrd, device tree, ACPI tables, fw_cfg files, firmware
+``sda.iso`` …      media in its drives, if they are small
+``snapshots.xml``  libvirt's records of its snapshots; ``checkpoints.xml``, of other tools' checkpoints
 ``images.json``    by target, what ``qemu-img info`` says of the image and of all behind it
 =================  =====================================================================================
 
@@ -23,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from puller.backups.machines.machine import Machine
+from puller.backups.machines.machine import AttachmentRequest, Machine
 from puller.backups.notes import Notes
 from puller.errors import HypervisorError
 from puller.hypervisor.domain.disk import Disk
@@ -31,14 +34,14 @@ from puller.hypervisor.domain.image import describe
 
 
 def gather(
-    machine: Machine, disks: Sequence[Disk], notes: Notes, *, sealed: bool
+    machine: Machine, disks: Sequence[Disk], notes: Notes, wanted: AttachmentRequest
 ) -> Iterator[tuple[str, bytes]]:
-    """Return (name, content) of each attachment; ``sealed`` says whether the repository is encrypted.
+    """Return (name, content) of each attachment.
 
     An attachment that cannot be read is omitted with a note and does not fail the backup, except for a
     required one. Raises HypervisorError.
     """
-    for reader in machine.attachments(sealed=sealed):
+    for reader in machine.attachments(wanted):
         try:
             content = reader.read()
         except HypervisorError as error:
@@ -48,7 +51,7 @@ def gather(
             continue
         if content is not None:
             yield reader.name, content
-    for text in machine.lacking(sealed=sealed):
+    for text in machine.lacking(sealed=wanted.sealed):
         notes.add(text)
     if any(disk.path is not None for disk in disks):
         try:
@@ -63,18 +66,20 @@ class AttachmentSnapshot:
     ``times`` says when each was read, by the host's clock.
     """
 
-    def __init__(self, machine: Machine, disks: Sequence[Disk], notes: Notes, *, sealed: bool) -> None:
+    def __init__(
+        self, machine: Machine, disks: Sequence[Disk], notes: Notes, wanted: AttachmentRequest
+    ) -> None:
         self._machine = machine
-        self._sealed = sealed
+        self._wanted = wanted
         self.contents: dict[str, bytes] = {}
         self.times: dict[str, datetime] = {}
-        for name, content in gather(machine, disks, notes, sealed=sealed):
+        for name, content in gather(machine, disks, notes, wanted):
             self.contents[name] = content
             self.times[name] = datetime.now(UTC)
 
     def compare(self, notes: Notes) -> None:
         """Note attachments that changed since. Those that cannot be read any more are skipped."""
-        for reader in self._machine.attachments(sealed=self._sealed):
+        for reader in self._machine.attachments(self._wanted):
             with suppress(HypervisorError):
                 if reader.name in self.contents and self.contents[reader.name] != reader.read():
                     notes.add(

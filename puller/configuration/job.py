@@ -42,6 +42,7 @@ class Job:
     guest_after: Command | None = None
     compression: Literal["auto"] | int | None = None
     compare_every: timedelta | None = None
+    attach_limit: int | None = None
     limit_read: int | None = None
     limit_upload: int | None = None
     scratch_dir: str | None = None

@@ -77,6 +77,13 @@ def budget(word: str) -> int:
     return number
 
 
+def size(word: str) -> int:
+    """Read a size: ``0``, ``64K``, ``1.5G``. Raises ValueError."""
+    if _NUMBER.fullmatch(word) is None:
+        raise ValueError(f"invalid size '{word}': use bytes, such as 64K, 16M or 1.5G, or 0")
+    return _bytes(word)
+
+
 def _bytes(word: str, letters: str = "KMGT") -> int:
     """Return 0 if it is not a number with one of the ``letters``."""
     match = _NUMBER.fullmatch(word)

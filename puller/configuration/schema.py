@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,14 @@ class Shared(Table):
             "a duration: read and compare the whole disk if its last whole read is older (default: never)",
             '"30d"',
             duration,
+        ),
+    ] = None
+    attach_limit: Annotated[
+        Text | None,
+        Key(
+            "the size up to which media in a domain's drives are stored, in bytes (default 16M)",
+            '"16M"',
+            size,
         ),
     ] = None
     limit_read: Annotated[

@@ -10,6 +10,7 @@ from puller.backups.bases.bases import Base, LiveBitmaps, choose
 from puller.backups.bases.history import History
 from puller.backups.sources.offline import StoredBitmaps
 from puller.backups.sources.unlock import encryption_of, keys_of, require_keys
+from puller.diagnosis import conversion
 from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
@@ -129,7 +130,7 @@ def _format(examined: ExaminedDomain, disk: Disk) -> Answer:
     leave_out = f"leave the disk out with --exclude-disk {disk.target}"
     if disk.hindrance is not None:
         return fail(f"cannot back up the disk: it is {disk.hindrance}", leave_out.capitalize() + ".")
-    if disk.path is None and not examined.domain.is_active():
+    if disk.path is None and disk.node is None and not examined.domain.is_active():
         return fail(
             f"cannot read the disk while the domain is shut off: it is {disk.type}",
             f"Start the domain, or {leave_out}.",
@@ -138,9 +139,26 @@ def _format(examined: ExaminedDomain, disk: Disk) -> Answer:
     if why is not None:
         return warn(
             f"each backup reads all of the disk and stores the changes: {why}",
-            "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long.",
+            _way_to_bitmaps(examined, disk),
         )
     return ok(f"{disk.format} on {disk.type}")
+
+
+def _way_to_bitmaps(examined: ExaminedDomain, disk: Disk) -> str:
+    """How the disk gets dirty bitmaps. A raw one needs no copy: a qcow2 image can keep its data there."""
+    plain = "Convert it to qcow2 of version 3 (compat 1.1) if that takes too long."
+    if disk.format != "raw" or disk.path is None or disk.lock is not None:
+        return plain
+    try:
+        size = examined.domain.disk_size(disk.target)
+    except HypervisorError:
+        return plain
+    image = conversion.image_for(examined.domain.name, disk.target, disk.path)
+    return (
+        f"If that takes too long: shut the domain off, run '{conversion.commands(disk.path, image, size)}', "
+        f"and make {image} the disk's source, with type qcow2 (docs/hosts.md, 'Block storage with true "
+        "incrementals')."
+    )
 
 
 def _encryption(examined: ExaminedDomain, disk: Disk) -> Answer:

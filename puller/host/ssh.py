@@ -35,7 +35,18 @@ _COMMAND_SECONDS = 30.0
 _ALIVE = ("ServerAliveInterval=5", "ServerAliveCountMax=5", "ConnectTimeout=10")
 """ssh gives up a line that is silent for 30 s. TCP survives an outage of that length."""
 
-_PLAIN = ("BatchMode=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no", "LogLevel=ERROR")
+_MASTER = (
+    "ControlMaster=yes",
+    "ControlPersist=no",
+    "BatchMode=yes",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "LogLevel=ERROR",
+)
+"""Options against what the user's configuration may hold for work at a terminal."""
 
 _STEP = 0.01
 
@@ -108,7 +119,7 @@ class SshConnection:
             self._end()
 
     def _order(self, folder: Path, order: str, pair: str, scope: CancelScope | None) -> None:
-        command = [*self._base(folder), "-O", order, "-L", pair, self.target.destination]
+        command = [*self._through(folder), "-O", order, "-L", pair, self.target.destination]
         done = programs.run(command, _COMMAND_SECONDS, scope, start_new_session=True)
         if done.returncode:
             raise self._unreachable(done.stderr)
@@ -116,12 +127,15 @@ class SshConnection:
     def _command(self, script: str, arguments: Sequence[str], scope: CancelScope | None) -> list[str]:
         folder = self._connected(scope)
         words = shlex.join(["sh", "-c", script, "puller", *arguments])
-        # The master's own channel only: without it, ssh would log in anew each time.
-        return [*self._base(folder), "-oProxyCommand=false", "-T", self.target.destination, words]
+        return [*self._through(folder), "-T", self.target.destination, words]
 
-    def _base(self, folder: Path) -> list[str]:
-        plain = [f"-o{option}" for option in _PLAIN]
-        return [self.target.program, *plain, *self.target.options, "-S", str(folder / "c")]
+    def _through(self, folder: Path) -> list[str]:
+        """Return the beginning of a command that goes through the master, and nowhere if there is none.
+
+        The user's configuration is the master's: its forwards and the like must not be set up again.
+        """
+        options = ("-oControlMaster=no", "-oProxyCommand=false", "-oLogLevel=ERROR")
+        return [self.target.program, "-F", "none", *options, "-S", str(folder / "c")]
 
     def _connected(self, scope: CancelScope | None) -> Path:
         with self._lock:
@@ -136,8 +150,9 @@ class SshConnection:
             shutil.rmtree(left, ignore_errors=True)
         self._folder = SocketFolder(SOCKET_FOLDER, f"c{_TEMPORARY}")
         folder = self._folder.path
-        options = [f"-o{option}" for option in ("ControlMaster=yes", "ControlPersist=no", *_ALIVE)]
-        command = [*self._base(folder), *options, "-T", self.target.destination, "exec cat"]
+        options = [f"-o{option}" for option in (*_MASTER, *_ALIVE)]
+        command = [self.target.program, *options, *self.target.options, "-S", str(folder / "c")]
+        command += ["-T", self.target.destination, "exec cat"]
         log = folder / "log"
         try:
             with log.open("wb") as errors:

@@ -1,8 +1,8 @@
 """A process that outlives puller and is started again whenever it ends.
 
 Where systemd is process 1 and puller runs as root, it is a transient unit. Elsewhere a shell in a session of
-its own starts the process again; a file says which shell that is, by its number and its start, since numbers
-are used again.
+its own starts the process again. It is found by its command line: a file with its number would be missing if
+puller were killed just before it is written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ _STEP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Supervised:
-    """The process of this ``name``, which is unique on the host.
+    """The process of ``command``, by a ``name``. Both are unique on the host.
 
-    ``folder`` is a private directory for the shell's file; ``log`` takes the output where there is no
-    journal.
+    ``log`` is the file that takes the output where there is no journal.
     """
 
     name: str
-    folder: Path
+    command: tuple[str, ...]
     log: Path
 
     @property
@@ -53,17 +52,18 @@ class Supervised:
         """Where its messages can be read."""
         return f"journalctl -u {self.unit}" if has_systemd() else str(self.log)
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start ``command`` and keep it running. Raises OSError, subprocess.SubprocessError.
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start it and keep it running. Raises OSError, subprocess.SubprocessError.
 
         ``environment`` is for the shell. A unit's can be read by all users, so it gets none of it.
         """
         if has_systemd():
-            _checked("systemd-run", *unit_options(self.unit), "--", *command)
+            _checked("systemd-run", *unit_options(self.unit), "--", *self.command)
             return
+        self.stop()  # a process that has lost its shell
         with open(self.log, "ab", opener=_private) as log:
-            shell = subprocess.Popen(
-                [_SHELL, "-c", _AGAIN, self.name, *command],
+            subprocess.Popen(
+                self._shell,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,33 +71,35 @@ class Supervised:
                 env=dict(environment),
                 start_new_session=True,
             )
-        self._file.write_text(f"{shell.pid} {_started(shell.pid)}")
 
     def is_running(self) -> bool:
         """Return whether it is kept running."""
         if has_systemd():
             return programs.run(["systemctl", "is-active", "-q", self.unit], _COMMAND_SECONDS).returncode == 0
-        return self._shell() is not None
+        return bool(_groups_of(self._shell))
 
     def stop(self) -> None:
         """End it in order, and after 20 s at once; fine if it does not run."""
         if has_systemd():
             programs.run(["systemctl", "stop", self.unit], _COMMAND_SECONDS)
             return
-        if (shell := self._shell()) is not None:
-            _end_session(shell)
-        self._file.unlink(missing_ok=True)
+        for group in _groups_of(self._shell, self.command):
+            _end_group(group)
 
     @property
-    def _file(self) -> Path:
-        return self.folder / "supervisor"
+    def _shell(self) -> tuple[str, ...]:
+        return (_SHELL, "-c", _AGAIN, self.name, *self.command)
 
-    def _shell(self) -> int | None:
-        with suppress(OSError, ValueError):
-            number, started = self._file.read_text().split()
-            if _started(int(number)) == started:
-                return int(number)
-        return None
+
+def _groups_of(*commands: Sequence[str]) -> set[int]:
+    """Return the groups of this user's processes that run one of the commands."""
+    lines = {b"".join(word.encode() + b"\0" for word in command) for command in commands}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cmdline").read_bytes() in lines and process.stat().st_uid == os.geteuid():
+                found.add(os.getpgid(int(process.name)))
+    return found
 
 
 def _private(name: str, flags: int) -> int:
@@ -127,27 +129,16 @@ def _checked(*command: str) -> None:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
 
-def _started(number: int) -> str:
-    """Return the time at which a process started, in clock ticks: proc_pid_stat(5), field 22.
-
-    Raises OSError if there is no such process, or only a zombie.
-    """
-    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    if fields[0] == "Z":
-        raise ProcessLookupError(number)
-    return fields[19]
-
-
-def _end_session(shell: int) -> None:
-    """The shell leads the group of all processes that it has started."""
+def _end_group(group: int) -> None:
+    """The shell has led the group of all processes that it has started."""
     deadline = time.monotonic() + _END_SECONDS
     scope = CancelScope()
-    _signal(shell, signal.SIGTERM)
-    while _group_lives(shell) and time.monotonic() < deadline:
-        _reap(shell)
+    _signal(group, signal.SIGTERM)
+    while _group_lives(group) and time.monotonic() < deadline:
+        _reap(group)
         scope.pause(_STEP)
-    _signal(shell, signal.SIGKILL)
-    _reap(shell)
+    _signal(group, signal.SIGKILL)
+    _reap(group)
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -17,8 +17,14 @@ from puller.hypervisor.connection import open_embedded
 from puller.hypervisor.domain.checkpoint import owner_prefix
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.encryption import Encryption
+from puller.hypervisor.domain.storage_node import AuthSecret
 from puller.hypervisor.faults import text_of, translate
 from puller.hypervisor.uri import is_embedded
+
+_USAGE_TYPES = {
+    "ceph": libvirt.VIR_SECRET_USAGE_TYPE_CEPH,
+    "iscsi": libvirt.VIR_SECRET_USAGE_TYPE_ISCSI,
+}
 
 _BYTES = 32
 """Bytes of a random passphrase, used as hexadecimal digits because QEMU accepts only UTF-8."""
@@ -34,6 +40,23 @@ def passphrase(domain: Domain, target: str, encryption: Encryption) -> bytes:
             f"cannot open the encrypted disk {target} of domain {domain.name}: "
             f"libvirt does not give the value of its secret {name}: {text_of(error)}",
             advice="Set the secret's value and define it with private='no', "
+            f"or leave the disk out with --exclude-disk {target}.",
+        ) from error
+
+
+def auth_value(domain: Domain, target: str, named: AuthSecret) -> bytes:
+    """Return the value by which a server lets QEMU read the disk. Raises UnsupportedDisk."""
+    connection = _connection(domain)
+    try:
+        if named.uuid:
+            return bytes(connection.secretLookupByUUIDString(named.uuid).value())
+        kind = _USAGE_TYPES.get(named.usage_type, libvirt.VIR_SECRET_USAGE_TYPE_NONE)
+        return bytes(connection.secretLookupByUsage(kind, named.usage).value())
+    except libvirt.libvirtError as error:
+        raise UnsupportedDisk(
+            f"cannot open disk {target} of domain {domain.name}: libvirt does not give the value of its "
+            f"secret {named.uuid or named.usage or '(its XML names none)'}: {text_of(error)}",
+            advice="Define the secret with private='no', start the domain, "
             f"or leave the disk out with --exclude-disk {target}.",
         ) from error
 

@@ -36,13 +36,20 @@ def writers(host: Host, domain: Domain, disks: Sequence[Disk]) -> dict[str, str]
         return {}
     others = [other for other in host.active_domains() if other.uuid != domain.uuid]
     used = [(other.name, disk) for other in others for disk in _writable(other)]
-    wanted = [(disk, None if disk.path is None else storage_on(domain.host, disk.path)) for disk in asked]
+    wanted = [(disk, storage) for disk in asked for storage in _storages(domain, disk)]
     return {
         disk.target: name
         for disk, storage in wanted
         for name, theirs in used
         if _is_shared(disk, storage, theirs)
     }
+
+
+def _storages(domain: Domain, disk: Disk) -> Iterator[Storage | DistantStorage | None]:
+    """Yield where the image of the disk is, and where its data file is if it has one."""
+    yield None if disk.path is None else storage_on(domain.host, disk.path)
+    if disk.data_file is not None:
+        yield storage_on(domain.host, disk.data_file)
 
 
 def _writable(domain: Domain) -> Iterator[Disk]:

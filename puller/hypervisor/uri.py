@@ -71,6 +71,17 @@ def state_directory(uri: str) -> Path:
     return Path("/var/lib/libvirt/qemu")
 
 
+def log_directory(uri: str) -> Path:
+    """Return where the QEMU driver behind ``uri`` keeps a log of each domain."""
+    parts = urlsplit(uri)
+    if is_embedded(uri):
+        return Path(parse_qs(parts.query)["root"][0]) / "log" / "qemu"
+    if parts.path == "/session":
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "libvirt" / "qemu" / "log"
+    return Path("/var/log/libvirt/qemu")
+
+
 def configuration_directory(uri: str) -> Path:
     """Where the QEMU driver behind ``uri`` has its ``qemu.conf``."""
     parts = urlsplit(uri)

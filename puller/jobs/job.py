@@ -252,7 +252,7 @@ class _Run:
         """Drill the newest points of the job's own machines, those that were drilled longest ago."""
         damaged: list[DamagedData] = []
         points = api.list_points(self._repository, damaged=lambda _, error: damaged.append(error))
-        mine = newest_points(filter(scope_of(self._job).has, points))
+        mine = newest_points(filter(scope_of(self._job, self._host()).has, points))
         if not mine:
             self._tell(f"{self._none()}: nothing was proven")
             return
@@ -293,6 +293,7 @@ _CHOICES = (
     "guest_after",
     "compression",
     "compare_every",
+    "attach_limit",
     "limit_read",
     "limit_upload",
     "scratch_dir",

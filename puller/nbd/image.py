@@ -64,9 +64,30 @@ def _passphrases(keys: Keys) -> list[bytes | None]:
     return [None if key is None else key.passphrase for key in keys]
 
 
-def _node(path: Path, image_format: str, keys: Keys, more: Mapping[str, object]) -> str:
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An image that is no file: ``node`` are the options of its block node, ``name`` is for messages.
+
+    ``secret`` is what the node's option ``secret_option`` stands for, if it has one.
+    """
+
+    name: str
+    node: Mapping[str, object]
+    secret_option: str = ""
+    secret: bytes | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def options(self, number: int) -> dict[str, object]:
+        """Return the node's options, where its secret is that of this ``number``."""
+        return {**self.node, **({self.secret_option: secret_id(number)} if self.secret_option else {})}
+
+
+def _node(path: Path | Remote, image_format: str, keys: Keys, more: Mapping[str, object]) -> str:
     """Return the image as a file name for QEMU's tools, if it needs more options than its format."""
-    source = {"driver": image_format, "file": {"filename": str(path.absolute())}}
+    file = path.options(len(keys)) if isinstance(path, Remote) else {"filename": str(path.absolute())}
+    source = {"driver": image_format, "file": file}
     return f"json:{json.dumps({**source, **_opened_by(keys), **more})}"
 
 
@@ -169,7 +190,7 @@ class ImageServer:
 
     def __init__(  # noqa: PLR0913, PLR0917 - the options of a server
         self,
-        path: Path,
+        path: Path | Remote,
         image_format: str,
         options: Sequence[str] = _WRITING,
         node: Mapping[str, object] | None = None,
@@ -178,10 +199,14 @@ class ImageServer:
         host: HostAccess = LOCAL,
     ) -> None:
         # A driver in the description of a node and one in --format exclude each other.
-        image = [f"--format={image_format}", "--", str(path.absolute())]
-        if node is not None or any(keys):
+        secrets = _passphrases(keys)
+        if isinstance(path, Remote) or node is not None or any(keys):
             image = ["--", _node(path, image_format, keys, node or {})]
-        task = Task(path, tuple(options), tuple(image), tuple(_passphrases(keys)))
+        else:
+            image = [f"--format={image_format}", "--", str(path.absolute())]
+        if isinstance(path, Remote):
+            secrets.append(path.secret)
+        task = Task(path, tuple(options), tuple(image), tuple(secrets))
         waits = scope or CancelScope()
         self._server = LocalServer(task, waits) if host is LOCAL else DistantServer(task, waits, host)
         self.uri = self._server.uri
@@ -189,7 +214,7 @@ class ImageServer:
     @classmethod
     def read_only(  # noqa: PLR0913 - what to serve, from where
         cls,
-        path: Path,
+        path: Path | Remote,
         image_format: str,
         *,
         bitmap: str | None = None,

@@ -40,7 +40,7 @@ _FIXED = ("--shared=0",)
 class Task:
     """What to serve: the image at ``path``, as ``image`` describes it to ``qemu-nbd`` after ``options``."""
 
-    path: Path
+    path: object
     options: tuple[str, ...]
     image: tuple[str, ...]
     passphrases: tuple[bytes | None, ...] = field(repr=False)

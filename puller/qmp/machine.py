@@ -13,7 +13,7 @@ from puller.errors import HypervisorError, MonitorRefused, NoSuchDomain, Unsuppo
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN
 from puller.hypervisor.domain.disk import Disk, select
-from puller.hypervisor.domain.facts import file_facts
+from puller.hypervisor.domain.facts import disk_facts
 from puller.qmp.address import parse
 from puller.qmp.drives import Drive, parse_drives
 from puller.qmp.monitor import Monitor
@@ -174,7 +174,7 @@ class QemuMachine:
                     advice=f"Leave it out with --exclude-disk {disk.target}, or run the machine by libvirt.",
                 )
         run = self.run_id()
-        return tuple(replace(disk, facts=replace(file_facts(disk.path, self), qemu=run)) for disk in chosen)
+        return tuple(replace(disk, facts=replace(disk_facts(disk, self), qemu=run)) for disk in chosen)
 
     def bitmaps(self, prefix: str = OWN) -> Iterator[tuple[Drive, str]]:
         """Yield each disk with the name of each of its bitmaps that begins with ``prefix``."""

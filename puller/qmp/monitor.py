@@ -27,6 +27,10 @@ from puller.qmp.address import Address
 
 T = TypeVar("T")
 
+# puller reports all errors itself; without a handler, Python would print them to stderr.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False
+
 GREETING = 10.0
 """Seconds for QEMU's greeting, which a monitor sends only to one client at a time."""
 
@@ -64,12 +68,12 @@ class Monitor:
         self.scope = scope
         self.process = process
         """QEMU's process; None behind TCP, which does not tell it."""
+        self._loop = _running_loop()
         self._hung = False
 
     @classmethod
     def connect(cls, address: Address, scope: CancelScope | None = None) -> Self:
         """Connect. Raises DomainNotRunning if nothing listens there, HypervisorError if QEMU is silent."""
-        logging.getLogger("qemu.qmp").propagate = False  # puller reports all errors itself
         waits = scope or CancelScope()
         client = QMPClient("puller")
         try:
@@ -116,7 +120,7 @@ class Monitor:
             ) from error
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, _loop())
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         began = time.monotonic()
         cancelled: float | None = None
         while not future.done():
@@ -178,7 +182,7 @@ def _settle(future: Any) -> None:
 
 def _unreachable(doing: str, error: BaseException) -> HypervisorError:
     cause = error.__cause__ or error
-    if isinstance(cause, TimeoutError):
+    if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
         return HypervisorError(
             f"{doing}: no greeting within {GREETING:.0f} s",
             advice="Check that no other program uses this monitor socket: QEMU serves one at a time, but "
@@ -195,9 +199,17 @@ def _unreachable(doing: str, error: BaseException) -> HypervisorError:
     )
 
 
+def _running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process, which runs until the process ends."""
+    with _STARTING:
+        return _start_loop()
+
+
+_STARTING = threading.Lock()
+
+
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process, which runs until the process ends."""
+def _start_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="qmp", daemon=True).start()
     return loop

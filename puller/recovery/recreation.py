@@ -11,7 +11,7 @@ definition; volumes that were made are deleted if the disks fail.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from puller.hypervisor.domain.restoredxml import (
 from puller.hypervisor.uri import configuration_directory, state_directory
 from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment, write_file
+from puller.recovery.boot_files import BootFiles, names_in
 from puller.recovery.firmware_files import ENTERED, NVRAM, TPM, VARSTORE
 from puller.recovery.plan import Placement, Plan
 from puller.recovery.restore import Request, Restored, RestoredDisk, restore_and
@@ -131,6 +132,7 @@ class _Recreating:
             uuid=self._uuid,
             copied=self._copy is not None,
         )
+        self._boot_files = BootFiles(self._held[definition.SOURCE].decode(), self._held)
         self._refuse_unknown_networks()
         if not wanted.disks.force:
             self._firmware.refuse_existing(self._held)
@@ -153,6 +155,7 @@ class _Recreating:
         _refuse_known_by_now(self._host, self._point, self._wanted)
         self._refuse_used_firmware()
         self._firmware.write(self._held, configuration_directory(self._wanted.connect))
+        self._boot_files.write(self._tell, force=self._wanted.disks.force)
         defined = self._host.define(domain.xml, self._after_refusal(plan))
         self._tell_rest(domain)
         closed = self._tell_closed(plan)
@@ -167,7 +170,9 @@ class _Recreating:
 
     def _refuse_used_firmware(self) -> None:
         libvirts, scope = self._wanted.disks.libvirts, self._repository.scope
-        self._firmware.refuse_used(self._held, Domains(libvirts, self._point.point, self._observer, scope))
+        domains = Domains(libvirts, self._point.point, self._observer, scope)
+        self._firmware.refuse_used(self._held, domains)
+        self._boot_files.refuse_used(domains, force=self._wanted.disks.force)
 
     def _refuse_unknown_networks(self) -> None:
         """A name that is misspelt would leave the domain on the network that it was on."""
@@ -217,18 +222,20 @@ class _Recreating:
         return None
 
     def _attachments(self) -> dict[str, bytes]:
-        needed = {definition.SOURCE, NVRAM, VARSTORE, TPM}
-        held = {
-            item.name: read_attachment(self._repository, item)
-            for item in self._point.attachments
-            if item.name in needed
-        }
+        held = self._read({definition.SOURCE, NVRAM, VARSTORE, TPM})
         if definition.SOURCE not in held:
             raise OutputRefused(
                 f"point {self._point.point} has no {definition.SOURCE}, so its domain cannot be defined",
                 advice="Restore the disks without --define, and define a domain by hand.",
             )
-        return held
+        return held | self._read(set(names_in(held[definition.SOURCE].decode())))
+
+    def _read(self, names: Collection[str]) -> dict[str, bytes]:
+        return {
+            item.name: read_attachment(self._repository, item)
+            for item in self._point.attachments
+            if item.name in names
+        }
 
     @contextmanager
     def _volumes(self) -> Iterator[Request]:

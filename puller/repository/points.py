@@ -64,16 +64,29 @@ class Ref(msgspec.Struct, frozen=True):
         return cls(address.pack.hex(), address.slot)
 
 
+class DataFileRecord(msgspec.Struct, frozen=True):
+    """Facts about the external data file of a qcow2 image when the point was taken, as in ImageRecord."""
+
+    path: str
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    modified: str = ""
+
+
 class ImageRecord(msgspec.Struct, frozen=True):
     """Facts about a disk's image file, and the QEMU that had it open, when the point was taken.
 
-    ``born`` and ``qemu`` are texts for comparison; they and ``inode`` are empty or 0 if unknown.
+    ``born``, ``qemu`` and ``modified`` are texts for comparison; they and ``inode`` are empty or 0 if
+    unknown. ``data`` is the image's external data file, if it has one.
     """
 
     inode: int = 0
     born: str = ""
     size: int = 0
     qemu: str = ""
+    modified: str = ""
+    data: DataFileRecord | None = None
 
 
 class DiskRecord(msgspec.Struct, frozen=True):
@@ -156,8 +169,14 @@ class Point(msgspec.Struct, frozen=True):
         return not hosts or any(self.host == host or fnmatchcase(self.host, host) for host in hosts)
 
 
+_POINTS = msgspec.json.Decoder(Point)
+
+
 class _Head(msgspec.Struct):
     version: int
+
+
+_HEADS = msgspec.json.Decoder(_Head)
 
 
 def new_id(moment: datetime) -> str:
@@ -222,12 +241,12 @@ def parse_name(key: str, prefix: str) -> tuple[str, str] | None:
 def decode(content: bytes, name: str) -> Point:
     """Parse and validate a record. Raises DamagedData or UnsupportedFormat."""
     try:
-        head = msgspec.json.decode(content, type=_Head)
+        head = _HEADS.decode(content)
         if head.version > VERSION:
             raise UnsupportedFormat(
                 f"{name} has format version {head.version}; this puller supports {VERSION}"
             )
-        point = msgspec.json.decode(content, type=Point)
+        point = _POINTS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     # A restore makes file names from a record, so names are checked even though records are sealed.

@@ -40,6 +40,9 @@ class Identity(msgspec.Struct, frozen=True):
         return self.cipher != "none"
 
 
+_IDENTITIES = msgspec.json.Decoder(Identity)
+
+
 @dataclass(frozen=True, slots=True)
 class Replacement:
     """Another repository in the place of one that this host knows."""
@@ -78,7 +81,7 @@ def recall(address: str) -> Identity | None:
     """Return the identity last seen at ``address``; None if this host has none."""
     try:
         with memory_of(address).open("rb") as file:
-            known = msgspec.json.decode(file.read(_LIMIT), type=Identity)
+            known = _IDENTITIES.decode(file.read(_LIMIT))
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return known if known.address == address else None

@@ -9,11 +9,11 @@ from typing import Any, cast
 from msgspec import structs
 
 from puller.backups.bases.bases import Base, choose, oldest_of, overdue, without_mismatched_bitmaps
-from puller.backups.bases.facts import may_differ, recorded
+from puller.backups.bases.facts import REPLACED, WRITTEN, data_file_fault, may_differ, recorded
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.hypervisor.domain.checkpoint import checkpoint_name, owner_of
-from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks
+from puller.hypervisor.domain.disk import DataFileFacts, Disk, ImageFacts, parse_disks
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.units import MIB
 
@@ -139,3 +139,32 @@ def test_an_older_point_whose_bitmap_is_there_is_built_upon() -> None:
     bitmaps.oldest = newest.point + "~"
     base = choose(cast(History, history), [_disk("vda")], bitmaps)["vda"]
     assert (base.kind, base.reason) == ("rehash", "the last point has no checkpoint")
+
+
+DATA = DataFileFacts("/dev/vg/web", 9, "1.5", 100, "20.0")
+STATE = ImageFacts(7, "1.5", 100, "3 9.5", "21.0", DATA)
+OFF = replace(STATE, qemu="")
+
+
+def _fault(*states: ImageFacts) -> str | None:
+    return data_file_fault([recorded(state) for state in states])
+
+
+def test_a_data_file_that_only_qemu_has_written_to_is_believed() -> None:
+    assert _fault(STATE, STATE) is None
+    assert _fault(OFF, OFF, STATE) is None
+    newer = replace(STATE, data=replace(DATA, size=200, modified="30.0"))
+    assert _fault(newer, STATE) is None, "its guest writes"
+    device = replace(DATA, inode=12, born="7.0", size=0)
+    assert _fault(replace(STATE, data=device), replace(STATE, data=replace(DATA, size=0))) is None
+    assert _fault(ImageFacts(), STATE) is None, "nothing is known"
+
+
+def test_a_data_file_that_another_program_changed_is_not_believed() -> None:
+    for change in ({"inode": 10}, {"born": "2.5"}):
+        assert _fault(replace(STATE, data=replace(DATA, **change)), STATE) == REPLACED
+    written = replace(OFF, data=replace(DATA, modified="21.1"))
+    assert _fault(written, STATE) == WRITTEN
+    assert _fault(STATE, written, STATE) == WRITTEN, "the bitmap has still not seen it"
+    put_back = replace(OFF, data=replace(DATA, modified="12.0"))
+    assert _fault(put_back, OFF, STATE) == WRITTEN

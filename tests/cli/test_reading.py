@@ -40,6 +40,7 @@ RECORD = {
     "seconds",
     "keep",
     "proof",
+    "guest_commands",
 }
 DISK = {
     "disk",
@@ -100,6 +101,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "checkpoint": None,
         "consistency": "crash",
         "freeze_seconds": None,
+        "guest_commands": [],
         "scratch_peak": None,
         "notes": [],
         "host": platform.node(),

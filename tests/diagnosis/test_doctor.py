@@ -282,7 +282,13 @@ def test_a_network_disk(ward: Ward) -> None:
         place = ET.SubElement(disk, "source", protocol="nbd", name="far")
         ET.SubElement(place, "host", name="127.0.0.1", port="9")
 
+    def encrypted(root: ET.Element) -> None:
+        far(root)
+        _the(root, "./devices/disk/source").set("tls", "yes")
+
     with ward.defined("far", far):
+        assert ward.found("far") == shut_off("far", {"disk-format": "warn"})
+    with ward.defined("far", encrypted):
         assert ward.found("far") == shut_off("far", {"disk-format": "fail"})
 
 

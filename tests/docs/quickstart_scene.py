@@ -24,6 +24,7 @@ import libvirt
 
 from puller.hypervisor.connection import prepare_library
 from tests.lab.daemon import URI, PrivateLibvirt
+from tests.lab.kernel import Kernel
 from tests.lab.seaweed import Seaweed
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip takes "0" for: build with the setuptools that is there
         "NO_PROXY": "127.0.0.1",
+        "SUPERMIN_KERNEL": str(Kernel.find().image),  # doctor looks for an installed one
         "LC_ALL": "C.UTF-8",
     }
 

@@ -20,6 +20,7 @@ _SSH = """\
 #!/bin/sh
 while test $# != 0; do case $1 in
   -S) control=$2; shift 2;;
+  -F) shift 2;;
   -O) order=$2; shift 2;;
   -L) pair=$2; shift 2;;
   -oControlMaster=yes) master=yes; shift;;

@@ -19,7 +19,7 @@ from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks, select
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.encryption import Encryption
 from puller.hypervisor.domain.facts import with_facts
-from puller.hypervisor.domain.hostfiles import named_files
+from puller.hypervisor.domain.hostfiles import attached_files, named_files
 from puller.hypervisor.domain.image import describe, untracked
 
 XML = """
@@ -134,6 +134,15 @@ def test_a_disk_that_does_not_pass_through_qemu_is_left_out_and_refused_when_nam
         select("x", disks, ["vdb"], [])
 
 
+def test_an_sd_card_is_left_out() -> None:
+    (card,) = parse_disks(
+        "<domain><devices><disk><source file='/card'/><target dev='sda' bus='sd'/></disk></devices></domain>"
+    )
+    assert (card.is_candidate, card.holds_changes) == (False, True)
+    with pytest.raises(UnsupportedDisk, match="it is an SD card, for which libvirt has no backup job"):
+        select("web1", [card], ["sda"], [])
+
+
 def test_a_volume_that_qemu_reaches_itself_is_a_network_disk() -> None:
     assert [(each.type, each.source) for each in parse_disks(VHOST)][2] == ("network", "san/unit:0:0:1")
 
@@ -221,6 +230,30 @@ def test_what_a_domain_names_on_its_host_beside_its_disks() -> None:
     )
     (note,) = omissions(named_files(NAMED), [disk("vdb", readonly=True)], ["vda"], [])
     assert note.endswith("scsi_host0")
+
+
+def test_what_a_point_holds_of_the_host_has_a_name_of_its_own() -> None:
+    drives = """
+    <disk type='file' device='cdrom'><driver type='raw'/><source file='/c'/><target dev='sda'/></disk>
+    <disk type='block' device='cdrom'><source dev='/dev/sr0'/><target dev='sdb'/></disk>
+    <disk type='file' device='cdrom'><target dev='sdc'/></disk>
+    <disk type='file' device='floppy'><source file='/fd'/><target dev='fda'/></disk></devices>"""
+    tables = "<acpi><table type='raw'>/t1</table><table type='raw'>/t2</table></acpi></os>"
+    xml = NAMED.replace("</devices>", drives).replace("</os>", tables)
+    found = [(file.name, str(file.path)) for file in attached_files(xml)]
+    assert found == [
+        ("kernel", "/k"),
+        ("initrd", "/i"),
+        ("dtb", "/d"),
+        ("acpi-table", "/t1"),
+        ("acpi-table-2", "/t2"),
+        ("fw_cfg", "/f"),
+        ("loader", "/OVMF.fd"),
+        ("sda.iso", "/c"),
+        ("fda.img", "/fd"),
+    ]
+    packaged = "<domain><os><loader>/usr/share/OVMF/OVMF_CODE.fd</loader></os></domain>"
+    assert attached_files(packaged) == ()
 
 
 def test_what_the_user_leaves_out_is_not_noted() -> None:

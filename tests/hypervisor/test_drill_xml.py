@@ -172,6 +172,22 @@ def test_memory_is_limited() -> None:
     assert memory_of(cells, 2 * gib) == 8 * gib, "its cells would no longer add up"
 
 
+def test_firmware_variables_stay_in_the_directory_of_the_drill() -> None:
+    for system in (
+        "<os firmware='efi'><type>hvm</type></os>",
+        "<os><type>hvm</type><loader type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader></os>",
+        "<os><type>hvm</type><loader type='pflash'>/c.fd</loader><nvram template='/v.fd'/></os>",
+    ):
+        root = ET.fromstring(for_drill(f"<domain>{system}<devices/></domain>", MACHINE))
+        assert root.findtext("./os/nvram") == "/drills/nvram.fd"
+    for system in (
+        "<os><type>hvm</type></os>",
+        "<os><type>hvm</type><loader type='pflash' stateless='yes'>/c.fd</loader></os>",
+    ):
+        root = ET.fromstring(for_drill(f"<domain>{system}<devices/></domain>", MACHINE))
+        assert root.find("./os/nvram") is None
+
+
 def test_the_machine_ends_with_its_guest() -> None:
     root = made()
     assert (root.findtext("./on_poweroff"), root.findtext("./on_crash")) == ("destroy", "destroy")

@@ -169,7 +169,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     terminal.wait_turns(terminal.turns() + 3)
 
     slow.send_signal(signal.SIGTERM)
-    stopped = ended(slow)["code"]
+    stopped = ended(slow)
     outcome = stage.answer("boot", "--resume", MACHINE)
     assert outcome["code"] == 0, (outcome, (stage.state / "booted" / MACHINE / "server.log").read_text())
     terminal.wait_turns(terminal.turns() + 3)

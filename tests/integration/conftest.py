@@ -27,6 +27,7 @@ _PUSHED = (
     "three_generations_of_two_disks[folder-push-plain]",
     "a_point_stands_without_its_ancestors[folder-push]",
     "nothing_dirty_makes_a_valid_point_that_costs_next_to_nothing[folder-push]",
+    "a_hundred_dirty_chunks_on_a_device_cost_a_hundred_chunks[push]",
     "a_run_stopped_at_a_step[push-read]",
     "a_run_stopped_at_a_step[push-commit]",
     "a_run_stopped_at_a_step[push-end]",

@@ -367,6 +367,26 @@ def ports_in_use(stage: Stage) -> dict[str, Any]:
     return {"outcomes": outcomes}
 
 
+def nightly(stage: Stage) -> dict[str, Any]:
+    """A job of the configuration over TLS, two nights: its rules count the points of the other host."""
+    tls = f'nbd-tls = "{stage.host.pki}"\nnbd-ports = "20000-20009"'
+    configuration = stage.folder / "puller.toml"
+    configuration.write_text(
+        f'[repositories.main]\nurl = "{stage.folder}/repository"\n'
+        f'[jobs.nightly]\nconnect = "{SSH}"\ndomains = ["fa*"]\n{tls}\n'
+        'then = ["prune", "check"]\n[jobs.nightly.keep]\nlast = 1\n'
+    )
+    command = [sys.executable, "-m", "puller.cli", "--config", str(configuration), "run", "nightly", "--json"]
+    nights = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2)]
+    points = [point.host for point in puller.list_points(stage.repository)]
+    return {
+        "codes": [night.returncode for night in nights],
+        "removed": [json.loads(night.stdout)["prune"]["removed"] for night in nights],
+        "hosts": points,
+        "said": nights[-1].stderr,
+    }
+
+
 def strangers(stage: Stage) -> dict[str, Any]:
     """Who connects to QEMU's port while the disks are frozen, beside puller."""
     foreign = stage.folder / "foreign"
@@ -413,6 +433,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "diagnosed": diagnosed,
     "firmware": firmware,
     "strangers": strangers,
+    "nightly": nightly,
     "ports": ports_in_use,
 }
 

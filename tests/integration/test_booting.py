@@ -38,7 +38,7 @@ def test_a_guest_sees_no_error_while_puller_nbdkit_libvirtd_and_the_store_are_ki
     recovery: dict[str, Any],
 ) -> None:
     """All of them in mid-pull, and the guest reads and writes all the while."""
-    assert (recovery["killed"], recovery["stopped"]) == (-9, 130)
+    assert (recovery["killed"], recovery["stopped"]["code"]) == (-9, 130)
     assert recovery["in_mid_pull"]
     assert (recovery["errors"], recovery["turns"] > 15) == ([], True)
 
@@ -53,6 +53,13 @@ def test_a_machine_whose_puller_was_killed_is_pulled_on_and_can_be_watched_again
 ) -> None:
     assert recovery["state"] == [["pulling", True, True]]
     assert (recovery["outcome"]["code"], recovery["outcome"]["state"]) == (0, "standalone")
+
+
+def test_who_stops_puller_learns_that_the_machine_runs_on(recovery: dict[str, Any]) -> None:
+    stopped = recovery["stopped"]
+    assert (stopped["domain"], stopped["state"]) == ("web1-boot", "pulling")
+    assert stopped["error"]["message"] == "stopped by SIGTERM: web1-boot runs, and QEMU goes on pulling"
+    assert stopped["error"]["advice"] == "Run 'puller boot --resume web1-boot' to wait for the end."
 
 
 def test_a_machine_that_stands_alone_starts_without_a_server(recovery: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import puller
 from puller.hypervisor.connection import Host, open_embedded
 from tests.cli.conftest import CommandLine
 from tests.lab import appliance, bootable
+from tests.lab.daemon import in_own_namespace, is_root
 
 PASSWORD = "of the lab"
 READY = f"console:{bootable.READY}"
@@ -90,7 +92,8 @@ def left_over(directory: Path, uri: str | None = None) -> list[str]:
     if uri is not None:
         found += [handle.name() for handle in open_embedded(uri).listAllDomains() if "drill" in handle.name()]
         root = uri.partition("root=")[2]
-        found += [str(path) for path in Path(root, "lib").glob("swtpm/*")]
+        for pattern in ("lib/swtpm/*", "lib/qemu/nvram/*", "log/qemu/drill-*"):
+            found += [str(path) for path in Path(root).glob(pattern)]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if str(directory).encode() in process.read_bytes() and process.parent.name != str(os.getpid()):
@@ -334,6 +337,20 @@ def test_without_libguestfs_a_machine_that_cannot_be_started_is_no_verdict(
     assert stored(url) == before
 
 
+def test_a_machine_with_uefi_and_without_a_screen(
+    take: Take, cli: CommandLine, url: str, tmp_path: Path, libvirt_uri: str
+) -> None:
+    """It never ran, so that its variables come from the template. Its disk has no boot loader for UEFI."""
+    take("uefi", uefi=True, screen=False)
+    drills = tmp_path / "drills"
+    words = ("prove", "uefi", "--evidence", "console:BdsDxe: ", "--timeout", LONG, "--directory", str(drills))
+    answer = cli(*words, "--json")
+    assert answer.code == 0, answer.out
+    (proof,) = answer.document["proofs"]
+    assert (proof["verdict"], proof["screenshot"]) == ("proven", None)
+    assert left_over(drills, libvirt_uri) == []
+
+
 def test_a_damaged_point_fails_its_drill(
     take: Take, cli: CommandLine, url: str, tmp_path: Path, libvirt_uri: str
 ) -> None:
@@ -352,3 +369,13 @@ def test_a_damaged_point_fails_its_drill(
     assert proof["verdict"] == "failed"
     assert "damage" in proof["reason"]
     assert left_over(drills, libvirt_uri) == []
+
+
+@pytest.mark.skipif(not is_root(), reason="a libvirtd of one's own needs root")
+def test_drills_that_are_killed_at_random_moments_leave_nothing(root: Path) -> None:
+    """On a libvirtd that is its own process, which ends the machines of dead pullers."""
+    command = in_own_namespace("tests.integration.drill_scenes", [str(root / "scene"), "3", "1"])
+    played = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert played.returncode == 0, played.stderr[-3000:]
+    endings = [json.loads(line)["ending"] for line in played.stdout.splitlines()]
+    assert endings == ["killed", "killed", "held"]

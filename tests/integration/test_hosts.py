@@ -227,9 +227,9 @@ def test_a_living_run_that_has_its_locks_elsewhere(scene: Scene, monkeypatch: py
         (held,) = scene.folder.glob("*-run.lock")
         assert held.stat().st_mode & 0o777 == 0o644, "no other user could look whether it is held"
         with monkeypatch.context() as patch:
-            patch.setattr("puller.backups.backup.lock_directory", lambda: scene.folder / "other")
+            patch.setattr("puller.hypervisor.locking.lock.lock_directory", lambda: scene.folder / "other")
             for mode in ("pull", "push"):
-                with pytest.raises(Locked, match="another user or container") as caught:
+                with pytest.raises(Locked, match="another user, container or host") as caught:
                     puller.backup(scene.repository, scene.machine.name, connect=scene.uri, mode=mode)
                 refused.append(caught.value.exit_code)
 
@@ -355,6 +355,15 @@ def test_a_network_disk_takes_part(
     assert point.disks[1].new_bytes == 64 * KIB
     scene.assert_exact(point)
     scene.machine.stop()
+    off = scene.backup()
+    assert (off.consistency, [disk.kind for disk in off.disks]) == ("offline", ["incremental", "rehash"])
+    assert off.disks[1].new_bytes == 0
+    scene.assert_exact(off)
+
+    def encrypted(root: ET.Element) -> None:
+        root.findall("./devices/disk")[1].find("source").set("tls", "yes")  # type: ignore[union-attr]
+
+    scene.redefine(encrypted)
     with pytest.raises(
         UnsupportedDisk, match=r"disk vdb of .* it is network, and the domain is shut off"
     ) as refused:
@@ -518,7 +527,8 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
     state.mkdir(parents=True)
     (state / "tpm2-00.permall").write_bytes(b"sealed keys")
     point = scene.backup()
-    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "tpm.tar", "images.json"}
+    names = {item.name for item in point.attachments}
+    assert names == {"domain.xml", "nvram.fd", "loader", "tpm.tar", "images.json"}
     folder = restored(scene.repository, point, tmp_path)
     assert (folder / "nvram.fd").read_bytes() == b"boot order" * 10_000
     assert "s3cret" in (folder / "domain.xml").read_text()
@@ -531,7 +541,7 @@ def test_what_belongs_to_a_domain_is_kept_beside_its_disks(
 
     plain = puller.create_repository(str(tmp_path / "plain"), password=None)
     point = puller.backup(plain, scene.machine.name, connect=libvirt_uri)
-    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "images.json"}
+    assert {item.name for item in point.attachments} == {"domain.xml", "nvram.fd", "loader", "images.json"}
     assert "s3cret" not in (restored(plain, point, tmp_path) / "domain.xml").read_text()
 
     with (tmp_path / "variables.fd").open("wb") as variables:

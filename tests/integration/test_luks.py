@@ -92,6 +92,6 @@ def test_a_restored_disk_is_said_to_be_without_encryption(scenes: dict[str, Any]
         )
     ]
     assert scenes["plain"] == [
-        "disk vda is encrypted on this host, but its content is stored unencrypted: the repository is not "
+        "disk vda is encrypted on its host, but its content is stored unencrypted: the repository is not "
         "encrypted",
     ]

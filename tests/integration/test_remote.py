@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from puller.units import KIB, MIB
 from tests.lab.daemon import is_root
 from tests.lab.two_hosts import in_own_network
 
-pytestmark = pytest.mark.skipif(not is_root(), reason="a host of its own needs root")
+pytestmark = [
+    pytest.mark.skipif(not is_root(), reason="a host of its own needs root"),
+    pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="needs openssh-server"),
+]
 
 
 LONG = pytest.mark.skipif(
@@ -190,3 +194,11 @@ def test_a_port_that_is_in_use_is_passed_over() -> None:
     assert (second["exact"], second["left"]) == (True, [])
     assert none["message"] == "all ports from 20000 to 20000 of kvm1 are in use"
     assert (none["code"], none["left"]) == (15, [])
+
+
+def test_the_rules_of_a_job_count_the_points_of_the_other_host() -> None:
+    outcome = played("nightly")
+    assert outcome["codes"] == [0, 0], outcome["said"]
+    assert [len(removed) for removed in outcome["removed"]] == [0, 1]
+    assert outcome["hosts"] == ["kvm1"]
+    assert "reads the disks over TLS from host kvm1" in outcome["said"]

@@ -118,7 +118,7 @@ def test_an_agent_that_hangs_keeps_no_watch_from_ending_the_job(
     repository = puller.create_repository(str(tmp_path / "repository"), password=None)
     over = threading.Event()
 
-    def freeze(domain: object) -> int:
+    def freeze(domain: object, mountpoints: object) -> int:
         raise HypervisorError("Guest agent not available for now")
 
     def thaw(domain: object) -> int:

@@ -27,7 +27,7 @@ from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.units import CHUNK, KIB, MIB
-from tests.lab.archive import make_point
+from tests.lab.archive import data_packs, make_point
 from tests.lab.feed import store_disk
 from tests.lab.guest import (
     BARE_DISK,
@@ -379,6 +379,19 @@ def test_a_client_that_is_idle_does_not_keep_a_server_alive(own_archive: Archive
         until(lambda: not is_alive(pid))
 
 
+def test_a_server_outlives_the_thread_that_started_it(archive: Archive) -> None:
+    """The kernel tells nbdkit of the end of the thread that it is a child of, not of the process."""
+    begun: list[puller.Server] = []
+    thread = threading.Thread(target=lambda: begun.append(archive.serve("vdb")))
+    thread.start()
+    thread.join()
+    (server,) = begun
+    with server:
+        for _ in range(50):
+            assert read(server.uri(), 0, 10) == SMALL[:10]
+        assert is_alive(server.pid)
+
+
 def test_an_nbdkit_that_dies_is_an_error(own_archive: Archive) -> None:
     process, _ = _begin(own_archive)
     (pid,) = _children(process.pid)
@@ -442,6 +455,10 @@ def test_tls_demands_a_certificate_of_the_same_ca(archive: Archive, tmp_path: Pa
         ):
             words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda{where}"]
             sizes[name] = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        # Who trusts this server, and is not trusted by it:
+        shutil.copy(folder / "ca-cert.pem", others / "ca-cert.pem")
+        words = ["nbdinfo", "--size", f"nbds://localhost:{port}/vda?tls-certificates={others}"]
+        assert subprocess.run(words, capture_output=True, check=False).returncode
         plain = ["nbdinfo", "--size", f"nbd://localhost:{port}/vda"]
         assert subprocess.run(plain, capture_output=True, check=False).returncode
     assert sizes == {"ours": f"{SIZE}\n", "theirs": ""}
@@ -503,11 +520,12 @@ def test_a_plugin_of_another_python_is_named(archive: Archive, monkeypatch: pyte
 
 
 def test_a_missing_nbdkit_is_named(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = puller.list_kept(archive.repository)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServeFailed, match="not installed") as caught:
         archive.serve()
     assert "nbdkit-plugin-python" in caught.value.advice
-    assert not puller.list_kept(archive.repository)
+    assert puller.list_kept(archive.repository) == before
 
 
 def _words(archive: Archive, *options: str) -> list[str]:
@@ -571,3 +589,41 @@ def test_a_guest_starts_on_a_served_point_and_writes(tmp_path: Path) -> None:
             subprocess.run(["nbdcopy", server.uri(target), str(tmp_path / "copy")], check=True)
             assert (tmp_path / "copy").read_bytes() == content
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_spares_the_store_and_holds_nothing_in_clear(own_archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with own_archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
+        assert read(server.uri(), 66 * MIB, 100) == CONTENT[66 * MIB : 66 * MIB + 100]
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert len(files) >= 8 * MIB // CHUNK
+    assert folder.stat().st_mode & 0o77 == 0
+    clear = [CONTENT[at : at + 64] for at in range(30 * MIB, 38 * MIB, CHUNK)]
+    assert not any(piece in path.read_bytes() for path in files for piece in clear)
+    # What lies there comes from there: the store's copy is damaged by now.
+    for path in data_packs(Path(own_archive.url)):
+        content = path.read_bytes()
+        if len(content) > MIB:
+            path.chmod(0o600)
+            path.write_bytes(bytes(len(content) - 200_000) + content[-200_000:])
+    with own_archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 8 * MIB) == CONTENT[30 * MIB : 38 * MIB]
+        with pytest.raises(NbdError):
+            read(server.uri(), 50 * MIB, CHUNK)
+
+
+def test_a_damaged_or_full_folder_harms_nothing(archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with archive.serve("vda", cache_dir=str(folder)) as server:
+        read(server.uri(), 30 * MIB, 4 * MIB)
+    for path in folder.iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    with archive.serve("vda", cache_dir=str(folder)) as server:
+        assert read(server.uri(), 30 * MIB, 4 * MIB) == CONTENT[30 * MIB : 34 * MIB]
+    with archive.serve("vda", cache_dir=str(folder), cache_size=MIB) as server:
+        assert read(server.uri(), 50 * MIB, 8 * MIB) == CONTENT[50 * MIB : 58 * MIB]
+    assert 0 < sum(path.stat().st_size for path in folder.iterdir()) <= MIB
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="for the cache"):
+        archive.serve("vda", cache_dir=str(tmp_path / "file"))

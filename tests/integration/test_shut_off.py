@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 import puller
-from puller.errors import DomainNotRunning, HypervisorError, UnsupportedDisk
+from puller.errors import DomainNotRunning, HypervisorError, NbdError
 from puller.hypervisor.domain.checkpoint import checkpoint_name
 from puller.hypervisor.job.frozen import DiskExport
 from puller.hypervisor.space.staging import staging_path
 from puller.units import KIB, MIB
-from tests.integration.conftest import Scene, Truth
+from tests.integration.conftest import Scene, Truth, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
@@ -64,7 +67,18 @@ def test_a_disk_that_is_a_slice_of_a_file(raw: Scene) -> None:
     )
     raw.assert_exact(point)
     raw.machine.stop()
-    with pytest.raises(UnsupportedDisk, match=r"disk vda of .* it is a slice, and the domain is shut off"):
+    off = raw.backup()
+    assert (off.consistency, off.disks[0].size, off.disks[0].new_bytes) == ("offline", 4 * MIB, 0)
+    raw.assert_exact(off)
+    image = raw.machine.image("vda")
+
+    def write(_exports: Sequence[DiskExport]) -> None:
+        with image.open("r+b") as file:
+            file.seek(2 * MIB)
+            file.write(b"torn")
+
+    raw.truth = write
+    with pytest.raises(HypervisorError, match=f"image {image} of domain .* was changed while it was read"):
         raw.backup()
 
 
@@ -126,3 +140,52 @@ def test_what_a_dead_push_left_in_a_folder_that_is_named(raw: Scene, tmp_path: P
         raw.backup(mode="pull" if running else "push", staging_dir=str(folder))
         assert not left.exists()
         assert f"deleted scratch file {left} of an earlier run" in raw.told
+
+
+class _Ranges(SimpleHTTPRequestHandler):
+    """Serves ``content`` by ranges, as QEMU asks for it."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        self._begin(200, len(self.content))
+
+    def do_GET(self) -> None:
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        part = self.content[int(first) : int(last) + 1]
+        self._begin(206, len(part))
+        self.wfile.write(part)
+
+    def _begin(self, code: int, length: int) -> None:
+        self.send_response(code)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is inherited
+        """Say nothing."""
+
+
+def test_a_disk_on_a_web_server(raw: Scene) -> None:
+    content = random.Random(7).randbytes(3 * MIB) + bytes(MIB) + b"end" * 171 + b"\0" * 511
+    content = content[: len(content) // 512 * 512]
+    handler = type("Handler", (_Ranges,), {"content": content})
+    raw.machine.stop()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        def connect(root: ET.Element) -> None:
+            disk = root.find("./devices/disk")
+            assert disk is not None
+            disk.set("type", "network")
+            disk.remove(disk.find("source"))  # type: ignore[arg-type]
+            source = ET.SubElement(disk, "source", protocol="http", name="disk.raw")
+            ET.SubElement(source, "host", name="127.0.0.1", port=str(server.server_port))
+
+        raw.redefine(connect)
+        point = raw.backup()
+        assert (point.kind, point.disks[0].source) == ("full", "http:disk.raw")
+        assert (restored(raw.repository, point, raw.folder) / "vda.raw").read_bytes() == content
+        server.shutdown()
+    with pytest.raises(NbdError, match=r"qemu-nbd cannot serve http:disk\.raw"):
+        raw.backup()

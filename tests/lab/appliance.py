@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +21,3 @@ def environment() -> Mapping[str, str]:
         "LIBGUESTFS_CACHEDIR": str(CACHE),
         "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
     }
-
-
-def process_environment() -> dict[str, str]:
-    """The environment of this process, with these variables."""
-    return {**os.environ, **environment()}

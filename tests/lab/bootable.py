@@ -189,7 +189,13 @@ def _overwrite(path: Path, content: bytes) -> None:
 
 
 def domain_xml(
-    name: str, disk: Path, *, agent: bool = False, screen: bool = True, serial: bool = True
+    name: str,
+    disk: Path,
+    *,
+    agent: bool = False,
+    screen: bool = True,
+    serial: bool = True,
+    uefi: bool = False,
 ) -> str:
     """XML of a machine that starts from ``disk``, with a network interface."""
     channel = (
@@ -197,12 +203,18 @@ def domain_xml(
     )
     video = "<video><model type='vga'/></video>" if screen else "<video><model type='none'/></video>"
     port = "<serial type='pty'/>" if serial else ""
+    loader, nvram = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
+    flash = f"<loader readonly='yes' type='pflash'>{loader}</loader><nvram template='{nvram}'/>"
+    firmware = flash if uefi else ""
     return f"""
 <domain type='qemu'>
   <name>{name}</name>
   <memory unit='MiB'>{MEMORY_MIB}</memory>
   <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    {firmware}
+  </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model><feature policy='require' name='rdrand'/></cpu>
   <devices>

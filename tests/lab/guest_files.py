@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from puller.units import MIB
-from tests.lab import appliance, luks
+from tests.lab import luks
 from tests.lab.machine import DiskSpec
 
 FILESYSTEMS = {
@@ -54,8 +54,7 @@ def make_disks(directory: Path) -> dict[str, Path]:
     """The images of the disks, by target, made by a process of its own."""
     luks.make_image(directory / "vdb", DiskSpec("vdb", 24 * MIB, format="raw"))
     words = [sys.executable, "-m", __name__, str(directory)]
-    environment = appliance.process_environment()
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {target: directory / target for target in ("vda", "vdb")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,4 +109,40 @@ def test_a_disk_with_a_thread_of_its_own_on_a_chain_of_images(
     assert record.backing == (f"qcow2 {base}",)
     for number, point in enumerate(points, 1):
         assert truth.equals(restored(repository, point, tmp_path), "fast", number)
+    assert machine.remains() == []
+
+
+def test_ten_generations_of_a_guest_that_writes_while_it_is_backed_up(
+    bare_factory: BareFactory, truth: Truth, repository: puller.Repository, tmp_path: Path
+) -> None:
+    """What the guest writes during a run is not in its point, and is in the next one."""
+    machine = bare_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", ODD))
+    machine.write("vda", 1, 0, 12 * MIB)
+    machine.write("vdb", 3, 0, ODD)
+    chance = random.Random(7)
+
+    def write() -> None:
+        for target, size in (("vda", 20 * MIB), ("vdb", ODD)):
+            for _ in range(4):
+                length = chance.randrange(1, 400) * 512
+                offset = chance.randrange((size - length) // 512) * 512
+                way = chance.choice((machine.write_zeroes, machine.unmap_zeroes, machine.discard, None))
+                if way is None:
+                    machine.write(target, chance.randrange(256), offset, length)
+                else:
+                    way(target, offset, length)
+
+    def write_meanwhile(exports: Sequence[DiskExport]) -> None:
+        truth(exports)
+        write()
+
+    points = []
+    for _ in range(10):
+        write()
+        points.append(puller.backup(repository, machine.name, connect=machine.uri, on_frozen=write_meanwhile))
+    assert [point.kind for point in points] == ["full"] + ["incremental"] * 9
+    for number, point in enumerate(points, 1):
+        folder = restored(repository, point, tmp_path)
+        assert truth.equals(folder, "vda", number)
+        assert truth.equals(folder, "vdb", number)
     assert machine.remains() == []

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from puller.errors import (
 from puller.qmp.address import parse
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
+from tests.lab.kernel import Kernel
 from tests.lab.machine import DiskSpec, make_image
 from tests.lab.qemu import BareMachine, free_port
 from tests.qmp.conftest import BareFactory
@@ -282,3 +287,63 @@ def test_doctor(bare_factory: BareFactory, repository: puller.Repository) -> Non
     assert findings(machine, repository, disks=["vdz"])["disks"] == "fail"
     machine.kill()
     assert findings(machine, repository) == {"connection": "fail"}
+
+
+def test_a_monitor_that_another_program_keeps_open(
+    bare_factory: BareFactory, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puller.qmp.monitor.GREETING", 0.5)
+    machine = bare_factory(DiskSpec("vda", MIB))
+    with ExitStack() as theirs:
+        for number in range(3):  # more than one fill QEMU's queue
+            client = theirs.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(str(machine.socket))
+            if number in (0, 2):
+                with pytest.raises(HypervisorError, match="no greeting within"):
+                    puller.backup(repository, machine.name, connect=machine.uri)
+    puller.backup(repository, machine.name, connect=machine.uri)
+
+
+def test_a_socket_that_is_no_monitor(
+    tmp_path: Path, repository: puller.Repository, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "other"))
+        server.listen()
+
+        def answer() -> None:
+            with server.accept()[0] as client:
+                client.sendall(b"SSH-2.0\n")
+
+        Thread(target=answer, daemon=True).start()
+        with pytest.raises(HypervisorError, match="cannot connect to QEMU at .*other"):  # noqa: RUF043
+            puller.backup(repository, "web1", connect=f"qmp://{tmp_path}/other")
+    assert capfd.readouterr().err == ""
+
+
+def test_firmware_variables_are_a_disk_and_kernels_are_noted(
+    bare_factory: BareFactory, repository: puller.Repository, truth: Truth, tmp_path: Path
+) -> None:
+    code, variables, kernel = (tmp_path / name for name in ("code.fd", "vars.fd", "vmlinuz"))
+    code.write_bytes(b"\xf4" * (MIB // 2))
+    variables.write_bytes(b"variables".ljust(128 * 1024, b"\xff"))
+    shutil.copy(Kernel.find().image, kernel)
+    machine = bare_factory(
+        DiskSpec("vda", MIB),
+        options=(
+            *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+            *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+            *("-kernel", str(kernel)),
+        ),
+    )
+    point = puller.backup(repository, machine.name, connect=machine.uri, on_frozen=truth)
+    assert {disk.disk for disk in point.disks} == {"vda", "pflash1"}
+    folder = restored(repository, point, tmp_path)
+    assert truth.equals(folder, "pflash1", 1)
+    assert (folder / "pflash1.raw").read_bytes().startswith(b"variables")
+    (note,) = [note for note in point.notes if note.startswith("the point does not hold")]
+    assert f"kernel {kernel}" in note
+    assert f"disk pflash0 (read-only, {code})" in note
+    assert machine.remains() == []

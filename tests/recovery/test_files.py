@@ -29,7 +29,7 @@ from puller.recovery.files.copying import copy, make_plan
 from puller.recovery.files.devices import DeviceNames
 from puller.recovery.files.filesystems import FilesystemFinder, Wanted
 from puller.recovery.files.opening import FilesRequest, OpenedPoint, opened
-from tests.lab import appliance, luks
+from tests.lab import luks
 from tests.lab.archive import make_point
 from tests.lab.guest_files import FILESYSTEMS, HOSTILE, MTIME, OWNER, SPARSE, make_disks, payload
 
@@ -64,15 +64,6 @@ class Scene:
             guest.call("umount_all")
             for place in sorted(self.files.filesystems):  # an inspection would take seconds
                 guest.call("mount_ro", names.inside(self.files.filesystems[place]), place)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def libguestfs() -> Iterator[None]:
-    """libguestfs starts here as it does for users, but with a kernel of the lab."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in appliance.environment().items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -345,8 +336,7 @@ def test_a_missing_libguestfs_names_its_package(point_url: str, monkeypatch: pyt
 def test_an_appliance_that_does_not_start_is_one_line(
     point_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SUPERMIN_KERNEL", "/nonexistent")
-    monkeypatch.setenv("LIBGUESTFS_CACHEDIR", "/nonexistent")
+    monkeypatch.setenv("LIBGUESTFS_HV", "/bin/false")
     with pytest.raises(ApplianceFailed, match="cannot start libguestfs's appliance: ") as caught:
         puller.list_files(puller.open_repository(point_url), "web1@latest")
     assert "\n" not in caught.value.message

@@ -26,7 +26,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_every_job_step_has_a_service_and_a_timer() -> None:
-    steps = ("backup", "check", "prune")
+    steps = ("backup", "check", "prove", "prune")
     assert [f"puller-{step}@.timer" for step in steps] == TIMERS
     assert {f"puller-{step}@.service" for step in (*steps, "failure")} == set(SERVICES)
 
@@ -62,7 +62,8 @@ def test_what_the_services_rely_on(name: str) -> None:
     # What thaws a guest must outlive a backup.
     assert f"KillMode={'process' if step == 'backup' else 'mixed'}" in lines
     # A backup reads the images of a domain that is shut off, which may be block devices.
-    assert ("DeviceAllow=block-* r" if step == "backup" else "PrivateDevices=yes") in lines
+    devices = {"backup": "DeviceAllow=block-* r", "prove": "DeviceAllow=/dev/kvm rw"}
+    assert devices.get(step, "PrivateDevices=yes") in lines
     for line in (
         "Type=notify",
         "OnFailure=puller-failure@%n.service",

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from puller.backups.bases.facts import may_differ
+from puller.backups.bases.facts import data_file_fault, may_differ, recorded
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.errors import DamagedData
@@ -207,14 +207,18 @@ def newest_checkpoint(bases: Mapping[str, Base]) -> CheckpointMark:
 
 def _choose(history: History, disk: Disk, bitmaps: Bitmaps) -> Base:
     last: Parent | None = None
+    states = [recorded(disk.facts)]
     for point in history:
         record = point.disk(disk.target)
         if record is None:
             continue
         parent = Parent(point, record)
         last = last or parent
+        states.append(record.image)
         if fits(parent, disk, bitmaps):
-            return Base(parent, point.checkpoint, "", may_differ(disk.facts, record.image))
+            base = Base(parent, point.checkpoint, "", may_differ(disk.facts, record.image))
+            fault = data_file_fault(states)
+            return base if fault is None else base.compared(fault)
         if point.point < bitmaps.oldest or untracked(disk) is not None:
             break
     return (
@@ -233,12 +237,24 @@ def fits(parent: Parent, disk: Disk, bitmaps: Bitmaps) -> bool:
 
 
 def _is_same(disk: Disk, record: DiskRecord) -> bool:
-    """Whether the disk has the same image, on the same backing images.
+    """Whether the disk has the same image, on the same backing images, with the same data file.
 
     All disks of a checkpoint have bitmaps of one name, so another disk's bitmap would seem to fit. And no
-    bitmap records a change of the backing images (``qemu-img rebase -u``).
+    bitmap records a change of the backing images (``qemu-img rebase -u``) or of the data file
+    (``qemu-img amend``).
     """
-    return (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
+    same = (disk.format, disk.source, disk.backing) == (record.format, record.source, record.backing)
+    return same and _has_same_data_file(disk, record)
+
+
+def _has_same_data_file(disk: Disk, record: DiskRecord) -> bool:
+    """Whether it has; an image that puller cannot read names none, nor did it for a point taken so."""
+    then = None if record.image.data is None else record.image.data.path
+    return not disk.compat or then == _data_file(disk)
+
+
+def _data_file(disk: Disk) -> str | None:
+    return None if disk.data_file is None else str(disk.data_file)
 
 
 def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str:
@@ -260,6 +276,9 @@ def _reason(history: History, last: Parent, disk: Disk, bitmaps: Bitmaps) -> str
 def _difference(disk: Disk, record: DiskRecord) -> str:
     if (disk.format, disk.source) != (record.format, record.source):
         return f"its image is now {disk.format} {disk.source} and was {record.format} {record.source}"
+    if not _has_same_data_file(disk, record):
+        was = "none" if record.image.data is None else record.image.data.path
+        return f"its data file is now {_data_file(disk) or 'none'} and was {was}"
     now, then = (", ".join(chain) or "nothing" for chain in (disk.backing, record.backing))
     return f"its backing images are now {now} and were {then}"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from puller.backups.bases.history import History
 from puller.backups.machines import records
-from puller.backups.machines.machine import AttachmentReader, SourceRequest, Tell
+from puller.backups.machines.machine import AttachmentReader, AttachmentRequest, SourceRequest, Tell
+from puller.backups.machines.variables import read_variables
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, PulledSource, Source
@@ -18,13 +20,13 @@ from puller.errors import UsageError
 from puller.events import Notice, Observer
 from puller.hypervisor import secret
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import attachable, firmware
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain import firmware
 from puller.hypervisor.domain.checkpoint import Checkpoint
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_facts
-from puller.hypervisor.domain.hostfiles import named_files
+from puller.hypervisor.domain.hostfiles import HostFile, attached_files, named_files
 from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.guest.guestagent import DomainAgent
 from puller.hypervisor.job import openjob
@@ -107,7 +109,11 @@ class LibvirtMachine:
 
     def named_files(self) -> Iterable[str]:
         """See Machine."""
-        return named_files(self._domain.xml())
+        held = {file.label for file in self._files()}
+        return [text for text in named_files(self._domain.xml()) if text not in held]
+
+    def _files(self) -> tuple[HostFile, ...]:
+        return attached_files(self._domain.inactive_xml())
 
     def pulled(self, owner: str, disks: Sequence[Disk], scratch_dir: str | None) -> PulledSource:
         """See Machine."""
@@ -151,17 +157,30 @@ class LibvirtMachine:
         """See Machine."""
         return DomainAgent(self._domain, self._host.uri)
 
-    def attachments(self, *, sealed: bool) -> Iterator[AttachmentReader]:
+    def attachments(self, wanted: AttachmentRequest) -> Iterator[AttachmentReader]:
         """See Machine."""
-        domain = self._domain
+        domain, sealed = self._domain, wanted.sealed
         read_definition = domain.secure_xml if sealed else domain.inactive_xml
         yield AttachmentReader("domain.xml", lambda: read_definition().encode(), required=True)
         if domain.is_active():
             yield AttachmentReader("live.xml", lambda: domain.xml().encode())
-        yield AttachmentReader("nvram.fd", lambda: firmware.nvram(domain))
+        yield AttachmentReader("nvram.fd", lambda: read_variables(domain))
         yield AttachmentReader("varstore.json", lambda: firmware.varstore(domain))
         if sealed:
             yield AttachmentReader("tpm.tar", lambda: firmware.tpm(domain))
+        yield AttachmentReader("snapshots.xml", lambda: attachable.snapshots_xml(domain, sealed=sealed))
+        yield AttachmentReader("checkpoints.xml", lambda: attachable.checkpoints_xml(domain, sealed=sealed))
+        for file in self._files():
+            if file.target not in wanted.excluded:
+                read = partial(attachable.read_file, domain, file, wanted.medium_limit)
+                yield AttachmentReader(file.name, read)
+
+    def attached_drives(self) -> frozenset[str]:
+        """See Machine. A running domain may have another medium in a drive than it starts with."""
+        paths = {file.target: file.path for file in self._files() if file.target}
+        return frozenset(
+            disk.target for disk in self._domain.disks() if paths.get(disk.target) == (disk.path or Path())
+        )
 
     def lacking(self, *, sealed: bool) -> Iterator[str]:
         """See Machine."""

@@ -12,6 +12,7 @@ from puller.backups.sources.source import PulledSource, Source
 from puller.cancelling import CancelScope
 from puller.events import Observer
 from puller.host.access import HostAccess
+from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
 from puller.hypervisor.domain.checkpoint import Checkpoint
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.agent import Agent
@@ -39,6 +40,19 @@ class AttachmentReader:
     name: str
     read: Callable[[], bytes | None]
     required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentRequest:
+    """Which attachments a point gets.
+
+    ``sealed`` is whether the repository is encrypted, ``medium_limit`` how many bytes a medium in a drive may
+    have, and ``excluded`` the drives whose media are left out.
+    """
+
+    sealed: bool
+    medium_limit: int = MEDIUM_LIMIT
+    excluded: frozenset[str] = frozenset()
 
 
 class Machine(Protocol):
@@ -108,8 +122,12 @@ class Machine(Protocol):
         """Return the guest agent."""
         ...
 
-    def attachments(self, *, sealed: bool) -> Iterator[AttachmentReader]:
-        """Return readers of what a point holds beside disks; ``sealed``: the repository is encrypted."""
+    def attachments(self, wanted: AttachmentRequest) -> Iterator[AttachmentReader]:
+        """Return readers of what a point holds beside disks."""
+        ...
+
+    def attached_drives(self) -> frozenset[str]:
+        """Return the targets of the drives whose media the attachments hold, or a note says why not."""
         ...
 
     def lacking(self, *, sealed: bool) -> Iterator[str]:

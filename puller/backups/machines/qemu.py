@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from puller.backups.bases.history import History
-from puller.backups.machines.machine import AttachmentReader, SourceRequest, Tell
+from puller.backups.machines.machine import AttachmentReader, AttachmentRequest, SourceRequest, Tell
 from puller.backups.sources.fleece import Fleece
 from puller.backups.sources.source import Pull, Source
 from puller.cancelling import CancelScope
@@ -137,10 +137,14 @@ class MonitoredMachine:
         """See Machine."""
         return SocketAgent(self._machine)
 
-    def attachments(self, *, sealed: bool) -> Iterator[AttachmentReader]:
+    def attachments(self, wanted: AttachmentRequest) -> Iterator[AttachmentReader]:
         """See Machine."""
         machine = self._machine
-        yield AttachmentReader("qemu.json", lambda: describe(machine, sealed=sealed), required=True)
+        yield AttachmentReader("qemu.json", lambda: describe(machine, sealed=wanted.sealed), required=True)
+
+    def attached_drives(self) -> frozenset[str]:
+        """See Machine."""
+        return frozenset()
 
     def lacking(self, *, sealed: bool) -> Iterator[str]:
         """See Machine."""

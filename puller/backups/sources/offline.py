@@ -27,7 +27,7 @@ from typing import Any, Self
 from puller.backups.bases.bases import Base, CheckpointMark, choose, newest_checkpoint, oldest_of
 from puller.backups.bases.history import History
 from puller.backups.sources.source import DomainSource, PulledSource
-from puller.backups.sources.unlock import keys_of, require_keys
+from puller.backups.sources.unlock import keys_of, remote_image, require_keys
 from puller.errors import (
     DomainNotRunning,
     HypervisorError,
@@ -56,6 +56,12 @@ def image_of(domain: Domain, disk: Disk) -> Path:
             advice=f"Start the domain, or leave the disk out with --exclude-disk {disk.target}.",
         )
     return disk.path
+
+
+def require_openable(domain: Domain, disk: Disk) -> None:
+    """Raise UnsupportedDisk if neither this host nor QEMU by itself can open the disk's image."""
+    if disk.node is None:
+        image_of(domain, disk)
 
 
 class Offline(DomainSource, PulledSource):
@@ -103,13 +109,17 @@ class StoredBitmaps:
     @classmethod
     def of(cls, domain: Domain, disks: Sequence[Disk], repository_id: str) -> Self:
         """Return those of the ``disks``. Raises HypervisorError."""
-        flags = {
-            disk.target: stored_bitmaps(
-                image_facts(image_of(domain, disk), disk.format, domain.scope, domain.host)
-            )
-            for disk in disks
-        }
+        for disk in disks:
+            require_openable(domain, disk)
+        flags = {disk.target: cls._flags_of(domain, disk) for disk in disks}
         return cls(flags, repository_id)
+
+    @staticmethod
+    def _flags_of(domain: Domain, disk: Disk) -> dict[str, frozenset[str]]:
+        """A disk elsewhere is read as a whole: libvirt makes no bitmap in most of them."""
+        if disk.path is None:
+            return {}
+        return stored_bitmaps(image_facts(disk.path, disk.format, domain.scope, domain.host))
 
     def sound(self, checkpoint: str) -> frozenset[str]:
         """See Bitmaps."""
@@ -164,7 +174,9 @@ class StoredDisks(FrozenDisks):
         self._servers.__exit__(*failure)
 
     def _serve(self, servers: ExitStack, disk: Disk) -> DiskExport:
-        path, bitmap = image_of(self._domain, disk), self._bases[disk.target].checkpoint
+        if disk.path is None:
+            return self._serve_remote(servers, disk)
+        path, bitmap = disk.path, self._bases[disk.target].checkpoint
         self._seen[path] = self._trace(path)  # before its header is read, which names the other files
         self._seen |= {
             file: self._trace(file)
@@ -185,6 +197,19 @@ class StoredDisks(FrozenDisks):
                 advice="Wait until it is free; if the domain was started, run the backup again.",
             ) from error
         return DiskExport(disk.target, server.uri, None if bitmap is None else f"qemu:dirty-bitmap:{bitmap}")
+
+    def _serve_remote(self, servers: ExitStack, disk: Disk) -> DiskExport:
+        """Serve an image on the network, whose changes are not seen, or a part of a file."""
+        image = remote_image(self._domain, disk)
+        if image is None or disk.node is None:
+            raise ValueError(f"disk {disk.target} has no image that QEMU can open")
+        if disk.node.file is not None:
+            self._seen[disk.node.file] = self._trace(disk.node.file)
+        keys = self._keys[disk.target]
+        served = ImageServer.read_only(
+            image, disk.format, keys=keys, scope=self._domain.scope, host=self._host
+        )
+        return DiskExport(disk.target, servers.enter_context(served).uri, None)
 
     def _trace(self, path: Path) -> FileStatus:
         """Return what changes when a file is written. For a device it only identifies it."""

@@ -5,6 +5,8 @@ A point holds the decrypted content that the guest sees, whether the guest runs 
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,9 @@ from puller.errors import UnsupportedDisk
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import describe
-from puller.hypervisor.secret import passphrase
-from puller.nbd.image import Key, Keys
+from puller.hypervisor.domain.storage_node import StorageNode
+from puller.hypervisor.secret import auth_value, passphrase
+from puller.nbd.image import Key, Keys, Remote
 
 
 def keys_of(domain: Domain, disk: Disk) -> Keys:
@@ -25,6 +28,26 @@ def keys_of(domain: Domain, disk: Disk) -> Keys:
         None if found is None else Key(found.image, passphrase(domain, disk.target, found))
         for found in disk.encryption
     )
+
+
+def remote_image(domain: Domain, disk: Disk) -> Remote | None:
+    """Return the image of a disk that is not a file or device of the host; None if puller cannot open it.
+
+    Raises UnsupportedDisk if libvirt does not give the value of its secret.
+    """
+    return None if disk.node is None else opened_image(domain, disk.target, disk.source, disk.node)
+
+
+def opened_image(domain: Domain, target: str, name: str, node: StorageNode) -> Remote:
+    """Return the image at ``node``, with libvirt's secret for its server; ``name`` is for messages.
+
+    Raises UnsupportedDisk if libvirt does not give the value of the secret.
+    """
+    options, secret = json.loads(node.options), node.secret
+    if secret is None:
+        return Remote(name, options)
+    value = auth_value(domain, target, secret)
+    return Remote(name, options, secret.option, base64.b64encode(value) if secret.is_base64 else value)
 
 
 def require_keys(domain: Domain, disk: Disk, keys: Keys) -> None:

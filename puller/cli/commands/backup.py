@@ -13,7 +13,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import RATE
+from puller.cli.input.quantities import AMOUNT, RATE
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -110,6 +110,13 @@ def _load_meanwhile() -> None:
     default=True,
     help="Create no checkpoint. Later backups build on the checkpoints that exist, and read all data of a "
     "disk that has none.",
+)
+@click.option(
+    "--attach-limit",
+    type=AMOUNT,
+    metavar="SIZE",
+    help="Store CD-ROM images and floppy disks in the domain's drives up to this size, in bytes (for example "
+    "1M or 700M; 0 for none). A notice names the larger ones.  [default: 16M]",
 )
 @click.option(
     "--tag",

@@ -19,7 +19,8 @@ from puller.cli.output.records import moment
 from puller.cli.output.settings import Settings
 from puller.cli.output.tables import table
 from puller.cli.output.times import duration
-from puller.errors import PullerError, UsageError
+from puller.cli.signals import Stopped
+from puller.errors import Interrupted, PullerError, UsageError
 from puller.events import Notice, Observer
 
 if TYPE_CHECKING:
@@ -167,6 +168,11 @@ def _pulled(repository: Repository, name: str, limit: int | None, observer: Obse
         api.pull_booted(repository, name, limit=limit, observer=observer)
     except PullerError as error:
         return error
+    except Stopped as stop:
+        return Interrupted(
+            f"stopped by {stop.signal}: {name} runs, and QEMU goes on pulling",
+            advice=f"Run 'puller boot --resume {name}' to wait for the end.",
+        )
     return None
 
 

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,9 +30,10 @@ from puller.cli.output.tables import table
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
 from puller.events import Observer
-from puller.recovery.serving.process import ServerProcess, Service
-from puller.recovery.serving.session import Session
-from puller.units import MIB, format_bytes
+from puller.units import format_bytes
+
+if TYPE_CHECKING:
+    from puller.recovery.serving.process import ServerProcess, Service
 
 _KILLED = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -92,9 +93,15 @@ _END_SECONDS = 10.0
 @click.option(
     "--cache-size",
     type=SIZE,
-    default=64 * MIB,
     metavar="SIZE",
-    help="Keep this much decrypted data in memory, in bytes (for example 64M).  [default: 64M]",
+    help="Keep this much decrypted data in memory, in bytes (for example 64M); with --cache-dir, this much "
+    "fetched data in that directory.  [default: 48M; with --cache-dir 4G]",
+)
+@click.option(
+    "--cache-dir",
+    metavar="DIR",
+    help="Also keep fetched data in this directory, encrypted as in the repository, for this and later "
+    "servers. Without it, only memory is used.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a user has
@@ -108,7 +115,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     tls_certificates: str | None,
     writable: bool,
     program: str | None,
-    cache_size: int,
+    cache_size: int | None,
+    cache_dir: str | None,
 ) -> Outcome:
     """Serve the disks of a point over NBD, without restoring them.
 
@@ -116,15 +124,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     prints the URIs when clients can connect, and serves until a signal ends it (exit code 0). POINT is an id,
     a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
+    from puller.recovery.serving.process import Service
+
     service = Service(
         tuple(dict.fromkeys(disks)),
         None if socket is None else Path(socket).absolute(),
         socket_owner,
         port,
         None if tls_certificates is None else Path(tls_certificates).absolute(),
-        cache_size,
-        writable,
-    )
+        writable=writable,
+    ).cached(cache_size, cache_dir)
     service.check()
     with (
         observing(settings, RESTORE) as observer,
@@ -140,6 +149,8 @@ def _begin(
     settings: Settings, point: str, hosts: tuple[str, ...], service: Service, observer: Observer
 ) -> ServerProcess:
     """Let nbdkit's process open the repository, and only that: two would take twice the memory for days."""
+    from puller.recovery.serving.process import ServerProcess
+    from puller.recovery.serving.session import Session
 
     def attempt(url: str, secret: Secret) -> ServerProcess:
         session = Session(
@@ -151,6 +162,8 @@ def _begin(
             password=secret.password,
             key_file=secret.key_file,
             writable=service.writable,
+            folder=None if service.folder is None else str(service.folder),
+            folder_size=service.folder_size,
         )
         return ServerProcess(session, service, observer)
 

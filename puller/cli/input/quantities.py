@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, rate
+from puller.configuration.quantities import budget, duration, duration_or_size, rate, size
 
 T = TypeVar("T")
 
@@ -32,5 +32,7 @@ RATE = Quantity("rate", rate)
 """In bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
+AMOUNT = Quantity("size", size)
+"""A number of bytes, or 0."""
 SIZE = Quantity("size", budget)
 """A number of bytes, 1 MiB or more."""

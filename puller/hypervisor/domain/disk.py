@@ -13,6 +13,7 @@ from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
 from puller.hypervisor.domain.encryption import Encryption, parse_encryption
+from puller.hypervisor.domain.storage_node import StorageNode, parse_node
 
 _SOURCE_ATTRIBUTES = {
     "file": "file",
@@ -24,18 +25,35 @@ _SOURCE_ATTRIBUTES = {
 _VHOST = {"vhostuser": "vhost-user", "vhostvdpa": "vhost-vdpa"}
 
 
+_SD = "an SD card, for which libvirt has no backup job"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFileFacts:
+    """Facts about the external data file of a qcow2 image, a file or a device; see ImageFacts."""
+
+    path: str
+    inode: int = 0
+    born: str = ""
+    size: int = 0
+    modified: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """Facts that distinguish one image file from another, and one start of QEMU from the next.
 
-    ``born`` is the file's birth time, ``qemu`` identifies the run of the domain. Unknown values are empty
-    or 0.
+    ``born`` is the file's birth time, ``qemu`` identifies the run of the domain, and ``modified`` is when
+    the image was written to last, if its data is in the external file ``data``. Unknown values are empty or
+    0.
     """
 
     inode: int = 0
     born: str = ""
     size: int = 0
     qemu: str = ""
+    modified: str = ""
+    data: DataFileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,9 @@ class Disk:
         facts: Set by a backup.
         compat: Version of a qcow2 image, ``0.10`` or ``1.1``, once its image was read.
         cluster: Bytes in a cluster of a qcow2 image, once its image was read.
+        node: Where the image is, if ``path`` is None and puller can open it while the domain is shut off.
+        bus: How the guest is given it (``virtio``, ``scsi``, ``sd``).
+        data_file: External data file of a qcow2 image, once its image was read; None if it has none.
     """
 
     target: str
@@ -72,6 +93,9 @@ class Disk:
     encryption: tuple[Encryption | None, ...] = ()
     compat: str = ""
     cluster: int | None = None
+    data_file: Path | None = None
+    node: StorageNode | None = None
+    bus: str = ""
 
     @property
     def is_candidate(self) -> bool:
@@ -107,8 +131,8 @@ class Disk:
             return f"a {_VHOST[self.type]} disk, whose data does not pass through QEMU"
         if self.device == "lun":
             return "passed through as a lun, to which the guest can write without passing QEMU"
-        if self.device != "disk":
-            return f"a {self.device}"
+        if self.device != "disk" or self.bus == "sd":
+            return f"a {self.device}" if self.device != "disk" else _SD
         if self.source == "":
             return "empty"
         if self.readonly:
@@ -186,6 +210,8 @@ def _parse(element: ET.Element) -> Disk:
         path=None if slices else _path(kind, source),
         backing=tuple(_chain(element)),
         encryption=tuple(_encryption(element, _attribute(driver, "type") or "raw")),
+        node=parse_node(kind, source),
+        bus=_attribute(element.find("target"), "bus"),
     )
 
 

@@ -72,6 +72,7 @@ def for_drill(xml: str, machine: DrillMachine) -> str:
     """Return the XML of the drill's machine. ``xml`` has its own name, UUID, disks and firmware already."""
     root = ET.fromstring(xml)
     _limit(root, machine)
+    _keep_variables(root.find("./os"), machine.folder)
     devices = root.find("./devices")
     if devices is not None:
         for name in _OF_THE_HOST:
@@ -85,6 +86,23 @@ def for_drill(xml: str, machine: DrillMachine) -> str:
         _set_macs(devices, machine.macs)
         _isolate(root, devices, machine.port)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _keep_variables(system: ET.Element | None, folder: Path) -> None:
+    """Keep the firmware's variables in ``folder``, also those that libvirt makes from a template.
+
+    In libvirt's own directory they would outlive the machine.
+    """
+    if system is None:
+        return
+    loader, nvram, varstore = (system.find(f"./{name}") for name in ("loader", "nvram", "varstore"))
+    is_flash = loader is not None and loader.get("type") == "pflash" and loader.get("stateless") != "yes"
+    if nvram is None and (is_flash or system.get("firmware") == "efi"):
+        nvram = ET.SubElement(system, "nvram")
+    if nvram is not None:
+        nvram.text = str(folder / "nvram.fd")
+    if varstore is not None:
+        varstore.set("path", str(folder / "varstore.json"))
 
 
 def emulated(xml: str) -> str:

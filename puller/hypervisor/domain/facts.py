@@ -11,7 +11,7 @@ from typing import Protocol
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host.access import HostAccess
-from puller.hypervisor.domain.disk import Disk, ImageFacts
+from puller.hypervisor.domain.disk import DataFileFacts, Disk, ImageFacts
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import with_image_facts
 
@@ -41,16 +41,28 @@ def with_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
 def with_file_facts(domain: Domain, disks: Sequence[Disk]) -> tuple[Disk, ...]:
     """Return the disks with the facts of their images that are not in these. Raises HypervisorError."""
     qemu = _run_of(domain)
-    return tuple(replace(disk, facts=replace(file_facts(disk.path, domain), qemu=qemu)) for disk in disks)
+    return tuple(replace(disk, facts=replace(disk_facts(disk, domain), qemu=qemu)) for disk in disks)
+
+
+def disk_facts(disk: Disk, domain: Placed) -> ImageFacts:
+    """Return the facts about the disk's image, and its data file if it has one, on the host of ``domain``."""
+    image = file_facts(disk.path, domain)
+    if disk.data_file is None:
+        return replace(image, modified="")
+    data = file_facts(disk.data_file, domain)
+    return replace(
+        image,
+        data=DataFileFacts(str(disk.data_file), data.inode, data.born, data.size, data.modified),
+    )
 
 
 def file_facts(path: Path | None, domain: Placed) -> ImageFacts:
     """Return the facts about the file at ``path`` alone, on the host of ``domain``."""
-    found = [] if path is None else _stat(path, "%i %.9W %s", domain)
-    if len(found) != 3:
+    found = [] if path is None else _stat(path, "%i %.9W %s %.9Y", domain)
+    if len(found) != 4:
         return ImageFacts()
-    inode, born, size = found
-    return ImageFacts(int(inode), born, int(size))
+    inode, born, size, modified = found
+    return ImageFacts(int(inode), born, int(size), modified=modified)
 
 
 def _run_of(domain: Domain) -> str:

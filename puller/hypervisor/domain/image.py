@@ -30,7 +30,9 @@ def with_image_facts(disk: Disk, scope: CancelScope | None = None, host: HostAcc
 
 def with_layout(disk: Disk, facts: dict[str, Any]) -> Disk:
     """Return the disk with ``facts`` about its qcow2 image."""
-    return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"])
+    named = layout(facts).get("data-file")
+    data_file = None if disk.path is None or named is None else disk.path.parent / named
+    return replace(disk, compat=layout(facts)["compat"], cluster=facts["cluster-size"], data_file=data_file)
 
 
 def untracked(disk: Disk) -> str | None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import libvirt
 
+from puller.errors import JobRunning
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.faults import code_of, translate
+from puller.hypervisor.faults import code_of, text_of, translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,29 @@ class PullProgress:
 
 
 def begin_pull(domain: Domain, target: str, rate: int | None) -> None:
-    """Begin to pull the disk ``target``, at most ``rate`` bytes per second. Raises HypervisorError."""
-    with translate(f"cannot pull disk {target} of domain {domain.name}"):
-        domain.handle.blockPull(target, rate or 0, libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
+    """Begin to pull the disk ``target``, at most ``rate`` bytes per second.
+
+    Raises JobRunning if libvirt has not yet come to the end of an earlier job, HypervisorError.
+    """
+    doing = f"cannot pull disk {target} of domain {domain.name}"
+    with translate(doing):
+        try:
+            domain.handle.blockPull(target, rate or 0, libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
+        except libvirt.libvirtError as error:
+            if code_of(error) == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:  # "already in active block job"
+                raise JobRunning(f"{doing}: {text_of(error)}") from error
+            raise
 
 
 def set_pull_rate(domain: Domain, target: str, rate: int | None) -> None:
-    """Change the rate of the job that runs; 0 means no limit. Raises HypervisorError."""
+    """Change the rate of the job that runs, if one does; None means no limit. Raises HypervisorError."""
     with translate(f"cannot set the rate of the pull of disk {target} of domain {domain.name}"):
         flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
-        domain.handle.blockJobSetSpeed(target, rate or 0, flags)
+        try:
+            domain.handle.blockJobSetSpeed(target, rate or 0, flags)
+        except libvirt.libvirtError:
+            if domain.handle.blockJobInfo(target, 0):
+                raise
 
 
 def pull_progress(domain: Domain, target: str) -> PullProgress | None:

@@ -71,7 +71,8 @@ class _Failure(msgspec.Struct, frozen=True):
 
 def supervised(booted: Booted) -> Supervised:
     """The supervisor of the machine's server."""
-    return Supervised(f"puller-boot-{booted.uuid}", Path(booted.runtime), booted.folder / LOG)
+    command = (sys.executable, "-m", "puller.cli", SERVE, str(booted.folder))
+    return Supervised(f"puller-boot-{booted.uuid}", command, booted.folder / LOG)
 
 
 def start(booted: Booted, repository: Repository, point: Point, environment: Mapping[str, str]) -> None:
@@ -96,8 +97,7 @@ def start(booted: Booted, repository: Repository, point: Point, environment: Map
         _failure(booted).unlink(missing_ok=True)
         _write(folder / "session.json", HandedOver(session, variables))
         if not supervisor.is_running():
-            command = [sys.executable, "-m", "puller.cli", SERVE, str(booted.folder)]
-            supervisor.start(command, variables)
+            supervisor.start(variables)
     except subprocess.CalledProcessError as error:
         raise ServeFailed(
             f"cannot start the image server: {error.stderr.decode(errors='replace')}"

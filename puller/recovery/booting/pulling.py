@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from puller.cancelling import WORK, CancelScope
-from puller.errors import DomainNotRunning, HypervisorError, NoSuchDomain, PullIncomplete
+from puller.errors import DomainNotRunning, HypervisorError, JobRunning, NoSuchDomain, PullIncomplete
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 _INTERVAL = 1.0
 """Seconds between two looks at a job: frequent ones have crashed libvirt's daemon before 10.8."""
+
+_REFUSALS = 60
+"""How often libvirt may refuse a job since it has not come to the end of the one before."""
 
 _TRIES = 3
 """How often the job of a disk may end too early before puller gives up."""
@@ -69,14 +72,16 @@ class _Pulling:
         """Return when the disk needs nothing behind its image any more."""
         self._observer(DiskPlanned(self._booted.name, disk.disk, disk.size, disk.size))
         self.ask(lambda host: self._slow_down(host, disk))
-        begun = 0
+        begun = refused = 0
         while self.ask(lambda host: self._is_behind(host, disk)):
-            # The job may have ended, and its disk be complete, just after the question above.
-            if not self.ask(lambda host: self._look(host, disk) or not self._is_behind(host, disk)):
-                if begun == _TRIES:
+            # libvirt's XML follows QEMU's jobs late on a busy host; the image's own header does not.
+            if not self.ask(lambda host: self._look(host, disk)) and _names_behind(disk) is not None:
+                if begun == _TRIES or refused == _REFUSALS:
                     raise self._incomplete(disk)
-                self.ask(lambda host: begin_pull(_domain(self._booted, host), disk.disk, self._rate))
-                begun += 1
+                if self.ask(lambda host: self._begin(host, disk)):
+                    begun += 1
+                else:
+                    refused += 1
             self._scope.check()
             self._scope.pause(_INTERVAL)
         self._observer(DiskProgress(self._booted.name, disk.disk, disk.size, disk.size, 0))
@@ -90,6 +95,14 @@ class _Pulling:
         domain = _running(self._booted, host)
         if pull_progress(domain, disk.disk) is not None:
             set_pull_rate(domain, disk.disk, self._rate)
+
+    def _begin(self, host: Host, disk: BootedDisk) -> bool:
+        """Begin a job; False if libvirt still has the one before."""
+        try:
+            begin_pull(_domain(self._booted, host), disk.disk, self._rate)
+        except JobRunning:
+            return False
+        return True
 
     def _look(self, host: Host, disk: BootedDisk) -> bool:
         """Report the progress of the disk's job; False if there is none."""
@@ -156,11 +169,15 @@ def _running(booted: Booted, host: Host) -> Domain:
 def _require_alone(booted: Booted, domain: Domain, host: Host) -> None:
     """Make sure that neither an image nor the definition names the server any more."""
     for disk in booted.disks:
-        facts = image_facts(Path(disk.overlay), "qcow2")
-        if "backing-filename" in facts:
-            raise PullIncomplete(f"{disk.overlay} still names {facts['backing-filename']} behind it")
+        if (behind := _names_behind(disk)) is not None:
+            raise PullIncomplete(f"{disk.overlay} still names {behind} behind it")
     if any(images_behind(domain.inactive_xml()).values()):
         host.define(_without_behind(booted, domain.secure_xml()), "Run the same command again.")
+
+
+def _names_behind(disk: BootedDisk) -> str | None:
+    """Return what the overlay names behind it. QEMU removes that before it ends the job of a pull."""
+    return image_facts(Path(disk.overlay), "qcow2").get("backing-filename")
 
 
 def _without_behind(booted: Booted, xml: str) -> str:

@@ -27,6 +27,11 @@ CALL = 600.0
 WALK = 4 * 3600.0
 """The same for a call that goes through all directories of a file system."""
 
+KVM = Path("/dev/kvm")
+
+_NO_KVM = "force_tcg"
+"""libguestfs's setting with which QEMU emulates the processor."""
+
 ENDLESS = float("inf")
 
 _SLICE = 0.2
@@ -86,23 +91,42 @@ class Appliance:
             self._signal(signal.SIGTERM)
         self._stack.close()
 
-    def launch(self, drives: Sequence[Drive]) -> None:
-        """Start the machine with ``drives``, read-only, in this order. Raises ApplianceFailed."""
+    def launch(self, drives: Sequence[Drive]) -> bool:
+        """Start the machine with ``drives``, read-only, in this order; return whether it can use KVM.
+
+        On some hosts, nested ones for instance, there is a KVM that fails. Raises ApplianceFailed.
+        """
         try:
             if "LIBGUESTFS_BACKEND" not in os.environ:
                 # With libvirt's, QEMU is another user, who reaches neither the socket nor the overlay.
                 self.call("set_backend", "direct")
             self.call("set_autosync", False)
-            for drive in drives:
-                server = [f"unix:{drive.socket}"]
-                self.call(
-                    "add_drive_opts", drive.export, protocol="nbd", server=server, format="raw", readonly=True
-                )
-            self.call("launch")
+            settings = self.call("get_backend_settings")
+            may_use_kvm = KVM.exists() and _NO_KVM not in settings
+            if may_use_kvm and self._launched(drives):
+                return True
+            self.call("set_backend_settings", [*settings, _NO_KVM])
+            self._launch(drives)
+            return not may_use_kvm
         except Refusal as error:
             raise ApplianceFailed(
                 f"cannot start libguestfs's appliance: {_first_line(str(error))}"
             ) from error
+
+    def _launched(self, drives: Sequence[Drive]) -> bool:
+        try:
+            self._launch(drives)
+        except Refusal:
+            return False
+        return True
+
+    def _launch(self, drives: Sequence[Drive]) -> None:
+        for drive in drives:
+            server = [f"unix:{drive.socket}"]
+            self.call(
+                "add_drive_opts", drive.export, protocol="nbd", server=server, format="raw", readonly=True
+            )
+        self.call("launch")
 
     def call(self, method: str, *arguments: Any, limit: float = CALL, **named: Any) -> Any:
         """Call a method of the handle and return its result, within ``limit`` seconds."""
@@ -183,4 +207,4 @@ def _without_method(method: str, message: str) -> str:
 
 
 def _first_line(message: str) -> str:
-    return message.splitlines()[0] if message else "no message"
+    return message.splitlines()[0].rstrip(".") if message else "no message"

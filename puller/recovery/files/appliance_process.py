@@ -9,10 +9,17 @@ Over the socket FD come the calls (method, arguments, named arguments), and go b
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
+import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
+
+ENDING = 10.0
+"""Seconds that libguestfs has to clean up, once its machine has ended."""
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError)
 """What the binding raises: RuntimeError for libguestfs's errors, UnicodeError (a ValueError) for names."""
@@ -27,6 +34,7 @@ def main() -> None:
     import guestfs
 
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    threading.Thread(target=_end_with_puller, args=[connection.fileno()], daemon=True).start()
     handle = guestfs.GuestFS(python_return_dict=True)
     try:
         while True:
@@ -35,6 +43,16 @@ def main() -> None:
         pass
     finally:
         handle.close()
+
+
+def _end_with_puller(descriptor: int) -> None:
+    """End the machine once puller has closed its side or was killed: a call under way would go on."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    poll.poll()
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(ENDING)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _answer(handle: Any, method: str, arguments: Any, named: Any) -> tuple[bool, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from puller.errors import ApplianceFailed
-from puller.events import Observer, Step
+from puller.events import Notice, Observer, Step
 from puller.recovery.files.appliance import Appliance, Drive, Refusal, require_installed
 from puller.recovery.files.devices import DeviceNames
 from puller.recovery.files.filesystems import FilesystemFinder, Wanted
@@ -58,7 +58,8 @@ def attached(
     ):
         observer(Step(point.point, "start the appliance"))
         drives = [Drive(server.socket, item.disk) for item in server.exports if server.socket is not None]
-        appliance.launch(drives)
+        if not appliance.launch(drives):
+            observer(Notice(point.point, "KVM fails on this host, so libguestfs's appliance runs without it"))
         yield appliance, _names(appliance, drives)
 
 

@@ -44,7 +44,7 @@ from puller.recovery.proving.consoles import Consoles
 from puller.recovery.proving.examining import examine
 from puller.recovery.proving.picture import png_of
 from puller.recovery.proving.waiting import Seen, wait_for, waiter_for
-from puller.recovery.proving.workplace import require_space, tpm_directory, workplace
+from puller.recovery.proving.workplace import machine_name, require_space, tpm_directory, workplace
 from puller.recovery.serving.server import Server, Service
 from puller.repository.points import Point
 from puller.repository.records.proofs import LONGEST_LOG, Proof, fitted
@@ -58,7 +58,6 @@ RESERVED_MEMORY = 512 * MIB
 """Bytes that a drill leaves to the host."""
 
 _IMAGE_SECONDS = 60.0
-_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _START_ADVICE = "Read libvirt's message: this host may lack what the machine needs, such as its firmware."
 
 
@@ -201,8 +200,7 @@ class _Drill:
             words = ["create", "-q", "-f", "qcow2", str(overlay), str(disk.size)]
             qemu_img(words, _IMAGE_SECONDS, failure, umask=0o077)
             sources[disk.disk] = DiskSource(overlay, "qcow2", NbdExport(socket, disk.disk))
-        name = f"drill-{_NAME.sub('_', self._point.domain)[:40]}-{identity[:8]}"
-        copy = Copy(name, identity)
+        copy = Copy(machine_name(self._point.domain, identity), identity)
         adapted = adapt(original, sources, firmware.nvram, copy, varstore=firmware.varstore)
         ports = [evidence.port for evidence in self._wanted if evidence.port is not None]
         memory, port = self._conditions.memory, ports[0] if ports else None

@@ -22,7 +22,7 @@ from puller.errors import NoSuchDomain, OutputFailed
 from puller.host import folders
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.lifecycle import destroy
-from puller.hypervisor.uri import state_directory
+from puller.hypervisor.uri import log_directory, state_directory
 from puller.recovery.booting.qemu_socket import APPARMOR
 from puller.recovery.booting.record import ENTERED
 from puller.recovery.targets import outputs
@@ -34,6 +34,8 @@ RESERVE = GIB
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PREFIX = "drill-"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.*-]")
+_SWTPM_LOGS = Path("/var/log/swtpm/libvirt/qemu")
 _NAME = re.compile(_PREFIX + f"({UUID})")
 
 
@@ -62,6 +64,11 @@ def workplace(directory: Path, host: Host) -> Iterator[tuple[str, Path]]:
     finally:
         _remove(folder, host)
         os.close(lock)
+
+
+def machine_name(domain: str, identity: str) -> str:
+    """Return the name of the machine ``identity`` for a drill of ``domain``."""
+    return f"{_PREFIX}{_NOT_IN_NAMES.sub('_', domain)[:40]}-{identity[:8]}"
 
 
 def require_space(folder: Path) -> None:
@@ -121,4 +128,8 @@ def tpm_directory(identity: str, host: Host) -> Path:
 def _remove(folder: Path, host: Host) -> None:
     (APPARMOR / f"{folder.name}.pid").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(tpm_directory(folder.name.removeprefix(_PREFIX), host), ignore_errors=True)
+    identity = folder.name.removeprefix(_PREFIX)
+    shutil.rmtree(tpm_directory(identity, host), ignore_errors=True)
+    for directory in (log_directory(host.uri), _SWTPM_LOGS):
+        for path in directory.glob(f"{machine_name('*', identity)}*.log"):
+            path.unlink(missing_ok=True)

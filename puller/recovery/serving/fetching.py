@@ -21,7 +21,7 @@ from puller.units import CHUNK
 AT_ONCE = 4
 """Packs that are read at once for one request."""
 
-_CREW = 8
+_CREW = 6
 """Threads that fetch ahead: so many segments are under way, which a store far away needs."""
 
 _TOGETHER = 16

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from puller.cancelling import cleanup
 from puller.errors import PullerError
 from puller.repository.points import Point
-from puller.repository.records.kept import Keep
+from puller.repository.records.kept import Keep, new_name
 from puller.repository.repository import Repository
 
 LASTS = timedelta(days=1)
@@ -35,7 +35,7 @@ class Hold:
         self._tell = tell
         self._name = point.uuid, point.point
         self._lock = threading.Lock()
-        self._key: str | None = None
+        self._keys: list[str] = []
 
     def begin(self) -> None:
         """Keep the point from now on. Returns at once: no client has to wait for the store's answer."""
@@ -45,9 +45,8 @@ class Hold:
         """Delete the keep. If that fails, it ends by itself. It may be called twice."""
         self._scope.cancel()
         with self._lock, suppress(PullerError):
-            key, self._key = self._key, None
-            if key is not None:
-                self._repository.within(cleanup()).keeps.delete([key])
+            keys, self._keys = self._keys, []
+            self._repository.within(cleanup()).keeps.delete(keys)
 
     def _keep_until_cancelled(self) -> None:
         self._renew()
@@ -69,15 +68,19 @@ class Hold:
         with self._lock:
             if self._scope.cancelled:
                 return
-            before = self._key
+            fresh = new_name(self._name)
+            before, self._keys = self._keys, [*self._keys, fresh]  # a put that is cut off may take effect
             try:
-                self._key = self._repository.keeps.put(self._name, Keep(datetime.now(UTC) + LASTS, note))
-                if before is not None:
-                    self._repository.keeps.delete([before])
+                self._repository.keeps.put_as(fresh, Keep(datetime.now(UTC) + LASTS, note))
             except PullerError as error:
-                if self._key == before:  # else the one before stays for a while
-                    self._complain(error)
+                self._complain(error)
+                return
+            with suppress(PullerError):
+                self._repository.keeps.delete(before)
+                self._keys = [fresh]
 
     def _complain(self, error: PullerError) -> None:
+        if self._scope.cancelled:
+            return
         text = f"cannot keep point {self._point.point} from being pruned while it is served"
         self._tell(f"{text}: {error.message}")

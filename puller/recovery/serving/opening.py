@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from puller.cancelling import PROMPT, CancelScope
 from puller.errors import KeyNotHeld, NoSuchDisk, UsageError
 from puller.recovery.serving.session import Session
+from puller.recovery.serving.slots import CachedPackReader, SlotFolder
 from puller.repository.format.descriptor import Descriptor
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import DiskRecord, Point
+from puller.repository.reading.mapreader import MapReader
 from puller.repository.repository import Repository, open_repository
 from puller.store.base import Store
 from puller.store.location import address, open_store
@@ -60,6 +63,10 @@ def open_session(session: Session, scope: CancelScope, tell: Callable[[str], Non
         point = repository.points.select(session.point, session.hosts)
     if not repository.keys.can_read_data:
         raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
+    if session.folder is not None:
+        slots = SlotFolder(Path(session.folder), session.folder_size)
+        repository.packs = CachedPackReader(repository.store, repository.keys, slots)
+        repository.maps = MapReader(repository.packs, repository.maps.table)
     return Served(repository, point, _chosen(point, session.disks))
 
 

@@ -16,8 +16,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -28,16 +29,19 @@ from puller.events import Notice, Observer, ignore
 from puller.host.runtime import SOCKET_PATH, SocketFolder
 from puller.recovery.serving import session as sessions
 from puller.recovery.serving.session import Ready, Report, Session
-from puller.units import MIB
+from puller.units import GIB, MIB
 
 SOCKET_FOLDER = "puller-serve-"
 """What the names of the folders of private sockets begin with."""
 
-MEMORY = 64 * MIB
+MEMORY = 48 * MIB
 """Default for the decrypted chunks in memory."""
 
 LEAST_MEMORY = 16 * MIB
 """Below that, what is read ahead is dropped before it is read."""
+
+FOLDER_SIZE = 4 * GIB
+"""Default for the fetched data in a directory."""
 
 INSTALL = (
     "Install nbdkit and its Python plugin: packages nbdkit and nbdkit-plugin-python on Debian and Ubuntu, "
@@ -70,6 +74,7 @@ class Service:
             them. Clients need TLS then, and a certificate of the same CA.
         memory: Bytes of decrypted chunks that are kept in memory.
         writable: Let clients write, to temporary files that are gone with the server.
+        folder: Directory for what was fetched, as it is stored; ``folder_size`` is the most bytes in it.
     """
 
     disks: tuple[str, ...] = ()
@@ -79,6 +84,15 @@ class Service:
     certificates: Path | None = None
     memory: int = MEMORY
     writable: bool = False
+    folder: Path | None = None
+    folder_size: int = FOLDER_SIZE
+
+    def cached(self, size: int | None, folder: str | None) -> Service:
+        """Return the same with a cache of ``size`` bytes: in ``folder``, or in memory."""
+        if folder is None:
+            return self if size is None else replace(self, memory=size)
+        path = Path(folder).absolute()
+        return replace(self, folder=path, folder_size=FOLDER_SIZE if size is None else size)
 
     def check(self) -> None:
         """Raise UsageError for what cannot be carried out."""
@@ -204,22 +218,35 @@ class ServerProcess:
     def _start(self, stack: ExitStack, session: Session) -> Ready:
         ours, theirs = socket.socketpair()
         stack.callback(ours.close)
-        errors, writer = os.pipe()
         with theirs:
-            try:
-                self._process = self._run(theirs.fileno(), writer)
-            except FileNotFoundError as error:
-                os.close(errors)
-                raise ServeFailed("nbdkit is not installed", advice=INSTALL) from error
-            finally:
-                os.close(writer)
+            self._process = self._spawn(ours, theirs)
         stack.callback(self._end)
-        threading.Thread(target=self._collect, args=[errors], name="nbdkit", daemon=True).start()
-        threading.Thread(target=self._listen, args=[ours], name="serve", daemon=True).start()
-        stack.callback(lambda: ours.shutdown(socket.SHUT_RDWR))
+        stack.callback(lambda: ours.shutdown(socket.SHUT_WR))
         with suppress(OSError):  # nbdkit has ended, which is found out below
             ours.sendall(sessions.encode(session))
         return self._await()
+
+    def _spawn(self, ours: socket.socket, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        """Start nbdkit in a thread that lasts as long: it ends with the thread that started it (prctl(2))."""
+        born: Future[subprocess.Popen[bytes]] = Future()
+        errors, writer = os.pipe()
+
+        def live() -> None:
+            try:
+                born.set_result(self._run(theirs.fileno(), writer))
+            except BaseException as error:  # noqa: BLE001 - the caller raises it
+                born.set_exception(error)
+            else:
+                self._listen(ours)
+
+        threading.Thread(target=self._collect, args=[errors], name="nbdkit", daemon=True).start()
+        threading.Thread(target=live, name="serve", daemon=True).start()
+        try:
+            return born.result()
+        except FileNotFoundError as error:
+            raise ServeFailed("nbdkit is not installed", advice=INSTALL) from error
+        finally:
+            os.close(writer)
 
     def _run(self, channel: int, errors: int) -> subprocess.Popen[bytes]:
         paths = [path for path in sys.path if path]

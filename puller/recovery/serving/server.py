@@ -30,5 +30,7 @@ class Server(ServerProcess):
             opened=opened_form(repository, point),
             patience=repository.scope.policy.seconds,
             writable=service.writable,
+            folder=None if service.folder is None else str(service.folder),
+            folder_size=service.folder_size,
         )
         super().__init__(session, service, observer, repository.scope)

@@ -29,7 +29,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
     open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
     bytes; ``patience`` the seconds that the store may be silent before a read fails. A
-    ``writable`` disk has a throw-away overlay.
+    ``writable`` disk has a throw-away overlay. ``folder`` is for at most ``folder_size`` bytes of slots.
     """
 
     url: str
@@ -42,6 +42,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     opened: bytes | None = None
     patience: float = WORK.seconds
     writable: bool = False
+    folder: str | None = None
+    folder_size: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True):

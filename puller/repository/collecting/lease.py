@@ -62,6 +62,9 @@ class _Holder(msgspec.Struct, frozen=True):
     ended: bool = False
 
 
+_HOLDERS = msgspec.json.Decoder(_Holder)
+
+
 @dataclass(frozen=True, slots=True)
 class _Renewals:
     """All renewals of one holder, in order: the last is the newest."""
@@ -103,7 +106,7 @@ def _read(store: Store, boxes: Boxes, name: str) -> _Holder | None:
     """Return the holder in the object ``name``; None if it cannot be read."""
     try:
         content = boxes.unpack(BoxKind.LOCK, name, store.get(name, max_size=_LIMIT), _LIMIT)
-        return msgspec.json.decode(content, type=_Holder)
+        return _HOLDERS.decode(content)
     except (ObjectNotFound, DamagedData, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

@@ -43,11 +43,17 @@ class Descriptor(msgspec.Struct, frozen=True):
         return _CIPHERS[self.cipher]
 
 
+_DESCRIPTORS = msgspec.json.Decoder(Descriptor)
+
+
 class _Head(msgspec.Struct):
     """Members of every version of the format."""
 
     format: str
     version: int
+
+
+_HEADS = msgspec.json.Decoder(_Head)
 
 
 def new(cipher: Cipher, conditional_writes: bool) -> Descriptor:
@@ -61,7 +67,7 @@ def new(cipher: Cipher, conditional_writes: bool) -> Descriptor:
 def decode(content: bytes, url: str) -> Descriptor:
     """Parse and validate. Raises NoRepository, UnsupportedFormat or DamagedData."""
     try:
-        head = msgspec.json.decode(content, type=_Head)
+        head = _HEADS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise NoRepository(f"no repository at {url}: its {NAME} is not puller's") from error
     if head.format != "puller":
@@ -69,7 +75,7 @@ def decode(content: bytes, url: str) -> Descriptor:
     if head.version > VERSION:
         raise UnsupportedFormat(f"{url} has format version {head.version}; this puller supports {VERSION}")
     try:
-        return _validated(msgspec.json.decode(content, type=Descriptor), url)
+        return _validated(_DESCRIPTORS.decode(content), url)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{NAME} of {url} is damaged: {error}") from error
 

@@ -63,6 +63,9 @@ class KeySlot(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+_KEY_SLOTS = msgspec.json.Decoder(KeySlot)
+
+
 @dataclass(frozen=True, slots=True)
 class Password:
     """A memorable secret, whose key derivation costs memory and time."""
@@ -217,7 +220,7 @@ def remove_slot(store: Store, slot_id: str) -> None:
 
 def _load(store: Store, name: str) -> KeySlot:
     try:
-        slot = msgspec.json.decode(store.get(name, max_size=SLOT_LIMIT), type=KeySlot)
+        slot = _KEY_SLOTS.decode(store.get(name, max_size=SLOT_LIMIT))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
     # Times are compared and shown, which needs a zone and a time within the calendar.

@@ -79,6 +79,9 @@ class _Body(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+_BODIES = msgspec.json.Decoder(_Body)
+
+
 def bits_of(column: NDArray[np.bool_]) -> int:
     """Return the set of the slots at which ``column`` is true."""
     return int.from_bytes(np.packbits(column, bitorder="little").tobytes(), "little")
@@ -124,7 +127,7 @@ def _entry(sentence: CondemnedSlots) -> _Entry:
 def decode(content: bytes, info: ObjectInfo) -> Record:
     """Parse the content of a record's box. Raises DamagedData or UnsupportedFormat."""
     try:
-        body = msgspec.json.decode(content, type=_Body)
+        body = _BODIES.decode(content)
         if body.version > VERSION or body.stage not in {"waiting", "final"}:
             raise UnsupportedFormat(f"{info.key} has a newer format than this puller supports")
         packs = dict(_sentence(text, entry) for text, entry in body.packs.items())

@@ -39,6 +39,9 @@ class _Body(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+_BODIES = msgspec.json.Decoder(_Body)
+
+
 def union(records: Iterable[DamageRecord]) -> frozenset[bytes]:
     """Return all packs in the records."""
     return frozenset().union(*(record.packs for record in records))
@@ -61,7 +64,7 @@ def encode(packs: Collection[bytes]) -> bytes:
 def decode(content: bytes, name: str) -> DamageRecord:
     """Parse the content of a record's box. Raises DamagedData."""
     try:
-        body = msgspec.json.decode(content, type=_Body)
+        body = _BODIES.decode(content)
         packs = frozenset(bytes.fromhex(text) for text in body.packs)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error

@@ -69,6 +69,9 @@ class _Body(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+_BODIES = msgspec.json.Decoder(_Body)
+
+
 def point_of(key: str) -> Name | None:
     """Return the point that the keep ``key`` protects; None if the name is not that of a keep."""
     match = _NAME.fullmatch(key)
@@ -92,7 +95,7 @@ def encode(keep: Keep) -> bytes:
 def decode(content: bytes, name: str) -> Keep:
     """Parse the content of a keep's box. Raises DamagedData."""
     try:
-        body = msgspec.json.decode(content, type=_Body)
+        body = _BODIES.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     if body.version > VERSION:

@@ -86,6 +86,9 @@ class _Guest(msgspec.Struct, frozen=True):
     screenshot: bytes | None = None
 
 
+_GUESTS = msgspec.json.Decoder(_Guest)
+
+
 class _Body(msgspec.Struct, frozen=True):
     time: datetime
     verdict: Verdict
@@ -96,6 +99,9 @@ class _Body(msgspec.Struct, frozen=True):
     reason: str = ""
     guest: bytes = b"{}"
     version: int = VERSION
+
+
+_BODIES = msgspec.json.Decoder(_Body)
 
 
 def point_of(key: str) -> Name | None:
@@ -133,11 +139,11 @@ def encode(proof: Proof, name: str, keys: KeyRing) -> bytes:
 def decode(content: bytes, name: str, keys: KeyRing) -> Proof:
     """Parse the content of the box ``name``. Raises DamagedData."""
     try:
-        body = msgspec.json.decode(content, type=_Body)
+        body = _BODIES.decode(content)
         guest = _Guest()
         if keys.can_read_data:
             opened = keys.open_guest_data(body.guest, _info(name, keys))
-            guest = msgspec.json.decode(opened, type=_Guest)
+            guest = _GUESTS.decode(opened)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is damaged: {error}") from error
     if body.version > VERSION:

@@ -66,6 +66,9 @@ class _Body(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+_BODIES = msgspec.json.Decoder(_Body)
+
+
 def encode(packs: Iterable[VerifiedPack]) -> bytes:
     """Return the content of a record's box."""
     groups: defaultdict[tuple[int, float | None], list[str]] = defaultdict(list)
@@ -77,7 +80,7 @@ def encode(packs: Iterable[VerifiedPack]) -> bytes:
 def decode(content: bytes, info: ObjectInfo) -> VerifiedRecord:
     """Parse the content of a record's box. Raises DamagedData."""
     try:
-        body = msgspec.json.decode(content, type=_Body)
+        body = _BODIES.decode(content)
         packs = tuple(pack for group in body.packs for pack in _packs(group, info.modified))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{info.key} is damaged: {error}") from error
