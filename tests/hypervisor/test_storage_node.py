@@ -1,4 +1,4 @@
-"""Options of QEMU for images that are elsewhere; servers of rbd and iscsi cannot be had in these tests."""
+"""Options of QEMU for images that are elsewhere; a server of rbd cannot be had in these tests."""
 
 from __future__ import annotations
 
