@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puller.api.arguments import check_lists, working
-from puller.errors import NoSuchFile, NoSuchPoint, UsageError
+from puller.errors import NoSuchFile, UsageError
 from puller.events import Observer, Step, ignore
 from puller.repository.repository import Repository
 
@@ -158,7 +158,7 @@ def read_file(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     Raises:
         PullerError: As for :func:`puller.list_files`.
-        UsageError: It is no regular file.
+        UsageError: It is not a regular file.
 
     Example:
         >>> b"".join(puller.read_file(repository, "web1@latest", "/etc/hostname"))
@@ -298,6 +298,7 @@ def file_versions(  # noqa: PLR0913 - one keyword for each choice that a user ha
 
     Raises:
         NoSuchPoint: The domain has no points.
+        AmbiguousPoint: Several domains have had the name, or several hosts have points of the domain.
         NoSuchFile: No point has the file.
         PullerError: As for :func:`puller.list_files`.
 
@@ -310,9 +311,7 @@ def file_versions(  # noqa: PLR0913 - one keyword for each choice that a user ha
     _check_path(path)
     check_lists(hosts=hosts, disks=disks, passphrases=passphrases)
     bound = working(repository, domain, observer)
-    points = [point for point in bound.points.of(domain) if point.is_from(hosts)]
-    if not points:
-        raise NoSuchPoint(f"domain {domain} has no restore points")
+    points = bound.points.history(domain, hosts)
     request = _request(disks, filesystem, passphrases)
     found = list(versions(bound, points, path, request, observer))
     if not found:

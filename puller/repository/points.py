@@ -397,12 +397,7 @@ class Points(Scoped):
             raise next(iter(damaged.values()))
         if not mine:
             raise NoSuchPoint(f"no restore point of domain '{domain}'{_taken_on(hosts)}")
-        uuids = sorted({point.uuid for point in mine})
-        if len(uuids) > 1:
-            raise AmbiguousPoint(
-                f"{len(uuids)} domains have had the name '{domain}': {', '.join(uuids)}",
-                advice=f"Use the UUID of the domain, such as {uuids[-1]}@{moment}.",
-            )
+        _require_one_domain(domain, mine, f"@{moment}")
         fitting = [point for point in mine if limit is None or point.time <= limit]
         if not fitting:
             raise NoSuchPoint(
@@ -412,6 +407,20 @@ class Points(Scoped):
             _require_one_host(domain, fitting)
         self._refuse_older(fitting[-1], limit, damaged)
         return fitting[-1]
+
+    def history(self, domain: str, hosts: Collection[str] = ()) -> list[Point]:
+        """Return the points of one machine, by name or UUID, oldest first.
+
+        Raises NoSuchPoint if there are none, and AmbiguousPoint as ``select`` does: points of two machines do
+        not follow one another.
+        """
+        found = [point for point in self.of(domain) if point.is_from(hosts)]
+        if not found:
+            raise NoSuchPoint(f"no restore point of domain '{domain}'{_taken_on(hosts)}")
+        _require_one_domain(domain, found, "")
+        if not hosts:
+            _require_one_host(domain, found)
+        return found
 
     def _refuse_older(self, chosen: Point, limit: datetime | None, damaged: dict[str, DamagedData]) -> None:
         """Raise if a damaged record hides a point that is newer than the chosen one and would fit.
@@ -430,6 +439,15 @@ class Points(Scoped):
 
 def _taken_on(hosts: Collection[str]) -> str:
     return f" was taken on {', '.join(hosts)}" if hosts else ""
+
+
+def _require_one_domain(domain: str, points: Iterable[Point], suffix: str) -> None:
+    uuids = sorted({point.uuid for point in points})
+    if len(uuids) > 1:
+        raise AmbiguousPoint(
+            f"{len(uuids)} domains have had the name '{domain}': {', '.join(uuids)}",
+            advice=f"Use the UUID of the domain, such as {uuids[-1]}{suffix}.",
+        )
 
 
 def _require_one_host(domain: str, points: Iterable[Point]) -> None:

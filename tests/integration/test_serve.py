@@ -335,9 +335,15 @@ def test_the_repository_is_as_before(own_archive: Archive) -> None:
 
 def test_neither_password_nor_keys_can_be_seen(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PULLER_PASSWORD", PASSWORD)
+    monkeypatch.setenv("PULLER_LUKS_PASSPHRASE", "of the guest")
     keys = archive.repository.keys
     assert keys.private is not None
-    secrets = [PASSWORD.encode(), keys.private.hex().encode(), keys.metadata_key.hex().encode()]
+    secrets = [
+        PASSWORD.encode(),
+        b"of the guest",
+        keys.private.hex().encode(),
+        keys.metadata_key.hex().encode(),
+    ]
     with archive.serve() as server:
         process = Path(f"/proc/{server.pid}")
         seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
@@ -361,6 +367,16 @@ def test_the_server_dies_with_a_puller_that_is_killed(own_archive: Archive, tmp_
     process.terminate()
     assert process.wait(30) == 0
     assert not (tmp_path / "socket").exists()
+
+
+def test_a_client_that_is_idle_does_not_keep_a_server_alive(own_archive: Archive) -> None:
+    process, document = _begin(own_archive)
+    (pid,) = _children(process.pid)
+    with closing(Connection(document["uri"])) as connection:
+        assert connection.read(10, MIB) == CONTENT[MIB : MIB + 10]
+        process.kill()
+        process.wait()
+        until(lambda: not is_alive(pid))
 
 
 def test_a_server_outlives_the_thread_that_started_it(archive: Archive) -> None:
@@ -459,6 +475,16 @@ def test_a_command_runs_as_long_as_the_server(archive: Archive, tmp_path: Path) 
     assert json.loads(with_json.stdout).keys() == {"uri", "exports"}
     assert with_json.stderr == "more\n"
     assert _puller(archive, "--run", "kill -9 $$").returncode == 128 + signal.SIGKILL
+
+
+def test_a_signal_ends_the_command_with_all_that_it_started(archive: Archive, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    words = _words(archive, "--run", f"sleep 600 & echo $! > {told}.new; mv {told}.new {told}; wait; true")
+    with subprocess.Popen(words, env=_environment(), stdin=subprocess.DEVNULL) as process:
+        until(told.exists)
+        process.terminate()
+        assert process.wait(30) == 130
+    until(lambda: not is_alive(int(told.read_text())))
 
 
 def test_what_cannot_be_served_is_refused(archive: Archive, tmp_path: Path) -> None:

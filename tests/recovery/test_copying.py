@@ -96,6 +96,13 @@ def test_rights_of_the_guest_are_not_rights_here(tmp_path: Path) -> None:
     assert len(done.skipped) == 4
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    tree = cast(GuestTree, Tree({}))
+    (plan,) = make_plan(tree, ["/d"], str(tmp_path / ("\u9577" * 85)), force=False)
+    copy(tree, plan)
+    assert [len(os.fsencode(path.name)) for path in tmp_path.iterdir()] == [255]
+
+
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileUnreadable):
         _copy({"/d": [("/d/good", "file"), ("/d/broken", "file")]}, tmp_path)

@@ -138,6 +138,14 @@ def test_what_cannot_be_mounted_names_the_choice(scene: Scene) -> None:
     assert caught.value.exit_code == 16
 
 
+def test_a_version_is_of_what_a_symlink_leads_to(scene: Scene) -> None:
+    tree = scene.files.tree
+    led, etc = tree.followed(f"{HOSTILE}/absolute"), tree.entry("/etc")
+    assert (led.type, led.mtime_ns, led.size) == ("directory", etc.mtime_ns, etc.size)
+    assert tree.followed(f"{HOSTILE}/out").type == "symlink"  # it leads nowhere
+    assert tree.followed("/configuration/fstab") == tree.entry("/configuration/fstab")
+
+
 def test_a_directory_is_listed(same_point: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls", f"web1@latest:{HOSTILE}", "-r", same_point.url, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -245,7 +253,7 @@ def test_cat_prints_the_file_and_nothing_else(point_url: str) -> None:
 def test_cat_refuses_what_is_no_file(same_point: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     for path, code in (("/etc", 2), (f"{HOSTILE}/pipe", 2), (f"{HOSTILE}/device", 2), ("/nothing", 16)):
         assert run(["cat", f"web1@latest:{path}", "-r", same_point.url]) == code
-    assert "is no regular file but a directory" in capsys.readouterr().err
+    assert "is not a regular file but a directory" in capsys.readouterr().err
     assert run(["cat", "web1@latest:/etc/hostname", "-r", same_point.url, "--json"]) == 2
 
 

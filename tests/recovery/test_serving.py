@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import puller
-from puller.cancelling import RetryPolicy
+from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
+from puller.recovery.serving.fetching import Fetcher
 from puller.recovery.serving.opening import opened_form
 from puller.recovery.serving.overlay import OverlaidDisk
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
+from puller.repository.format.pages import PackTable
 from puller.repository.reading.damage import Damage
+from puller.repository.reading.image import DiskImage, PackJob
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
@@ -75,6 +80,50 @@ def test_damage_is_not_kept() -> None:
     assert list(cache.claim([place]).mine) == [place]
 
 
+def test_what_comes_late_is_welcome() -> None:
+    """A request that failed abandons what its other threads still bring, and a second one has claimed it."""
+    cache = ChunkCache(2 * CHUNK)
+    (place,) = _places(1)
+    cache.claim([place])
+    cache.abandon([place], StoreError("gone"))
+    cache.deliver({place: b"x" * CHUNK})
+    assert list(cache.claim([place]).found) == [place]
+    for _ in range(3):
+        cache.deliver({place: b"x" * CHUNK})
+    assert list(cache.claim([place]).found) == [place]
+
+
+class _Stuck:
+    """An image that does not answer until ``free`` is set, and then fails like a cancelled one."""
+
+    def __init__(self) -> None:
+        self.scope = CancelScope(IMPATIENT)
+        self.free = threading.Event()
+
+    def within(self, scope: CancelScope) -> _Stuck:
+        return self
+
+    def read(self, job: PackJob) -> list[tuple[int, bytes] | Damage]:
+        self.free.wait(60)
+        raise StoreError("cancelled")
+
+
+def test_who_waits_for_the_queue_hears_of_the_end() -> None:
+    image, cache = _Stuck(), ChunkCache(64 * MIB)
+    table = PackTable()
+    number = table.number(b"pack")
+    fetcher = Fetcher(cache, table, image.scope)
+    waiting = []
+    for slot in range(16):
+        place = Place(number, slot, CHUNK)
+        waiting.append(cache.claim([place]).mine[place])
+        while not fetcher.ahead(cast(DiskImage, image), {place: slot}):
+            image.free.wait(0.01)
+    image.scope.cancel()
+    image.free.set()
+    assert all(future.exception(30) is not None for future in waiting)
+
+
 def _none(segment: int) -> bool:
     return False
 
@@ -126,10 +175,10 @@ def test_what_cannot_be_in_the_cache_any_more_is_fetched_again() -> None:
 
 
 class Served:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, content: bytes = CONTENT) -> None:
         self.folder = folder / "repository"
         repository = puller.create_repository(str(self.folder), password="secret")
-        self.point = make_point(repository, {"vda": CONTENT})
+        self.point = make_point(repository, {"vda": content})
         self.told: list[str] = []
         session = Session(
             str(self.folder), "web1@latest", 16 * MIB, opened=opened_form(repository, self.point)
@@ -212,6 +261,45 @@ def test_an_overlay_has_what_was_written_and_the_rest_of_the_disk(served: Served
     for run in disk.runs(0, len(truth)):
         assert run.stored or not any(truth[run.offset : run.offset + run.length])
     assert served.read(0, len(CONTENT)) == CONTENT
+
+
+def test_an_overlay_on_a_full_file_system_says_so(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel writes the part of a chunk for which there is room, and calls that a success."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        monkeypatch.setenv("TMPDIR", str(small))
+        disk = OverlaidDisk(served.disk)
+        for chunk in range(3):
+            disk.write(memoryview(b"x" * CHUNK), chunk * CHUNK)
+        for offset, length in ((3 * CHUNK, CHUNK), (3 * CHUNK + 1, 512), (4 * CHUNK, CHUNK)):
+            with pytest.raises(OSError, match="No space left"):
+                disk.write(memoryview(b"y" * length), offset)
+        buffer = bytearray(2 * CHUNK)
+        disk.read_into(memoryview(buffer), 3 * CHUNK)
+        assert buffer == CONTENT[3 * CHUNK : 5 * CHUNK]
+        disk.zero(3 * CHUNK, CHUNK)
+        disk.read_into(memoryview(buffer), 3 * CHUNK)
+        assert buffer == bytes(CHUNK) + CONTENT[4 * CHUNK : 5 * CHUNK]
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_damage_is_named_where_the_reader_met_it(tmp_path: Path) -> None:
+    """Two places of a disk have one chunk in common."""
+    served = Served(tmp_path, CONTENT[:CHUNK] * 9)
+    pack = max((served.folder / "packs").glob("*/*"), key=lambda path: path.stat().st_size)
+    stored = bytearray(pack.read_bytes())
+    stored[1000] ^= 1
+    pack.write_bytes(stored)
+    for chunk in (2, 7):
+        with pytest.raises(DamagedData, match=f"from byte {chunk * CHUNK} to {(chunk + 1) * CHUNK - 1}:"):
+            served.read(chunk * CHUNK, 2 * CHUNK)
 
 
 def test_two_writes_to_one_chunk_at_once_lose_nothing(served: Served) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,20 +193,29 @@ def _run(program: str, server: ServerProcess, settings: Settings) -> int:
         variables = {**os.environ, **each, "uri": server.uri(), "PULLER_EXPORTS": file.name}
         # With --json, stdout is for one document.
         output = sys.stderr if settings.json else None
-        with subprocess.Popen(["/bin/sh", "-c", program], env=variables, stdout=output) as child:
-            code = _wait(child)
+        # Of a terminal, it may read only in the terminal's own process group.
+        group = None if _has_terminal() else 0
+        words = ["/bin/sh", "-c", program]
+        with subprocess.Popen(words, env=variables, stdout=output, process_group=group) as child:
+            code = _wait(child, group is not None)
     return code if code >= 0 else _KILLED - code
 
 
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for the command; a signal to puller ends it, too."""
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _wait(child: subprocess.Popen[bytes], has_group: bool) -> int:
+    """Wait for the command; a signal to puller ends it, too, with all that it has started."""
+    send = partial(os.killpg, child.pid) if has_group else child.send_signal
     try:
         return child.wait()
     except BaseException:
-        child.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_END_SECONDS)
-        child.kill()
+        with suppress(ProcessLookupError):
+            send(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_END_SECONDS)
+            send(signal.SIGKILL)
         raise
 
 

@@ -64,7 +64,7 @@ def make_plan(tree: GuestTree, paths: Sequence[str], destination: str, force: bo
     into = destination.endswith("/") or place.is_dir()
     if len(paths) > 1 and not into:
         raise UsageError(
-            f"{destination} is no directory",
+            f"{destination} is not a directory",
             advice="Copy several files into a directory: end it with a slash.",
         )
     plans = []
@@ -112,7 +112,8 @@ def copy(tree: GuestTree, plan: CopyPlan) -> CopiedPath:
 @contextmanager
 def _workshop(output: Path) -> Iterator[Path]:
     """A new directory beside ``output`` that only this user can enter."""
-    folder = output.with_name(f".{output.name[:100]}.partial-{secrets.token_hex(4)}")
+    # Without the output's own name, which may be as long as names can be.
+    folder = output.with_name(f".puller-cp.partial-{secrets.token_hex(4)}")
     folder.mkdir(mode=0o700)
     try:
         yield folder

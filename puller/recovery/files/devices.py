@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
-_DEVICE = re.compile(r"(?<=/dev/)([a-z]+)(?=[0-9]|$|/)")
+from collections.abc import Mapping, Sequence
 
 
 class DeviceNames:
     """The appliance has the disk ``targets[n]`` as its device ``devices[n]``."""
 
     def __init__(self, targets: Sequence[str], devices: Sequence[str]) -> None:
-        pairs = [
-            (target, device.removeprefix("/dev/")) for target, device in zip(targets, devices, strict=True)
-        ]
-        self._inside = dict(pairs)
-        self._outside = {device: target for target, device in pairs}
+        inside = [device.removeprefix("/dev/") for device in devices]
+        self._inside = dict(zip(targets, inside, strict=True))
+        self._outside = dict(zip(inside, targets, strict=True))
 
     def inside(self, name: str) -> str:
         """The appliance's name of ``name``, a user's. What is no disk's target is the appliance's already."""
@@ -27,5 +23,12 @@ class DeviceNames:
         return _replaced(name, self._outside)
 
 
-def _replaced(name: str, names: dict[str, str]) -> str:
-    return _DEVICE.sub(lambda found: names.get(found[1], found[1]), name, count=1)
+def _replaced(name: str, names: Mapping[str, str]) -> str:
+    """As Linux does, put a ``p`` between a disk whose name ends with a digit and the partition's number."""
+    for known, other in names.items():
+        number = f"{'p' if known[-1].isdigit() else ''}([0-9]+)"
+        found = re.search(rf"(?<=/dev/){re.escape(known)}(?:{number})?(?=$|/)", name)
+        if found:
+            separator = "p" if found[1] and other[-1].isdigit() else ""
+            return f"{name[: found.start()]}{other}{separator}{found[1] or ''}{name[found.end() :]}"
+    return name

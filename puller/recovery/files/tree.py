@@ -42,6 +42,13 @@ class GuestTree:
             raise self._absent(path)
         return found[0]
 
+    def followed(self, path: str) -> FileEntry:
+        """The entry at ``path``, or of the file or directory to which a symlink leads. Raises NoSuchFile."""
+        entry = self.entry(path)
+        if entry.type != "symlink" or not (self.is_directory(entry.path) or self._is_file(entry.path)):
+            return entry
+        return entry_of(entry.path, self._ask(path, "statns", entry.path), None)
+
     def listing(self, path: str) -> list[FileEntry]:
         """The entries of a directory, or the entry of what is none, by name."""
         path = normal(path)
@@ -61,13 +68,16 @@ class GuestTree:
         """Return whether ``path`` is a directory or a symlink to one."""
         return bool(self._ask(path, "is_dir", path, followsymlinks=True))
 
+    def _is_file(self, path: str) -> bool:
+        return bool(self._ask(path, "is_file", path, followsymlinks=True))
+
     def read(self, path: str) -> Iterator[bytes]:
         """The content of a regular file, or of the one that a symlink leads to. Raises NoSuchFile."""
         path = normal(path)
-        if not self._ask(path, "is_file", path, followsymlinks=True):
+        if not self._is_file(path):
             entry = self.entry(path)
             raise UsageError(
-                f"{path} in point {self._point} is no regular file but a {entry.type}",
+                f"{path} in point {self._point} is not a regular file but a {entry.type}",
                 advice="Name a file, or use 'puller ls' for a directory.",
             )
         size = self._ask(path, "statns", path)["st_size"]
@@ -141,7 +151,9 @@ class GuestTree:
 def normal(path: str) -> str:
     """``path`` without ``.``, ``..`` and needless slashes. Raises UsageError if it is not absolute."""
     if not path.startswith("/") or "\0" in path:
-        raise UsageError(f"{path!r} is no absolute path in the guest", advice="Begin the path with a slash.")
+        raise UsageError(
+            f"{path!r} is not an absolute path in the guest", advice="Begin the path with a slash."
+        )
     return posixpath.normpath("/" + path.lstrip("/"))
 
 

@@ -30,7 +30,8 @@ def versions(
 ) -> Iterator[FileVersion]:
     """The versions of the file ``path`` in ``points``, newest first; each point is opened at most once.
 
-    A version ends where size, time of modification or type differ, or where there is no such file.
+    A version ends where size, time of modification or type differ, or where there is no such file. A point
+    that cannot be looked at says nothing: the observer hears of it, and it ends no version.
     """
     newer: FileEntry | None = None
     held: FileVersion | None = None
@@ -51,18 +52,18 @@ def versions(
 def _looks(
     repository: Repository, points: Sequence[Point], path: str, request: FilesRequest, observer: Observer
 ) -> Iterator[tuple[Point, FileEntry | None]]:
-    """Each point, newest first, with the entry that it has at ``path``."""
+    """Each point that can be looked at, newest first, with the entry that it has at ``path``."""
     before: Point | None = None
     entry: FileEntry | None = None
     for point in reversed(points):
         try:
             if before is None or not _has_same_disks(repository, point, before, request.disks):
                 entry = _look(repository, point, path, request, observer)
-        except (NoFilesystem, FileUnreadable, DamagedData) as error:
+        except (NoSuchDisk, NoFilesystem, FileUnreadable, DamagedData) as error:
             if before is None:  # most likely the request is at fault, and would fail on all
                 raise
             observer(Notice(point.point, f"left out: {error.message}"))
-            entry = None
+            continue
         yield point, entry
         before = point
 
@@ -72,7 +73,7 @@ def _look(
 ) -> FileEntry | None:
     try:
         with opened(repository, point, request, observer) as files:
-            return files.tree.entry(path)
+            return files.tree.followed(path)
     except NoSuchFile:
         return None
 

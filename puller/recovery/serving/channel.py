@@ -6,11 +6,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from puller.errors import PullerError, StoreUnavailable
 from puller.recovery.serving.session import Failure, Ready, Report, Session, decode_session, encode
+
+_ENDING = 1.0
+"""Seconds that nbdkit has for its end. Requests that wait for the store have been cancelled by then."""
 
 
 class Channel:
@@ -55,6 +59,9 @@ class Channel:
                     pass
             end()
             os.kill(os.getpid(), signal.SIGTERM)
+            # nbdkit waits until each client has said something more, which an idle one never does.
+            time.sleep(_ENDING)
+            os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=wait, name="puller", daemon=True).start()
 

@@ -70,12 +70,17 @@ class ChunkCache:
     def deliver(self, contents: Mapping[Place, Content]) -> None:
         """Hand the contents to all that wait for them, and keep them. Damage is not kept: it may be repaired.
 
-        Several at a time, since each time wakes those that wait.
+        Several at a time, since each time wakes those that wait. It may be late: a thread whose request has
+        failed can still bring what was abandoned, and what another thread has claimed since.
         """
         with self._lock:
-            futures = [(self._pending.pop(place), content) for place, content in contents.items()]
+            futures = [
+                (self._pending.pop(place), content)
+                for place, content in contents.items()
+                if place in self._pending
+            ]
             for place, content in contents.items():
-                if isinstance(content, bytes):
+                if isinstance(content, bytes) and place not in self._kept:
                     self._keep(place, content)
         for future, content in futures:
             future.set_result(content)

@@ -141,9 +141,16 @@ class ServedDisk:
         for place, future in (claim.mine | claim.awaited).items():
             content: Content = future.result()
             if isinstance(content, Damage):
-                raise lost(self.name, content)
+                raise lost(self.name, self._here(places, place, content))
             found[place] = content
         return found
+
+    def _here(self, places: Mapping[int, Place], place: Place, damage: Damage) -> Damage:
+        """Say where this reader meets the damage: the chunk may have been fetched for another one, with the
+        same content, perhaps of another disk.
+        """
+        chunk = min(chunk for chunk, other in places.items() if other == place)
+        return Damage(chunk * CHUNK, place.length, damage.reason)
 
     def _copy(self, chunk: int, content: bytes, buffer: memoryview, offset: int) -> None:
         """Copy what of the chunk lies in the range of ``buffer``; an empty ``content`` is zero."""

@@ -67,7 +67,9 @@ class Fetcher:
         return False
 
     def _run(self) -> None:
-        while not self._scope.cancelled:
+        while (
+            True
+        ):  # even once the scope is cancelled: readers wait for what is in the queue, and have to hear
             image, wanted = self._waiting.get()
             with suppress(Exception):  # who waits for it hears of it
                 self._fetch(image, wanted)

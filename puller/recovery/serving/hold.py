@@ -45,8 +45,8 @@ class Hold:
         """Delete the keep. If that fails, it ends by itself. It may be called twice."""
         self._scope.cancel()
         with self._lock, suppress(PullerError):
-            self._repository.within(cleanup()).keeps.delete(self._keys)
-            self._keys = []
+            keys, self._keys = self._keys, []
+            self._repository.within(cleanup()).keeps.delete(keys)
 
     def _keep_until_cancelled(self) -> None:
         self._renew()

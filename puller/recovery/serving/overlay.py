@@ -9,6 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from puller.errors import ServeFailed
@@ -32,6 +33,7 @@ class OverlaidDisk:
         self._base = base
         self._file = _temporary_file(base.size)
         self._pages: dict[int, bytearray] = {}
+        self._failed: set[int] = set()
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -46,9 +48,9 @@ class OverlaidDisk:
     def write(self, content: memoryview, offset: int) -> None:
         """Write, after what else is in a chunk was copied. Raises OSError, and what reading raises."""
         for start, stop in _chunks(offset, len(content)):
-            with self._lock(start):
+            with self._lock(start), self._remembered(start // CHUNK):
                 self._copy_up(start, stop)
-                os.pwrite(self._file.fileno(), content[start - offset : stop - offset], start)
+                self._put(content[start - offset : stop - offset], start)
                 self._set(start // CHUNK, _WRITTEN)
 
     def zero(self, offset: int, length: int) -> None:
@@ -58,7 +60,7 @@ class OverlaidDisk:
                 self.write(memoryview(bytes(stop - start)), start)
                 continue
             with self._lock(start):
-                if self._state(start // CHUNK) == _WRITTEN:
+                if self._state(start // CHUNK) == _WRITTEN or start // CHUNK in self._failed:
                     self._clear(start, stop)
                 self._set(start // CHUNK, _ZEROED)
 
@@ -76,11 +78,26 @@ class OverlaidDisk:
         begin = start - start % CHUNK
         whole = bytearray(min(CHUNK, self.size - begin))
         self._base.read_into(memoryview(whole), begin)
-        os.pwrite(self._file.fileno(), whole, begin)
+        self._put(memoryview(whole), begin)
+
+    @contextmanager
+    def _remembered(self, chunk: int) -> Iterator[None]:
+        """Remember a chunk of which a part may be in the file because writing it failed."""
+        try:
+            yield
+        except OSError:
+            self._failed.add(chunk)
+            raise
+
+    def _put(self, content: memoryview, start: int) -> None:
+        """Write all of it: on a full file system, a call writes a part and reports no error."""
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self._file.fileno(), content[done:], start + done)
 
     def _clear(self, start: int, stop: int) -> None:
         if not punch(self._file.fileno(), start, stop - start):
-            os.pwrite(self._file.fileno(), bytes(stop - start), start)
+            self._put(memoryview(bytes(stop - start)), start)
 
     def _fill(self, part: memoryview, start: int) -> None:
         """Read from the file, whose holes are zeros."""

@@ -256,7 +256,13 @@ class ServerProcess:
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
         }
-        for secret in ("PULLER_PASSWORD", "PULLER_PASSWORD_FILE", "PULLER_KEY_FILE"):
+        for secret in (
+            "PULLER_PASSWORD",
+            "PULLER_PASSWORD_FILE",
+            "PULLER_KEY_FILE",
+            "PULLER_LUKS_PASSPHRASE",
+            "PULLER_LUKS_PASSPHRASE_FILE",
+        ):
             environment.pop(secret, None)
         script = Path(__file__).with_name("plugin.py")
         # Its own session, so that Ctrl-C at a terminal ends puller, and puller ends the server.
