@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 import puller
-from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
-from puller.recovery.booting import image_server, record
+from puller.errors import NoSuchDomain, NotBooted, OutputInUse, OutputRefused, PullerError, UsageError
+from puller.recovery.booting import discard, image_server, record
 from puller.recovery.booting.image_server import wanted_variables
 from puller.recovery.booting.record import Booted, BootedDisk
 
@@ -149,3 +149,37 @@ def test_a_guest_waits_a_day_for_its_store(tmp_path: Path, monkeypatch: pytest.M
     assert handed.environment == {"AWS_REGION": "here"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+class _Libvirt:
+    """A libvirt whose domain ``name`` has the UUID ``uuid`` and uses ``path``; all else is recorded."""
+
+    def __init__(self, name: str, uuid: str, path: str) -> None:
+        self.found = SimpleNamespace(name=name, uuid=uuid)
+        self._path = path
+
+    def domain(self, uuid: str) -> Any:
+        if uuid != self.found.uuid:
+            raise NoSuchDomain(f"no domain {uuid}")
+        return self.found
+
+    def sources_in_use(self) -> list[tuple[str, str]]:
+        return [(self.found.name, self._path)]
+
+
+def test_a_domain_of_somebody_elses_keeps_the_disks_of_a_machine_that_is_discarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody has defined it on the overlays, perhaps under the machine's old name."""
+    machine = booted(record.make_folder(None, "web1-boot"))
+    overlay = machine.disks[0].overlay
+    removed: list[str] = []
+    monkeypatch.setattr(discard, "remove", lambda booted, *_: removed.append(booted.name))
+    for name in ("web1-boot", "web1-again"):
+        host: Any = _Libvirt(name, "another", overlay)
+        with pytest.raises(OutputInUse, match=f"domain {name} uses {overlay}"):
+            discard.discard(machine, host, None, lambda _: None)
+    assert removed == []
+    renamed: Any = _Libvirt("renamed", machine.uuid, overlay)
+    discard.discard(machine, renamed, None, lambda _: None)
+    assert removed == ["web1-boot"]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from puller.cancelling import cleanup
-from puller.errors import NoSuchDomain, PullerError, UsageError
+from puller.errors import NoSuchDomain, OutputInUse, PullerError, UsageError
 from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import lifecycle
@@ -18,7 +18,8 @@ from puller.repository.repository import Repository
 
 
 def discard(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
-    """Remove the machine with all that its guest has written. Raises UsageError, HypervisorError.
+    """Remove the machine with all that its guest has written. Raises UsageError, OutputInUse,
+    HypervisorError.
 
     Without ``repository`` its point stays kept, and ``observer`` is told.
     """
@@ -27,7 +28,20 @@ def discard(booted: Booted, host: Host, repository: Repository | None, observer:
             f"machine {booted.name} stands alone: its disks are its own, and puller has nothing to remove",
             advice=f"If you want to delete the machine, undefine it with virsh, and delete {booted.storage}.",
         )
+    _refuse_used(booted, host)
     remove(booted, host, repository, observer)
+
+
+def _refuse_used(booted: Booted, host: Host) -> None:
+    """Let nobody's running domain lose its disks: somebody may have defined another one on the overlays."""
+    overlays = {disk.overlay for disk in booted.disks}
+    domain = find_domain(booted, host)
+    for name, path in host.sources_in_use():
+        if path in overlays and (domain is None or name != domain.name):
+            raise OutputInUse(
+                f"cannot discard {booted.name}: domain {name} uses {path}",
+                advice=f"Shut {name} down first, if it is not needed.",
+            )
 
 
 def remove(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
