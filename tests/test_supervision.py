@@ -130,6 +130,12 @@ def test_a_transient_unit_is_started_again_for_ever() -> None:
     assert "--property=StartLimitIntervalSec=0" in options
 
 
+def test_a_unit_outlives_the_guests_of_a_host_that_shuts_down() -> None:
+    """systemd ends units in the reverse order: libvirt-guests shuts the guests down, who write meanwhile."""
+    options = supervision.unit_options("puller-boot-1.service")
+    assert {"--property=Before=libvirt-guests.service", "--property=After=network.target"} <= set(options)
+
+
 def test_systemd_is_asked_where_it_is_process_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for systemd's programs: it is not process 1 where the tests run."""
     told = tmp_path / "told"

@@ -49,7 +49,8 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
         points: Points as for :func:`puller.restore`, names or UUIDs of domains, whose newest points are
             meant, or objects from ``list_points``. Default: the newest point of each domain.
         hosts: Use only points that these hosts took; names or patterns.
-        count: Hold only so many drills: of the domains whose last drill is longest ago.
+        count: Hold only so many drills: of the domains whose last drill is longest ago. One that cannot be
+            drilled does not count.
         evidence: What to wait for: ``agent``, ``console:TEXT``, ``tcp:PORT`` or ``command:PROGRAM``. Default:
             what ``settings`` say, else the first that the guest offers.
         timeout: How long to wait for it. Default: 5 minutes.
@@ -101,8 +102,8 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     found = proving.choose(bound, points, hosts)
     if count is not None or not points:
-        found = proving.longest_ago(bound, found, count)
-    return proving.prove(bound, found, conditions_of, parallel or chosen.parallel, observer)
+        found = proving.longest_ago(bound, found)
+    return proving.prove(bound, found, conditions_of, parallel or chosen.parallel, observer, count)
 
 
 def _parse(word: str | None) -> Evidence | None:

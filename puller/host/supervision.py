@@ -112,8 +112,13 @@ def has_systemd() -> bool:
 
 
 def unit_options(unit: str) -> list[str]:
-    """Return the options of systemd-run(1) for a service that is started again for ever."""
+    """Return the options of systemd-run(1) for a service that is started again for ever.
+
+    When the host shuts down, it ends after the guests, which need it, and before the network.
+    """
     properties = (
+        "Before=libvirt-guests.service",
+        "After=network.target",
         "Restart=always",
         "RestartSec=1",
         "StartLimitIntervalSec=0",

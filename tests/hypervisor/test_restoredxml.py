@@ -78,6 +78,28 @@ def test_a_copy_beside_the_original_shares_nothing_that_must_be_its_own() -> Non
     assert (nvram.text, nvram.get("template")) == (None, "/usr/share/OVMF_VARS.fd")
 
 
+def test_a_copy_leaves_out_what_was_given_to_qemu_past_libvirt() -> None:
+    """It may be a disk of the original, or a network whose cable would not be out."""
+    domain = adapt(XML, FILES, None, Copy("web2"), networks=Networks(disconnect=True))
+    assert "qemu:arg" not in domain.xml
+    assert domain.left_out == ("vdc", "qemu:commandline")
+
+
+def test_a_copy_starts_without_a_medium_that_is_not_on_its_host() -> None:
+    xml = adapt(XML, FILES, None, Copy("web2")).xml
+    assert ET.fromstring(xml).find(".//source[@file='/cd.iso'][@startupPolicy='optional']") is not None
+    assert "startupPolicy" not in adapt(XML, FILES, None, None).xml
+
+
+@pytest.mark.parametrize("mark", ["shareable", "transient"])
+def test_what_is_written_to_an_overlay_is_kept(mark: str) -> None:
+    """libvirt refuses to share a qcow2, and would throw away what is written to a transient disk."""
+    xml = XML.replace("<target dev='vdb'/>", f"<target dev='vdb'/><{mark}/>")
+    overlay = DiskSource(Path("/r/vdb.qcow2"), "qcow2", NbdExport(Path("/r/nbd.sock"), "vdb"))
+    assert f"<{mark}" not in adapt(xml, {"vdb": overlay}, None, Copy("web2")).xml
+    assert f"<{mark}" in adapt(xml, FILES, None, Copy("web2")).xml
+
+
 BESIDE = """<domain type='kvm'><name>web1</name>
   <os><varstore template='/usr/share/varstore.json' path='/var/lib/libvirt/qemu/varstore/web1.json'/></os>
   <devices>
@@ -121,6 +143,14 @@ def test_interfaces_are_kept_disconnected_or_connected_elsewhere() -> None:
     assert interface(Networks(disconnect=True)).find("./link[@state='down']") is not None
     for networks in (Networks(all="lab"), Networks(mapped={"default": "lab"})):
         assert interface(networks).find("./source[@network='lab']") is not None
+
+
+def test_an_interface_needs_no_network_that_its_host_lacks() -> None:
+    networks = Networks(disconnect=True, absent=frozenset({"ovs0"}))
+    root = ET.fromstring(adapt(ALONE, {}, None, Copy("web2"), networks=networks).xml)
+    kinds = [(each.get("type"), each.find("link[@state='down']")) for each in root.iterfind(".//interface")]
+    assert [(kind, link is not None) for kind, link in kinds] == [("user", True), ("user", True)]
+    assert root.find(".//interface/source") is root.find(".//virtualport") is None
 
 
 SHARED = """<domain type='kvm'><name>web1</name><genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid><devices>

@@ -171,6 +171,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     slow.send_signal(signal.SIGTERM)
     stopped = ended(slow)
     outcome = stage.answer("boot", "--resume", MACHINE)
+    noted_late = resume_after_the_pull(stage)
     assert outcome["code"] == 0, (outcome, (stage.state / "booted" / MACHINE / "server.log").read_text())
     terminal.wait_turns(terminal.turns() + 3)
     with closing(libvirt.open(URI)) as connection:
@@ -200,6 +201,7 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
         "state": [(one["state"], one["active"], one["served"]) for one in state],
         "in_mid_pull": in_mid_pull,
         "outcome": outcome,
+        "noted_late": noted_late,
         "turns": terminal.turns(),
         "wrong_reads": terminal.wrong_reads(stage.original),
         "wrong_writes": wrong_writes,
@@ -211,6 +213,19 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
         "backups": backups,
         "left": left,
     }
+
+
+def resume_after_the_pull(stage: Stage) -> dict[str, Any]:
+    """Resume a machine that was pulled, as if puller had been killed before it noted that.
+
+    The point cannot be found either: its protection had ended.
+    """
+    path = stage.state / "booted" / MACHINE / "boot.json"
+    noted = json.loads(path.read_bytes())
+    path.write_text(json.dumps(noted | {"state": "pulling", "point": "20200101T000000Z-00000000"}))
+    answer = stage.answer("boot", "--resume", MACHINE)
+    path.write_text(json.dumps(noted))
+    return answer
 
 
 def wait_until_stalled() -> int:
@@ -276,6 +291,58 @@ def backup_is_exact(stage: Stage, terminal: booted.Terminal, began: dict[str, An
     return {
         "wrong_writes": terminal.wrong_writes(plain),
         "same": plain.read_bytes() == (target / "vda.raw").read_bytes(),
+    }
+
+
+def strange_host(stage: Stage) -> dict[str, Any]:
+    """A machine with much around it that this host lacks, or that it must not share with its original."""
+    own = "<qemu:commandline><qemu:arg value='-nic'/><qemu:arg value='user'/></qemu:commandline></domain>"
+    around = """<disk type='file' device='cdrom'><source file='/nowhere/install.iso'/><target dev='sda'/>
+        <readonly/></disk><interface type='bridge'><source bridge='br-nowhere'/></interface>
+        <interface type='network'><source network='nowhere'/></interface></devices>"""
+    (stage.folder / "strange").mkdir()
+    xml = booted.make_machine(stage.folder / "strange", "strange")
+    xml = xml.replace("</devices>", around).replace("</domain>", own)
+    namespace = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    with closing(libvirt.open(URI)) as connection:
+        connection.defineXML(xml.replace("<domain ", f"<domain {namespace} ", 1))
+    stage.answer("backup", "strange")
+    began = stage.answer("boot", "strange@latest", "--name", MACHINE)
+    with closing(libvirt.open(URI)) as connection:
+        found = {
+            "began": began,
+            "runs": active(connection, MACHINE),
+            "links": stage.domain(connection).XMLDesc(0).count("<link state='down'/>"),
+            "arguments": [line for line in booted.processes(f"guest={MACHINE}").values() if "-nic" in line],
+        }
+    stage.answer("boot", "--discard", MACHINE)
+    with closing(libvirt.open(URI)) as connection:
+        connection.lookupByName("strange").undefine()
+    return {**found, "left": stage.left()}
+
+
+def full_storage(stage: Stage) -> dict[str, Any]:
+    """The storage is too small for a pull, which comes to its end when there is room."""
+    small = stage.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40M,mode=0711", "tmpfs", small], check=True)
+    began = stage.boot("--keep", "--limit", "4M", "--storage", str(small))
+    terminal = stage.terminal()
+    subprocess.run(["mount", "-o", "remount,size=400M", small], check=True)
+    resumed = stage.answer("boot", "--resume", MACHINE)
+    terminal.wait_turns(2)
+    with closing(libvirt.open(URI)) as connection:
+        domain = stage.domain(connection)
+        domain.suspend()
+        wrong_writes = terminal.wrong_writes(stage.plain(began["overlays"]["vda"]))
+        domain.destroy()
+        domain.undefine()
+    (stage.state / "booted" / MACHINE).unlink()
+    return {
+        "began": began,
+        "resumed": resumed["state"],
+        "wrong_reads": terminal.wrong_reads(stage.original),
+        "wrong_writes": wrong_writes,
     }
 
 
@@ -380,7 +447,16 @@ def damage_newest_pack(stage: Stage) -> None:
     client.put_object(Bucket="recovery", Key=key, Body=bytes(content))
 
 
-SCENES = (failures, killed_boot, firmware, damaged, running_machine, instant_recovery)
+SCENES = (
+    failures,
+    strange_host,
+    full_storage,
+    killed_boot,
+    firmware,
+    damaged,
+    running_machine,
+    instant_recovery,
+)
 
 
 def main() -> int:

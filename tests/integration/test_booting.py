@@ -55,6 +55,10 @@ def test_a_machine_whose_puller_was_killed_is_pulled_on_and_can_be_watched_again
     assert (recovery["outcome"]["code"], recovery["outcome"]["state"]) == (0, "standalone")
 
 
+def test_a_machine_is_alone_when_its_images_are_whatever_the_record_says(recovery: dict[str, Any]) -> None:
+    assert (recovery["noted_late"]["code"], recovery["noted_late"].get("state")) == (0, "standalone")
+
+
 def test_who_stops_puller_learns_that_the_machine_runs_on(recovery: dict[str, Any]) -> None:
     stopped = recovery["stopped"]
     assert (stopped["domain"], stopped["state"]) == ("web1-boot", "pulling")
@@ -117,11 +121,31 @@ def test_a_boot_that_fails_or_is_stopped_leaves_nothing(scenes: dict[str, Any]) 
     assert failures["left"] == []
 
 
+def test_a_machine_boots_on_a_host_that_lacks_what_was_around_it(scenes: dict[str, Any]) -> None:
+    """A medium, a bridge and a network; and without arguments of the original's."""
+    strange = scenes["strange_host"]
+    assert (strange["began"]["code"], strange["runs"]) == (0, True), strange["began"]
+    assert (strange["links"], strange["arguments"]) == (3, [])
+    assert "this host has no network br-nowhere" in strange["began"]["stderr"]
+    assert "without qemu:commandline" in strange["began"]["stderr"]
+    assert strange["left"] == []
+
+
 def test_a_boot_that_was_killed_is_listed_and_can_be_discarded(scenes: dict[str, Any]) -> None:
     killed = scenes["killed_boot"]
     assert killed["listed"] == [["web1-boot", "booting"]]
     assert killed["resumed"]["code"] == 2
     assert (killed["discarded"]["code"], killed["left"]) == (0, [])
+
+
+def test_a_pull_leaves_room_for_what_the_guest_writes(scenes: dict[str, Any]) -> None:
+    full = scenes["full_storage"]
+    assert full["began"]["code"] == 15
+    message = full["began"]["error"]["message"]
+    assert message.startswith("cannot pull all of disk vda of web1-boot: less than 2.0 MiB is free in ")
+    assert full["began"]["error"]["advice"].startswith("Make room there, then run 'puller boot --resume")
+    assert full["resumed"] == "standalone"
+    assert (full["wrong_reads"], full["wrong_writes"]) == ([], [])
 
 
 def test_a_machine_with_firmware_variables_and_a_tpm_runs_beside_its_original(scenes: dict[str, Any]) -> None:

@@ -60,11 +60,19 @@ def test_a_machine_with_a_storage_of_its_own_is_found_and_forgotten(home: Path, 
     assert (list(home.iterdir()), list((tmp_path / "large").iterdir())) == ([], [])
 
 
-def test_a_machine_whose_directory_was_deleted_by_hand_is_not_listed(home: Path, tmp_path: Path) -> None:
+def test_a_machine_whose_directory_is_not_mounted_yet_is_not_forgotten(home: Path, tmp_path: Path) -> None:
+    """A list after a restart of the host must not take away what finds the guest's writes."""
     folder = record.make_folder(tmp_path / "large", "web1-boot")
-    folder.rmdir()
+    record.write(booted(folder))
+    folder.rename(tmp_path / "unmounted")
     assert list(record.records()) == []
-    assert list(home.iterdir()) == []
+    for attempt in (record.read, lambda name: record.make_folder(None, name)):
+        with pytest.raises(NotBooted, match="large/web1-boot is not there") as caught:
+            attempt("web1-boot")
+        assert caught.value.advice.startswith("Mount")
+    (tmp_path / "unmounted").rename(folder)
+    assert list(record.records()) == [booted(folder)]
+    assert record.read("web1-boot") == booted(folder)
 
 
 def test_a_directory_that_exists_is_refused(tmp_path: Path) -> None:

@@ -6,16 +6,23 @@ import io
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
+import puller
 from puller.configuration.drills import DrillSettings, evidences
 from puller.configuration.evidence import Evidence, evidence
+from puller.errors import CannotDrill
+from puller.events import Notice
 from puller.recovery.proving.consoles import KEPT, Consoles
+from puller.recovery.proving.drill import Conditions, _Drill
 from puller.recovery.proving.examining import Examined, Filesystem
 from puller.recovery.proving.picture import png_of
 from puller.recovery.proving.prove import choose, longest_ago, newest_points
+from puller.recovery.proving.waiting import Seen
+from puller.repository.points import Point
 from puller.repository.records.proofs import LARGEST_SCREENSHOT, Proof, superfluous
 from puller.repository.repository import Repository, create
 from tests.lab.history import MOMENT, back_up, uuid_of
@@ -47,8 +54,7 @@ def test_the_domain_that_was_drilled_longest_ago_comes_first(repository: Reposit
     drilled("b", "proven")
     drilled("a", "failed")
     drilled("d", "proven")
-    assert [point.domain for point in longest_ago(repository, newest, None)] == ["c", "b", "a", "d"]
-    assert [point.domain for point in longest_ago(repository, newest, 2)] == ["c", "b"]
+    assert [point.domain for point in longest_ago(repository, newest)] == ["c", "b", "a", "d"]
 
 
 def test_a_domain_that_is_not_drilled_yet_gets_its_turn_whatever_retention_removes(
@@ -60,7 +66,7 @@ def test_a_domain_that_is_not_drilled_yet_gets_its_turn_whatever_retention_remov
         for domain in "abc":
             back_up(repository, domain, [night], moment=MOMENT + night * DAY).commit()
         newest = newest_points(repository.points.all())
-        (point,) = longest_ago(repository, newest, 1)
+        point = longest_ago(repository, newest)[0]
         repository.proofs.put((point.uuid, point.point), Proof(NOW, "proven"))
         turns.append(point.domain)
         kept = {item.point for item in newest}
@@ -68,6 +74,32 @@ def test_a_domain_that_is_not_drilled_yet_gets_its_turn_whatever_retention_remov
         repository.points.delete(gone)
         repository.proofs.delete(superfluous(repository.proofs.listed(), repository.points.names()))
     assert turns == ["a", "b", "c", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_machines_that_cannot_be_drilled_do_not_take_the_turn_of_others(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parallel: int
+) -> None:
+    """They get no verdict, so they would come first every night."""
+
+    def drill(_: Repository, point: Point, *__: object) -> Proof:
+        if point.domain in "ab":
+            raise CannotDrill("it has no domain.xml")
+        return Proof(NOW, "proven", point.domain)
+
+    monkeypatch.setattr("puller.recovery.proving.prove.drill", drill)
+    for domain in "abcde":
+        back_up(repository, domain, [1]).commit()
+    connect = "test:///default"
+    nights = [
+        puller.prove(
+            repository, count=2, parallel=parallel, connect=connect, directory=str(tmp_path / "drills")
+        )
+        for _ in range(2)
+    ]
+    held = [{drill.point.domain for drill in night.held} for night in nights]
+    assert (held[0], len(held[1]), "e" in held[1]) == ({"c", "d"}, 2, True)
+    assert [sorted(domain for domain, _ in night.failed) for night in nights] == [["a", "b"]] * 2
 
 
 def test_words_mean_points_or_domains(repository: Repository) -> None:
@@ -213,3 +245,50 @@ def test_what_speaks_against_a_machine_that_is_not_started() -> None:
     assert Examined((root, bad), ("Debian 12",)).fault == "damaged file systems: /dev/vdb"
     assert "no operating system" in Examined((root,), ()).fault
     assert "no operating system" in Examined((), ()).fault
+
+
+@pytest.mark.parametrize("kind", ["crypto_LUKS", "BitLocker"])
+def test_nothing_is_said_about_a_machine_whose_system_is_encrypted(kind: str) -> None:
+    """Its system cannot be found, which is no fault of the backup's."""
+    boot = Filesystem("/dev/vda1", "ext4")
+    hidden = Filesystem("/dev/vda2", kind, is_checked=False)
+    assert Examined((boot, hidden), ()).encrypted == ("/dev/vda2",)
+    assert Examined((boot, hidden), ("Debian 12",)).encrypted == ()
+    bad = Filesystem("/dev/vda1", "ext4", "it cannot be mounted")
+    assert Examined((bad, hidden), ()).encrypted == ()
+    assert Examined((boot,), ()).encrypted == ()
+
+
+# --- the verdict ---------------------------------------------------------------------------------
+
+
+def _drill(point: Point, repository: Repository) -> _Drill:
+    return _Drill(
+        repository, point, Conditions("test:///default", Path("/")), cast(Any, None), lambda _: None
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the store does not answer; trying again for 150 s: connection refused",
+        "cannot read disk vda at byte 65536: access denied",
+    ],
+)
+def test_a_guest_that_waited_for_the_store_has_not_failed(repository: Repository, text: str) -> None:
+    """Its disk was slow or gave errors for a reason that the backup has nothing to do with."""
+    point = back_up(repository, "a", [1]).commit()
+    told = _drill(point, repository)
+    told._hear(Notice(point.point, text))
+    with pytest.raises(CannotDrill, match="the store") as caught:
+        told.verdict(Seen(None, 300.0, "no evidence within 300 s"))
+    assert text in caught.value.message
+    assert told.verdict(Seen(Evidence("agent"), 20.0)).verdict == "proven"
+
+
+def test_a_guest_that_came_across_damage_has_failed(repository: Repository) -> None:
+    point = back_up(repository, "a", [1]).commit()
+    told = _drill(point, repository)
+    told._hear(Notice(point.point, "disk vda is damaged from byte 0 to 65535: wrong key"))
+    proof = told.verdict(Seen(None, 300.0, "no evidence within 300 s"))
+    assert (proof.verdict, "vda is damaged" in proof.reason) == ("failed", True)

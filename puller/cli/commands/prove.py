@@ -57,8 +57,8 @@ EVIDENCE: Quantity[Any] = Quantity("evidence", read_evidence)
 @click.option(
     "--emulate",
     is_flag=True,
-    help="Emulate the processor where this host cannot run the machine, which is slow. Without it, such a "
-    "drill fails.",
+    help="Emulate the processor where this host cannot run the machine, which is slow. Without it, only "
+    "the file systems of such a machine are checked.",
 )
 @click.option(
     "--directory",

@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puller.hypervisor.domain.separation import separate_channels, separate_interfaces, without_shared
+from puller.hypervisor.domain.separation import (
+    make_media_optional,
+    separate_channels,
+    separate_interfaces,
+    without_own_arguments,
+    without_shared,
+)
 
 # Otherwise the prefix becomes ns0, which is hard to read for people.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -47,7 +53,7 @@ class RestoredDomain:
     """A definition ``xml`` of the domain ``name``.
 
     ``left_out`` are the targets of its writable disks that were not restored, and of a copy what the original
-    has and two cannot share: memory in files, devices and directories of the host;
+    has and two cannot share: memory in files, devices and directories of the host, arguments of QEMU's;
     ``added`` are those of restored disks that the definition does not have: they were attached to the running
     domain only.
     """
@@ -71,12 +77,14 @@ class Networks:
     """What becomes of the domain's network interfaces.
 
     ``disconnect`` takes their cables out; ``all`` is the libvirt network that they are all connected to;
-    ``mapped`` gives other names to networks and bridges.
+    ``mapped`` gives other names to networks and bridges. Interfaces on those that are ``absent``, without
+    which the domain would not start, are on QEMU's own network instead.
     """
 
     disconnect: bool = False
     all: str | None = None
     mapped: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -107,7 +115,7 @@ def adapt(  # noqa: PLR0913 - what a definition is made of
     _connect(root, networks or Networks())
     if copy is not None:
         _set_apart(root, copy)
-        left_out += without_shared(root.find("./devices"))
+        left_out += without_shared(root.find("./devices")) + without_own_arguments(root)
     _adapt_nvram(root.find("./os/nvram"), nvram, copy is not None)
     _adapt_varstore(root.find("./os/varstore"), varstore, copy is not None)
     if (generation := root.find("./genid")) is not None:
@@ -149,6 +157,14 @@ def _put_upon(disk: ET.Element, source: DiskSource) -> None:
     disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
     if source.behind is not None:
         disk.insert(2, _backing_store(source.behind))
+        _keep_what_is_written(disk)
+
+
+def _keep_what_is_written(disk: ET.Element) -> None:
+    """The image is this domain's alone (libvirt shares no qcow2), and holds what the guest writes."""
+    for name in ("shareable", "transient"):
+        for element in disk.findall(f"./{name}"):
+            disk.remove(element)
 
 
 def _backing_store(export: NbdExport) -> ET.Element:
@@ -190,10 +206,21 @@ def _connect(root: ET.Element, networks: Networks) -> None:
                 used = source.get(name, "")
                 if used in networks.mapped:
                     source.set(name, networks.mapped[used])
+                elif used in networks.absent:
+                    _put_on_own_network(interface)
         if networks.disconnect:
             for link in interface.findall("./link"):
                 interface.remove(link)
             interface.append(ET.Element("link", state="down"))
+
+
+_OF_ANY_INTERFACE = frozenset({"mac", "model", "address", "boot", "rom", "alias", "link"})
+
+
+def _put_on_own_network(interface: ET.Element) -> None:
+    for element in [element for element in interface if element.tag not in _OF_ANY_INTERFACE]:
+        interface.remove(element)
+    interface.set("type", "user")
 
 
 def networks_of(xml: str) -> frozenset[str]:
@@ -216,6 +243,7 @@ def _set_apart(root: ET.Element, copy: Copy) -> None:
             for element in holder.findall(path):
                 holder.remove(element)
     separate_channels(root.find("./devices"))
+    make_media_optional(root.find("./devices"))
     separate_interfaces(root.find("./devices"))
     if copy.uuid is not None:
         element = ET.Element("uuid")

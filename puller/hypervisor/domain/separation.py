@@ -15,6 +15,8 @@ _OF_THE_HOST = frozenset({"file", "unix", "pipe", "dev", "tcp", "udp"})
 
 _AGENT = "org.qemu.guest_agent.0"
 
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+
 
 def separate_channels(devices: ET.Element | None) -> None:
     """Let libvirt choose the ports, sockets and context ids again, and write no log of the original's.
@@ -65,6 +67,27 @@ def _separate(device: ET.Element) -> None:
     target = device.find("./target")
     if target is None or target.get("name") != _AGENT:
         device.set("type", "pty")
+
+
+def without_own_arguments(root: ET.Element) -> tuple[str, ...]:
+    """Take out the arguments that somebody has given to QEMU past libvirt, and return what they are.
+
+    They may name disks, ports and networks of the original, and no link of libvirt's takes their cable out.
+    """
+    found = [
+        element for name in ("commandline", "override") for element in root.findall(f"./{{{_QEMU}}}{name}")
+    ]
+    for element in found:
+        root.remove(element)
+    return tuple(f"qemu:{element.tag.rpartition('}')[2]}" for element in found)
+
+
+def make_media_optional(devices: ET.Element | None) -> None:
+    """Let the domain start without a CD-ROM or floppy disk whose file is not on this host."""
+    for disk in [] if devices is None else devices.findall("./disk[@type='file']"):
+        source = disk.find("./source")
+        if source is not None and disk.get("device") in ("cdrom", "floppy"):
+            source.set("startupPolicy", "optional")
 
 
 def without_shared(devices: ET.Element | None) -> tuple[str, ...]:

@@ -49,6 +49,16 @@ def set_pull_rate(domain: Domain, target: str, rate: int | None) -> None:
                 raise
 
 
+def end_pull(domain: Domain, target: str) -> None:
+    """End the job of this disk, if one runs; what it has pulled stays. Raises HypervisorError."""
+    with translate(f"cannot end the pull of disk {target} of domain {domain.name}"):
+        try:
+            domain.handle.blockJobAbort(target, 0)
+        except libvirt.libvirtError:
+            if domain.handle.blockJobInfo(target, 0):
+                raise
+
+
 def pull_progress(domain: Domain, target: str) -> PullProgress | None:
     """Return the progress of the job of this disk; None if none runs. Raises HypervisorError."""
     with translate(f"cannot read the pull of disk {target} of domain {domain.name}"):

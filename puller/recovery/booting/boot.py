@@ -38,7 +38,15 @@ from puller.hypervisor.domain import lifecycle
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.memory import with_memory
 from puller.hypervisor.domain.reconnect import wait_for_server, waits_by_itself
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, NbdExport, Networks, RestoredDomain, adapt
+from puller.hypervisor.domain.restoredxml import (
+    Copy,
+    DiskSource,
+    NbdExport,
+    Networks,
+    RestoredDomain,
+    adapt,
+    networks_of,
+)
 from puller.hypervisor.uri import configuration_directory, state_directory
 from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment
@@ -53,6 +61,7 @@ from puller.repository.records.kept import Keep, new_name
 from puller.repository.repository import Repository
 
 _IMAGE_SECONDS = 60.0
+_INTERFACES = Path("/sys/class/net")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,8 @@ class _Booting:
         name = self._wanted.name or f"{self._point.domain}-boot"
         if name in known:
             raise DomainExists(
-                f"domain {name} exists at {self._wanted.connect}", advice="Choose another --name."
+                f"domain {name} exists at {self._wanted.connect}",
+                advice="Choose another --name. 'puller boot --list' shows whether it was booted before.",
             )
         return name
 
@@ -188,7 +198,7 @@ class _Booting:
 
     def _keep(self) -> None:
         """Protect the point as long as the machine needs it. The record has the protection's name already."""
-        note = f"booted as {self._name} on {platform.node()}"
+        note = f"booted as {self._name} on {platform.node()}, which reads from it"
         try:
             self._repository.keeps.put_as(self._booted.keep, Keep(None, note))
         except PullerError as error:
@@ -202,17 +212,27 @@ class _Booting:
             disk.disk: DiskSource(Path(disk.overlay), "qcow2", NbdExport(Path(booted.socket), disk.disk))
             for disk in booted.disks
         }
-        network = self._wanted.network
+        original, network = self._held[definition.SOURCE].decode(), self._wanted.network
+        absent = self._absent_networks(original) if network is None else frozenset[str]()
         domain = adapt(
-            self._held[definition.SOURCE].decode(),
+            original,
             sources,
             self._firmware.nvram if NVRAM in self._held else None,
             Copy(self._name, self._uuid),
             varstore=self._firmware.varstore if VARSTORE in self._held else None,
-            networks=Networks(disconnect=network is None, all=network),
+            networks=Networks(disconnect=network is None, all=network, absent=absent),
         )
         self._tell_rest(domain)
         return domain.xml if self._wanted.memory is None else with_memory(domain.xml, self._wanted.memory)
+
+    def _absent_networks(self, xml: str) -> frozenset[str]:
+        """Return the networks and bridges that this host lacks; a machine with its cables out needs none."""
+        used = networks_of(xml)
+        here = self._host.networks() if used else frozenset()
+        absent = frozenset(name for name in used - here if not (_INTERFACES / name).exists())
+        for name in sorted(absent):
+            self._tell(f"this host has no network {name}: {self._name} gets an interface that leads nowhere")
+        return absent
 
     def _tell_rest(self, domain: RestoredDomain) -> None:
         for text in definition.differences(domain):

@@ -6,6 +6,7 @@ it ended too early; if puller is killed, the next one goes on to watch. What was
 
 from __future__ import annotations
 
+import shutil
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import image_facts
-from puller.hypervisor.job.blockpull import begin_pull, images_behind, pull_progress, set_pull_rate
+from puller.hypervisor.job.blockpull import begin_pull, end_pull, images_behind, pull_progress, set_pull_rate
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.discard import find_domain, release_point
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.repository.repository import Repository
+from puller.units import GIB, format_bytes
 
 T = TypeVar("T")
 
@@ -33,6 +35,9 @@ _INTERVAL = 1.0
 
 _REFUSALS = 60
 """How often libvirt may refuse a job since it has not come to the end of the one before."""
+
+_SHARE = 20
+"""A pull leaves this part of the file system free to the guest, or a GiB of a large one."""
 
 _TRIES = 3
 """How often the job of a disk may end too early before puller gives up."""
@@ -49,7 +54,7 @@ def pull(booted: Booted, repository: Repository, rate: int | None, observer: Obs
     puller = _Pulling(booted, repository.scope, rate, observer)
     for disk in booted.disks:
         puller.pull(disk)
-    puller.ask(lambda host: _require_alone(booted, _domain(booted, host), host))
+    puller.ask(lambda host: require_alone(booted, _domain(booted, host), host))
     image_server.stop(booted)
     (booted.folder / image_server.LOG).unlink(missing_ok=True)
     release_point(booted, repository, observer)
@@ -74,6 +79,7 @@ class _Pulling:
         self.ask(lambda host: self._slow_down(host, disk))
         begun = refused = 0
         while self.ask(lambda host: self._is_behind(host, disk)):
+            self._require_room(disk)
             # libvirt's XML follows QEMU's jobs late on a busy host; the image's own header does not.
             if not self.ask(lambda host: self._look(host, disk)) and _names_behind(disk) is not None:
                 if begun == _TRIES or refused == _REFUSALS:
@@ -89,6 +95,20 @@ class _Pulling:
 
     def _is_behind(self, host: Host, disk: BootedDisk) -> bool:
         return images_behind(_running(self._booted, host).xml()).get(disk.disk, False)
+
+    def _require_room(self, disk: BootedDisk) -> None:
+        """Leave room to the guest: it is paused at its next write where there is none."""
+        usage = shutil.disk_usage(self._booted.folder)
+        reserve = min(GIB, usage.total // _SHARE)
+        if usage.free >= reserve:
+            return
+        self.ask(lambda host: end_pull(_running(self._booted, host), disk.disk))
+        raise PullIncomplete(
+            f"cannot pull all of disk {disk.disk} of {self._booted.name}: "
+            f"less than {format_bytes(reserve)} is free in {self._booted.storage}",
+            advice=f"Make room there, then run 'puller boot --resume {self._booted.name}'. "
+            "The machine runs on with the server.",
+        )
 
     def _slow_down(self, host: Host, disk: BootedDisk) -> None:
         """Give the job that an earlier puller has begun the rate that is wanted now."""
@@ -166,8 +186,13 @@ def _running(booted: Booted, host: Host) -> Domain:
     return domain
 
 
-def _require_alone(booted: Booted, domain: Domain, host: Host) -> None:
-    """Make sure that neither an image nor the definition names the server any more."""
+def is_pulled(booted: Booted) -> bool:
+    """Return whether no image needs the server any more, whatever the record says."""
+    return all(_names_behind(disk) is None for disk in booted.disks)
+
+
+def require_alone(booted: Booted, domain: Domain, host: Host) -> None:
+    """Make sure that neither an image nor the definition names the server any more. Raises PullIncomplete."""
     for disk in booted.disks:
         if (behind := _names_behind(disk)) is not None:
             raise PullIncomplete(f"{disk.overlay} still names {behind} behind it")

@@ -78,6 +78,8 @@ def make_folder(storage: Path | None, name: str) -> Path:
     if "/" in name or name.startswith("."):
         raise UsageError(f"cannot name a machine '{name}'", advice="Leave out slashes and a leading dot.")
     known, folder = home() / name, (storage or home()).absolute() / name
+    if known.is_symlink() and not known.exists():
+        read(name)  # says what is missing
     if os.path.lexists(known) or folder.exists():
         raise OutputRefused(
             f"{known if os.path.lexists(known) else folder} exists",
@@ -108,9 +110,15 @@ def write(booted: Booted) -> None:
 
 def read(name: str) -> Booted:
     """Return the record of the machine ``name``. Raises NotBooted."""
+    known = home() / name
     if "/" not in name:
         with suppress(FileNotFoundError, NotADirectoryError):
-            return read_from(home() / name)
+            return read_from(known)
+        if known.is_symlink():
+            raise NotBooted(
+                f"cannot find the record of machine {name}: {known.readlink()} is not there",
+                advice=f"Mount what it is on. If it was deleted for good, remove {known}.",
+            )
     raise NotBooted(f"no machine {name} was booted from a restore point")
 
 
@@ -130,11 +138,11 @@ def read_from(folder: Path) -> Booted:
 
 
 def records() -> Iterator[Booted]:
-    """Yield all booted machines by name. A link to a directory that is gone is removed."""
+    """Yield all booted machines by name, without those whose directory is not there.
+
+    The links to these stay: after a restart of the host the directory may not be mounted yet.
+    """
     for known in sorted(home().glob("*")) if home().is_dir() else []:
-        if known.is_symlink() and not known.exists():
-            known.unlink(missing_ok=True)
-            continue
         with suppress(FileNotFoundError, NotADirectoryError):
             yield read_from(known)
 

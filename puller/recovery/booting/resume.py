@@ -13,6 +13,7 @@ from puller.hypervisor.job.blockpull import images_behind, pull_progress
 from puller.recovery.booting import image_server
 from puller.recovery.booting.boot import run_guest
 from puller.recovery.booting.discard import find_domain
+from puller.recovery.booting.pulling import is_pulled, require_alone
 from puller.recovery.booting.record import Booted
 from puller.repository.repository import Repository
 
@@ -33,7 +34,11 @@ def resume(booted: Booted, repository: Repository, environment: Mapping[str, str
                 f"libvirt at {booted.connect} has no domain {booted.name} ({booted.uuid})",
                 advice=f"Define it again with virsh; its overlays are in {booted.storage}.",
             )
-        if booted.state != "standalone":
+        if booted.state == "standalone":
+            pass
+        elif is_pulled(booted):  # puller was killed before it noted that, and perhaps the point is gone
+            require_alone(booted, domain, host)
+        else:
             point = repository.points.select(booted.point)
             image_server.start(booted, repository, point, environment)
             image_server.wait_ready(booted, repository.scope)
@@ -44,13 +49,13 @@ def _run(domain: Domain) -> None:
     if not domain.is_active():
         run_guest(domain)
         return
-    if not waits_by_itself(domain.inactive_xml()) and not _is_pulled(domain):
+    if not waits_by_itself(domain.inactive_xml()) and not _is_being_pulled(domain):
         wait_for_server(domain)
     if not domain.is_running():
         lifecycle.resume(domain)
 
 
-def _is_pulled(domain: Domain) -> bool:
+def _is_being_pulled(domain: Domain) -> bool:
     """A job is only begun after QEMU waits for the server; and it must not lose what it reads from."""
     try:
         return any(pull_progress(domain, target) for target in images_behind(domain.xml()))

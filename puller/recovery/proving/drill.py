@@ -57,6 +57,9 @@ TIMEOUT = 300.0
 RESERVED_MEMORY = 512 * MIB
 """Bytes that a drill leaves to the host."""
 
+_OUTAGES = ("the store does not answer", "cannot read disk")
+"""Beginnings of the server's notices that the guest waits for its disk, or has got an error from it."""
+
 _IMAGE_SECONDS = 60.0
 _START_ADVICE = "Read libvirt's message: this host may lack what the machine needs, such as its firmware."
 
@@ -109,6 +112,9 @@ def _examined(repository: Repository, point: Point, why: CannotDrill, observer: 
     except ApplianceFailed as error:
         text = f"{why.message}; and its file systems cannot be checked: {error.message.rstrip('.')}"
         raise CannotDrill(text, advice=error.advice) from error
+    if found.encrypted:
+        devices = ", ".join(found.encrypted)
+        raise CannotDrill(f"{why.message}; and its file systems cannot be checked: {devices} is encrypted")
     reason = found.fault or f"not started: {why.message}"
     return fitted(
         Proof(
@@ -135,6 +141,7 @@ class _Drill:
         self._observer = observer
         self._wanted: tuple[Evidence, ...] = ()
         self._damage = ""
+        self._outage = ""
 
     def run(self) -> Proof:
         """Hold it."""
@@ -236,8 +243,14 @@ class _Drill:
             destroy(domain)
 
     def verdict(self, seen: Seen, log: str = "", picture: bytes | None = None) -> Proof:
-        """Return what was found out."""
+        """Return what was found out. Raises CannotDrill if the guest had to wait for the store."""
         given = seen.evidence
+        if given is None and self._outage:
+            raise CannotDrill(
+                f"cannot tell whether {self._point.domain} starts ({seen.reason}), because the store failed "
+                f"meanwhile: {self._outage}",
+                advice="Check that the store runs and can be reached, then drill again.",
+            )
         reason = "" if given else "; ".join(filter(None, (seen.reason, self._damage)))
         return fitted(
             Proof(
@@ -254,9 +267,12 @@ class _Drill:
         )
 
     def _hear(self, event: Event) -> None:
-        """Remember what the server says about damage: it explains why the guest did not start."""
-        if isinstance(event, Notice) and "damage" in event.text:
-            self._damage = event.text
+        """Remember what the server says about damage and outages: it explains why the guest did not start."""
+        if isinstance(event, Notice):
+            if "damage" in event.text:
+                self._damage = event.text
+            elif event.text.startswith(_OUTAGES):
+                self._outage = event.text
         self._observer(event)
 
     def _step(self, name: str) -> None:

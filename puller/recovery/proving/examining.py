@@ -20,7 +20,8 @@ from puller.repository.repository import Repository
 _GROUPS = {"xfs": "xfs", "btrfs": "btrfs", "ntfs": "ntfs3g"}
 """libguestfs's groups of what not every appliance has; see guestfs(3), "AVAILABILITY"."""
 
-_WITHOUT_FILES = ("swap", "unknown", "crypto_LUKS", "")
+_ENCRYPTED = ("crypto_LUKS", "BitLocker")
+_WITHOUT_FILES = ("swap", "unknown", "", *_ENCRYPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,13 @@ class Examined:
         if damaged:
             return f"damaged file systems: {', '.join(damaged)}"
         return "" if self.systems else "libguestfs finds no operating system that it knows"
+
+    @property
+    def encrypted(self) -> tuple[str, ...]:
+        """The encrypted devices, if nothing can be said about the machine because of them."""
+        if self.systems or any(item.fault for item in self.filesystems):
+            return ()
+        return tuple(item.device for item in self.filesystems if item.kind in _ENCRYPTED)
 
     @property
     def log(self) -> str:

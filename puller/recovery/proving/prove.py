@@ -10,7 +10,7 @@ from pathlib import Path
 
 from puller.cancelling import find_stop
 from puller.configuration.evidence import COMMAND
-from puller.errors import NoSuchPoint, UsageError
+from puller.errors import CannotDrill, NoSuchPoint, UsageError
 from puller.events import Event, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.recovery.proving.drill import Conditions, drill
@@ -57,14 +57,13 @@ def newest_points(points: Iterable[Point]) -> list[Point]:
     return list({point.uuid: point for point in points if point.disks}.values())
 
 
-def longest_ago(repository: Repository, points: Iterable[Point], count: int | None) -> list[Point]:
-    """Return ``count`` of the points: first those whose domains never had a drill, then the longest ago.
+def longest_ago(repository: Repository, points: Iterable[Point]) -> list[Point]:
+    """Return the points in order: first those whose domains never had a drill, then the longest ago.
 
     By the store's clock; of equals, the names decide.
     """
     times = repository.proofs.times()
-    ordered = sorted(points, key=lambda point: (times.get(point.uuid, 0.0), point.domain, point.uuid))
-    return ordered[:count]
+    return sorted(points, key=lambda point: (times.get(point.uuid, 0.0), point.domain, point.uuid))
 
 
 def choose(repository: Repository, words: Sequence[str | Point], hosts: Collection[str]) -> list[Point]:
@@ -90,14 +89,18 @@ def _find(repository: Repository, word: str | Point, hosts: Collection[str]) -> 
         raise NoSuchPoint(f"no domain and no restore point '{word}'") from error
 
 
-def prove(
+def prove(  # noqa: PLR0913, PLR0917 - what a series of drills is made of
     repository: Repository,
     points: Sequence[Point],
     conditions_of: ConditionsOf,
     parallel: int,
     observer: Observer,
+    count: int | None = None,
 ) -> Drills:
     """Hold a drill of each of the ``points``, ``parallel`` of them at once, and store the verdicts.
+
+    With ``count``, hold so many, in the order of the points. A machine that cannot be drilled gets no verdict
+    and stays the first of the next night too: it must not take the turn of the others.
 
     Nothing is left on this host, also of earlier drills that were killed. A point whose drill cannot be held
     does not stop the others. A signal stops all. Raises UsageError before anything is started.
@@ -107,10 +110,10 @@ def prove(
         _require_program(one)
     run = _Run(repository, observer)
     run.clear(conditions.values())
-    if parallel == 1 or len(points) < 2:
-        run.one_by_one(points, conditions)
-    else:
-        run.at_once(points, conditions, parallel)
+    waiting, left = list(points), len(points) if count is None else count
+    while waiting and left > 0 and run.results.interruption is None:
+        some, waiting = waiting[:left], waiting[left:]
+        left -= len(some) - run.hold(some, conditions, parallel)
     return run.results
 
 
@@ -139,6 +142,16 @@ class _Run:
             if count:
                 text = f"removed what killed drills had left in {directory}: {count}"
                 self._observer(Notice("repository", text))
+
+    def hold(self, points: Sequence[Point], conditions: dict[str, Conditions], parallel: int) -> int:
+        """Hold their drills, and return how many of the machines cannot be drilled."""
+        before = len(self.results.failed)
+        if parallel == 1 or len(points) < 2:
+            self.one_by_one(points, conditions)
+        else:
+            self.at_once(points, conditions, parallel)
+        failed = [error for _, error in self.results.failed[before:]]
+        return sum(isinstance(error, CannotDrill | UsageError) for error in failed)
 
     def one_by_one(self, points: Sequence[Point], conditions: dict[str, Conditions]) -> None:
         """Hold them in the calling thread, which receives signals."""
