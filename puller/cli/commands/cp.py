@@ -72,7 +72,8 @@ def _record(item: CopiedPath) -> dict[str, Any]:
 def _text(done: CopiedFiles) -> str:
     lines = []
     for item in done.copied:
-        lines.append(f"{item.path} -> {item.output}: {item.files} files, {format_bytes(item.bytes)}")
+        files = "1 file" if item.files == 1 else f"{item.files} files"
+        lines.append(f"{item.path} -> {item.output}: {files}, {format_bytes(item.bytes)}")
         lines += [f"  {lost.path}: {lost.reason}" for lost in item.skipped[:_SHOWN]]
         if len(item.skipped) > _SHOWN:
             lines.append(f"  and {len(item.skipped) - _SHOWN} more; --json lists all")
