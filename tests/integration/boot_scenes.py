@@ -363,6 +363,7 @@ def failures(stage: Stage) -> dict[str, Any]:
     """Boots that are refused, fail or are stopped leave nothing."""
     taken = stage.boot("--name", DOMAIN)
     network = stage.boot("--network", "nowhere")
+    long = stage.boot("--name", "x" * 100)
     stopped = stage.start("boot", f"{DOMAIN}@latest")
     wait_for(lambda: bool(booted.processes("serve_booted")))
     stopped.send_signal(signal.SIGTERM)
@@ -370,6 +371,7 @@ def failures(stage: Stage) -> dict[str, Any]:
     unknown = [stage.answer("boot", way, "nobody") for way in ("--resume", "--discard")]
     return {
         "taken": taken,
+        "long": long,
         "network": network,
         "stopped": code,
         "unknown": unknown,

@@ -116,6 +116,7 @@ def test_a_boot_that_fails_or_is_stopped_leaves_nothing(scenes: dict[str, Any]) 
     assert failures["network"]["error"]["message"].startswith(
         "cannot start domain web1-boot: Network not found"
     )
+    assert "is too long for a socket" in failures["long"]["error"]["message"]
     assert failures["stopped"] == 130
     assert [answer["code"] for answer in failures["unknown"]] == [16, 16]
     assert failures["left"] == []

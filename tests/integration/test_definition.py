@@ -38,7 +38,8 @@ def test_a_copy_beside_the_running_original(scene: Scene, tmp_path: Path, format
     assert said == (
         "domain.xml starts the original's disks; to start the restored ones, run "
         f"'chmod a+x {output} && virsh define {output}/restored.xml'; "
-        f"it defines {name}, as {scene.machine.name} exists here"
+        f"it defines {name}, as {scene.machine.name} exists here; "
+        "without qemu:commandline, not restored or not to be shared with the original"
     )
     handle = scene.machine.handle.connect().defineXML((output / "restored.xml").read_text())
     with Machine(handle, scene.machine._root, output) as copy:

@@ -75,11 +75,18 @@ def test_a_machine_whose_directory_is_not_mounted_yet_is_not_forgotten(home: Pat
     assert record.read("web1-boot") == booted(folder)
 
 
-def test_a_directory_that_exists_is_refused(tmp_path: Path) -> None:
-    record.make_folder(tmp_path / "large", "web1-boot")
+def test_a_directory_that_exists_is_refused(home: Path, tmp_path: Path) -> None:
+    folder = record.make_folder(tmp_path / "large", "web1-boot")
     for storage in (None, tmp_path / "large"):
-        with pytest.raises(OutputRefused, match="exists"):
+        with pytest.raises(OutputRefused, match="exists") as caught:
             record.make_folder(storage, "web1-boot")
+        assert f"delete {home / 'web1-boot'} if it is empty" in caught.value.advice, (
+            "nothing can be discarded"
+        )
+    record.write(booted(folder))
+    with pytest.raises(OutputRefused) as caught:
+        record.make_folder(None, "web1-boot")
+    assert "run 'puller boot --discard web1-boot'" in caught.value.advice
 
 
 @pytest.mark.parametrize("name", ["../web1", "a/b", ".hidden"])

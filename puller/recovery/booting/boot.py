@@ -125,8 +125,8 @@ class _Booting:
         self._firmware.refuse_existing(self._held)
 
     def run(self) -> Booted:
-        folder = record.make_folder(self._wanted.storage, self._name)
-        self._booted = self._record(folder)
+        self._booted = self._record(record.folder_for(self._wanted.storage, self._name))
+        record.make_folder(self._wanted.storage, self._name)
         try:
             record.write(self._booted)
             self._boot()

@@ -73,18 +73,27 @@ def home() -> Path:
     return state_directory() / "booted"
 
 
-def make_folder(storage: Path | None, name: str) -> Path:
-    """Make the directory of a machine, which must not exist, and make it known. Raises OutputRefused."""
+def folder_for(storage: Path | None, name: str) -> Path:
+    """Return the directory for a new machine, which must not exist. Raises UsageError, OutputRefused."""
     if "/" in name or name.startswith("."):
         raise UsageError(f"cannot name a machine '{name}'", advice="Leave out slashes and a leading dot.")
     known, folder = home() / name, (storage or home()).absolute() / name
     if known.is_symlink() and not known.exists():
         read(name)  # says what is missing
     if os.path.lexists(known) or folder.exists():
-        raise OutputRefused(
-            f"{known if os.path.lexists(known) else folder} exists",
-            advice="Choose another --name, or run 'puller boot --discard' for the machine of this name.",
+        found = known if os.path.lexists(known) else folder
+        ways = (
+            f"run 'puller boot --discard {name}'"
+            if (known / NAME).exists()
+            else f"delete {found} if it is empty"
         )
+        raise OutputRefused(f"{found} exists", advice=f"Choose another --name, or {ways}.")
+    return folder
+
+
+def make_folder(storage: Path | None, name: str) -> Path:
+    """Make the directory of a machine, and make it known. Raises UsageError, OutputRefused."""
+    known, folder = home() / name, folder_for(storage, name)
     with outputs.translated(str(folder)):
         for parent in (folder.parent, home()):
             outputs.make_folder(parent, ENTERED)
