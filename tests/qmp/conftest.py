@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,6 +18,13 @@ from tests.lab.qemu import BareMachine
 BareFactory = Callable[..., BareMachine]
 
 _numbers = count(1)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path, unlike pytest's own: sockets are made in it, whose paths have at most 107 bytes."""
+    with TemporaryDirectory(prefix="bare-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

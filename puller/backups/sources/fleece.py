@@ -36,7 +36,8 @@ class Fleece(PulledSource):
 
     def check_room(self, bases: Mapping[str, Base]) -> None:
         """See Source. Raises ScratchFull, UsageError; HypervisorError if no socket can be made."""
-        require_short(socket_path(self._machine, checkpoint_name(self._repository_id, "0" * 8), self.folder))
+        socket = socket_path(self._machine, checkpoint_name(self._repository_id, "0" * 8), self.folder)
+        require_short(socket, "Name a directory with a shorter path with --scratch-dir.")
         sizes = {drive.disk.target: drive.size for drive in self._machine.drives()}
         check_free(self.folder, required_bytes(sizes[target] for target in bases))
 

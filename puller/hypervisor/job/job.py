@@ -24,6 +24,8 @@ from puller.hypervisor.space.scratch import scratch_path
 from puller.hypervisor.space.scratchwatch import ScratchWatch
 from puller.hypervisor.space.seal import Seal
 
+_SHORTER = "Give the domain a shorter name, or take a push backup with --mode push."
+
 
 def socket_path(domain: Domain, checkpoint: str) -> Path:
     """Return the socket of the job that creates ``checkpoint``, in the domain's runtime directory.
@@ -34,12 +36,12 @@ def socket_path(domain: Domain, checkpoint: str) -> Path:
     return domain.runtime_directory() / f"{checkpoint[: checkpoints.PREFIX_LENGTH]}{checkpoint[-8:]}.sock"
 
 
-def require_short(socket: Path) -> None:
+def require_short(socket: Path, advice: str = _SHORTER) -> None:
     """Raise HypervisorError if ``socket`` is too long a path: QEMU would fail while the job starts."""
     if len(os.fsencode(socket)) > SOCKET_PATH:
         raise HypervisorError(
             f"cannot create the socket {socket}: the path is too long",
-            advice="Give the domain a shorter name, or take a push backup with --mode push.",
+            advice=advice,
         )
 
 
