@@ -26,7 +26,7 @@ from puller.backups.unfinished import refuse_half_rolled_back
 from puller.cancelling import CancelScope
 from puller.errors import CheckpointUnusable, PullerError, UsageError
 from puller.events import Notice, Observer
-from puller.host.command import run_command
+from puller.host.command import run_command, variable
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesced
@@ -285,6 +285,6 @@ def _facts(frozen: Freeze) -> Iterator[dict[str, str]]:
             "PULLER_TIME": str(document["time"]),
             "PULLER_CHECKPOINT": frozen.checkpoint or "",
             "PULLER_EXPORTS": str(path),
-            **{f"PULLER_URI_{disk.disk}": disk.uri for disk in frozen.disks},
-            **{f"PULLER_BITMAP_{disk.disk}": disk.bitmap or "" for disk in frozen.disks},
+            **{variable("PULLER_URI_", disk.disk): disk.uri for disk in frozen.disks},
+            **{variable("PULLER_BITMAP_", disk.disk): disk.bitmap or "" for disk in frozen.disks},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,14 @@ def run_command(
     finally:
         _end(child)
     return code
+
+
+def variable(prefix: str, target: str) -> str:
+    """Return the name of an environment variable about the disk ``target``, which a shell can read.
+
+    A target such as ``drive-scsi0`` has characters that no variable of a shell may have; each becomes ``_``.
+    """
+    return prefix + re.sub(r"[^A-Za-z0-9_]", "_", target)
 
 
 def outcome(code: int) -> str:

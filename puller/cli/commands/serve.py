@@ -30,6 +30,7 @@ from puller.cli.output.tables import table
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
 from puller.events import Observer
+from puller.host.command import variable
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _run(program: str, server: ServerProcess, settings: Settings) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="puller-exports-", suffix=".json") as file:
         json.dump(_document(server), file)
         file.flush()
-        each = {f"PULLER_URI_{item.disk}": item.uri for item in server.exports}
+        each = {variable("PULLER_URI_", item.disk): item.uri for item in server.exports}
         variables = {**os.environ, **each, "uri": server.uri(), "PULLER_EXPORTS": file.name}
         # With --json, stdout is for one document.
         output = sys.stderr if settings.json else None
