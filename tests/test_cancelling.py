@@ -267,6 +267,7 @@ def _pull(place: Place) -> None:
 
     place.patch.setattr(pulling._Pulling, "_look", look)
     place.patch.setattr(pulling._Pulling, "_slow_down", lambda *_: None)
+    place.patch.setattr(pulling._Pulling, "_require_room", lambda *_: None)
     booted: Any = SimpleNamespace(name="web1-boot", connect="qemu:///system")
     pulling._Pulling(booted, place.scope, None, ignore).pull(BootedDisk("vda", 1, "/vda.qcow2"))
 
@@ -381,6 +382,7 @@ ALLOWED = {
     ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",
     ("recovery/files/appliance_process.py", "sleep"): "the process ends itself afterwards",
+    ("recovery/serving/channel.py", "sleep"): "the process ends itself afterwards",
     ("host/ssh.py", "wait"): "the process has been killed",
     ("host/sshhost.py", "wait"): "the process has been killed",
     ("hypervisor/guest/thawing.py", "wait"): "the process has been told to end",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import libvirt
@@ -30,6 +31,13 @@ LONG = "180s"
 
 SHORT = "40s"
 """For what never comes."""
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path, unlike pytest's own: sockets are made in it, whose paths have at most 107 bytes."""
+    with TemporaryDirectory(prefix="drills-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -239,7 +239,7 @@ def test_what_exists_is_refused_before_anything_is_copied(same_point: Scene, tmp
         take("/etc", force=True)
     with pytest.raises(NoSuchFile):
         take("/etc/passwd", "/nothing")
-    with pytest.raises(UsageError, match="no absolute path"):
+    with pytest.raises(UsageError, match="not an absolute path"):
         take("etc/fstab")
 
 
