@@ -137,8 +137,9 @@ class _Freezing:
             try:
                 aftermath.checkpoint = name if self._plan.checkpoint else None
                 done = self._frozen(bases, name, command)
-                if done.exit_code == 0:
-                    aftermath.checkpoint = None  # it is the command's now
+                if done.exit_code != 0:
+                    return replace(done, checkpoint=None)
+                aftermath.checkpoint = None  # it is the command's now
                 return done
             finally:
                 aftermath.delete()

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.qmp.machine import QemuMachine
 
@@ -124,6 +125,11 @@ class SocketAgent:
         self._seconds = FOREVER
         self.name = machine.name
         self.uuid = machine.uuid
+
+    @property
+    def scope(self) -> CancelScope:
+        """See Agent."""
+        return self._machine.scope
 
     @property
     def watchdog(self) -> tuple[str, ...] | None:

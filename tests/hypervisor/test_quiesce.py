@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 import puller
-from puller.errors import HypervisorError, JobRunning, NotQuiesced
+from puller.errors import HypervisorError, JobRunning, NotQuiesced, ScratchFull
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest import guestagent, guestexec, quiesce
@@ -20,6 +22,7 @@ from puller.hypervisor.guest.quiescing import GuestCommand
 from puller.hypervisor.guest.thawing import ThawingProcess, thaw_until_answered
 from puller.hypervisor.job.openjob import open_job
 from puller.hypervisor.locking.lock import lock_directory
+from puller.hypervisor.space import scratchwatch
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.machine import EmbeddedLibvirt
 
@@ -235,6 +238,29 @@ def test_a_command_in_the_guest_that_does_not_end_is_given_up(
     ((when, code, output),) = ran(point)
     assert (when, code) == ("after", None)
     assert "No such file" in output
+
+
+def test_an_alarm_does_not_wait_for_the_command_after_the_thaw(
+    domain: Domain, libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest would be harmed by an open job whose scratch is full."""
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    run, begun = guestexec.run, Event()
+
+    def noted(*words: Any) -> Any:
+        begun.set()
+        return run(*words)
+
+    def free(folder: Path, purpose: str, host: object) -> int:
+        return 0 if begun.is_set() else 1 << 40
+
+    monkeypatch.setattr(guestexec, "run", noted)
+    monkeypatch.setattr(scratchwatch, "free_bytes", free)
+    with pytest.raises(ScratchFull):
+        puller.backup(
+            repository, NAME, connect=libvirt_uri, disks=["vdb"], guest_after=in_guest("sleep 500", 500)
+        )
+    assert open_job(domain) is None
 
 
 def test_only_some_file_systems_are_frozen(domain: Domain, libvirt_uri: str, tmp_path: Path) -> None:

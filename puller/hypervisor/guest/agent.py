@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 
 
@@ -23,6 +24,11 @@ class Asked(Protocol):
 
 class Agent(Asked, Protocol):
     """The guest agent of one domain. Every method raises HypervisorError without an answer."""
+
+    @property
+    def scope(self) -> CancelScope:
+        """The scope of the waits of the run."""
+        ...
 
     @property
     def uuid(self) -> str:

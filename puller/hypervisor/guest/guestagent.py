@@ -15,6 +15,7 @@ from typing import Any
 
 import libvirt_qemu
 
+from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.faults import translate
@@ -101,6 +102,11 @@ class DomainAgent:
         self.uuid = domain.uuid
 
     @property
+    def scope(self) -> CancelScope:
+        """See Agent."""
+        return self._domain.scope
+
+    @property
     def watchdog(self) -> tuple[str, ...] | None:
         """See Agent: no other process can reach an embedded driver."""
         if is_embedded(self._uri):
@@ -140,7 +146,10 @@ class DomainAgent:
         request = json.dumps({"execute": command, "arguments": arguments})
         with translate(f"cannot run a command in domain {self.name}"):
             answer = self._domain.handle.apply(libvirt_qemu.qemuAgentCommand, request, _ANSWER, 0)
-        return json.loads(answer)["return"]
+        try:
+            return json.loads(answer)["return"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HypervisorError(f"the guest agent of domain {self.name} gave no valid answer") from error
 
     def refused(self, error: HypervisorError) -> bool:
         """See Agent."""

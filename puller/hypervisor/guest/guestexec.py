@@ -21,31 +21,32 @@ OUTPUT = 4096
 """Characters of a command's output that are kept."""
 
 
-def run(agent: Asked, command: GuestCommand, when: str) -> GuestRun:
+def run(agent: Asked, command: GuestCommand, when: str, scope: CancelScope | None = None) -> GuestRun:
     """Run ``command`` in the guest and wait until it ends or its time is over. Raises no HypervisorError.
 
-    A command whose time is over goes on in the guest: the agent cannot end it.
+    A command whose time is over goes on in the guest: the agent cannot end it. Raises Interrupted if
+    ``scope`` is cancelled.
     """
     began = time.monotonic()
     code: int | None = None
     try:
-        code, output = _run(agent, command, began + command.timeout)
+        code, output = _run(agent, command, began + command.timeout, scope or CancelScope())
     except HypervisorError as error:
         output = error.message
     return GuestRun(when, command.words, code, round(time.monotonic() - began, 3), output[:OUTPUT])
 
 
-def _run(agent: Asked, command: GuestCommand, deadline: float) -> tuple[int | None, str]:
+def _run(agent: Asked, command: GuestCommand, deadline: float, scope: CancelScope) -> tuple[int | None, str]:
     program, *arguments = command.words
     started = _ask(agent, "guest-exec", path=program, arg=arguments, **{"capture-output": True})
-    waiting = CancelScope()  # the command after a freeze has to run even if the backup is being stopped
     while True:
         state = _ask(agent, "guest-exec-status", pid=started["pid"])
         if state.get("exited"):
             return _code(state), _output(state)
         if time.monotonic() > deadline:
             return None, f"it did not end within {command.timeout:g} s"
-        waiting.pause(_PAUSE)
+        scope.check()
+        scope.pause(_PAUSE)
 
 
 def _ask(agent: Asked, name: str, **arguments: Any) -> dict[str, Any]:

@@ -15,17 +15,20 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from puller.errors import HypervisorError, NotQuiesced, PullerError
 from puller.hypervisor.guest import guestexec
 from puller.hypervisor.guest.agent import Agent
-from puller.hypervisor.guest.quiescing import FREEZE_SECONDS, GuestCommand, GuestRun, Quiesce, Quiescing
+from puller.hypervisor.guest.quiescing import FREEZE_SECONDS, GuestRun, Quiesce, Quiescing
 from puller.hypervisor.guest.thawing import ThawingProcess
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.locking.lock import lock_directory
+
+T = TypeVar("T")
 
 BEGIN_SECONDS = 25
 """Seconds that the start of the job may take while the guest is frozen. Together with the time of the freeze
@@ -190,7 +193,7 @@ class Quiesced(FrozenDisks):
     def _run_before(self) -> None:
         """Run the command before the freeze. Raises NotQuiesced if it fails and the freeze is a must."""
         command = self._quiescing.before
-        if command is None or self._run(command, "before").exit_code == 0:
+        if command is None or self._told(guestexec.run(self._agent, command, "before", self._agent.scope)):
             return
         if self._quiesce is Quiesce.ON:
             raise NotQuiesced(
@@ -199,31 +202,39 @@ class Quiesced(FrozenDisks):
                 advice="Find the cause in the output of the command, above.",
             )
 
-    def _run_after(self) -> None:
-        if self._quiescing.after is not None:
-            self._run(self._quiescing.after, "after")
+    def _run_after(self, process: ThawingProcess | None) -> None:
+        """Run the command after the thaw, and end the watchdog. Raises an alarm that comes first.
 
-    def _run(self, command: GuestCommand, when: str) -> GuestRun:
-        done = guestexec.run(self._agent, command, when)
+        The command is not part of the run's scope: it undoes what the one before did.
+        """
+        command = self._quiescing.after
+        try:
+            if command is not None:
+                run = partial(guestexec.run, self._agent, command, "after")
+                self._told(self._unless_alarmed("guest-after", run).result())
+        finally:
+            self._release(process)
+
+    def _told(self, done: GuestRun) -> bool:
+        """Record and report what became of a command; return whether it succeeded."""
         self.guest_runs += (done,)
         for line in done.output.splitlines()[:_LINES]:
-            self._tell(f"{command.words[0]} in the guest: {line}")
+            self._tell(f"{done.words[0]} in the guest: {line}")
         if done.exit_code != 0:
             code = "no exit code" if done.exit_code is None else f"exit code {done.exit_code}"
-            self._tell(f"{command.words[0]} in the guest failed with {code}")
-        return done
+            self._tell(f"{done.words[0]} in the guest failed with {code}")
+        return done.exit_code == 0
 
     def _end_freeze(self, process: ThawingProcess | None) -> bool:
         """Thaw what may be frozen, and return whether it was. The command after it runs in any case."""
         if self._to_thaw:
             return self._thaw(process)
-        self._run_after()
-        self._release(process)
+        self._run_after(process)
         return False
 
     def _thaw(self, process: ThawingProcess | None) -> bool:
         """Thaw, and return whether the guest was frozen. Without an answer, the watchdog repeats the thaw."""
-        answer = self._answer_to_thaw()
+        answer = self._unless_alarmed("thaw", self._agent.thaw)
         try:
             thawed = answer.result() > 0
         except HypervisorError as error:
@@ -232,25 +243,24 @@ class Quiesced(FrozenDisks):
                 return False
             self._tell(error.message)
             thawed = False
-        self._run_after()
-        self._release(process)
+        self._run_after(process)
         return thawed
 
-    def _answer_to_thaw(self) -> Future[int]:
+    def _unless_alarmed(self, name: str, question: Callable[[], T]) -> Future[T]:
         """Return the agent's answer, or raise an alarm that comes first.
 
         An agent that hangs must not keep the open job from being ended. So the call runs in a thread, which
         may be abandoned.
         """
-        answer: Future[int] = Future()
+        answer: Future[T] = Future()
 
         def ask() -> None:
             try:
-                answer.set_result(self._agent.thaw())
+                answer.set_result(question())
             except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 answer.set_exception(error)
 
-        Thread(target=ask, name="thaw", daemon=True).start()
+        Thread(target=ask, name=name, daemon=True).start()
         waited: list[Future[Any]] = [answer, self._alarmed]
         wait(waited, return_when=FIRST_COMPLETED)
         if not answer.done():
