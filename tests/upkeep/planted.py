@@ -72,7 +72,7 @@ def the_newest_is_whosever_ran_last(patch: pytest.MonkeyPatch) -> None:
 def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
     """The time of the newest point is taken from an object's name, whoever put the object."""
 
-    def newest(history: History, now: datetime) -> datetime:
+    def newest(history: History, now: datetime, _host: str) -> datetime:
         return max(map(time_of, history.ids), default=now)
 
     patch.setattr("puller.backups.clock._newest", newest)
