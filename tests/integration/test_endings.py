@@ -24,8 +24,8 @@ from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.space import scratchwatch
 from puller.jobs.batch import Reporters, take_all
 from puller.repository.points import time_of
-from puller.units import MIB
-from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
+from puller.units import GIB, MIB
+from tests.integration.conftest import Backup, Scene, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
@@ -66,6 +66,45 @@ def test_a_qemu_that_crashes(
     assert point.kind == "rehash"
     assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
     assert checkpoints(machine) == {point.checkpoint}
+
+
+@pytest.mark.parametrize("mode", ["pull", "push"])
+def test_a_guest_that_shuts_down_by_itself(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth, mode: str
+) -> None:
+    """From 11.10 on libvirt keeps QEMU until the job has ended. Before, the job ends with QEMU."""
+    large = [DiskSpec("vdb", GIB, "qcow2-falloc")] if mode == "push" else []
+    machine = machine_factory(DiskSpec("vda", 8 * MIB), *large)
+    for disk in large:
+        machine.brake(disk.target)
+    machine.write("vda", 1, 0, 8 * MIB)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    take = Backup(libvirt_uri, mode, truth)
+    first = take(repository, machine, disks=["vda"])
+    machine.write("vda", 2, MIB, MIB)
+
+    def shut_down(event: Event) -> None:
+        if isinstance(event, Step) and event.name == ("read" if mode == "pull" else "push"):
+            machine.shut_down_from_inside()
+
+    with Host.connect(libvirt_uri) as host:
+        is_kept = host.libvirt_version >= (11, 10, 0)
+    if is_kept:
+        point = take(repository, machine, observer=shut_down)
+        assert [disk.kind for disk in point.disks] == ["incremental", *("full" for _ in large)]
+        assert truth.equals(restored(repository, point, tmp_path), "vda", 2)
+        assert not machine.handle.isActive()
+    else:
+        with pytest.raises(DomainNotRunning):
+            take(repository, machine, observer=shut_down)
+        point = first
+    assert not leftovers(tmp_path)
+    machine.start()
+    machine.write("vda", 3, 2 * MIB, MIB)
+    later = take(repository, machine, disks=["vda"])
+    assert (later.kind, later.parent) == ("incremental", point.point)
+    assert truth.equals(restored(repository, later, tmp_path), "vda", 3 if is_kept or mode == "pull" else 2)
+    assert checkpoints(machine) == {later.checkpoint}
 
 
 def test_a_checkpoint_that_goes_while_it_is_retired(
