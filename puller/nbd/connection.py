@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import nbd
@@ -99,6 +98,8 @@ class Connection:
         self._greet(self._handle)
         if context is not None:
             self._demand(context)
+        self.has_long_requests = self._agree()
+        """Whether the length of a request may have 64 bits."""
 
     def _begin(self, handle: nbd.NBD) -> socket.socket:
         """Begin to connect. Return a second descriptor of the socket: the handle is locked during waits."""
@@ -172,9 +173,8 @@ class Connection:
         """Whether a flush on one connection covers the writes of others (NBD_FLAG_CAN_MULTI_CONN)."""
         return bool(self._ask("flags", lambda handle: handle.can_multi_conn()))
 
-    @cached_property
-    def has_long_requests(self) -> bool:
-        """Whether lengths have 64 bits: the server and libnbd have agreed upon extended headers."""
+    def _agree(self) -> bool:
+        """Return whether the server and libnbd have agreed upon extended headers."""
         if not has_long_extents():
             return False
         return bool(self._ask("headers", lambda handle: handle.get_extended_headers_negotiated()))
