@@ -166,7 +166,7 @@ class Machine:
             human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
             for port in _SLEEP_PORTS:
                 with suppress(libvirt.libvirtError):  # it has just gone
-                    libvirt_qemu.qemuMonitorCommand(self.handle, f"o /w {port:#x} 0x2000", human)
+                    libvirt_qemu.qemuMonitorCommand(self.handle, f"o /h {port:#x} 0x2000", human)
             time.sleep(0.01)
 
     def _runs(self) -> bool:
