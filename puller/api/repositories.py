@@ -49,7 +49,8 @@ def create_repository(
             the repository's own, must exist.
         password: The password that opens the repository.
         key_file: The content of a key file that opens the repository: 32 random bytes or more.
-        store_options: Options of the store, such as the storage class. Default: those of bucket and AWS profile.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
 
     Returns:
         The open repository.
@@ -88,7 +89,8 @@ def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user 
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
-        store_options: Options of the store, such as the storage class. Default: those of bucket and AWS profile.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
         index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
             stands for 256 MiB.
         scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing

@@ -113,8 +113,8 @@ class RepositoryTable(Table):
     addressing: Annotated[
         Literal["auto", "path", "virtual"] | None,
         Key(
-            'the place of the bucket\'s name: "path" (endpoint/bucket), "virtual" (bucket.endpoint) or "auto" '
-            "(default: the AWS profile's)",
+            'the place of the bucket\'s name: "path" (endpoint/bucket), "virtual" (bucket.endpoint) or '
+            '"auto" (default: the AWS profile\'s)',
             '"path"',
         ),
     ] = None

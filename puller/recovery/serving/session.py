@@ -30,7 +30,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
     open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
     bytes; ``options`` those of the store; ``patience`` the seconds that the store may be silent before a read
-    fails. A ``writable`` disk has a throw-away overlay. ``folder`` is for at most ``folder_size`` bytes of slots.
+    fails. A ``writable`` disk has a throw-away overlay. ``folder`` is for at most ``folder_size`` bytes of
+    slots.
     """
 
     url: str

@@ -82,8 +82,8 @@ def _client(config: Config, ca_bundle: str | None) -> S3Client:
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     if endpoint.startswith("https:"):
-        s3: Any = getattr(config, "s3", None) or {}
-        config = config.merge(Config(s3={**s3, "payload_signing_enabled": False}))
+        s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
+        config = config.merge(Config(s3=s3))
     return session.client("s3", config=config, verify=ca_bundle)
 
 
