@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         diff,
         discard_booted,
         doctor,
+        exercise_store,
         file_versions,
         find_booted,
         find_files,
@@ -96,6 +97,13 @@ if TYPE_CHECKING:
         Command,
         Defaults,
         Keep,
+    )
+    from puller.diagnosis.exercise.exercise import (
+        ExerciseReport,
+    )
+    from puller.diagnosis.exercise.speed import (
+        Latency,
+        Throughput,
     )
     from puller.diagnosis.finding import (
         Finding,
@@ -328,6 +336,7 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -354,6 +363,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "Latency",
     "ListedMachine",
     "Locked",
     "MissingObject",
@@ -420,6 +430,7 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Throughput",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
@@ -436,6 +447,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -470,7 +482,7 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
         "remove_key repair_index restore resume_booted rollback serve stats"
@@ -482,6 +494,8 @@ _HOMES = {
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.exercise.exercise": "ExerciseReport",
+    "puller.diagnosis.exercise.speed": "Latency Throughput",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "

@@ -35,6 +35,7 @@ FUNCTIONS = {
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -83,6 +84,7 @@ RESULTS = {
     "DiskExport",
     "DiskRecord",
     "Drills",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -96,6 +98,7 @@ RESULTS = {
     "JobReport",
     "KeptPoint",
     "Key",
+    "Latency",
     "ListedMachine",
     "MountedPoint",
     "Point",
@@ -115,6 +118,7 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Throughput",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {

@@ -156,6 +156,15 @@ class FolderStore(Scoped):
         if failures:
             raise failures[0]
 
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of ``prefix`` and those in it, except those that hold something.
+
+        Only for a prefix that no put uses any more.
+        """
+        for place, _, _ in os.walk(self._path(prefix.removesuffix("/")), topdown=False):
+            with suppress(OSError):
+                Path(place).rmdir()
+
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)
 
