@@ -256,6 +256,9 @@ if TYPE_CHECKING:
     from puller.repository.selection import (
         Scope,
     )
+    from puller.store.options import (
+        StoreOptions,
+    )
     from puller.upkeep.check import (
         CheckError,
         CheckReport,
@@ -414,6 +417,7 @@ __all__ = [
     "StoreDenied",
     "StoreError",
     "StoreFull",
+    "StoreOptions",
     "StoreUnavailable",
     "Taken",
     "UnknownKind",
@@ -510,6 +514,7 @@ _HOMES = {
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
+    "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
     "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",

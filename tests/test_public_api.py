@@ -127,7 +127,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "StoreOptions"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

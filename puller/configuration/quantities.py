@@ -84,6 +84,11 @@ def size(word: str) -> int:
     return _bytes(word)
 
 
+def memory(word: str) -> int:
+    """Read the memory of a machine: ``2G``, or a plain number of MiB. Raises ValueError."""
+    return budget(f"{word}M" if word.isdecimal() else word)
+
+
 def _bytes(word: str, letters: str = "KMGT") -> int:
     """Return 0 if it is not a number with one of the ``letters``."""
     match = _NUMBER.fullmatch(word)
