@@ -30,6 +30,13 @@ def duration(word: str) -> timedelta:
     return timedelta(seconds=sum(int(number) * _SECONDS[unit] for unit, number in numbers.items() if number))
 
 
+def interval(word: str) -> str:
+    """Check a duration above 0. Raises ValueError."""
+    if not duration(word):
+        raise ValueError(f"invalid duration '{word}': use one above 0, such as 1d")
+    return word
+
+
 def _why_not(word: str) -> str:
     if _LONE_M.search(word):
         return "does 'm' mean minutes (write min) or months (write mo)?"

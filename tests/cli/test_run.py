@@ -86,12 +86,12 @@ def test_what_the_job_says_reaches_the_backup(
     cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
 ) -> None:
     setting.job(
-        f'domains = ["{machine.name}"]\nexclude-disks = ["vda"]\ntags = {{ site = "north" }}',
+        f'domains = ["{machine.name}"]\nexclude-disks = ["vda"]\ntags = {{ site = "north" }}\ninterval = "1d"',
         defaults=f'scratch-dir = "{tmp_path}"',
     )
     (record,) = cli("run", "nightly", "--json").document["points"]
     assert [disk["disk"] for disk in record["disks"]] == ["vdb"]
-    assert record["tags"] == {"site": "north", "job": "nightly"}
+    assert record["tags"] == {"site": "north", "job": "nightly", "interval": "1d"}
     setting.job(f'domains = ["{machine.name}"]\ndisks = ["vda"]\nscratch-dir = "/nonexistent"')
     assert "/nonexistent" in cli("run", "nightly", "--json").error["message"]
 
