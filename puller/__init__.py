@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         rollback,
         serve,
         stats,
+        status,
     )
     from puller.api.files import (
         CopiedFiles,
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
         JobRunning,
         KeyNotHeld,
         Locked,
+        MachinesLate,
         MissingObject,
         MonitorRefused,
         NbdError,
@@ -196,6 +198,12 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.overview.interval import (
+        Interval,
+    )
+    from puller.overview.machine import (
+        MachineStatus,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -352,6 +360,7 @@ __all__ = [
     "ImageFormat",
     "ImageRecord",
     "Interrupted",
+    "Interval",
     "Job",
     "JobLeftOpen",
     "JobReport",
@@ -366,6 +375,8 @@ __all__ = [
     "Latency",
     "ListedMachine",
     "Locked",
+    "MachineStatus",
+    "MachinesLate",
     "MissingObject",
     "Mistake",
     "Mode",
@@ -477,6 +488,7 @@ __all__ = [
     "run_job",
     "serve",
     "stats",
+    "status",
 ]
 
 _HOMES = {
@@ -485,7 +497,7 @@ _HOMES = {
         "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve stats"
+        "remove_key repair_index restore resume_booted rollback serve stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -501,7 +513,8 @@ _HOMES = {
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MachinesLate MissingObject "
+        "MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
         "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
@@ -512,6 +525,8 @@ _HOMES = {
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
+    "puller.overview.interval": "Interval",
+    "puller.overview.machine": "MachineStatus",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",

@@ -65,6 +65,7 @@ FUNCTIONS = {
     "run_job",
     "serve",
     "stats",
+    "status",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
 RESULTS = {
@@ -96,10 +97,12 @@ RESULTS = {
     "HeldDrill",
     "ImageRecord",
     "JobReport",
+    "Interval",
     "KeptPoint",
     "Key",
     "Latency",
     "ListedMachine",
+    "MachineStatus",
     "MountedPoint",
     "Point",
     "PointDifference",

@@ -35,6 +35,9 @@ from puller.api.machines import (
     forget,
     freeze,
 )
+from puller.api.overview import (
+    status,
+)
 from puller.api.proving import (
     prove,
 )
@@ -114,4 +117,5 @@ __all__ = [
     "rollback",
     "serve",
     "stats",
+    "status",
 ]

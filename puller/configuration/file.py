@@ -35,6 +35,8 @@ _PATHS = (
     *("key-file", "password-file", "ca-bundle", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
     "directory",
 )
+_RESERVED = {"job": "name", "interval": "interval"}
+"""Tags that a job writes itself, and what they say."""
 _OPTIONS = tuple(option.name.replace("_", "-") for option in fields(StoreOptions))
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
@@ -265,9 +267,10 @@ class _Reading:
         if both:
             text = f"{name}.exclude-disks and disks both name {', '.join(sorted(both))}"
             self._findings.add((*path, "exclude-disks"), text, "Name each disk in only one of the two lists.")
-        if "job" in merged.get("tags", {}):
-            text = f"{name}.tags.job is reserved for the name of the job"
-            self._findings.add((*path, "tags", "job"), text, "Choose another name for the tag.")
+        for tag, meaning in _RESERVED.items():
+            if tag in merged.get("tags", {}):
+                text = f"{name}.tags.{tag} is reserved for the {meaning} of the job"
+                self._findings.add((*path, "tags", tag), text, "Choose another name for the tag.")
 
 
 def _same(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate, size
+from puller.configuration.quantities import budget, duration, duration_or_size, interval, ports, rate, size
 from puller.store.options import MOST_CONNECTIONS, storage_class
 
 
@@ -270,6 +270,15 @@ class Shared(Table):
     ] = None
     tags: Annotated[
         dict[Text, str] | None, Key("a table of texts that are stored in every point", '{ site = "north" }')
+    ] = None
+    interval: Annotated[
+        Text | None,
+        Key(
+            "a duration: how often the job runs; a machine without a new point for longer is late "
+            "(default: estimated from its points)",
+            '"1d"',
+            interval,
+        ),
     ] = None
     hosts: Annotated[
         Texts | None,

@@ -248,7 +248,7 @@ def alone_backups(stage: Stage, domain: Any) -> list[str]:
 
 def running_machine(stage: Stage) -> dict[str, Any]:
     """Booted without --keep: backed up, then the host loses power, and it is put together again."""
-    began = stage.must_boot("--memory", "160M", "--storage", str(stage.folder / "elsewhere"))
+    began = stage.must_boot("--memory", "160", "--storage", str(stage.folder / "elsewhere"))
     terminal = stage.terminal()
     terminal.wait_turns(5)
     protected = [note for note in stage.left() if note.startswith("booted as")]
