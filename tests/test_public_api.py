@@ -46,6 +46,7 @@ FUNCTIONS = {
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -63,9 +64,10 @@ FUNCTIONS = {
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
 }
-LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
+LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
     "Booted",
@@ -97,6 +99,7 @@ RESULTS = {
     "KeptPoint",
     "Key",
     "ListedMachine",
+    "LockPolicy",
     "MountedPoint",
     "Point",
     "PointDifference",
