@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         serve,
         set_lock,
         stats,
+        status,
     )
     from puller.api.files import (
         CopiedFiles,
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
         JobRunning,
         KeyNotHeld,
         Locked,
+        MachinesLate,
         MissingObject,
         MonitorRefused,
         NbdError,
@@ -191,6 +193,12 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.overview.interval import (
+        Interval,
+    )
+    from puller.overview.machine import (
+        MachineStatus,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -259,6 +267,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.selection import (
         Scope,
+    )
+    from puller.store.options import (
+        StoreOptions,
     )
     from puller.upkeep.check import (
         CheckError,
@@ -344,6 +355,7 @@ __all__ = [
     "ImageFormat",
     "ImageRecord",
     "Interrupted",
+    "Interval",
     "Job",
     "JobLeftOpen",
     "JobReport",
@@ -359,6 +371,8 @@ __all__ = [
     "LockMode",
     "LockPolicy",
     "Locked",
+    "MachineStatus",
+    "MachinesLate",
     "MissingObject",
     "Mistake",
     "Mode",
@@ -420,6 +434,7 @@ __all__ = [
     "StoreDenied",
     "StoreError",
     "StoreFull",
+    "StoreOptions",
     "StoreUnavailable",
     "Taken",
     "UnknownKind",
@@ -469,6 +484,7 @@ __all__ = [
     "serve",
     "set_lock",
     "stats",
+    "status",
 ]
 
 _HOMES = {
@@ -477,7 +493,7 @@ _HOMES = {
         "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve set_lock stats"
+        "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -491,7 +507,8 @@ _HOMES = {
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MachinesLate MissingObject "
+        "MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
         "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
@@ -502,6 +519,8 @@ _HOMES = {
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
+    "puller.overview.interval": "Interval",
+    "puller.overview.machine": "MachineStatus",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
@@ -519,6 +538,7 @@ _HOMES = {
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
+    "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
     "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",

@@ -66,6 +66,7 @@ FUNCTIONS = {
     "serve",
     "set_lock",
     "stats",
+    "status",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
@@ -96,10 +97,12 @@ RESULTS = {
     "HeldDrill",
     "ImageRecord",
     "JobReport",
+    "Interval",
     "KeptPoint",
     "Key",
     "ListedMachine",
     "LockPolicy",
+    "MachineStatus",
     "MountedPoint",
     "Point",
     "PointDifference",
@@ -130,7 +133,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "StoreOptions"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -40,6 +40,9 @@ from puller.api.machines import (
     forget,
     freeze,
 )
+from puller.api.overview import (
+    status,
+)
 from puller.api.proving import (
     prove,
 )
@@ -120,4 +123,5 @@ __all__ = [
     "serve",
     "set_lock",
     "stats",
+    "status",
 ]

@@ -41,6 +41,7 @@ COMMANDS = (
     "lock",
     "repair",
     "stats",
+    "status",
     "doctor",
     "freeze",
     "forget",

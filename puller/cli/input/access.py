@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from puller.api import LockMode
     from puller.repository.repository import Repository
+    from puller.store.options import StoreOptions
 
 T = TypeVar("T")
 
@@ -92,12 +93,24 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
+def store_options(settings: Settings) -> StoreOptions:
+    """Return the options of the repository's store, from environment and configuration. Raises UsageError."""
+    from puller.store.options import DEFAULTS, from_environment
+
+    return from_environment(os.environ, DEFAULTS if settings.place is None else settings.place.options)
+
+
 def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
     from puller import api
 
     kept = settings.place.index_budget if settings.place is not None else None
     return api.open_repository(
-        url, password=secret.password, key_file=secret.key_file, index_budget=kept, scope=scope
+        url,
+        password=secret.password,
+        key_file=secret.key_file,
+        store_options=store_options(settings),
+        index_budget=kept,
+        scope=scope,
     )
 
 
@@ -126,6 +139,7 @@ def create_repository(
         key_file=secret.key_file,
         lock_mode=lock_mode,
         lock_period=lock_period,
+        store_options=store_options(settings),
     )
 
 
