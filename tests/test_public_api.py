@@ -47,6 +47,7 @@ FUNCTIONS = {
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -64,10 +65,11 @@ FUNCTIONS = {
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
     "status",
 }
-LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
+LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
     "Booted",
@@ -102,6 +104,7 @@ RESULTS = {
     "Key",
     "Latency",
     "ListedMachine",
+    "LockPolicy",
     "MachineStatus",
     "MountedPoint",
     "Point",
