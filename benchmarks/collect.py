@@ -114,6 +114,9 @@ class Large:
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(key)
 
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
     def delete(self, keys: Iterable[str]) -> None:
         self.inner.delete(keys)
 
