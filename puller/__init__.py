@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         rollback,
         serve,
         stats,
+        status,
     )
     from puller.api.files import (
         CopiedFiles,
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
         JobRunning,
         KeyNotHeld,
         Locked,
+        MachinesLate,
         MissingObject,
         MonitorRefused,
         NbdError,
@@ -188,6 +190,12 @@ if TYPE_CHECKING:
     )
     from puller.jobs.report import (
         JobReport,
+    )
+    from puller.overview.interval import (
+        Interval,
+    )
+    from puller.overview.machine import (
+        MachineStatus,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -255,6 +263,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.selection import (
         Scope,
+    )
+    from puller.store.options import (
+        StoreOptions,
     )
     from puller.upkeep.check import (
         CheckError,
@@ -340,6 +351,7 @@ __all__ = [
     "ImageFormat",
     "ImageRecord",
     "Interrupted",
+    "Interval",
     "Job",
     "JobLeftOpen",
     "JobReport",
@@ -353,6 +365,8 @@ __all__ = [
     "KeyRole",
     "ListedMachine",
     "Locked",
+    "MachineStatus",
+    "MachinesLate",
     "MissingObject",
     "Mistake",
     "Mode",
@@ -414,6 +428,7 @@ __all__ = [
     "StoreDenied",
     "StoreError",
     "StoreFull",
+    "StoreOptions",
     "StoreUnavailable",
     "Taken",
     "UnknownKind",
@@ -461,6 +476,7 @@ __all__ = [
     "run_job",
     "serve",
     "stats",
+    "status",
 ]
 
 _HOMES = {
@@ -469,7 +485,7 @@ _HOMES = {
         "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve stats"
+        "remove_key repair_index restore resume_booted rollback serve stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -483,7 +499,8 @@ _HOMES = {
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MachinesLate MissingObject "
+        "MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
         "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
@@ -494,6 +511,8 @@ _HOMES = {
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
+    "puller.overview.interval": "Interval",
+    "puller.overview.machine": "MachineStatus",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
@@ -510,6 +529,7 @@ _HOMES = {
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
+    "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
     "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",

@@ -64,6 +64,7 @@ FUNCTIONS = {
     "run_job",
     "serve",
     "stats",
+    "status",
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
 RESULTS = {
@@ -94,9 +95,11 @@ RESULTS = {
     "HeldDrill",
     "ImageRecord",
     "JobReport",
+    "Interval",
     "KeptPoint",
     "Key",
     "ListedMachine",
+    "MachineStatus",
     "MountedPoint",
     "Point",
     "PointDifference",
@@ -127,7 +130,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "StoreOptions"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -35,6 +35,9 @@ from puller.api.machines import (
     forget,
     freeze,
 )
+from puller.api.overview import (
+    status,
+)
 from puller.api.proving import (
     prove,
 )
@@ -112,4 +115,5 @@ __all__ = [
     "rollback",
     "serve",
     "stats",
+    "status",
 ]

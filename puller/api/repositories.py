@@ -18,6 +18,7 @@ from puller.repository import repository as repositories
 from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.repository import Repository
 from puller.store.location import address, open_store
+from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
     from puller.configuration.file import Configuration
 
 
-def create_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def create_repository(
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    store_options: StoreOptions = DEFAULTS,
+) -> Repository:
     """Create a repository.
 
     Without ``password`` and ``key_file`` the repository is not encrypted.
@@ -42,6 +49,8 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
             the repository's own, must exist.
         password: The password that opens the repository.
         key_file: The content of a key file that opens the repository: 32 random bytes or more.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
 
     Returns:
         The open repository.
@@ -56,15 +65,18 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
         >>> repository = puller.create_repository("s3://backups/kvm", password="…")
     """
     secret = secret_of(password, key_file)
-    store = open_store(url)
-    return repositories.create(RetryingStore(store), secret, address(store))
+    store = open_store(url, store_options)
+    repository = repositories.create(RetryingStore(store), secret, address(store))
+    repository.store_options = store_options
+    return repository
 
 
-def open_repository(
+def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
     url: str,
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    store_options: StoreOptions = DEFAULTS,
     index_budget: int | None = None,
     scope: CancelScope | None = None,
 ) -> Repository:
@@ -77,6 +89,8 @@ def open_repository(
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
         index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
             stands for 256 MiB.
         scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
@@ -103,8 +117,9 @@ def open_repository(
             f"cannot keep an index in {index_budget} bytes",
             advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
         )
-    store = open_store(url)
+    store = open_store(url, store_options)
     repository = repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository.store_options = store_options
     repository.index_budget = BUDGET if index_budget is None else index_budget
     return repository
 

@@ -40,6 +40,7 @@ COMMANDS = (
     "release",
     "repair",
     "stats",
+    "status",
     "doctor",
     "freeze",
     "forget",

@@ -42,6 +42,7 @@ from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run, Tuning
 from puller.store.base import ObjectInfo, Store
+from puller.store.options import DEFAULTS
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
@@ -50,8 +51,8 @@ class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` is the difference from the repository that this host remembers at its
-    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index. Threads can share
-    it.
+    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index,
+    ``store_options`` are those that its store was opened with. Threads can share it.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Repository(Scoped):
         self.scope = store.scope
         self.replaced = replaced
         self.index_budget = BUDGET
+        self.store_options = DEFAULTS
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from puller.cli.input.access import open_repository, repository_url
+from puller.cli.input.access import open_repository, repository_url, store_options
 from puller.cli.input.options import Bare
 from puller.cli.output.console import printable
 from puller.cli.output.outcome import Outcome
@@ -60,7 +60,8 @@ def command(
 
     # Not puller.doctor: a missing or wrong password is a finding too.
     examination = Examination(settings.connect or DEFAULT_URI, **choices)
-    checks = list(doctor(open_store(url), lambda: open_repository(settings), examination))
+    store = open_store(url, store_options(settings))
+    checks = list(doctor(store, lambda: open_repository(settings), examination))
     document = {"checks": [_record(check) for check in checks]}
     return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
 

@@ -14,6 +14,7 @@ from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:
     from puller.repository.repository import Repository
+    from puller.store.options import StoreOptions
 
 T = TypeVar("T")
 
@@ -89,12 +90,24 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
+def store_options(settings: Settings) -> StoreOptions:
+    """Return the options of the repository's store, from environment and configuration. Raises UsageError."""
+    from puller.store.options import DEFAULTS, from_environment
+
+    return from_environment(os.environ, DEFAULTS if settings.place is None else settings.place.options)
+
+
 def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
     from puller import api
 
     kept = settings.place.index_budget if settings.place is not None else None
     return api.open_repository(
-        url, password=secret.password, key_file=secret.key_file, index_budget=kept, scope=scope
+        url,
+        password=secret.password,
+        key_file=secret.key_file,
+        store_options=store_options(settings),
+        index_budget=kept,
+        scope=scope,
     )
 
 
@@ -112,7 +125,9 @@ def create_repository(settings: Settings, encrypted: bool) -> Repository:
         secret = Secret()
     from puller import api
 
-    return api.create_repository(url, password=secret.password, key_file=secret.key_file)
+    return api.create_repository(
+        url, password=secret.password, key_file=secret.key_file, store_options=store_options(settings)
+    )
 
 
 def _new_password() -> Secret:

@@ -13,8 +13,10 @@ from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
 from puller.errors import UsageError
+from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
+from puller.store.s3.options import add_to_requests, with_options
 from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
@@ -26,24 +28,32 @@ _SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
 """Errors of unreadable files, missing programs and their output, besides the client's own errors."""
 
 
-def connect(bucket: str, prefix: str, config: Config | None = None) -> S3Store:
+def connect(
+    bucket: str, prefix: str, config: Config | None = None, options: StoreOptions = DEFAULTS
+) -> S3Store:
     """Return the store in ``bucket`` under ``prefix``, without touching it.
 
     Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
     overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
-    exist, or an endpoint that is not a URL.
+    exist, or an endpoint that is not a URL, or if the CA bundle of the options cannot be used.
     """
     differences = Differences()
-    return S3Store(make_client(config, differences), bucket, prefix, differences)
+    client = make_client(config, options, differences)
+    add_to_requests(client, options, f"{prefix}/" if prefix else "")
+    return S3Store(client, bucket, prefix, differences)
 
 
-def make_client(config: Config | None = None, differences: Differences | None = None) -> S3Client:
+def make_client(
+    config: Config | None = None,
+    options: StoreOptions = DEFAULTS,
+    differences: Differences | None = None,
+) -> S3Client:
     """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads.
 
-    It notes in ``differences`` what it meets.
+    Only what the options set for all requests is in it. It notes in ``differences`` what it meets.
     """
     try:
-        client = _client(config or Config(), differences or Differences())
+        client = _client(config or Config(), options, differences or Differences())
     except _SETTING_UP as error:
         raise UsageError(
             f"cannot set up the S3 client: {error}".rstrip(".: \n"),
@@ -57,7 +67,7 @@ def make_client(config: Config | None = None, differences: Differences | None = 
     return client
 
 
-def _client(config: Config, differences: Differences) -> S3Client:
+def _client(config: Config, options: StoreOptions, differences: Differences) -> S3Client:
     """Create the client; bodies are not signed if TLS protects them, which saves processor time.
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
@@ -67,11 +77,11 @@ def _client(config: Config, differences: Differences) -> S3Client:
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     unsigned = endpoint.startswith("https:") and not decides_signing(core)
-    config = own_settings(core).merge(config)
+    config = with_options(own_settings(core), options).merge(config)
     if unsigned:
-        s3: Any = {**(getattr(config, "s3", None) or {}), "payload_signing_enabled": False}
+        s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
         config = config.merge(Config(s3=s3))
-    client = session.client("s3", config=config)
+    client = session.client("s3", config=config, verify=options.ca_bundle)
     Signing(client, differences, lambda: Session().get_credentials(), unsigned)
     return client
 

@@ -28,7 +28,7 @@ def own_settings(session: Session) -> Config:
         options["retries"] = retries
     if not _section(profile).get("signature_version"):
         options["signature_version"] = "s3v4"
-    return Config(max_pool_connections=16, connect_timeout=10, read_timeout=60, tcp_keepalive=True, **options)
+    return Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, **options)
 
 
 def decides_signing(session: Session) -> bool:
