@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from copy import copy  # noqa: TID251 - of what has its __dict__
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -31,6 +32,7 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.objectlock import Locks, ObjectLock
 from puller.store.s3.answers import info_of, read_bounded, whole_size
 from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
@@ -43,6 +45,7 @@ from puller.store.s3.differences import (
     Differences,
 )
 from puller.store.s3.errors import is_beyond_end, is_unexplained, may_be_absent, translated
+from puller.store.s3.locking import S3Locks, s3_date, s3_mode
 from puller.store.s3.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -79,11 +82,23 @@ class S3Store(Scoped):
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
         self._uploads = Uploads(client, self._differences)
         self._deletions = Deletions(client, bucket, self._differences, self._place, self._by_proxy)
+        self._lock: ObjectLock | None = None
 
     @property
     def url(self) -> str:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._root}".rstrip("/")
+
+    def locking(self, lock: ObjectLock) -> Self:
+        """See ``Store.locking``."""
+        bound = copy(self)
+        bound._lock = lock
+        return bound
+
+    @property
+    def locks(self) -> Locks:
+        """See ``Store.locks``."""
+        return S3Locks(self._client, self._bucket, self._root, self._place, self._by_proxy)
 
     @property
     def bucket(self) -> Bucket:
@@ -132,7 +147,7 @@ class S3Store(Scoped):
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
-        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        request = self._put_request(key)
         with self._doing(f"cannot store {key}"):
             self._uploads.put(request, body, self.scope.note_progress)
 
@@ -142,7 +157,7 @@ class S3Store(Scoped):
         S3 answers 409 ConditionalRequestConflict if the key is deleted during the put: that is
         ``StoreUnavailable``, because a retry helps.
         """
-        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        request = self._put_request(key)
         with self._doing(f"cannot store {key}"):
             self._uploads.put_new(request, body, self.scope.note_progress)
 
@@ -184,6 +199,13 @@ class S3Store(Scoped):
 
     def _request(self, key: str) -> GetObjectRequestTypeDef:
         return {"Bucket": self._bucket, "Key": self._key(key)}
+
+    def _put_request(self, key: str) -> PutObjectRequestTypeDef:
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        if self._lock is not None:
+            request["ObjectLockMode"] = s3_mode(self._lock)
+            request["ObjectLockRetainUntilDate"] = s3_date(self._lock)
+        return request
 
     @contextmanager
     def _doing(self, action: str) -> Generator[None]:

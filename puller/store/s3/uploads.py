@@ -68,7 +68,8 @@ class Uploads:
         """
         request["IfNoneMatch"] = "*"
         self.put(request, body, note_progress)
-        if not self._verified and len(body) <= SMALL:
+        is_tried = len(body) <= SMALL and "ObjectLockMode" not in request  # no second version is locked
+        if is_tried and not self._verified:
             with suppress(StoreError):  # nothing is known then
                 self._verify(request, body, note_progress)
 
