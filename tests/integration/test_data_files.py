@@ -124,7 +124,7 @@ def test_a_definition_that_names_its_data_file(scene: Scene, device: str) -> Non
     machine.stop()
     puller.rollback(scene.repository, pushed.point, connect=scene.uri)
     raw = restored(scene.repository, pushed, scene.folder) / "vda.raw"
-    compare = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", machine.image("vda"), raw]
+    compare = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(machine.image("vda")), str(raw)]
     subprocess.run(compare, check=True)
     assert Path(device).read_bytes() == raw.read_bytes()
     assert not leftovers(scene.folder)
