@@ -90,7 +90,7 @@ class LibvirtMachine:
 
     def start_id(self) -> str | None:
         """See Machine."""
-        return self._domain.start_id()
+        return None if self._domain.has_ended() else self._domain.start_id()
 
     def disks(self) -> tuple[Disk, ...]:
         """See Machine."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
-from puller.errors import UsageError
+from puller.errors import HostUnreachable, UsageError
 from puller.host.access import LOCAL
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job.job import require_short, socket_path
@@ -12,6 +13,7 @@ from puller.hypervisor.job.listener import Listener, UnixListener
 from puller.hypervisor.job.tcp import OverTcp, TcpListener
 
 _SECONDS = 30.0
+"""Seconds for a question that the other host answers at once."""
 
 Way = Callable[[Domain, str], Listener]
 """Returns where QEMU listens in the job that creates a checkpoint. Raises UsageError, HypervisorError."""
@@ -57,6 +59,12 @@ def way_to(domain: Domain, tcp: OverTcp | None) -> tuple[Way, str | None]:
 def is_root(domain: Domain) -> bool:
     """Return whether puller may do everything on the host of ``domain``, if that is another host.
 
-    Only root and QEMU's user may enter libvirt's directory of a domain, and read what QEMU writes.
+    Only root and QEMU's user may enter libvirt's directory of a domain, and read what QEMU writes. Raises
+    HostUnreachable.
     """
-    return domain.host is LOCAL or domain.host.run(["id", "-u"], _SECONDS).stdout.strip() == b"0"
+    if domain.host is LOCAL:
+        return True
+    try:
+        return domain.host.run(["id", "-u"], _SECONDS).stdout.strip() == b"0"
+    except subprocess.TimeoutExpired as error:
+        raise HostUnreachable(f"host {domain.host.name} did not answer within {_SECONDS:.0f} s") from error
