@@ -397,6 +397,8 @@ echo "{_USER}:*:20000::::::" >>"$1/shadow"
 sed -i "s/^libvirt:.*/&{_USER}/" "$1/group"
 for file in passwd group shadow; do mount --bind "$1/$file" "/etc/$file"; done
 chown 4711:4711 "$1"
+chgrp libvirt /run/libvirt/libvirt-sock
+chmod g+rw /run/libvirt/libvirt-sock
 """
 
 
