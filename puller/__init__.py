@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         release,
         remove_key,
         repair_index,
+        report,
         restore,
         resume_booted,
         rollback,
@@ -191,11 +192,21 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.calendar import (
+        Day,
+    )
     from puller.overview.interval import (
         Interval,
     )
     from puller.overview.machine import (
         MachineStatus,
+    )
+    from puller.overview.report import (
+        HostReport,
+        MachineReport,
+        Report,
+        RepositoryReport,
+        Volume,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -321,6 +332,7 @@ __all__ = [
     "Damage",
     "DamagedData",
     "DataFileRecord",
+    "Day",
     "Decision",
     "Defaults",
     "DiskDifference",
@@ -346,6 +358,7 @@ __all__ = [
     "Freeze",
     "FrozenDisk",
     "HeldDrill",
+    "HostReport",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -365,6 +378,7 @@ __all__ = [
     "KeyRole",
     "ListedMachine",
     "Locked",
+    "MachineReport",
     "MachineStatus",
     "MachinesLate",
     "MissingObject",
@@ -408,9 +422,11 @@ __all__ = [
     "RemovedBitmap",
     "RepairReport",
     "Replacement",
+    "Report",
     "Repository",
     "RepositoryError",
     "RepositoryExists",
+    "RepositoryReport",
     "Restored",
     "RestoredDisk",
     "RollbackUnfinished",
@@ -436,6 +452,7 @@ __all__ = [
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
+    "Volume",
     "WrongKey",
     "add_key",
     "backup",
@@ -470,6 +487,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "report",
     "restore",
     "resume_booted",
     "rollback",
@@ -485,7 +503,7 @@ _HOMES = {
         "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve stats status"
+        "remove_key repair_index report restore resume_booted rollback serve stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -512,7 +530,9 @@ _HOMES = {
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.overview.interval": "Interval",
+    "puller.overview.calendar": "Day",
     "puller.overview.machine": "MachineStatus",
+    "puller.overview.report": "HostReport MachineReport Report RepositoryReport Volume",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",

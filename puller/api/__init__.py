@@ -36,6 +36,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    report,
     status,
 )
 from puller.api.proving import (
@@ -110,6 +111,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "report",
     "restore",
     "resume_booted",
     "rollback",

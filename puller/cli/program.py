@@ -41,6 +41,7 @@ COMMANDS = (
     "repair",
     "stats",
     "status",
+    "report",
     "doctor",
     "freeze",
     "forget",
