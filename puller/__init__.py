@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from puller.api import (
         ImageFormat,
         KeyRole,
+        LockMode,
         add_key,
         backup,
         boot,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         diff,
         discard_booted,
         doctor,
+        exercise_store,
         file_versions,
         find_booted,
         find_files,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         list_kept,
         list_keys,
         list_points,
+        lock_policy,
         mount_files,
         open_repository,
         preview_prune,
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
         resume_booted,
         rollback,
         serve,
+        set_lock,
         stats,
         status,
     )
@@ -98,6 +102,13 @@ if TYPE_CHECKING:
         Command,
         Defaults,
         Keep,
+    )
+    from puller.diagnosis.exercise.exercise import (
+        ExerciseReport,
+    )
+    from puller.diagnosis.exercise.speed import (
+        Latency,
+        Throughput,
     )
     from puller.diagnosis.finding import (
         Finding,
@@ -263,6 +274,7 @@ if TYPE_CHECKING:
     from puller.repository.reading.damage import (
         Damage,
     )
+    from puller.repository.records.lockpolicy import LockPolicy
     from puller.repository.records.proofs import (
         Proof,
     )
@@ -348,6 +360,7 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -376,7 +389,10 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "Latency",
     "ListedMachine",
+    "LockMode",
+    "LockPolicy",
     "Locked",
     "MachineReport",
     "MachineStatus",
@@ -447,6 +463,7 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Throughput",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
@@ -464,6 +481,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -475,6 +493,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -493,17 +512,18 @@ __all__ = [
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
     "status",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
-        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
+        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
+        "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index report restore resume_booted rollback serve stats status"
+        "remove_key repair_index report restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -512,6 +532,8 @@ _HOMES = {
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.exercise.exercise": "ExerciseReport",
+    "puller.diagnosis.exercise.speed": "Latency Throughput",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
@@ -544,6 +566,7 @@ _HOMES = {
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
     "puller.recovery.files.entry": "FileEntry",
     "puller.recovery.files.versions": "FileVersion",
+    "puller.repository.records.lockpolicy": "LockPolicy",
     "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",

@@ -35,6 +35,7 @@ FUNCTIONS = {
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -46,6 +47,7 @@ FUNCTIONS = {
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -64,10 +66,11 @@ FUNCTIONS = {
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
     "status",
 }
-LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
+LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
     "Booted",
@@ -86,6 +89,7 @@ RESULTS = {
     "DiskExport",
     "DiskRecord",
     "Drills",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -101,8 +105,10 @@ RESULTS = {
     "JobReport",
     "KeptPoint",
     "Key",
+    "Latency",
     "ListedMachine",
     "MachineReport",
+    "LockPolicy",
     "MachineStatus",
     "MountedPoint",
     "Point",
@@ -125,6 +131,7 @@ RESULTS = {
     "Status",
     "Taken",
     "Volume",
+    "Throughput",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {

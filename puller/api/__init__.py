@@ -12,6 +12,7 @@ from puller.api.arguments import (
     KEEP,
     ImageFormat,
     KeyRole,
+    LockMode,
 )
 from puller.api.booting import (
     boot,
@@ -28,6 +29,10 @@ from puller.api.files import (
     list_files,
     mount_files,
     read_file,
+)
+from puller.api.locking import (
+    lock_policy,
+    set_lock,
 )
 from puller.api.machines import (
     backup,
@@ -51,6 +56,7 @@ from puller.api.recovery import (
 from puller.api.repositories import (
     add_key,
     create_repository,
+    exercise_store,
     list_keys,
     open_repository,
     read_configuration,
@@ -78,6 +84,7 @@ __all__ = [
     "KEEP",
     "ImageFormat",
     "KeyRole",
+    "LockMode",
     "add_key",
     "backup",
     "boot",
@@ -88,6 +95,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -99,6 +107,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -116,6 +125,7 @@ __all__ = [
     "resume_booted",
     "rollback",
     "serve",
+    "set_lock",
     "stats",
     "status",
 ]
