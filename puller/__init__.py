@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from puller.api import (
         ImageFormat,
         KeyRole,
+        LockMode,
         add_key,
         backup,
         boot,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         list_kept,
         list_keys,
         list_points,
+        lock_policy,
         mount_files,
         open_repository,
         preview_prune,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         resume_booted,
         rollback,
         serve,
+        set_lock,
         stats,
         status,
     )
@@ -252,6 +255,7 @@ if TYPE_CHECKING:
     from puller.repository.reading.damage import (
         Damage,
     )
+    from puller.repository.records.lockpolicy import LockPolicy
     from puller.repository.records.proofs import (
         Proof,
     )
@@ -364,6 +368,8 @@ __all__ = [
     "KeyNotHeld",
     "KeyRole",
     "ListedMachine",
+    "LockMode",
+    "LockPolicy",
     "Locked",
     "MachineStatus",
     "MachinesLate",
@@ -458,6 +464,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -475,17 +482,18 @@ __all__ = [
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
     "status",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
+        "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
         "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
-        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve stats status"
+        "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -524,6 +532,7 @@ _HOMES = {
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
     "puller.recovery.files.entry": "FileEntry",
     "puller.recovery.files.versions": "FileVersion",
+    "puller.repository.records.lockpolicy": "LockPolicy",
     "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",

@@ -46,6 +46,7 @@ FUNCTIONS = {
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -63,10 +64,11 @@ FUNCTIONS = {
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
     "status",
 }
-LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
+LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
     "Booted",
@@ -99,6 +101,7 @@ RESULTS = {
     "KeptPoint",
     "Key",
     "ListedMachine",
+    "LockPolicy",
     "MachineStatus",
     "MountedPoint",
     "Point",

@@ -12,6 +12,7 @@ from puller.api.arguments import (
     KEEP,
     ImageFormat,
     KeyRole,
+    LockMode,
 )
 from puller.api.booting import (
     boot,
@@ -28,6 +29,10 @@ from puller.api.files import (
     list_files,
     mount_files,
     read_file,
+)
+from puller.api.locking import (
+    lock_policy,
+    set_lock,
 )
 from puller.api.machines import (
     backup,
@@ -77,6 +82,7 @@ __all__ = [
     "KEEP",
     "ImageFormat",
     "KeyRole",
+    "LockMode",
     "add_key",
     "backup",
     "boot",
@@ -98,6 +104,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -114,6 +121,7 @@ __all__ = [
     "resume_booted",
     "rollback",
     "serve",
+    "set_lock",
     "stats",
     "status",
 ]

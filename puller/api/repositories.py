@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from puller.api.arguments import (
     KeyRole,
+    LockMode,
     check_lists,
     secret_of,
     working,
 )
+from puller.api.locking import policy_of
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
@@ -33,11 +36,13 @@ if TYPE_CHECKING:
     from puller.configuration.file import Configuration
 
 
-def create_repository(
+def create_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
     url: str,
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    lock_mode: LockMode | None = None,
+    lock_period: timedelta | None = None,
     store_options: StoreOptions = DEFAULTS,
 ) -> Repository:
     """Create a repository.
@@ -49,6 +54,9 @@ def create_repository(
             the repository's own, must exist.
         password: The password that opens the repository.
         key_file: The content of a key file that opens the repository: 32 random bytes or more.
+        lock_mode: ``governance`` or ``compliance``: lock what restore points need, as ``set_lock`` does. The
+            bucket must have Object Lock. None locks nothing.
+        lock_period: How long to lock it. Needed with ``lock_mode``.
         store_options: Options of the store, such as the storage class. Default: those of the bucket and the
             AWS profile.
 
@@ -59,14 +67,16 @@ def create_repository(
         RepositoryExists: There is a repository at this URL.
         NoBucket: The bucket, or the directory above, does not exist.
         StoreError: The store cannot be reached or refuses.
+        UnsupportedByStore: The store cannot lock objects. It is a StoreError.
         UsageError: The URL, password or key file cannot be used.
 
     Example:
         >>> repository = puller.create_repository("s3://backups/kvm", password="…")
     """
     secret = secret_of(password, key_file)
+    policy = policy_of(lock_mode, lock_period)
     store = open_store(url, store_options)
-    repository = repositories.create(RetryingStore(store), secret, address(store))
+    repository = repositories.create(RetryingStore(store), secret, address(store), policy)
     repository.store_options = store_options
     return repository
 

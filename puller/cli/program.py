@@ -38,6 +38,7 @@ COMMANDS = (
     "delete",
     "keep",
     "release",
+    "lock",
     "repair",
     "stats",
     "status",

@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 from puller.cancelling import CancelScope
 from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
+from puller.store.objectlock import Unlockable
 from tests.lab.memory import MemoryStore
 
 NOTES = ("locks/", "pending/", "points/", "kept/")
@@ -89,7 +90,7 @@ class World:
         return [info.key for info in self.objects.list(prefix)]
 
 
-class Process:
+class Process(Unlockable):
     """The store as one process sees it. ``before`` and ``after`` are called at given operations."""
 
     def __init__(self, world: World) -> None:

@@ -13,6 +13,9 @@ from puller.cli.output.settings import Settings
 from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from puller.api import LockMode
     from puller.repository.repository import Repository
     from puller.store.options import StoreOptions
 
@@ -111,7 +114,12 @@ def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | Non
     )
 
 
-def create_repository(settings: Settings, encrypted: bool) -> Repository:
+def create_repository(
+    settings: Settings,
+    encrypted: bool,
+    lock_mode: LockMode | None = None,
+    lock_period: timedelta | None = None,
+) -> Repository:
     """Create the repository. Raises UsageError and the errors of ``puller.create_repository``."""
     url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
@@ -126,7 +134,12 @@ def create_repository(settings: Settings, encrypted: bool) -> Repository:
     from puller import api
 
     return api.create_repository(
-        url, password=secret.password, key_file=secret.key_file, store_options=store_options(settings)
+        url,
+        password=secret.password,
+        key_file=secret.key_file,
+        lock_mode=lock_mode,
+        lock_period=lock_period,
+        store_options=store_options(settings),
     )
 
 
