@@ -74,6 +74,7 @@ use = egg:swift#listing_formats
 [filter:s3api]
 use = egg:swift#s3api
 location = us-east-1
+multi_delete_concurrency = 10
 [filter:copy]
 use = egg:swift#copy
 [filter:slo]

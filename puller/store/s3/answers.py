@@ -87,7 +87,8 @@ def info_of(key: str, size: object, fields: Mapping[str, Any], place: str) -> Ob
     modified, etag = fields.get("LastModified"), fields.get("ETag")
     told = {"size": isinstance(size, int), "time": isinstance(modified, datetime), "ETag": bool(etag)}
     if isinstance(size, int) and isinstance(modified, datetime) and etag:
-        return ObjectInfo(key, size, modified.timestamp(), str(etag))
+        # Listings of rclone lack the quotes that its other answers have.
+        return ObjectInfo(key, size, modified.timestamp(), str(etag).strip('"'))
     raise UnsupportedByStore(
         f"the server sends no {' and no '.join(name for name in told if not told[name])} of {key} in {place}",
         advice="Use a server that sends size, time and ETag of each object.",

@@ -271,6 +271,7 @@ class S3Store(Scoped):
 
     def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way) -> None:
         if way.with_checksum:
+            request["ChecksumAlgorithm"] = "SHA256"  # a header of its own, which moto and AWS's reference ask for
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
         if self._lock is not None:
             request["ObjectLockMode"] = s3_mode(self._lock)
