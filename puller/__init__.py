@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         diff,
         discard_booted,
         doctor,
+        exercise_store,
         file_versions,
         find_booted,
         find_files,
@@ -100,6 +101,13 @@ if TYPE_CHECKING:
         Command,
         Defaults,
         Keep,
+    )
+    from puller.diagnosis.exercise.exercise import (
+        ExerciseReport,
+    )
+    from puller.diagnosis.exercise.speed import (
+        Latency,
+        Throughput,
     )
     from puller.diagnosis.finding import (
         Finding,
@@ -340,6 +348,7 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -367,6 +376,7 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "Latency",
     "ListedMachine",
     "LockMode",
     "LockPolicy",
@@ -437,6 +447,7 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Throughput",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
@@ -453,6 +464,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -490,7 +502,7 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
         "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
@@ -502,6 +514,8 @@ _HOMES = {
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.exercise.exercise": "ExerciseReport",
+    "puller.diagnosis.exercise.speed": "Latency Throughput",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "

@@ -35,6 +35,7 @@ FUNCTIONS = {
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -86,6 +87,7 @@ RESULTS = {
     "DiskExport",
     "DiskRecord",
     "Drills",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -100,6 +102,7 @@ RESULTS = {
     "Interval",
     "KeptPoint",
     "Key",
+    "Latency",
     "ListedMachine",
     "LockPolicy",
     "MachineStatus",
@@ -121,6 +124,7 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Throughput",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {

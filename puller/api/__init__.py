@@ -55,6 +55,7 @@ from puller.api.recovery import (
 from puller.api.repositories import (
     add_key,
     create_repository,
+    exercise_store,
     list_keys,
     open_repository,
     read_configuration,
@@ -93,6 +94,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",

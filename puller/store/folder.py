@@ -140,6 +140,14 @@ class FolderStore(Scoped, Unlockable):
         with self._open(key) as (_, info):
             return info
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        try:
+            self.stat(key)
+        except ObjectNotFound:
+            return False
+        return True
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         validate_prefix(prefix)
@@ -156,6 +164,15 @@ class FolderStore(Scoped, Unlockable):
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of ``prefix`` and those in it, except those that hold something.
+
+        Only for a prefix that no put uses any more.
+        """
+        for place, _, _ in os.walk(self._path(prefix.removesuffix("/")), topdown=False):
+            with suppress(OSError):
+                Path(place).rmdir()
 
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)
