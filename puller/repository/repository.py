@@ -34,6 +34,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
+from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, strictest
 from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
@@ -41,7 +42,9 @@ from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run, Tuning
+from puller.repository.writing.runlocks import Locking, RunLocks, Unlocked
 from puller.store.base import ObjectInfo, Store
+from puller.store.options import DEFAULTS
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
@@ -50,8 +53,8 @@ class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` is the difference from the repository that this host remembers at its
-    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index. Threads can share
-    it.
+    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index,
+    ``store_options`` are those that its store was opened with. Threads can share it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Repository(Scoped):
         self.scope = store.scope
         self.replaced = replaced
         self.index_budget = BUDGET
+        self.store_options = DEFAULTS
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
@@ -70,6 +74,7 @@ class Repository(Scoped):
         self.keeps = Keeps(store, keys.boxes())
         self.proofs = Proofs(store, keys)
         self.verified = VerifiedPacks(store, keys.boxes())
+        self.lock_policies = LockPolicies(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -116,26 +121,46 @@ class Repository(Scoped):
         listed = list_index(self.store)
         hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
         known = ChunkIndex(hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
-        return Run(self, flow, known, claims, tuning)
+        return Run(self, flow, known, claims, tuning, self._locking())
+
+    def _locking(self) -> Locking:
+        records = self.lock_policies.records()
+        policy = strictest(records)
+        if policy is None:
+            return Unlocked(was_decided=bool(records))
+        return RunLocks(self.store, self.packs, self.maps, policy)
+
+    def lasting(self) -> Store:
+        """Return the store for objects that every restore needs: they are locked under a lock policy."""
+        policy = self.lock_policies.read()
+        return self.store if policy is None else self.store.locking(policy.lock(self.store.locks.now()))
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Return all stored objects."""
         return self.store.list("")
 
 
-def create(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
+def create(
+    store: Store, secret: Secret | None, address: str | None = None, locks: LockPolicy | None = None
+) -> Repository:
     """Create a repository in ``store``: encrypted, opened by ``secret``, or unencrypted if that is None.
 
     The descriptor is written last, so an unfinished repository does not count as one. This host remembers it
-    at ``address``. Raises RepositoryExists.
+    at ``address``. With ``locks``, it is locked, and so will its points be. Raises RepositoryExists;
+    UnsupportedByStore if the store cannot lock.
     """
     _refuse_existing(store)
+    if locks is not None:
+        store.locks.require()
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
     descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
     store = _as_found(store, descriptor)
-    keys = _first_keys(store, descriptor, secret)
+    vital = store if locks is None else store.locking(locks.lock(store.locks.now()))
+    keys = _first_keys(vital, descriptor, secret)
+    if locks is not None:
+        LockPolicies(store, keys.boxes()).put(locks)
     try:
-        descriptors.save(store, descriptor)
+        descriptors.save(vital, descriptor)
     except ObjectExists as error:
         raise RepositoryExists(f"another process has just created a repository at {store.url}") from error
     if address is not None:

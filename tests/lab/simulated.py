@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 from puller.cancelling import CancelScope
 from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
+from puller.store.objectlock import Unlockable
 from tests.lab.memory import MemoryStore
 
 NOTES = ("locks/", "pending/", "points/", "kept/")
@@ -89,7 +90,7 @@ class World:
         return [info.key for info in self.objects.list(prefix)]
 
 
-class Process:
+class Process(Unlockable):
     """The store as one process sees it. ``before`` and ``after`` are called at given operations."""
 
     def __init__(self, world: World) -> None:
@@ -150,6 +151,10 @@ class Process:
     def stat(self, key: str) -> ObjectInfo:
         self._operate(f"stat {key}")
         return self._info(self.world.objects.stat(key))
+
+    def exists(self, key: str) -> bool:
+        self._operate(f"list {key}")
+        return self.world.objects.exists(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._operate(f"list {prefix}")
