@@ -194,6 +194,9 @@ class S3Store(Scoped):
         if failures:
             raise failures[0]
 
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put is one request, of which nothing stays if it is cut off."""
+
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
 
