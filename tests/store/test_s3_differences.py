@@ -7,21 +7,27 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import puller
+from puller.api.arguments import working
 from puller.cancelling import CancelScope
 from puller.diagnosis.store import examine
 from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreDenied, StoreError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
 from puller.repository.keys.keyring import KeyRing
+from puller.repository.repository import Repository
 from puller.store.base import Store
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
+from tests.lab.history import MOMENT, Disk, back_up, wrong_points
 from tests.store.certificates import make_certificate
 from tests.store.scripted import LARGE, ONCE, Answer, Request, s3_error
 from tests.store.stub import Quirk, Stub, key_of, operation, stub_server
@@ -163,10 +169,11 @@ class TestTails:
             assert it.store.get_range("a", 0, 6) == b"a long"
         assert it.notices == []
 
-    def refuse_long(self, stub: Stub, request: Request) -> Answer | None:
+    @staticmethod
+    def refuse_long(stub: Stub, request: Request) -> Answer | None:
         """As rclone does."""
         length = request.headers.get("range", "").removeprefix("bytes=-")
-        too_long = length.isdigit() and int(length) > len(stub.objects[key_of(request)])
+        too_long = length.isdigit() and int(length) > len(stub.objects.get(key_of(request), b""))
         return s3_error(416, "InvalidRange") if too_long else None
 
     def test_a_range_longer_than_the_object(self, opened: Open) -> None:
@@ -632,3 +639,56 @@ class TestNotices:
             it.store.put("a", b"")
             it.store.put("b", b"")
         assert it.notices == [TestDeletions.NOTICE]
+
+
+class TestHistories:
+    """What users are told: by backups, prune and check, each of which is a process of its own."""
+
+    @staticmethod
+    def differ(stub: Stub, request: Request) -> Answer | None:
+        """Have the differences of Ceph once versioning is switched on, and those of rclone."""
+        TestConditions.ignore(stub, request)
+        if operation(request) == "DeleteObjects":
+            return s3_error(403, "AccessDenied", "")
+        return TestAbsence.deny_absent(stub, request) or TestTails.refuse_long(stub, request)
+
+    def test_on_a_server_that_differs_in_all(self, opened: Open) -> None:
+        with stub_server() as stub:
+            opened(stub)
+            url = "s3://bucket/kvm"
+            puller.create_repository(url)
+            stub.quirk = self.differ
+            disk: Disk = [1, 2, 0, 3]
+            runs: dict[str, list[str]] = {name: [] for name in ("backup", "again", "prune", "check")}
+            first = back_up(observed(url, runs["backup"]), "web1", disk).commit()
+            repository = observed(url, runs["again"])
+            later = back_up(repository, "web1", [1, 4, 0, 3], first, disk, moment=MOMENT + DAY).commit()
+            pruned = puller.prune(
+                puller.open_repository(url),
+                puller.Policy(last=1),
+                grace=timedelta(0),
+                observer=partial(keep_notice, runs["prune"]),
+            )
+            assert pruned.removed == (first.point,)
+            report = puller.check(
+                puller.open_repository(url), read_data=1.0, observer=partial(keep_notice, runs["check"])
+            )
+            assert report.errors == ()
+            assert wrong_points(puller.open_repository(url), {later.point: [1, 4, 0, 3]}) == []
+        for name in ("backup", "again", "prune"):
+            assert TestConditions.NOTICE in runs[name], name
+        assert TestDeletions.NOTICE in runs["prune"]
+        for notices in runs.values():
+            assert len(set(notices)) == len(notices)
+
+
+DAY = timedelta(days=1)
+
+
+def observed(url: str, notices: list[str]) -> Repository:
+    return working(puller.open_repository(url), "web1", partial(keep_notice, notices))
+
+
+def keep_notice(notices: list[str], event: puller.Event) -> None:
+    if isinstance(event, puller.Notice):
+        notices.append(event.text)

@@ -33,7 +33,7 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.objectlock import Locks, ObjectLock
-from puller.store.s3.answers import info_of, read_bounded, whole_size
+from puller.store.s3.answers import info_of, quoted, read_bounded, whole_size
 from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
 from puller.store.s3.deletion import BATCH, Deletions
@@ -194,6 +194,9 @@ class S3Store(Scoped):
         if failures:
             raise failures[0]
 
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put is one request, of which nothing stays if it is cut off."""
+
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
 
@@ -312,7 +315,7 @@ class S3Store(Scoped):
         return content, info
 
     def _require_version(self, key: str, info: ObjectInfo, answer: GetObjectOutputTypeDef) -> None:
-        if answer.get("ETag") != info.etag:
+        if quoted(answer.get("ETag") or "") != info.etag:
             raise ObjectChanged(f"{key} in {self._place} was replaced while it was read")
 
     def _require_bucket(self) -> None:
