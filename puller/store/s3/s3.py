@@ -34,7 +34,7 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.objectlock import Locks, ObjectLock
-from puller.store.s3.answers import info_of, read_bounded, whole_size
+from puller.store.s3.answers import info_of, quoted, read_bounded, whole_size
 from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
 from puller.store.s3.deletion import BATCH, Deletions, Target
@@ -323,7 +323,7 @@ class S3Store(Scoped):
         return content, info
 
     def _require_version(self, key: str, info: ObjectInfo, answer: GetObjectOutputTypeDef) -> None:
-        if answer.get("ETag") != info.etag:
+        if quoted(answer.get("ETag") or "") != info.etag:
             raise ObjectChanged(f"{key} in {self._place} was replaced while it was read")
 
     def _require_bucket(self) -> None:
