@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -72,6 +73,7 @@ FUNCTIONS = {
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
+    "Alarm",
     "Attachment",
     "Booted",
     "BootedDisk",
@@ -107,8 +109,8 @@ RESULTS = {
     "Key",
     "Latency",
     "ListedMachine",
-    "MachineReport",
     "LockPolicy",
+    "MachineReport",
     "MachineStatus",
     "MountedPoint",
     "Point",
@@ -130,8 +132,9 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
-    "Volume",
+    "Thresholds",
     "Throughput",
+    "Volume",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {

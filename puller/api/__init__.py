@@ -41,6 +41,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    alarms,
     report,
     status,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "KeyRole",
     "LockMode",
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
