@@ -28,6 +28,7 @@ from puller.store.wrapped import WrappedStore
 from puller.units import MIB
 from tests.cli.conftest import command
 from tests.diagnosis import lying
+from tests.diagnosis.caching import caching_gateway
 from tests.lab.memory import MemoryStore
 from tests.lab.seaweed import Seaweed
 
@@ -174,6 +175,22 @@ def test_a_server_that_ignores_if_match(s3: S3Store) -> None:
     assert faults(exercise(s3, s3.bucket, SMALL, str)) == {
         "exercise-if-match": "warn: the store ignores If-Match on ranged reads"
     }
+
+
+def test_a_cache_before_a_real_server(s3: S3Store, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [info.key for info in s3.list("")]
+    with caching_gateway(seaweed.endpoint) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        report = puller.exercise_store(s3.url, size=MIB)
+    assert faults(report) == {
+        "exercise-replace": "warn: 64 of 64 objects were read with their old content right after they were "
+        "replaced",
+        "exercise-list-delete": "fail: 64 of 64 objects were still listed right after they were deleted",
+        "exercise-delete-many": "fail: 1050 of 1050 objects were still listed after a deletion "
+        "of all of them",
+        "exercise-if-match": "warn: the store ignores If-Match on ranged reads",
+    }
+    assert [info.key for info in s3.list("")] == before
 
 
 def test_a_bucket_that_would_keep_the_objects_is_left_alone(s3: S3Store) -> None:
