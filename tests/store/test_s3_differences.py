@@ -23,6 +23,7 @@ from puller.repository.collecting.lease import Lease
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.repository import Repository
 from puller.store.base import Store
+from puller.store.objectlock import ObjectVersion
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
@@ -281,6 +282,34 @@ class TestDeletions:
             assert list(stub.objects) == ["kvm/locked"]
             it.store.put("free", b"")
         assert it.notices == [self.NOTICE]
+
+    def test_versions(self, opened: Open) -> None:
+        """Single versions are deleted where Object Lock keeps some of them."""
+        versions = [ObjectVersion("a", number, 0, 0.0) for number in ("1", "locked", "3")]
+
+        def quirk(stub: Stub, request: Request) -> Answer | None:
+            denied = operation(request) == "DeleteObjects" or "versionId=locked" in request.path
+            return s3_error(403, "AccessDenied") if denied else None
+
+        with stub_server(quirk) as stub:
+            it = opened(stub)
+            for _ in range(2):
+                assert it.store.locks.delete(versions) == (versions[1],)
+            assert it.store.locks.delete(versions[1:2]) == (versions[1],)
+            assert stub.operations == ["DeleteObjects", *["DeleteObject"] * 7]
+            it.store.put("a", b"")
+        assert it.notices == [self.NOTICE]
+
+    def test_versions_that_are_all_kept(self, opened: Open) -> None:
+        versions = [ObjectVersion("a", number, 0, 0.0) for number in ("1", "2")]
+
+        def quirk(stub: Stub, request: Request) -> Answer | None:
+            return s3_error(403, "AccessDenied")
+
+        with stub_server(quirk) as stub:
+            it = opened(stub)
+            assert it.store.locks.delete(versions) == tuple(versions)
+            assert it.store.locks.delete([]) == ()
 
     def test_no_bucket_is_no_difference(self, opened: Open) -> None:
         with stub_server(when("DeleteObjects", s3_error(404, "NoSuchBucket"))) as stub:

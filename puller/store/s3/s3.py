@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy  # noqa: TID251 - of what has its __dict__
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -36,7 +37,7 @@ from puller.store.objectlock import Locks, ObjectLock
 from puller.store.s3.answers import info_of, quoted, read_bounded, whole_size
 from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
-from puller.store.s3.deletion import BATCH, Deletions
+from puller.store.s3.deletion import BATCH, Deletions, Target
 from puller.store.s3.differences import (
     ABSENT_DENIED,
     NO_CONTENT_RANGE,
@@ -98,7 +99,14 @@ class S3Store(Scoped):
     @property
     def locks(self) -> Locks:
         """See ``Store.locks``."""
-        return S3Locks(self._client, self._bucket, self._root, self._place, self._by_proxy)
+        return S3Locks(
+            self._client,
+            self._bucket,
+            self._root,
+            self._place,
+            self._by_proxy,
+            partial(self._deletions.delete, self.scope),
+        )
 
     @property
     def bucket(self) -> Bucket:
@@ -188,8 +196,8 @@ class S3Store(Scoped):
         """See ``Store.delete``."""
         rest = iter(keys)
         failures: list[StoreError] = []
-        while batch := tuple(self._key(key) for key in islice(rest, BATCH)):
-            failures += self._deletions.delete(self.scope, batch)
+        while batch := tuple(Target(self._key(key)) for key in islice(rest, BATCH)):
+            failures += [error for _, error in self._deletions.delete(self.scope, batch)]
             self._differences.tell(self.scope)
         if failures:
             raise failures[0]
