@@ -131,6 +131,7 @@ class RetryingStore(WrappedStore):
         scope = self.scope
         silence = Silence(call, self._store.url, self._clock, WAKING if self._may_sleep else 0.0)
         for pause in pauses(self._chance):
+            began = self._clock()
             try:
                 answer = request(scope, ask, silence)
             except StoreUnavailable as error:
@@ -141,7 +142,7 @@ class RetryingStore(WrappedStore):
                     scope.note_failure(error.message)
                 (self._wait or scope.pause)(pause)
             else:
-                scope.note_answer()
+                scope.note_answer(self._clock() - began)
                 return answer
         raise AssertionError("pauses never end")
 

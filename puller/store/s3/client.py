@@ -26,7 +26,7 @@ _CONFIG = Config(
     response_checksum_validation="when_required",
     # One retry, for a connection that the server has closed meanwhile; RetryingStore does the rest.
     retries={"mode": "standard", "total_max_attempts": 2},
-    max_pool_connections=16,
+    max_pool_connections=32,
     connect_timeout=10,
     read_timeout=60,
     tcp_keepalive=True,
