@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.lab.seaweed import Seaweed, free_ports
+from tests.lab.s3server import free_ports
+from tests.lab.seaweed import Seaweed
 
 BUCKET = "benchmark"
 _REQUESTS = "SeaweedFS_s3_request_total"

@@ -39,6 +39,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
 from puller.store.base import Body, ObjectInfo
 from puller.store.folder import FolderStore
+from puller.store.objectlock import Unlockable
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 from puller.upkeep.prune import prune
 from puller.upkeep.retention import Policy
@@ -52,7 +53,7 @@ def pack_id(number: int) -> bytes:
     return blake3(number.to_bytes(8, "little")).digest(ID)
 
 
-class Large:
+class Large(Unlockable):
     """A store of which the packs and the index are made up; the rest is in a folder."""
 
     def __init__(self, folder: Path, tib: float) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from puller.api import (
         ImageFormat,
         KeyRole,
+        LockMode,
         add_key,
         backup,
         boot,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         diff,
         discard_booted,
         doctor,
+        exercise_store,
         file_versions,
         find_booted,
         find_files,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         list_kept,
         list_keys,
         list_points,
+        lock_policy,
         mount_files,
         open_repository,
         preview_prune,
@@ -57,7 +60,9 @@ if TYPE_CHECKING:
         resume_booted,
         rollback,
         serve,
+        set_lock,
         stats,
+        status,
     )
     from puller.api.files import (
         CopiedFiles,
@@ -97,6 +102,13 @@ if TYPE_CHECKING:
         Defaults,
         Keep,
     )
+    from puller.diagnosis.exercise.exercise import (
+        ExerciseReport,
+    )
+    from puller.diagnosis.exercise.speed import (
+        Latency,
+        Throughput,
+    )
     from puller.diagnosis.finding import (
         Finding,
         Status,
@@ -124,6 +136,7 @@ if TYPE_CHECKING:
         JobRunning,
         KeyNotHeld,
         Locked,
+        MachinesLate,
         MissingObject,
         MonitorRefused,
         NbdError,
@@ -189,6 +202,12 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.interval import (
+        Interval,
+    )
+    from puller.overview.machine import (
+        MachineStatus,
+    )
     from puller.recovery.booting.boot import (
         BootedMachine,
     )
@@ -244,6 +263,7 @@ if TYPE_CHECKING:
     from puller.repository.reading.damage import (
         Damage,
     )
+    from puller.repository.records.lockpolicy import LockPolicy
     from puller.repository.records.proofs import (
         Proof,
     )
@@ -255,6 +275,9 @@ if TYPE_CHECKING:
     )
     from puller.repository.selection import (
         Scope,
+    )
+    from puller.store.options import (
+        StoreOptions,
     )
     from puller.upkeep.check import (
         CheckError,
@@ -325,6 +348,7 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -340,6 +364,7 @@ __all__ = [
     "ImageFormat",
     "ImageRecord",
     "Interrupted",
+    "Interval",
     "Job",
     "JobLeftOpen",
     "JobReport",
@@ -351,8 +376,13 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "Latency",
     "ListedMachine",
+    "LockMode",
+    "LockPolicy",
     "Locked",
+    "MachineStatus",
+    "MachinesLate",
     "MissingObject",
     "Mistake",
     "Mode",
@@ -414,8 +444,10 @@ __all__ = [
     "StoreDenied",
     "StoreError",
     "StoreFull",
+    "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Throughput",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
@@ -432,6 +464,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -443,6 +476,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -460,16 +494,18 @@ __all__ = [
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
+    "status",
 ]
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole add_key backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
-        "list_booted list_files list_kept list_keys list_points mount_files open_repository "
+        "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
+        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
+        "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve stats"
+        "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -478,12 +514,15 @@ _HOMES = {
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.exercise.exercise": "ExerciseReport",
+    "puller.diagnosis.exercise.speed": "Latency Throughput",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
         "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
-        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MissingObject MonitorRefused "
+        "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MachinesLate MissingObject "
+        "MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "
         "NoSuchPoint NotBooted NotEncrypted NotQuiesced NotStartable ObjectChanged "
         "ObjectExists ObjectNotFound OutputFailed OutputInUse OutputRefused Overtaken "
@@ -494,6 +533,8 @@ _HOMES = {
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
+    "puller.overview.interval": "Interval",
+    "puller.overview.machine": "MachineStatus",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",
@@ -505,11 +546,13 @@ _HOMES = {
     "puller.recovery.files.copying": "CopiedPath SkippedFile",
     "puller.recovery.files.entry": "FileEntry",
     "puller.recovery.files.versions": "FileVersion",
+    "puller.repository.records.lockpolicy": "LockPolicy",
     "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
+    "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
     "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.keys": "Key",

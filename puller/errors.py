@@ -105,6 +105,14 @@ class DrillFailed(PullerError):
     default_advice = "Run 'puller show' for the point: it has the reason, the console's end and the screen."
 
 
+class MachinesLate(PullerError):
+    """Machines should have had a newer restore point by now."""
+
+    default_advice = (
+        "Read the job's journal on the host of the machine, or leave the machine out with --exclude."
+    )
+
+
 class CommandFailed(PullerError):
     """A command that a job or a freeze runs failed or took too long."""
 

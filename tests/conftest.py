@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import appliance
+from tests.lab.ceph import Ceph
 from tests.lab.seaweed import Seaweed
 
 pytest_plugins = ["tests.lab.fixtures"]
@@ -40,4 +41,11 @@ def libguestfs() -> Iterator[None]:
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """One S3 server for the whole session; tests make buckets of their own on it."""
     with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """Ceph's S3 server for the whole session, like ``seaweed``."""
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server

@@ -35,6 +35,7 @@ FUNCTIONS = {
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -46,6 +47,7 @@ FUNCTIONS = {
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -63,9 +65,11 @@ FUNCTIONS = {
     "rollback",
     "run_job",
     "serve",
+    "set_lock",
     "stats",
+    "status",
 }
-LITERALS = {"ImageFormat", "JobStep", "KeyRole", "Mode", "QuiesceMode"}
+LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
     "Attachment",
     "Booted",
@@ -83,6 +87,7 @@ RESULTS = {
     "DiskExport",
     "DiskRecord",
     "Drills",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -94,9 +99,13 @@ RESULTS = {
     "HeldDrill",
     "ImageRecord",
     "JobReport",
+    "Interval",
     "KeptPoint",
     "Key",
+    "Latency",
     "ListedMachine",
+    "LockPolicy",
+    "MachineStatus",
     "MountedPoint",
     "Point",
     "PointDifference",
@@ -115,6 +124,7 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Throughput",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
@@ -127,7 +137,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "StoreOptions"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -12,6 +12,7 @@ from puller.api.arguments import (
     KEEP,
     ImageFormat,
     KeyRole,
+    LockMode,
 )
 from puller.api.booting import (
     boot,
@@ -29,11 +30,18 @@ from puller.api.files import (
     mount_files,
     read_file,
 )
+from puller.api.locking import (
+    lock_policy,
+    set_lock,
+)
 from puller.api.machines import (
     backup,
     doctor,
     forget,
     freeze,
+)
+from puller.api.overview import (
+    status,
 )
 from puller.api.proving import (
     prove,
@@ -47,6 +55,7 @@ from puller.api.recovery import (
 from puller.api.repositories import (
     add_key,
     create_repository,
+    exercise_store,
     list_keys,
     open_repository,
     read_configuration,
@@ -74,6 +83,7 @@ __all__ = [
     "KEEP",
     "ImageFormat",
     "KeyRole",
+    "LockMode",
     "add_key",
     "backup",
     "boot",
@@ -84,6 +94,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -95,6 +106,7 @@ __all__ = [
     "list_kept",
     "list_keys",
     "list_points",
+    "lock_policy",
     "mount_files",
     "open_repository",
     "preview_prune",
@@ -111,5 +123,7 @@ __all__ = [
     "resume_booted",
     "rollback",
     "serve",
+    "set_lock",
     "stats",
+    "status",
 ]

@@ -26,6 +26,9 @@ KEEP, DISCONNECT = "keep", "disconnect"
 KeyRole = Literal["full", "backup-only"]
 """What a key can do: everything, or all that needs no stored guest data."""
 
+LockMode = Literal["governance", "compliance"]
+"""Who can end a lock early: those with a special right, or nobody."""
+
 
 def secret_of(password: str | None, key_file: bytes | None) -> Secret | None:
     """The secret that opens a repository; None without a password and a key file. Raises UsageError."""

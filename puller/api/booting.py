@@ -13,6 +13,7 @@ from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.recovery.booting import record
 from puller.repository.repository import Repository
+from puller.units import MIB
 
 if TYPE_CHECKING:
     from puller.recovery.booting.boot import BootedMachine
@@ -46,7 +47,7 @@ def boot(  # noqa: PLR0913 - one keyword for each choice that a user has
         name: The name of the machine. Default: the domain's name with ``-boot``.
         network: ``none``, which takes the cables of all interfaces out, or the libvirt network to connect
             them to.
-        memory: Its memory, in MiB. Default: as the domain had.
+        memory: Its memory, in bytes, at least 1 MiB. Default: as the domain had.
         storage: The directory for the overlays. Default: ``/var/lib/puller/booted``.
         hosts: Use only points that these hosts took; names or patterns.
         connect: The connection URI of the libvirt that gets the machine.
@@ -73,8 +74,8 @@ def boot(  # noqa: PLR0913 - one keyword for each choice that a user has
     from puller.recovery.booting import boot as transaction
 
     check_lists(hosts=hosts)
-    if memory is not None and memory < 1:
-        raise UsageError(f"cannot give a machine {memory} MiB of memory", advice="Use 1 or more.")
+    if memory is not None and memory < MIB:
+        raise UsageError(f"cannot give a machine {memory} bytes of memory", advice="Use 1 MiB or more.")
     bound = working(repository, point, observer)
     request = transaction.BootRequest(
         connect,
@@ -138,6 +139,7 @@ def resume_booted(repository: Repository, name: str, *, observer: Observer = ign
 
     Raises:
         NotBooted: No machine of this name was booted.
+        Locked: Another puller on this host resumes or discards it.
         UsageError: The machine was not booted to the end, or from another repository.
         HypervisorError, ServeFailed, StoreError: As for :func:`puller.boot`.
 
@@ -201,6 +203,7 @@ def discard_booted(name: str, *, repository: Repository | None = None, observer:
 
     Raises:
         NotBooted: No machine of this name was booted.
+        Locked: Another puller on this host boots or resumes it.
         UsageError: The machine stands alone.
         HypervisorError: libvirt cannot be reached or refuses.
 

@@ -26,6 +26,7 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Tuning
 from puller.store.location import open_store
+from puller.store.options import DEFAULTS, StoreOptions
 
 if TYPE_CHECKING:
     from puller.backups.backup import FrozenHook
@@ -206,6 +207,7 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    store_options: StoreOptions = DEFAULTS,
     connect: str = DEFAULT_URI,
     domains: Sequence[str] = (),
     exclude_domains: Sequence[str] = (),
@@ -224,6 +226,7 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
         repository: The URL of the repository, or the open repository.
         password: A password that opens the repository, if ``repository`` is a URL.
         key_file: The content of a key file that opens it, instead.
+        store_options: Options of the store, if ``repository`` is a URL.
         connect: The connection URI of libvirt, or ``qmp:///PATH`` for a QEMU without libvirt.
         domains: Names, UUIDs or patterns of the domains to examine. Default: all.
         exclude_domains: Names, UUIDs or patterns of domains to leave out.
@@ -265,11 +268,12 @@ def doctor(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     def opener() -> Repository:
         if isinstance(repository, str):
-            return open_repository(url, password=password, key_file=key_file)
+            return open_repository(url, password=password, key_file=key_file, store_options=store_options)
         return repository
 
     # Not the store of the open repository: what the place itself can do is the question.
-    return list(diagnosis.doctor(open_store(url), opener, examination))
+    options = store_options if isinstance(repository, str) else repository.store_options
+    return list(diagnosis.doctor(open_store(url, options), opener, examination))
 
 
 def freeze(  # noqa: PLR0913 - one keyword for each choice that a user has

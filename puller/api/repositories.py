@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from puller.api.arguments import (
     KeyRole,
+    LockMode,
     check_lists,
     secret_of,
     working,
 )
+from puller.api.locking import policy_of
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
@@ -18,7 +21,9 @@ from puller.repository import repository as repositories
 from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.repository import Repository
 from puller.store.location import address, open_store
+from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
+from puller.units import MIB
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -30,9 +35,18 @@ from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration
+    from puller.diagnosis.exercise.exercise import ExerciseReport
 
 
-def create_repository(url: str, *, password: str | None = None, key_file: bytes | None = None) -> Repository:
+def create_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    lock_mode: LockMode | None = None,
+    lock_period: timedelta | None = None,
+    store_options: StoreOptions = DEFAULTS,
+) -> Repository:
     """Create a repository.
 
     Without ``password`` and ``key_file`` the repository is not encrypted.
@@ -42,6 +56,11 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
             the repository's own, must exist.
         password: The password that opens the repository.
         key_file: The content of a key file that opens the repository: 32 random bytes or more.
+        lock_mode: ``governance`` or ``compliance``: lock what restore points need, as ``set_lock`` does. The
+            bucket must have Object Lock. None locks nothing.
+        lock_period: How long to lock it. Needed with ``lock_mode``.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
 
     Returns:
         The open repository.
@@ -50,21 +69,26 @@ def create_repository(url: str, *, password: str | None = None, key_file: bytes 
         RepositoryExists: There is a repository at this URL.
         NoBucket: The bucket, or the directory above, does not exist.
         StoreError: The store cannot be reached or refuses.
+        UnsupportedByStore: The store cannot lock objects. It is a StoreError.
         UsageError: The URL, password or key file cannot be used.
 
     Example:
         >>> repository = puller.create_repository("s3://backups/kvm", password="…")
     """
     secret = secret_of(password, key_file)
-    store = open_store(url)
-    return repositories.create(RetryingStore(store), secret, address(store))
+    policy = policy_of(lock_mode, lock_period)
+    store = open_store(url, store_options)
+    repository = repositories.create(RetryingStore(store), secret, address(store), policy)
+    repository.store_options = store_options
+    return repository
 
 
-def open_repository(
+def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
     url: str,
     *,
     password: str | None = None,
     key_file: bytes | None = None,
+    store_options: StoreOptions = DEFAULTS,
     index_budget: int | None = None,
     scope: CancelScope | None = None,
 ) -> Repository:
@@ -77,6 +101,8 @@ def open_repository(
         url: As for ``create_repository``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
+        store_options: Options of the store, such as the storage class. Default: those of the bucket and the
+            AWS profile.
         index_budget: The most that this host keeps of the repository's index, in bytes: 1 MiB or more. None
             stands for 256 MiB.
         scope: Ends all waits for the store when any thread calls its ``cancel``. Without a scope, nothing
@@ -103,10 +129,49 @@ def open_repository(
             f"cannot keep an index in {index_budget} bytes",
             advice=f"Give index_budget at least {LEAST_BUDGET} bytes.",
         )
-    store = open_store(url)
+    store = open_store(url, store_options)
     repository = repositories.open_repository(RetryingStore(store, scope), secret, address(store))
+    repository.store_options = store_options
     repository.index_budget = BUDGET if index_budget is None else index_budget
     return repository
+
+
+def exercise_store(
+    url: str,
+    *,
+    size: int = 256 * MIB,
+    store_options: StoreOptions = DEFAULTS,
+) -> ExerciseReport:
+    """Exercise the store of a repository: try under load what puller relies on, and measure it.
+
+    It puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``,
+    and deletes all of them at the end, also after a failure. It takes at most 5 minutes. Neither password nor
+    key is needed.
+
+    Args:
+        url: As for ``create_repository``. There must be a repository.
+        size: The most bytes that are put in large objects, and read again: 1 MiB or more.
+        store_options: Options of the store.
+
+    Returns:
+        The findings, those that are in order too, and the figures.
+
+    Raises:
+        UsageError: The URL, the size or the options cannot be used.
+
+    Example:
+        >>> report = puller.exercise_store("s3://backups/kvm", size=1 << 30)
+        >>> [finding.text for finding in report.findings if finding.status is puller.Status.FAIL]
+        []
+    """
+    if size < MIB:
+        raise UsageError(
+            f"cannot exercise a store with {size} bytes", advice=f"Give size at least {MIB} bytes."
+        )
+    from puller.diagnosis import doctor
+    from puller.diagnosis.exercise.plan import Plan
+
+    return doctor.exercise_store(open_store(url, store_options), Plan(size), str)
 
 
 def list_keys(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -294,6 +294,7 @@ class _Transaction:
 
     def _take(self, run: Run, bases: dict[str, Base], history: History) -> Point:
         """Freeze, copy, commit and release the disks."""
+        self._rely_on(run, bases)
         self._step("begin")
         domain, host = self._domain, self._domain.host.node_name()
         moment = clock.next_moment(history, domain.name, self._observer, host)
@@ -339,10 +340,21 @@ class _Transaction:
                 seconds=round(time.monotonic() - self._began, 3),
             )
             self._step("commit")
-            commit(run, point)
+            point = commit(run, point)
+            if run.locks.gap is not None:
+                self._notice(
+                    f"the point is not locked, because something that it needs is not: {run.locks.gap}"
+                )
             clock.compare(run.clock_ahead, self._domain.name, self._observer)
             self._step("end")
         return point
+
+    def _rely_on(self, run: Run, bases: dict[str, Base]) -> None:
+        """Lock what the bases need for long enough, before a job is open."""
+        for base in bases.values():
+            if base.parent is not None:
+                with suppress(DamagedData):  # an address that is none: the run meets it again
+                    run.rely_on(base.parent.point, base.parent.record.root.address)
 
     def _note_plain(self) -> None:
         """Note that a point holds the decrypted content of an encrypted disk."""
@@ -362,12 +374,12 @@ class _Transaction:
         self._observer(Notice(self._domain.name, text))
 
     @contextmanager
-    def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], None]]:
+    def _undone_unless_committed(self, checkpoint: str) -> Iterator[Callable[[Run, Point], Point]]:
         """Delete the new checkpoint on failure; the older one records its changes too."""
 
-        def commit(run: Run, point: Point) -> None:
+        def commit(run: Run, point: Point) -> Point:
             try:
-                run.commit(point)
+                sealed = run.commit(point)
             except BaseException as error:
                 # The put may have taken effect before the signal, or before the store became silent (as a
                 # signal in a batch appears). Then the checkpoint belongs to the point.
@@ -375,7 +387,8 @@ class _Transaction:
                 if unknown and self._repository.points.holds(point):
                     self._stored(point)
                 raise
-            self._stored(point)
+            self._stored(sealed)
+            return sealed
 
         self._aftermath.checkpoint = checkpoint
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,26 @@ from puller.configuration.schema import (
     keys,
 )
 from puller.errors import UsageError
-from puller.store.location import parse
+from puller.store.location import FolderLocation, parse
+from puller.store.options import DEFAULTS, StoreOptions
 
 DEFAULT_PATH = Path("/etc/puller/puller.toml")
 
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
 _PATHS = (
-    *("key-file", "password-file", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
+    *("key-file", "password-file", "ca-bundle", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
     "directory",
 )
+_RESERVED = {"job": "name", "interval": "interval"}
+"""Tags that a job writes itself, and what they say."""
+_OPTIONS = tuple(option.name.replace("_", "-") for option in fields(StoreOptions))
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A repository: its name in the file, its URL, the file with the secret that opens it, and how many bytes
-    of its index this host keeps.
+    """A repository: its name in the file, its URL, the file with the secret that opens it, how many bytes of
+    its index this host keeps, and the options of its store.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Place:
     key_file: str | None = None
     password_file: str | None = None
     index_budget: int | None = None
+    options: StoreOptions = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,21 @@ class _Reading:
             self._findings.add((*path, "url"), f"{dotted(path)}.url: {error.message}", error.advice)
             url = ""
         kept = budget(right["index-budget"]) if "index-budget" in right else None
-        return Place(name, url, right.get("key-file"), right.get("password-file"), kept)
+        options = self._options(path, right, url)
+        return Place(name, url, right.get("key-file"), right.get("password-file"), kept, options)
+
+    def _options(self, path: tuple[str, ...], right: Mapping[str, Any], url: str) -> StoreOptions:
+        given = {key: right[key] for key in _OPTIONS if key in right}
+        if url and isinstance(parse(url), FolderLocation):
+            for key in sorted(given.keys() - {"connections"}):
+                text = f"{dotted((*path, key))} has no effect, because the repository is a directory"
+                self._findings.add((*path, key), text, "Remove the key, or set the url to an S3 URL.")
+            return StoreOptions(connections=given.get("connections"))
+        if "kms-key" in given and given.get("sse") != "aws:kms":
+            text = f'{dotted(path)}.kms-key has no effect without sse = "aws:kms"'
+            self._findings.add((*path, "kms-key"), text, f'Add to [{dotted(path)}]: sse = "aws:kms"')
+            return DEFAULTS
+        return StoreOptions(**{key.replace("-", "_"): value for key, value in given.items()})
 
     def _check_paths(self, path: tuple[str, ...], content: Mapping[str, Any]) -> None:
         """Paths must be absolute, because a service starts in another directory than its user's shell."""
@@ -248,9 +267,10 @@ class _Reading:
         if both:
             text = f"{name}.exclude-disks and disks both name {', '.join(sorted(both))}"
             self._findings.add((*path, "exclude-disks"), text, "Name each disk in only one of the two lists.")
-        if "job" in merged.get("tags", {}):
-            text = f"{name}.tags.job is reserved for the name of the job"
-            self._findings.add((*path, "tags", "job"), text, "Choose another name for the tag.")
+        for tag, meaning in _RESERVED.items():
+            if tag in merged.get("tags", {}):
+                text = f"{name}.tags.{tag} is reserved for the {meaning} of the job"
+                self._findings.add((*path, "tags", tag), text, "Choose another name for the tag.")
 
 
 def _same(value: Any) -> Any:

@@ -23,8 +23,8 @@ class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
     None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
-    ``check_budget`` a time or a number of bytes, ``prove`` a number of machines; ``limit_read`` and
-    ``limit_upload`` are in bytes per second.
+    ``check_budget`` a time or a number of bytes, ``prove`` a number of machines, ``interval`` a duration as
+    text; ``limit_read`` and ``limit_upload`` are in bytes per second.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Job:
     nbd_ports: str | None = None
     nbd_address: str | None = None
     parallel: int = 1
+    interval: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     across_hosts: bool = False

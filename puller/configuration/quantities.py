@@ -30,6 +30,13 @@ def duration(word: str) -> timedelta:
     return timedelta(seconds=sum(int(number) * _SECONDS[unit] for unit, number in numbers.items() if number))
 
 
+def interval(word: str) -> str:
+    """Check a duration above 0. Raises ValueError."""
+    if not duration(word):
+        raise ValueError(f"invalid duration '{word}': use one above 0, such as 1d")
+    return word
+
+
 def _why_not(word: str) -> str:
     if _LONE_M.search(word):
         return "does 'm' mean minutes (write min) or months (write mo)?"
@@ -82,6 +89,11 @@ def size(word: str) -> int:
     if _NUMBER.fullmatch(word) is None:
         raise ValueError(f"invalid size '{word}': use bytes, such as 64K, 16M or 1.5G, or 0")
     return _bytes(word)
+
+
+def memory(word: str) -> int:
+    """Read the memory of a machine: ``2G``, or a plain number of MiB. Raises ValueError."""
+    return budget(f"{word}M" if word.isdecimal() else word)
 
 
 def _bytes(word: str, letters: str = "KMGT") -> int:

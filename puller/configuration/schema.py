@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, ports, rate, size
+from puller.configuration.quantities import budget, duration, duration_or_size, interval, ports, rate, size
+from puller.store.options import MOST_CONNECTIONS, storage_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,51 @@ class RepositoryTable(Table):
             '"1G"',
             budget,
         ),
+    ] = None
+    storage_class: Annotated[
+        Text | None,
+        Key(
+            "the storage class of packs, which hold the guests' data (default: the bucket's; not an archive)",
+            '"STANDARD_IA"',
+            storage_class,
+        ),
+    ] = None
+    sse: Annotated[
+        Literal["AES256", "aws:kms"] | None,
+        Key(
+            'the server\'s encryption of all objects: "AES256" or "aws:kms" (default: the bucket\'s)',
+            '"aws:kms"',
+        ),
+    ] = None
+    kms_key: Annotated[
+        Text | None,
+        Key(
+            'the id, ARN or alias of the key for sse = "aws:kms" (default: the account\'s own key)',
+            '"alias/backups"',
+        ),
+    ] = None
+    request_payer: Annotated[
+        Literal["requester"] | None,
+        Key('"requester" to pay for the requests to a bucket of another account', '"requester"'),
+    ] = None
+    addressing: Annotated[
+        Literal["auto", "path", "virtual"] | None,
+        Key(
+            'the place of the bucket\'s name: "path" (endpoint/bucket), "virtual" (bucket.endpoint) or '
+            '"auto" (default: the AWS profile\'s)',
+            '"path"',
+        ),
+    ] = None
+    ca_bundle: Annotated[
+        Text | None,
+        Key(
+            "the absolute path of the PEM certificates that sign the server's (default: the system's)",
+            '"/etc/puller/s3-ca.pem"',
+        ),
+    ] = None
+    connections: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=MOST_CONNECTIONS)] | None,
+        Key("the number of uploads, and of ranged reads, at once, from 1 to 64 (default: adapted)", "8"),
     ] = None
 
 
@@ -224,6 +270,15 @@ class Shared(Table):
     ] = None
     tags: Annotated[
         dict[Text, str] | None, Key("a table of texts that are stored in every point", '{ site = "north" }')
+    ] = None
+    interval: Annotated[
+        Text | None,
+        Key(
+            "a duration: how often the job runs; a machine without a new point for longer is late "
+            "(default: estimated from its points)",
+            '"1d"',
+            interval,
+        ),
     ] = None
     hosts: Annotated[
         Texts | None,

@@ -35,7 +35,7 @@ from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
-from puller.repository.selection import JOB_TAG, Scope, select
+from puller.repository.selection import INTERVAL_TAG, JOB_TAG, Scope, select
 from puller.upkeep.check import CheckError, CheckReport
 from puller.upkeep.prune import GRACE
 from puller.upkeep.retention import NOT_OWN, Policy
@@ -275,12 +275,13 @@ class _Run:
 
 def choices(job: Job) -> dict[str, Any]:
     """Return the job's choices as the keywords of ``puller.backup``."""
+    reserved = {JOB_TAG: job.name} | ({INTERVAL_TAG: job.interval} if job.interval else {})
     said = {name: value for name in _CHOICES if (value := getattr(job, name)) is not None}
     return {
         "disks": job.disks,
         "exclude_if_present": job.exclude_disks,
         "quiesce_mountpoints": job.quiesce_mountpoints,
-        "tags": {**job.tags, JOB_TAG: job.name},
+        "tags": {**job.tags, **reserved},
         **said,
     }
 

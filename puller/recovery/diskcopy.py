@@ -62,16 +62,17 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
     )
 
 
-def copy_all(copiers: Sequence[Copier], flow: Flow) -> None:
+def copy_all(copiers: Sequence[Copier], flow: Flow, connections: int | None = None) -> None:
     """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised.
 
+    ``connections`` is the number of fetches at once, at most MOST_FETCHERS; None to adapt it.
     ``flow`` is for the threads, and is entered here; its scope is that of the outputs.
     """
     for copier in copiers:
         copier.begin(flow.scope)
     with flow:
         buffers = flow.adopt(BufferPool(MOST_FETCHERS, STRETCH))
-        gate = flow.adopt(Gate(_law(flow.scope.round_trip)))
+        gate = flow.adopt(Gate(_law(flow.scope.round_trip, connections)))
 
         def work(item: tuple[Copier, PackJob]) -> None:
             with gate.passing(len(item[1].chunks) * CHUNK):
@@ -88,7 +89,9 @@ def copy_all(copiers: Sequence[Copier], flow: Flow) -> None:
         crew.finish()
 
 
-def _law(round_trip: float) -> Concurrency:
+def _law(round_trip: float, connections: int | None) -> Concurrency:
+    if connections is not None:
+        return Concurrency.fixed(min(connections, MOST_FETCHERS))
     return Concurrency(FETCHERS, MOST_FETCHERS, FAR_FETCHERS if round_trip >= FAR_AWAY else FETCHERS)
 
 

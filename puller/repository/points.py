@@ -29,6 +29,7 @@ from puller.repository.format.pages import Address, check_address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.machines import names_of
 from puller.store.base import Store
+from puller.store.objectlock import ObjectLock
 from puller.store.parallel import each
 
 PREFIX = "points/"
@@ -158,6 +159,7 @@ class Point(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     attachments: tuple[Attachment, ...] = ()
     notes: tuple[str, ...] = ()
+    locked_until: datetime | None = None
     version: int = VERSION
 
     def disk(self, target: str) -> DiskRecord | None:
@@ -258,6 +260,7 @@ def decode(content: bytes, name: str) -> Point:
         raise DamagedData(f"{name} is damaged: it holds invalid names")
     # At the ends of the calendar, the local time would be out of range.
     times = [point.time] + [item.time for item in point.attachments if item.time is not None]
+    times += [] if point.locked_until is None else [point.locked_until]
     if any(moment.tzinfo is None or not 1970 <= moment.year < 9999 for moment in times):
         raise DamagedData(f"{name} is damaged: its time has no zone or is out of range")
     return point
@@ -321,6 +324,10 @@ class Points(Scoped):
 
         return [point for point in each(self.scope, load, names, _PARALLEL_READS) if point is not None]
 
+    def locking(self, lock: ObjectLock) -> Points:
+        """Return the same points; what it commits is locked."""
+        return Points(self._store.locking(lock), self._boxes)
+
     def commit(self, point: Point) -> None:
         """Publish ``point``, only if it is absent.
 
@@ -347,9 +354,10 @@ class Points(Scoped):
         return name in self.names(name[0])
 
     def holds(self, point: Point) -> bool:
-        """Return whether ``point`` exists, if the store answers soon."""
+        """Return whether ``point`` exists, if the store answers soon. A commit adds the end of its locks."""
         with suppress(PullerError):
-            return self.within(cleanup()).get(point.uuid, point.point) == point
+            found = self.within(cleanup()).get(point.uuid, point.point)
+            return msgspec.structs.replace(found, locked_until=point.locked_until) == point
         return False
 
     def _holds(self, name: str, box: bytes) -> bool:

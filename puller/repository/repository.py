@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from puller.cancelling import CancelScope, Scoped
@@ -36,6 +36,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
+from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, strictest
 from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
@@ -43,7 +44,9 @@ from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run, Tuning
+from puller.repository.writing.runlocks import Locking, RunLocks, Unlocked
 from puller.store.base import ObjectInfo, Store
+from puller.store.options import DEFAULTS
 from puller.store.parallel import together
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
@@ -51,18 +54,19 @@ from puller.store.unconditional import UnconditionalStore
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a run reads before it reads a footer: condemned slots, damage, and hints from the index."""
+    """What a run reads before it reads a footer: condemned slots, hints of the index, lock policies."""
 
     claims: Claims
     hints: tuple[HintFile, ...]
+    lock_policies: Sequence[LockPolicy | None]
 
 
 class Repository(Scoped):
     """An open repository: its points, packs, maps and runs, with the keys that opened it.
 
     ``id`` is its id. ``replaced`` is the difference from the repository that this host remembers at its
-    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index. Threads can share
-    it.
+    URL, or None. ``index_budget`` is the number of bytes that this host keeps of its index,
+    ``store_options`` are those that its store was opened with. Threads can share it.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Repository(Scoped):
         self.scope = store.scope
         self.replaced = replaced
         self.index_budget = BUDGET
+        self.store_options = DEFAULTS
         self.descriptor = descriptor
         self.keys = keys
         self.points = Points(store, keys.boxes())
@@ -81,6 +86,7 @@ class Repository(Scoped):
         self.keeps = Keeps(store, keys.boxes())
         self.proofs = Proofs(store, keys)
         self.verified = VerifiedPacks(store, keys.boxes())
+        self.lock_policies = LockPolicies(store, keys.boxes())
         self.packs = PackReader(store, keys)
         self.maps = MapReader(self.packs, PackTable())
 
@@ -120,7 +126,10 @@ class Repository(Scoped):
         flow = Flow(self.scope)
         try:
             bound = self.within(flow.scope)
-            return bound._begin(flow, tuning or Tuning(), excluded, prepared or bound.prepare())
+            chosen = tuning or Tuning()
+            if chosen.uploads is None:
+                chosen = replace(chosen, uploads=self.store_options.connections)
+            return bound._begin(flow, chosen, excluded, prepared or bound.prepare())
         except BaseException:
             flow.scope.cancel()  # abandoned threads may still read the index
             raise
@@ -129,40 +138,60 @@ class Repository(Scoped):
         """Read what a run needs before it reads a footer. Raises StoreError, DamagedData."""
         # Before a footer is read: prune deletes a record only once no footer has its slots. The index only
         # says in which footers to look, so it may be listed at the same time.
-        claims, _, listed = together(
+        claims, _, listed, records = together(
             self.scope,
             lambda _: Claims(self.condemned, self.maps.table),  # which keep the scope of the run
             lambda own: self.within(own).learn_damage(),
             lambda own: list(list_index(self.store.within(own))),
+            lambda own: self.lock_policies.within(own).records(),
         )
         hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
-        return Preparation(claims, hints)
+        return Preparation(claims, hints, records)
 
     def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes], prepared: Preparation) -> Run:
         claims = prepared.claims
         claims.wait_in(flow.scope)
         avoided = claims.excluded.union(excluded, self.packs.damaged)
         known = ChunkIndex(prepared.hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
-        return Run(self, flow, known, claims, tuning)
+        return Run(self, flow, known, claims, tuning, self._locking(prepared.lock_policies))
+
+    def _locking(self, records: Sequence[LockPolicy | None]) -> Locking:
+        policy = strictest(records)
+        if policy is None:
+            return Unlocked(was_decided=bool(records))
+        return RunLocks(self.store, self.packs, self.maps, policy)
+
+    def lasting(self) -> Store:
+        """Return the store for objects that every restore needs: they are locked under a lock policy."""
+        policy = self.lock_policies.read()
+        return self.store if policy is None else self.store.locking(policy.lock(self.store.locks.now()))
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Return all stored objects."""
         return self.store.list("")
 
 
-def create(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
+def create(
+    store: Store, secret: Secret | None, address: str | None = None, locks: LockPolicy | None = None
+) -> Repository:
     """Create a repository in ``store``: encrypted, opened by ``secret``, or unencrypted if that is None.
 
     The descriptor is written last, so an unfinished repository does not count as one. This host remembers it
-    at ``address``. Raises RepositoryExists.
+    at ``address``. With ``locks``, it is locked, and so will its points be. Raises RepositoryExists;
+    UnsupportedByStore if the store cannot lock.
     """
     _refuse_existing(store)
+    if locks is not None:
+        store.locks.require()
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
     descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
     store = _as_found(store, descriptor)
-    keys = _first_keys(store, descriptor, secret)
+    vital = store if locks is None else store.locking(locks.lock(store.locks.now()))
+    keys = _first_keys(vital, descriptor, secret)
+    if locks is not None:
+        LockPolicies(store, keys.boxes()).put(locks)
     try:
-        descriptors.save(store, descriptor)
+        descriptors.save(vital, descriptor)
     except ObjectExists as error:
         raise RepositoryExists(f"another process has just created a repository at {store.url}") from error
     if address is not None:

@@ -12,6 +12,9 @@ from puller.repository.points import Point
 JOB_TAG = "job"
 """Tag of a point that a job of the configuration took: its name."""
 
+INTERVAL_TAG = "interval"
+"""Tag of a point whose job says how often it runs: a duration such as ``1d``."""
+
 _PATTERN = re.compile(r"[*?\[]")
 
 

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData
+from puller.store.objectlock import Locks, ObjectLock
 
 Body = bytes | bytearray | memoryview
 """Body of an object. A memoryview must be contiguous, of format ``B``, and unchanged during the put."""
@@ -45,6 +46,18 @@ class Store(Protocol):
 
     def within(self, scope: CancelScope) -> Self:
         """Return the same store with waits that belong to ``scope``, which notes progress of transfers."""
+        ...
+
+    def locking(self, lock: ObjectLock) -> Self:
+        """Return the same store, whose puts lock what they put.
+
+        Raises UnsupportedByStore if this kind of store cannot: see ``Locks.require``.
+        """
+        ...
+
+    @property
+    def locks(self) -> Locks:
+        """Locks and versions of its objects. Their waits belong to ``scope``."""
         ...
 
     @property

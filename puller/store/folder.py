@@ -37,6 +37,7 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.mounts import is_remote, means_lacking, sync_folder
+from puller.store.objectlock import Unlockable
 
 _DIRECT = 1 << 20
 """Bytes from which a body is written with direct I/O, if its buffer and the file system allow it: on a full
@@ -73,7 +74,7 @@ _ADVICE: dict[type[StoreError], str] = {
 }
 
 
-class FolderStore(Scoped):
+class FolderStore(Scoped, Unlockable):
     """Objects as files below ``root``, which the first put creates if its parent exists.
 
     Directories get mode 0700 and files 0600. The etag consists of time, size and inode, which a replaced
@@ -155,6 +156,15 @@ class FolderStore(Scoped):
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of ``prefix`` and those in it, except those that hold something.
+
+        Only for a prefix that no put uses any more.
+        """
+        for place, _, _ in os.walk(self._path(prefix.removesuffix("/")), topdown=False):
+            with suppress(OSError):
+                Path(place).rmdir()
 
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)

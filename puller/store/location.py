@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from puller.errors import UsageError
 from puller.store.base import Store, is_key
 from puller.store.folder import FolderStore
+from puller.store.options import DEFAULTS, StoreOptions
 
 # Names that the S3 client accepts; servers other than AWS allow more than AWS's own rules.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
@@ -61,7 +62,7 @@ def parse(url: str) -> Location:
     raise UsageError("invalid repository: neither an S3 URL nor a directory", advice=_ADVICE)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, options: StoreOptions = DEFAULTS) -> Store:
     """Return the store at ``url``, without touching it. Raises ``UsageError``."""
     location = parse(url)
     if isinstance(location, FolderLocation):
@@ -69,7 +70,7 @@ def open_store(url: str) -> Store:
     # boto3 is slow to load and large, and users of directories do not need it.
     from puller.store.s3.client import connect
 
-    return connect(location.bucket, location.prefix)
+    return connect(location.bucket, location.prefix, options=options)
 
 
 def address(store: Store) -> str:

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 from puller.cancelling import CancelScope, Scoped
 from puller.store.base import Body, ObjectInfo, Store
+from puller.store.objectlock import AskedLocks, Locks, ObjectLock
 
 T = TypeVar("T")
 
@@ -24,6 +25,17 @@ class WrappedStore(Scoped):
         bound = copy(self)
         bound.scope, bound._store = scope, self._store.within(scope)
         return bound
+
+    def locking(self, lock: ObjectLock) -> Self:
+        """See ``Store.locking``."""
+        bound = copy(self)
+        bound._store = self._store.locking(lock)
+        return bound
+
+    @property
+    def locks(self) -> Locks:
+        """See ``Store.locks``."""
+        return AskedLocks(self._store.locks.possible, self._ask)
 
     def _ask(self, ask: Callable[[Store], T]) -> T:
         return ask(self._store)

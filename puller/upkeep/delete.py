@@ -32,5 +32,5 @@ def _refuse_kept(repository: Repository, names: Sequence[Name]) -> None:
         more = f" and {len(held) - 1} more" if len(held) > 1 else ""
         raise PointKept(
             f"cannot delete restore point {held[0][1]}{more}: it is {keeps[held[0]].reason}",
-            advice=f"Run 'puller release {held[0][1]}' first; nothing was deleted.",
+            advice=f"If nothing needs it, run 'puller release {held[0][1]}' first; nothing was deleted.",
         )

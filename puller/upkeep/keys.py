@@ -77,7 +77,7 @@ def add_key(repository: Repository, current: Secret | None, new: Secret, role: s
     check_full(repository)
     _check_words(role, label)
     opened = slots.open_slot(repository.store, repository.descriptor.id_bytes, current)
-    return slots.add_slot(repository.store, opened, new, role, label)
+    return slots.add_slot(repository.lasting(), opened, new, role, label)
 
 
 def _check_words(role: str, label: str) -> None:

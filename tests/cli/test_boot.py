@@ -10,6 +10,7 @@ import pytest
 
 import puller
 from puller.recovery.booting import record
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.record import Booted, BootedDisk
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
@@ -92,6 +93,20 @@ def test_a_machine_of_another_repository_is_not_resumed_with_this_one(
     error = cli("boot", "--resume", "web1-boot", "-r", str(folder), "--json").error
     assert error["code"] == 2
     assert "was booted from the repository /srv/backups" in error["message"]
+
+
+@pytest.mark.parametrize("way", ["--resume", "--discard"])
+def test_a_machine_that_another_puller_puts_together(
+    cli: CommandLine, repository: puller.Repository, folder: Path, way: str
+) -> None:
+    made = booted(record.make_folder(None, "web1-boot"))
+    machine = msgspec.structs.replace(made, repository=repository.store.url, connect="test:///default")
+    record.write(machine)
+    with machine_held(machine):
+        error = cli("boot", way, "web1-boot", "-r", str(folder), "--json").error
+    assert (error["code"], error["name"], error["retryable"]) == (11, "Locked", True)
+    assert "machine web1-boot is being booted, resumed or discarded by" in error["message"]
+    assert record.read("web1-boot") == machine
 
 
 def test_a_point_without_disks_is_refused_before_anything_is_made(

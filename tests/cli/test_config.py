@@ -12,6 +12,8 @@ from puller.cli.input import access
 from puller.cli.output.settings import Settings
 from puller.configuration import file as configuration
 from puller.errors import UsageError
+from puller.store.base import Store
+from puller.store.options import DEFAULTS, StoreOptions
 from puller.units import MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
@@ -104,6 +106,36 @@ def test_how_much_of_the_index_this_host_keeps(
     assert budgets == [256 * MIB, 256 * MIB, 1536 * MIB, 1536 * MIB]
     with pytest.raises(UsageError, match="cannot keep an index"):
         puller.open_repository(str(folder), index_budget=1000)
+
+
+def test_the_options_of_the_store_reach_every_opening(
+    cli: CommandLine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, StoreOptions]] = []
+
+    def open_noted(url: str, options: StoreOptions = DEFAULTS) -> Store:
+        opened.append((url, options))
+        raise UsageError("enough")
+
+    for module in ("puller.api.repositories", "puller.store.location"):
+        monkeypatch.setattr(f"{module}.open_store", open_noted)
+    path.write_text(
+        '[repositories.main]\nurl = "s3://backups/kvm"\nstorage-class = "STANDARD_IA"\nconnections = 4\n'
+    )
+    monkeypatch.setenv("PULLER_CONNECTIONS", "9")
+    for words in (
+        ("init", "--no-encryption"),
+        ("points",),
+        ("doctor",),
+        ("points", "-r", "s3://backups/kvm"),
+    ):
+        assert cli(*words, "--json").error["message"] == "enough"
+    assert opened == [("s3://backups/kvm", StoreOptions(storage_class="STANDARD_IA", connections=9))] * 4
+    opened.clear()
+    assert cli("points", "-r", "s3://backups/other", "--json").error["message"] == "enough"
+    assert opened == [("s3://backups/other", StoreOptions(connections=9))]
+    monkeypatch.setenv("PULLER_STORAGE_CLASS", "GLACIER")
+    assert cli("points", "--json").error["code"] == 2
 
 
 @pytest.mark.parametrize("kind", ["password-file", "key-file"])

@@ -87,11 +87,11 @@ def test_what_the_job_says_reaches_the_backup(
 ) -> None:
     setting.job(
         f'domains = ["{machine.name}"]\nexclude-disks = ["vda"]\ntags = {{ site = "north" }}',
-        defaults=f'scratch-dir = "{tmp_path}"',
+        defaults=f'interval = "1d"\nscratch-dir = "{tmp_path}"',
     )
     (record,) = cli("run", "nightly", "--json").document["points"]
     assert [disk["disk"] for disk in record["disks"]] == ["vdb"]
-    assert record["tags"] == {"site": "north", "job": "nightly"}
+    assert record["tags"] == {"site": "north", "job": "nightly", "interval": "1d"}
     setting.job(f'domains = ["{machine.name}"]\ndisks = ["vda"]\nscratch-dir = "/nonexistent"')
     assert "/nonexistent" in cli("run", "nightly", "--json").error["message"]
 
@@ -400,7 +400,7 @@ def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.0))
-    monkeypatch.setattr("puller.api.repositories.open_store", lambda url: Away(Path(url)))
+    monkeypatch.setattr("puller.api.repositories.open_store", lambda url, _: Away(Path(url)))
     assert cli("points", "--json").error["code"] == 14
     answer = cli("run", "nightly", "--only", "prune", "--json")
     assert answer.document["prune"]["kept"] == [point.point]

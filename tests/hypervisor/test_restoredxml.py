@@ -262,13 +262,13 @@ def test_libvirt_before_9_1_forgets_that_qemu_is_to_wait() -> None:
     assert not waits_by_itself(ET.tostring(root, encoding="unicode"))
 
 
-def test_memory_is_set_in_mebibytes() -> None:
+def test_memory_is_set_in_kibibytes() -> None:
     xml = "<domain><name>a</name><memory unit='KiB'>1048576</memory><currentMemory>5</currentMemory></domain>"
-    root = ET.fromstring(with_memory(xml, 512))
-    assert [(one.text, one.get("unit")) for one in root if one.tag != "name"] == [("512", "MiB")] * 2
+    root = ET.fromstring(with_memory(xml, 512 << 20))
+    assert [(one.text, one.get("unit")) for one in root if one.tag != "name"] == [(str(512 << 10), "KiB")] * 2
 
 
 def test_memory_that_is_divided_is_not_set() -> None:
     xml = "<domain><name>a</name><memory>1</memory><cpu><numa><cell id='0'/></numa></cpu></domain>"
     with pytest.raises(UsageError, match="it has NUMA cells or memory modules"):
-        with_memory(xml, 512)
+        with_memory(xml, 512 << 20)

@@ -39,7 +39,8 @@ from tests.lab.guest import (
     make_system_disk,
 )
 from tests.lab.kernel import Kernel
-from tests.lab.seaweed import Seaweed, free_ports
+from tests.lab.s3server import free_ports
+from tests.lab.seaweed import Seaweed
 
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
 SIZE = 130 * MIB + 512 * 3

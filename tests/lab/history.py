@@ -58,8 +58,7 @@ class Backup:
     disk: Disk
 
     def commit(self) -> Point:
-        self.run.commit(self.point)
-        return self.point
+        return self.run.commit(self.point)
 
 
 def back_up(
@@ -85,6 +84,9 @@ def back_up(
     extents = whole(data) if before is None else _changes(before, disk, dirty)
     base = None if parent is None else parent.disks[0].root.address
     with repository.run(TUNING) as run:
+        for other in (parent, compared):
+            if other is not None:
+                run.rely_on(other, other.disks[0].root.address)
         writer = run.disk(len(data), base, None if compared is None else compared.disks[0].root.address)
         feed(run, writer, data, extents)
         run.drain()

@@ -19,6 +19,7 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.objectlock import Unlockable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _Stored:
     etag: str
 
 
-class MemoryStore(Scoped):
+class MemoryStore(Scoped, Unlockable):
     """Objects in a dictionary. Etags count the puts, so an object put twice changes its etag."""
 
     def __init__(self, name: str = "memory") -> None:

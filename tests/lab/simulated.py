@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self
 from puller.cancelling import CancelScope
 from puller.errors import ObjectExists, StoreUnavailable
 from puller.store.base import Body, ObjectInfo
+from puller.store.objectlock import Unlockable
 from tests.lab.memory import MemoryStore
 
 NOTES = ("locks/", "pending/", "points/", "kept/")
@@ -90,7 +91,7 @@ class World:
         return [info.key for info in self.objects.list(prefix)]
 
 
-class Process:
+class Process(Unlockable):
     """The store as one process sees it. ``before`` and ``after`` are called at given operations."""
 
     def __init__(self, world: World) -> None:

@@ -18,7 +18,7 @@ from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
 from puller.recovery.serving.fetching import Fetcher
-from puller.recovery.serving.opening import opened_form
+from puller.recovery.serving.opening import open_session, opened_form
 from puller.recovery.serving.overlay import OverlaidDisk
 from puller.recovery.serving.sequences import AHEAD, DENSE, SEGMENT, Sequences
 from puller.recovery.serving.session import Session, decode_session, encode
@@ -193,6 +193,23 @@ class Served:
         buffer = bytearray(length)
         self.exports.read(self.disk, memoryview(buffer), offset)
         return bytes(buffer)
+
+
+def test_the_options_of_the_store_reach_the_process_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = puller.StoreOptions(sse="aws:kms", kms_key="alias/backups", connections=3)
+    session = Session("s3://bucket/prefix", "web1@latest", 16 * MIB, options=options)
+    opened: list[object] = []
+
+    def open_noted(url: str, options: puller.StoreOptions) -> FolderStore:
+        opened.append(options)
+        return FolderStore(tmp_path / "absent")
+
+    monkeypatch.setattr("puller.recovery.serving.opening.open_store", open_noted)
+    with pytest.raises(puller.PullerError):
+        open_session(decode_session(encode(session)), CancelScope(), print)
+    assert opened == [options]
 
 
 @pytest.fixture

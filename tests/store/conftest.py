@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,29 +13,58 @@ import pytest
 from puller.store.base import Store
 from puller.store.folder import FolderStore
 from puller.store.paced import PacedStore
+from puller.store.probe import honours_put_if_absent
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import make_client
 from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
 from tests.lab.memory import MemoryStore
-from tests.lab.seaweed import Seaweed
+from tests.lab.s3server import S3Server
 
 MakeS3Store = Callable[[], S3Store]
 
 
+BUCKETS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "versioned": {"versioned": True},
+    "locked": {"lock_days": 1},
+}
+"""What is asked of ``S3Server.make_bucket``. Each server is tested with a bucket of each kind."""
+
+S3_STORES = [f"{server} {kind}" for server in ("seaweed", "ceph") for kind in BUCKETS]
+
+
 @pytest.fixture(scope="session")
-def make_s3_store(seaweed: Seaweed) -> MakeS3Store:
+def s3_stores(request: pytest.FixtureRequest) -> Callable[[str], MakeS3Store]:
+    """Return what makes stores of one of S3_STORES, whose server starts when the first is wanted."""
+
+    @cache
+    def stores(name: str) -> MakeS3Store:
+        server, kind = name.split()
+        return _stores_of(request.getfixturevalue(server), kind)
+
+    return stores
+
+
+def _stores_of(server: S3Server, kind: str) -> MakeS3Store:
     """Return what makes empty stores: prefixes in one bucket, since a client takes 0.4 s to make."""
     with pytest.MonkeyPatch.context() as patch:
-        seaweed.use(patch)
+        server.use(patch)
         client = make_client()
-    seaweed.make_bucket("contract")
-    return lambda: S3Store(client, "contract", f"some/{uuid4().hex}")
+    bucket = f"contract-{kind}"
+    server.make_bucket(bucket, **BUCKETS[kind])
+    return lambda: S3Store(client, bucket, f"some/{uuid4().hex}")
 
 
-@pytest.fixture(params=["memory", "folder", "s3", "paced", "retrying", "unconditional"])
+@pytest.fixture(scope="session")
+def make_s3_store(s3_stores: Callable[[str], MakeS3Store]) -> MakeS3Store:
+    """Return what makes empty stores in a plain bucket of SeaweedFS."""
+    return s3_stores("seaweed plain")
+
+
+@pytest.fixture(params=["memory", "folder", "paced", "retrying", "unconditional", *S3_STORES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return an empty store of each kind in turn."""
+    """Return an empty store of each kind in turn, as puller uses it."""
     if request.param == "memory":
         return MemoryStore()
     if request.param == "paced":
@@ -44,5 +75,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return UnconditionalStore(MemoryStore())
     if request.param == "folder":
         return FolderStore(tmp_path / "repository")
-    make: MakeS3Store = request.getfixturevalue("make_s3_store")
-    return make()
+    stores: Callable[[str], MakeS3Store] = request.getfixturevalue("s3_stores")
+    made = stores(request.param)()
+    return made if honours_put_if_absent(made, "probe-") else UnconditionalStore(made)

@@ -70,12 +70,12 @@ class ScriptedServer(ThreadingHTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_port}"
         self.requests: list[Request] = []
-        self._answers = answers
+        self.answers = answers
         self.expectation = expectation
 
     def next_answer(self, request: Request) -> Answer:
         self.requests.append(request)
-        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients that hang up are part of the tests."""

@@ -10,7 +10,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.modes import refuse_odd
 from puller.cli.input.options import OF_HOST, Command
-from puller.cli.input.quantities import RATE
+from puller.cli.input.quantities import MEMORY, RATE
 from puller.cli.output.console import printable
 from puller.cli.output.measures import PULL
 from puller.cli.output.outcome import Outcome
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--memory",
-    type=click.IntRange(min=1),
+    type=MEMORY,
     metavar="MIB",
-    help="Give the machine this memory, in MiB. Without the option, it has what the domain had.",
+    help="Give the machine this memory, in MiB, or with a unit (for example 2G). Without the option, it has "
+    "what the domain had.",
 )
 @click.option(
     "--storage",

@@ -9,7 +9,7 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
-from puller.cli.input.quantities import DURATION, SIZE, Quantity
+from puller.cli.input.quantities import DURATION, MEMORY, Quantity
 from puller.cli.output import failures, proofs
 from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
@@ -40,10 +40,10 @@ EVIDENCE: Quantity[Any] = Quantity("evidence", read_evidence)
 )
 @click.option(
     "--memory",
-    type=SIZE,
-    metavar="SIZE",
-    help="Give a machine no more memory than this, in bytes (for example 2G). Without it, a machine gets "
-    "what its domain has.",
+    type=MEMORY,
+    metavar="MIB",
+    help="Give a machine no more memory than this, in MiB, or with a unit (for example 2G). Without it, a "
+    "machine gets what its domain has.",
 )
 @click.option(
     "--parallel", type=click.IntRange(1, 64), metavar="N", help="Hold N drills at once.  [default: 1]"

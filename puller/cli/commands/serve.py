@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cancelling import CancelScope
-from puller.cli.input.access import open_or_ask
+from puller.cli.input.access import open_or_ask, store_options
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import SIZE
 from puller.cli.input.secret import Secret
@@ -165,6 +165,7 @@ def _begin(
             writable=service.writable,
             folder=None if service.folder is None else str(service.folder),
             folder_size=service.folder_size,
+            options=store_options(settings),
         )
         return ServerProcess(session, service, observer)
 

@@ -13,7 +13,11 @@ from puller.cli.output.settings import Settings
 from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from puller.api import LockMode
     from puller.repository.repository import Repository
+    from puller.store.options import StoreOptions
 
 T = TypeVar("T")
 
@@ -89,16 +93,33 @@ def _wrong(error: WrongKey, secret: Secret) -> WrongKey:
     return WrongKey(f"{error.message} (taken from {secret.source})", advice=advice)
 
 
+def store_options(settings: Settings) -> StoreOptions:
+    """Return the options of the repository's store, from environment and configuration. Raises UsageError."""
+    from puller.store.options import DEFAULTS, from_environment
+
+    return from_environment(os.environ, DEFAULTS if settings.place is None else settings.place.options)
+
+
 def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
     from puller import api
 
     kept = settings.place.index_budget if settings.place is not None else None
     return api.open_repository(
-        url, password=secret.password, key_file=secret.key_file, index_budget=kept, scope=scope
+        url,
+        password=secret.password,
+        key_file=secret.key_file,
+        store_options=store_options(settings),
+        index_budget=kept,
+        scope=scope,
     )
 
 
-def create_repository(settings: Settings, encrypted: bool) -> Repository:
+def create_repository(
+    settings: Settings,
+    encrypted: bool,
+    lock_mode: LockMode | None = None,
+    lock_period: timedelta | None = None,
+) -> Repository:
     """Create the repository. Raises UsageError and the errors of ``puller.create_repository``."""
     url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
@@ -112,7 +133,14 @@ def create_repository(settings: Settings, encrypted: bool) -> Repository:
         secret = Secret()
     from puller import api
 
-    return api.create_repository(url, password=secret.password, key_file=secret.key_file)
+    return api.create_repository(
+        url,
+        password=secret.password,
+        key_file=secret.key_file,
+        lock_mode=lock_mode,
+        lock_period=lock_period,
+        store_options=store_options(settings),
+    )
 
 
 def _new_password() -> Secret:

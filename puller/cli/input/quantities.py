@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, rate, size
+from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, size
 
 T = TypeVar("T")
 
@@ -34,5 +34,7 @@ BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
 AMOUNT = Quantity("size", size)
 """A number of bytes, or 0."""
+MEMORY = Quantity("memory", memory)
+"""A number of bytes, 1 MiB or more; written as MiB, or with a unit."""
 SIZE = Quantity("size", budget)
 """A number of bytes, 1 MiB or more."""

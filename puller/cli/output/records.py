@@ -57,6 +57,7 @@ def record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -
         ],
         "notes": list(point.notes),
         "disks": disks,
+        "locked_until": moment(point.locked_until),
         "keep": held,
         "proof": verdicts.brief(proof),
     }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from puller.errors import UsageError
+from puller.units import KIB
 
 
-def with_memory(xml: str, mebibytes: int) -> str:
-    """Return the definition with so much memory. Raises UsageError if its memory has a shape."""
+def with_memory(xml: str, size: int) -> str:
+    """Return the definition with ``size`` bytes of memory, rounded down to KiB.
+
+    Raises UsageError if its memory has a shape.
+    """
     root = ET.fromstring(xml)
     if root.find("./cpu/numa/cell") is not None or root.find("./devices/memory") is not None:
         raise UsageError(
@@ -19,8 +23,8 @@ def with_memory(xml: str, mebibytes: int) -> str:
         element = root.find(f"./{name}")
         if element is None:
             continue
-        element.set("unit", "MiB")
-        element.text = str(mebibytes)
+        element.set("unit", "KiB")
+        element.text = str(size // KIB)
     if (most := root.find("./maxMemory")) is not None:
         root.remove(most)
     return ET.tostring(root, encoding="unicode") + "\n"

@@ -53,6 +53,7 @@ from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.discard import remove_after_failure
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.qemu_socket import socket_in
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
@@ -69,7 +70,7 @@ _INTERFACES = Path("/sys/class/net")
 class BootRequest:
     """How to boot a point.
 
-    ``network`` is the libvirt network to connect to; without it the cables are out. ``memory`` is in MiB.
+    ``network`` is the libvirt network to connect to; without it the cables are out. ``memory`` is in bytes.
     ``environment`` has the variables that lead the server to the store.
     """
 
@@ -126,13 +127,14 @@ class _Booting:
 
     def run(self) -> Booted:
         self._booted = self._record(record.folder_for(self._wanted.storage, self._name))
-        record.make_folder(self._wanted.storage, self._name)
-        try:
-            record.write(self._booted)
-            self._boot()
-        except BaseException:
-            remove_after_failure(self._booted, self._host, self._repository, self._observer)
-            raise
+        with machine_held(self._booted):
+            record.make_folder(self._wanted.storage, self._name)
+            try:
+                record.write(self._booted)
+                self._boot()
+            except BaseException:
+                remove_after_failure(self._booted, self._host, self._repository, self._observer)
+                raise
         return self._booted
 
     def _boot(self) -> None:

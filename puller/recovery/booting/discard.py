@@ -12,17 +12,23 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import lifecycle
 from puller.hypervisor.domain.domain import Domain
 from puller.recovery.booting import image_server, record
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.record import Booted
 from puller.recovery.targets import outputs
 from puller.repository.repository import Repository
 
 
 def discard(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
-    """Remove the machine with all that its guest has written. Raises UsageError, OutputInUse,
-    HypervisorError.
+    """Remove the machine with all that its guest has written. Raises Locked, NotBooted, UsageError,
+    OutputInUse, HypervisorError.
 
     Without ``repository`` its point stays kept, and ``observer`` is told.
     """
+    with machine_held(booted):
+        _discard(record.read(booted.name), host, repository, observer)
+
+
+def _discard(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
     if booted.state == "standalone":
         raise UsageError(
             f"machine {booted.name} stands alone: its disks are its own, and puller has nothing to remove",

@@ -91,6 +91,7 @@ def start(booted: Booted, repository: Repository, point: Point, environment: Map
         MEMORY,
         opened=opened_form(repository, point),
         patience=PATIENCE.seconds,
+        options=repository.store_options,
     )
     try:
         make_private(folder)

@@ -10,9 +10,10 @@ from puller.hypervisor.domain import lifecycle
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.reconnect import wait_for_server, waits_by_itself
 from puller.hypervisor.job.blockpull import images_behind, pull_progress
-from puller.recovery.booting import image_server
+from puller.recovery.booting import image_server, record
 from puller.recovery.booting.boot import run_guest
 from puller.recovery.booting.discard import find_domain
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.pulling import is_pulled, require_alone
 from puller.recovery.booting.record import Booted
 from puller.repository.repository import Repository
@@ -21,8 +22,13 @@ from puller.repository.repository import Repository
 def resume(booted: Booted, repository: Repository, environment: Mapping[str, str]) -> None:
     """Start the server and the domain, each unless it runs.
 
-    Raises UsageError, HypervisorError, ServeFailed, StoreError.
+    Raises Locked, NotBooted, UsageError, HypervisorError, ServeFailed, StoreError.
     """
+    with machine_held(booted):
+        _resume(record.read(booted.name), repository, environment)
+
+
+def _resume(booted: Booted, repository: Repository, environment: Mapping[str, str]) -> None:
     if booted.state == "booting":
         raise UsageError(
             f"machine {booted.name} was not booted to the end: there is nothing to resume",

@@ -51,7 +51,7 @@ def open_session(session: Session, scope: CancelScope, tell: Callable[[str], Non
     Raises NoRepository, WrongKey, NoSuchPoint, AmbiguousPoint, NoSuchDisk, KeyNotHeld, UsageError,
     StoreError, DamagedData.
     """
-    store = open_store(session.url)
+    store = open_store(session.url, session.options)
     if session.opened is not None:
         opened = msgspec.json.decode(session.opened, type=_Opened)
         repository, point = (

@@ -32,5 +32,6 @@ class Server(ServerProcess):
             writable=service.writable,
             folder=None if service.folder is None else str(service.folder),
             folder_size=service.folder_size,
+            options=repository.store_options,
         )
         super().__init__(session, service, observer, repository.scope)

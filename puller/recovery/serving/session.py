@@ -11,6 +11,7 @@ import msgspec
 from puller import errors
 from puller.cancelling import WORK
 from puller.errors import PullerError
+from puller.store.options import DEFAULTS, StoreOptions
 
 CHANNEL = "channel"
 """nbdkit's parameter with the number of the inherited descriptor."""
@@ -28,8 +29,9 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The repository is opened by ``password`` or ``key_file``, or by what ``opening.opened_form`` made of an
     open one. ``disks`` are the targets of the only disks to serve; ``memory`` is for decrypted chunks, in
-    bytes; ``patience`` the seconds that the store may be silent before a read fails. A
-    ``writable`` disk has a throw-away overlay. ``folder`` is for at most ``folder_size`` bytes of slots.
+    bytes; ``options`` those of the store; ``patience`` the seconds that the store may be silent before a read
+    fails. A ``writable`` disk has a throw-away overlay. ``folder`` is for at most ``folder_size`` bytes of
+    slots.
     """
 
     url: str
@@ -44,6 +46,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     writable: bool = False
     folder: str | None = None
     folder_size: int = 0
+    options: StoreOptions = DEFAULTS
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ _SHAPES = {
     "condemned/": RANDOM,
     "damaged/": RANDOM,
     "verified/": RANDOM,
+    "locking/": RANDOM,
     "locks/": rf"[a-z]+/{RANDOM}-[0-9]{{8}}|{RANDOM}",
     "kept/": f"{UUID}/{POINT}/{RANDOM}",
     "proofs/": f"{UUID}/{POINT}/{RANDOM}",

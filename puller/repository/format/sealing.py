@@ -45,6 +45,7 @@ class BoxKind(enum.IntEnum):
     VERIFIED = 6
     KEEP = 7
     PROOF = 8
+    LOCK_POLICY = 9
 
 
 _KINDS = frozenset(BoxKind)

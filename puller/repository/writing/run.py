@@ -56,6 +56,7 @@ from puller.repository.writing.packing import (
     Places,
 )
 from puller.repository.writing.pending import PendingPoints, commit
+from puller.repository.writing.runlocks import Locking
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
@@ -130,10 +131,12 @@ class Holdings(Protocol):
 class DiskWriter:
     """Writes one disk's extents and batches. Counters are in bytes and grow during the run."""
 
-    def __init__(self, run: Run, map_: DiskMap, parent: ParentDisk | None) -> None:
+    def __init__(self, run: Run, map_: DiskMap, parent: ParentDisk | None, covered: bool) -> None:
+        """``covered``: whether what the ``parent`` reaches has its locks already."""
         self._run = run
         self.map = map_
         self.parent = parent
+        self.covered = covered
         self.zero_bytes = 0
         self.read_bytes = 0
         self.done_bytes = 0
@@ -171,11 +174,18 @@ class Run:
     to the scope of the ``flow``.
     """
 
-    def __init__(
-        self, repository: Holdings, flow: Flow, known: ChunkIndex, claims: Claims, tuning: Tuning
+    def __init__(  # noqa: PLR0913, PLR0917 - all that a run needs of a repository
+        self,
+        repository: Holdings,
+        flow: Flow,
+        known: ChunkIndex,
+        claims: Claims,
+        tuning: Tuning,
+        locks: Locking,
     ) -> None:
         self.repository = repository
         self.flow = flow
+        self.locks = locks
         self._keys = repository.keys
         self._store = repository.store
         self._table = repository.maps.table
@@ -200,6 +210,7 @@ class Run:
         maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
         self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
         self._upload = self.flow.crew("upload", law.most, 1, self._upload_pack)
+        self.locks.start(self.flow)
         self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
@@ -245,14 +256,23 @@ class Run:
         root = None if base is None else maps.root(base)
         if base is not None:
             self._bases.add(base)
+            self.locks.take_over(base)
         writer: DiskWriter
 
         def store(pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
             parents = None if writer.parent is None else writer.parent.maps(pages)
             return self._locate(writer, self._maps, contents, parents)
 
-        writer = DiskWriter(self, DiskMap(size, root, maps, store), self._parent(compared))
+        covered = compared is not None and self.locks.take_over(compared)
+        writer = DiskWriter(self, DiskMap(size, root, maps, store), self._parent(compared), covered)
         return writer
+
+    def rely_on(self, point: Point, root: Address) -> None:
+        """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
+
+        Call it before ``disk`` is called with this ``root``. It may take minutes, so no job should be open.
+        """
+        self.locks.rely_on(point, root)
 
     def _parent(self, root: Address | None) -> ParentDisk | None:
         if root is None:
@@ -318,7 +338,7 @@ class Run:
         ``parents`` holds the contents of the compared point in the same places.
         """
         ids = [content_id(self._keys.id_key, content) for content in contents]
-        packs, slots = self._find(writer.kind, ids, parents)
+        packs, slots = self._find(writer.kind, ids, parents, disk.covered)
         missing = np.flatnonzero(packs == MISS).tolist()
         if missing:
             # A batch may hold a content twice. Threads that find one at the same time store it twice.
@@ -329,20 +349,27 @@ class Run:
         return packs, slots
 
     def _find(
-        self, kind: PackKind, ids: Sequence[bytes], parents: ParentContents | None
+        self, kind: PackKind, ids: Sequence[bytes], parents: ParentContents | None, covered: bool
     ) -> tuple[Numbers, Slots]:
         if parents is None:
             return self._find_indexed(kind, ids)
         # Claimed like hits of the index: the parent may be deleted meanwhile.
         slots = parents.refs.slots.copy()
         packs = self._claims.admit(parents.equal(ids), slots)
+        if not covered:
+            self._lock_found(kind, packs)
         left = np.flatnonzero(packs == MISS)
         packs[left], slots[left] = self._find_indexed(kind, [ids[at] for at in left.tolist()])
         return packs, slots
 
     def _find_indexed(self, kind: PackKind, ids: Sequence[bytes]) -> tuple[Numbers, Slots]:
         found, slots = self._index.find(kind, ids)
-        return self._claims.admit(found, slots), slots
+        packs = self._claims.admit(found, slots)
+        self._lock_found(kind, packs)
+        return packs, slots
+
+    def _lock_found(self, kind: PackKind, packs: Numbers) -> None:
+        self.locks.find(kind, map(self._table.pack_id, set(packs.tolist()) - {MISS}))
 
     def _store_new(
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
@@ -365,6 +392,7 @@ class Run:
     def _note_places(self, places: Places) -> int:
         """Record slots that this run has written; return the number of their pack."""
         pack = self._table.number(places.pack.pack_id)
+        self.locks.own(places.pack.pack_id)
         self._claims.hold(pack, places.first, places.count)
         return pack
 
@@ -373,7 +401,7 @@ class Run:
         body = pack.body(self._keys, footer)
         size = len(body)
         with self._gate.passing(size):
-            self._uploads.put_new(pack.kind.object_name(pack.pack_id), body)
+            self.locks.locked(self._uploads).put_new(pack.kind.object_name(pack.pack_id), body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
 
@@ -407,6 +435,7 @@ class Run:
         self._data.flush()
         self._maps.flush()
         self._upload.finish()
+        self.locks.finish()
 
     def _put_rest(self) -> None:
         """Put the index of the packs that none names yet."""
@@ -414,16 +443,18 @@ class Run:
             self._put_index(self._fresh)
             self._fresh = []
 
-    def commit(self, point: Point) -> None:
+    def commit(self, point: Point) -> Point:
         """Publish ``point``, which refers to data that this run has written or found. Call it after
-        ``flush`` or ``store``.
+        ``flush`` or ``store``. Return it as committed: with the end of its locks, if the repository has a
+        lock policy.
 
         Raises Overtaken if prune is removing some of it: nothing is published then, and another run can
         succeed. Raises StoreError; then it may be unknown whether the point exists.
         """
         began = time.time()
         repository = self.repository
-        announced = commit(
-            repository.points, repository.pending, self._claims, self._bases, point, self._put_rest
-        )
+        sealed, lock = self.locks.seal(point)
+        points = repository.points if lock is None else repository.points.locking(lock)
+        announced = commit(points, repository.pending, self._claims, self._bases, sealed, self._put_rest)
         self.clock_ahead = began - announced
+        return sealed

@@ -12,7 +12,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from puller.errors import UsageError
+from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
+from puller.store.s3.options import add_to_requests, with_options
 from puller.store.s3.s3 import S3Store
 
 if TYPE_CHECKING:
@@ -26,32 +28,38 @@ _CONFIG = Config(
     response_checksum_validation="when_required",
     # One retry, for a connection that the server has closed meanwhile; RetryingStore does the rest.
     retries={"mode": "standard", "total_max_attempts": 2},
-    max_pool_connections=32,
     connect_timeout=10,
     read_timeout=60,
     tcp_keepalive=True,
 )
-_UNSIGNED_BODY = Config(s3={"payload_signing_enabled": False})
 
 
 _SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
 """Errors of unreadable files, missing programs and their output, besides the client's own errors."""
 
 
-def connect(bucket: str, prefix: str, config: Config | None = None) -> S3Store:
+def connect(
+    bucket: str, prefix: str, config: Config | None = None, options: StoreOptions = DEFAULTS
+) -> S3Store:
     """Return the store in ``bucket`` under ``prefix``, without touching it.
 
     Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
     overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
-    exist, or an endpoint that is not a URL.
+    exist, or an endpoint that is not a URL, or if the CA bundle of the options cannot be used.
     """
-    return S3Store(make_client(config), bucket, prefix)
+    client = make_client(config, options)
+    add_to_requests(client, options, f"{prefix}/" if prefix else "")
+    return S3Store(client, bucket, prefix)
 
 
-def make_client(config: Config | None = None) -> S3Client:
-    """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads."""
+def make_client(config: Config | None = None, options: StoreOptions = DEFAULTS) -> S3Client:
+    """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads.
+
+    Only what the options set for all requests is in it.
+    """
     try:
-        client = _client(_CONFIG.merge(config) if config is not None else _CONFIG)
+        settings = with_options(_CONFIG, options)
+        client = _client(settings.merge(config) if config is not None else settings, options.ca_bundle)
     except _SETTING_UP as error:
         raise UsageError(
             f"cannot set up the S3 client: {error}".rstrip(".: \n"),
@@ -65,7 +73,7 @@ def make_client(config: Config | None = None) -> S3Client:
     return client
 
 
-def _client(config: Config) -> S3Client:
+def _client(config: Config, ca_bundle: str | None) -> S3Client:
     """Create the client; bodies are not signed if TLS protects them, which saves processor time.
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
@@ -74,8 +82,9 @@ def _client(config: Config) -> S3Client:
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     if endpoint.startswith("https:"):
-        config = config.merge(_UNSIGNED_BODY)
-    return session.client("s3", config=config)
+        s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
+        config = config.merge(Config(s3=s3))
+    return session.client("s3", config=config, verify=ca_bundle)
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:

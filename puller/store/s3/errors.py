@@ -66,6 +66,7 @@ _ADVICE: Mapping[str, str] = {
         "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject in the credentials' policy; "
         "without s3:ListBucket, S3 also denies access to an object that does not exist."
     ),
+    "InvalidStorageClass": "Set storage-class to a class that the server has, or remove it.",
     "NoSuchBucket": "Create the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
 }
 

@@ -6,8 +6,9 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from copy import copy  # noqa: TID251 - of what has its __dict__
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -32,6 +33,7 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.objectlock import Locks, ObjectLock
 from puller.store.s3.answers import info_of, read_bounded, whole_size
 from puller.store.s3.body import HeardBody, is_announced, upload_body
 from puller.store.s3.bucket import Bucket
@@ -42,6 +44,7 @@ from puller.store.s3.errors import (
     translate_code,
     translated,
 )
+from puller.store.s3.locking import S3Locks, s3_date, s3_mode
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -85,11 +88,23 @@ class S3Store(Scoped):
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
         self._ways = [_Way()]
         """The form that the server requires, as far as known; shared by all copies of this store."""
+        self._lock: ObjectLock | None = None
 
     @property
     def url(self) -> str:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._root}".rstrip("/")
+
+    def locking(self, lock: ObjectLock) -> Self:
+        """See ``Store.locking``."""
+        bound = copy(self)
+        bound._lock = lock
+        return bound
+
+    @property
+    def locks(self) -> Locks:
+        """See ``Store.locks``."""
+        return S3Locks(self._client, self._bucket, self._root, self._place, self._by_proxy)
 
     @property
     def bucket(self) -> Bucket:
@@ -257,6 +272,9 @@ class S3Store(Scoped):
     def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way) -> None:
         if way.with_checksum:
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        if self._lock is not None:
+            request["ObjectLockMode"] = s3_mode(self._lock)
+            request["ObjectLockRetainUntilDate"] = s3_date(self._lock)
         request["Body"] = upload_body(body, way.expects, self.scope.note_progress)
         self._client.put_object(**request)
 

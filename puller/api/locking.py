@@ -1,0 +1,70 @@
+"""Locks of restore points."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import get_args
+
+from puller.api.arguments import LockMode
+from puller.errors import UsageError
+from puller.repository.records.lockpolicy import LockPolicy
+from puller.repository.repository import Repository
+from puller.store.objectlock import LockMode as _Mode
+from puller.upkeep.lock import check_period
+from puller.upkeep.lock import set_lock_policy as _set_lock_policy
+
+
+def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | None:
+    """Return the policy of two arguments that go together; None without both. Raises UsageError."""
+    if mode is None and period is None:
+        return None
+    if mode is None or period is None:
+        raise UsageError("a lock needs both a mode and a period", advice="Give lock_mode and lock_period.")
+    if mode not in get_args(LockMode):
+        raise UsageError(f"invalid lock mode '{mode}'", advice="Use governance or compliance.")
+    check_period(period.total_seconds())
+    return LockPolicy(_Mode(mode), period.total_seconds())
+
+
+def lock_policy(repository: Repository) -> LockPolicy | None:
+    """Return for how long, and how, what new restore points need is locked.
+
+    Args:
+        repository: The repository.
+
+    Returns:
+        The policy, or None if nothing is locked.
+
+    Raises:
+        DamagedData: A record of the policy is damaged.
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> puller.lock_policy(repository).seconds / 86400
+        30.0
+    """
+    return repository.lock_policies.read()
+
+
+def set_lock(
+    repository: Repository, *, mode: LockMode | None = None, period: timedelta | None = None
+) -> None:
+    """Lock what new restore points need, so that nobody can delete it before its time.
+
+    Existing points are not locked; what a new point shares with them is.
+
+    Args:
+        repository: The repository. Its bucket must have Object Lock.
+        mode: ``governance`` or ``compliance``. With neither a mode nor a period, nothing is locked from now
+            on; existing locks stay.
+        period: How long to lock it, counted from the beginning of each backup.
+
+    Raises:
+        UnsupportedByStore: The store cannot lock objects. It is a StoreError.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: The mode or the period cannot be used.
+
+    Example:
+        >>> puller.set_lock(repository, mode="governance", period=timedelta(days=30))
+    """
+    _set_lock_policy(repository, policy_of(mode, period))

@@ -1,0 +1,12 @@
+"""The lock on this host against two pullers that put one booted machine together, or remove it."""
+
+from __future__ import annotations
+
+from puller.hypervisor.locking.lock import HostLock, lock_directory
+from puller.recovery.booting.record import Booted
+
+
+def machine_held(booted: Booted) -> HostLock:
+    """Hold the machine while it is booted, resumed or discarded. Entering raises Locked."""
+    what = f"machine {booted.name} is being booted, resumed or discarded"
+    return HostLock(lock_directory() / f"boot-{booted.uuid}.lock", what)

@@ -1,0 +1,216 @@
+"""Object Lock: objects that the store does not let anybody delete before a time, and versions of objects.
+
+Only versions are locked. Deleting a name still hides it behind a *delete marker*, and putting it again hides
+it behind a newer version; what is locked stays below and can be brought back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+from puller.errors import UnsupportedByStore
+
+if TYPE_CHECKING:
+    from puller.store.base import Store
+
+T = TypeVar("T")
+
+
+class LockMode(StrEnum):
+    """Whether somebody may take a lock away: with a special right (governance), or nobody (compliance)."""
+
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLock:
+    """The lock of one version: it ends at ``until``, in seconds since the epoch by the store's clock."""
+
+    mode: LockMode
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One version of an object, or a delete marker. ``modified`` is by the store's clock.
+
+    ``version`` is the store's id of it. ``is_current`` says whether a read of the key finds it.
+    """
+
+    key: str
+    version: str
+    size: int
+    modified: float
+    is_marker: bool = False
+    is_current: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """Some versions, the newest of a key first, and how to go on; ``following`` is None at the end.
+
+    A server may send the delete markers of a page after all other versions of it.
+    """
+
+    versions: tuple[ObjectVersion, ...]
+    following: tuple[str, str] | None
+
+
+class Locks(Protocol):
+    """Locks and versions of a store's objects. Methods raise StoreError; ``version`` None is the current one.
+
+    Where ``possible`` is False, all of them raise UnsupportedByStore.
+    """
+
+    @property
+    def possible(self) -> bool:
+        """Whether this kind of store can have locks; asks nobody."""
+        ...
+
+    def require(self) -> None:
+        """Raise UnsupportedByStore unless the store locks objects when it is asked to."""
+        ...
+
+    def now(self) -> float:
+        """Return the store's time, in seconds since the epoch."""
+        ...
+
+    def lock_of(self, key: str, version: str | None = None) -> ObjectLock | None:
+        """Return the lock, which may have ended. Raises ObjectNotFound."""
+        ...
+
+    def extend(self, key: str, lock: ObjectLock, version: str | None = None) -> None:
+        """Lock an object, or lengthen its lock. Raises ObjectNotFound, or StoreDenied to shorten it."""
+        ...
+
+    def page(self, prefix: str, after: tuple[str, str] | None = None) -> VersionPage:
+        """Return the versions of the keys that begin with ``prefix``, a page at a time."""
+        ...
+
+    def get_tail(self, key: str, version: str, length: int) -> bytes:
+        """Return the last ``length`` bytes of a version, or all of a shorter one. Raises ObjectNotFound."""
+        ...
+
+    def delete(self, versions: Sequence[ObjectVersion]) -> tuple[ObjectVersion, ...]:
+        """Delete versions and markers for good, at most 1000; return those that the store refuses to."""
+        ...
+
+
+def versions_of(locks: Locks, prefix: str) -> Iterator[ObjectVersion]:
+    """Yield all versions of the keys that begin with ``prefix``. Raises StoreError."""
+    page = locks.page(prefix)
+    yield from page.versions
+    while page.following is not None:
+        page = locks.page(prefix, page.following)
+        yield from page.versions
+
+
+class AskedLocks:
+    """The locks of a wrapped store. ``ask`` calls its argument with that store."""
+
+    def __init__(self, possible: bool, ask: Callable[[Callable[[Store], object]], object]) -> None:
+        self._possible = possible
+        self._ask = ask
+
+    def _get(self, question: Callable[[Store], T]) -> T:
+        return self._ask(question)  # type: ignore[return-value]
+
+    @property
+    def possible(self) -> bool:
+        """See ``Locks.possible``."""
+        return self._possible
+
+    def require(self) -> None:
+        """See ``Locks.require``."""
+        self._get(lambda store: store.locks.require())
+
+    def now(self) -> float:
+        """See ``Locks.now``."""
+        return self._get(lambda store: store.locks.now())
+
+    def lock_of(self, key: str, version: str | None = None) -> ObjectLock | None:
+        """See ``Locks.lock_of``."""
+        return self._get(lambda store: store.locks.lock_of(key, version))
+
+    def extend(self, key: str, lock: ObjectLock, version: str | None = None) -> None:
+        """See ``Locks.extend``."""
+        self._get(lambda store: store.locks.extend(key, lock, version))
+
+    def page(self, prefix: str, after: tuple[str, str] | None = None) -> VersionPage:
+        """See ``Locks.page``."""
+        return self._get(lambda store: store.locks.page(prefix, after))
+
+    def get_tail(self, key: str, version: str, length: int) -> bytes:
+        """See ``Locks.get_tail``."""
+        return self._get(lambda store: store.locks.get_tail(key, version, length))
+
+    def delete(self, versions: Sequence[ObjectVersion]) -> tuple[ObjectVersion, ...]:
+        """See ``Locks.delete``."""
+        return self._get(lambda store: store.locks.delete(versions))
+
+
+class NoLocks:
+    """The locks of a store that cannot have any."""
+
+    possible = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def refusal(self) -> UnsupportedByStore:
+        """The error of everything that is asked."""
+        return UnsupportedByStore(
+            f"cannot lock objects in {self._url}: only S3 buckets have Object Lock",
+            advice="Use a bucket that was created with Object Lock, or leave out the lock.",
+        )
+
+    def require(self) -> None:
+        """See ``Locks.require``."""
+        raise self.refusal
+
+    def now(self) -> float:
+        """See ``Locks.now``."""
+        raise self.refusal
+
+    def lock_of(self, key: str, version: str | None = None) -> ObjectLock | None:
+        """See ``Locks.lock_of``."""
+        raise self.refusal
+
+    def extend(self, key: str, lock: ObjectLock, version: str | None = None) -> None:
+        """See ``Locks.extend``."""
+        raise self.refusal
+
+    def page(self, prefix: str, after: tuple[str, str] | None = None) -> VersionPage:
+        """See ``Locks.page``."""
+        raise self.refusal
+
+    def get_tail(self, key: str, version: str, length: int) -> bytes:
+        """See ``Locks.get_tail``."""
+        raise self.refusal
+
+    def delete(self, versions: Sequence[ObjectVersion]) -> tuple[ObjectVersion, ...]:
+        """See ``Locks.delete``."""
+        raise self.refusal
+
+
+class Unlockable:
+    """The part of ``Store`` about locks, for stores that cannot have any."""
+
+    @property
+    def url(self) -> str:
+        """See ``Store.url``."""
+        raise NotImplementedError
+
+    @property
+    def locks(self) -> Locks:
+        """See ``Store.locks``."""
+        return NoLocks(self.url)
+
+    def locking(self, lock: ObjectLock) -> Self:
+        """See ``Store.locking``."""
+        raise NoLocks(self.url).refusal

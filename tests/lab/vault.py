@@ -1,0 +1,77 @@
+"""A bucket with Object Lock, and what its administrator, or a thief of all credentials, can do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class Vault:
+    """Everything below ``prefix`` in a bucket with Object Lock, without puller's own means."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str = "") -> None:
+        self.client = client
+        self.bucket = bucket
+        self.prefix = prefix
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def make(self) -> None:
+        self.client.create_bucket(Bucket=self.bucket, ObjectLockEnabledForBucket=True)
+
+    def entries(self) -> Iterator[tuple[str, str, bool]]:
+        """Key, version and whether it is a delete marker, of everything."""
+        pages = self.client.get_paginator("list_object_versions").paginate(
+            Bucket=self.bucket, Prefix=self.prefix
+        )
+        for page in pages:
+            for entry in page.get("Versions") or ():
+                yield entry["Key"], entry["VersionId"], False
+            for marker in page.get("DeleteMarkers") or ():
+                yield marker["Key"], marker["VersionId"], True
+
+    def names(self, folder: str = "") -> list[str]:
+        """What a plain listing shows, without the prefix."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self.prefix + folder
+        )
+        return [
+            entry["Key"].removeprefix(self.prefix) for page in pages for entry in page.get("Contents") or ()
+        ]
+
+    def end_of(self, name: str) -> datetime | None:
+        """When the lock of the current version ends."""
+        try:
+            answer = self.client.get_object_retention(Bucket=self.bucket, Key=self.prefix + name)
+        except ClientError:
+            return None
+        return answer["Retention"]["RetainUntilDate"].astimezone(UTC)
+
+    def ends(self) -> dict[str, datetime | None]:
+        return {name: self.end_of(name) for name in self.names()}
+
+    def delete_all(self, bypass: bool = False) -> int:
+        """Put a delete marker over everything, and delete every version that may be. Return what is left."""
+        for name in self.names():
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+        for key, version, is_marker in list(self.entries()):
+            if not is_marker:
+                self.try_delete(key, version, bypass)
+        return sum(not is_marker for _, _, is_marker in self.entries())
+
+    def try_delete(self, key: str, version: str, bypass: bool = False) -> bool:
+        more: Any = {"BypassGovernanceRetention": True} if bypass else {}
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=key, VersionId=version, **more)
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "AccessDenied"
+            return False
+        return True
