@@ -115,6 +115,9 @@ class Large(Unlockable):
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(key)
 
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
     def delete(self, keys: Iterable[str]) -> None:
         self.inner.delete(keys)
 

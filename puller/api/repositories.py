@@ -150,7 +150,7 @@ def exercise_store(
 
     Args:
         url: As for ``create_repository``. There must be a repository.
-        size: The most bytes that are put in large objects, and read again: 1 MiB or more.
+        size: The most bytes that are put in large objects: 1 MiB or more. A quarter more are read.
         store_options: Options of the store.
 
     Returns:

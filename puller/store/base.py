@@ -115,6 +115,10 @@ class Store(Protocol):
         """Return the object's info. Raises ``ObjectNotFound``."""
         ...
 
+    def exists(self, key: str) -> bool:
+        """Return whether a listing has the object: unlike ``stat``, this needs only the right to list."""
+        ...
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield all objects whose key begins with ``prefix``, at any depth, sorted by key.
 

@@ -140,6 +140,14 @@ class FolderStore(Scoped, Unlockable):
         with self._open(key) as (_, info):
             return info
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        try:
+            self.stat(key)
+        except ObjectNotFound:
+            return False
+        return True
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         validate_prefix(prefix)

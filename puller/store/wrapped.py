@@ -73,6 +73,10 @@ class WrappedStore(Scoped):
         """See ``Store.stat``."""
         return self._ask(lambda store: store.stat(key))
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        return self._ask(lambda store: store.exists(key))
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         return self._ask(lambda store: store.list(prefix))

@@ -122,6 +122,7 @@ def test_each_role_does_its_work(
     assert codes(f"backup {machine.name}", "points", f"doctor {machine.name}") == [0, 0, 0]
     assert codes(f"keep {latest}", f"keep {latest} --note again") == [0, 0]
     assert codes("prune --keep-last 1", f"release {latest}") == [NO_RIGHT] * 2
+    assert codes("doctor --exercise-store 1M") == [1]
 
     be("prune")
     assert codes(f"delete {latest}", f"release {latest}", f"keep {latest} --until 2999-01-01") == [2, 0, 0]
@@ -130,6 +131,7 @@ def test_each_role_does_its_work(
     assert codes(f"delete {latest}") == [NO_RIGHT]
     be("prune")
     assert codes("prune --keep-last 1 --grace 0", "repair index", "check") == [0, 0, 0]
+    assert codes("doctor --exercise-store 1M") == [0]
     assert len(puller.list_points(puller.open_repository(URL, key_file=KEY))) == 1
     assert codes(f"key add --new-key-file {key}") == [NO_RIGHT]
 

@@ -45,6 +45,7 @@ _PUSHED = (
     "a_copy_of_another_disk_over_a_blank_one[blank-push]",
     "a_copy_of_another_disk_over_a_blank_one[rewritten-push]",
     "compare_reads_all_and_stores_what_no_look_finds[push]",
+    "a_guest_that_shuts_down_by_itself[push]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
 

@@ -49,6 +49,9 @@ DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTIL
 
 _NOTICE_SECONDS = 30.0
 
+_SLEEP_PORTS = (0x604, 0xB004)
+"""Where firmware puts ACPI's sleep control of a q35 machine: SeaBIOS and others, by version."""
+
 
 class MachineError(Exception):
     """A machine did not do what the test asked for."""
@@ -148,6 +151,29 @@ class Machine:
         pid = self.pid()
         os.kill(pid, signal.SIGKILL)
         _reap(pid)
+
+    def shut_down_from_inside(self) -> None:
+        """Let the guest switch the machine off, and wait until libvirt has seen it.
+
+        That is a write to the port of ACPI's power management, which the firmware has to set up before.
+        """
+        Thread(target=_reap, args=(self.pid(),), daemon=True).start()  # now, or when its job has ended
+        self.resume()
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        while self._runs():
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name} does not shut down")
+            human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+            for port in _SLEEP_PORTS:
+                with suppress(libvirt.libvirtError):  # it has just gone
+                    libvirt_qemu.qemuMonitorCommand(self.handle, f"o /h {port:#x} 0x2000", human)
+            time.sleep(0.01)
+
+    def _runs(self) -> bool:
+        try:
+            return bool(self.handle.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+        except libvirt.libvirtError:
+            return False
 
     def destroy(self) -> None:
         """Take the machine away, with all that libvirt knows of it."""

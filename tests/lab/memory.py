@@ -85,6 +85,10 @@ class MemoryStore(Scoped, Unlockable):
         """See ``Store.stat``."""
         return _info(key, self._find(key))
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        return validate_key(key) in self._objects
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         validate_prefix(prefix)

@@ -153,6 +153,10 @@ class Process(Unlockable):
         self._operate(f"stat {key}")
         return self._info(self.world.objects.stat(key))
 
+    def exists(self, key: str) -> bool:
+        self._operate(f"list {key}")
+        return self.world.objects.exists(key)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._operate(f"list {prefix}")
         return iter([self._info(info) for info in self.world.objects.list(prefix)])

@@ -11,11 +11,12 @@ import boto3
 import pytest
 
 import puller
-from puller.errors import UsageError
+from puller.errors import StoreDenied, UsageError
 from puller.store.location import open_store
 from puller.store.options import BULK, DEFAULTS, StoreOptions, from_environment
 from puller.store.s3.client import connect
 from tests.lab.archive import make_point
+from tests.lab.ceph import KMS_KEY, Ceph
 from tests.lab.seaweed import Seaweed
 from tests.store.scripted import HEADERS, ONCE, Answer, Request, ScriptedServer, scripted_server
 
@@ -149,6 +150,30 @@ def test_variables_override_the_configuration_one_by_one() -> None:
 def test_the_python_interface_refuses_them_too() -> None:
     with pytest.raises(UsageError, match=r"^storage-class: storage class GLACIER is an archive"):
         puller.StoreOptions(storage_class="GLACIER")
+
+
+def test_every_object_of_a_repository_is_encrypted_with_the_key_by_a_real_server(
+    monkeypatch: pytest.MonkeyPatch, ceph: Ceph
+) -> None:
+    ceph.use(monkeypatch)
+    ceph.make_bucket("encrypted")
+    options = StoreOptions(sse="aws:kms", kms_key=KMS_KEY)
+    repository = puller.create_repository("s3://encrypted/kvm", store_options=options)
+    make_point(repository, {"vda": bytes(range(256)) * 4096})
+    client = ceph.client()
+    keys = [info.key for info in repository.store.list("")]
+    assert {key.partition("/")[0] for key in keys} >= {"repository.json", "packs", "maps", "index", "points"}
+    for key in keys:
+        assert client.head_object(Bucket="encrypted", Key=f"kvm/{key}")["SSEKMSKeyId"] == KMS_KEY
+    assert puller.check(repository, read_data=100).errors == ()
+
+
+def test_a_key_that_the_server_does_not_have(monkeypatch: pytest.MonkeyPatch, ceph: Ceph) -> None:
+    ceph.use(monkeypatch)
+    ceph.make_bucket("keyless")
+    store = open_store("s3://keyless/kvm", StoreOptions(sse="aws:kms", kms_key="absent"))
+    with pytest.raises(StoreDenied, match=r"^cannot store a in bucket keyless at .*kms-keyid: absent"):
+        store.put("a", b"body")
 
 
 def test_the_classes_of_a_repository_on_a_real_server(

@@ -20,7 +20,7 @@ from puller.diagnosis.exercise.speed import (
     measure_throughput,
 )
 from puller.diagnosis.finding import Answer, Finding, Status, fail, ok, warn
-from puller.errors import PullerError, StoreUnavailable
+from puller.errors import PullerError, StoreDenied, StoreUnavailable
 from puller.store.base import Store
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ExerciseReport:
         throughputs: Rates by the number of connections; empty if it did not come to them.
         requests: The number of requests, those included that were repeated.
         written: Bytes put.
-        read: Bytes of whole objects read.
+        read: Bytes read.
         seconds: How long it took.
     """
 
@@ -57,6 +57,9 @@ class ExerciseReport:
     written: int = 0
     read: int = 0
     seconds: float = 0.0
+
+
+_PRUNING = "Exercise the store with the credentials that prune: they may put and delete under locks/."
 
 
 def exercise(
@@ -125,11 +128,13 @@ class _Exercise:
         try:
             for found, answer in act():
                 self._answers[found] = answer
+                if found == "exercise" and answer.status is not Status.OK:
+                    return False
         except PullerError as error:
             # What the section has found before it failed is worth more than the failure.
             self._answers["exercise" if name in self._answers else name] = self._failed(error)
             return not isinstance(error, StoreUnavailable) and name != "exercise"
-        return self._answers["exercise"].status is not Status.WARN
+        return True
 
     def _failed(self, error: PullerError) -> Answer:
         if not (isinstance(error, StoreUnavailable) and self._ground.is_over):
@@ -150,7 +155,11 @@ class _Exercise:
                 ),
             )
             return
-        self._ground.sweep()
+        try:
+            self._ground.sweep()
+        except StoreDenied as error:
+            yield "exercise", fail(error.message, _PRUNING)
+            return
         yield "exercise", ok(f"tried under {self._ground.folder}")
 
     def _time(self) -> Iterator[Named]:

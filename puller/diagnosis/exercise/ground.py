@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import StoreError, StoreUnavailable
 from puller.repository.collecting.lease import PREFIX
-from puller.store.base import Body, Store
+from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
 from puller.store.retrying import RetryingStore
 from puller.store.wrapped import WrappedStore
@@ -96,6 +96,24 @@ class _CountedStore(WrappedStore):
         self.ledger.note(read=len(content))
         return content
 
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See ``Store.get_range``."""
+        content = super().get_range(key, offset, length)
+        self.ledger.note(read=len(content))
+        return content
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See ``Store.get_ranges``."""
+        contents = super().get_ranges(key, ranges)
+        self.ledger.note(read=sum(map(len, contents)))
+        return contents
+
+    def get_tail(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
+        """See ``Store.get_tail``."""
+        content, info = super().get_tail(key, length)
+        self.ledger.note(read=len(content))
+        return content, info
+
     def _ask(self, ask: Callable[[Store], T]) -> T:
         with self.ledger.request():
             return super()._ask(ask)
@@ -152,7 +170,7 @@ class Ground:
 
     @property
     def transferred(self) -> tuple[int, int]:
-        """Bytes written and read in whole objects."""
+        """Bytes written and read."""
         return self._ledger.written, self._ledger.read
 
     def sweep(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from puller.units import MIB
+from puller.units import KIB, MIB
 
 ROUNDS = 64
 """Objects that are put, read, listed, replaced and deleted, one request after the other."""
@@ -22,6 +22,9 @@ WRITERS = 8
 """Writers of one key at once in each race."""
 
 RANGES = 48
+"""Ranged reads of one large object; all but one are of ``RANGE`` bytes at most."""
+
+RANGE = 128 * KIB
 LATENCIES = 50
 """Calls of each operation that are timed."""
 
@@ -37,7 +40,7 @@ _REQUESTS = ROUNDS * 9 + LISTED + SAMPLED + RACES * (WRITERS + 1) + RANGES + LAT
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """At most ``size`` bytes are uploaded in large objects, and the whole takes at most ``seconds``.
+    """At most ``size`` bytes are put in large objects, and the whole takes at most ``seconds``.
 
     ``stage_seconds`` limits the transfers of one number of connections in one direction.
     """
@@ -62,10 +65,16 @@ class Plan:
         return self.size * 3 // 4 // len(CONNECTIONS) // self.piece
 
     @property
+    def down(self) -> int:
+        """Most bytes that are read: the large objects, one of them twice more, and all pieces."""
+        ranges = RANGES * min(RANGE, self.large) + 10 * 4 * KIB
+        return 4 * self.large + ranges + len(CONNECTIONS) * self.pieces * self.piece + MIB
+
+    @property
     def text(self) -> str:
         """The plan as a sentence."""
         requests = round(_REQUESTS + 2 * self.pieces * len(CONNECTIONS), -2)
         return (
-            f"about {requests} requests, {self.size / MIB:.0f} MiB up and as much down, in at most "
-            f"{self.seconds / 60:.0f} minutes"
+            f"about {requests} requests, {self.size / MIB:.0f} MiB up and {self.down / MIB:.0f} MiB down, "
+            f"in at most {self.seconds / 60:.0f} minutes"
         )

@@ -52,7 +52,7 @@ class Refusal:
             operation=error.operation_name,
             region=one_line(fields.get("Region") or headers.get("x-amz-bucket-region") or ""),
             location=one_line(headers.get("location") or ""),
-            anonymous=_REQUEST_ID not in headers and not _is_code(fields.get("Code")),
+            anonymous=_REQUEST_ID not in headers and not is_code(fields.get("Code")),
         )
 
     @property
@@ -61,7 +61,7 @@ class Refusal:
         return worded(self.message, self.code) or f"status {self.status} without an explanation"
 
 
-def _is_code(code: object) -> bool:
+def is_code(code: object) -> bool:
     """Whether it is an S3 error code; without an XML body the client puts the status there."""
     return bool(code) and not str(code).isdigit()
 
