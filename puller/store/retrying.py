@@ -106,6 +106,8 @@ class RetryingStore(WrappedStore):
         while infos := self._try(page, call):
             told = infos[-1].key
             yield from infos
+            if len(infos) < _PAGE:  # all there is; to ask once more would take no time, and so no round trip
+                return
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``. One request's worth at a time, each with its own wait."""

@@ -28,7 +28,7 @@ def run(law: Concurrency, wire: Wire, count: int, demand: bool = True) -> list[i
     return [law.observe(Sample(1.0, int(wire(law.limit)), demand)) for _ in range(count)]
 
 
-@given(laws(), st.lists(samples, max_size=200))
+@given(laws(), st.lists(samples, max_size=60))
 def test_it_never_leaves_its_range(law: Concurrency, fed: list[Sample]) -> None:
     for sample in fed:
         assert law.least <= law.observe(sample) <= law.most
