@@ -2,12 +2,15 @@
 
     python -m benchmarks.wire --against DIR          # DIR holds the package of an earlier puller
     python -m benchmarks.wire --rounds 3 --only full restore
-    python -m benchmarks.wire --outage 60            # a share of the requests fails for so many seconds
+    python -m benchmarks.wire --outage 3600          # for an hour, a fifth of the requests fails
 
 All contestants use the same SeaweedFS behind the same proxy, which has a round trip and a rate per
 connection (benchmarks/delay.py). They take turns, and another one begins each round. Round trips are the time
 that a command takes with a wire of 120 ms without a limit of the rate, less its time without a wire, in units
 of 120 ms. The load of the machine stands beside each round.
+
+An outage is measured with one run that stores noise all the time, for as long undisturbed before. A third of
+the requests that fail get a 503, a third a reset, a third no answer.
 """
 
 from __future__ import annotations
@@ -66,17 +69,17 @@ class Puller:
     def __init__(self, name: str, package: Path | None) -> None:
         self.name = name
         self._package = package
-        self._bucket = f"s3://{BUCKET}/{name.replace(' ', '-')}"
+        self.bucket = f"s3://{BUCKET}/{name.replace(' ', '-')}"
 
     def run(self, way: Way, command: str, *options: str) -> Cost:
         """Run a command on the repository."""
         # -P: the directory in which the benchmark runs must not hide another package.
-        words = [sys.executable, "-P", "-m", "puller.cli", "--json", command, "-r", self._bucket]
+        words = [sys.executable, "-P", "-m", "puller.cli", "--json", command, "-r", self.bucket]
         return way.meter(self._package).run([*words, *options])
 
     def full(self, way: Way) -> Cost:
         """Take a full into a new prefix of the bucket."""
-        self._bucket = f"s3://{BUCKET}/{self.name.replace(' ', '-')}-{time.monotonic_ns()}"
+        self.bucket = f"s3://{BUCKET}/{self.name.replace(' ', '-')}-{time.monotonic_ns()}"
         self.run(way, "init")
         return self.run(way, "backup", "--full", way.stage.ours.name)
 
@@ -164,16 +167,19 @@ class Benchmark:
             self._round_trips()
 
     def outage(self, seconds: float) -> None:
-        """Fulls for so long, each undisturbed and while a share of the requests fails."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            for title, share in (("undisturbed", 0.0), (f"{FAULTS:.0%} of requests fail", FAULTS)):
-                with proxy(self._endpoint, MILLISECONDS, RATE) as found:
-                    way = Way(self._stage, found.endpoint)
-                    for puller in self._pullers:
-                        found.fail(share)
-                        self._table.note(f"full, {title}", puller.name, puller.full(way))
-                        found.fail(0.0)
+        """One long run undisturbed, and one while a share of the requests fails."""
+        for share in (0.0, FAULTS):
+            steady = Puller(f"steady {share}", None)
+            steady.run(Way(self._stage, self._endpoint), "init")
+            with proxy(self._endpoint, MILLISECONDS, RATE, share) as found:
+                meter = Way(self._stage, found.endpoint).meter()
+                command = [sys.executable, "-m", "benchmarks.steady", steady.bucket, str(seconds)]
+                cost = meter.run(command)
+                say(
+                    f"{share:.0%} of requests fail: {cost.stored / MIB / cost.wall:.1f} MiB/s stored, "
+                    f"{cost.wall:.0f} s, {cost.peak // MIB} MiB, load {os.getloadavg()[0]:.1f}"
+                )
+                self._table.note(f"{seconds:.0f} s of a run, {share:.0%} of requests fail", NOW, cost)
 
     @property
     def _endpoint(self) -> str:

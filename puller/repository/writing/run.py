@@ -97,7 +97,7 @@ class Tuning:
 _BESIDE = 160 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
 
-_NEAR, _FAR = 2, 8
+_NEAR, _FAR = 2, 12
 """Uploads at once to begin with."""
 
 _SMALLEST = 4
@@ -110,7 +110,8 @@ def pack_size(uploads: int, packs: int) -> int:
     return max(DATA_PACK // _SMALLEST, min(DATA_PACK, room))
 
 
-def _law(tuning: Tuning, round_trip: float) -> Concurrency:
+def upload_law(tuning: Tuning, round_trip: float) -> Concurrency:
+    """Return the law for uploads to a store whose fastest answer took ``round_trip`` seconds."""
     most = max(_FAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
     if tuning.uploads is not None:
         return Concurrency.fixed(min(tuning.uploads, most))
@@ -205,7 +206,7 @@ class Run:
     def __enter__(self) -> Run:
         self.flow.__enter__()
         self._uploads = self._paced(self._tuning.upload_rate)
-        law = _law(self._tuning, self.repository.store.scope.round_trip)
+        law = upload_law(self._tuning, self.repository.store.scope.round_trip)
         packs = self.flow.adopt(BufferBudget(*self._budget(law.limit)))
         maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
         self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
@@ -216,6 +217,11 @@ class Run:
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
+
+    @property
+    def uploads_at_once(self) -> int:
+        """Packs that are uploaded at the same time at present."""
+        return self._gate.limit
 
     def _budget(self, uploads: int) -> tuple[int, int]:
         """Return the bytes of all data packs in memory, and of one of them."""
