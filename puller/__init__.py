@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         release,
         remove_key,
         repair_index,
+        report,
         restore,
         resume_booted,
         rollback,
@@ -202,11 +203,21 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.calendar import (
+        Day,
+    )
     from puller.overview.interval import (
         Interval,
     )
     from puller.overview.machine import (
         MachineStatus,
+    )
+    from puller.overview.report import (
+        HostReport,
+        MachineReport,
+        Report,
+        RepositoryReport,
+        Volume,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -333,6 +344,7 @@ __all__ = [
     "Damage",
     "DamagedData",
     "DataFileRecord",
+    "Day",
     "Decision",
     "Defaults",
     "DiskDifference",
@@ -359,6 +371,7 @@ __all__ = [
     "Freeze",
     "FrozenDisk",
     "HeldDrill",
+    "HostReport",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -381,6 +394,7 @@ __all__ = [
     "LockMode",
     "LockPolicy",
     "Locked",
+    "MachineReport",
     "MachineStatus",
     "MachinesLate",
     "MissingObject",
@@ -424,9 +438,11 @@ __all__ = [
     "RemovedBitmap",
     "RepairReport",
     "Replacement",
+    "Report",
     "Repository",
     "RepositoryError",
     "RepositoryExists",
+    "RepositoryReport",
     "Restored",
     "RestoredDisk",
     "RollbackUnfinished",
@@ -453,6 +469,7 @@ __all__ = [
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
+    "Volume",
     "WrongKey",
     "add_key",
     "backup",
@@ -489,6 +506,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "report",
     "restore",
     "resume_booted",
     "rollback",
@@ -505,7 +523,7 @@ _HOMES = {
         "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
+        "remove_key repair_index report restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -534,7 +552,9 @@ _HOMES = {
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.overview.interval": "Interval",
+    "puller.overview.calendar": "Day",
     "puller.overview.machine": "MachineStatus",
+    "puller.overview.report": "HostReport MachineReport Report RepositoryReport Volume",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",

@@ -41,6 +41,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    report,
     status,
 )
 from puller.api.proving import (
@@ -119,6 +120,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "report",
     "restore",
     "resume_booted",
     "rollback",

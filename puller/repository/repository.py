@@ -237,7 +237,7 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     replaced = None if address is None else remembered.compare(descriptor, address)
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
-        _refuse_plain(store, secret, replaced, slot_ids)
+        _refuse_plain(store, descriptor, secret, replaced, slot_ids)
         slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes)
     else:
         opened = _open_keys(store, descriptor, secret, replaced, slot_ids, read)
@@ -248,10 +248,14 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
 
 
 def _refuse_plain(
-    store: Store, secret: Secret | None, replaced: Replacement | None, slot_ids: Sequence[str]
+    store: Store,
+    descriptor: Descriptor,
+    secret: Secret | None,
+    replaced: Replacement | None,
+    slot_ids: Sequence[str],
 ) -> None:
     """Raise if this repository should be encrypted."""
-    if slot_ids:
+    if any(True for _ in slots.load_slots(store, descriptor.id_bytes, slot_ids)):
         raise DamagedData(f"the repository at {store.url} claims to be unencrypted, but it has key slots")
     was = replaced if replaced is not None and replaced.known.is_encrypted else None
     advice = None if was is None else was.advice

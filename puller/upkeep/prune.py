@@ -37,6 +37,7 @@ from puller.repository.writing.pending import Pending
 from puller.store.base import ObjectInfo
 from puller.store.parallel import together
 from puller.store.probe import UNCONDITIONAL
+from puller.upkeep.leftovers import sweep
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
@@ -186,7 +187,12 @@ class _Prune:
         self.mark.add_new(self.lease.recent())
         self._step("reclaim")
         reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew)
-        together(self.repository.scope, lambda _: reclaim.run(final), lambda _: self._tidy(survey))
+        together(
+            self.repository.scope,
+            lambda _: reclaim.run(final),
+            lambda _: self._tidy(survey),
+            lambda own: sweep(self.repository.store.within(own), self.disposal, self.lease.now),
+        )
         self._forget(records, reclaim)
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()

@@ -166,6 +166,9 @@ class Process(Unlockable):
         for key in keys:
             self._change("delete", key, partial(self.world.remove, key))
 
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """A put leaves nothing."""
+
     def _change(self, verb: str, key: str, effect: Callable[[], None]) -> None:
         number = self._operate(f"{verb} {key}")
         effect()

@@ -63,8 +63,9 @@ class Kdf(msgspec.Struct, frozen=True):
 
 
 class KeySlot(msgspec.Struct, frozen=True):
-    """One object under ``keys/``."""
+    """One object under ``keys/``. ``repository`` is the id of the repository that it opens."""
 
+    repository: str
     kind: str
     role: str
     kdf: Kdf
@@ -162,7 +163,9 @@ def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
     kdf, nonce = Kdf(salt=randomness.token_hex(16), name=secret.kdf_name), os.urandom(NONCE)
     sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, _aad(opened.repository_id, opened.role))
     now = datetime.now(UTC).replace(microsecond=0)
-    slot = KeySlot(secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label)
+    slot = KeySlot(
+        opened.repository_id.hex(), secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label
+    )
     slot_id = randomness.token_hex(8)
     store.put_new(PREFIX + slot_id, msgspec.json.encode(slot))
     return slot_id
@@ -204,9 +207,13 @@ def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str
     return put_slot(store, Opened("", role, opened.repository_id, content), secret, label)
 
 
-def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
-    """Return each slot's id with the slot, or with its damage."""
-    return load_slots(store, slot_ids(store))
+def list_slots(store: Store, repository_id: bytes) -> Iterator[tuple[str, KeySlot | DamagedData]]:
+    """Return each slot's id with the slot, or with its damage.
+
+    Slots of another repository are left out: an ``init`` that was cut off, or lost against another one,
+    leaves one.
+    """
+    return load_slots(store, repository_id, slot_ids(store))
 
 
 def slot_ids(store: Store) -> list[str]:
@@ -215,8 +222,10 @@ def slot_ids(store: Store) -> list[str]:
     return [slot_id for slot_id, size in found if size and _ID.fullmatch(slot_id)]
 
 
-def load_slots(store: Store, ids: Sequence[str]) -> Iterator[tuple[str, KeySlot | DamagedData]]:
-    """Return the slots with these ids, each with its id; for a damaged one its damage."""
+def load_slots(
+    store: Store, repository_id: bytes, ids: Sequence[str]
+) -> Iterator[tuple[str, KeySlot | DamagedData]]:
+    """Return what ``list_slots`` does for slots with these ids."""
 
     def load(scope: CancelScope, slot_id: str) -> KeySlot | DamagedData:
         try:
@@ -224,7 +233,9 @@ def load_slots(store: Store, ids: Sequence[str]) -> Iterator[tuple[str, KeySlot 
         except DamagedData as error:
             return error
 
-    yield from zip(ids, each(store.scope, load, ids, READERS), strict=True)
+    for slot_id, slot in zip(ids, each(store.scope, load, ids, READERS), strict=True):
+        if isinstance(slot, DamagedData) or slot.repository == repository_id.hex():
+            yield slot_id, slot
 
 
 def find_slot(store: Store, slot_id: str) -> dict[str, KeySlot]:
@@ -235,9 +246,9 @@ def find_slot(store: Store, slot_id: str) -> dict[str, KeySlot]:
     return {}
 
 
-def remove_slot(store: Store, slot_id: str) -> None:
+def remove_slot(store: Store, repository_id: bytes, slot_id: str) -> None:
     """Delete a slot. Raises UsageError if it does not exist or is the last one with the full role."""
-    slots = dict(list_slots(store))
+    slots = dict(list_slots(store, repository_id))
     if slot_id not in slots:
         raise UsageError(f"there is no key {slot_id}", advice="List the keys with 'puller key list'.")
     others = [slot for key, slot in slots.items() if key != slot_id]
@@ -278,7 +289,7 @@ def open_slot(
         raise WrongKey("the repository is encrypted, but no password or key file was given")
     damage: DamagedData | None = None
     left = [slot_id for slot_id in (slot_ids(store) if ids is None else ids) if slot_id not in read]
-    for slot_id, slot in chain(read.items(), load_slots(store, left)):
+    for slot_id, slot in chain(read.items(), load_slots(store, repository_id, left)):
         try:
             content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, secret)
             damage = slot if isinstance(slot, DamagedData) else damage
