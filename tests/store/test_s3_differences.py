@@ -85,6 +85,22 @@ def when(asked: str, answer: Answer) -> Quirk:
 class TestWordless:
     """Answers that lack what AWS sends."""
 
+    def test_a_listing_has_no_etags_of_objects_that_are_deleted_meanwhile(self, opened: Open) -> None:
+        etag_less = (
+            b"<ListBucketResult>"
+            + b"".join(
+                b"<Contents><Key>kvm/" + key + b"</Key><Size>1</Size>"
+                b"<LastModified>2026-11-23T05:00:00.000Z</LastModified></Contents>"
+                for key in (b"gone", b"here")
+            )
+            + b"</ListBucketResult>"
+        )
+        with stub_server(when("ListObjectsV2", Answer(200, etag_less))) as stub:
+            at = opened(stub)
+            at.store.put("here", b"1")
+            assert list(at.store.list("")) == [at.store.stat("here")]
+            assert at.notices == []
+
     @pytest.mark.parametrize(
         ("body", "words"),
         [
