@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         release,
         remove_key,
         repair_index,
+        repair_versions,
         restore,
         resume_booted,
         rollback,
@@ -295,6 +296,7 @@ if TYPE_CHECKING:
         Cost,
         Stats,
     )
+    from puller.upkeep.versions import VersionsReport
 
 __version__ = "0.1.0"
 
@@ -442,6 +444,7 @@ __all__ = [
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
+    "VersionsReport",
     "WrongKey",
     "add_key",
     "backup",
@@ -477,6 +480,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "restore",
     "resume_booted",
     "rollback",
@@ -493,7 +497,7 @@ _HOMES = {
         "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index restore resume_booted rollback serve set_lock stats status"
+        "remove_key repair_index repair_versions restore resume_booted rollback serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -544,6 +548,7 @@ _HOMES = {
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",
+    "puller.upkeep.versions": "VersionsReport",
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",

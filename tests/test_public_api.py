@@ -59,6 +59,7 @@ FUNCTIONS = {
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "restore",
     "resume_booted",
     "rollback",
@@ -121,6 +122,7 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "VersionsReport",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
