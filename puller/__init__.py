@@ -276,6 +276,7 @@ if TYPE_CHECKING:
         CheckError,
         CheckReport,
     )
+    from puller.upkeep.coverage import Uncovered
     from puller.upkeep.keep import (
         KeptPoint,
     )
@@ -296,6 +297,7 @@ if TYPE_CHECKING:
         Cost,
         Stats,
     )
+    from puller.upkeep.sweep import Waiting
     from puller.upkeep.versions import VersionsReport
 
 __version__ = "0.1.0"
@@ -439,12 +441,14 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Uncovered",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
     "VersionsReport",
+    "Waiting",
     "WrongKey",
     "add_key",
     "backup",
@@ -544,7 +548,9 @@ _HOMES = {
     "puller.repository.selection": "Scope",
     "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.coverage": "Uncovered",
     "puller.upkeep.keep": "KeptPoint",
+    "puller.upkeep.sweep": "Waiting",
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",

@@ -11,7 +11,7 @@ from tests.lab import appliance
 from tests.lab.ceph import Ceph
 from tests.lab.seaweed import Seaweed
 
-pytest_plugins = ["tests.lab.fixtures"]
+pytest_plugins = ["tests.lab.fixtures", "tests.lab.vault"]
 
 
 @pytest.fixture(scope="session", autouse=True)

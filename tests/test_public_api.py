@@ -122,7 +122,9 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Uncovered",
     "VersionsReport",
+    "Waiting",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {

@@ -124,6 +124,8 @@ class Repository(Scoped):
         return Run(self, flow, known, claims, tuning, self._locking())
 
     def _locking(self) -> Locking:
+        if not self.store.locks.possible:  # a copy of points that are locked elsewhere
+            return Unlocked(was_decided=True)
         records = self.lock_policies.records()
         policy = strictest(records)
         if policy is None:

@@ -47,6 +47,7 @@ class ObjectVersion:
     modified: float
     is_marker: bool = False
     is_current: bool = False
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

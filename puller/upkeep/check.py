@@ -24,6 +24,7 @@ from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
 from puller.upkeep.attribution import Attribution
+from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
 from puller.upkeep.packcheck import Faults
 from puller.upkeep.reading import ReadingResult, examine
 from puller.upkeep.schedule import Allowance, Reading
@@ -51,7 +52,7 @@ class CheckReport:
 
     ``packs_verified`` packs were read as a whole and are intact; ``packs_left`` were due, but the budget was
     spent. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
-    clock; None if a pack of the points never was.
+    clock; None if a pack of the points never was. ``uncovered`` are points whose locks end too soon.
     """
 
     points: int
@@ -61,6 +62,7 @@ class CheckReport:
     packs_verified: int = 0
     packs_left: int = 0
     oldest_verified: datetime | None = None
+    uncovered: tuple[Uncovered, ...] = ()
 
 
 def check(
@@ -77,11 +79,12 @@ def check(
     errors: list[CheckError] = []
     if not points:
         _tell_foreign(repository, observer)
-    chosen = _points(repository, points, errors)
+    chosen = by_end(_points(repository, points, errors))
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
     reach = Reach(repository.maps)
-    sound = _walk(repository, parts, reach, errors)
+    promises = Promises()
+    sound = _walk(repository, parts, reach, errors, promises)
     observer(Step("repository", "packs"))
     known = repository.damaged.read()
     examined = examine(repository, reach, allowance, known, observer)
@@ -98,6 +101,7 @@ def check(
         len(examined.verified),
         examined.left,
         examined.oldest,
+        uncovered(repository, chosen, promises),
     )
 
 
@@ -170,7 +174,11 @@ def _parts(points: Sequence[Point], errors: list[CheckError]) -> Iterator[_Part]
 
 
 def _walk(
-    repository: Repository, parts: Sequence[_Part], reach: Reach, errors: list[CheckError]
+    repository: Repository,
+    parts: Sequence[_Part],
+    reach: Reach,
+    errors: list[CheckError],
+    promises: Promises,
 ) -> list[_Part]:
     """Add everything that the parts reach; return those whose roots can be read."""
     readable = []
@@ -180,6 +188,7 @@ def _walk(
             continue
         readable.append(part)
         damage = merge_damage(reach.add(root))
+        promises.note(part.point, part.address, reach, repository)
         errors += (_located(part.point, part.name, item) for item in damage)
     return readable
 

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from puller.errors import StoreDenied, UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
+from puller.repository.locking import locked_like
 from puller.repository.points import AHEAD, Point
 from puller.repository.records.condemned import (
     ALL,
@@ -35,7 +37,9 @@ from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
+from puller.upkeep.staying import recorded_ends, stay_locked, stored_ends
 from puller.upkeep.survey import Survey
+from puller.upkeep.sweep import Sweep, Waiting
 
 NOT_LET_GO = "the store does not let it be deleted"
 """Reason for a point that stays although no rule keeps it."""
@@ -57,6 +61,8 @@ class PruneReport:
         bytes_freed: Bytes of the deleted packs, plus the bytes that compaction saved.
         decisions: The decision for each point, with its reasons.
         held: Points among ``kept`` that only a keep holds.
+        waiting: Deleted objects that the store holds until a day, because they are locked or because the
+            grace time is not over; empty without a lock policy.
     """
 
     kept: tuple[str, ...]
@@ -67,6 +73,7 @@ class PruneReport:
     bytes_freed: int
     decisions: tuple[Decision, ...]
     held: tuple[str, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
 
 def preview(repository: Repository, policy: Policy) -> PruneReport:
@@ -75,7 +82,7 @@ def preview(repository: Repository, policy: Policy) -> PruneReport:
     It changes nothing, so it cannot learn the store's time and uses this host's clock.
     """
     points, now = repository.points.all(), time.time()
-    decisions = judge(points, policy, now)
+    decisions = stay_locked(judge(points, policy, now), recorded_ends(repository, points), _utc(now))
     return _report(decisions, _by_id(points, repository.keeps.holding(_utc(now))))
 
 
@@ -136,7 +143,11 @@ def _spared(decision: Decision, keep: Keep | None) -> Decision:
 
 
 def _report(
-    judged: tuple[Decision, ...], keeps: KeepsById, condemned: int = 0, reclaim: Reclaim | None = None
+    judged: tuple[Decision, ...],
+    keeps: KeepsById,
+    condemned: int = 0,
+    reclaim: Reclaim | None = None,
+    sweep: Sweep | None = None,
 ) -> PruneReport:
     decisions = tuple(_spared(item, keeps.get(item.point)) for item in judged)
     return PruneReport(
@@ -145,9 +156,10 @@ def _report(
         packs_condemned=condemned,
         packs_deleted=reclaim.deleted if reclaim else 0,
         packs_compacted=reclaim.compacted if reclaim else 0,
-        bytes_freed=reclaim.bytes_freed if reclaim else 0,
+        bytes_freed=sweep.freed if sweep else reclaim.bytes_freed if reclaim else 0,
         decisions=decisions,
         held=tuple(_held(judged, keeps)),
+        waiting=sweep.waiting if sweep else (),
     )
 
 
@@ -169,6 +181,7 @@ class _Prune:
         """Run the steps in the order that docs/format.md proves safe."""
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
+        has_locks = bool(self.repository.lock_policies.names())
         decisions, keeps = self._apply(policy)
         self._step("mark")
         self.mark.add_new(self.lease.measure())
@@ -181,7 +194,9 @@ class _Prune:
         # Only now, after the final records are durable: a run whose commit this misses has seen them.
         self.mark.add_new(self.lease.measure())
         self._step("reclaim")
-        reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew)
+        store = self.repository.store
+        like = partial(locked_like, store, self.lease.now) if has_locks else lambda name: store
+        reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew, like)
         reclaim.run(final)
         self._forget(records, reclaim)
         self._forget_damage(survey)
@@ -190,7 +205,17 @@ class _Prune:
         self._forget_proofs()
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
-        return _report(decisions, keeps, len(fresh), reclaim)
+        sweep = self._sweep(survey) if has_locks else None
+        return _report(decisions, keeps, len(fresh), reclaim, sweep)
+
+    def _sweep(self, survey: Survey) -> Sweep:
+        """Delete for good what this and earlier prunes deleted, as far as no lock holds it."""
+        self._step("sweep")
+        now = self.lease.measure()
+        sweep = Sweep(self.repository.store, self.grace, now, self.lease.renew, survey.misses)
+        for text in sweep.run():
+            self.observer(Notice("repository", text))
+        return sweep
 
     def _step(self, name: str) -> None:
         self.observer(Step("repository", name))
@@ -199,7 +224,7 @@ class _Prune:
         """Remove points, but only after the data of all others is known."""
         self._step("points")
         points = self.repository.points.all()
-        decisions = judge(points, policy, self.lease.now)
+        decisions = self._judge(points, policy)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
         keeps = self._mark_held(points, decisions)
@@ -212,6 +237,14 @@ class _Prune:
             decisions = tuple(_kept_by_store(item) if item.point in refused else item for item in decisions)
         self._tell_unreadable(held)
         return decisions, keeps
+
+    def _judge(self, points: Sequence[Point], policy: Policy) -> tuple[Decision, ...]:
+        """Let points stay that the store would hold anyway: it is asked about those that say so."""
+        now = _utc(self.lease.now)
+        judged = judge(points, policy, self.lease.now)
+        kept = {item.point for item in judged if item.keep}
+        ends = stored_ends(self.repository, [point for point in points if point.point not in kept], now)
+        return stay_locked(judged, ends, now)
 
     def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> KeepsById:
         """Mark data of held points, and return all keeps.

@@ -20,7 +20,7 @@ from puller.store.objectlock import LockMode
 from puller.store.s3.locking import S3Locks
 from tests.lab.history import Disk, back_up, is_whole
 from tests.lab.memory import MemoryStore
-from tests.lab.seaweed import Seaweed
+from tests.lab.s3server import S3Server
 from tests.lab.vault import Vault
 
 HOUR = timedelta(hours=1)
@@ -57,17 +57,9 @@ class Scene:
             )
 
 
-@pytest.fixture(scope="session")
-def vault_of_all(seaweed: Seaweed) -> Vault:
-    vault = Vault(seaweed.client(), "vault-locking")
-    vault.make()
-    return vault
-
-
 @pytest.fixture
-def scene(seaweed: Seaweed, vault_of_all: Vault, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    seaweed.use(monkeypatch)
-    return Scene(Vault(vault_of_all.client, vault_of_all.bucket, f"{uuid4().hex}/"))
+def scene(empty_vault: Vault) -> Scene:
+    return Scene(empty_vault)
 
 
 def _locked(ends: dict[str, datetime | None]) -> set[str]:
@@ -157,17 +149,17 @@ def test_within_the_lock_time_every_point_survives_an_administrator(scene: Scene
 
 
 def test_a_directory_and_a_plain_bucket_are_refused_before_anything_is_touched(
-    scene: Scene, seaweed: Seaweed, tmp_path: Path
+    scene: Scene, locking_server: S3Server, tmp_path: Path
 ) -> None:
     place = tmp_path / "repository"
     with pytest.raises(puller.UnsupportedByStore, match="only S3 buckets have Object Lock"):
         puller.create_repository(str(place), password="x", lock_mode="compliance", lock_period=HOUR)
     assert not place.exists()
     name = f"plain-{uuid4().hex[:8]}"
-    seaweed.make_bucket(name)
+    locking_server.make_bucket(name)
     with pytest.raises(puller.UnsupportedByStore, match="it has no Object Lock"):
         puller.create_repository(f"s3://{name}", password="x", lock_mode="compliance", lock_period=HOUR)
-    assert Vault(seaweed.client(), name).names() == []
+    assert Vault(locking_server.client(), name).names() == []
     assert MemoryStore().locks.possible is False
 
 

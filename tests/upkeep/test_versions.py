@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 
@@ -12,25 +11,15 @@ from puller.repository.format.sealing import BoxKind
 from puller.upkeep.check import check
 from puller.upkeep.schedule import Reading
 from tests.lab.history import back_up, is_whole
-from tests.lab.seaweed import Seaweed
 from tests.lab.vault import Vault
 
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(scope="session")
-def bucket(seaweed: Seaweed) -> Vault:
-    vault = Vault(seaweed.client(), "vault-versions")
-    vault.make()
-    return vault
-
-
 @pytest.fixture
-def vault(seaweed: Seaweed, bucket: Vault, monkeypatch: pytest.MonkeyPatch) -> Vault:
-    seaweed.use(monkeypatch)
-    vault = Vault(bucket.client, bucket.bucket, f"{uuid4().hex}/")
-    puller.create_repository(vault.url, password="x", lock_mode="compliance", lock_period=HOUR)
-    return vault
+def vault(empty_vault: Vault) -> Vault:
+    puller.create_repository(empty_vault.url, password="x", lock_mode="compliance", lock_period=HOUR)
+    return empty_vault
 
 
 def _open(vault: Vault) -> puller.Repository:
@@ -105,21 +94,13 @@ def test_only_what_was_hidden_since_a_time_comes_back(vault: Vault) -> None:
     gone, _ = points.pop(old)
     repository.points.delete([(gone.uuid, gone.point)])
     later = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
-    _wait_until(vault, later)
+    vault.wait_until(later)
     vault.delete_all()
     assert vault.names() == []
     puller.repair_versions(vault.url, password="x", since=later)
     assert {point.point for point in _open(vault).points.all()} == points.keys()
     puller.repair_versions(vault.url, password="x")
     assert old in {point.point for point in _open(vault).points.all()}
-
-
-def _wait_until(vault: Vault, moment: datetime) -> None:
-    """Until the store gives objects this time: it is the clock that counts."""
-    while True:
-        vault.client.put_object(Bucket=vault.bucket, Key="clock", Body=b"x")
-        if vault.client.head_object(Bucket=vault.bucket, Key="clock")["LastModified"] >= moment:
-            return
 
 
 def test_a_dry_run_counts_and_changes_nothing(vault: Vault) -> None:

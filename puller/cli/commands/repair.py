@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 command = Group(
     "repair",
-    help="Rebuild the index of the repository, or bring back deleted objects.",
+    help="Rebuild the index, or bring back deleted objects.",
     no_args_is_help=False,
 )
 

@@ -138,6 +138,7 @@ class S3Locks:
             entry["LastModified"].timestamp(),
             is_marker,
             bool(entry.get("IsLatest")),
+            str(entry.get("ETag") or ""),
         )
 
     def get_tail(self, key: str, version: str, length: int) -> bytes:
