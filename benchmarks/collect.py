@@ -115,8 +115,14 @@ class Large(Unlockable):
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(key)
 
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
     def delete(self, keys: Iterable[str]) -> None:
         self.inner.delete(keys)
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        self.inner.sweep(prefixes, before)
 
 
 def opened(store: Large) -> Repository:

@@ -86,6 +86,10 @@ class CountingStore(WrappedStore):
         self._other(key)
         return super().stat(key)
 
+    def exists(self, key: str) -> bool:
+        self._other(key)
+        return super().exists(key)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._other(prefix)
         return super().list(prefix)

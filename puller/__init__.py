@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         diff,
         discard_booted,
         doctor,
+        exercise_store,
         file_versions,
         find_booted,
         find_files,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         remove_key,
         repair_index,
         repair_versions,
+        report,
         restore,
         resume_booted,
         rollback,
@@ -101,6 +103,13 @@ if TYPE_CHECKING:
         Command,
         Defaults,
         Keep,
+    )
+    from puller.diagnosis.exercise.exercise import (
+        ExerciseReport,
+    )
+    from puller.diagnosis.exercise.speed import (
+        Latency,
+        Throughput,
     )
     from puller.diagnosis.finding import (
         Finding,
@@ -195,11 +204,21 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.calendar import (
+        Day,
+    )
     from puller.overview.interval import (
         Interval,
     )
     from puller.overview.machine import (
         MachineStatus,
+    )
+    from puller.overview.report import (
+        HostReport,
+        MachineReport,
+        Report,
+        RepositoryReport,
+        Volume,
     )
     from puller.recovery.booting.boot import (
         BootedMachine,
@@ -329,6 +348,7 @@ __all__ = [
     "Damage",
     "DamagedData",
     "DataFileRecord",
+    "Day",
     "Decision",
     "Defaults",
     "DiskDifference",
@@ -344,6 +364,7 @@ __all__ = [
     "DrillSettings",
     "Drills",
     "Event",
+    "ExerciseReport",
     "Export",
     "FileEntry",
     "FileListing",
@@ -354,6 +375,7 @@ __all__ = [
     "Freeze",
     "FrozenDisk",
     "HeldDrill",
+    "HostReport",
     "HostUnreachable",
     "HypervisorError",
     "ImageFormat",
@@ -371,10 +393,12 @@ __all__ = [
     "Key",
     "KeyNotHeld",
     "KeyRole",
+    "Latency",
     "ListedMachine",
     "LockMode",
     "LockPolicy",
     "Locked",
+    "MachineReport",
     "MachineStatus",
     "MachinesLate",
     "MissingObject",
@@ -418,9 +442,11 @@ __all__ = [
     "RemovedBitmap",
     "RepairReport",
     "Replacement",
+    "Report",
     "Repository",
     "RepositoryError",
     "RepositoryExists",
+    "RepositoryReport",
     "Restored",
     "RestoredDisk",
     "RollbackUnfinished",
@@ -441,6 +467,7 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Throughput",
     "Uncovered",
     "UnknownKind",
     "UnsupportedByStore",
@@ -448,6 +475,7 @@ __all__ = [
     "UnsupportedFormat",
     "UsageError",
     "VersionsReport",
+    "Volume",
     "Waiting",
     "WrongKey",
     "add_key",
@@ -460,6 +488,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -485,6 +514,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "repair_versions",
+    "report",
     "restore",
     "resume_booted",
     "rollback",
@@ -498,10 +528,11 @@ __all__ = [
 _HOMES = {
     "puller.api": (
         "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor file_versions find_booted find_files forget freeze keep "
+        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index repair_versions restore resume_booted rollback serve set_lock stats status"
+        "remove_key repair_index repair_versions report restore resume_booted rollback "
+        "serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -510,6 +541,8 @@ _HOMES = {
     "puller.configuration.job": "Job JobStep Mode QuiesceMode",
     "puller.configuration.mistakes": "ConfigurationError Mistake",
     "puller.configuration.schema": "Command Defaults Keep",
+    "puller.diagnosis.exercise.exercise": "ExerciseReport",
+    "puller.diagnosis.exercise.speed": "Latency Throughput",
     "puller.diagnosis.finding": "Finding Status",
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
@@ -528,7 +561,9 @@ _HOMES = {
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.overview.interval": "Interval",
+    "puller.overview.calendar": "Day",
     "puller.overview.machine": "MachineStatus",
+    "puller.overview.report": "HostReport MachineReport Report RepositoryReport Volume",
     "puller.jobs.batch": "Taken",
     "puller.jobs.job": "run_job",
     "puller.jobs.report": "JobReport",

@@ -57,8 +57,8 @@ class NoAnswer(Exception):
 class CancelScope:
     """Scope of waits: once any thread calls ``cancel``, its waits end and no later one begins.
 
-    A scope is cancelled with its ``parent``. ``observer`` hears of outages; a scope without one shares its
-    parent's, so that an outage is reported once. Safe for many threads.
+    A scope is cancelled with its ``parent``. ``observer`` hears of outages and notices; a scope without one
+    shares its parent's, so that an outage is reported once. Safe for many threads.
     """
 
     def __init__(
@@ -175,6 +175,16 @@ class CancelScope:
         text = f"the store does not answer; trying again for {self.policy.seconds:.0f} s: {why}"
         self._outage.note(True, text)
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody hears what ``tell`` reports."""
+        return self._outage.observer is not None
+
+    def tell(self, text: str) -> None:
+        """Report ``text`` to the observer, if there is one."""
+        if self._outage.observer is not None:
+            self._outage.observer(text)
+
     def note_answer(self) -> None:
         """Report the end of an outage to the observer, if there was one."""
         self._outage.note(False, "the store answers again")
@@ -189,7 +199,7 @@ class _Outage:
     """Reports the start and the end of an outage once each."""
 
     def __init__(self, observer: Tell | None) -> None:
-        self._tell = observer
+        self.observer = observer
         self._told = False
         self._lock = threading.Lock()
 
@@ -198,8 +208,8 @@ class _Outage:
             return
         with self._lock:
             before, self._told = self._told, lasts
-        if before != lasts and self._tell is not None:
-            self._tell(text)
+        if before != lasts and self.observer is not None:
+            self.observer(text)
 
 
 def find_stop(error: BaseException) -> BaseException | None:

@@ -42,6 +42,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    report,
     status,
 )
 from puller.api.proving import (
@@ -56,6 +57,7 @@ from puller.api.recovery import (
 from puller.api.repositories import (
     add_key,
     create_repository,
+    exercise_store,
     list_keys,
     open_repository,
     read_configuration,
@@ -94,6 +96,7 @@ __all__ = [
     "diff",
     "discard_booted",
     "doctor",
+    "exercise_store",
     "file_versions",
     "find_booted",
     "find_files",
@@ -119,6 +122,7 @@ __all__ = [
     "remove_key",
     "repair_index",
     "repair_versions",
+    "report",
     "restore",
     "resume_booted",
     "rollback",

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from puller.api.arguments import check_lists
-from puller.errors import DamagedData
+from puller.errors import DamagedData, UsageError
 from puller.overview.machine import MachineStatus
-from puller.overview.survey import survey
+from puller.overview.report import Report
+from puller.overview.survey import Selection, survey
 from puller.repository.repository import Repository
+
+LONGEST_REPORT = 400
+"""Most days of a report."""
 
 
 def status(
@@ -42,5 +46,40 @@ def status(
         >>> [machine.domain for machine in puller.status([repository]) if machine.late]
         ['db1']
     """
+    found = report(repositories, days=1, hosts=hosts, exclude=exclude, damaged=damaged)
+    return tuple(machine.status for machine in found.machines)
+
+
+def report(
+    repositories: Sequence[Repository],
+    *,
+    days: int = 90,
+    hosts: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    damaged: Callable[[str, DamagedData], None] | None = None,
+) -> Report:
+    """Report on all machines and their last days: what ``puller report`` shows on its page.
+
+    Args:
+        repositories: The repositories.
+        days: How many days, in UTC, today included.
+        hosts: Only machines whose newest point these hosts took; names or patterns.
+        exclude: Leave out these domains; names, patterns or UUIDs.
+        damaged: As for :func:`puller.status`.
+
+    Returns:
+        The machines with their days and sizes, and sums by host and by repository.
+
+    Raises:
+        DamagedData: A record is damaged and ``damaged`` was not given.
+        StoreError: A store cannot be reached or refuses.
+        UsageError: ``days`` is out of range.
+
+    Example:
+        >>> puller.report([repository], days=7).machines[0].days[-1].state
+        'kept'
+    """
     check_lists(hosts=hosts, exclude=exclude)
-    return survey(repositories, datetime.now(UTC), hosts, exclude, damaged)
+    if not 1 <= days <= LONGEST_REPORT:
+        raise UsageError(f"cannot report on {days} days", advice=f"Use 1 to {LONGEST_REPORT} days.")
+    return survey(repositories, days, datetime.now(UTC), Selection(tuple(hosts), tuple(exclude)), damaged)

@@ -23,6 +23,7 @@ from puller.repository.repository import Repository
 from puller.store.location import address, open_store
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
+from puller.units import MIB
 from puller.upkeep.keys import Key
 from puller.upkeep.keys import add_key as _add_key
 from puller.upkeep.keys import list_keys as _list_keys
@@ -34,6 +35,7 @@ from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration
+    from puller.diagnosis.exercise.exercise import ExerciseReport
 
 
 def create_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -132,6 +134,44 @@ def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user 
     repository.store_options = store_options
     repository.index_budget = BUDGET if index_budget is None else index_budget
     return repository
+
+
+def exercise_store(
+    url: str,
+    *,
+    size: int = 256 * MIB,
+    store_options: StoreOptions = DEFAULTS,
+) -> ExerciseReport:
+    """Exercise the store of a repository: try under load what puller relies on, and measure it.
+
+    It puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``,
+    and deletes all of them at the end, also after a failure. It takes at most 5 minutes. Neither password nor
+    key is needed.
+
+    Args:
+        url: As for ``create_repository``. There must be a repository.
+        size: The most bytes that are put in large objects: 1 MiB or more. A quarter more are read.
+        store_options: Options of the store.
+
+    Returns:
+        The findings, those that are in order too, and the figures.
+
+    Raises:
+        UsageError: The URL, the size or the options cannot be used.
+
+    Example:
+        >>> report = puller.exercise_store("s3://backups/kvm", size=1 << 30)
+        >>> [finding.text for finding in report.findings if finding.status is puller.Status.FAIL]
+        []
+    """
+    if size < MIB:
+        raise UsageError(
+            f"cannot exercise a store with {size} bytes", advice=f"Give size at least {MIB} bytes."
+        )
+    from puller.diagnosis import doctor
+    from puller.diagnosis.exercise.plan import Plan
+
+    return doctor.exercise_store(open_store(url, store_options), Plan(size), str)
 
 
 def list_keys(

@@ -6,8 +6,8 @@ test credentials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from puller.diagnosis import host as hosts
 from puller.diagnosis import scratch as scratches
 from puller.diagnosis import store as stores
 from puller.diagnosis.domain import ExaminedDomain
+from puller.diagnosis.exercise.exercise import ExerciseReport, exercise
+from puller.diagnosis.exercise.plan import Plan
 from puller.diagnosis.finding import Finding, Status, ask, attempt
 from puller.diagnosis.monitored import Choices
 from puller.diagnosis.repository import LastPoint, foreign_objects, identity, opened
@@ -79,6 +81,26 @@ def doctor(store: Store, opener: Callable[[], Repository], examination: Examinat
         with connecting.outcome as host:
             yield from hosts.examine(host)
             yield from _examine_domains(host, opening.outcome, examination)
+
+
+def exercise_store(store: Store, plan: Plan, tell: Callable[[str], object]) -> ExerciseReport:
+    """Check the store, and if it holds a repository and no check has failed, exercise it."""
+    checks = tuple(stores.examine(store))
+    if hindrance := _hindrance(store, checks):
+        return ExerciseReport((*checks, hindrance))
+    report = exercise(store, stores.bucket_of(store), plan, tell)
+    return replace(report, findings=(*checks, *report.findings))
+
+
+def _hindrance(store: Store, checks: Sequence[Finding]) -> Finding | None:
+    if any(check.status is Status.FAIL for check in checks):
+        text, advice = "not tried, because a check of the store has failed", "Mend what has failed first."
+    elif not stores.holds_repository(store):
+        text = "not tried, because there is no repository"
+        advice = "Create the repository with 'puller init' first, or correct the URL."
+    else:
+        return None
+    return Finding("exercise", store.url, Status.FAIL, text, advice)
 
 
 def _examine_domains(

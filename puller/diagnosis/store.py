@@ -42,16 +42,19 @@ def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Find
     yield reached
     if reached.status is Status.FAIL:
         return
-    trial = try_store(asked, (PREFIX, PENDING), now) if _holds_repository(asked) else None
+    trial = try_store(asked, (PREFIX, PENDING), now) if holds_repository(asked) else None
     if trial is not None:
         yield from _examine_rights(store.url, trial)
-    bucket = _bucket(store)
+    bucket = bucket_of(store)
     if bucket is not None and not (trial and trial.broke_off):
         yield from _examine_bucket(store.url, bucket)
 
 
-def _holds_repository(store: Store) -> bool:
-    """Nothing is tried without a repository: a mistyped URL must leave no object in a foreign place."""
+def holds_repository(store: Store) -> bool:
+    """Return whether there may be a repository.
+
+    Nothing is tried without one: a mistyped URL must leave no object in a foreign place.
+    """
     try:
         store.stat(NAME)
     except ObjectNotFound:
@@ -68,7 +71,8 @@ def _examine_rights(url: str, trial: Trial) -> Iterator[Finding]:
     yield ask("clock", url, partial(_clock, trial))
 
 
-def _bucket(store: Store) -> Bucket | None:
+def bucket_of(store: Store) -> Bucket | None:
+    """Return the bucket of the store; None for a directory."""
     if not store.url.startswith("s3://"):
         return None
     # boto3 is slow to load, and users of directories do not need it.

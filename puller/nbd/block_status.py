@@ -9,9 +9,13 @@ from puller.nbd.connection import Connection, PendingStatus
 from puller.units import MIB
 
 WINDOW = 3584 * MIB
-"""Most bytes of one request: lengths have 32 bits before libnbd 1.18 and QEMU 8.2.
+"""Most bytes of one request whose length has 32 bits, as before libnbd 1.18 and QEMU 8.2.
 
 They are those of seven L2 tables of a qcow2 image with clusters of 64 KiB: no two requests need the same."""
+
+LONG_WINDOW = 128 * WINDOW
+"""Most bytes of one request whose length has 64 bits. QEMU reads up to 56 MiB of L2 tables for it, and can
+meanwhile answer nothing else on the connection, nor be stopped: so not the whole disk."""
 
 _AT_ONCE = 8
 """Most requests in flight: the server works on one while the next is on its way."""
@@ -45,8 +49,9 @@ def block_status(connection: Connection, start: int, end: int) -> Iterator[tuple
 def _replies(connection: Connection, start: int, end: int, at_once: int) -> Iterator[tuple[int, int, int]]:
     """The extents of some requests that are made at once; all are answered when the first is yielded."""
     made: list[tuple[int, PendingStatus]] = []
+    window = LONG_WINDOW if connection.has_long_requests else WINDOW
     while start < end and len(made) < at_once:
-        length = min(WINDOW - start % WINDOW, end - start)
+        length = min(window - start % window, end - start)
         made.append((start, connection.begin_status(start, length)))
         start += length
     for offset, extents in [(offset, connection.end_status(pending)) for offset, pending in made]:

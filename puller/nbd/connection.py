@@ -20,6 +20,7 @@ import nbd
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError
+from puller.nbd.library import has_long_extents
 from puller.nbd.line import CERTIFICATES, kept_alive
 from puller.units import GIB, MIB
 
@@ -70,10 +71,10 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class PendingStatus:
-    """A block status request in flight; ``entries`` fill with the lengths and flags of its reply."""
+    """A block status request in flight; ``extents`` fill with the (length, flags) of its reply."""
 
     request: PendingRequest
-    entries: list[int]
+    extents: list[tuple[int, int]]
 
 
 class Connection:
@@ -97,6 +98,8 @@ class Connection:
         self._greet(self._handle)
         if context is not None:
             self._demand(context)
+        self.has_long_requests = self._agree()
+        """Whether the length of a request may have 64 bits."""
 
     def _begin(self, handle: nbd.NBD) -> socket.socket:
         """Begin to connect. Return a second descriptor of the socket: the handle is locked during waits."""
@@ -170,22 +173,35 @@ class Connection:
         """Whether a flush on one connection covers the writes of others (NBD_FLAG_CAN_MULTI_CONN)."""
         return bool(self._ask("flags", lambda handle: handle.can_multi_conn()))
 
+    def _agree(self) -> bool:
+        """Return whether the server and libnbd have agreed upon extended headers."""
+        if not has_long_extents():
+            return False
+        return bool(self._ask("headers", lambda handle: handle.get_extended_headers_negotiated()))
+
     def begin_status(self, offset: int, length: int) -> PendingStatus:
         """Request the context's block status, for ``end_status``. Raises NbdError."""
-        entries: list[int] = []
+        extents: list[tuple[int, int]] = []
 
         def collect(_context: str, _offset: int, found: list[int], _error: object) -> int:
-            entries.extend(found)
+            extents.extend(zip(found[::2], found[1::2], strict=True))
+            return 0
+
+        def collect_long(_context: str, _offset: int, found: list[tuple[int, int]], _error: object) -> int:
+            extents.extend(found)
             return 0
 
         what = f"block status at {offset}"
-        begun = self._request(what, nbd.NBD.aio_block_status, length, offset, collect)
-        return PendingStatus(begun, entries)
+        if self.has_long_requests:
+            begun = self._request(what, nbd.NBD.aio_block_status_64, length, offset, collect_long)
+        else:
+            begun = self._request(what, nbd.NBD.aio_block_status, length, offset, collect)
+        return PendingStatus(begun, extents)
 
     def end_status(self, pending: PendingStatus) -> list[tuple[int, int]]:
         """Wait for a block status; return (length, flags) of the extents from its offset on."""
         self._finish(pending.request)
-        return list(zip(pending.entries[::2], pending.entries[1::2], strict=True))
+        return pending.extents
 
     def read(self, length: int, offset: int) -> bytes:
         """Read ``length`` bytes and wait for them."""

@@ -12,4 +12,4 @@ def version() -> str:
 
 def has_long_extents() -> bool:
     """Return whether libnbd supports 64-bit extents (since 1.18): block status of 4 GiB and more at once."""
-    return hasattr(nbd.NBD, "block_status_64")
+    return hasattr(nbd.NBD, "aio_block_status_64")

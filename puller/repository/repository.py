@@ -201,7 +201,7 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     replaced = None if address is None else remembered.compare(descriptor, address)
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
-        _refuse_plain(store, secret, replaced)
+        _refuse_plain(store, descriptor, secret, replaced)
         keys = KeyRing.unencrypted(descriptor.id_bytes)
     else:
         keys = _open_keys(store, descriptor, secret, replaced)
@@ -210,9 +210,11 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     return Repository(store, descriptor, keys, replaced)
 
 
-def _refuse_plain(store: Store, secret: Secret | None, replaced: Replacement | None) -> None:
+def _refuse_plain(
+    store: Store, descriptor: Descriptor, secret: Secret | None, replaced: Replacement | None
+) -> None:
     """Raise if this repository should be encrypted."""
-    if any(True for _ in slots.list_slots(store)):
+    if any(True for _ in slots.list_slots(store, descriptor.id_bytes)):
         raise DamagedData(f"the repository at {store.url} claims to be unencrypted, but it has key slots")
     was = replaced if replaced is not None and replaced.known.is_encrypted else None
     advice = None if was is None else was.advice

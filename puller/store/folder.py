@@ -2,7 +2,8 @@
 
 An object is written under a temporary name, synced, and then renamed (or hard-linked, if it must be new) to
 its own name; the directory is synced last. So an object is either complete and durable or absent. Files that
-a crash leaves have ``.tmp-`` in their names, are foreign and are never listed.
+a crash leaves are named ``.tmp-`` and 16 digits, are never listed, and are swept when they are old. A
+deletion is durable, too: see *Power cuts* in ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -48,6 +50,9 @@ _BLOCK = 4096
 
 _PIECE = 8 << 20
 """Bytes of one write: each write is a sign that a slow file system still works."""
+
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
+"""Name of a file that becomes an object when it is complete."""
 
 _ERRORS: dict[int | None, type[StoreError]] = {
     errno.ENOTDIR: NoBucket,
@@ -140,22 +145,88 @@ class FolderStore(Scoped, Unlockable):
         with self._open(key) as (_, info):
             return info
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        try:
+            self.stat(key)
+        except ObjectNotFound:
+            return False
+        return True
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         validate_prefix(prefix)
         return self._walk(self._root / prefix, prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See ``Store.delete``. A power cut may undo a deletion, which does no harm."""
-        failures = []
+        """See ``Store.delete``. A power cut undoes nothing of it once this returns."""
+        by_folder: dict[Path, list[str]] = {}
         for key in keys:
-            try:
-                with self._translated(f"cannot delete {key}"):
-                    self._path(key).unlink(missing_ok=True)
-            except StoreError as error:
-                failures.append(error)
+            by_folder.setdefault(self._path(key).parent, []).append(key)
+        failures = [error for folder, found in by_folder.items() for error in self._delete_in(folder, found)]
         if failures:
             raise failures[0]
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``."""
+        for folder in (self._root, *self._folders_below(prefixes)):
+            for path in self._leftovers(folder, before):
+                with self._translated(f"cannot delete {path.name}"):
+                    path.unlink(missing_ok=True)
+            self.scope.note_progress()
+
+    def _folders_below(self, prefixes: Iterable[str]) -> Iterator[Path]:
+        waiting = [self._root / validate_prefix(prefix) for prefix in prefixes]
+        while waiting:
+            folder = waiting.pop()
+            yield folder
+            waiting += [folder / entry.name for entry in self._entries(folder) if entry.is_dir()]
+
+    def _leftovers(self, folder: Path, before: float) -> Sequence[Path]:
+        """Return the files of puts that were cut off before then."""
+        with (
+            self._translated("cannot list objects"),
+            suppress(FileNotFoundError),
+            os.scandir(folder) as found,
+        ):
+            return [
+                folder / entry.name
+                for entry in found
+                if _LEFTOVER.fullmatch(entry.name) and _is_older(entry, before)
+            ]
+        return []
+
+    def _delete_in(self, folder: Path, keys: Sequence[str]) -> Iterator[StoreError]:
+        """Delete, and yield what failed.
+
+        The directory is synced before as well: what takes the place of a deleted object is in the same one,
+        and another process may have named it and died before its own sync.
+        """
+        try:
+            with self._translated(f"cannot delete {keys[0]}"), suppress(FileNotFoundError):
+                sync_folder(folder)
+                failures = [error for key in keys for error in self._unlink(key)]
+                sync_folder(folder)
+                yield from failures
+        except StoreError as error:
+            yield error
+        self.scope.note_progress()
+
+    def _unlink(self, key: str) -> Iterator[StoreError]:
+        try:
+            with self._translated(f"cannot delete {key}"):
+                self._path(key).unlink(missing_ok=True)
+        except StoreError as error:
+            yield error
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of ``prefix`` and those in it, except those that hold something.
+
+        Only for a prefix that no put uses any more.
+        """
+        for place, _, _ in os.walk(self._path(prefix.removesuffix("/")), topdown=False):
+            with suppress(OSError):
+                Path(place).rmdir()
 
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)
@@ -276,6 +347,14 @@ def _place(entry: os.DirEntry[str]) -> str:
     return f"{entry.name}/" if entry.is_dir() else entry.name
 
 
+def _is_older(entry: os.DirEntry[str], before: float) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime < before
+
+
 def _read_range(descriptor: int, info: ObjectInfo, offset: int, length: int) -> bytes:
     return _read(descriptor, offset, min(length, max(0, info.size - offset)))
 
@@ -329,6 +408,10 @@ def _link(temporary: Path, target: Path) -> None:
     """Give the file its name unless the name exists. Without hard links, FAT answers EPERM, others vary."""
     try:
         target.hardlink_to(temporary)
+    except FileExistsError:
+        # Of this call's own first try, or of a process that died: durable before anybody relies on it.
+        sync_folder(target.parent)
+        raise
     except OSError as error:
         # The file was just written there, so write permission is not the cause.
         if means_lacking(error, target.parent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from puller.errors import ObjectExists, ObjectNotFound
+from puller.errors import ObjectExists
 from puller.store.base import Body
 from puller.store.wrapped import WrappedStore
 
@@ -16,9 +16,6 @@ class UnconditionalStore(WrappedStore):
 
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``; concurrent calls are not separated."""
-        try:
-            self.stat(key)
-        except ObjectNotFound:
-            self.put(key, body)
-        else:
+        if self.exists(key):
             raise ObjectExists(f"{key} exists already in {self.url}")
+        self.put(key, body)

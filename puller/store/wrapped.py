@@ -73,6 +73,10 @@ class WrappedStore(Scoped):
         """See ``Store.stat``."""
         return self._ask(lambda store: store.stat(key))
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        return self._ask(lambda store: store.exists(key))
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         return self._ask(lambda store: store.list(prefix))
@@ -80,3 +84,7 @@ class WrappedStore(Scoped):
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``."""
         self._ask(lambda store: store.delete(keys))
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``."""
+        self._ask(lambda store: store.sweep(prefixes, before))

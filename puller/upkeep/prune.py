@@ -34,6 +34,7 @@ from puller.repository.records.proofs import superfluous
 from puller.repository.records.verified import VerifiedPack, outlives, tidy
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL
+from puller.upkeep.leftovers import sweep
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
@@ -203,10 +204,11 @@ class _Prune:
         self._tidy_verified(survey)
         self._forget_keeps()
         self._forget_proofs()
+        sweep(self.repository.store, self.disposal, self.lease.now)
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
-        sweep = self._sweep(survey) if has_locks else None
-        return _report(decisions, keeps, len(fresh), reclaim, sweep)
+        swept = self._sweep(survey) if has_locks else None
+        return _report(decisions, keeps, len(fresh), reclaim, swept)
 
     def _sweep(self, survey: Survey) -> Sweep:
         """Delete for good what this and earlier prunes deleted, as far as no lock holds it."""

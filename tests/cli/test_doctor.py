@@ -97,3 +97,37 @@ def test_no_repository_and_no_libvirt_are_findings(cli: CommandLine) -> None:
 def test_a_repository_has_to_be_named(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PULLER_REPOSITORY")
     assert cli("doctor", "--json").error["code"] == 2
+
+
+def test_the_store_is_exercised(cli: CommandLine, repository: puller.Repository, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    whole = cli("doctor", "--exercise-store", "1M", "--json")
+    assert whole.code == 0
+    assert whole.err.startswith(f"exercising {folder} under locks/exercise-")
+    assert {check["status"] for check in whole.document["checks"]} == {"ok"}
+    figures = whole.document["exercise"]
+    assert figures.keys() == {"requests", "bytes_written", "bytes_read", "seconds", "latency", "throughput"}
+    assert [item["operation"] for item in figures["latency"]] == ["put", "read", "lookup", "list"]
+    assert [rate["connections"] for rate in figures["throughput"]] == [1, 2, 4, 8, 16]
+    text = cli("doctor", "--exercise-store", "1M", "-q")
+    assert text.err == ""
+    heads = ["4 KiB      MIN  MEDIAN", "CONNECTIONS", "24 checks: 24 ok, 0 warn, 0 fail"]
+    assert [head for head in heads if head.split()[0] in text.out] == heads
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_exercise_that_fails_exits_as_doctor_does(cli: CommandLine, folder: Path) -> None:
+    answer = cli("doctor", "--exercise-store", "--json")
+    assert (answer.error["code"], answer.error["name"]) == (1, "ChecksFailed")
+    assert answer.document["checks"][-1] == {
+        "name": "exercise",
+        "subject": str(folder),
+        "status": "fail",
+        "finding": "not tried, because there is no repository",
+        "advice": "Create the repository with 'puller init' first, or correct the URL.",
+    }
+
+
+@pytest.mark.parametrize("words", [("1G", "web1"), ("1G", "--scratch-dir", "/x"), ("web1",), ("10K",)])
+def test_an_exercise_takes_a_size_and_no_domain(cli: CommandLine, words: tuple[str, ...]) -> None:
+    assert cli("doctor", "--exercise-store", *words, "--json").error["code"] == 2

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DomainNotRunning, HypervisorError, JobRunning
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job import openjob
+from puller.hypervisor.job.backupjob import BackupJob
 from puller.hypervisor.job.export import export_uri
 from puller.hypervisor.job.job import PullJob, require_short, socket_path
 from puller.hypervisor.job.listener import UnixListener
@@ -32,6 +36,22 @@ def test_exports_show_the_moment_of_the_checkpoint(
         assert job.scratch_used() >= 128 * KIB
     assert frozen == b"\x01" * MIB + bytes(3 * MIB)
     assert work.take(2, {"vda": 1}) == {"vda": [(0, 128 * KIB)]}
+
+
+@pytest.mark.parametrize(("version", "sent"), [(9_000_000, 0), (11_009_999, 0), (11_010_000, 2)])
+def test_only_a_daemon_that_knows_the_flag_is_told_to_keep_a_guest_that_shuts_down(
+    version: int, sent: int
+) -> None:
+    """Whatever library is here: earlier daemons refuse flags that they do not know."""
+    flags: list[int] = []
+    connection = SimpleNamespace(getLibVersion=lambda: version)
+    handle = SimpleNamespace(
+        connect=lambda: connection, backupBegin=lambda job, checkpoint, given: flags.append(given)
+    )
+    domain = cast(Domain, SimpleNamespace(name="web1", uuid="u", handle=handle))
+    job = PullJob(domain, {"vda": None}, "puller-1", Path("/scratch"), UnixListener(Path("/socket")))
+    BackupJob._begin(job)
+    assert flags == [sent]
 
 
 def test_one_job_mixes_full_and_incremental_and_leaves_other_disks_alone(

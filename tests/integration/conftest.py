@@ -28,13 +28,6 @@ _PUSHED = (
     "a_point_stands_without_its_ancestors[folder-push]",
     "nothing_dirty_makes_a_valid_point_that_costs_next_to_nothing[folder-push]",
     "a_hundred_dirty_chunks_on_a_device_cost_a_hundred_chunks[push]",
-    "a_run_stopped_at_a_step[push-read]",
-    "a_run_stopped_at_a_step[push-commit]",
-    "a_run_stopped_at_a_step[push-end]",
-    "a_run_that_fails_inside_a_step[push-begin, after libvirt]",
-    "a_run_that_fails_inside_a_step[push-store, packs]",
-    "a_run_that_fails_inside_a_step[push-commit, after]",
-    "a_run_that_fails_inside_a_step[push-interrupted]",
     "a_run_that_cannot_clean_up_is_cleaned_up_by_the_next[push]",
     "a_disk_that_grew_stays_incremental[push]",
     "disks_that_change_places_are_compared[push]",
@@ -45,6 +38,7 @@ _PUSHED = (
     "a_copy_of_another_disk_over_a_blank_one[blank-push]",
     "a_copy_of_another_disk_over_a_blank_one[rewritten-push]",
     "compare_reads_all_and_stores_what_no_look_finds[push]",
+    "a_guest_that_shuts_down_by_itself[push]",
 )
 """Tests of both modes that run in push mode by default; the others show little more than in pull mode."""
 

@@ -13,6 +13,7 @@ import pytest
 import puller
 from puller.backups.bases.facts import REPLACED, WRITTEN
 from puller.errors import UnsupportedDisk
+from puller.hypervisor.connection import Host
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Backup, Scene, Truth, leftovers, loop_device, restored
 from tests.lab.fixtures import MachineFactory
@@ -81,6 +82,52 @@ def test_a_hundred_dirty_chunks_on_a_device_cost_a_hundred_chunks(
         assert truth.equals(restored(repository, point, tmp_path), "vda", 2)
         assert not leftovers(tmp_path)
         machine.stop()
+
+
+def test_a_definition_that_names_its_data_file(scene: Scene, device: str) -> None:
+    """``<dataStore>``, which libvirt knows from 10.10 on: pulled, pushed, shut off, restored as it was."""
+    with Host.connect(scene.uri) as host:
+        if host.libvirt_version < (10, 10, 0):
+            pytest.skip("this libvirt knows no <dataStore>")
+    machine = scene.machine
+
+    def name_it(root: ET.Element) -> None:
+        source = root.find("./devices/disk/source")
+        assert source is not None
+        for found in source.findall("dataStore"):
+            source.remove(found)
+        store = ET.SubElement(source, "dataStore", type="block")
+        ET.SubElement(store, "format", type="raw")
+        ET.SubElement(store, "source", dev=device)
+
+    machine.stop()
+    scene.redefine(name_it)
+    machine.start()
+    assert "dataStore" in machine.handle.XMLDesc()
+    scene.fill("vda")
+    assert scene.backup().kind == "full"
+    machine.write("vda", 7, 100 * KIB, 3 * KIB)
+    machine.discard("vda", 512 * KIB, 128 * KIB)
+    pulled = scene.backup()
+    assert (pulled.kind, pulled.disks[0].reason) == ("incremental", "")
+    scene.assert_exact(pulled)
+    machine.write("vda", 8, 5 * MIB, 64 * KIB)
+    machine.flush()
+    pushed = scene.backup(mode="push")
+    assert (pushed.kind, pushed.mode) == ("incremental", "push")
+    machine.stop()
+    off = scene.backup()
+    assert off.kind == "incremental"
+    scene.assert_exact(off)
+    machine.start()
+    machine.write("vda", 9, 0, MIB)
+    machine.stop()
+    puller.rollback(scene.repository, pushed.point, connect=scene.uri)
+    raw = restored(scene.repository, pushed, scene.folder) / "vda.raw"
+    compare = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(machine.image("vda")), str(raw)]
+    subprocess.run(compare, check=True)
+    assert Path(device).read_bytes() == raw.read_bytes()
+    assert not leftovers(scene.folder)
 
 
 def test_live_shut_off_and_in_place(scene: Scene, device: str) -> None:

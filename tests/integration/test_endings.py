@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.space import scratchwatch
 from puller.jobs.batch import Reporters, take_all
 from puller.repository.points import time_of
-from puller.units import MIB
+from puller.units import GIB, MIB
 from tests.integration.conftest import Scene, Truth, checkpoints, leftovers, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
@@ -66,6 +67,54 @@ def test_a_qemu_that_crashes(
     assert point.kind == "rehash"
     assert truth.equals(restored(repository, point, tmp_path), "vda", 1)
     assert checkpoints(machine) == {point.checkpoint}
+
+
+@pytest.mark.parametrize("mode", ["pull", "push"])
+def test_a_guest_that_shuts_down_by_itself(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, mode: str
+) -> None:
+    """From 11.10 on libvirt keeps QEMU until the job has ended. Before, the job ends with QEMU."""
+    large = [DiskSpec("vdb", GIB, "qcow2-falloc")] if mode == "push" else []
+    machine = machine_factory(DiskSpec("vda", 8 * MIB), *large)
+    for disk in large:
+        machine.brake(disk.target)
+    repository = puller.create_repository(str(tmp_path / "repository"), password=None)
+    content = bytearray(8 * MIB)
+
+    def write(pattern: int, start: int, length: int) -> None:
+        machine.write("vda", pattern, start * MIB, length * MIB)
+        content[start * MIB : (start + length) * MIB] = bytes([pattern]) * length * MIB
+        machine.flush()
+
+    def take(observer: Observer = lambda event: None, **options: Any) -> puller.Point:
+        options = {"connect": libvirt_uri, "mode": mode, "observer": observer, **options}
+        return puller.backup(repository, machine.name, **options)
+
+    def shut_down(event: Event) -> None:
+        if isinstance(event, Step) and event.name == ("read" if mode == "pull" else "push"):
+            machine.shut_down_from_inside()
+
+    write(1, 0, 8)
+    last = take(disks=["vda"])
+    write(2, 1, 1)
+    with Host.connect(libvirt_uri) as host:
+        is_kept = host.libvirt_version >= (11, 10, 0)
+    if is_kept:
+        last = take(shut_down)
+        assert [disk.kind for disk in last.disks] == ["incremental", *("full" for _ in large)]
+        assert (restored(repository, last, tmp_path) / "vda.raw").read_bytes() == content
+        assert not machine.handle.isActive()
+    else:
+        with pytest.raises(DomainNotRunning):
+            take(shut_down)
+    assert not leftovers(tmp_path)
+    machine.start()
+    write(3, 2, 1)
+    later = take(disks=["vda"])
+    assert (later.kind, later.parent) == ("incremental", last.point)
+    assert (restored(repository, later, tmp_path) / "vda.raw").read_bytes() == content
+    needed = {last.checkpoint} if is_kept and large else set()  # by the other disk
+    assert checkpoints(machine) == {later.checkpoint, *needed}
 
 
 def test_a_checkpoint_that_goes_while_it_is_retired(

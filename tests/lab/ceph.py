@@ -6,6 +6,7 @@ waits for the monitor several times. All of it uses about 130 MiB.
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.s3server import ATTEMPTS, READY_SECONDS, S3Server, free_ports
+from tests.lab.s3server import ATTEMPTS, READY_SECONDS, S3Server, free_ports, output_of
 
 _PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
@@ -55,7 +56,12 @@ memstore_device_bytes = 8589934592
 rgw_data = {folder}/rgw
 rgw_frontends = beast endpoint=127.0.0.1:{gateway}
 rgw_crypt_require_ssl = false
+rgw_crypt_s3_kms_backend = testing
+rgw_crypt_s3_kms_encryption_keys = backups={key}
 """
+
+KMS_KEY = "backups"
+"""The id of the only key for ``aws:kms``."""
 
 
 class Ceph(S3Server):
@@ -74,8 +80,8 @@ class Ceph(S3Server):
 
     @property
     def version(self) -> str:
-        """Such as ``16.2.15``."""
-        return _output(["radosgw", "--version"]).split()[2].partition("+")[0]
+        """See ``S3Server.version``."""
+        return output_of("radosgw", "--version").split()[2].partition("+")[0]
 
     def start(self) -> None:
         """See ``S3Server.start``."""
@@ -129,7 +135,10 @@ class Ceph(S3Server):
         for name in ("mon", "osd", "rgw"):
             (self._folder / name).mkdir(parents=True)
         monitor, self._port = islice(free_ports(), 2)
-        settings = _SETTINGS.format(cluster=cluster, monitor=monitor, gateway=self._port, folder=self._folder)
+        key = base64.b64encode(bytes(range(32))).decode()
+        settings = _SETTINGS.format(
+            cluster=cluster, monitor=monitor, gateway=self._port, folder=self._folder, key=key
+        )
         (self._folder / "ceph.conf").write_text(settings)
         return monitor
 
@@ -155,7 +164,3 @@ class Ceph(S3Server):
 
     def _with_settings(self, command: Sequence[str]) -> list[str]:
         return [command[0], "-c", str(self._folder / "ceph.conf"), *command[1:]]
-
-
-def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

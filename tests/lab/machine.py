@@ -49,6 +49,9 @@ DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTIL
 
 _NOTICE_SECONDS = 30.0
 
+_SLEEP_PORTS = (0x604, 0xB004)
+"""Where firmware puts ACPI's sleep control of a q35 machine: SeaBIOS and others, by version."""
+
 
 class MachineError(Exception):
     """A machine did not do what the test asked for."""
@@ -149,6 +152,29 @@ class Machine:
         os.kill(pid, signal.SIGKILL)
         _reap(pid)
 
+    def shut_down_from_inside(self) -> None:
+        """Let the guest switch the machine off, and wait until libvirt has seen it.
+
+        That is a write to the port of ACPI's power management, which the firmware has to set up before.
+        """
+        Thread(target=_reap, args=(self.pid(),), daemon=True).start()  # now, or when its job has ended
+        self.resume()
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        while self._runs():
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name} does not shut down")
+            human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+            for port in _SLEEP_PORTS:
+                with suppress(libvirt.libvirtError):  # it has just gone
+                    libvirt_qemu.qemuMonitorCommand(self.handle, f"o /h {port:#x} 0x2000", human)
+            time.sleep(0.01)
+
+    def _runs(self) -> bool:
+        try:
+            return bool(self.handle.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+        except libvirt.libvirtError:
+            return False
+
     def destroy(self) -> None:
         """Take the machine away, with all that libvirt knows of it."""
         if self.handle.isActive():
@@ -233,7 +259,8 @@ class Machine:
 
     def bitmaps(self, target: str) -> set[str]:
         """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
-        return {bitmap["name"] for bitmap in self._format_node(target).get("dirty-bitmaps", [])}
+        bitmaps = self._format_node(target).get("dirty-bitmaps", [])
+        return {bitmap["name"] for bitmap in bitmaps if "name" in bitmap}  # a job's own has none
 
     def lose_bitmap(self, target: str, name: str) -> None:
         """Remove a dirty bitmap behind libvirt's back."""

@@ -85,6 +85,10 @@ class MemoryStore(Scoped, Unlockable):
         """See ``Store.stat``."""
         return _info(key, self._find(key))
 
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        return validate_key(key) in self._objects
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``."""
         validate_prefix(prefix)
@@ -97,6 +101,9 @@ class MemoryStore(Scoped, Unlockable):
         for key in keys:
             with self._lock:
                 self._objects.pop(validate_key(key), None)
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put leaves nothing."""
 
     def _find(self, key: str) -> _Stored:
         stored = self._objects.get(validate_key(key))

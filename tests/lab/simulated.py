@@ -152,6 +152,10 @@ class Process(Unlockable):
         self._operate(f"stat {key}")
         return self._info(self.world.objects.stat(key))
 
+    def exists(self, key: str) -> bool:
+        self._operate(f"list {key}")
+        return self.world.objects.exists(key)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._operate(f"list {prefix}")
         return iter([self._info(info) for info in self.world.objects.list(prefix)])
@@ -160,6 +164,9 @@ class Process(Unlockable):
         """Each key is an operation of its own, as a crash may leave some deleted and some not."""
         for key in keys:
             self._change("delete", key, partial(self.world.remove, key))
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """A put leaves nothing."""
 
     def _change(self, verb: str, key: str, effect: Callable[[], None]) -> None:
         number = self._operate(f"{verb} {key}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -96,9 +96,9 @@ class Vault:
 
 
 @pytest.fixture(scope="session", params=["seaweed", "ceph"])
-def locking_server(request: pytest.FixtureRequest) -> S3Server:
+def locking_server(request: pytest.FixtureRequest, servers: Callable[[str], S3Server]) -> S3Server:
     """Return each server with Object Lock in turn, with a bucket for vaults."""
-    server: S3Server = request.getfixturevalue(request.param)
+    server = servers(request.param)
     Vault(server.client(), "vaults").make()
     return server
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import nbd
 import pytest
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError
-from puller.nbd import connection
-from puller.nbd.block_status import WINDOW, block_status
+from puller.nbd import connection, library
+from puller.nbd.block_status import LONG_WINDOW, WINDOW, block_status
 from puller.nbd.connection import Connection
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer
@@ -105,7 +108,7 @@ def test_contents_cover_a_disk_beyond_4_gib(tmp_path: Path) -> None:
 
 
 def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
-    """The bitmap of 3 TiB is asked in windows of 3.5 GiB, the allocation only where something is dirty."""
+    """The bitmap of 3 TiB is asked in few windows, the allocation only where something is dirty."""
     image = make_qcow2(tmp_path / "disk.qcow2", 3 * TIB, bitmap="b0")
     dense = [f"write -P 1 {2 * TIB + number * 2 * CHUNK} 512" for number in range(500)]
     qemu_io(image, "write -P 1 6G 64k", "write -z 6656M 64k", *dense)
@@ -114,7 +117,40 @@ def test_changes_of_a_huge_disk_cost_what_changed(tmp_path: Path) -> None:
         CountedExport(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
         assert [extent.offset for extent in export.changes()][:3] == [6 * GIB, 6656 * MIB, 2 * TIB]
-        assert export.status_requests == -(-3 * TIB // WINDOW) + 3
+        long = export.data.has_long_requests
+        assert long == both_know_extended_headers()
+        # a long window covers more dirty extents than are asked for at once, but not more than a reply holds
+        assert export.status_requests == -(-3 * TIB // (LONG_WINDOW if long else WINDOW)) + 3
+
+
+def both_know_extended_headers() -> bool:
+    """Whether libnbd (since 1.18) and QEMU (since 8.2) do, by their versions."""
+    told = subprocess.run(["qemu-nbd", "--version"], check=True, capture_output=True, text=True).stdout
+    qemu = re.search(r"qemu-nbd (\d+)\.(\d+)", told)
+    assert qemu is not None
+    libnbd = tuple(map(int, library.version().split(".")))
+    return libnbd >= (1, 18) and tuple(map(int, qemu.groups())) >= (8, 2)
+
+
+@pytest.mark.parametrize(("is_long", "longest"), [(False, WINDOW), (True, LONG_WINDOW)])
+def test_only_a_connection_with_extended_headers_gets_requests_over_4_gib(
+    is_long: bool, longest: int
+) -> None:
+    """Of a disk whose end is aligned to nothing; the server calls all of it one extent each time."""
+    size, asked = 3 * TIB + 512, list[tuple[int, int]]()
+
+    def begin(offset: int, length: int) -> tuple[int, int]:
+        asked.append((offset, length))
+        return offset, length
+
+    server = SimpleNamespace(
+        has_long_requests=is_long, begin_status=begin, end_status=lambda pending: [(pending[1], 0)]
+    )
+    found = list(block_status(cast(Connection, server), 0, size))
+    assert found == [(offset, length, 0) for offset, length in asked]
+    assert max(length for _, length in asked) == longest
+    assert (longest > 4 * GIB) == is_long
+    assert sum(length for _, length in asked) == size
 
 
 def test_a_bitmap_is_asked_once_unless_there_is_too_much_to_remember(
@@ -131,7 +167,8 @@ def test_a_bitmap_is_asked_once_unless_there_is_too_much_to_remember(
         ):
             assert export.dirty_bytes() == 3 * CHUNK
             assert list(export.changes()) == wanted
-            assert export.status_requests == passes * 19 + 3
+            windows = 1 if export.data.has_long_requests else 19
+            assert export.status_requests == passes * windows + 3
             assert list(export.changes(32 * GIB))[-1].end == 64 * GIB  # asked anew for another old size
 
 
@@ -203,7 +240,7 @@ def test_a_short_reply_among_several_requests_leaves_no_gap(tmp_path: Path) -> N
 
     def shorter(offset: int, length: int) -> Descriptors:
         turns[0] += 1
-        told = GIB if turns[0] % 3 == 2 else length + GIB  # too little, or more than was asked for
+        told = GIB if turns[0] % 3 == 2 else length
         half = offset // (512 * MIB)
         return [(512 * MIB, kinds[(half + step) % 2]) for step in range(told // (512 * MIB))]
 

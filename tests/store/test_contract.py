@@ -98,6 +98,19 @@ class TestPutAndGet:
         assert set(seen) <= contents
 
 
+class TestExists:
+    def test_by_the_whole_key(self, store: Store) -> None:
+        store.put("points/ab", b"")
+        store.put("points/abc/d", b"")
+        assert store.exists("points/ab")
+        assert store.exists("points/abc/d")
+        assert not store.exists("points/a")
+        assert not store.exists("points/abc")
+
+    def test_nothing_was_ever_put(self, store: Store) -> None:
+        assert not store.exists("repository.json")
+
+
 class TestPutNew:
     def test_only_if_absent(self, store: Store) -> None:
         store.put_new("points/a", b"first")

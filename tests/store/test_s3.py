@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
-import ipaddress
 import os
 import re
 import ssl
@@ -15,9 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from puller.errors import (
     NoBucket,
@@ -37,6 +32,7 @@ from puller.store.probe import honours_put_if_absent
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
+from tests.store.certificates import make_certificate
 from tests.store.scripted import (
     HEADERS,
     LARGE,
@@ -188,8 +184,13 @@ class TestRefusals:
 
 def test_an_empty_object_replaced_while_its_tail_is_read(at: Callable[[str], S3Store]) -> None:
     filled = Answer(200, headers=HEADERS, announced=5)
-    with scripted_server(s3_error(416, "InvalidRange"), filled) as server, pytest.raises(ObjectChanged):
+    replaced = s3_error(412, "PreconditionFailed")
+    with (
+        scripted_server(s3_error(416, "InvalidRange"), filled, replaced) as server,
+        pytest.raises(ObjectChanged),
+    ):
         at(server.endpoint).get_tail("a", 10)
+    assert server.requests[-1].headers["if-match"] == HEADERS["ETag"]
 
 
 class TestOutage:
@@ -261,12 +262,14 @@ class TestWhatServersDoNotDo:
     def test_condition_ignored(self, at: Callable[[str], S3Store]) -> None:
         with scripted_server(Answer(200)) as server:
             assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")
-            assert [request.method for request in server.requests] == ["PUT", "PUT", "POST"]
+            # The second put is the store's own, which notices a condition that is no longer honoured.
+            assert [request.method for request in server.requests] == ["PUT", "PUT", "PUT", "POST"]
 
     def test_condition_answered_and_ignored(self, at: Callable[[str], S3Store]) -> None:
         replaced = Answer(200, b"not the first content", HEADERS)
         deleted = Answer(200, b"<DeleteResult/>")
-        with scripted_server(Answer(), s3_error(412, "PreconditionFailed"), replaced, deleted) as server:
+        refused = s3_error(412, "PreconditionFailed")
+        with scripted_server(Answer(), refused, refused, replaced, deleted) as server:
             assert not honours_put_if_absent(at(server.endpoint), "locks/probe-")
 
     def test_condition_refused(self, at: Callable[[str], S3Store]) -> None:
@@ -324,6 +327,7 @@ class TestRequests:
         assert "x-amz-checksum-sha256" not in refused.headers
         expected = base64.b64encode(hashlib.sha256(body).digest()).decode()
         assert [request.headers["x-amz-checksum-sha256"] for request in accepted] == [expected] * 2
+        assert {request.headers["x-amz-sdk-checksum-algorithm"] for request in accepted} == {"SHA256"}
         assert [request.body == body for request in accepted] == [True] * 2
 
     def test_deletes_carry_the_md5_that_old_servers_ask_for(self, at: Callable[[str], S3Store]) -> None:
@@ -383,24 +387,6 @@ def assert_certificate_advice(store: Store) -> None:
         store.get("a")
     assert not caught.value.retryable
     assert "AWS_CA_BUNDLE" in caught.value.advice
-
-
-def make_certificate(path: Path) -> Path:
-    """Write a key and a certificate for 127.0.0.1 that it signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    tomorrow = now + datetime.timedelta(days=1)
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, tomorrow)
-        .add_extension(alternative, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, private, serialization.NoEncryption())
-    path.write_bytes(certificate.public_bytes(pem) + secret)
-    return path
 
 
 def test_absent_objects_stay_absent_where_the_bucket_is_there(bucket: str) -> None:

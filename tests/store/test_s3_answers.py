@@ -38,6 +38,7 @@ from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.store.base import Store
+from puller.store.options import StoreOptions
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
@@ -174,6 +175,16 @@ class TestMissingFields:
         entry = b"<Contents><Key>prefix/a</Key><Size>1</Size><ETag>1</ETag></Contents>"
         with scripted_server(Answer(200, b"<ListBucketResult>" + entry + b"</ListBucketResult>")) as server:
             assert "sends no time of a" in raised(OPERATIONS["list"], at(server.endpoint)).message
+
+    @pytest.mark.parametrize("etag", [b"1", b"&quot;1&quot;"])
+    def test_etags_of_listings_with_and_without_quotes(self, at: Connect, etag: bytes) -> None:
+        """rclone's have none, unlike those of its other answers."""
+        time = b"<LastModified>2026-11-23T05:00:00.000Z</LastModified>"
+        entry = (
+            b"<Contents><Key>prefix/a</Key><Size>1</Size><ETag>" + etag + b"</ETag>" + time + b"</Contents>"
+        )
+        with scripted_server(Answer(200, b"<ListBucketResult>" + entry + b"</ListBucketResult>")) as server:
+            assert [info.etag for info in at(server.endpoint).list("")] == ['"1"']
 
     def test_a_listing_that_is_cut_and_does_not_say_how_to_go_on(self, at: Connect) -> None:
         """The client would take it for the end, and prune for all that there is."""
@@ -366,6 +377,18 @@ class TestCertificates:
         assert (type(error), error.retryable) == (StoreError, False)
         assert advice in error.advice
         assert "AWS_CA_BUNDLE" not in error.advice
+
+    def test_a_bundle_of_ones_own(self, at: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As the option ``ca-bundle``: it comes before that of the environment."""
+        certificate = _make_certificate(tmp_path / "server.pem", "127.0.0.1", (-1, 1))
+        other = _make_certificate(tmp_path / "other.pem", "127.0.0.1", (-1, 1))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        with scripted_server(Answer(headers=HEADERS), tls=context) as server:
+            assert "certificate" in raised(OPERATIONS["put"], at(server.endpoint)).message
+            connect("bucket", "prefix", ONCE, StoreOptions(ca_bundle=str(certificate))).put("a", b"body")
+            assert [request.path for request in server.requests] == ["/bucket/prefix/a"]
 
 
 def _make_certificate(path: Path, name: str, days: tuple[int, int]) -> Path:

@@ -10,10 +10,12 @@ import click
 
 from puller.cli.input.access import open_repository, repository_url, store_options
 from puller.cli.input.options import Bare
-from puller.cli.output.console import printable
+from puller.cli.input.quantities import SIZE
+from puller.cli.output.console import printable, say
+from puller.cli.output.exercise import figures, measured
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.settings import Settings
-from puller.errors import ChecksFailed
+from puller.errors import ChecksFailed, UsageError
 
 if TYPE_CHECKING:
     from puller.configuration.job import Job
@@ -33,9 +35,23 @@ if TYPE_CHECKING:
     help="Check what this job of the configuration would use: its repository, domains, disks and "
     "directories. With DOMAIN, check only those of its domains.",
 )
+@click.option(
+    "--exercise-store",
+    "exercise",
+    metavar="[SIZE]",
+    is_flag=False,
+    flag_value="256M",
+    type=SIZE,
+    help="Check only the store, and exercise it: two thousand small requests, then SIZE bytes up (default "
+    "256M) and a quarter more down, in at most 5 minutes. All objects are deleted again.",
+)
 @click.pass_obj
 def command(
-    settings: Settings, domains: tuple[str, ...], scratch_dir: str | None, job: str | None
+    settings: Settings,
+    domains: tuple[str, ...],
+    scratch_dir: str | None,
+    job: str | None,
+    exercise: int | None,
 ) -> Outcome:
     """Find problems that would make a backup fail.
 
@@ -44,7 +60,15 @@ def command(
 
     Nothing is changed on the host. To test the credentials, one object is put under the repository's locks/
     and deleted again.
+
+    --exercise-store tries under load what puller relies on: that what was put is read and listed at once,
+    long lists, conditional puts of many writers, ranges of large objects; and it measures the store.
     """
+    if exercise is not None and (domains or scratch_dir is not None):
+        raise UsageError(
+            "--exercise-store checks no domains and no scratch directory",
+            advice="Run doctor twice, or write SIZE with its unit, such as 1G.",
+        )
     choices: dict[str, Any] = {"domains": tuple(dict.fromkeys(domains))}
     if job is None:
         settings.complete(settings.configure())
@@ -54,6 +78,8 @@ def command(
     if scratch_dir is not None:
         choices["scratch_dir"] = scratch_dir
     url = repository_url(settings)
+    if exercise is not None:
+        return exercised(settings, url, exercise)
     from puller.api import DEFAULT_URI
     from puller.diagnosis.doctor import Examination, doctor
     from puller.store.location import open_store
@@ -64,6 +90,22 @@ def command(
     checks = list(doctor(store, lambda: open_repository(settings), examination))
     document = {"checks": [_record(check) for check in checks]}
     return Outcome(document, _text(checks, settings.verbosity > 0), _failure(checks))
+
+
+def exercised(settings: Settings, url: str, size: int) -> Outcome:
+    """Exercise the store, and return the report."""
+    from puller.diagnosis.doctor import exercise_store
+    from puller.diagnosis.exercise.plan import Plan
+    from puller.store.location import open_store
+
+    def tell(text: str) -> None:
+        if settings.verbosity >= 0:
+            say(text)
+
+    report = exercise_store(open_store(url, store_options(settings)), Plan(size), tell)
+    text = _text(report.findings, settings.verbosity > 0)
+    document = {"checks": [_record(check) for check in report.findings], "exercise": measured(report)}
+    return Outcome(document, f"{figures(report)}{text}", _failure(report.findings))
 
 
 def _choices(job: Job) -> dict[str, Any]:

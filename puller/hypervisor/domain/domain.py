@@ -59,6 +59,12 @@ class Domain:
             state, _ = self.handle.state()
         return bool(state == libvirt.VIR_DOMAIN_RUNNING)
 
+    def has_ended(self) -> bool:
+        """Return whether the guest has shut down, even if libvirt has not yet ended QEMU."""
+        with translate(f"cannot ask for the state of domain {self.name}"):
+            state, _ = self.handle.state()
+        return state in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF)
+
     def is_persistent(self) -> bool:
         """Return whether libvirt keeps the domain and its checkpoints when it is shut off."""
         with translate(f"cannot ask whether domain {self.name} is persistent"):

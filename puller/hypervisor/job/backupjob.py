@@ -26,6 +26,12 @@ from puller.hypervisor.space.seal import Seal
 _READY = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
 """The files of the job exist already."""
 
+_PRESERVE = 1 << 1
+"""``VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN``, which a library before 11.10 does not name."""
+
+_PRESERVES = 11_010_000
+"""The first version of libvirt's daemon that accepts it; earlier ones refuse flags that they do not know."""
+
 
 class BackupJob(FrozenDisks):
     """A backup job of one domain while its context lasts.
@@ -93,7 +99,17 @@ class BackupJob(FrozenDisks):
     def _begin(self) -> None:
         record = checkpoint_xml(self.checkpoint, self._tracked) if self._tracked else None
         with translate(f"cannot begin a backup of domain {self._domain.name}"):
-            self._domain.handle.backupBegin(self._xml(), record, 0 if self.seal is None else _READY)
+            self._domain.handle.backupBegin(self._xml(), record, self._flags())
+
+    def _flags(self) -> int:
+        """Return the flags of the start.
+
+        A guest that shuts down ends its QEMU, and with it the job. A libvirt that can keep both resets the
+        guest and pauses it instead, and ends QEMU itself as soon as the job has ended. The daemon is asked,
+        as it may be of another version than the library in this process.
+        """
+        preserve = self._domain.handle.connect().getLibVersion() >= _PRESERVES
+        return (_PRESERVE if preserve else 0) | (0 if self.seal is None else _READY)
 
     def _undo(self) -> None:
         """Undo a failed start: libvirt can fail after it created the checkpoint.

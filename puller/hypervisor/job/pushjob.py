@@ -111,7 +111,7 @@ class PushJob(BackupJob):
 
     def _fail(self, end: JobEnd | None) -> None:
         name = self._domain.name
-        if not self._domain.is_active():
+        if self._domain.has_ended():
             raise DomainNotRunning(f"domain {name} was shut off before QEMU had written all images")
         if end is None:
             raise HypervisorError(f"the push job of domain {name} has ended, and libvirt does not report how")

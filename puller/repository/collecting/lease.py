@@ -136,10 +136,7 @@ class Lease:
             lease._delete_expired(others)
             yield lease
         finally:
-            # Should this fail, the lease expires by itself.
-            with suppress(StoreError):
-                lease._store = store.within(cleanup())
-                lease._give_back()
+            lease._give_back_or_tell(store)
 
     def renew(self) -> None:
         """Renew if due; call it about every minute. Raises Locked if another process has taken over."""
@@ -186,6 +183,17 @@ class Lease:
         expired = [name for other in others if not self._is_live(other) for name in other.names]
         with suppress(StoreDenied):  # they block nobody, and this role may not delete
             self._store.delete(expired)
+
+    def _give_back_or_tell(self, store: Store) -> None:
+        """Give the lease back; should that fail, it expires by itself."""
+        try:
+            self._store = store.within(cleanup())
+            self._give_back()
+        except StoreError as error:
+            store.scope.tell(
+                f"cannot give back the lease of this {self._purpose}, so that another one has to wait up to "
+                f"{EXPIRY / 60:.0f} minutes: {error.message}"
+            )
 
     def _give_back(self) -> None:
         try:

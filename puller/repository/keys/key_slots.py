@@ -51,8 +51,9 @@ class Kdf(msgspec.Struct, frozen=True):
 
 
 class KeySlot(msgspec.Struct, frozen=True):
-    """One object under ``keys/``."""
+    """One object under ``keys/``. ``repository`` is the id of the repository that it opens."""
 
+    repository: str
     kind: str
     role: str
     kdf: Kdf
@@ -150,7 +151,9 @@ def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
     kdf, nonce = Kdf(salt=randomness.token_hex(16), name=secret.kdf_name), os.urandom(NONCE)
     sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, _aad(opened.repository_id, opened.role))
     now = datetime.now(UTC).replace(microsecond=0)
-    slot = KeySlot(secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label)
+    slot = KeySlot(
+        opened.repository_id.hex(), secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label
+    )
     slot_id = randomness.token_hex(8)
     store.put_new(PREFIX + slot_id, msgspec.json.encode(slot))
     return slot_id
@@ -192,21 +195,28 @@ def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str
     return put_slot(store, Opened("", role, opened.repository_id, content), secret, label)
 
 
-def list_slots(store: Store) -> Iterator[tuple[str, KeySlot | DamagedData]]:
-    """Return each slot's id with the slot, or with its damage."""
+def list_slots(store: Store, repository_id: bytes) -> Iterator[tuple[str, KeySlot | DamagedData]]:
+    """Return each slot's id with the slot, or with its damage.
+
+    Slots of another repository are left out: an ``init`` that was cut off, or lost against another one,
+    leaves one.
+    """
     for info in store.list(PREFIX):
         slot_id = info.key.removeprefix(PREFIX)
         if not _ID.fullmatch(slot_id) or not info.size:
             continue
         try:
-            yield slot_id, _load(store, info.key)
+            slot = _load(store, info.key)
         except DamagedData as error:
             yield slot_id, error
+        else:
+            if slot.repository == repository_id.hex():
+                yield slot_id, slot
 
 
-def remove_slot(store: Store, slot_id: str) -> None:
+def remove_slot(store: Store, repository_id: bytes, slot_id: str) -> None:
     """Delete a slot. Raises UsageError if it does not exist or is the last one with the full role."""
-    slots = dict(list_slots(store))
+    slots = dict(list_slots(store, repository_id))
     if slot_id not in slots:
         raise UsageError(f"there is no key {slot_id}", advice="List the keys with 'puller key list'.")
     others = [slot for key, slot in slots.items() if key != slot_id]
@@ -241,7 +251,7 @@ def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Open
     if secret is None:
         raise WrongKey("the repository is encrypted, but no password or key file was given")
     damage: DamagedData | None = None
-    for slot_id, slot in list_slots(store):
+    for slot_id, slot in list_slots(store, repository_id):
         try:
             content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, secret)
             damage = slot if isinstance(slot, DamagedData) else damage

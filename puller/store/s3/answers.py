@@ -52,7 +52,7 @@ class Refusal:
             operation=error.operation_name,
             region=one_line(fields.get("Region") or headers.get("x-amz-bucket-region") or ""),
             location=one_line(headers.get("location") or ""),
-            anonymous=_REQUEST_ID not in headers and not _is_code(fields.get("Code")),
+            anonymous=_REQUEST_ID not in headers and not is_code(fields.get("Code")),
         )
 
     @property
@@ -61,7 +61,7 @@ class Refusal:
         return worded(self.message, self.code) or f"status {self.status} without an explanation"
 
 
-def _is_code(code: object) -> bool:
+def is_code(code: object) -> bool:
     """Whether it is an S3 error code; without an XML body the client puts the status there."""
     return bool(code) and not str(code).isdigit()
 
@@ -87,11 +87,16 @@ def info_of(key: str, size: object, fields: Mapping[str, Any], place: str) -> Ob
     modified, etag = fields.get("LastModified"), fields.get("ETag")
     told = {"size": isinstance(size, int), "time": isinstance(modified, datetime), "ETag": bool(etag)}
     if isinstance(size, int) and isinstance(modified, datetime) and etag:
-        return ObjectInfo(key, size, modified.timestamp(), str(etag))
+        return ObjectInfo(key, size, modified.timestamp(), quoted(str(etag)))
     raise UnsupportedByStore(
         f"the server sends no {' and no '.join(name for name in told if not told[name])} of {key} in {place}",
         advice="Use a server that sends size, time and ETag of each object.",
     )
+
+
+def quoted(etag: str) -> str:
+    """Return ``etag`` in the quotes that belong to it; rclone's listings lack them."""
+    return etag if etag.endswith('"') else f'"{etag}"'
 
 
 def read_bounded(body: _Readable, announced: int | None, limit: int | None) -> bytes:

@@ -54,6 +54,20 @@ class Bucket:
             answer = self._client.get_bucket_versioning(Bucket=self._name)
         return answer.get("Status") == "Enabled"
 
+    def serves_range_if(self, key: str, etag: str) -> bool:
+        """Return whether a ranged read of ``key`` with ``If-Match`` is answered. Raises StoreError."""
+        with translated(f"cannot read a part of {key} in {self._place}"):
+            try:
+                answer = self._client.get_object(
+                    Bucket=self._name, Key=self._prefix + key, Range="bytes=0-0", IfMatch=etag
+                )
+            except ClientError as error:
+                if Refusal.of(error).status == 412:
+                    return False
+                raise
+            answer["Body"].close()
+        return True
+
     def default_retention(self) -> str | None:
         """Return Object Lock's default retention, such as ``GOVERNANCE, 3 days``. Raises StoreError."""
         with translated(f"cannot read the Object Lock configuration of {self._place}"):

@@ -10,29 +10,19 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.session import Session
 
 from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
+from puller.store.s3.differences import Differences
 from puller.store.s3.options import add_to_requests, with_options
+from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
+from puller.store.s3.signing import Signing
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-_CONFIG = Config(
-    signature_version="s3v4",
-    # The default, a CRC-32 of every body, is refused by servers that do not know the header, and costs
-    # processor time; what puller stores is authenticated by itself.
-    request_checksum_calculation="when_required",
-    response_checksum_validation="when_required",
-    # One retry, for a connection that the server has closed meanwhile; RetryingStore does the rest.
-    retries={"mode": "standard", "total_max_attempts": 2},
-    connect_timeout=10,
-    read_timeout=60,
-    tcp_keepalive=True,
-)
-
 
 _SETTING_UP = (BotoCoreError, ValueError, LookupError, RuntimeError, OSError)
 """Errors of unreadable files, missing programs and their output, besides the client's own errors."""
@@ -47,19 +37,23 @@ def connect(
     overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
     exist, or an endpoint that is not a URL, or if the CA bundle of the options cannot be used.
     """
-    client = make_client(config, options)
+    differences = Differences()
+    client = make_client(config, options, differences)
     add_to_requests(client, options, f"{prefix}/" if prefix else "")
-    return S3Store(client, bucket, prefix)
+    return S3Store(client, bucket, prefix, differences)
 
 
-def make_client(config: Config | None = None, options: StoreOptions = DEFAULTS) -> S3Client:
+def make_client(
+    config: Config | None = None,
+    options: StoreOptions = DEFAULTS,
+    differences: Differences | None = None,
+) -> S3Client:
     """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads.
 
-    Only what the options set for all requests is in it.
+    Only what the options set for all requests is in it. It notes in ``differences`` what it meets.
     """
     try:
-        settings = with_options(_CONFIG, options)
-        client = _client(settings.merge(config) if config is not None else settings, options.ca_bundle)
+        client = _client(config or Config(), options, differences or Differences())
     except _SETTING_UP as error:
         raise UsageError(
             f"cannot set up the S3 client: {error}".rstrip(".: \n"),
@@ -73,18 +67,23 @@ def make_client(config: Config | None = None, options: StoreOptions = DEFAULTS) 
     return client
 
 
-def _client(config: Config, ca_bundle: str | None) -> S3Client:
+def _client(config: Config, options: StoreOptions, differences: Differences) -> S3Client:
     """Create the client; bodies are not signed if TLS protects them, which saves processor time.
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
-    session = boto3.Session()
+    core = Session()
+    session = boto3.Session(botocore_session=core)
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
-    if endpoint.startswith("https:"):
+    unsigned = endpoint.startswith("https:") and not decides_signing(core)
+    config = with_options(own_settings(core), options).merge(config)
+    if unsigned:
         s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
         config = config.merge(Config(s3=s3))
-    return session.client("s3", config=config, verify=ca_bundle)
+    client = session.client("s3", config=config, verify=options.ca_bundle)
+    Signing(client, differences, lambda: Session().get_credentials(), unsigned)
+    return client
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:

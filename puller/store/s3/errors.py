@@ -23,7 +23,7 @@ from puller.errors import (
     StoreUnavailable,
     UnsupportedByStore,
 )
-from puller.store.s3.answers import Refusal, one_line, worded
+from puller.store.s3.answers import Refusal, is_code, one_line, worded
 from puller.store.s3.faults import PROXY_ADVICE, classify, describe
 
 _CODES: Mapping[str, type[StoreError]] = {
@@ -124,7 +124,7 @@ def demands_checksum(error: aws.ClientError) -> bool:
     return refusal.status == 400 and ("content-md5" in message or "x-amz-checksum" in message)
 
 
-def rejects_expectation(error: Exception) -> bool:
+def refuses_expectation(error: Exception) -> bool:
     """Return whether a put may have failed because of ``Expect: 100-continue``.
 
     Servers and proxies that do not support it answer 417, or close the connection.
@@ -132,6 +132,45 @@ def rejects_expectation(error: Exception) -> bool:
     if isinstance(error, aws.ClientError):
         return Refusal.of(error).status == 417
     return isinstance(error, aws.HTTPClientError) and not isinstance(error, aws.ReadTimeoutError)
+
+
+_NO_BATCHES = frozenset(
+    {
+        "AccessDenied",
+        "InvalidArgument",
+        "InvalidRequest",
+        "MalformedXML",
+        "MethodNotAllowed",
+        "NotImplemented",
+    }
+)
+
+
+def refuses_batches(error: aws.ClientError) -> bool:
+    """Return whether ``DeleteObjects`` may be refused as such, and single deletions allowed.
+
+    Ceph denies it as a whole under a right for a prefix; Google does not know it.
+    """
+    refusal = Refusal.of(error)
+    if not is_code(refusal.code):
+        return refusal.status in {400, 403, 404, 405, 501}
+    return refusal.code in _NO_BATCHES
+
+
+def may_be_absent(error: BaseException | None) -> bool:
+    """Return whether access was denied, as some do for an absent object, or refused unexplained."""
+    if not isinstance(error, aws.ClientError):
+        return False
+    refusal = Refusal.of(error)
+    return (refusal.status == 403 and refusal.code in {"AccessDenied", "403", ""}) or is_unexplained(error)
+
+
+def is_unexplained(error: BaseException | None) -> bool:
+    """Return whether a HEAD was refused: its answer has no body, and so no code and no message."""
+    if not isinstance(error, aws.ClientError):
+        return False
+    refusal = Refusal.of(error)
+    return refusal.operation == "HeadObject" and refusal.status in {400, 403} and not is_code(refusal.code)
 
 
 def is_beyond_end(error: aws.ClientError) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from copy import copy  # noqa: TID251 - of what has its __dict__
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -22,6 +21,7 @@ from puller.errors import (
     ObjectNotFound,
     StoreDenied,
     StoreError,
+    StoreUnavailable,
     UnsupportedByStore,
 )
 from puller.store.base import (
@@ -34,17 +34,20 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.objectlock import Locks, ObjectLock
-from puller.store.s3.answers import info_of, read_bounded, whole_size
-from puller.store.s3.body import HeardBody, is_announced, upload_body
+from puller.store.s3.answers import info_of, quoted, read_bounded, whole_size
+from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
-from puller.store.s3.errors import (
-    demands_checksum,
-    is_beyond_end,
-    rejects_expectation,
-    translate_code,
-    translated,
+from puller.store.s3.deletion import BATCH, Deletions, Target
+from puller.store.s3.differences import (
+    ABSENT_DENIED,
+    NO_CONTENT_RANGE,
+    NO_LONG_RANGES,
+    NO_SIZES,
+    Differences,
 )
+from puller.store.s3.errors import is_beyond_end, is_unexplained, may_be_absent, translated
 from puller.store.s3.locking import S3Locks, s3_date, s3_mode
+from puller.store.s3.uploads import Uploads
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,24 +55,13 @@ if TYPE_CHECKING:
         GetObjectOutputTypeDef,
         GetObjectRequestTypeDef,
         ListObjectsV2OutputTypeDef,
-        ObjectIdentifierTypeDef,
         PutObjectRequestTypeDef,
     )
-
-DELETE_BATCH = 1000
-"""Keys in one DeleteObjects request: the limit of the S3 API."""
 
 READ_ATTEMPTS = 3
 """Attempts to read a body: botocore retries requests, but not once the body has begun."""
 
 _BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError)
-
-
-class _Way(NamedTuple):
-    """Form of a put: announced with ``Expect: 100-continue``, with a checksum."""
-
-    expects: bool = True
-    with_checksum: bool = False
 
 
 class S3Store(Scoped):
@@ -79,15 +71,18 @@ class S3Store(Scoped):
     one request each. Multipart uploads are not needed: all objects are far below the limit of one PUT.
     """
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+    def __init__(
+        self, client: S3Client, bucket: str, prefix: str, differences: Differences | None = None
+    ) -> None:
         self._client = client
+        self._differences = differences or Differences()
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self.endpoint = _without_user(client.meta.endpoint_url)
         self._place = f"bucket {bucket} at {self.endpoint}"
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
-        self._ways = [_Way()]
-        """The form that the server requires, as far as known; shared by all copies of this store."""
+        self._uploads = Uploads(client, self._differences)
+        self._deletions = Deletions(client, bucket, self._differences, self._place, self._by_proxy)
         self._lock: ObjectLock | None = None
 
     @property
@@ -104,7 +99,14 @@ class S3Store(Scoped):
     @property
     def locks(self) -> Locks:
         """See ``Store.locks``."""
-        return S3Locks(self._client, self._bucket, self._root, self._place, self._by_proxy)
+        return S3Locks(
+            self._client,
+            self._bucket,
+            self._root,
+            self._place,
+            self._by_proxy,
+            partial(self._deletions.delete, self.scope),
+        )
 
     @property
     def bucket(self) -> Bucket:
@@ -114,7 +116,7 @@ class S3Store(Scoped):
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""
         request = self._request(key)
-        with self._doing(f"cannot read {key}"):
+        with self._reading(f"cannot read {key}", key):
             content, _ = self._fetch(key, request, max_size)
         check_size(key, len(content), max_size)
         return content
@@ -124,7 +126,7 @@ class S3Store(Scoped):
         validate_range(offset, length)
         request = self._request(key)
         request["Range"] = f"bytes={offset}-{offset + length - 1}"
-        with self._doing(f"cannot read {key}"):
+        with self._reading(f"cannot read {key}", key):
             try:
                 return self._fetch_range(key, request, length)[0]
             except ClientError as error:
@@ -141,20 +143,21 @@ class S3Store(Scoped):
         validate_range(0, length)
         request = self._request(key)
         request["Range"] = f"bytes=-{length}"
-        with self._doing(f"cannot read {key}"):
-            try:
-                content, answer = self._fetch_range(key, request, length)
-                return content, info_of(key, whole_size(answer), answer, self._place)
-            except ClientError as error:
-                if not is_beyond_end(error):
-                    raise
-        return b"", self._stat_empty(key)
+        if not self._differences.met(NO_LONG_RANGES):
+            with self._reading(f"cannot read {key}", key):
+                try:
+                    content, answer = self._fetch_range(key, request, length)
+                    return content, self._info_of_tail(key, content, length, answer)
+                except ClientError as error:
+                    if not is_beyond_end(error):
+                        raise
+        return self._get_tail_by_size(key, length)
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
-        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        request = self._put_request(key)
         with self._doing(f"cannot store {key}"):
-            self._store(request, body)
+            self._uploads.put(request, body, self.scope.note_progress)
 
     def put_new(self, key: str, body: Body) -> None:
         """See ``Store.put_new``.
@@ -162,20 +165,27 @@ class S3Store(Scoped):
         S3 answers 409 ConditionalRequestConflict if the key is deleted during the put: that is
         ``StoreUnavailable``, because a retry helps.
         """
-        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key), "IfNoneMatch": "*"}
+        request = self._put_request(key)
         with self._doing(f"cannot store {key}"):
-            self._store(request, body)
+            self._uploads.put_new(request, body, self.scope.note_progress)
 
     def stat(self, key: str) -> ObjectInfo:
         """See ``Store.stat``."""
         name = self._key(key)
         try:
-            with self._doing(f"cannot look up {key}"):
+            with self._reading(f"cannot look up {key}", key):
                 answer = self._client.head_object(Bucket=self._bucket, Key=name)
         except ObjectNotFound:
             self._require_bucket()
             raise
+        if answer.get("ContentLength") is None and (listed := self._listed(key)) is not None:
+            self._differences.note(NO_SIZES)
+            return listed
         return info_of(key, answer.get("ContentLength"), answer, self._place)
+
+    def exists(self, key: str) -> bool:
+        """See ``Store.exists``."""
+        return self._listed(key) is not None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ``Store.list``. Requests the next page when the one before is used up."""
@@ -186,10 +196,14 @@ class S3Store(Scoped):
         """See ``Store.delete``."""
         rest = iter(keys)
         failures: list[StoreError] = []
-        while batch := tuple(islice(rest, DELETE_BATCH)):
-            failures += self._delete(batch)
+        while batch := tuple(Target(self._key(key)) for key in islice(rest, BATCH)):
+            failures += [error for _, error in self._deletions.delete(self.scope, batch)]
+            self._differences.tell(self.scope)
         if failures:
             raise failures[0]
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put is one request, of which nothing stays if it is cut off."""
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
@@ -197,8 +211,51 @@ class S3Store(Scoped):
     def _request(self, key: str) -> GetObjectRequestTypeDef:
         return {"Bucket": self._bucket, "Key": self._key(key)}
 
-    def _doing(self, action: str) -> AbstractContextManager[None]:
-        return translated(f"{action} in {self._place}", self._by_proxy)
+    def _put_request(self, key: str) -> PutObjectRequestTypeDef:
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key(key)}
+        if self._lock is not None:
+            request["ObjectLockMode"] = s3_mode(self._lock)
+            request["ObjectLockRetainUntilDate"] = s3_date(self._lock)
+        return request
+
+    @contextmanager
+    def _doing(self, action: str) -> Generator[None]:
+        with translated(f"{action} in {self._place}", self._by_proxy):
+            yield
+        self._differences.tell(self.scope)
+
+    @contextmanager
+    def _reading(self, action: str, key: str) -> Generator[None]:
+        """Raise ObjectNotFound where the server denies access to an object that does not exist."""
+        try:
+            with self._doing(action):
+                yield
+        except StoreError as error:
+            if may_be_absent(error.__cause__) and self._is_absent(action, key, error):
+                self._differences.note(ABSENT_DENIED)
+                raise ObjectNotFound(f"{action} in {self._place}: there is no such object") from error
+            raise
+
+    def _is_absent(self, action: str, key: str, denied: StoreError) -> bool:
+        """Return whether a listing lacks the object. If it is refused too, raise the error that says why."""
+        try:
+            return self._listed(key, action) is None
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            if is_unexplained(denied.__cause__):
+                raise
+            raise denied from error
+
+    def _listed(self, key: str, action: str | None = None) -> ObjectInfo | None:
+        """Return what a listing of this one key says. It comes first, as keys that it begins come later."""
+        name = self._key(key)
+        with self._doing(action or f"cannot look up {key}"):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
+        for entry in answer.get("Contents") or ():
+            if entry.get("Key") == name:
+                return info_of(key, entry.get("Size"), entry, self._place)
+        return None
 
     def _fetch(
         self, key: str, request: GetObjectRequestTypeDef, limit: int | None
@@ -207,21 +264,21 @@ class S3Store(Scoped):
         for attempt in range(1, READ_ATTEMPTS + 1):
             answer = self._client.get_object(**request)
             try:
-                return self._read(key, answer, limit, "Range" in request), answer
+                return self._read(key, answer, limit, request.get("Range")), answer
             except _BROKEN_BODY:
                 if attempt == READ_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _read(self, key: str, answer: GetObjectOutputTypeDef, limit: int | None, part: bool) -> bytes:
+    def _read(self, key: str, answer: GetObjectOutputTypeDef, limit: int | None, wanted: str | None) -> bytes:
         """Raise UnsupportedByStore before the body is read if the answer to a ranged read is not a range."""
         announced = answer.get("ContentLength")
         with closing(
             HeardBody(answer["Body"], self.scope.note_progress)
         ) as body:  # the unread rest is dropped with its connection
-            if part and whole_size(answer) is None:
+            if wanted and not _is_part(answer, wanted, limit):
                 raise self._no_part(key, "with the whole")
-            if not part:
+            if not wanted:
                 check_size(key, announced or 0, limit)
             elif limit is not None and (announced or 0) > limit:
                 raise self._no_part(key, f"with {announced} bytes instead of {limit}")
@@ -238,45 +295,36 @@ class S3Store(Scoped):
             raise self._no_part(key, f"with more than {length} bytes")
         return content, answer
 
-    def _stat_empty(self, key: str) -> ObjectInfo:
+    def _info_of_tail(
+        self, key: str, content: bytes, length: int, answer: GetObjectOutputTypeDef
+    ) -> ObjectInfo:
+        size = whole_size(answer)
+        if size is None and (len(content) < length or _is_whole(answer)):
+            size = len(content)
+        if size is not None:
+            return info_of(key, size, answer, self._place)
+        self._differences.note(NO_CONTENT_RANGE)
         info = self.stat(key)
-        if info.size:
-            raise ObjectChanged(f"{key} in {self._place} was empty and then replaced")
+        self._require_version(key, info, answer)
         return info
 
-    def _store(self, request: PutObjectRequestTypeDef, body: Body) -> None:
-        while True:
-            way = self._ways[0]
-            try:
-                self._upload(request, body, way)
-            except (ClientError, HTTPClientError) as error:
-                if not self._adapts(error, body, way):
-                    raise
-            else:
-                return
+    def _get_tail_by_size(self, key: str, length: int) -> tuple[bytes, ObjectInfo]:
+        """Read the end of an object for which the server refused the range: it is empty, or shorter."""
+        info = self.stat(key)
+        if not info.size:
+            return b"", info
+        request = self._request(key)
+        request["Range"] = f"bytes={max(0, info.size - length)}-{info.size - 1}"
+        request["IfMatch"] = info.etag
+        with self._reading(f"cannot read {key}", key):
+            content, answer = self._fetch_range(key, request, length)
+        self._require_version(key, info, answer)
+        self._differences.note(NO_LONG_RANGES)
+        return content, info
 
-    def _adapts(self, error: Exception, body: Body, way: _Way) -> bool:
-        """Return whether a refused put is worth a retry in the form that the server requires.
-
-        Another thread may have learned the form while this put was running.
-        """
-        if way.expects and is_announced(body) and rejects_expectation(error):
-            self._ways[0] = self._ways[0]._replace(expects=False)
-            return True
-        if not way.with_checksum and isinstance(error, ClientError) and demands_checksum(error):
-            # A bucket that requires it once always does.
-            self._ways[0] = self._ways[0]._replace(with_checksum=True)
-            return True
-        return False
-
-    def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way) -> None:
-        if way.with_checksum:
-            request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        if self._lock is not None:
-            request["ObjectLockMode"] = s3_mode(self._lock)
-            request["ObjectLockRetainUntilDate"] = s3_date(self._lock)
-        request["Body"] = upload_body(body, way.expects, self.scope.note_progress)
-        self._client.put_object(**request)
+    def _require_version(self, key: str, info: ObjectInfo, answer: GetObjectOutputTypeDef) -> None:
+        if quoted(answer.get("ETag") or "") != info.etag:
+            raise ObjectChanged(f"{key} in {self._place} was replaced while it was read")
 
     def _require_bucket(self) -> None:
         """Raise ``NoBucket`` if it does not exist: a HEAD of an object answers 404 for both.
@@ -314,20 +362,20 @@ class S3Store(Scoped):
             if is_key(key):
                 yield info_of(key, entry.get("Size"), entry, self._place)
 
-    def _delete(self, keys: Sequence[str]) -> Sequence[StoreError]:
-        action = f"cannot delete objects in {self._place}"
-        objects: Sequence[ObjectIdentifierTypeDef] = [{"Key": self._key(key)} for key in keys]
-        with translated(action, self._by_proxy):
-            answer = self._client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
-            )
-        return [
-            translate_code(
-                failure.get("Code") or "", failure.get("Message") or "", f"{action}: {failure.get('Key')}"
-            )
-            for failure in answer.get("Errors") or ()
-            if failure.get("Code") != "NoSuchKey"
-        ]
+
+def _is_whole(answer: GetObjectOutputTypeDef) -> bool:
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+
+
+def _is_part(answer: GetObjectOutputTypeDef, wanted: str, limit: int | None) -> bool:
+    """Return whether the answer to a read of the range ``wanted`` has no more than that.
+
+    Some servers answer with the whole object if it is no longer, and some omit the Content-Range.
+    """
+    if whole_size(answer) is not None or not _is_whole(answer):
+        return True
+    size = answer.get("ContentLength")
+    return wanted.startswith(("bytes=-", "bytes=0-")) and size is not None and size <= (limit or 0)
 
 
 def _without_user(url: str) -> str:

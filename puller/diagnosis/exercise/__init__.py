@@ -1,0 +1,1 @@
+"""Exercise a store: try under load what puller relies on, and measure it."""
