@@ -11,6 +11,7 @@ import puller
 from puller.events import Event, Notice, ignore
 from puller.repository.format.footer import parse_pack_name
 from puller.repository.locking import packs_of
+from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.check import check
 from puller.upkeep.prune import PruneReport, prune
 from puller.upkeep.retention import Policy
@@ -44,7 +45,7 @@ class Scene:
         return prune(self.open(), policy, NOW, self._note)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Notice):
+        if isinstance(event, Notice) and event.text != UNCONDITIONAL:  # Ceph, in buckets with versions
             self.told.append(event.text)
 
     def end_locks(self, only: str = "") -> None:
