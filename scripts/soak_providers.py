@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import puller
+from puller.cancelling import WORK
 from puller.upkeep.delete import delete
 from puller.upkeep.prune import prune
 from puller.upkeep.retention import Policy
@@ -151,6 +152,8 @@ class History:
         self.server.make_bucket(f"soak-{self.kind}", **BUCKETS[self.kind])
         with pytest.MonkeyPatch.context() as patch:
             self.server.use(patch)
+            # A whole cloud beside two machines on two cores may be silent for longer than a wrong endpoint.
+            patch.setattr("puller.cancelling.PROMPT", WORK)
             patch.setenv("PULLER_CACHE_DIR", str(self.folder / "caches"))
             created = puller.create_repository(self.url, password=None)
             rivals = Rivals(self.url, self.libvirt.uri, self.folder, self.seed)

@@ -253,7 +253,7 @@ class FolderStore(Scoped, Unlockable):
         with self._translated(f"cannot store {key}", NoBucket):
             self._prepare(target.parent)
             try:
-                _write(temporary, body, self.scope.note_progress)
+                write_file(temporary, body, self.scope.note_progress)
                 yield temporary, target
                 sync_folder(target.parent)
             finally:
@@ -369,7 +369,7 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _write(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
+def write_file(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
     """Create the file, write ``body`` without copying it, and sync."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

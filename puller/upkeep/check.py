@@ -15,14 +15,17 @@ from datetime import datetime
 
 from puller.errors import DamagedData, KeyNotHeld, StoreDenied, StoreError
 from puller.events import Notice, Observer, Step
+from puller.repository.collecting.inventory import list_packs
 from puller.repository.collecting.reach import Reach
 from puller.repository.foreign import described, foreign
+from puller.repository.format.footer import PackKind
 from puller.repository.format.names import FOLDERS
 from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
+from puller.store.parallel import together
 from puller.upkeep.attribution import Attribution
 from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
 from puller.upkeep.packcheck import Faults
@@ -77,17 +80,26 @@ def check(
         raise KeyNotHeld("cannot check stored guest data with this key: its role is backup-only")
     allowance = Allowance(reading, clock)
     errors: list[CheckError] = []
-    if not points:
-        _tell_foreign(repository, observer)
-    chosen = by_end(_points(repository, points, errors))
+    keys, found = together(
+        repository.scope,
+        lambda own: () if points else foreign(repository.store.within(own), FOLDERS),
+        lambda own: _points(repository.within(own), points, errors),
+    )
+    if keys:
+        observer(Notice("repository", described(list(keys))))
+    chosen = by_end(found)
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
     reach = Reach(repository.maps)
     promises = Promises()
     sound = _walk(repository, parts, reach, errors, promises)
     observer(Step("repository", "packs"))
-    known = repository.damaged.read()
-    examined = examine(repository, reach, allowance, known, observer)
+    known, listed = together(
+        repository.scope,
+        lambda own: repository.damaged.within(own).read(),
+        lambda own: list_packs(repository.store.within(own), (PackKind.DATA,)),
+    )
+    examined = examine(repository, reach, allowance, known, listed, observer)
     if examined.packs.faults:
         observer(Step("repository", "damage"))
         errors += _attribute(repository, sound, examined.packs.faults)
@@ -103,12 +115,6 @@ def check(
         examined.oldest,
         uncovered(repository, chosen, promises),
     )
-
-
-def _tell_foreign(repository: Repository, observer: Observer) -> None:
-    keys = foreign(repository.store, FOLDERS)
-    if keys:
-        observer(Notice("repository", described(keys)))
 
 
 def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:

@@ -16,9 +16,11 @@ from functools import partial
 from puller.errors import StoreDenied, UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.collecting.disposal import Disposal
+from puller.repository.collecting.inventory import Inventory, list_packs
 from puller.repository.collecting.lease import Lease
 from puller.repository.locking import locked_like
 from puller.repository.points import AHEAD, Point
+from puller.repository.reading.indexes import list_index
 from puller.repository.records.condemned import (
     ALL,
     KEPT,
@@ -33,6 +35,9 @@ from puller.repository.records.kept import Keep, Name, point_of
 from puller.repository.records.proofs import superfluous
 from puller.repository.records.verified import VerifiedPack, outlives, tidy
 from puller.repository.repository import Repository
+from puller.repository.writing.pending import Pending
+from puller.store.base import ObjectInfo
+from puller.store.parallel import together
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.leftovers import sweep
 from puller.upkeep.reachability import Reachability
@@ -174,6 +179,10 @@ class _Prune:
     observer: Observer
     disposal: Disposal = field(default_factory=Disposal)
     mark: Reachability = field(init=False)
+    _pending: list[Pending] = field(init=False)
+    _indexes: list[ObjectInfo] = field(init=False)
+    _condemned: list[ObjectInfo] = field(init=False)
+    _has_locks: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.mark = Reachability(self.repository, self.disposal, self.lease.renew)
@@ -182,32 +191,27 @@ class _Prune:
         """Run the steps in the order that docs/format.md proves safe."""
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
-        has_locks = bool(self.repository.lock_policies.names())
         decisions, keeps = self._apply(policy)
-        self._step("mark")
-        self.mark.add_new(self.lease.measure())
         self._step("survey")
-        records = self.repository.condemned.read(self.repository.condemned.listed())
-        condemned = union(record.packs for record in records)
-        survey = Survey(self.repository, self.mark.reach, condemned, self.lease.renew)
+        records, survey = self._survey()
         self._step("condemn")
         fresh, final = self._sentence(records, survey)
         # Only now, after the final records are durable: a run whose commit this misses has seen them.
-        self.mark.add_new(self.lease.measure())
+        self.mark.add_new(self.lease.recent())
         self._step("reclaim")
         store = self.repository.store
-        like = partial(locked_like, store, self.lease.now) if has_locks else lambda name: store
+        like = partial(locked_like, store, self.lease.now) if self._has_locks else lambda name: store
         reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew, like)
-        reclaim.run(final)
+        together(
+            self.repository.scope,
+            lambda _: reclaim.run(final),
+            lambda _: self._tidy(survey),
+            lambda own: sweep(self.repository.store.within(own), self.disposal, self.lease.now),
+        )
         self._forget(records, reclaim)
-        self._forget_damage(survey)
-        self._tidy_verified(survey)
-        self._forget_keeps()
-        self._forget_proofs()
-        sweep(self.repository.store, self.disposal, self.lease.now)
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
-        swept = self._sweep(survey) if has_locks else None
+        swept = self._sweep(survey) if self._has_locks else None
         return _report(decisions, keeps, len(fresh), reclaim, swept)
 
     def _sweep(self, survey: Survey) -> Sweep:
@@ -219,22 +223,62 @@ class _Prune:
             self.observer(Notice("repository", text))
         return sweep
 
+    def _survey(self) -> tuple[list[Record], Survey]:
+        """Mark the points that are new, and survey the packs.
+
+        Points are listed after the pending ones, and packs after the index. Nothing is removed by this mark
+        alone: it is repeated once all that is final is durable.
+        """
+        repository = self.repository
+        self.mark.add_pending(self._pending, self.lease.recent())
+        names, packs, records, policies = together(
+            repository.scope,
+            lambda own: repository.points.within(own).names(),
+            lambda own: list_packs(repository.store.within(own)),
+            lambda own: repository.condemned.within(own).read(self._condemned),
+            lambda own: repository.lock_policies.within(own).names(),
+        )
+        self._has_locks = bool(policies)
+        self.mark.add_committed(names)
+        inventory = Inventory.of(self._indexes, packs)
+        condemned = union(record.packs for record in records)
+        return records, Survey(repository, self.mark.reach, inventory, condemned, self.lease.renew)
+
+    def _tidy(self, survey: Survey) -> None:
+        """Delete small objects that nobody needs: each kind by itself, and none that a pack depends on."""
+        together(
+            self.repository.scope,
+            lambda _: self._forget_damage(survey),
+            lambda _: self._tidy_verified(survey),
+            lambda _: self._forget_keeps(),
+            lambda _: self._forget_proofs(),
+        )
+
     def _step(self, name: str) -> None:
         self.observer(Step("repository", name))
 
     def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], KeepsById]:
         """Remove points, but only after the data of all others is known."""
         self._step("points")
-        points = self.repository.points.all()
+        repository = self.repository
+        points = repository.points.all()
         decisions = self._judge(points, policy)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
         keeps = self._mark_held(points, decisions)
         held = {point: keeps[point] for point in _held(decisions, keeps)}
-        self.lease.measure()
+        self.lease.recent()
         kept |= held.keys()
         names = [(point.uuid, point.point) for point in points if point.point not in kept]
-        if not self.disposal.attempt(lambda: self.repository.points.delete(names)):
+        self._step("mark")
+        deleted, self._pending, self._indexes, self._condemned = together(
+            repository.scope,
+            lambda own: self.disposal.attempt(lambda: repository.points.within(own).delete(names)),
+            lambda own: list(repository.pending.within(own).listed()),
+            lambda own: list(list_index(repository.store.within(own))),
+            lambda own: repository.condemned.within(own).listed(),
+        )
+        if not deleted:
             refused = {name for _, name in names} & {name for _, name in self.repository.points.names()}
             decisions = tuple(_kept_by_store(item) if item.point in refused else item for item in decisions)
         self._tell_unreadable(held)
@@ -255,7 +299,7 @@ class _Prune:
         """
         marked: set[str] = set()
         while True:
-            keeps = _by_id(points, self.repository.keeps.holding(_utc(self.lease.measure())))
+            keeps = _by_id(points, self.repository.keeps.holding(_utc(self.lease.recent())))
             fresh = set(_held(decisions, keeps)) - marked
             if not fresh:
                 return keeps
@@ -283,7 +327,7 @@ class _Prune:
 
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of unreachable slots; return the newly condemned slots, and all final ones."""
-        now = self.lease.measure()
+        now = self.lease.recent()
         due = [item for item in records if not item.final and item.modified + self.grace <= now]
         fresh = _news(survey, union(item.packs for item in records), now - self.grace)
         waiting, ripening = (fresh, {}) if self.grace else ({}, fresh)
@@ -296,7 +340,7 @@ class _Prune:
 
     def _forget(self, records: list[Record], reclaim: Reclaim) -> None:
         """Delete final records that no run needs any more: their slots are gone from every generation."""
-        limit = self.lease.measure() - KEPT
+        limit = self.lease.recent() - KEPT
         done = [
             item
             for item in records

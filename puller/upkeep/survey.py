@@ -30,7 +30,12 @@ class Survey:
     """
 
     def __init__(
-        self, repository: Repository, reach: Reach, watched: Collection[bytes], beat: Callable[[], None]
+        self,
+        repository: Repository,
+        reach: Reach,
+        inventory: Inventory,
+        watched: Collection[bytes],
+        beat: Callable[[], None],
     ) -> None:
         """``watched`` are packs that are condemned already; ``beat`` is called now and then."""
         self._repository = repository
@@ -41,7 +46,7 @@ class Survey:
         self.reader = PackReader(repository.store, repository.keys)
         self.garbage: dict[bytes, CondemnedSlots] = {}
         self.unindexed: list[bytes] = []
-        self.inventory = Inventory.take(repository.store)
+        self.inventory = inventory
         for entry in self.inventory.read_indexes(repository.store, repository.keys):
             self._survey_pack(entry)
         for pack_id, stored in self.inventory.packs.items():

@@ -41,7 +41,6 @@ class Quirks(msgspec.Struct, frozen=True):
     lower_case: bool = False
     longest_name: int = 255
     timeless: bool = False
-    replacing_renames: bool = True
 
 
 @dataclass
@@ -195,8 +194,6 @@ class FuseMemory(mfusepy.Operations):  # type: ignore[misc]
     def rename(self, old: str, new: str) -> int:
         self._refuse("rename")
         (before, was), (after, becomes) = self._place(old), self._place(new)
-        if becomes in after.names and not self._quirks.replacing_renames:
-            raise mfusepy.FuseOSError(errno.EEXIST)
         node = after.names[becomes] = before.names.pop(was)
         self._note("rename", before.number, was, after.number, becomes, node.number)
         return 0

@@ -16,6 +16,7 @@ import pytest
 import puller
 from puller.api.arguments import working
 from puller.cancelling import CancelScope
+from puller.diagnosis.finding import Status
 from puller.diagnosis.store import examine
 from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreDenied, StoreError
 from puller.repository import repository as repositories
@@ -83,6 +84,22 @@ def when(asked: str, answer: Answer) -> Quirk:
 
 class TestWordless:
     """Answers that lack what AWS sends."""
+
+    def test_a_listing_has_no_etags_of_objects_that_are_deleted_meanwhile(self, opened: Open) -> None:
+        etag_less = (
+            b"<ListBucketResult>"
+            + b"".join(
+                b"<Contents><Key>kvm/" + key + b"</Key><Size>1</Size>"
+                b"<LastModified>2026-11-23T05:00:00.000Z</LastModified></Contents>"
+                for key in (b"gone", b"here")
+            )
+            + b"</ListBucketResult>"
+        )
+        with stub_server(when("ListObjectsV2", Answer(200, etag_less))) as stub:
+            at = opened(stub)
+            at.store.put("here", b"1")
+            assert list(at.store.list("")) == [at.store.stat("here")]
+            assert at.notices == []
 
     @pytest.mark.parametrize(
         ("body", "words"),
@@ -721,3 +738,20 @@ def observed(url: str, notices: list[str]) -> Repository:
 def keep_notice(notices: list[str], event: puller.Event) -> None:
     if isinstance(event, puller.Notice):
         notices.append(event.text)
+
+
+def test_doctor_lists_what_it_met(opened: Open) -> None:
+    with stub_server(TestHistories.differ) as stub:
+        it = opened(stub)
+        repositories.create(it.retrying, None)
+        found = {item.name: item for item in examine(opened(stub).store)}
+    assert found["conditional-writes"].status is Status.WARN
+    assert found["differences"].status is Status.OK
+    assert found["differences"].text == TestDeletions.NOTICE
+
+
+def test_doctor_met_nothing(opened: Open) -> None:
+    with stub_server() as stub:
+        repositories.create(opened(stub).retrying, None)
+        found = {item.name: item.text for item in examine(opened(stub).store)}
+    assert found["differences"] == "none was met"

@@ -141,10 +141,16 @@ def _read(path: Path) -> Samples:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Replace the file atomically, readable by node_exporter, which is another user."""
+    """Replace the file atomically, readable by node_exporter, which is another user.
+
+    It is synced first: a file that a power cut had emptied would fail every later run.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_bytes(content)
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         fresh.chmod(0o644)
         fresh.replace(path)
     finally:

@@ -111,7 +111,7 @@ class S3Store(Scoped):
     @property
     def bucket(self) -> Bucket:
         """Return the bucket, whose settings can be queried."""
-        return Bucket(self._client, self._bucket, self._root, self._place)
+        return Bucket(self._client, self._bucket, self._root, self._place, self._differences)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""
@@ -359,8 +359,24 @@ class S3Store(Scoped):
     def _infos(self, page: ListObjectsV2OutputTypeDef) -> Iterator[ObjectInfo]:
         for entry in page.get("Contents") or ():
             key = (entry.get("Key") or "").removeprefix(self._root)
-            if is_key(key):
+            if not is_key(key):
+                continue
+            if entry.get("ETag"):
                 yield info_of(key, entry.get("Size"), entry, self._place)
+            elif (found := self._looked_up(key)) is not None:
+                yield found
+
+    def _looked_up(self, key: str) -> ObjectInfo | None:
+        """Look up an object that a listing has without its ETag; None if it is gone.
+
+        rclone makes ETags from the content as it lists, and has none of what is deleted meanwhile.
+        """
+        try:
+            with self._reading(f"cannot look up {key}", key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+        except ObjectNotFound:
+            return None
+        return info_of(key, answer.get("ContentLength"), answer, self._place)
 
 
 def _is_whole(answer: GetObjectOutputTypeDef) -> bool:
