@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         release,
         remove_key,
         repair_index,
+        repair_versions,
         report,
         restore,
         resume_booted,
@@ -301,6 +302,7 @@ if TYPE_CHECKING:
         CheckError,
         CheckReport,
     )
+    from puller.upkeep.coverage import Uncovered
     from puller.upkeep.keep import (
         KeptPoint,
     )
@@ -321,6 +323,8 @@ if TYPE_CHECKING:
         Cost,
         Stats,
     )
+    from puller.upkeep.sweep import Waiting
+    from puller.upkeep.versions import VersionsReport
 
 __version__ = "0.1.0"
 
@@ -473,12 +477,15 @@ __all__ = [
     "Taken",
     "Thresholds",
     "Throughput",
+    "Uncovered",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
+    "VersionsReport",
     "Volume",
+    "Waiting",
     "WrongKey",
     "add_key",
     "alarms",
@@ -516,6 +523,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "report",
     "restore",
     "resume_booted",
@@ -533,7 +541,8 @@ _HOMES = {
         "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index report restore resume_booted rollback serve set_lock stats status"
+        "remove_key repair_index repair_versions report restore resume_booted rollback "
+        "serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -586,10 +595,13 @@ _HOMES = {
     "puller.repository.selection": "Scope",
     "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.coverage": "Uncovered",
     "puller.upkeep.keep": "KeptPoint",
+    "puller.upkeep.sweep": "Waiting",
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",
+    "puller.upkeep.versions": "VersionsReport",
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",

@@ -62,6 +62,7 @@ FUNCTIONS = {
     "report",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "restore",
     "resume_booted",
     "rollback",
@@ -133,6 +134,10 @@ RESULTS = {
     "Status",
     "Taken",
     "Thresholds",
+    "Uncovered",
+    "VersionsReport",
+    "Waiting",
+    "Volume",
     "Throughput",
     "Volume",
 }

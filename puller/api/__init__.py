@@ -32,6 +32,7 @@ from puller.api.files import (
 )
 from puller.api.locking import (
     lock_policy,
+    repair_versions,
     set_lock,
 )
 from puller.api.machines import (
@@ -122,6 +123,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "report",
     "restore",
     "resume_booted",
