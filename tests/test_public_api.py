@@ -139,7 +139,6 @@ RESULTS = {
     "Waiting",
     "Volume",
     "Throughput",
-    "Volume",
 }
 CONFIGURATION = {"Command", "Configuration", "Defaults", "DrillSettings", "Job", "Keep", "Mistake", "Place"}
 EVENTS = {
