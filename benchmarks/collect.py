@@ -121,6 +121,9 @@ class Large(Unlockable):
     def delete(self, keys: Iterable[str]) -> None:
         self.inner.delete(keys)
 
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        self.inner.sweep(prefixes, before)
+
 
 def opened(store: Large) -> Repository:
     descriptor = Descriptor("00" * ID, datetime.now(UTC), "aes-256-gcm", conditional_writes=True)

@@ -1,6 +1,6 @@
-"""How fast each way to another host's disks carries data: the figures of docs/performance.md.
+"""What each way to another host's disks costs: the figures of docs/performance.md.
 
-    python -m benchmarks.ways                      # 1 GiB of random data, three reads of it by each way
+    python -m benchmarks.ways         # 1 GiB of random data, three reads and three empty runs by each way
 
 Both hosts are on this computer, in a network namespace each (tests/lab/two_hosts.py), so they share its
 processors. ``nbdcopy`` reads the disk while a backup holds it frozen. Needs root.
@@ -78,7 +78,36 @@ def measure(stage: Stage) -> dict[str, Any]:
         puller.backup(
             stage.repository, NAME, connect=SSH, disks=["vda"], full=True, on_frozen=here(way), **options
         )
+    found["seconds of a run without changes"] = runs(stage)
+    found["load at the end"] = os.getloadavg()[0]
     return found
+
+
+def runs(stage: Stage) -> dict[str, list[float]]:
+    """Take points of a disk that nothing has changed, by each way in turn; seconds."""
+    tls = {"nbd_tls": str(stage.host.pki)}
+    command = [sys.executable, "-m", "puller.cli", "-r", str(stage.folder / "repository"), "--json"]
+    ways: dict[str, Callable[[], object]] = {
+        "ssh": lambda: empty_run(stage, SSH, {}),
+        "ssh, disks over TLS": lambda: empty_run(stage, SSH, tls),
+        "TLS alone": lambda: empty_run(stage, stage.host.tls, tls),
+        "on the host itself": lambda: stage.host.run(*command, "backup", NAME, "--disk", "vda"),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(READS):
+        for way, run in ways.items():
+            found[way].append(seconds(run))
+    return found
+
+
+def empty_run(stage: Stage, uri: str, options: dict[str, Any]) -> None:
+    puller.backup(stage.repository, NAME, connect=uri, disks=["vda"], **options)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return round(time.monotonic() - began, 1)
 
 
 def main() -> int:

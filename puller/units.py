@@ -51,6 +51,19 @@ def page_count(size: int) -> int:
     return -(-chunk_count(size) // PAGE_CHUNKS)
 
 
+_AGES = ((60, "s"), (60, "min"), (24, "h"), (365, "d"))
+
+
+def format_age(length: timedelta) -> str:
+    """Format ``length`` in the largest unit that fits: ``'3 h'``. A negative one counts as 0."""
+    count = max(0, int(length.total_seconds()))
+    for size, unit in _AGES:
+        if count < size:
+            return f"{count} {unit}"
+        count //= size
+    return f"{count} y"
+
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 

@@ -20,6 +20,7 @@ from tests.lab.rivals import SIZE, Rivals
 from tests.lab.seaweed import Seaweed
 from tests.upkeep.histories import Batch, found_by
 from tests.upkeep.planted import PLANTED
+from tests.upkeep.power_history import LINKED, UNLINKED, cuts, found_fault, recorded
 
 BATCH = 100
 """Histories of one seed."""
@@ -42,6 +43,8 @@ def main() -> int:
     ) as folder:
         if arguments.planted:
             return _find_planted(Path(folder), arguments.seed)
+        if arguments.power is not None:
+            return _cut_power(Path(folder), arguments.seed, arguments.power)
         if arguments.prune:
             return _prune_beside(Path(folder), arguments.seed, arguments.prune)
         return _soak(Path(folder), arguments.seed, arguments.histories)
@@ -53,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the first one, default 1")
     parser.add_argument("--planted", action="store_true", help="look for the planted bugs instead")
     parser.add_argument("--prune", type=int, metavar="N", help="instead, N backups beside a prune on S3")
+    parser.add_argument("--power", type=int, metavar="N", help="instead, power cuts, N mixtures a call")
     parser.add_argument("--fuzz", type=int, metavar="N", help="instead, N mutated objects")
     return parser.parse_args()
 
@@ -84,6 +88,24 @@ def _find_planted(folder: Path, first: int) -> int:
         found = "NOT FOUND" if batch is None else f"seed {batch.seed}, history {batch.played}"
         print(f"{name:34} {found}", flush=True)
     return min(missed, 1)
+
+
+def _cut_power(folder: Path, first: int, mixtures: int) -> int:
+    """Every power cut, with and without hard links; after each the repository is worked with."""
+    faults = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PULLER_CACHE_DIR", str(folder / "caches"))
+        for name, refused in (("hard links", LINKED), ("no hard links", UNLINKED)):
+            history, log = recorded(folder / name.replace(" ", "-"), refused)
+            played = 0
+            for cut in cuts(history, log, first, mixtures):
+                played += 1
+                fault = found_fault(history, cut, folder / "state", goes_on=True)
+                if fault is not None:
+                    faults += 1
+                    print(f"FAILED: {fault}", flush=True)
+            print(f"{name}: {len(log)} calls, {played} states, {faults} faults", flush=True)
+    return min(faults, 1)
 
 
 def _prune_beside(folder: Path, number: int, backups: int) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
 from tests.lab import appliance
-from tests.lab.ceph import Ceph
-from tests.lab.seaweed import Seaweed
+from tests.lab.providers import SERVERS
+from tests.lab.s3server import S3Server
 
-pytest_plugins = ["tests.lab.fixtures"]
+pytest_plugins = ["tests.lab.fixtures", "tests.lab.vault"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,14 +40,19 @@ def libguestfs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """One S3 server for the whole session; tests make buckets of their own on it."""
-    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
+    """Start one of each of SERVERS when it is first wanted; tests make buckets of their own on it."""
+    with ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(SERVERS[name](tmp_path_factory.mktemp(name))))
 
 
 @pytest.fixture(scope="session")
-def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    """Ceph's S3 server for the whole session, like ``seaweed``."""
-    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
-        yield server
+def seaweed(servers: Callable[[str], S3Server]) -> S3Server:
+    """The session's SeaweedFS."""
+    return servers("seaweed")
+
+
+@pytest.fixture(scope="session")
+def ceph(servers: Callable[[str], S3Server]) -> S3Server:
+    """The session's Ceph."""
+    return servers("ceph")

@@ -155,7 +155,9 @@ def _put_cheap_slot(store: MemoryStore, opened: slots.Opened) -> None:
     kdf, nonce = slots.Kdf(salt="00" * 16, memory_kib=32, iterations=1, lanes=1), bytes(12)
     aad = b"puller slot" + opened.repository_id + opened.role.encode()
     sealed = AESGCM(_PASSWORD.key(kdf)).encrypt(nonce, opened.content, aad)
-    slot = slots.KeySlot("password", opened.role, kdf, nonce.hex(), sealed.hex(), _NOW)
+    slot = slots.KeySlot(
+        opened.repository_id.hex(), "password", opened.role, kdf, nonce.hex(), sealed.hex(), _NOW
+    )
     store.put(f"keys/{'0' * 16}", msgspec.json.encode(slot))
 
 
@@ -364,7 +366,7 @@ def _list_slots(case: Case, repository: Repository) -> None:
 
 
 def _remove_slot(case: Case, repository: Repository) -> None:
-    slots.remove_slot(repository.store, "0" * 16)
+    slots.remove_slot(repository.store, repository.descriptor.id_bytes, "0" * 16)
 
 
 def _sometimes(

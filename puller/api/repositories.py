@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puller.api.arguments import (
@@ -20,6 +21,8 @@ from puller.events import Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.index.cache import BUDGET, LEAST_BUDGET
 from puller.repository.repository import Repository
+from puller.store.filesystem import require_file_system
+from puller.store.folder import FolderStore
 from puller.store.location import address, open_store
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
@@ -69,7 +72,8 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
         RepositoryExists: There is a repository at this URL.
         NoBucket: The bucket, or the directory above, does not exist.
         StoreError: The store cannot be reached or refuses.
-        UnsupportedByStore: The store cannot lock objects. It is a StoreError.
+        UnsupportedByStore: The store cannot lock objects, or the directory's file system cannot hold a
+            repository. It is a StoreError.
         UsageError: The URL, password or key file cannot be used.
 
     Example:
@@ -78,6 +82,8 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
     secret = secret_of(password, key_file)
     policy = policy_of(lock_mode, lock_period)
     store = open_store(url, store_options)
+    if isinstance(store, FolderStore):
+        require_file_system(Path(store.url))
     repository = repositories.create(RetryingStore(store), secret, address(store), policy)
     repository.store_options = store_options
     return repository

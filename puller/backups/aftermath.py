@@ -85,8 +85,7 @@ class Aftermath:
         if loss is None and not isinstance(error, Exception):
             # A signal between the start of the job and the context that would have ended it.
             with suppress(HypervisorError, Locked):
-                self._machine.end_stale(self._repository_id)
-                self._delete(self._machine)
+                self._remove(self._machine)  # no thaw: the watchdog of the freeze does that
         if self.checkpoint is not None:
             self._notice(f"cannot delete checkpoint {self.checkpoint} now; the next run will")
         # After the commit, the backup has succeeded, even if a connection was lost.
@@ -213,6 +212,10 @@ class Aftermath:
 
     def _clean_up(self, machine: Machine) -> None:
         quiesce.thaw_left_over(machine.agent())
+        self._remove(machine)
+
+    def _remove(self, machine: Machine) -> None:
+        """End our job and remove its files and its checkpoint, as far as they exist."""
         machine.end_stale(self._repository_id)
         for folder in self._folders:
             machine.sweep(folder, self._repository_id)

@@ -42,6 +42,7 @@ COMMANDS = (
     "repair",
     "stats",
     "status",
+    "report",
     "doctor",
     "freeze",
     "forget",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,6 +73,12 @@ def abandoned(prefix: str) -> Iterator[Path]:
                 yield folder
             finally:
                 os.close(lock)
+
+
+def remove_abandoned(prefix: str) -> None:
+    """Remove the folders of sockets that nothing serves once its process has ended."""
+    for folder in abandoned(prefix):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(prefix: str, socket: str) -> tempfile.TemporaryDirectory[str]:

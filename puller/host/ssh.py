@@ -9,7 +9,6 @@ process. So nothing stays behind when puller is killed.
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.errors import HostUnreachable
 from puller.host import programs
-from puller.host.runtime import SocketFolder, abandoned
+from puller.host.runtime import SocketFolder, remove_abandoned
 
 SOCKET_FOLDER = "puller-ssh-"
 
@@ -77,6 +76,12 @@ class SshConnection:
     def destination(self) -> str:
         """The host, for messages."""
         return self.target.destination.rpartition("@")[2]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as this host knows."""
+        master = self._master
+        return master is not None and master.poll() is None
 
     def run(
         self, script: str, arguments: Sequence[str], seconds: float, scope: CancelScope | None, content: bytes
@@ -146,8 +151,7 @@ class SshConnection:
             return self._folder.path
 
     def _log_in(self, scope: CancelScope) -> None:
-        for left in abandoned(SOCKET_FOLDER):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_abandoned(SOCKET_FOLDER)
         self._folder = SocketFolder(SOCKET_FOLDER, f"c{_TEMPORARY}")
         folder = self._folder.path
         options = [f"-o{option}" for option in (*_MASTER, *_ALIVE)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from puller.cancelling import CancelScope
 from puller.errors import HostUnreachable, NbdError
-from puller.host.access import HostAccess
+from puller.host.access import LOCAL, HostAccess
 from puller.host.runtime import abandoned
 from puller.nbd.connection import Connection
 from puller.nbd.qemu_nbd import DISTANT_FOLDER, SOCKET_FOLDER, socket_uri
@@ -30,14 +30,17 @@ _OLD_SECONDS = 3600.0
 """After which no server is still starting: that takes 30 s at most."""
 
 
-def end_strays(scope: CancelScope) -> None:
+def end_strays(host: HostAccess, scope: CancelScope) -> None:
     """Be for a moment the client of each server whose puller is gone: it closes its image and ends."""
+    if host is not LOCAL:
+        _end_strays_of(host, scope)
+        return
     for folder in abandoned(SOCKET_FOLDER):
         _end(folder, scope)
 
 
-def end_strays_of(host: HostAccess, scope: CancelScope) -> None:
-    """Do the same on another host. A server with a living client is not harmed by one more."""
+def _end_strays_of(host: HostAccess, scope: CancelScope) -> None:
+    """A server with a living client is not harmed by one more."""
     for folder in host.matching(host.runtime_directory(), f"{DISTANT_FOLDER}*"):
         with suppress(NbdError, OSError, HostUnreachable):
             found = host.status(folder)
@@ -51,7 +54,8 @@ def end_strays_of(host: HostAccess, scope: CancelScope) -> None:
 
 def _end(folder: Path, scope: CancelScope) -> None:
     if not _is_answered(folder, scope):
-        _remove_if_old(folder)
+        if _has_ended(folder) or _is_old(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         return
     deadline = time.monotonic() + _END_SECONDS
     while _is_answered(folder, scope):
@@ -61,11 +65,19 @@ def _end(folder: Path, scope: CancelScope) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_if_old(folder: Path) -> None:
-    """Remove what nobody will answer in any more. A server that was just started has yet to listen."""
+def _has_ended(folder: Path) -> bool:
+    """Whether its server has listened and is gone: it ends with its client, and leaves its files."""
+    with suppress(OSError, ValueError):
+        process = Path(f"/proc/{int((folder / 'pid').read_text())}")
+        return not process.exists() or (process / "comm").read_text() != "qemu-nbd\n"
+    return False
+
+
+def _is_old(folder: Path) -> bool:
+    """Whether nobody will answer in it any more. A server that was just started has yet to listen."""
     with suppress(OSError):
-        if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        return time.time() - folder.stat().st_mtime > _OLD_SECONDS
+    return False
 
 
 def _is_answered(folder: Path, scope: CancelScope) -> bool:

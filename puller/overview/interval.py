@@ -6,14 +6,14 @@ and timers keep a rhythm, and the middle one of the last gaps is not moved by on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 from statistics import median
 
 from puller.configuration.quantities import duration
+from puller.repository.points import Point, time_of
 from puller.repository.selection import INTERVAL_TAG
 
 FEWEST_GAPS = 3
@@ -42,18 +42,46 @@ class Interval:
         return self.length + max(slack, _LEAST_SLACK)
 
 
-def interval_of(times: Sequence[datetime], tags: Sequence[Mapping[str, str]]) -> Interval | None:
-    """Return the interval of a machine; None if nobody can tell.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The time between two backups of a machine; ``is_certain`` if there was none between that is gone."""
 
-    ``times`` and ``tags`` are those of its points, oldest first. A backup by hand has no interval, so that
-    of the newest point that has one counts.
+    begin: datetime
+    end: datetime
+    is_certain: bool
+
+    @property
+    def length(self) -> timedelta:
+        """How long it is."""
+        return self.end - self.begin
+
+
+def gaps_of(points: Sequence[Point]) -> list[Gap]:
+    """Return the gap before each point but the first whose predecessor is unknown.
+
+    ``points`` are those of one machine, oldest first. A point names its parent, whose id has its time, even
+    if that is gone by now.
     """
-    for said in reversed(tags[-GAPS:]):
+    earlier: tuple[Point | None, ...] = (None, *points)
+    return [gap for before, point in zip(earlier, points, strict=False) if (gap := _gap(before, point))]
+
+
+def _gap(before: Point | None, point: Point) -> Gap | None:
+    bases = {base for base in (point.parent, *(disk.parent for disk in point.disks)) if base}
+    known = [*map(time_of, bases), *([] if before is None else [before.time])]
+    return Gap(min(max(known), point.time), point.time, bool(bases)) if known else None
+
+
+def interval_of(points: Sequence[Point]) -> Interval | None:
+    """Return the interval of the machine that has ``points``, oldest first; None if nobody can tell.
+
+    A backup by hand has no interval, so that of the newest point that has one counts.
+    """
+    for point in reversed(points[-GAPS:]):
         with suppress(ValueError):
-            if declared := duration(said.get(INTERVAL_TAG, "")):
+            if declared := duration(point.tags.get(INTERVAL_TAG, "")):
                 return Interval(declared, is_declared=True)
-    last = times[-GAPS - 1 :]
-    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(last)]
+    gaps = [gap.length.total_seconds() for gap in gaps_of(points)[-GAPS:]]
     return Interval(timedelta(seconds=median(gaps)), is_declared=False) if len(gaps) >= FEWEST_GAPS else None
 
 

@@ -55,7 +55,7 @@ def machine_of(
     ``proofs`` has the newest proof by point id, of points that are gone too.
     """
     newest = points[-1]
-    interval = interval_of([point.time for point in points], [point.tags for point in points])
+    interval = interval_of(points)
     drill = max(proofs.values(), key=lambda proof: proof.time, default=None)
     proven = next((point for point in reversed(points) if _is_proven(point, proofs)), None)
     return MachineStatus(

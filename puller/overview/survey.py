@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
 from fnmatch import fnmatchcase
 
+from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData
+from puller.overview.alarm import alarms_since
+from puller.overview.calendar import Marks, calendar, last_days
 from puller.overview.machine import MachineStatus, machine_of
+from puller.overview.report import MachineReport, Report, report_of, volume_of
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
@@ -16,43 +21,82 @@ from puller.repository.repository import Repository
 Damaged = Callable[[str, DamagedData], None]
 
 
-def survey(
-    repositories: Iterable[Repository],
-    now: datetime,
-    hosts: Collection[str] = (),
-    exclude: Collection[str] = (),
-    damaged: Damaged | None = None,
-) -> tuple[MachineStatus, ...]:
-    """Return all machines: the late ones first, then by name.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: how many ``days``, and of which machines: those of ``hosts``, without ``exclude``.
 
-    A machine belongs to the host that took its newest point; of ``hosts``, names or patterns, only the
-    machines count. ``exclude`` has names or patterns of domains that do not. A damaged record raises
-    DamagedData, or is passed to ``damaged``. Raises StoreError.
+    Both are names or patterns. A machine belongs to the host that took its newest point. ``thresholds`` say
+    from where on a point looks wrong.
     """
-    found = [machine for repository in repositories for machine in _machines(repository, now, damaged)]
-    chosen = [machine for machine in found if _is_from(machine, hosts) and not _matches(machine, exclude)]
-    return tuple(sorted(chosen, key=lambda machine: (not machine.late, machine.domain, machine.uuid)))
+
+    days: int
+    hosts: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    thresholds: Thresholds = DEFAULTS
+
+    def is_about(self, machine: MachineStatus) -> bool:
+        """Return whether the machine counts."""
+        is_from = not self.hosts or any(fnmatchcase(machine.host, pattern) for pattern in self.hosts)
+        names = (machine.uuid == name or fnmatchcase(machine.domain, name) for name in self.exclude)
+        return is_from and not any(names)
 
 
-def _machines(repository: Repository, now: datetime, damaged: Damaged | None) -> list[MachineStatus]:
-    points: defaultdict[str, list[Point]] = defaultdict(list)
-    for point in repository.points.all(damaged):
-        points[point.uuid].append(point)
-    proofs: defaultdict[str, dict[str, Proof]] = defaultdict(dict)
-    for (uuid, point_id), proof in repository.proofs.newest().items():
-        proofs[uuid][point_id] = proof
-    url = repository.store.url
-    return [machine_of(of_one, proofs.get(uuid, {}), url, now) for uuid, of_one in points.items()]
+def survey(
+    repositories: Sequence[Repository], asked: Question, now: datetime, damaged: Damaged | None = None
+) -> Report:
+    """Report on the machines of all repositories.
+
+    The points of one domain are read after those of the other, so memory does not grow with their number. A
+    damaged record raises DamagedData, or is passed to ``damaged``. Raises StoreError.
+    """
+    work = _Survey(asked, now, _copies(repositories), damaged)
+    machines = [machine for repository in repositories for machine in work.machines(repository)]
+    return report_of(machines, [repository.store.url for repository in repositories], work.days, now)
 
 
-def _is_from(machine: MachineStatus, hosts: Collection[str]) -> bool:
-    return not hosts or any(fnmatchcase(machine.host, pattern) for pattern in hosts)
+class _Survey:
+    def __init__(
+        self,
+        asked: Question,
+        now: datetime,
+        copies: Mapping[str, frozenset[str]],
+        damaged: Damaged | None,
+    ) -> None:
+        self._asked = asked
+        self._now = now
+        self._copies = copies
+        self._damaged = damaged
+        self.days = last_days(asked.days, now)
+
+    def machines(self, repository: Repository) -> Iterator[MachineReport]:
+        """Yield the machines of one repository."""
+        proofs: defaultdict[str, dict[str, Proof]] = defaultdict(dict)
+        for (uuid, point_id), proof in repository.proofs.newest().items():
+            proofs[uuid][point_id] = proof
+        for points in repository.points.by_domain(self._damaged):
+            drills = proofs.get(points[-1].uuid, {})
+            status = machine_of(points, drills, repository.store.url, self._now)
+            if self._asked.is_about(status):
+                yield self._reported(status, points, drills)
+
+    def _reported(
+        self, status: MachineStatus, points: Sequence[Point], drills: Mapping[str, Proof]
+    ) -> MachineReport:
+        first = datetime.combine(self.days[0], time(), UTC)
+        alarms = alarms_since(points, first, self._asked.thresholds)
+        copied = self._copies.get(status.uuid, frozenset())
+        marks = Marks(copied, frozenset(alarm.point for alarm in alarms))
+        shown = calendar(points, drills, marks, status.interval, self.days, self._now)
+        return MachineReport(status, shown, volume_of(points), alarms)
 
 
-def _matches(machine: MachineStatus, names: Collection[str]) -> bool:
-    return any(machine.uuid == name or fnmatchcase(machine.domain, name) for name in names)
-
-
-def late_of(machines: Sequence[MachineStatus]) -> list[MachineStatus]:
-    """Return the late ones."""
-    return [machine for machine in machines if machine.late]
+def _copies(repositories: Sequence[Repository]) -> Mapping[str, frozenset[str]]:
+    """Return by domain UUID the ids of points that several of the repositories have."""
+    seen: set[tuple[str, str]] = set()
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for repository in repositories if len(repositories) > 1 else ():
+        for name in repository.points.names():
+            if name in seen:
+                found[name[0]].add(name[1])
+            seen.add(name)
+    return {uuid: frozenset(ids) for uuid, ids in found.items()}

@@ -12,6 +12,7 @@ from puller.backups.sources.offline import image_of
 from puller.backups.sources.unlock import keys_of, require_keys_for
 from puller.errors import DomainRunning, Locked, NoSuchDisk, OutputRefused, UnsupportedDisk
 from puller.events import Notice, Observer
+from puller.host.access import LOCAL
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_file_facts
@@ -88,7 +89,7 @@ def held(
     Raises NoSuchDisk, DomainRunning, Locked, OutputInUse, OutputRefused, UnsupportedDisk, HypervisorError.
     """
     with DomainLock(domain.uuid, domain.name, lock_directory()), Starts(domain) as starts:
-        end_strays(domain.scope)
+        end_strays(LOCAL, domain.scope)
         _refuse_active(domain)
         chosen = _choose(domain, point, targets)
         if not targets:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import groupby
+from operator import itemgetter
 
 import msgspec
 
@@ -307,6 +308,20 @@ class Points(Scoped):
         names = self.names(domain) if _UUID.fullmatch(domain) else names_of(self, domain)
         found = self._load(names, damaged)
         return in_order(point for point in found if domain in (point.domain, point.uuid))
+
+    def newest(self, uuid: str, count: int) -> list[Point]:
+        """Return the ``count`` newest readable points of a domain, oldest first."""
+        names = sorted(self.names(uuid), reverse=True)
+        return in_order(self._load(names[:count], lambda *_: None))
+
+    def by_domain(self, damaged: Callable[[str, DamagedData], None] | None = None) -> Iterator[list[Point]]:
+        """Yield the points of each domain, oldest first, by UUID, and read one domain after the other.
+
+        A domain without a readable point is left out. Damaged records are as in ``all``.
+        """
+        for _, names in groupby(sorted(self.names()), key=itemgetter(0)):
+            if found := in_order(self._load(list(names), damaged)):
+                yield found
 
     def _load(
         self, names: Iterable[tuple[str, str]], damaged: Callable[[str, DamagedData], None] | None

@@ -133,7 +133,15 @@ class Store(Protocol):
         """Delete the objects, ignoring keys that do not exist.
 
         If some cannot be deleted, the others still are, as far as the store allows, and the first
-        failure is raised.
+        failure is raised. Deletion is durable when it returns.
+        """
+        ...
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """Remove what puts that were cut off have left at the top and below ``prefixes``.
+
+        Only what was last written before ``before``, in seconds by the store's clock, is removed. No listing
+        shows such leftovers. A store in which a put leaves nothing does nothing.
         """
         ...
 

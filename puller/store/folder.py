@@ -2,17 +2,18 @@
 
 An object is written under a temporary name, synced, and then renamed (or hard-linked, if it must be new) to
 its own name; the directory is synced last. So an object is either complete and durable or absent. Files that
-a crash leaves have ``.tmp-`` in their names, are foreign and are never listed.
+a crash leaves are named ``.tmp-`` and 16 digits, are never listed, and are swept when they are old. A
+deletion is durable, too: see *Power cuts* in ``docs/reliability.md``.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import re
 import secrets
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,18 +37,12 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.files import read_file, write_file
 from puller.store.mounts import is_remote, means_lacking, sync_folder
 from puller.store.objectlock import Unlockable
 
-_DIRECT = 1 << 20
-"""Bytes from which a body is written with direct I/O, if its buffer and the file system allow it: on a full
-host the page cache would first have to evict memory that guests use."""
-
-_BLOCK = 4096
-"""Unit of the length of a direct write; devices with larger blocks answer EINVAL."""
-
-_PIECE = 8 << 20
-"""Bytes of one write: each write is a sign that a slow file system still works."""
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
+"""Name of a file that becomes an object when it is complete."""
 
 _ERRORS: dict[int | None, type[StoreError]] = {
     errno.ENOTDIR: NoBucket,
@@ -97,7 +92,7 @@ class FolderStore(Scoped, Unlockable):
         """See ``Store.get``."""
         with self._open(key) as (descriptor, info):
             check_size(key, info.size, max_size)
-            return _read(descriptor, 0, info.size)
+            return read_file(descriptor, 0, info.size)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
@@ -123,7 +118,7 @@ class FolderStore(Scoped, Unlockable):
         """See ``Store.get_tail``."""
         validate_range(0, length)
         with self._open(key) as (descriptor, info):
-            return _read(descriptor, max(0, info.size - length), min(length, info.size)), info
+            return read_file(descriptor, max(0, info.size - length), min(length, info.size)), info
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
@@ -154,16 +149,65 @@ class FolderStore(Scoped, Unlockable):
         return self._walk(self._root / prefix, prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See ``Store.delete``. A power cut may undo a deletion, which does no harm."""
-        failures = []
+        """See ``Store.delete``. A power cut undoes nothing of it once this returns."""
+        by_folder: dict[Path, list[str]] = {}
         for key in keys:
-            try:
-                with self._translated(f"cannot delete {key}"):
-                    self._path(key).unlink(missing_ok=True)
-            except StoreError as error:
-                failures.append(error)
+            by_folder.setdefault(self._path(key).parent, []).append(key)
+        failures = [error for folder, found in by_folder.items() for error in self._delete_in(folder, found)]
         if failures:
             raise failures[0]
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``."""
+        for folder in (self._root, *self._folders_below(prefixes)):
+            for path in self._leftovers(folder, before):
+                with self._translated(f"cannot delete {path.name}"):
+                    path.unlink(missing_ok=True)
+            self.scope.note_progress()
+
+    def _folders_below(self, prefixes: Iterable[str]) -> Iterator[Path]:
+        waiting = [self._root / validate_prefix(prefix) for prefix in prefixes]
+        while waiting:
+            folder = waiting.pop()
+            yield folder
+            waiting += [folder / entry.name for entry in self._entries(folder) if entry.is_dir()]
+
+    def _leftovers(self, folder: Path, before: float) -> Sequence[Path]:
+        """Return the files of puts that were cut off before then."""
+        with (
+            self._translated("cannot list objects"),
+            suppress(FileNotFoundError),
+            os.scandir(folder) as found,
+        ):
+            return [
+                folder / entry.name
+                for entry in found
+                if _LEFTOVER.fullmatch(entry.name) and _is_older(entry, before)
+            ]
+        return []
+
+    def _delete_in(self, folder: Path, keys: Sequence[str]) -> Iterator[StoreError]:
+        """Delete, and yield what failed.
+
+        The directory is synced before as well: what takes the place of a deleted object is in the same one,
+        and another process may have named it and died before its own sync.
+        """
+        try:
+            with self._translated(f"cannot delete {keys[0]}"), suppress(FileNotFoundError):
+                sync_folder(folder)
+                failures = [error for key in keys for error in self._unlink(key)]
+                sync_folder(folder)
+                yield from failures
+        except StoreError as error:
+            yield error
+        self.scope.note_progress()
+
+    def _unlink(self, key: str) -> Iterator[StoreError]:
+        try:
+            with self._translated(f"cannot delete {key}"):
+                self._path(key).unlink(missing_ok=True)
+        except StoreError as error:
+            yield error
 
     def remove_empty(self, prefix: str) -> None:
         """Remove the directory of ``prefix`` and those in it, except those that hold something.
@@ -199,7 +243,7 @@ class FolderStore(Scoped, Unlockable):
         with self._translated(f"cannot store {key}", NoBucket):
             self._prepare(target.parent)
             try:
-                _write(temporary, body, self.scope.note_progress)
+                write_file(temporary, body, self.scope.note_progress)
                 yield temporary, target
                 sync_folder(target.parent)
             finally:
@@ -293,59 +337,26 @@ def _place(entry: os.DirEntry[str]) -> str:
     return f"{entry.name}/" if entry.is_dir() else entry.name
 
 
+def _is_older(entry: os.DirEntry[str], before: float) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_mtime < before
+
+
 def _read_range(descriptor: int, info: ObjectInfo, offset: int, length: int) -> bytes:
-    return _read(descriptor, offset, min(length, max(0, info.size - offset)))
-
-
-def _read(descriptor: int, offset: int, length: int) -> bytes:
-    """Read until ``length`` or the end: one ``pread`` returns at most 2 GiB and may return less."""
-    pieces = []
-    while length > 0 and (piece := os.pread(descriptor, length, offset)):
-        pieces.append(piece)
-        offset += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _write(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
-    """Create the file, write ``body`` without copying it, and sync."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        rest = memoryview(body)
-        if len(rest) >= _DIRECT:
-            rest = _write_direct(descriptor, rest, note_progress)
-        while rest:
-            rest = rest[os.write(descriptor, rest[:_PIECE]) :]
-            note_progress()
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_direct(descriptor: int, body: memoryview, note_progress: Callable[[], None]) -> memoryview:
-    """Write whole blocks with direct I/O; return the rest, which is all of it if that is not possible.
-
-    It needs a page-aligned buffer, such as those of packs, and a file system that supports O_DIRECT.
-    """
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    whole, done = len(body) // _BLOCK * _BLOCK, 0
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-        while done < whole:
-            done += os.write(descriptor, body[done : min(whole, done + _PIECE)])
-            note_progress()
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-            raise
-    finally:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
-    return body[done:]
+    return read_file(descriptor, offset, min(length, max(0, info.size - offset)))
 
 
 def _link(temporary: Path, target: Path) -> None:
     """Give the file its name unless the name exists. Without hard links, FAT answers EPERM, others vary."""
     try:
         target.hardlink_to(temporary)
+    except FileExistsError:
+        # Of this call's own first try, or of a process that died: durable before anybody relies on it.
+        sync_folder(target.parent)
+        raise
     except OSError as error:
         # The file was just written there, so write permission is not the cause.
         if means_lacking(error, target.parent):

@@ -84,3 +84,7 @@ class WrappedStore(Scoped):
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``."""
         self._ask(lambda store: store.delete(keys))
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``."""
+        self._ask(lambda store: store.sweep(prefixes, before))

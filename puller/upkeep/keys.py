@@ -56,7 +56,9 @@ def list_keys(repository: Repository, secret: Secret | None) -> list[Key]:
     _check_encrypted(repository)
     store, repository_id = repository.store, repository.descriptor.id_bytes
     opened = None if secret is None else slots.open_slot(store, repository_id, secret).slot_id
-    return sorted((_key(name, slot, opened) for name, slot in slots.list_slots(store)), key=_by_age)
+    return sorted(
+        (_key(name, slot, opened) for name, slot in slots.list_slots(store, repository_id)), key=_by_age
+    )
 
 
 def _by_age(key: Key) -> tuple[float, str]:
@@ -100,4 +102,4 @@ def remove_key(repository: Repository, key: str) -> None:
     Also UsageError if the repository is not encrypted, KeyNotHeld, StoreError.
     """
     check_full(repository)
-    slots.remove_slot(repository.store, key)
+    slots.remove_slot(repository.store, repository.descriptor.id_bytes, key)

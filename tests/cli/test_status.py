@@ -133,7 +133,7 @@ def test_a_damaged_record_is_told_and_the_others_are_shown(
 def test_a_failed_drill_is_no_proof(
     cli: CommandLine, repository: puller.Repository, fleet: dict[str, puller.Point]
 ) -> None:
-    name = (fleet["db1"].uuid, fleet["db1"].point)
-    repository.proofs.put(name, Proof(NOW, "failed", "db1", "kvm2", "agent", None, "no answer"))
-    machine = cli("status", "--json").document["domains"][0]
-    assert (machine["verdict"], machine["proven_point"]) == ("failed", None)
+    name = (fleet["old"].uuid, fleet["old"].point)
+    repository.proofs.put(name, Proof(NOW, "failed", "old", "kvm1", "agent", None, "no answer"))
+    machine = cli("status", "--json").document["domains"][1]
+    assert (machine["domain"], machine["verdict"], machine["proven_point"]) == ("old", "failed", None)

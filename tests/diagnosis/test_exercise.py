@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ import puller
 from puller.cancelling import RetryPolicy
 from puller.diagnosis.doctor import exercise_store
 from puller.diagnosis.exercise.exercise import NAMES, ExerciseReport, exercise
-from puller.diagnosis.exercise.ground import FOLDER
+from puller.diagnosis.exercise.ground import FOLDER, Ground, _Ledger
 from puller.diagnosis.exercise.plan import CONNECTIONS, Plan
 from puller.diagnosis.finding import Status
 from puller.errors import StoreUnavailable
@@ -28,6 +29,7 @@ from puller.store.wrapped import WrappedStore
 from puller.units import MIB
 from tests.cli.conftest import command
 from tests.diagnosis import lying
+from tests.diagnosis.caching import caching_gateway
 from tests.lab.memory import MemoryStore
 from tests.lab.seaweed import Seaweed
 
@@ -176,6 +178,22 @@ def test_a_server_that_ignores_if_match(s3: S3Store) -> None:
     }
 
 
+def test_a_cache_before_a_real_server(s3: S3Store, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [info.key for info in s3.list("")]
+    with caching_gateway(seaweed.endpoint) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        report = puller.exercise_store(s3.url, size=MIB)
+    assert faults(report) == {
+        "exercise-replace": "warn: 64 of 64 objects were read with their old content right after they were "
+        "replaced",
+        "exercise-list-delete": "fail: 64 of 64 objects were still listed right after they were deleted",
+        "exercise-delete-many": "fail: 1050 of 1050 objects were still listed after a deletion "
+        "of all of them",
+        "exercise-if-match": "warn: the store ignores If-Match on ranged reads",
+    }
+    assert [info.key for info in s3.list("")] == before
+
+
 def test_a_bucket_that_would_keep_the_objects_is_left_alone(s3: S3Store) -> None:
     class Locked(type(s3.bucket)):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -246,7 +264,7 @@ class GoesAway(WrappedStore):
 
 
 def test_a_store_that_goes_away_ends_the_exercise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("puller.diagnosis.exercise.ground._POLICY", RetryPolicy(0.1))
+    monkeypatch.setattr("puller.diagnosis.exercise.ground._POLICY", RetryPolicy(3.0))
     store = MemoryStore()
     report = tried(GoesAway(store))
     assert faults(report) == {"exercise-large": "fail: cannot store it: no answer"}
@@ -281,39 +299,55 @@ class Hangs(WrappedStore):
         super().put(key, body)
 
 
+def ended_in_time(hanging: Hangs, monkeypatch: pytest.MonkeyPatch) -> ExerciseReport:
+    """Let the time be over as soon as the put hangs, however fast this machine is."""
+
+    class Timed(Ground):
+        def __enter__(self) -> Timed:
+            threading.Thread(target=self._end, daemon=True).start()
+            super().__enter__()
+            return self
+
+        def _end(self) -> None:
+            if hanging.hanging.wait(120):
+                self.scope.cancel()
+
+    monkeypatch.setattr("puller.diagnosis.exercise.exercise.Ground", Timed)
+    return tried(hanging)
+
+
 def test_the_time_ends_a_hanging_request_and_what_it_does_later_is_deleted_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = MemoryStore()
     hanging = Hangs(store)
-    closing = "puller.diagnosis.exercise.ground._Ledger.close"
-    close = puller_attribute(closing)
+    close = _Ledger.close
 
-    def release(ledger: Any, seconds: float) -> bool:
+    def release_and_close(ledger: _Ledger, seconds: float) -> bool:
         threading.Timer(0.2, hanging.released.set).start()
-        return bool(close(ledger, seconds))
+        return close(ledger, seconds)
 
-    monkeypatch.setattr(closing, release)
-    report = tried(hanging, replace(SMALL, seconds=2.0))
-    assert hanging.hanging.is_set()
-    assert faults(report) == {"exercise-large": "warn: the time of 2 s was over before all was tried"}
+    monkeypatch.setattr(_Ledger, "close", release_and_close)
+    report = ended_in_time(hanging, monkeypatch)
+    assert faults(report) == {"exercise-large": "warn: the time of 300 s was over before all was tried"}
     assert list(store.list("")) == []
-
-
-def puller_attribute(name: str) -> Any:
-    from puller.diagnosis.exercise import ground
-
-    return getattr(ground._Ledger, name.rpartition(".")[2])
 
 
 def test_a_request_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("puller.diagnosis.exercise.ground._UNFINISHED", 0.1)
-    store = Hangs(MemoryStore())
-    report = tried(store, replace(SMALL, seconds=2.0))
-    found = faults(report)
-    store.released.set()
+    hanging = Hangs(MemoryStore())
+    found = faults(ended_in_time(hanging, monkeypatch))
+    hanging.released.set()
     assert found.keys() == {"exercise-large", "exercise-left"}
     assert found["exercise-left"].endswith(" may be left: a request did not end")
+
+
+def test_the_time_of_the_ground_ends() -> None:
+    over = threading.Event()
+    with Ground(MemoryStore(), 0.01) as ground:
+        ground.scope.listen(over.set)
+        assert over.wait(60)
+        assert ground.is_over
 
 
 def test_an_exercise_that_fails_in_the_middle_leaves_nothing() -> None:
@@ -348,17 +382,36 @@ def test_slow_requests_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.startswith("warn: small requests are slow: put ")
 
 
+def interrupted(url: str, has_begun: Callable[[], bool], environment: dict[str, str]) -> int:
+    """Send SIGINT to an exercise once it has put objects of a long list; return its exit code."""
+    arguments = ("doctor", "-r", url, "--config", "/dev/null", "--exercise-store", "1G", "--json")
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        end = time.monotonic() + 120
+        while not has_begun():
+            assert process.poll() is None
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    return process.returncode
+
+
 def test_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     puller.create_repository(str(folder))
     before = sorted(tmp_path.rglob("*"))
-    arguments = ("doctor", "-r", str(folder), "--config", "/dev/null", "--exercise-store", "1G", "--json")
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        end = time.monotonic() + 60
-        while not any(folder.glob("locks/exercise-*/many/*")):
-            assert process.poll() is None
-            assert time.monotonic() < end
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert (
+        interrupted(str(folder), lambda: any(folder.glob("locks/exercise-*/many/*")), dict(os.environ)) == 130
+    )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_signal_leaves_nothing_behind_in_a_bucket(s3: S3Store, seaweed: Seaweed) -> None:
+    before = [info.key for info in s3.list("")]
+
+    def has_begun() -> bool:
+        return any("/many/" in info.key for info in s3.list("locks/"))
+
+    assert interrupted(s3.url, has_begun, seaweed.environment()) == 130
+    assert [info.key for info in s3.list("")] == before

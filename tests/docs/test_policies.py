@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from puller.store.location import open_store
 from tests.cli.conftest import CommandLine
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
-from tests.lab.seaweed import Seaweed
+from tests.lab.s3server import S3Server
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 BUCKET = "policies"
@@ -56,34 +56,41 @@ MAY_DELETE = {
 }
 
 
-def statements(role: str) -> list[dict[str, Any]]:
+PRINCIPALS = {"seaweed": "arn:aws:iam::000000000000:user/{}", "ceph": "arn:aws:iam:::user/{}"}
+"""How a policy names a user, by server."""
+
+
+def statements(role: str, principal: str) -> list[dict[str, Any]]:
     """What the page shows below the role's heading, for the bucket of this test and its user."""
     section = PAGE.read_text().partition(f"\n### {role.capitalize()}\n")[2]
     policy = re.search(r"^```json\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert policy is not None
     document = json.loads(policy[1].replace(":::backups", f":::{BUCKET}"))
-    user = {"AWS": [f"arn:aws:iam::000000000000:user/{role}"]}
+    user = {"AWS": [principal.format(role)]}
     return [{**statement, "Principal": user} for statement in document["Statement"]]
 
 
-@pytest.fixture(scope="module")
-def bucket(seaweed: Seaweed) -> Iterator[None]:
-    """A bucket whose policy is all of the page."""
-    seaweed.make_bucket(BUCKET)
-    policy = {"Version": "2012-10-17", "Statement": [each for role in MAY_PUT for each in statements(role)]}
-    seaweed.client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
-    yield
+@pytest.fixture(scope="module", params=PRINCIPALS)
+def server(request: pytest.FixtureRequest, servers: Callable[[str], S3Server]) -> S3Server:
+    """A server with a bucket whose policy is all of the page."""
+    made = servers(request.param)
+    made.make_bucket(BUCKET)
+    principal = PRINCIPALS[request.param]
+    all_statements = [each for role in MAY_PUT for each in statements(role, principal)]
+    policy = {"Version": "2012-10-17", "Statement": all_statements}
+    made.client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+    return made
 
 
 @pytest.fixture
-def be(bucket: None, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def be(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes S3 clients of this process, and so puller, use a role's access key."""
-    seaweed.use(monkeypatch)
+    server.use(monkeypatch)
     monkeypatch.setenv("PULLER_CONFIG", "/dev/null")
     monkeypatch.setenv("PULLER_REPOSITORY", URL)
     (tmp_path / "key").write_bytes(KEY)
     monkeypatch.setenv("PULLER_KEY_FILE", str(tmp_path / "key"))
-    yield lambda role: monkeypatch.setenv("AWS_ACCESS_KEY_ID", role)
+    return lambda role: monkeypatch.setenv("AWS_ACCESS_KEY_ID", role)
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def is_allowed(store: Store, act: str, key: str) -> bool:
 
 
 def test_each_role_does_its_work(
-    be: Any, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    be: Callable[[str], None], machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli = CommandLine(capsys)
     puller.create_repository(URL, key_file=KEY)  # by the bucket's owner
@@ -152,7 +159,7 @@ def test_each_role_does_its_work(
 
 
 @pytest.mark.parametrize("role", MAY_PUT)
-def test_nothing_beyond_is_allowed(be: Any, role: str) -> None:
+def test_nothing_beyond_is_allowed(be: Callable[[str], None], role: str) -> None:
     be(role)
     store = open_store(URL)
     assert {kind for kind in KINDS if is_allowed(store, "put", f"{kind}/x")} == MAY_PUT[role]
@@ -170,8 +177,30 @@ def test_nothing_beyond_is_allowed(be: Any, role: str) -> None:
 
 
 @pytest.mark.parametrize("role", MAY_PUT)
-def test_what_is_absent_is_told_from_what_is_denied(be: Any, role: str) -> None:
+def test_what_is_absent_is_told_from_what_is_denied(be: Callable[[str], None], role: str) -> None:
     """Though who may list a prefix only may not ask for the bucket."""
     be(role)
     with pytest.raises(ObjectNotFound):
         open_store(URL).stat("packs/00/absent")
+
+
+def test_ceph_deletes_many_at_once_if_the_bucket_is_among_the_resources(
+    servers: Callable[[str], S3Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page says; the right to each object is checked all the same."""
+    ceph, bucket = servers("ceph"), f"{BUCKET}-at-once"
+    keys = ["kvm/pending/a", "kvm/points/a"]
+    ceph.make_bucket(bucket)
+    for key in keys:
+        ceph.client().put_object(Bucket=bucket, Key=key)
+    allowed = statements("backup", PRINCIPALS["ceph"])
+    (deletion,) = [each for each in allowed if each["Action"] == "s3:DeleteObject"]
+    deletion["Resource"] = [deletion["Resource"], f"arn:aws:s3:::{BUCKET}"]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": allowed}).replace(
+        f":::{BUCKET}", f":::{bucket}"
+    )
+    ceph.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    monkeypatch.setattr(type(ceph), "access_key", "backup")
+    answer = ceph.client().delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
+    assert [each["Key"] for each in answer["Deleted"]] == keys[:1]
+    assert [each["Code"] for each in answer["Errors"]] == ["AccessDenied"]

@@ -26,7 +26,6 @@ import pytest
 import puller
 from puller.backups import aftermath
 from puller.errors import PullerError
-from puller.events import Event, Step
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
@@ -150,29 +149,6 @@ def cut_for_good(stage: Stage) -> dict[str, Any]:
     return {"during": during, "open": is_open, "next": stage.back_up()}
 
 
-def killed(stage: Stage) -> dict[str, Any]:
-    """puller is killed while the job is open."""
-    stage.machine.write("vda", 7, 0, 12 * MIB)
-    stage.back_up()
-    scattered(stage, 1)
-    program = (
-        "import puller, sys, time\n"
-        "repository = puller.open_repository(sys.argv[1])\n"
-        "frozen = lambda exports: (print('frozen', flush=True), time.sleep(600))\n"
-        "puller.backup(repository, sys.argv[2], connect=sys.argv[3], on_frozen=frozen)\n"
-    )
-    command = [sys.executable, "-c", program, str(stage.folder / "repository"), NAME, SSH]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
-        assert run.stdout is not None
-        run.stdout.readline()
-        run.kill()
-    is_open = has_job(stage.machine.handle)
-    scattered(stage, 2)
-    outcome = stage.back_up()
-    programs = stage.host.run("sh", "-c", "pgrep -a cat || true").split()
-    return {"open": is_open, "next": outcome, "programs": programs}
-
-
 def diagnosed(stage: Stage) -> dict[str, Any]:
     """What doctor says of the other host, and what forget takes away there, shut off or not."""
     stage.machine.write("vda", 7, 0, MIB)
@@ -292,30 +268,6 @@ def frozen_for_another_program(stage: Stage) -> dict[str, Any]:
     done = puller.freeze(NAME, f'nbdcopy "$PULLER_URI_vda" {raw}', connect=SSH, disks=["vda"])
     digest = hashlib.sha256(raw.read_bytes()).hexdigest()
     return {"code": done.exit_code, "exact": digest == truth["vda"], **stage._left()}
-
-
-class Stop(Exception):
-    """What a test raises inside a step."""
-
-
-def stopped(stage: Stage) -> dict[str, Any]:
-    """A run that fails in each step, by either way, and the next."""
-    stage.machine.write("vda", 7, 0, 4 * MIB)
-    stage.back_up()
-    left = {}
-    for step in ("reconcile", "choose", "preflight", "begin", "read", "store", "commit"):
-        for way, tls in (("ssh", None), ("tls", str(stage.host.pki))):
-
-            def stop(event: Event, step: str = step) -> None:
-                if isinstance(event, Step) and event.name == step:
-                    raise Stop(step)
-
-            try:
-                puller.backup(stage.repository, NAME, connect=SSH, observer=stop, nbd_tls=tls)
-            except Stop:
-                left[f"{step} {way}"] = stage._left()["left"]
-    scattered(stage, 1)
-    return {"left": left, "next": stage.back_up()}
 
 
 def swapped(stage: Stage) -> dict[str, Any]:
@@ -451,7 +403,6 @@ def _info(uri: str) -> str:
 
 
 SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
-    "ssh": generations,
     "alternating": alternating,
     "tls and ssh": tls_and_ssh,
     "tls alone": tls_alone,
@@ -462,9 +413,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "cut for 60 s": cut_for_a_minute,
     "tls cut for 60 s": tls_cut_for_a_minute,
     "cut for good": cut_for_good,
-    "killed": killed,
     "encrypted": encrypted,
-    "stopped": stopped,
     "full scratch": full_scratch,
     "locked": locked,
     "freeze": frozen_for_another_program,

@@ -153,14 +153,12 @@ class Stage:
 class FarMachine(Machine):
     """A machine of another host, whose log cannot be read here."""
 
-    def write(self, target: str, pattern: int, offset: int, length: int) -> None:
-        """See Machine."""
-        self.tell_device(target, f"write -P {pattern} {offset} {length}")
-
     def tell_device(self, target: str, command: str) -> None:
         """Run a ``qemu-io`` command on the device."""
         if answer := self._tell_device(target, command):
             raise RuntimeError(answer)
+
+    _qemu_io = tell_device
 
 
 def scattered(stage: Stage, round_: int) -> None:

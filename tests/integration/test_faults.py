@@ -1,8 +1,8 @@
-"""A run that fails at any step leaves nothing behind, and the next one is incremental and exact."""
+"""Runs that meet a fault; tests/ways has one for each step. The next one is incremental and exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +10,25 @@ import pytest
 
 import puller
 from puller.backups.sources import content_probe
-from puller.backups.transfer import Transfer
 from puller.errors import (
     HypervisorError,
     JobRunning,
-    NbdError,
     NoSuchDisk,
     NoSuchDomain,
     StoreUnavailable,
 )
-from puller.events import Event, Step
 from puller.hypervisor.domain import checkpoint as checkpoint_module
 from puller.hypervisor.job.backupjob import BackupJob
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.job.pushjob import PushJob
 from puller.nbd.connection import Connection
-from puller.nbd.export import Export
-from puller.repository.points import Points
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run
 from puller.units import MIB
 from tests.integration.conftest import Backup, Truth, checkpoints, leftovers, restored
+from tests.lab.faults import Planned, at_step, before
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
-
-
-class Planned(Exception):
-    """The fault that a test injects."""
-
-
-def at_step(name: str) -> Callable[[Event], None]:
-    def observe(event: Event) -> None:
-        if isinstance(event, Step) and event.name == name:
-            raise Planned(name)
-
-    return observe
-
-
-def before(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException | None = None
-) -> None:
-    """Make a call fail before it does anything."""
-
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise error or Planned(name)
-
-    monkeypatch.setattr(owner, name, fail)
-
-
-def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """Make a call fail after it has done its work."""
-    real = getattr(owner, name)
-
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        real(*args, **kwargs)
-        raise Planned(name)
-
-    monkeypatch.setattr(owner, name, fail)
 
 
 class Scene:
@@ -112,45 +74,6 @@ class Scene:
 @pytest.fixture
 def scene(machine_factory: MachineFactory, backup: Backup, tmp_path: Path, truth: Truth) -> Iterator[Scene]:
     yield Scene(machine_factory(DiskSpec("vda", 20 * MIB)), backup, tmp_path, truth)
-
-
-STEPS = ["reconcile", "choose", "preflight", "begin", "read", "store", "commit", "end", "retire"]
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
-    reached = STEPS.index(step) >= STEPS.index("read")
-    with pytest.raises(Planned):
-        scene.backup(observer=at_step(step))
-    scene.assert_clean()
-    scene.assert_next_is_exact(3 if reached else 2)
-
-
-FAULTS: dict[str, Callable[[pytest.MonkeyPatch, type[BackupJob]], None]] = {
-    "begin, before libvirt": lambda patch, job: before(patch, job, "_begin"),
-    "begin, after libvirt": lambda patch, job: after(patch, job, "_begin"),
-    "query": lambda patch, _: before(patch, Export, "dirty_bytes"),
-    "query, as NBD fails": lambda patch, _: before(patch, Export, "dirty_bytes", NbdError("gone")),
-    "read": lambda patch, _: before(patch, Run, "encode"),
-    "read, interrupted": lambda patch, _: after(patch, Transfer, "read_all"),
-    "store, packs": lambda patch, _: before(patch, Run, "_upload_pack", StoreUnavailable("gone")),
-    "store, index": lambda patch, _: before(patch, Run, "_put_index", StoreUnavailable("gone")),
-    "store, flushed": lambda patch, _: after(patch, Run, "flush"),
-    "commit, before": lambda patch, _: before(patch, Points, "commit", StoreUnavailable("gone")),
-    "commit, after": lambda patch, _: after(patch, Points, "commit"),
-    "interrupted": lambda patch, _: before(patch, Points, "commit", KeyboardInterrupt()),
-    "end, after": lambda patch, job: after(patch, job, "end"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_that_fails_inside_a_step(scene: Scene, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        FAULTS[fault](patch, scene.job)
-        with pytest.raises((Planned, StoreUnavailable, NbdError, KeyboardInterrupt)):
-            scene.backup()
-    scene.assert_clean()
-    scene.assert_next_is_exact(2 if fault.startswith("begin") else 3)
 
 
 def test_a_run_that_cannot_clean_up_is_cleaned_up_by_the_next(

@@ -1,4 +1,4 @@
-"""A disk of an iSCSI server that asks for a password, while its domain is shut off."""
+"""A disk of an iSCSI server that asks for a password, while its domain runs and while it is shut off."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(volume: Path) -> Iterator[int]:
-    """The port of a server of the volume, which only who knows the password may read."""
+def served(volume: Path, *, asks: bool = True) -> Iterator[int]:
+    """The port of a server of the volume, which ``asks`` for the password."""
     port = free_port()
     control = str(port % 30_000)  # it takes no more than 15 bits
 
@@ -53,9 +53,10 @@ def served(volume: Path) -> Iterator[int]:
         unit = ("--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", str(volume))
         assert administer("--op", "new", *unit)
         assert administer("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
-        account = ("--mode", "account", "--user", USER)
-        assert administer("--op", "new", *account, "--password", PASSWORD)
-        assert administer("--op", "bind", *account, "--tid", "1")
+        if asks:
+            account = ("--mode", "account", "--user", USER)
+            assert administer("--op", "new", *account, "--password", PASSWORD)
+            assert administer("--op", "bind", *account, "--tid", "1")
         yield port
     finally:
         server.kill()
@@ -69,6 +70,47 @@ def keep_secret(uri: str, usage: str, password: bytes) -> None:
     connection.secretDefineXML(ET.tostring(root, encoding="unicode")).setValue(password)
 
 
+def on_server(root: ET.Element, port: int) -> ET.Element:
+    """Put the disk there. Return its source."""
+    disk = root.find("./devices/disk")
+    assert disk is not None
+    disk.set("type", "network")
+    for old in disk.findall("source"):
+        disk.remove(old)
+    source = ET.SubElement(disk, "source", protocol="iscsi", name=f"{TARGET}/1")
+    ET.SubElement(source, "host", name="127.0.0.1", port=str(port))
+    return source
+
+
+def login(source: ET.Element, usage: str) -> None:
+    auth = ET.SubElement(source, "auth", username=USER)
+    ET.SubElement(auth, "secret", type="iscsi", usage=usage)
+
+
+def test_a_disk_of_a_server_while_its_domain_runs(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """Without a password, as a libvirt inside this process gives QEMU no secret."""
+    machine = machine_factory(DiskSpec("vda", MIB, "raw"))
+    machine.stop()
+    scene = Scene(machine, libvirt_uri, tmp_path, truth)
+    volume = tmp_path / "volume"
+    volume.write_bytes(random.Random(3).randbytes(2 * MIB) + bytes(2 * MIB))
+    with served(volume, asks=False) as port:
+
+        def move(root: ET.Element) -> None:
+            on_server(root, port)
+
+        scene.redefine(move)
+        machine.start()
+        kinds = [scene.backup().kind]
+        machine.write("vda", 7, MIB, MIB)
+        point = scene.backup()
+        assert [*kinds, point.kind] == ["full", "rehash"]
+        scene.assert_exact(point)
+        machine.stop()
+
+
 def test_a_disk_of_a_server_with_a_password(
     machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
 ) -> None:
@@ -80,18 +122,7 @@ def test_a_disk_of_a_server_with_a_password(
     with served(volume) as port:
 
         def connect(usage: str) -> None:
-            def edit(root: ET.Element) -> None:
-                disk = root.find("./devices/disk")
-                assert disk is not None
-                disk.set("type", "network")
-                for old in disk.findall("source"):
-                    disk.remove(old)
-                source = ET.SubElement(disk, "source", protocol="iscsi", name=f"{TARGET}/1")
-                ET.SubElement(source, "host", name="127.0.0.1", port=str(port))
-                auth = ET.SubElement(source, "auth", username=USER)
-                ET.SubElement(auth, "secret", type="iscsi", usage=usage)
-
-            scene.redefine(edit)
+            scene.redefine(lambda root: login(on_server(root, port), usage))
 
         keep_secret(libvirt_uri, "right", PASSWORD.encode())
         keep_secret(libvirt_uri, "wrong", b"another-password")

@@ -380,6 +380,16 @@ def test_a_client_that_is_idle_does_not_keep_a_server_alive(own_archive: Archive
         until(lambda: not is_alive(pid))
 
 
+def test_the_directory_of_a_killed_server_is_removed_by_the_next(own_archive: Archive) -> None:
+    process, document = _begin(own_archive)
+    folder = Path(document["uri"].partition("socket=")[2]).parent
+    process.kill()
+    process.wait()
+    assert folder.exists()
+    with own_archive.serve():
+        assert not folder.exists()
+
+
 def test_a_server_outlives_the_thread_that_started_it(archive: Archive) -> None:
     """The kernel tells nbdkit of the end of the thread that it is a child of, not of the process."""
     begun: list[puller.Server] = []

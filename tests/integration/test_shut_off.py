@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import libvirt
 import pytest
 
 import puller
@@ -186,6 +187,8 @@ def test_a_disk_on_a_web_server(raw: Scene) -> None:
         point = raw.backup()
         assert (point.kind, point.disks[0].source) == ("full", "http:disk.raw")
         assert (restored(raw.repository, point, raw.folder) / "vda.raw").read_bytes() == content
+        with pytest.raises(libvirt.libvirtError, match="read-only"):  # no guest can have it to write to
+            raw.machine.start()
         server.shutdown()
     with pytest.raises(NbdError, match=r"qemu-nbd cannot serve http:disk\.raw"):
         raw.backup()

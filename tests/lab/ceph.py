@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.s3server import ATTEMPTS, READY_SECONDS, S3Server, free_ports
+from tests.lab.s3server import ATTEMPTS, READY_SECONDS, S3Server, free_ports, output_of
 
 _PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
@@ -80,8 +80,8 @@ class Ceph(S3Server):
 
     @property
     def version(self) -> str:
-        """Such as ``16.2.15``."""
-        return _output(["radosgw", "--version"]).split()[2].partition("+")[0]
+        """See ``S3Server.version``."""
+        return output_of("radosgw", "--version").split()[2].partition("+")[0]
 
     def start(self) -> None:
         """See ``S3Server.start``."""
@@ -164,7 +164,3 @@ class Ceph(S3Server):
 
     def _with_settings(self, command: Sequence[str]) -> list[str]:
         return [command[0], "-c", str(self._folder / "ceph.conf"), *command[1:]]
-
-
-def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

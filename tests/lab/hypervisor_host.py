@@ -60,6 +60,7 @@ def main() -> int:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/puller"], check=True)
         IMAGES.mkdir(parents=True, exist_ok=True)
         Path("/run/sshd").mkdir(exist_ok=True)
+        _plain_shell(folder / "bashrc")
         (folder / "sshd_config").write_text(_SSHD.format(address=ADDRESS, folder=folder))
         log = (folder / "sshd.log").open("wb")
         sshd = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
@@ -69,6 +70,16 @@ def main() -> int:
         sys.stdin.read()
         sshd.kill()
     return 0
+
+
+def _plain_shell(empty: Path) -> None:
+    """Let root's shell start with nothing: bash(1) reads this file for each command that comes by ssh, and
+    what a developer's does there can take longer than all of puller's questions.
+    """
+    empty.touch()
+    theirs = Path("/root/.bashrc")
+    if theirs.exists():
+        subprocess.run(["mount", "--bind", str(empty), str(theirs)], check=True)
 
 
 if __name__ == "__main__":

@@ -259,7 +259,8 @@ class Machine:
 
     def bitmaps(self, target: str) -> set[str]:
         """Names of the dirty bitmaps of a disk that QEMU knows now, broken ones too."""
-        return {bitmap["name"] for bitmap in self._format_node(target).get("dirty-bitmaps", [])}
+        bitmaps = self._format_node(target).get("dirty-bitmaps", [])
+        return {bitmap["name"] for bitmap in bitmaps if "name" in bitmap}  # a job's own has none
 
     def lose_bitmap(self, target: str, name: str) -> None:
         """Remove a dirty bitmap behind libvirt's back."""

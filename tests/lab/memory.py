@@ -102,6 +102,9 @@ class MemoryStore(Scoped, Unlockable):
             with self._lock:
                 self._objects.pop(validate_key(key), None)
 
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put leaves nothing."""
+
     def _find(self, key: str) -> _Stored:
         stored = self._objects.get(validate_key(key))
         if stored is None:

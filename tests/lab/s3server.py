@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-READY_SECONDS = 60
+READY_SECONDS = 120
 """How long a server may take to answer. Those of scripts/test take about 2.3 s on an idle machine."""
 
 GRPC = 10000
@@ -33,6 +35,10 @@ _PORTS = range(12000, 22000)
 
 ATTEMPTS = 5
 """Starts that are tried: someone else may take a port between the look and the start."""
+
+
+TOOLS = Path(__file__).parents[2] / "build" / "providers" / "bin"
+"""Where scripts/soak-providers installs servers that come from PyPI."""
 
 
 class S3Server(ABC):
@@ -51,6 +57,11 @@ class S3Server(ABC):
     @abstractmethod
     def endpoint(self) -> str:
         """The URL of the S3 server."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version of the program, such as ``16.2.15``."""
 
     @abstractmethod
     def start(self) -> None:
@@ -157,6 +168,56 @@ class S3Server(ABC):
         return self._log.read_text(errors="replace")[-4000:]
 
 
+class SingleServer(S3Server):
+    """A server that is one process with one port. It is killed; what is in memory only is lost."""
+
+    package: str
+    """Its name on PyPI, for the reason of a skip."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    @abstractmethod
+    def program(self) -> str:
+        """The path of its program; empty if it is not installed."""
+
+    @abstractmethod
+    def command(self, port: int) -> list[str]:
+        """The command that serves at ``port``."""
+
+    @property
+    def endpoint(self) -> str:
+        """See ``S3Server.endpoint``."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """See ``S3Server.start``."""
+        if not self.program:
+            pytest.skip(f"{type(self).__name__} ({self.package} of PyPI) is not installed")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(ATTEMPTS):
+            self._port = next(free_ports())
+            self._process = self._spawn(self.command(self._port))
+            if self._becomes_ready(self._process):
+                return
+        raise RuntimeError(f"{type(self).__name__} does not start:\n{self._log_tail()}")
+
+    def stop(self) -> None:
+        """See ``S3Server.stop``."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def output_of(*command: str) -> str:
+    """Return what a command prints, without space around it."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def _put_something(client: S3Client) -> None:
     with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
         client.create_bucket(Bucket="lab-ready")
@@ -170,6 +231,12 @@ def without_aws() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("AWS_") and not name.upper().endswith("_PROXY")
     }
+
+
+def tool(name: str) -> str:
+    """Return the path of a server's program; empty if it is not installed."""
+    beside = [folder / name for folder in (TOOLS, Path(sys.executable).parent)]
+    return next((str(path) for path in beside if path.exists()), None) or shutil.which(name) or ""
 
 
 def free_ports() -> Iterator[int]:

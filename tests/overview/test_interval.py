@@ -3,50 +3,66 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.overview.interval import FEWEST_GAPS, GAPS, Interval, interval_of, is_late
+from puller.overview.interval import FEWEST_GAPS, GAPS, Interval, gaps_of, interval_of, is_late
+from puller.repository.points import Point
+from tests.overview.making import a_chain, a_point
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
-def nightly(count: int) -> list[datetime]:
-    return [NOON + number * DAY for number in range(count)]
+def nightly(count: int, said: str | None = None) -> list[Point]:
+    tags = {} if said is None else {"interval": said}
+    return a_chain(*(NOON + number * DAY for number in range(count)), tags=tags)
 
 
 def test_what_the_job_says_counts() -> None:
-    said = [{"interval": "12h"}] * 5
-    assert interval_of(nightly(5), said) == Interval(12 * HOUR, is_declared=True)
+    assert interval_of(nightly(5, "12h")) == Interval(12 * HOUR, is_declared=True)
 
 
 def test_a_backup_by_hand_does_not_hide_what_the_job_says() -> None:
-    times = [*nightly(5), NOON + 4 * DAY + HOUR]
-    assert interval_of(times, [{"interval": "1d"}] * 5 + [{}]) == Interval(DAY, is_declared=True)
+    points = [*nightly(5, "1d"), a_point(NOON + 4 * DAY + HOUR)]
+    assert interval_of(points) == Interval(DAY, is_declared=True)
 
 
 @pytest.mark.parametrize("said", ["", "0", "soon", "1m"])
 def test_what_nobody_can_read_is_estimated(said: str) -> None:
-    assert interval_of(nightly(6), [{"interval": said}] * 6) == Interval(DAY, is_declared=False)
+    assert interval_of(nightly(6, said)) == Interval(DAY, is_declared=False)
 
 
 def test_one_odd_backup_does_not_change_the_rhythm() -> None:
-    times = sorted([*nightly(6), NOON + 5 * DAY + HOUR])
-    assert interval_of(times, [{}] * 7) == Interval(DAY, is_declared=False)
+    points = sorted([*nightly(6), a_point(NOON + 5 * DAY + HOUR)], key=lambda point: point.time)
+    assert interval_of(points) == Interval(DAY, is_declared=False)
 
 
-def test_thinned_points_do_not_count_for_ever() -> None:
-    weekly = [NOON - number * 7 * DAY for number in range(9, 0, -1)]
-    assert interval_of([*weekly, *nightly(GAPS + 1)], [{}] * 99) == Interval(DAY, is_declared=False)
+def test_points_that_a_prune_has_removed_count() -> None:
+    weekly = nightly(50)[::7]
+    assert interval_of(weekly) == Interval(DAY, is_declared=False), "each names the one of the day before"
+
+
+def test_fulls_name_no_parent_so_the_kept_points_count() -> None:
+    points = [a_point(NOON + number * 7 * DAY) for number in range(6)]
+    assert interval_of(points) == Interval(7 * DAY, is_declared=False)
+    assert not any(gap.is_certain for gap in gaps_of(points))
+
+
+def test_a_gap_begins_at_the_last_known_backup() -> None:
+    first, second = nightly(2)
+    later = a_point(NOON + 3 * DAY, first)
+    assert [(gap.begin, gap.end) for gap in gaps_of([first, second, later])] == [
+        (first.time, second.time),
+        (second.time, later.time),
+    ]
 
 
 @pytest.mark.parametrize("count", range(FEWEST_GAPS + 1))
 def test_few_points_tell_nothing(count: int) -> None:
-    assert interval_of(nightly(count), [{}] * count) is None
+    assert interval_of(nightly(count)) is None
 
 
 @pytest.mark.parametrize(
@@ -69,8 +85,8 @@ def test_without_an_interval_nothing_is_late() -> None:
 
 @given(st.lists(st.integers(0, 10**7), min_size=FEWEST_GAPS + 1, max_size=40))
 def test_an_estimate_lies_between_the_gaps(seconds: list[int]) -> None:
-    times = [NOON + timedelta(seconds=second) for second in sorted(seconds)]
-    gaps = [later - earlier for earlier, later in pairwise(times)][-GAPS:]
-    found = interval_of(times, [{}] * len(times))
+    points = a_chain(*(NOON + timedelta(seconds=second) for second in sorted(seconds)))
+    lengths = [gap.length for gap in gaps_of(points)][-GAPS:]
+    found = interval_of(points)
     assert found is not None
-    assert min(gaps) <= found.length <= max(gaps)
+    assert min(lengths) <= found.length <= max(lengths)

@@ -1,4 +1,7 @@
-"""A run over a QEMU without libvirt that fails at any step leaves nothing, and the next one is exact."""
+"""A run over a QEMU without libvirt that fails at any QMP command leaves nothing, and the next one is exact.
+
+tests/ways has a fault for each step of the transaction.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,11 @@ from puller.errors import (
     HypervisorError,
     JobRunning,
     Locked,
-    NbdError,
-    StoreUnavailable,
 )
 from puller.events import Event, Notice
-from puller.nbd.export import Export
 from puller.qmp.monitor import Monitor
-from puller.repository.points import Points
-from puller.repository.writing.run import Run
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
-from tests.integration.test_faults import STEPS, Planned, after, at_step, before
 from tests.integration.test_generations import ODD
 from tests.lab.machine import DiskSpec
 from tests.lab.qemu import BareMachine, free_port
@@ -90,35 +87,6 @@ class Scene:
 @pytest.fixture
 def scene(bare_factory: BareFactory, tmp_path: Path, truth: Truth) -> Scene:
     return Scene(bare_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", ODD)), tmp_path, truth)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_run_stopped_at_a_step(scene: Scene, step: str) -> None:
-    with pytest.raises(Planned):
-        scene.backup(observer=at_step(step))
-    scene.assert_clean()
-    scene.assert_next_is_exact()
-
-
-FAULTS = {
-    "query": (Export, "dirty_bytes", before, NbdError("gone")),
-    "read": (Run, "encode", before, Planned()),
-    "store, packs": (Run, "_upload_pack", before, StoreUnavailable("gone")),
-    "store, flushed": (Run, "flush", after, None),
-    "commit, before": (Points, "commit", before, StoreUnavailable("gone")),
-    "interrupted": (Points, "commit", before, KeyboardInterrupt()),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_that_fails_inside_a_step(scene: Scene, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, name, how, error = FAULTS[fault]
-    with monkeypatch.context() as patch:
-        how(patch, owner, name, *([] if error is None else [error]))
-        with pytest.raises((Planned, StoreUnavailable, NbdError, KeyboardInterrupt)):
-            scene.backup()
-    scene.assert_clean()
-    scene.assert_next_is_exact()
 
 
 def fail_at(

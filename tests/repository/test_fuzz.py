@@ -68,7 +68,7 @@ def test_what_is_no_utf8_or_nested_too_deep_is_damage(content: bytes) -> None:
         points.decode(content, "points/x/y")
     store = MemoryStore()
     store.put(f"keys/{'0' * 16}", content)
-    ((_, slot),) = slots.list_slots(store)
+    ((_, slot),) = slots.list_slots(store, bytes(16))
     assert isinstance(slot, DamagedData)
     head = b'{"format": "puller", "version": 1, "id": "' + b"0" * 32 + b'", "x": '
     with pytest.raises((DamagedData, NoRepository)):
@@ -86,7 +86,7 @@ def test_a_time_that_cannot_be_shown_is_damage(time: str) -> None:
     (info,) = store.list("keys/")
     slot = {**msgspec.json.decode(store.get(info.key)), "created": time}
     store.put(info.key, msgspec.json.encode(slot))
-    ((_, found),) = slots.list_slots(store)
+    ((_, found),) = slots.list_slots(store, repository.descriptor.id_bytes)
     assert isinstance(found, DamagedData)
 
 

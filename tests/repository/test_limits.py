@@ -268,7 +268,7 @@ def test_what_is_read_without_a_key_is_small() -> None:
     repository = repositories.create(store, Password("correct horse"))
     largest = bytes(64 * 1024)
     store.put("keys/" + "0" * 16, largest + b"\0")
-    (fault,) = [slot for _, slot in list_slots(store) if isinstance(slot, DamagedData)]
+    (fault,) = [slot for _, slot in list_slots(store, bytes(16)) if isinstance(slot, DamagedData)]
     assert "at most 65536 are plausible" in fault.message
     text = store.get("repository.json")
     store.put("repository.json", text.ljust(len(largest)))

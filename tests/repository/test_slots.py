@@ -11,6 +11,7 @@ from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeyFile, Password
 from puller.repository.repository import Repository
 from puller.units import CHUNK, Extent, Kind
+from puller.upkeep.keys import list_keys, remove_key
 from tests.lab.feed import read_disk, store_disk
 from tests.lab.memory import MemoryStore
 
@@ -31,7 +32,7 @@ def test_a_second_password_opens_the_same_data_and_the_first_can_go(repository: 
     root, _ = store_disk(repository, b"guest" * 40000)
     first = opened(repository, FIRST)
     slots.add_slot(repository.store, first, Password("new"), FULL, "second")
-    slots.remove_slot(repository.store, first.slot_id)
+    slots.remove_slot(repository.store, repository.descriptor.id_bytes, first.slot_id)
     assert (
         read_disk(repositories.open_repository(repository.store, Password("new")), root) == b"guest" * 40000
     )
@@ -104,10 +105,36 @@ def test_the_last_full_slot_stays(repository: Repository) -> None:
     first = opened(repository, FIRST)
     slots.add_slot(repository.store, first, FILE, BACKUP_ONLY, "")
     with pytest.raises(UsageError, match="no other key can read"):
-        slots.remove_slot(repository.store, first.slot_id)
+        slots.remove_slot(repository.store, repository.descriptor.id_bytes, first.slot_id)
     with pytest.raises(UsageError, match="no key"):
-        slots.remove_slot(repository.store, "f" * 16)
-    assert [slot.role for _, slot in slots.list_slots(repository.store) if isinstance(slot, slots.KeySlot)]
+        slots.remove_slot(repository.store, repository.descriptor.id_bytes, "f" * 16)
+    assert [
+        slot.role
+        for _, slot in slots.list_slots(repository.store, repository.descriptor.id_bytes)
+        if isinstance(slot, slots.KeySlot)
+    ]
+
+
+def test_a_slot_that_an_init_left_which_was_cut_off_is_no_key_of_this_repository(
+    repository: Repository,
+) -> None:
+    """It would count as the last full key: the real one could be removed, and nothing would open any more."""
+    unfinished = repositories.create(MemoryStore(), FILE)
+    for info in unfinished.store.list("keys/"):
+        repository.store.put(info.key, unfinished.store.get(info.key))
+    (key,) = list_keys(repository, FIRST)
+    assert key.opened
+    with pytest.raises(UsageError, match="no other key can read"):
+        remove_key(repository, key.key)
+    with pytest.raises(WrongKey):
+        opened(repository, FILE)
+
+
+def test_a_slot_that_an_init_left_does_not_stand_in_the_way_of_one_without_encryption() -> None:
+    unfinished = repositories.create(MemoryStore(), FILE).store
+    unfinished.delete(["repository.json"])
+    plain = repositories.create(unfinished, None)
+    assert repositories.open_repository(unfinished, None).id == plain.id
 
 
 def test_damaged_slots(repository: Repository) -> None:

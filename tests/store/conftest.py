@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,29 +18,20 @@ from puller.store.s3.client import make_client
 from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
 from tests.lab.memory import MemoryStore
+from tests.lab.providers import BUCKETS, tested
 from tests.lab.s3server import S3Server
 
 MakeS3Store = Callable[[], S3Store]
 
 
-BUCKETS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
-    "versioned": {"versioned": True},
-    "locked": {"lock_days": 1},
-}
-"""What is asked of ``S3Server.make_bucket``. Each server is tested with a bucket of each kind."""
-
-S3_STORES = [f"{server} {kind}" for server in ("seaweed", "ceph") for kind in BUCKETS]
-
-
 @pytest.fixture(scope="session")
-def s3_stores(request: pytest.FixtureRequest) -> Callable[[str], MakeS3Store]:
-    """Return what makes stores of one of S3_STORES, whose server starts when the first is wanted."""
+def s3_stores(servers: Callable[[str], S3Server]) -> Callable[[str], MakeS3Store]:
+    """Return what makes stores of one of ``tested()``, whose server starts when the first is wanted."""
 
     @cache
     def stores(name: str) -> MakeS3Store:
         server, kind = name.split()
-        return _stores_of(request.getfixturevalue(server), kind)
+        return _stores_of(servers(server), kind)
 
     return stores
 
@@ -62,7 +52,7 @@ def make_s3_store(s3_stores: Callable[[str], MakeS3Store]) -> MakeS3Store:
     return s3_stores("seaweed plain")
 
 
-@pytest.fixture(params=["memory", "folder", "paced", "retrying", "unconditional", *S3_STORES])
+@pytest.fixture(params=["memory", "folder", "paced", "retrying", "unconditional", *tested()])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind in turn, as puller uses it."""
     if request.param == "memory":

@@ -17,6 +17,7 @@ import pytest
 
 from puller.errors import (
     NoBucket,
+    ObjectExists,
     ObjectNotFound,
     StoreDenied,
     StoreError,
@@ -80,6 +81,55 @@ class TestDurability:
         (tmp_path / "repository/.snapshots/c").write_bytes(b"")
         assert [info.key for info in store.list("")] == ["points/a"]
         assert (folder / ".tmp-1234").exists()
+
+    def test_leftovers_of_a_crash_are_swept_when_they_are_old(
+        self, store: FolderStore, tmp_path: Path
+    ) -> None:
+        store.put("points/a/b", b"")
+        root = tmp_path / "repository"
+        ours, theirs = ".tmp-0123456789abcdef", "b.tmp-0123456789abcdef"
+        (root / ".snapshots").mkdir()
+        (root / "photos").mkdir()
+        places = [root, root / "points", root / "points/a", root / ".snapshots", root / "photos"]
+        for folder in places:
+            for name in (ours, theirs):
+                (folder / name).write_bytes(b"half")
+                os.utime(folder / name, (1000.0, 1000.0))
+        (root / "points/.tmp-fedcba9876543210").write_bytes(b"of a put that is under way")
+        store.sweep(["points/", "packs/"], 1000.0)
+        assert all((folder / ours).exists() for folder in places)
+        store.sweep(["points/", "packs/"], 1001.0)
+        assert [(folder / ours).exists() for folder in places] == [False, False, False, True, True]
+        assert all((folder / theirs).exists() for folder in places)
+        assert (root / "points/.tmp-fedcba9876543210").exists()
+        assert store.get("points/a/b") == b""
+
+    def test_an_object_that_exists_is_durable_before_that_is_said(
+        self, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A first try may have failed after the name was there, and the second one counts as done."""
+        store.put_new("a/b", b"content")
+        synced: list[Path] = []
+        monkeypatch.setattr("puller.store.folder.sync_folder", synced.append)
+        with pytest.raises(ObjectExists):
+            store.put_new("a/b", b"content")
+        assert synced == [tmp_path / "repository/a"]
+
+    def test_a_deletion_is_durable_when_it_returns(
+        self, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What takes an object's place lies beside it, and is durable before the object goes."""
+        for key in ("a/1", "a/2", "b/3"):
+            store.put(key, b"")
+        names: list[list[str]] = []
+
+        def spy(folder: Path) -> bool:
+            names.append(sorted(path.name for path in folder.iterdir()))
+            return True
+
+        monkeypatch.setattr("puller.store.folder.sync_folder", spy)
+        store.delete(["a/1", "b/3", "a/2", "c/absent"])
+        assert names == [["1", "2"], [], ["3"], []]
 
 
 def test_only_the_owner_may_read(store: FolderStore, tmp_path: Path) -> None:

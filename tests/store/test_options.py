@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 import puller
-from puller.errors import StoreDenied, UsageError
+from puller.errors import StoreDenied, StoreError, UsageError
 from puller.store.location import open_store
 from puller.store.options import BULK, DEFAULTS, StoreOptions, from_environment
 from puller.store.s3.client import connect
@@ -77,9 +77,17 @@ def test_the_requester_pays_for_every_request(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize(("style", "host"), [("path", "localhost"), ("virtual", "bucket.localhost")])
+@pytest.mark.parametrize("profile", ["path", "virtual"])
 def test_the_address_of_the_bucket(
-    monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, style: str, host: str
+    monkeypatch: pytest.MonkeyPatch,
+    server: ScriptedServer,
+    tmp_path: Path,
+    profile: str,
+    style: str,
+    host: str,
 ) -> None:
+    (tmp_path / "config").write_text(f"[default]\ns3 =\n  addressing_style = {profile}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint.replace("127.0.0.1", "localhost"))
     resolve = socket.getaddrinfo
     monkeypatch.setattr("socket.getaddrinfo", lambda host, *rest: resolve("127.0.0.1", *rest))
@@ -166,6 +174,19 @@ def test_every_object_of_a_repository_is_encrypted_with_the_key_by_a_real_server
     for key in keys:
         assert client.head_object(Bucket="encrypted", Key=f"kvm/{key}")["SSEKMSKeyId"] == KMS_KEY
     assert puller.check(repository, read_data=100).errors == ()
+
+
+def test_a_class_that_the_server_does_not_have(monkeypatch: pytest.MonkeyPatch, seaweed: Seaweed) -> None:
+    seaweed.use(monkeypatch)
+    seaweed.make_bucket("classless")
+    store = open_store("s3://classless/kvm", StoreOptions(storage_class="NONSENSE"))
+    store.put("points/a", b"body")
+    with pytest.raises(StoreError) as caught:
+        store.put("packs/00/a", b"body")
+    assert caught.value.message.endswith(
+        ": The storage class you specified is not valid (InvalidStorageClass)"
+    )
+    assert caught.value.advice == "Set storage-class to a class that the server has, or remove it."
 
 
 def test_a_key_that_the_server_does_not_have(monkeypatch: pytest.MonkeyPatch, ceph: Ceph) -> None:

@@ -327,6 +327,7 @@ class TestRequests:
         assert "x-amz-checksum-sha256" not in refused.headers
         expected = base64.b64encode(hashlib.sha256(body).digest()).decode()
         assert [request.headers["x-amz-checksum-sha256"] for request in accepted] == [expected] * 2
+        assert {request.headers["x-amz-sdk-checksum-algorithm"] for request in accepted} == {"SHA256"}
         assert [request.body == body for request in accepted] == [True] * 2
 
     def test_deletes_carry_the_md5_that_old_servers_ask_for(self, at: Callable[[str], S3Store]) -> None:

@@ -176,6 +176,16 @@ class TestMissingFields:
         with scripted_server(Answer(200, b"<ListBucketResult>" + entry + b"</ListBucketResult>")) as server:
             assert "sends no time of a" in raised(OPERATIONS["list"], at(server.endpoint)).message
 
+    @pytest.mark.parametrize("etag", [b"1", b"&quot;1&quot;"])
+    def test_etags_of_listings_with_and_without_quotes(self, at: Connect, etag: bytes) -> None:
+        """rclone's have none, unlike those of its other answers."""
+        time = b"<LastModified>2026-11-23T05:00:00.000Z</LastModified>"
+        entry = (
+            b"<Contents><Key>prefix/a</Key><Size>1</Size><ETag>" + etag + b"</ETag>" + time + b"</Contents>"
+        )
+        with scripted_server(Answer(200, b"<ListBucketResult>" + entry + b"</ListBucketResult>")) as server:
+            assert [info.etag for info in at(server.endpoint).list("")] == ['"1"']
+
     def test_a_listing_that_is_cut_and_does_not_say_how_to_go_on(self, at: Connect) -> None:
         """The client would take it for the end, and prune for all that there is."""
         body = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"

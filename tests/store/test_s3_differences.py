@@ -7,21 +7,29 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import puller
+from puller.api.arguments import working
 from puller.cancelling import CancelScope
+from puller.diagnosis.finding import Status
 from puller.diagnosis.store import examine
 from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreDenied, StoreError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
 from puller.repository.keys.keyring import KeyRing
+from puller.repository.repository import Repository
 from puller.store.base import Store
+from puller.store.objectlock import ObjectVersion
 from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from puller.store.unconditional import UnconditionalStore
+from tests.lab.history import MOMENT, Disk, back_up, wrong_points
 from tests.store.certificates import make_certificate
 from tests.store.scripted import LARGE, ONCE, Answer, Request, s3_error
 from tests.store.stub import Quirk, Stub, key_of, operation, stub_server
@@ -76,6 +84,22 @@ def when(asked: str, answer: Answer) -> Quirk:
 
 class TestWordless:
     """Answers that lack what AWS sends."""
+
+    def test_a_listing_has_no_etags_of_objects_that_are_deleted_meanwhile(self, opened: Open) -> None:
+        etag_less = (
+            b"<ListBucketResult>"
+            + b"".join(
+                b"<Contents><Key>kvm/" + key + b"</Key><Size>1</Size>"
+                b"<LastModified>2026-11-23T05:00:00.000Z</LastModified></Contents>"
+                for key in (b"gone", b"here")
+            )
+            + b"</ListBucketResult>"
+        )
+        with stub_server(when("ListObjectsV2", Answer(200, etag_less))) as stub:
+            at = opened(stub)
+            at.store.put("here", b"1")
+            assert list(at.store.list("")) == [at.store.stat("here")]
+            assert at.notices == []
 
     @pytest.mark.parametrize(
         ("body", "words"),
@@ -163,10 +187,11 @@ class TestTails:
             assert it.store.get_range("a", 0, 6) == b"a long"
         assert it.notices == []
 
-    def refuse_long(self, stub: Stub, request: Request) -> Answer | None:
+    @staticmethod
+    def refuse_long(stub: Stub, request: Request) -> Answer | None:
         """As rclone does."""
         length = request.headers.get("range", "").removeprefix("bytes=-")
-        too_long = length.isdigit() and int(length) > len(stub.objects[key_of(request)])
+        too_long = length.isdigit() and int(length) > len(stub.objects.get(key_of(request), b""))
         return s3_error(416, "InvalidRange") if too_long else None
 
     def test_a_range_longer_than_the_object(self, opened: Open) -> None:
@@ -258,6 +283,34 @@ class TestDeletions:
             assert list(stub.objects) == ["kvm/locked"]
             it.store.put("free", b"")
         assert it.notices == [self.NOTICE]
+
+    def test_versions(self, opened: Open) -> None:
+        """Single versions are deleted where Object Lock keeps some of them."""
+        versions = [ObjectVersion("a", number, 0, 0.0) for number in ("1", "locked", "3")]
+
+        def quirk(stub: Stub, request: Request) -> Answer | None:
+            denied = operation(request) == "DeleteObjects" or "versionId=locked" in request.path
+            return s3_error(403, "AccessDenied") if denied else None
+
+        with stub_server(quirk) as stub:
+            it = opened(stub)
+            for _ in range(2):
+                assert it.store.locks.delete(versions) == (versions[1],)
+            assert it.store.locks.delete(versions[1:2]) == (versions[1],)
+            assert stub.operations == ["DeleteObjects", *["DeleteObject"] * 7]
+            it.store.put("a", b"")
+        assert it.notices == [self.NOTICE]
+
+    def test_versions_that_are_all_kept(self, opened: Open) -> None:
+        versions = [ObjectVersion("a", number, 0, 0.0) for number in ("1", "2")]
+
+        def quirk(stub: Stub, request: Request) -> Answer | None:
+            return s3_error(403, "AccessDenied")
+
+        with stub_server(quirk) as stub:
+            it = opened(stub)
+            assert it.store.locks.delete(versions) == tuple(versions)
+            assert it.store.locks.delete([]) == ()
 
     def test_no_bucket_is_no_difference(self, opened: Open) -> None:
         with stub_server(when("DeleteObjects", s3_error(404, "NoSuchBucket"))) as stub:
@@ -632,3 +685,73 @@ class TestNotices:
             it.store.put("a", b"")
             it.store.put("b", b"")
         assert it.notices == [TestDeletions.NOTICE]
+
+
+class TestHistories:
+    """What users are told: by backups, prune and check, each of which is a process of its own."""
+
+    @staticmethod
+    def differ(stub: Stub, request: Request) -> Answer | None:
+        """Have the differences of Ceph once versioning is switched on, and those of rclone."""
+        TestConditions.ignore(stub, request)
+        if operation(request) == "DeleteObjects":
+            return s3_error(403, "AccessDenied", "")
+        return TestAbsence.deny_absent(stub, request) or TestTails.refuse_long(stub, request)
+
+    def test_on_a_server_that_differs_in_all(self, opened: Open) -> None:
+        with stub_server() as stub:
+            opened(stub)
+            url = "s3://bucket/kvm"
+            puller.create_repository(url)
+            stub.quirk = self.differ
+            disk: Disk = [1, 2, 0, 3]
+            runs: dict[str, list[str]] = {name: [] for name in ("backup", "again", "prune", "check")}
+            first = back_up(observed(url, runs["backup"]), "web1", disk).commit()
+            repository = observed(url, runs["again"])
+            later = back_up(repository, "web1", [1, 4, 0, 3], first, disk, moment=MOMENT + DAY).commit()
+            pruned = puller.prune(
+                puller.open_repository(url),
+                puller.Policy(last=1),
+                grace=timedelta(0),
+                observer=partial(keep_notice, runs["prune"]),
+            )
+            assert pruned.removed == (first.point,)
+            report = puller.check(
+                puller.open_repository(url), read_data=1.0, observer=partial(keep_notice, runs["check"])
+            )
+            assert report.errors == ()
+            assert wrong_points(puller.open_repository(url), {later.point: [1, 4, 0, 3]}) == []
+        for name in ("backup", "again", "prune"):
+            assert TestConditions.NOTICE in runs[name], name
+        assert TestDeletions.NOTICE in runs["prune"]
+        for notices in runs.values():
+            assert len(set(notices)) == len(notices)
+
+
+DAY = timedelta(days=1)
+
+
+def observed(url: str, notices: list[str]) -> Repository:
+    return working(puller.open_repository(url), "web1", partial(keep_notice, notices))
+
+
+def keep_notice(notices: list[str], event: puller.Event) -> None:
+    if isinstance(event, puller.Notice):
+        notices.append(event.text)
+
+
+def test_doctor_lists_what_it_met(opened: Open) -> None:
+    with stub_server(TestHistories.differ) as stub:
+        it = opened(stub)
+        repositories.create(it.retrying, None)
+        found = {item.name: item for item in examine(opened(stub).store)}
+    assert found["conditional-writes"].status is Status.WARN
+    assert found["differences"].status is Status.OK
+    assert found["differences"].text == TestDeletions.NOTICE
+
+
+def test_doctor_met_nothing(opened: Open) -> None:
+    with stub_server() as stub:
+        repositories.create(opened(stub).retrying, None)
+        found = {item.name: item.text for item in examine(opened(stub).store)}
+    assert found["differences"] == "none was met"

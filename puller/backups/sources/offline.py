@@ -35,14 +35,14 @@ from puller.errors import (
     NbdError,
     UnsupportedDisk,
 )
-from puller.host.access import LOCAL, FileStatus
+from puller.host.access import FileStatus
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.nbd.image import ImageServer, Keys
-from puller.nbd.strays import end_strays, end_strays_of
+from puller.nbd.strays import end_strays
 
 _USABLE = frozenset({"auto"})
 
@@ -156,19 +156,13 @@ class StoredDisks(FrozenDisks):
         self._seen: dict[Path, FileStatus] = {}
 
     def __enter__(self) -> Self:
-        self._end_strays()
+        end_strays(self._host, self._domain.scope)
         with ExitStack() as servers:
             servers.enter_context(self._starts)
             self.exports = tuple(self._serve(servers, disk) for disk in self._disks)
             self.confirm()
             self._servers = servers.pop_all()
         return self
-
-    def _end_strays(self) -> None:
-        if self._host is LOCAL:
-            end_strays(self._domain.scope)
-        else:
-            end_strays_of(self._host, self._domain.scope)
 
     def __exit__(self, *failure: Any) -> None:
         self._servers.__exit__(*failure)

@@ -26,6 +26,7 @@ from puller.hypervisor.job.pushjob import PushJob
 from puller.hypervisor.space import staging
 from puller.hypervisor.space.seal import seal_of
 from puller.nbd.image import ImageServer, copy_bytes, detach_backing
+from puller.nbd.strays import end_strays
 from puller.pipeline.flow import Flow
 from puller.repository.repository import Repository
 
@@ -132,6 +133,7 @@ class Push(DomainSource):
 
     def freeze(self, bases: Mapping[str, Base], checkpoint: str, point_id: str) -> PushedDisks:
         """See Source. ``check_room`` comes before it."""
+        end_strays(self._domain.host, self._domain.scope)  # before there is a job
         targets = [disk.target for disk in self._disks] if self._keep else []
         seal = seal_of(self._domain, self._disks, checkpoint, targets)
         job = PushJob(

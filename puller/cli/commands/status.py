@@ -17,6 +17,7 @@ from puller.errors import DamagedData, MachinesLate, PullerError
 
 if TYPE_CHECKING:
     from puller.overview.machine import MachineStatus
+    from puller.repository.repository import Repository
 
 EXCLUDE = click.option(
     "--exclude",
@@ -26,25 +27,42 @@ EXCLUDE = click.option(
 )
 
 
+ALSO = click.option(
+    "--also",
+    multiple=True,
+    metavar="NAME",
+    help="Also read this repository: a name in [repositories] of the configuration, or a URL. Can be "
+    "repeated.",
+)
+
+
 @click.command("status", cls=Command)
 @hosts_option("Show only machines whose newest point was taken by HOST: a name, or a pattern such as 'kvm*'.")
 @EXCLUDE
+@ALSO
 @click.pass_obj
-def command(settings: Settings, hosts: tuple[str, ...], exclude: tuple[str, ...]) -> Outcome:
+def command(
+    settings: Settings, hosts: tuple[str, ...], exclude: tuple[str, ...], also: tuple[str, ...]
+) -> Outcome:
     """Show which machines are late, and when each was proven.
 
     A machine is late if it has no new point for longer than its job's 'interval', or else for longer than
     twice the usual time between its points. The exit code is 1 if any is late.
     """
-    repository = open_repository(settings)
+    repositories = open_all(settings, also)
     from puller import api
 
     damaged: list[DamagedData] = []
     machines = api.status(
-        [repository], hosts=hosts, exclude=exclude, damaged=lambda _, error: damaged.append(error)
+        repositories, hosts=hosts, exclude=exclude, damaged=lambda _, error: damaged.append(error)
     )
     now = datetime.now(UTC)
     return Outcome(_document(machines), listing(machines, now), _failure(machines, damaged))
+
+
+def open_all(settings: Settings, also: Sequence[str]) -> list[Repository]:
+    """Open the repository, and the others that are named."""
+    return [open_repository(settings), *(open_repository(settings.of(name)) for name in also)]
 
 
 def _document(machines: Sequence[MachineStatus]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from puller.cli.output import console
@@ -78,6 +78,11 @@ class Settings:
         if word := self.repository or configuration.repository:
             self.place = configuration.place(word)
             self.repository = self.place.url
+
+    def of(self, word: str) -> Settings:
+        """Return the settings for another repository: a name in the configuration, or a URL."""
+        place = self.configure().place(word)
+        return replace(self, repository=place.url, place=place)
 
     def begin_job(self, name: str) -> Job:
         """Return the job of this name, whose settings override the defaults. Raises UsageError."""

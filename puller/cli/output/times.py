@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-_STEPS = ((60, "s"), (60, "min"), (24, "h"), (365, "d"))
+from puller.units import format_age
 
 
 def rfc3339(moment: datetime) -> str:
@@ -24,12 +24,7 @@ def utc(moment: datetime) -> str:
 
 def age(moment: datetime, now: datetime) -> str:
     """Return the age in the largest unit that fits, such as ``3 h``. A future time counts as now."""
-    count = max(0, int((now - moment).total_seconds()))
-    for size, unit in _STEPS:
-        if count < size:
-            return f"{count} {unit}"
-        count //= size
-    return f"{count} y"
+    return format_age(now - moment)
 
 
 def duration(seconds: float) -> str:

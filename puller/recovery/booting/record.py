@@ -99,8 +99,10 @@ def make_folder(storage: Path | None, name: str) -> Path:
             outputs.make_folder(parent, ENTERED)
         folder.mkdir(mode=0o700)
         folder.chmod(ENTERED)
+        outputs.sync_if_possible(folder.parent)
         if folder != known:
             known.symlink_to(folder)
+            outputs.sync_if_possible(known.parent)
     return folder
 
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from puller.cancelling import CancelScope
 from puller.errors import NoSuchDisk, PullerError, ServeFailed, UsageError
 from puller.events import Notice, Observer, ignore
-from puller.host.runtime import SOCKET_PATH, SocketFolder
+from puller.host.runtime import SOCKET_PATH, SocketFolder, remove_abandoned
 from puller.recovery.serving import session as sessions
 from puller.recovery.serving.session import Ready, Report, Session
 from puller.units import GIB, MIB
@@ -200,6 +200,7 @@ class ServerProcess:
             return None
         path = self._service.socket
         if path is None:
+            remove_abandoned(SOCKET_FOLDER)
             folder = SocketFolder(SOCKET_FOLDER, "socket")
             stack.callback(folder.cleanup)
             return folder.path / "socket"

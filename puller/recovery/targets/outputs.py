@@ -208,10 +208,7 @@ def new_file(path: Path, publish: Publish) -> Iterator[Path]:
         yield partial
         _make_durable(partial)
         publish(partial, path)
-        with suppress(
-            OSError
-        ):  # the disk is whole and has its name, whether or not folders can be synced here
-            sync_folder(path.parent)
+        sync_if_possible(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -242,13 +239,23 @@ def _past_the_cache(descriptor: int) -> Iterator[int | None]:
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make the folder and all that is missing above it, each of ``mode``: for this user only."""
+    """Make the folder and all that is missing above it, each of ``mode``: for this user only.
+
+    It is durable, or what is put into it would be lost with it.
+    """
     if path.is_dir():
         return
     make_folder(path.parent, mode)
     with suppress(FileExistsError):  # made by somebody just now
         path.mkdir(mode=0o700)
         path.chmod(mode)  # whatever the umask
+    sync_if_possible(path.parent)
+
+
+def sync_if_possible(folder: Path) -> None:
+    """Sync the folder. What is in it is whole, so where folders cannot be synced that is no failure."""
+    with suppress(OSError):
+        sync_folder(folder)
 
 
 def closed_to_others(path: Path) -> Path | None:

@@ -37,3 +37,8 @@ def is_foreign(key: str, size: int) -> bool:
     folder, _, rest = key.partition("/")
     is_empty = not size and folder not in ("kept", "locks")  # a keep protects its point, a lease expires
     return is_empty or re.fullmatch(_SHAPES[f"{folder}/"], rest) is None
+
+
+def is_trial(key: str) -> bool:
+    """Return whether ``init`` or ``doctor`` named the object so, to find out what the store can do."""
+    return re.fullmatch(f"locks/{RANDOM}", key) is not None

@@ -87,11 +87,16 @@ def info_of(key: str, size: object, fields: Mapping[str, Any], place: str) -> Ob
     modified, etag = fields.get("LastModified"), fields.get("ETag")
     told = {"size": isinstance(size, int), "time": isinstance(modified, datetime), "ETag": bool(etag)}
     if isinstance(size, int) and isinstance(modified, datetime) and etag:
-        return ObjectInfo(key, size, modified.timestamp(), str(etag))
+        return ObjectInfo(key, size, modified.timestamp(), quoted(str(etag)))
     raise UnsupportedByStore(
         f"the server sends no {' and no '.join(name for name in told if not told[name])} of {key} in {place}",
         advice="Use a server that sends size, time and ETag of each object.",
     )
+
+
+def quoted(etag: str) -> str:
+    """Return ``etag`` in the quotes that belong to it; rclone's listings lack them."""
+    return etag if etag.endswith('"') else f'"{etag}"'
 
 
 def read_bounded(body: _Readable, announced: int | None, limit: int | None) -> bytes:

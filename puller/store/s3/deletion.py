@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from botocore.exceptions import ClientError
 
@@ -15,16 +15,26 @@ from puller.store.s3.errors import refuses_batches, translate_code, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 BATCH = 1000
 """Keys in one DeleteObjects request: the limit of the S3 API."""
 
 _THREADS = 8
+_GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
+
+
+class Target(NamedTuple):
+    """The whole name of an object, and the version if only that one is to be deleted."""
+
+    name: str
+    version: str | None = None
+
+
+Failure = tuple[Target, StoreError]
 
 
 class Deletions:
-    """Deletions of objects in ``bucket``, by their whole names."""
+    """Deletions of objects in ``bucket``."""
 
     def __init__(
         self, client: S3Client, bucket: str, differences: Differences, place: str, by_proxy: bool
@@ -35,49 +45,51 @@ class Deletions:
         self._action = f"cannot delete objects in {place}"
         self._by_proxy = by_proxy
 
-    def delete(self, scope: CancelScope, names: Sequence[str]) -> Sequence[StoreError]:
-        """Delete at most a ``BATCH``; return the failures of single objects. Raises StoreError."""
+    def delete(self, scope: CancelScope, targets: Sequence[Target]) -> Sequence[Failure]:
+        """Delete at most a ``BATCH``; return those that stay, with the reasons. Raises StoreError."""
         if self._differences.met(ONE_BY_ONE):
-            return self._delete_singly(scope, names)
+            return self._delete_singly(scope, targets)
         try:
-            return self._delete_together(names)
+            return self._delete_together(targets)
         except StoreError as error:
             if not isinstance(error.__cause__, ClientError) or not refuses_batches(error.__cause__):
                 raise
-            failures = self._delete_singly(scope, names)
-            if len(failures) == len(names):  # the deletion is refused, not its form
+            failures = self._delete_singly(scope, targets)
+            if len(failures) == len(targets):  # the deletion is refused, not its form
                 raise
         self._differences.note(ONE_BY_ONE)
         return failures
 
-    def _delete_together(self, names: Iterable[str]) -> Sequence[StoreError]:
-        objects: Sequence[ObjectIdentifierTypeDef] = [{"Key": name} for name in names]
+    def _delete_together(self, targets: Iterable[Target]) -> Sequence[Failure]:
+        objects: Any = [_parameters(target) for target in targets]
         with translated(self._action, self._by_proxy):
             answer = self._client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
             )
         return [
-            translate_code(
-                failure.get("Code") or "",
-                failure.get("Message") or "",
-                f"{self._action}: {failure.get('Key')}",
-            )
+            self._failure(failure)
             for failure in answer.get("Errors") or ()
-            if failure.get("Code") != "NoSuchKey"
+            if failure.get("Code") not in _GONE
         ]
 
-    def _delete_singly(self, scope: CancelScope, names: Sequence[str]) -> Sequence[StoreError]:
-        def delete(_: CancelScope, name: str) -> StoreError | None:
-            failure = self._delete_one(name)
+    def _failure(self, failure: Mapping[str, Any]) -> Failure:
+        code, message, name = (failure.get(field) or "" for field in ("Code", "Message", "Key"))
+        error = translate_code(code, message, f"{self._action}: {name}")
+        return Target(name, failure.get("VersionId")), error
+
+    def _delete_singly(self, scope: CancelScope, targets: Sequence[Target]) -> Sequence[Failure]:
+        def delete(_: CancelScope, target: Target) -> StoreError | None:
+            failure = self._delete_one(target)
             scope.note_progress()
             return failure
 
-        return [failure for failure in each(scope, delete, names, _THREADS) if failure is not None]
+        failures = each(scope, delete, targets, _THREADS)
+        return [pair for pair in zip(targets, failures, strict=True) if _is_failure(pair)]
 
-    def _delete_one(self, name: str) -> StoreError | None:
+    def _delete_one(self, target: Target) -> StoreError | None:
         try:
-            with translated(f"{self._action}: {name}", self._by_proxy):
-                self._client.delete_object(Bucket=self._bucket, Key=name)
+            with translated(f"{self._action}: {target.name}", self._by_proxy):
+                self._client.delete_object(Bucket=self._bucket, **_parameters(target))
         except ObjectNotFound:
             return None
         except StoreUnavailable:
@@ -85,3 +97,11 @@ class Deletions:
         except StoreError as error:
             return error
         return None
+
+
+def _is_failure(pair: tuple[Target, StoreError | None]) -> TypeGuard[Failure]:
+    return pair[1] is not None
+
+
+def _parameters(target: Target) -> Any:
+    return {"Key": target.name} | ({} if target.version is None else {"VersionId": target.version})

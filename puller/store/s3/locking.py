@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
-from puller.errors import ObjectNotFound, StoreDenied, UnsupportedByStore
+from puller.errors import StoreDenied, UnsupportedByStore
 from puller.store.base import is_key, validate_key
 from puller.store.objectlock import LockMode, ObjectLock, ObjectVersion, VersionPage
 from puller.store.s3.answers import Refusal
-from puller.store.s3.errors import translate_code, translated
+from puller.store.s3.deletion import Failure, Target
+from puller.store.s3.errors import translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,17 +39,23 @@ def s3_date(lock: ObjectLock) -> datetime:
     return datetime.fromtimestamp(ceil(lock.until), UTC)
 
 
+Delete = Callable[[Sequence[Target]], Sequence[Failure]]
+
+
 class S3Locks:
     """See ``puller.store.objectlock.Locks``. The repository has the prefix ``root`` in the bucket."""
 
     possible = True
 
-    def __init__(self, client: S3Client, bucket: str, root: str, place: str, by_proxy: bool) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a store knows of its place
+        self, client: S3Client, bucket: str, root: str, place: str, by_proxy: bool, delete: Delete
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._root = root
         self._place = place
         self._by_proxy = by_proxy
+        self._delete = delete
 
     def require(self) -> None:
         """See ``Locks.require``."""
@@ -110,7 +117,9 @@ class S3Locks:
 
     def page(self, prefix: str, after: tuple[str, str] | None = None) -> VersionPage:
         """See ``Locks.page``."""
-        more: Any = {} if after is None else {"KeyMarker": after[0], "VersionIdMarker": after[1]}
+        more: Any = {}
+        if after is not None:
+            more = {"KeyMarker": self._root + after[0], "VersionIdMarker": after[1]}
         more = {name: value for name, value in more.items() if value}
         with self._doing(f"cannot list the versions of {prefix or 'objects'}"):
             answer = self._client.list_object_versions(
@@ -120,8 +129,9 @@ class S3Locks:
         found += [self._version(entry, True) for entry in answer.get("DeleteMarkers") or ()]
         following = None
         if answer.get("IsTruncated"):
-            following = answer.get("NextKeyMarker") or "", answer.get("NextVersionIdMarker") or ""
-            if not following[0] or following == after:
+            key = (answer.get("NextKeyMarker") or "").removeprefix(self._root)
+            following = key, answer.get("NextVersionIdMarker") or ""
+            if not key or following == after:
                 raise UnsupportedByStore(
                     f"cannot list the versions in {self._place}: the server does not say how to go on"
                 )
@@ -135,6 +145,7 @@ class S3Locks:
             entry["LastModified"].timestamp(),
             is_marker,
             bool(entry.get("IsLatest")),
+            str(entry.get("ETag") or ""),
         )
 
     def get_tail(self, key: str, version: str, length: int) -> bytes:
@@ -145,22 +156,17 @@ class S3Locks:
 
     def delete(self, versions: Sequence[ObjectVersion]) -> tuple[ObjectVersion, ...]:
         """See ``Locks.delete``. Never asks to bypass a lock."""
-        if not versions:
-            return ()
-        action = f"cannot delete versions in {self._place}"
-        objects: Any = [{"Key": self._key(item.key), "VersionId": item.version} for item in versions]
-        with translated(action, self._by_proxy):
-            answer = self._client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
-            )
+        targets = {Target(self._key(item.key), item.version): item for item in versions}
         refused = set()
-        for failure in answer.get("Errors") or ():
-            error = translate_code(failure.get("Code") or "", failure.get("Message") or "", action)
-            if isinstance(error, StoreDenied):
-                refused.add((failure.get("Key"), failure.get("VersionId")))
-            elif not isinstance(error, ObjectNotFound) and failure.get("Code") != "NoSuchVersion":
+        try:
+            failures = self._delete(tuple(targets)) if targets else ()
+        except StoreDenied:
+            return tuple(versions)
+        for target, error in failures:
+            if not isinstance(error, StoreDenied):
                 raise error
-        return tuple(item for item in versions if (self._key(item.key), item.version) in refused)
+            refused.add(target)
+        return tuple(item for target, item in targets.items() if target in refused)
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)

@@ -13,7 +13,7 @@ from puller.store.options import BULK, StoreOptions
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_POOL = 16
+_POOL = 32
 
 
 def with_options(config: Config, options: StoreOptions) -> Config:
@@ -25,7 +25,8 @@ def with_options(config: Config, options: StoreOptions) -> Config:
     config = config.merge(Config(max_pool_connections=pool))
     if options.addressing is None:
         return config
-    s3: Any = {"addressing_style": options.addressing}  # the client's stubs name each word
+    # The client's stubs name each word.
+    s3: Any = (getattr(config, "s3", None) or {}) | {"addressing_style": options.addressing}
     return config.merge(Config(s3=s3))
 
 

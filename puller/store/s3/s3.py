@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy  # noqa: TID251 - of what has its __dict__
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -33,10 +34,10 @@ from puller.store.base import (
     validate_range,
 )
 from puller.store.objectlock import Locks, ObjectLock
-from puller.store.s3.answers import info_of, read_bounded, whole_size
+from puller.store.s3.answers import info_of, quoted, read_bounded, whole_size
 from puller.store.s3.body import HeardBody
 from puller.store.s3.bucket import Bucket
-from puller.store.s3.deletion import BATCH, Deletions
+from puller.store.s3.deletion import BATCH, Deletions, Target
 from puller.store.s3.differences import (
     ABSENT_DENIED,
     NO_CONTENT_RANGE,
@@ -98,12 +99,19 @@ class S3Store(Scoped):
     @property
     def locks(self) -> Locks:
         """See ``Store.locks``."""
-        return S3Locks(self._client, self._bucket, self._root, self._place, self._by_proxy)
+        return S3Locks(
+            self._client,
+            self._bucket,
+            self._root,
+            self._place,
+            self._by_proxy,
+            partial(self._deletions.delete, self.scope),
+        )
 
     @property
     def bucket(self) -> Bucket:
         """Return the bucket, whose settings can be queried."""
-        return Bucket(self._client, self._bucket, self._root, self._place)
+        return Bucket(self._client, self._bucket, self._root, self._place, self._differences)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""
@@ -188,11 +196,14 @@ class S3Store(Scoped):
         """See ``Store.delete``."""
         rest = iter(keys)
         failures: list[StoreError] = []
-        while batch := tuple(self._key(key) for key in islice(rest, BATCH)):
-            failures += self._deletions.delete(self.scope, batch)
+        while batch := tuple(Target(self._key(key)) for key in islice(rest, BATCH)):
+            failures += [error for _, error in self._deletions.delete(self.scope, batch)]
             self._differences.tell(self.scope)
         if failures:
             raise failures[0]
+
+    def sweep(self, prefixes: Iterable[str], before: float) -> None:
+        """See ``Store.sweep``: a put is one request, of which nothing stays if it is cut off."""
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
@@ -312,7 +323,7 @@ class S3Store(Scoped):
         return content, info
 
     def _require_version(self, key: str, info: ObjectInfo, answer: GetObjectOutputTypeDef) -> None:
-        if answer.get("ETag") != info.etag:
+        if quoted(answer.get("ETag") or "") != info.etag:
             raise ObjectChanged(f"{key} in {self._place} was replaced while it was read")
 
     def _require_bucket(self) -> None:
@@ -348,8 +359,24 @@ class S3Store(Scoped):
     def _infos(self, page: ListObjectsV2OutputTypeDef) -> Iterator[ObjectInfo]:
         for entry in page.get("Contents") or ():
             key = (entry.get("Key") or "").removeprefix(self._root)
-            if is_key(key):
+            if not is_key(key):
+                continue
+            if entry.get("ETag"):
                 yield info_of(key, entry.get("Size"), entry, self._place)
+            elif (found := self._looked_up(key)) is not None:
+                yield found
+
+    def _looked_up(self, key: str) -> ObjectInfo | None:
+        """Look up an object that a listing has without its ETag; None if it is gone.
+
+        rclone makes ETags from the content as it lists, and has none of what is deleted meanwhile.
+        """
+        try:
+            with self._reading(f"cannot look up {key}", key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+        except ObjectNotFound:
+            return None
+        return info_of(key, answer.get("ContentLength"), answer, self._place)
 
 
 def _is_whole(answer: GetObjectOutputTypeDef) -> bool:

@@ -91,6 +91,7 @@ class Uploads:
 
     def _upload(self, request: PutObjectRequestTypeDef, body: Body, way: _Way, note_progress: Note) -> None:
         if way.with_checksum:
+            request["ChecksumAlgorithm"] = "SHA256"  # a header of its own, for which moto asks
             request["ChecksumSHA256"] = base64.b64encode(hashlib.sha256(body).digest()).decode()
         request["Body"] = upload_body(body, way.expects, note_progress)
         self._client.put_object(**request)

@@ -1,0 +1,1 @@
+"""The page of ``puller report``: one HTML file that needs nothing else."""
