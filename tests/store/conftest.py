@@ -41,8 +41,7 @@ def _stores_of(server: S3Server, kind: str) -> MakeS3Store:
     """Return what makes empty stores: prefixes in one bucket, since a client takes 0.4 s to make."""
     with pytest.MonkeyPatch.context() as patch:
         server.use(patch)
-        # To delete a thousand versions may take Ceph and Swift more than a minute on a busy machine. After that,
-        # puller would ask again.
+        # Ceph and Swift may take over a minute to delete a thousand versions if the machine is busy.
         client = make_client(Config(read_timeout=600))
     bucket = f"contract-{kind}"
     server.make_bucket(bucket, **BUCKETS[kind])
