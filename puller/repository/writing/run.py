@@ -97,7 +97,7 @@ class Tuning:
 _BESIDE = 160 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
 
-_NEAR, _FAR = 2, 12
+_NEAR, _FAR = 2, 16
 """Uploads at once to begin with."""
 
 _SMALLEST = 4
