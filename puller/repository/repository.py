@@ -156,6 +156,8 @@ class Repository(Scoped):
         return Run(self, flow, known, claims, tuning, self._locking(prepared.lock_policies))
 
     def _locking(self, records: Sequence[LockPolicy | None]) -> Locking:
+        if not self.store.locks.possible:  # a copy of points that are locked elsewhere
+            return Unlocked(was_decided=True)
         policy = strictest(records)
         if policy is None:
             return Unlocked(was_decided=bool(records))

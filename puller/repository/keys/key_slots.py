@@ -261,8 +261,13 @@ def remove_slot(store: Store, repository_id: bytes, slot_id: str) -> None:
 
 
 def _load(store: Store, name: str) -> KeySlot:
+    return decode(store.get(name, max_size=SLOT_LIMIT), name)
+
+
+def decode(content: bytes, name: str) -> KeySlot:
+    """Parse a slot, which nothing authenticates before it is opened. Raises DamagedData, UnknownKind."""
     try:
-        slot = _KEY_SLOTS.decode(store.get(name, max_size=SLOT_LIMIT))
+        slot = _KEY_SLOTS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
     # Times are compared and shown, which needs a zone and a time within the calendar.
