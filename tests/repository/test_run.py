@@ -325,7 +325,7 @@ def test_more_uploads_have_smaller_packs(uploads: int, size: int) -> None:
 @pytest.mark.parametrize(
     ("tuning", "round_trip", "limits"),
     [
-        (Tuning(), 0.0, (2, 2, 21)),
+        (Tuning(), 0.0, (2, 2, 8)),
         (Tuning(), 0.12, (2, 16, 21)),
         (Tuning(memory=1 << 30), 0.12, (2, 16, MOST_UPLOADS)),
         (Tuning(uploads=5), 0.12, (5, 5, 5)),
