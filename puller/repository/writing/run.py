@@ -94,7 +94,7 @@ class Tuning:
     upload_rate: int | None = None
 
 
-_BESIDE = 160 * MIB
+_BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
 
 _NEAR, _FAR = 2, 16
