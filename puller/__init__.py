@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         KeyRole,
         LockMode,
         add_key,
+        alarms,
         backup,
         boot,
         check,
@@ -81,6 +82,9 @@ if TYPE_CHECKING:
     )
     from puller.cancelling import (
         CancelScope,
+    )
+    from puller.configuration.alarms import (
+        Thresholds,
     )
     from puller.configuration.drills import (
         DrillSettings,
@@ -204,6 +208,9 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.alarm import (
+        Alarm,
+    )
     from puller.overview.calendar import (
         Day,
     )
@@ -322,6 +329,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alarm",
     "AmbiguousPoint",
     "ApplianceFailed",
     "Attachment",
@@ -467,6 +475,7 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Thresholds",
     "Throughput",
     "Uncovered",
     "UnknownKind",
@@ -479,6 +488,7 @@ __all__ = [
     "Waiting",
     "WrongKey",
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -527,7 +537,7 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
+        "ImageFormat KeyRole LockMode add_key alarms backup boot check copy_files create_repository delete "
         "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
@@ -561,6 +571,8 @@ _HOMES = {
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.overview.interval": "Interval",
+    "puller.configuration.alarms": "Thresholds",
+    "puller.overview.alarm": "Alarm",
     "puller.overview.calendar": "Day",
     "puller.overview.machine": "MachineStatus",
     "puller.overview.report": "HostReport MachineReport Report RepositoryReport Volume",

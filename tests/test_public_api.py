@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -73,6 +74,7 @@ FUNCTIONS = {
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
+    "Alarm",
     "Attachment",
     "Booted",
     "BootedDisk",
@@ -108,8 +110,8 @@ RESULTS = {
     "Key",
     "Latency",
     "ListedMachine",
-    "MachineReport",
     "LockPolicy",
+    "MachineReport",
     "MachineStatus",
     "MountedPoint",
     "Point",
@@ -131,6 +133,7 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Thresholds",
     "Uncovered",
     "VersionsReport",
     "Waiting",

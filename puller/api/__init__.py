@@ -42,6 +42,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    alarms,
     report,
     status,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "KeyRole",
     "LockMode",
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
