@@ -325,11 +325,11 @@ def test_more_uploads_have_smaller_packs(uploads: int, size: int) -> None:
 @pytest.mark.parametrize(
     ("tuning", "round_trip", "limits"),
     [
-        (Tuning(), 0.0, (2, 2, 21)),
-        (Tuning(), 0.12, (2, 12, 21)),
-        (Tuning(memory=1 << 30), 0.12, (2, 12, MOST_UPLOADS)),
+        (Tuning(), 0.0, (2, 2, 8)),
+        (Tuning(), 0.12, (2, 16, 19)),
+        (Tuning(memory=1 << 30), 0.12, (2, 16, MOST_UPLOADS)),
         (Tuning(uploads=5), 0.12, (5, 5, 5)),
-        (Tuning(uploads=64), 0.0, (21, 21, 21)),
+        (Tuning(uploads=64), 0.0, (19, 19, 19)),
     ],
     ids=["near", "far", "much memory", "fixed", "more than fit"],
 )
