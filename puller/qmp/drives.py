@@ -78,6 +78,7 @@ def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: s
         backing=tuple(_chain(image)),
         compat=layout.get("compat", ""),
         cluster=image.get("cluster-size"),
+        data_file=_data_file(path, layout.get("data-file")),
     )
     return Drive(
         disk=disk,
@@ -125,6 +126,11 @@ def _path(file: str) -> Path | None:
         node = node["file"]
     name = node.get("filename", "") if node.get("driver") in ("file", "host_device") else ""
     return Path(name) if name.startswith("/") else None
+
+
+def _data_file(image: Path | None, named: str | None) -> Path | None:
+    """Return the external data file that a qcow2 image names, perhaps relative to its own directory."""
+    return None if image is None or named is None else image.parent / named
 
 
 def _chain(image: Mapping[str, Any]) -> Iterator[str]:
