@@ -63,7 +63,7 @@ def parse_drives(
 def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: str) -> Drive:
     inserted = _below_filter(block.get("inserted") or {}, nodes)
     image: Mapping[str, Any] = inserted.get("image") or {}
-    path = _path(inserted.get("file", ""))
+    path = file_of(inserted.get("file", ""))
     layout = image.get("format-specific", {}).get("data", {})
     disk = Disk(
         target=_target(block, inserted),
@@ -112,10 +112,10 @@ def _device_id(path: str) -> str:
 
 
 def _source(file: str) -> str:
-    return "" if not file else str(_path(file) or file)
+    return "" if not file else str(file_of(file) or file)
 
 
-def _path(file: str) -> Path | None:
+def file_of(file: str) -> Path | None:
     """Return the file or device of an image; QEMU writes one with options as ``json:{…}``."""
     if file.startswith("/"):
         return Path(file)
