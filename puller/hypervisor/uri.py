@@ -19,8 +19,21 @@ _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 
 
 def is_local(uri: str) -> bool:
-    """Return whether ``uri`` leads to libvirt on this host."""
-    return urlsplit(uri).hostname in _THIS_HOST
+    """Return whether ``uri`` leads to libvirt on this host.
+
+    ssh at a port of ``localhost`` mostly leads elsewhere, through a tunnel or into a container.
+    """
+    parts = urlsplit(uri)
+    return parts.hostname in _THIS_HOST and not (_is_by_ssh(uri) and parts.port is not None)
+
+
+def may_be_tunnel(uri: str) -> bool:
+    """Return whether ``uri`` names this host, but its connection may lead through a tunnel to another."""
+    return urlsplit(uri).hostname is not None and is_local(uri)
+
+
+def _is_by_ssh(uri: str) -> bool:
+    return urlsplit(uri).scheme.partition("+")[2] in _BY_SSH
 
 
 def is_monitor(uri: str) -> bool:
@@ -46,7 +59,7 @@ def ssh_target(uri: str) -> SshTarget | None:
     The parameters are those that libvirt passes to ssh: https://libvirt.org/uri.html#ssh-transport.
     """
     parts = urlsplit(uri)
-    if parts.scheme.partition("+")[2] not in _BY_SSH or parts.hostname is None:
+    if not _is_by_ssh(uri) or parts.hostname is None:
         return None
     given = {name: values[0] for name, values in parse_qs(parts.query).items()}
     options = [] if parts.port is None else [f"-p{parts.port}"]
