@@ -96,7 +96,7 @@ def held(
             _tell_others(domain, point, observer)
         domains = Domains((connect,), point.point, observer, domain.scope)
         _refuse_used([image_of(domain, disk) for disk in chosen], domains)
-        disks = tuple(_look(domain, disk) for disk in with_file_facts(domain, chosen))
+        disks = tuple(_look(domain, disk) for disk in chosen)
         _refuse_used([found.disk.data_file for found in disks if found.disk.data_file], domains)
         yield StoppedDisks(domain, disks, starts)
 
@@ -140,6 +140,7 @@ def _look(domain: Domain, disk: Disk) -> StoppedDisk:
     images = describe(path, disk.format, domain.scope)
     require_keys_for(domain, disk, keys, images)
     known = with_layout(disk, images[0]) if disk.format == "qcow2" else disk
+    (known,) = with_file_facts(domain, [known])  # once its data file is known
     return StoppedDisk(with_chain(known, images), path, images, keys, file)
 
 

@@ -187,6 +187,27 @@ def test_a_data_file_in_use_is_not_rolled_back(scene: Scene, device: str) -> Non
     assert Path(device).read_bytes() == raw.read_bytes()
 
 
+def test_a_rollback_of_a_data_file_that_another_program_wrote_to(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """The bitmap has not seen that, so all of the disk is compared. The probe would likely miss one chunk."""
+    size = 256 * MIB
+    data = make_device(tmp_path, size)
+    machine = machine_factory(DiskSpec("vda", size, "raw"))
+    on_data_file(machine, str(data), size)
+    scene = Scene(machine, libvirt_uri, tmp_path, truth)
+    machine.write("vda", 5, 0, 200 * MIB)
+    point = scene.backup()
+    machine.stop()
+    with data.open("r+b") as file:
+        file.seek(77 * MIB + 7 * CHUNK)
+        file.write(b"mended by hand")
+    rolled = puller.rollback(scene.repository, point.point, connect=scene.uri)
+    assert rolled.disks[0].bytes_compared >= 200 * MIB
+    raw = restored(scene.repository, point, tmp_path) / "vda.raw"
+    subprocess.run(["cmp", str(data), str(raw)], check=True)
+
+
 def test_a_data_file_that_another_program_writes_to(scene: Scene, device: str) -> None:
     """Of a domain that is shut off; its bitmap is not believed until a later checkpoint begins anew."""
     machine = scene.machine
