@@ -23,7 +23,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks import crowding as crowded
-from benchmarks import wire
+from benchmarks import gets
 from benchmarks.cost import Cost
 from benchmarks.stage import Stage
 from puller.nbd.export import Export
@@ -80,7 +80,7 @@ def measure(stage: Stage) -> Roofline:
 def put_alone(stage: Stage, packs: Path) -> Cost:
     """PUT the files of ``packs`` to the bucket by the leanest client there is."""
     urls = [(stage.cloud.url("put_object", f"alone/{path.name}"), path) for path in sorted(packs.iterdir())]
-    return wire.run(stage, "PUT", [f"{url} {path}" for url, path in urls])
+    return gets.run(stage, "PUT", [f"{url} {path}" for url, path in urls])
 
 
 class _Steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from benchmarks import ours, peers, wire
+from benchmarks import gets, ours, peers
 from benchmarks.change import Change, changes
 from benchmarks.cost import Cost
 from benchmarks.disk import Layout
@@ -69,7 +69,7 @@ def _restores() -> Iterator[Work]:
         # It writes qcow2 alone, which is what both of ours replace.
         ("a directory", "raw"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
         ("a directory", "qcow2"): {VIRTNBDRESTORE: peers.virtnbdbackup_restore},
-        ("S3", "raw"): {GETS: wire.get_all},
+        ("S3", "raw"): {GETS: gets.get_all},
     }
     for place, prepare in (("a directory", _in_folders), ("S3", _in_bucket)):
         for format_ in ours.FORMATS:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         KeyRole,
         LockMode,
         add_key,
+        alarms,
         backup,
         boot,
         check,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         release,
         remove_key,
         repair_index,
+        repair_versions,
         report,
         restore,
         resume_booted,
@@ -80,6 +82,9 @@ if TYPE_CHECKING:
     )
     from puller.cancelling import (
         CancelScope,
+    )
+    from puller.configuration.alarms import (
+        Thresholds,
     )
     from puller.configuration.drills import (
         DrillSettings,
@@ -203,6 +208,9 @@ if TYPE_CHECKING:
     from puller.jobs.report import (
         JobReport,
     )
+    from puller.overview.alarm import (
+        Alarm,
+    )
     from puller.overview.calendar import (
         Day,
     )
@@ -294,6 +302,7 @@ if TYPE_CHECKING:
         CheckError,
         CheckReport,
     )
+    from puller.upkeep.coverage import Uncovered
     from puller.upkeep.keep import (
         KeptPoint,
     )
@@ -314,10 +323,13 @@ if TYPE_CHECKING:
         Cost,
         Stats,
     )
+    from puller.upkeep.sweep import Waiting
+    from puller.upkeep.versions import VersionsReport
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alarm",
     "AmbiguousPoint",
     "ApplianceFailed",
     "Attachment",
@@ -463,15 +475,20 @@ __all__ = [
     "StoreOptions",
     "StoreUnavailable",
     "Taken",
+    "Thresholds",
     "Throughput",
+    "Uncovered",
     "UnknownKind",
     "UnsupportedByStore",
     "UnsupportedDisk",
     "UnsupportedFormat",
     "UsageError",
+    "VersionsReport",
     "Volume",
+    "Waiting",
     "WrongKey",
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -506,6 +523,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "report",
     "restore",
     "resume_booted",
@@ -519,11 +537,12 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole LockMode add_key backup boot check copy_files create_repository delete "
+        "ImageFormat KeyRole LockMode add_key alarms backup boot check copy_files create_repository delete "
         "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
         "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
         "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index report restore resume_booted rollback serve set_lock stats status"
+        "remove_key repair_index repair_versions report restore resume_booted rollback "
+        "serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
     "puller.backups.freeze": "Freeze FrozenDisk",
@@ -552,6 +571,8 @@ _HOMES = {
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",
     "puller.overview.interval": "Interval",
+    "puller.configuration.alarms": "Thresholds",
+    "puller.overview.alarm": "Alarm",
     "puller.overview.calendar": "Day",
     "puller.overview.machine": "MachineStatus",
     "puller.overview.report": "HostReport MachineReport Report RepositoryReport Volume",
@@ -574,10 +595,13 @@ _HOMES = {
     "puller.repository.selection": "Scope",
     "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.coverage": "Uncovered",
     "puller.upkeep.keep": "KeptPoint",
+    "puller.upkeep.sweep": "Waiting",
     "puller.upkeep.keys": "Key",
     "puller.upkeep.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",
+    "puller.upkeep.versions": "VersionsReport",
     "puller.upkeep.retention": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",

@@ -69,6 +69,7 @@ class CancelScope:
     ) -> None:
         self.policy = policy or PROMPT
         self._parent = parent
+        self._fastest: list[float] = [] if parent is None else parent._fastest
         self._outage: _Outage = _Outage(observer)
         if parent is not None and observer is None:
             self._outage = parent._outage
@@ -185,8 +186,15 @@ class CancelScope:
         if self._outage.observer is not None:
             self._outage.observer(text)
 
-    def note_answer(self) -> None:
-        """Report the end of an outage to the observer, if there was one."""
+    @property
+    def round_trip(self) -> float:
+        """Seconds of the fastest answer so far in all related scopes; 0 before the first."""
+        return self._fastest[0] if self._fastest else 0.0
+
+    def note_answer(self, seconds: float | None = None) -> None:
+        """Report the end of an outage to the observer, if there was one; ``seconds`` is how long it took."""
+        if seconds is not None and (not self._fastest or seconds < self._fastest[0]):
+            self._fastest[:] = [seconds]
         self._outage.note(False, "the store answers again")
 
 

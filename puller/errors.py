@@ -220,7 +220,7 @@ class MissingObject(DamagedData):
 
 
 class PointKept(RepositoryError):
-    """A keep protects a restore point that was to be deleted; nothing was deleted."""
+    """A keep or a lock protects a restore point that was to be deleted; nothing was deleted."""
 
     exit_code = 2
     default_advice = "Run 'puller release' for the point first."

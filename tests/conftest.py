@@ -13,7 +13,7 @@ from tests.lab import appliance
 from tests.lab.providers import SERVERS
 from tests.lab.s3server import S3Server
 
-pytest_plugins = ["tests.lab.fixtures"]
+pytest_plugins = ["tests.lab.fixtures", "tests.lab.vault"]
 
 
 @pytest.fixture(scope="session", autouse=True)

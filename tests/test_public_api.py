@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -61,6 +62,7 @@ FUNCTIONS = {
     "report",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "restore",
     "resume_booted",
     "rollback",
@@ -72,6 +74,7 @@ FUNCTIONS = {
 }
 LITERALS = {"ImageFormat", "JobStep", "KeyRole", "LockMode", "Mode", "QuiesceMode"}
 RESULTS = {
+    "Alarm",
     "Attachment",
     "Booted",
     "BootedDisk",
@@ -107,8 +110,8 @@ RESULTS = {
     "Key",
     "Latency",
     "ListedMachine",
-    "MachineReport",
     "LockPolicy",
+    "MachineReport",
     "MachineStatus",
     "MountedPoint",
     "Point",
@@ -130,6 +133,10 @@ RESULTS = {
     "Stats",
     "Status",
     "Taken",
+    "Thresholds",
+    "Uncovered",
+    "VersionsReport",
+    "Waiting",
     "Volume",
     "Throughput",
 }

@@ -32,6 +32,7 @@ from puller.api.files import (
 )
 from puller.api.locking import (
     lock_policy,
+    repair_versions,
     set_lock,
 )
 from puller.api.machines import (
@@ -41,6 +42,7 @@ from puller.api.machines import (
     freeze,
 )
 from puller.api.overview import (
+    alarms,
     report,
     status,
 )
@@ -86,6 +88,7 @@ __all__ = [
     "KeyRole",
     "LockMode",
     "add_key",
+    "alarms",
     "backup",
     "boot",
     "check",
@@ -120,6 +123,7 @@ __all__ = [
     "release",
     "remove_key",
     "repair_index",
+    "repair_versions",
     "report",
     "restore",
     "resume_booted",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from puller.api.arguments import LockMode
+from puller.api.arguments import LockMode, secret_of
 from puller.errors import UsageError
+from puller.events import Observer, ignore
 from puller.repository.records.lockpolicy import LockPolicy
 from puller.repository.repository import Repository
+from puller.store.location import open_store
 from puller.store.objectlock import LockMode as _Mode
+from puller.store.options import DEFAULTS, StoreOptions
+from puller.store.retrying import RetryingStore
 from puller.upkeep.lock import check_period
 from puller.upkeep.lock import set_lock_policy as _set_lock_policy
+from puller.upkeep.versions import VersionsReport
+from puller.upkeep.versions import repair_versions as _repair_versions
 
 
 def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | None:
@@ -68,3 +74,48 @@ def set_lock(
         >>> puller.set_lock(repository, mode="governance", period=timedelta(days=30))
     """
     _set_lock_policy(repository, policy_of(mode, period))
+
+
+def repair_versions(  # noqa: PLR0913 - one keyword for each choice that a user has
+    url: str,
+    *,
+    password: str | None = None,
+    key_file: bytes | None = None,
+    since: datetime | None = None,
+    dry_run: bool = False,
+    store_options: StoreOptions = DEFAULTS,
+    observer: Observer = ignore,
+) -> VersionsReport:
+    """Bring back what somebody deleted or overwrote in a bucket that keeps versions.
+
+    Delete markers and newer versions above the first intact version of each object are removed; nothing else
+    is. Run ``repair_index`` and ``check`` afterwards.
+
+    Args:
+        url: ``s3://bucket/prefix``.
+        password: A password that opens the repository.
+        key_file: The content of a key file that opens the repository.
+        since: Bring back only what was deleted or overwritten at this time or later, by the store's clock.
+        dry_run: Only count.
+        store_options: Options of the store.
+        observer: Receives events: steps.
+
+    Returns:
+        How many objects of which kind were brought back, and which have no intact version.
+
+    Raises:
+        NoRepository: No descriptor can be brought back.
+        WrongKey: The password or key file does not open the repository, or none was given.
+        Locked: A prune is running.
+        UnsupportedByStore: The store keeps no versions. It is a StoreError.
+        StoreError: The store cannot be reached or refuses.
+        UsageError: An argument cannot be used.
+
+    Example:
+        >>> puller.repair_versions("s3://vault/kvm", password="…").unreadable
+        ()
+    """
+    secret = secret_of(password, key_file)
+    moment = since if since is None or since.tzinfo else since.replace(tzinfo=UTC)
+    store = RetryingStore(open_store(url, store_options))
+    return _repair_versions(store, secret, moment, dry_run, observer)

@@ -6,14 +6,42 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from puller.api.arguments import check_lists
+from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData, UsageError
+from puller.overview.alarm import Alarm
 from puller.overview.machine import MachineStatus
 from puller.overview.report import Report
-from puller.overview.survey import Selection, survey
+from puller.overview.survey import Question, survey
+from puller.overview.watching import watch
+from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 LONGEST_REPORT = 400
 """Most days of a report."""
+
+
+def alarms(repository: Repository, point: Point, *, thresholds: Thresholds = DEFAULTS) -> list[Alarm]:
+    """Tell what looks wrong in a point by the earlier points of its machine.
+
+    Much more changed than ever, new data that no longer compresses, and disks that are smaller or gone are
+    signs of an attack or of a mistake. A machine with few points has no history, and no alarms.
+
+    Args:
+        repository: The repository.
+        point: The point, such as one that :func:`puller.backup` returned.
+        thresholds: From where on a point looks wrong, such as ``read_configuration(...).alarms``.
+
+    Returns:
+        The alarms, each with its sign and its numbers.
+
+    Raises:
+        StoreError: The store cannot be reached or refuses.
+
+    Example:
+        >>> [alarm.text for alarm in puller.alarms(repository, point)]
+        ['21.3 GiB changed, 53 % of the disks; before that at most 1.2 GiB']
+    """
+    return watch(repository, point, thresholds)
 
 
 def status(
@@ -50,12 +78,13 @@ def status(
     return tuple(machine.status for machine in found.machines)
 
 
-def report(
+def report(  # noqa: PLR0913 - one keyword for each choice that a user has
     repositories: Sequence[Repository],
     *,
     days: int = 90,
     hosts: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    thresholds: Thresholds = DEFAULTS,
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> Report:
     """Report on all machines and their last days: what ``puller report`` shows on its page.
@@ -65,6 +94,7 @@ def report(
         days: How many days, in UTC, today included.
         hosts: Only machines whose newest point these hosts took; names or patterns.
         exclude: Leave out these domains; names, patterns or UUIDs.
+        thresholds: As for :func:`puller.alarms`.
         damaged: As for :func:`puller.status`.
 
     Returns:
@@ -82,4 +112,5 @@ def report(
     check_lists(hosts=hosts, exclude=exclude)
     if not 1 <= days <= LONGEST_REPORT:
         raise UsageError(f"cannot report on {days} days", advice=f"Use 1 to {LONGEST_REPORT} days.")
-    return survey(repositories, days, datetime.now(UTC), Selection(tuple(hosts), tuple(exclude)), damaged)
+    asked = Question(days, tuple(hosts), tuple(exclude), thresholds)
+    return survey(repositories, asked, datetime.now(UTC), damaged)

@@ -67,6 +67,7 @@ from puller.repository.points import (
 )
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run, Tuning
+from puller.store.parallel import beside
 
 PULL = Pull.mode
 PUSH = Push.mode
@@ -139,6 +140,11 @@ def backup(repository: Repository, plan: Plan, observer: Observer, on_frozen: Fr
                 point = _attempt(transaction, plan, disks, source, observer)
                 transaction.retire(point)
                 return point
+
+
+def _attach(run: Run, snapshot: AttachmentSnapshot) -> Iterator[Attachment]:
+    for name, body in snapshot.contents.items():
+        yield Attachment(name, len(body), Ref.to(run.attach(body)), snapshot.times[name])
 
 
 def is_stop(error: BaseException) -> bool:
@@ -238,14 +244,18 @@ class _Transaction:
         Raises BaseDamaged or CheckpointUnusable if reading all of the disks may succeed.
         """
         self._step("reconcile")
-        history = History(self._repository, self._domain.uuid)
-        reconcile.reconcile(self._domain, self._repository, history, self._folders, self._observer)
-        self._step("choose")
-        bases = without_damage(self._repository, choose(history))
+        repository = self._repository
+        # Before the job: this reads what is new in the index, and must not keep a job open meanwhile.
+        with beside(repository.scope, lambda own: repository.within(own).prepare()) as preparing:
+            history = History(repository, self._domain.uuid)
+            reconcile.reconcile(self._domain, repository, history, self._folders, self._observer)
+            self._step("choose")
+            chosen = choose(history)
+            prepared = preparing()
+        bases = without_damage(repository, chosen)
         self._step("preflight")
         self._source.check_room(bases)
-        # Before the job: this reads what is new in the index, and must not keep a job open meanwhile.
-        return self._take_upon(self._repository.run(self._plan.tuning), bases)
+        return self._take_upon(repository.run(self._plan.tuning, prepared=prepared), bases, history)
 
     def note(self, texts: Iterable[str]) -> None:
         """Store ``texts`` in the point as notes."""
@@ -263,11 +273,11 @@ class _Transaction:
         except HypervisorError as error:
             self._notice(f"the next run will delete older checkpoints: {error.message}")
 
-    def _take_upon(self, run: Run, bases: dict[str, Base]) -> Point:
+    def _take_upon(self, run: Run, bases: dict[str, Base], history: History) -> Point:
         try:
             # Inside: an error of a thread of the run is raised only when the run is left.
             with run:
-                return self._take(run, bases)
+                return self._take(run, bases, history)
         except DamagedData as error:
             if all(base.checkpoint is None for base in bases.values()):
                 raise
@@ -282,12 +292,12 @@ class _Transaction:
                 raise
             return self._committed
 
-    def _take(self, run: Run, bases: dict[str, Base]) -> Point:
+    def _take(self, run: Run, bases: dict[str, Base], history: History) -> Point:
         """Freeze, copy, commit and release the disks."""
         self._rely_on(run, bases)
         self._step("begin")
         domain, host = self._domain, self._domain.host.node_name()
-        moment = clock.next_moment(self._repository, domain.uuid, domain.name, self._observer, host)
+        moment = clock.next_moment(history, domain.name, self._observer, host)
         draft = Point(
             point=new_id(moment),
             domain=self._domain.name,
@@ -399,6 +409,9 @@ class _Transaction:
         frozen.settle()
         self._on_frozen(frozen.exports)
         self._step("read")
+        attachments: list[Attachment] = []
+        # Beside the disks: they share no content, and each costs some requests.
+        attaching = run.flow.spawn("attach", lambda: attachments.extend(_attach(run, snapshot)))
         with Transfer(
             self._repository, run, self._domain.name, self._observer, self._plan.read_rate
         ) as transfer:
@@ -406,13 +419,10 @@ class _Transaction:
             frozen.confirm()
             self._step("store")
             records = transfer.finish({disk.target: disk for disk in self._disks})
-            attachments = tuple(
-                Attachment(name, len(body), Ref.to(run.attach(body)), snapshot.times[name])
-                for name, body in snapshot.contents.items()
-            )
-            run.flush()
+            attaching.join()
+            run.store()
         self._tell_effort(run)
-        return records, attachments
+        return records, tuple(attachments)
 
     def _tell_effort(self, run: Run) -> None:
         summary = run.effort.summary()

@@ -18,16 +18,13 @@ from puller.backups.bases.history import History
 from puller.errors import RepositoryError
 from puller.events import Notice, Observer
 from puller.repository.points import AHEAD
-from puller.repository.repository import Repository
 
 APART = timedelta(minutes=15)
 """Difference between the clocks of host and store from which puller warns. AWS refuses requests then."""
 
 
-def next_moment(
-    repository: Repository, uuid: str, name: str, observer: Observer, host: str | None = None
-) -> datetime:
-    """Return the earliest time for a new point of the domain: after the times of all its points.
+def next_moment(history: History, name: str, observer: Observer, host: str | None = None) -> datetime:
+    """Return the earliest time for a new point of the domain: after the times of all in its ``history``.
 
     ``host`` is the host of the domain, by default this one: its points count whatever they are dated.
 
@@ -35,7 +32,7 @@ def next_moment(
     Raises RepositoryError if the clock is behind by more than a day, StoreError.
     """
     now = datetime.now(UTC)
-    newest = _newest(History(repository, uuid), now, host or platform.node())
+    newest = _newest(history, now, host or platform.node())
     if newest is None or now > newest:
         return now
     said, dated = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in (now, newest))

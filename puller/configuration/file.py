@@ -11,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from puller.configuration.alarms import DEFAULTS as DEFAULT_ALARMS
+from puller.configuration.alarms import Thresholds, thresholds
 from puller.configuration.drills import DrillSettings, evidences
 from puller.configuration.job import Job
 from puller.configuration.mistakes import ConfigurationError, Findings, Mistake, dotted, meant
 from puller.configuration.quantities import budget, duration
 from puller.configuration.schema import (
+    AlarmTable,
     Defaults,
     Document,
     JobTable,
@@ -64,6 +67,7 @@ class Configuration:
     defaults: Defaults = field(default_factory=Defaults)
     jobs: Mapping[str, Job] = field(default_factory=dict)
     prove: DrillSettings = field(default_factory=DrillSettings)
+    alarms: Thresholds = DEFAULT_ALARMS
 
     @property
     def repository(self) -> str | None:
@@ -163,7 +167,13 @@ class _Reading:
         jobs = {name: self._job(name, table, places) for name, table in self._named(content, "jobs")}
         defaults = msgspec.convert(self._defaults, Defaults)
         found = {name: job for name, job in jobs.items() if job}
-        return Configuration(findings.file, places, defaults, found, self._drills(content.get("prove", {})))
+        drills = self._drills(content.get("prove", {}))
+        return Configuration(
+            findings.file, places, defaults, found, drills, self._alarms(content.get("alarms", {}))
+        )
+
+    def _alarms(self, content: Any) -> Thresholds:
+        return thresholds(self._findings.table(("alarms",), content, AlarmTable))
 
     def _drills(self, content: Any) -> DrillSettings:
         right = self._findings.table(("prove",), content, ProveTable)

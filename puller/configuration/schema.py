@@ -168,6 +168,23 @@ class ProveTable(Table):
     ] = None
 
 
+class AlarmTable(Table):
+    """``[alarms]``: from where on a new point looks wrong by its machine's earlier ones."""
+
+    change: Annotated[
+        Annotated[float, msgspec.Meta(gt=1)] | None,
+        Key("how many times more must have changed than in any of the last 30 points (default 3)", "5"),
+    ] = None
+    share: Annotated[
+        Annotated[float, msgspec.Meta(ge=0, le=100)] | None,
+        Key("the percentage of the disks that must have changed, at least (default 20)", "10"),
+    ] = None
+    compression: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=100)] | None,
+        Key("the percentage of new data that compression must have left, at least (default 90)", "95"),
+    ] = None
+
+
 class Shared(Table):
     """Keys of a job. A job without one takes it from ``[defaults]``."""
 
@@ -365,6 +382,7 @@ class Document(Table):
 
     repositories: Annotated[dict[Name, Any], Key("a table of repositories by name", "")] = {}
     defaults: Annotated[dict[str, Any], Key("a table of defaults for all jobs", "")] = {}
+    alarms: Annotated[dict[str, Any], Key("a table of what looks wrong in a new point", "")] = {}
     prove: Annotated[dict[str, Any], Key("a table of how restore drills are held", "")] = {}
     jobs: Annotated[dict[Name, Any], Key("a table of jobs by name", "")] = {}
 

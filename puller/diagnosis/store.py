@@ -85,6 +85,7 @@ def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Finding]:
     yield ask("versioning", url, partial(_where_told, partial(_versioning, bucket)))
     yield ask("object-lock", url, partial(_where_told, partial(_object_lock, bucket)))
     yield ask("lifecycle", url, partial(_where_told, partial(_lifecycle, bucket)))
+    yield ask("differences", url, partial(_differences, bucket))
 
 
 def _reach(store: Store) -> Answer:
@@ -192,3 +193,11 @@ def _lifecycle(bucket: Bucket) -> Answer:
     return ok(
         f"lifecycle rules for the repository's prefix: {len(rules)}; none deletes or archives its objects"
     )
+
+
+def _differences(bucket: Bucket) -> Answer:
+    """Omit conditional writes, which have a check of their own."""
+    from puller.store.s3.differences import NO_LONGER_CONDITIONAL
+
+    met = [notice for notice in bucket.differences.notices if notice != NO_LONGER_CONDITIONAL]
+    return ok("; ".join(met) or "none was met")

@@ -139,6 +139,9 @@ class HostAccess(ABC):
     def socket(self, path: Path) -> AbstractContextManager[Path]:
         """Return a socket of this host that leads to the Unix socket ``path`` while the context lasts."""
 
+    def await_disconnection(self, path: Path) -> None:  # noqa: B027 - this host's kernel closes at once
+        """Wait a few seconds for the server at the Unix socket ``path`` to have no connection any more."""
+
 
 class LocalHost(HostAccess):
     """This host."""

@@ -77,6 +77,12 @@ class SshConnection:
         """The host, for messages."""
         return self.target.destination.rpartition("@")[2]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as this host knows."""
+        master = self._master
+        return master is not None and master.poll() is None
+
     def run(
         self, script: str, arguments: Sequence[str], seconds: float, scope: CancelScope | None, content: bytes
     ) -> subprocess.CompletedProcess[bytes]:

@@ -23,6 +23,9 @@ from puller.host.ssh import SshConnection, SshTarget
 _SECONDS = 30.0
 """Seconds for a question about a file."""
 
+_DISCONNECTION_SECONDS = 6.0
+"""Seconds to wait for the end of connections; the job is then ended in any case."""
+
 _TOKEN = secrets.token_hex(4)
 """Tells this process from one of another container, whose number and host name may be the same."""
 
@@ -54,6 +57,15 @@ printf "%s\\n" "$2" >"$1"; chmod "$3" "$1"; echo ok
 while test -n "$(timeout 30 dd bs=1 count=1 2>/dev/null)"; do :; done
 test -z "$4" || rm -f -- "$1"
 """
+_AWAIT_DISCONNECTION = """\
+connected() {
+  while read -r _ _ _ _ _ state _ path; do test "$state $path" = "03 $1" && return; done </proc/net/unix
+  return 1
+}
+tries=60
+while connected "$1" && test $tries != 0; do sleep 0.05; tries=$((tries - 1)); done
+"""
+"""In this file an accepted connection has the path of its server's socket, and 03 means connected."""
 _CREATE = 'umask 077; set -C; : >"$1"'
 _ALLOCATE = 'fallocate --keep-size --length "$2" -- "$1"'
 _KEEP = 'truncate -s "$(stat -c %s -- "$1")" -- "$1" && mv -T -- "$1" "$2"'
@@ -156,6 +168,12 @@ class SshHost(HostAccess):
     def socket(self, path: Path) -> AbstractContextManager[Path]:
         """See HostAccess: ssh forwards it."""
         return self._ssh.forwarded(path)
+
+    def await_disconnection(self, path: Path) -> None:
+        """See HostAccess. sshd closes its connection to the server some time after ssh's client has."""
+        if self._ssh.is_open:  # else all that ran over it is closed
+            with suppress(OSError, HostUnreachable, subprocess.TimeoutExpired):
+                self._ssh.run(_AWAIT_DISCONNECTION, [str(path)], _DISCONNECTION_SECONDS, None, b"")
 
     def create(self, path: Path) -> None:
         """See HostAccess."""

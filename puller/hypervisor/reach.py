@@ -9,7 +9,7 @@ from puller.cancelling import CancelScope, NoAnswer
 from puller.errors import HostUnreachable, HypervisorError, UsageError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.sshhost import SshHost
-from puller.hypervisor.uri import is_local, place_of, ssh_target
+from puller.hypervisor.uri import is_local, is_session, place_of, ssh_target
 
 _KNOCK_SECONDS = 10.0
 """Seconds for a connection. Without this limit, libvirt tries for two minutes while the network drops all."""
@@ -18,10 +18,15 @@ _KNOCK_SECONDS = 10.0
 def access_to(uri: str, scope: CancelScope) -> HostAccess | None:
     """Return the access to the files and programs of the host of ``uri``, or None if the URI names no way.
 
-    Raises HostUnreachable; UsageError for a URI that sends everything in clear text.
+    Raises HostUnreachable; UsageError for a URI that sends everything in clear text, or names a session.
     """
     if is_local(uri):
         return LOCAL
+    if is_session(uri):
+        raise UsageError(
+            f"cannot use {uri}: puller does not reach the session of a user on another host",
+            advice="Run puller on that host as this user with --connect qemu:///session.",
+        )
     target = ssh_target(uri)
     if target is None:
         _knock(uri, scope)

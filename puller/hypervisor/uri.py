@@ -44,6 +44,11 @@ def is_monitor(uri: str) -> bool:
     return _split(uri).scheme in ("qmp", "qmp+tcp")
 
 
+def is_session(uri: str) -> bool:
+    """Return whether ``uri`` leads to the libvirt of one user."""
+    return urlsplit(uri).path == "/session"
+
+
 def host_of(uri: str) -> str:
     """Return the name of the host in ``uri``, as the user wrote it."""
     return _host(_split(uri)) or "localhost"
@@ -84,7 +89,7 @@ def state_directory(uri: str) -> Path:
     parts = _split(uri)
     if is_embedded(uri):
         return Path(parse_qs(parts.query)["root"][0]) / "lib" / "qemu"
-    if parts.path == "/session":
+    if is_session(uri):
         return _config_home() / "libvirt" / "qemu" / "lib"
     return Path("/var/lib/libvirt/qemu")
 
@@ -94,7 +99,7 @@ def log_directory(uri: str) -> Path:
     parts = _split(uri)
     if is_embedded(uri):
         return Path(parse_qs(parts.query)["root"][0]) / "log" / "qemu"
-    if parts.path == "/session":
+    if is_session(uri):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / "libvirt" / "qemu" / "log"
     return Path("/var/log/libvirt/qemu")
@@ -105,7 +110,7 @@ def configuration_directory(uri: str) -> Path:
     parts = _split(uri)
     if is_embedded(uri):
         return Path(parse_qs(parts.query)["root"][0]) / "etc"
-    return _config_home() / "libvirt" if parts.path == "/session" else Path("/etc/libvirt")
+    return _config_home() / "libvirt" if is_session(uri) else Path("/etc/libvirt")
 
 
 def _config_home() -> Path:

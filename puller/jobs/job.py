@@ -13,6 +13,7 @@ from msgspec import structs
 from puller import api
 from puller.backups.machines.connecting import connect
 from puller.cancelling import find_stop
+from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job, JobStep
 from puller.configuration.quantities import duration
@@ -23,6 +24,7 @@ from puller.errors import (
     DamagedData,
     Locked,
     NoSuchDomain,
+    PullerError,
     UsageError,
 )
 from puller.events import Notice, Observer, ignore
@@ -61,6 +63,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     *,
     steps: Sequence[JobStep] | None = None,
     drills: DrillSettings | None = None,
+    alarms: Thresholds = DEFAULTS,
     connect: str | None = None,
     observer: Observer = ignore,
     on_point: Stored = _ignore_point,
@@ -76,6 +79,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
         job: The job, from ``read_configuration(...).job(NAME)``.
         steps: The steps to run, of ``backup``, ``prune``, ``check`` and ``prove``. Default: those of the job.
         drills: How to hold restore drills, such as ``read_configuration(...).prove``.
+        alarms: From where on a new point looks wrong, such as ``read_configuration(...).alarms``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
             set.
@@ -97,7 +101,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     """
     chosen = _checked(job.steps if steps is None else steps)
     uri, reporters = connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
-    run = _Run(repository, job, uri, reporters, drills or DrillSettings())
+    run = _Run(repository, job, uri, reporters, drills or DrillSettings(), alarms)
     with JobLock(job.name, chosen[0], lock_directory()):
         run.all(chosen)
     return run.report
@@ -110,14 +114,21 @@ def _checked(steps: Sequence[str]) -> Sequence[str]:
 
 
 class _Run:
-    def __init__(
-        self, repository: Repository, job: Job, connect: str, audience: Reporters, drills: DrillSettings
+    def __init__(  # noqa: PLR0913, PLR0917 - what a run is made of
+        self,
+        repository: Repository,
+        job: Job,
+        connect: str,
+        audience: Reporters,
+        drills: DrillSettings,
+        thresholds: Thresholds = DEFAULTS,
     ) -> None:
         self._repository = repository
         self._job = job
         self._connect = connect
         self._audience = audience
         self._drills = drills
+        self._thresholds = thresholds
         self._other: str | None = None
         self.report = JobReport(job.name)
 
@@ -166,6 +177,20 @@ class _Run:
 
         report.taken = take_all(self._domains(), take, self._audience, job.parallel, scope)
         report.interruption = report.taken.interruption
+        if report.interruption is None:
+            self._watch(report.taken.points)
+
+    def _watch(self, points: Sequence[Point]) -> None:
+        """Tell what looks wrong in the new points. That it cannot be told fails no backup."""
+        for point in points:
+            try:
+                found = api.alarms(self._repository, point, thresholds=self._thresholds)
+            except PullerError as error:
+                self._audience.observer(Notice(point.domain, f"cannot judge the point: {error.message}"))
+                continue
+            for alarm in found:
+                self.report.alarms.append((point.domain, alarm))
+                self._audience.observer(Notice(point.domain, f"the point looks wrong: {alarm.text}"))
 
     def _host(self) -> str | None:
         """Return the name of the other host whose domains the job backs up; None if that is this host."""

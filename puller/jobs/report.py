@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from puller.errors import DamagedData, DrillFailed, Interrupted, PartialFailure, PullerError
 from puller.jobs.batch import Taken
+from puller.overview.alarm import Alarm
 from puller.recovery.proving.prove import Drills
 from puller.upkeep.check import CheckReport
 from puller.upkeep.prune import PruneReport
@@ -28,6 +29,7 @@ class JobReport:
     Attributes:
         job: The name of the job.
         taken: The points of the backups, and the domains that failed.
+        alarms: What looks wrong in these points, each with its domain.
         prune: Report of the prune; None if that step was not run or failed.
         check: Report of the check; None likewise.
         prove: Results of the restore drills; None likewise.
@@ -37,6 +39,7 @@ class JobReport:
 
     job: str
     taken: Taken = field(default_factory=Taken)
+    alarms: list[tuple[str, Alarm]] = field(default_factory=list)
     prune: PruneReport | None = None
     check: CheckReport | None = None
     prove: Drills | None = None

@@ -35,6 +35,7 @@ class Day:
         proven: Whether a drill has proven a point of the day.
         failed: Whether the last drill of a point of the day failed.
         copied: Whether another repository has a point of the day, too.
+        alarming: Whether a point of the day looks wrong by the earlier ones.
         stored_bytes: What the day's points added to the store.
         changed_bytes: What their sources named as changed; fulls, which tell nothing of it, do not count.
     """
@@ -43,14 +44,23 @@ class Day:
     proven: bool = False
     failed: bool = False
     copied: bool = False
+    alarming: bool = False
     stored_bytes: int = 0
     changed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The ids of points that another repository has, too, and of those that look wrong."""
+
+    copied: frozenset[str] = frozenset()
+    alarming: frozenset[str] = frozenset()
 
 
 def calendar(  # noqa: PLR0913, PLR0917 - what a day is made of
     points: Sequence[Point],
     proofs: Mapping[str, Proof],
-    copies: frozenset[str],
+    marks: Marks,
     interval: Interval | None,
     days: Sequence[date],
     now: datetime,
@@ -58,7 +68,7 @@ def calendar(  # noqa: PLR0913, PLR0917 - what a day is made of
     """Return one Day for each of ``days``.
 
     ``points`` are those of one machine, oldest first, at least one. ``proofs`` has the newest proof by point
-    id; ``copies`` are the ids of points that another repository has, too.
+    id.
     """
     late = set(_late_days(points, interval, days[0], now))
     gone = {_day(gap.begin) for gap in gaps_of(points)}
@@ -66,7 +76,7 @@ def calendar(  # noqa: PLR0913, PLR0917 - what a day is made of
     for point in points:
         kept.setdefault(_day(point.time), []).append(point)
     return tuple(
-        _kept_day(kept[day], proofs, copies) if day in kept else Day(_absent(day, gone, late)) for day in days
+        _kept_day(kept[day], proofs, marks) if day in kept else Day(_absent(day, gone, late)) for day in days
     )
 
 
@@ -75,7 +85,7 @@ def last_days(count: int, now: datetime) -> tuple[date, ...]:
     return tuple(_day(now) - _DAY * ago for ago in range(count - 1, -1, -1))
 
 
-def _kept_day(points: Iterable[Point], proofs: Mapping[str, Proof], copies: frozenset[str]) -> Day:
+def _kept_day(points: Iterable[Point], proofs: Mapping[str, Proof], marks: Marks) -> Day:
     points = list(points)
     verdicts = {proofs[point.point].verdict for point in points if point.point in proofs}
     disks = [disk for point in points for disk in point.disks]
@@ -83,7 +93,8 @@ def _kept_day(points: Iterable[Point], proofs: Mapping[str, Proof], copies: froz
         "kept",
         "proven" in verdicts,
         "failed" in verdicts,
-        any(point.point in copies for point in points),
+        any(point.point in marks.copied for point in points),
+        any(point.point in marks.alarming for point in points),
         sum(disk.stored_bytes for disk in disks),
         sum(disk.dirty_bytes for disk in disks if disk.kind != "full"),
     )

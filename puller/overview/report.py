@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from puller.overview.alarm import Alarm
 from puller.overview.calendar import Day
 from puller.overview.machine import MachineStatus
 from puller.repository.points import Point
@@ -43,11 +44,12 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """A machine: how it is now, its days, and its sizes."""
+    """A machine: how it is now, its days, its sizes, and what looked wrong in these days, oldest first."""
 
     status: MachineStatus
     days: tuple[Day, ...]
     volume: Volume
+    alarms: tuple[Alarm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, datetime, time
 from fnmatch import fnmatchcase
 
+from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData
-from puller.overview.calendar import calendar, last_days
+from puller.overview.alarm import alarms_since
+from puller.overview.calendar import Marks, calendar, last_days
 from puller.overview.machine import MachineStatus, machine_of
 from puller.overview.report import MachineReport, Report, report_of, volume_of
+from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
 
@@ -19,16 +22,19 @@ Damaged = Callable[[str, DamagedData], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which machines count: those of ``hosts``, names or patterns, without the domains ``exclude``.
+class Question:
+    """What is asked: how many ``days``, and of which machines: those of ``hosts``, without ``exclude``.
 
-    A machine belongs to the host that took its newest point.
+    Both are names or patterns. A machine belongs to the host that took its newest point. ``thresholds`` say
+    from where on a point looks wrong.
     """
 
+    days: int
     hosts: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    thresholds: Thresholds = DEFAULTS
 
-    def has(self, machine: MachineStatus) -> bool:
+    def is_about(self, machine: MachineStatus) -> bool:
         """Return whether the machine counts."""
         is_from = not self.hosts or any(fnmatchcase(machine.host, pattern) for pattern in self.hosts)
         names = (machine.uuid == name or fnmatchcase(machine.domain, name) for name in self.exclude)
@@ -36,44 +42,52 @@ class Selection:
 
 
 def survey(
-    repositories: Sequence[Repository],
-    days: int,
-    now: datetime,
-    selection: Selection,
-    damaged: Damaged | None = None,
+    repositories: Sequence[Repository], asked: Question, now: datetime, damaged: Damaged | None = None
 ) -> Report:
-    """Report on all machines and their last ``days``.
+    """Report on the machines of all repositories.
 
     The points of one domain are read after those of the other, so memory does not grow with their number. A
     damaged record raises DamagedData, or is passed to ``damaged``. Raises StoreError.
     """
-    dates = last_days(days, now)
-    copies = _copies(repositories)
-    machines = [
-        machine
-        for repository in repositories
-        for machine in _machines(repository, dates, now, copies, damaged)
-        if selection.has(machine.status)
-    ]
-    return report_of(machines, [repository.store.url for repository in repositories], dates, now)
+    work = _Survey(asked, now, _copies(repositories), damaged)
+    machines = [machine for repository in repositories for machine in work.machines(repository)]
+    return report_of(machines, [repository.store.url for repository in repositories], work.days, now)
 
 
-def _machines(
-    repository: Repository,
-    days: Sequence[date],
-    now: datetime,
-    copies: Mapping[str, frozenset[str]],
-    damaged: Damaged | None,
-) -> Iterator[MachineReport]:
-    proofs: defaultdict[str, dict[str, Proof]] = defaultdict(dict)
-    for (uuid, point_id), proof in repository.proofs.newest().items():
-        proofs[uuid][point_id] = proof
-    for points in repository.points.by_domain(damaged):
-        uuid = points[-1].uuid
-        drills, copied = proofs.get(uuid, {}), copies.get(uuid, frozenset())
-        status = machine_of(points, drills, repository.store.url, now)
-        shown = calendar(points, drills, copied, status.interval, days, now)
-        yield MachineReport(status, shown, volume_of(points))
+class _Survey:
+    def __init__(
+        self,
+        asked: Question,
+        now: datetime,
+        copies: Mapping[str, frozenset[str]],
+        damaged: Damaged | None,
+    ) -> None:
+        self._asked = asked
+        self._now = now
+        self._copies = copies
+        self._damaged = damaged
+        self.days = last_days(asked.days, now)
+
+    def machines(self, repository: Repository) -> Iterator[MachineReport]:
+        """Yield the machines of one repository."""
+        proofs: defaultdict[str, dict[str, Proof]] = defaultdict(dict)
+        for (uuid, point_id), proof in repository.proofs.newest().items():
+            proofs[uuid][point_id] = proof
+        for points in repository.points.by_domain(self._damaged):
+            drills = proofs.get(points[-1].uuid, {})
+            status = machine_of(points, drills, repository.store.url, self._now)
+            if self._asked.is_about(status):
+                yield self._reported(status, points, drills)
+
+    def _reported(
+        self, status: MachineStatus, points: Sequence[Point], drills: Mapping[str, Proof]
+    ) -> MachineReport:
+        first = datetime.combine(self.days[0], time(), UTC)
+        alarms = alarms_since(points, first, self._asked.thresholds)
+        copied = self._copies.get(status.uuid, frozenset())
+        marks = Marks(copied, frozenset(alarm.point for alarm in alarms))
+        shown = calendar(points, drills, marks, status.interval, self.days, self._now)
+        return MachineReport(status, shown, volume_of(points), alarms)
 
 
 def _copies(repositories: Sequence[Repository]) -> Mapping[str, frozenset[str]]:

@@ -14,7 +14,9 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskPlanned, DiskProgress, Notice, Observer
 from puller.pipeline.buffers import Buffer, BufferPool
+from puller.pipeline.concurrency import FAR_AWAY, Concurrency
 from puller.pipeline.flow import Flow
+from puller.pipeline.gate import Gate
 from puller.recovery.difference import Changes
 from puller.recovery.targets import outputs
 from puller.recovery.targets.outputs import Output
@@ -23,9 +25,17 @@ from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.repository import Repository
+from puller.units import CHUNK
 
 FETCHERS = 4
-"""Threads that fetch, open and write. Each holds a range of at most 8 MiB."""
+"""Threads that fetch, open and write from a store that is near. Each holds a range of at most 8 MiB."""
+
+FAR_FETCHERS, MOST_FETCHERS = 12, 20
+"""The same for a store that is far away, to begin with and at most."""
+
+PIECE = 64
+"""Chunks of a pack that a thread fetches while there are more threads than FETCHERS: at most 4 MiB. So many
+fetches share one pack, and need less memory each."""
 
 
 def open_image(repository: Repository, point: Point, record: DiskRecord) -> DiskImage:
@@ -52,27 +62,37 @@ def damaged(point: Point, disk: str, damage: Sequence[Damage]) -> DamagedData:
     )
 
 
-def copy_all(copiers: Sequence[Copier], flow: Flow) -> None:
+def copy_all(copiers: Sequence[Copier], flow: Flow, connections: int | None = None) -> None:
     """Copy all disks at the same time, a window of each in turn. Damage is collected, other errors raised.
 
+    ``connections`` is the number of fetches at once, at most MOST_FETCHERS; None to adapt it.
     ``flow`` is for the threads, and is entered here; its scope is that of the outputs.
     """
     for copier in copiers:
         copier.begin(flow.scope)
     with flow:
-        buffers = flow.adopt(BufferPool(FETCHERS, STRETCH))
+        buffers = flow.adopt(BufferPool(MOST_FETCHERS, STRETCH))
+        gate = flow.adopt(Gate(_law(flow.scope.round_trip, connections)))
 
         def work(item: tuple[Copier, PackJob]) -> None:
-            buffer = buffers.acquire()
-            with outputs.translated(item[0].place):
-                item[0].do(item[1], buffer)
-            buffer.release()
+            with gate.passing(len(item[1].chunks) * CHUNK):
+                buffer = buffers.acquire()
+                with outputs.translated(item[0].place):
+                    item[0].do(item[1], buffer)
+                buffer.release()
 
-        crew = flow.crew("restore", FETCHERS, FETCHERS, work)
+        crew = flow.crew("restore", MOST_FETCHERS, FETCHERS, work)
         for copier, jobs in _in_turn(copiers):
             for job in jobs:
-                crew.put((copier, job))
+                for piece in job.pieces(PIECE) if gate.limit > FETCHERS else (job,):
+                    crew.put((copier, piece))
         crew.finish()
+
+
+def _law(round_trip: float, connections: int | None) -> Concurrency:
+    if connections is not None:
+        return Concurrency.fixed(min(connections, MOST_FETCHERS))
+    return Concurrency(FETCHERS, MOST_FETCHERS, FAR_FETCHERS if round_trip >= FAR_AWAY else FETCHERS)
 
 
 def _in_turn(copiers: Sequence[Copier]) -> Iterator[tuple[Copier, list[PackJob]]]:

@@ -186,7 +186,8 @@ class _Restore:
     def _write_disks(self) -> None:
         with ExitStack() as opened:
             begun = [work for disk in self._plan.disks if (work := self._begin(opened, disk)) is not None]
-            copy_all([work.copier for work in begun], self._flow)
+            connections = self._repository.store_options.connections
+            copy_all([work.copier for work in begun], self._flow, connections)
             for work in begun:
                 try:
                     self._finish(work)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from puller.cancelling import CancelScope
 from puller.repository.format.names import is_foreign
 from puller.store.base import Store
+from puller.store.parallel import READERS, each
 
 ADVICE = "Remove them with the store's own tools if nobody needs them."
 
@@ -14,7 +16,12 @@ _SHOWN = 3
 
 def foreign(store: Store, folders: Iterable[str]) -> list[str]:
     """Return the names of foreign objects in ``folders``, each ending in ``/``. Raises StoreError."""
-    return [info.key for folder in folders for info in store.list(folder) if is_foreign(info.key, info.size)]
+
+    def find(scope: CancelScope, folder: str) -> list[str]:
+        infos = store.within(scope).list(folder)
+        return [info.key for info in infos if is_foreign(info.key, info.size)]
+
+    return [key for keys in each(store.scope, find, folders, READERS) for key in keys]
 
 
 def described(keys: list[str]) -> str:

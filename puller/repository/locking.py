@@ -26,6 +26,10 @@ _REQUESTS = 16
 """Parallel requests: as many as the S3 client has connections."""
 
 
+_ENDING = 900.0
+"""Seconds before its end from which a lock is not made again: stores refuse times that have passed."""
+
+
 def _now() -> float:
     """Return seconds that continue to count while the host is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -79,6 +83,13 @@ class Extension:
         # A lock keeps its mode: to change that, some stores ask for a right that no host should have.
         locks.extend(name, lock if was is None else ObjectLock(was.mode, lock.until))
         return lock.until
+
+
+def locked_like(store: Store, now: float, name: str) -> Store:
+    """Return the store for what replaces the object ``name``: its puts get the lock that this one has."""
+    lock = store.locks.lock_of(name)
+    lasts = lock is not None and lock.until > now + _ENDING
+    return store.locking(lock) if lock is not None and lasts else store
 
 
 def vital_names(store: Store) -> list[str]:

@@ -309,6 +309,11 @@ class Points(Scoped):
         found = self._load(names, damaged)
         return in_order(point for point in found if domain in (point.domain, point.uuid))
 
+    def newest(self, uuid: str, count: int) -> list[Point]:
+        """Return the ``count`` newest readable points of a domain, oldest first."""
+        names = sorted(self.names(uuid), reverse=True)
+        return in_order(self._load(names[:count], lambda *_: None))
+
     def by_domain(self, damaged: Callable[[str, DamagedData], None] | None = None) -> Iterator[list[Point]]:
         """Yield the points of each domain, oldest first, by UUID, and read one domain after the other.
 

@@ -28,11 +28,13 @@ class Identity(msgspec.Struct, frozen=True):
     address: str
     id: str
     cipher: str
+    slot: str = ""
+    """Id of the key slot that was opened last, to ask for it at once. Nothing relies on it."""
 
     @classmethod
-    def of(cls, descriptor: Descriptor, address: str) -> Identity:
+    def of(cls, descriptor: Descriptor, address: str, slot: str = "") -> Identity:
         """Return the identity of the repository at ``address``."""
-        return cls(address, descriptor.id, descriptor.cipher)
+        return cls(address, descriptor.id, descriptor.cipher, slot)
 
     @property
     def is_encrypted(self) -> bool:
@@ -69,7 +71,8 @@ class Replacement:
 def compare(descriptor: Descriptor, address: str) -> Replacement | None:
     """Return the difference from this host's memory, if there is one."""
     known, found = recall(address), Identity.of(descriptor, address)
-    return None if known is None or known == found else Replacement(known, found)
+    same = known is None or (known.id, known.cipher) == (found.id, found.cipher)
+    return None if known is None or same else Replacement(known, found)
 
 
 def memory_of(address: str) -> Path:

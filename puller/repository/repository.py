@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 from puller.cancelling import CancelScope, Scoped
@@ -23,8 +24,9 @@ from puller.repository.format.index import IndexPart, PackEntry
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
 from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.index.hints import HintFile
 from puller.repository.keys import key_slots as slots
-from puller.repository.keys.key_slots import Secret
+from puller.repository.keys.key_slots import KeySlot, Opened, Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Points
 from puller.repository.reading.footers import Footers
@@ -45,8 +47,18 @@ from puller.repository.writing.run import Run, Tuning
 from puller.repository.writing.runlocks import Locking, RunLocks, Unlocked
 from puller.store.base import ObjectInfo, Store
 from puller.store.options import DEFAULTS
+from puller.store.parallel import together
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a run reads before it reads a footer: condemned slots, hints of the index, lock policies."""
+
+    claims: Claims
+    hints: tuple[HintFile, ...]
+    lock_policies: Sequence[LockPolicy | None]
 
 
 class Repository(Scoped):
@@ -101,30 +113,51 @@ class Repository(Scoped):
         """Read the damage that checks have recorded, and add these packs to ``packs.damaged``."""
         self.packs.damaged |= union(self.damaged.read())
 
-    def run(self, tuning: Tuning | None = None, excluded: Collection[bytes] = frozenset()) -> Run:
+    def run(
+        self,
+        tuning: Tuning | None = None,
+        excluded: Collection[bytes] = frozenset(),
+        prepared: Preparation | None = None,
+    ) -> Run:
         """Begin a run that writes. Use as a context.
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not stored.
         """
         flow = Flow(self.scope)
         try:
-            return self.within(flow.scope)._begin(flow, tuning or Tuning(), excluded)
+            bound = self.within(flow.scope)
+            chosen = tuning or Tuning()
+            if chosen.uploads is None:
+                chosen = replace(chosen, uploads=self.store_options.connections)
+            return bound._begin(flow, chosen, excluded, prepared or bound.prepare())
         except BaseException:
             flow.scope.cancel()  # abandoned threads may still read the index
             raise
 
-    def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes]) -> Run:
-        # Before a footer is read: prune deletes a record only once no footer has its slots.
-        claims = Claims(self.condemned, self.maps.table)
-        self.learn_damage()
-        avoided = claims.excluded.union(excluded, self.packs.damaged)
-        listed = list_index(self.store)
+    def prepare(self) -> Preparation:
+        """Read what a run needs before it reads a footer. Raises StoreError, DamagedData."""
+        # Before a footer is read: prune deletes a record only once no footer has its slots. The index only
+        # says in which footers to look, so it may be listed at the same time.
+        claims, _, listed, records = together(
+            self.scope,
+            lambda _: Claims(self.condemned, self.maps.table),  # which keep the scope of the run
+            lambda own: self.within(own).learn_damage(),
+            lambda own: list(list_index(self.store.within(own))),
+            lambda own: self.lock_policies.within(own).records(),
+        )
         hints = load_hints(self.descriptor.id_bytes, listed, self._read_index, self.index_budget)
-        known = ChunkIndex(hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
-        return Run(self, flow, known, claims, tuning, self._locking())
+        return Preparation(claims, hints, records)
 
-    def _locking(self) -> Locking:
-        records = self.lock_policies.records()
+    def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes], prepared: Preparation) -> Run:
+        claims = prepared.claims
+        claims.wait_in(flow.scope)
+        avoided = claims.excluded.union(excluded, self.packs.damaged)
+        known = ChunkIndex(prepared.hints, Footers(self.packs), self.maps.table, avoided, self.packs.damaged)
+        return Run(self, flow, known, claims, tuning, self._locking(prepared.lock_policies))
+
+    def _locking(self, records: Sequence[LockPolicy | None]) -> Locking:
+        if not self.store.locks.possible:  # a copy of points that are locked elsewhere
+            return Unlocked(was_decided=True)
         policy = strictest(records)
         if policy is None:
             return Unlocked(was_decided=bool(records))
@@ -195,24 +228,36 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     refused: a writer of the store could otherwise make hosts store unencrypted data in it. Raises
     NoRepository, WrongKey, UnsupportedFormat.
     """
-    descriptor = descriptors.load(store)
+    known = None if address is None else remembered.recall(address)
+    guess = "" if known is None else known.slot
+    descriptor, slot_ids, read = together(
+        store.scope,
+        lambda own: descriptors.load(store.within(own)),
+        lambda own: slots.slot_ids(store.within(own)),
+        lambda own: slots.find_slot(store.within(own), guess),
+    )
     replaced = None if address is None else remembered.compare(descriptor, address)
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
-        _refuse_plain(store, descriptor, secret, replaced)
-        keys = KeyRing.unencrypted(descriptor.id_bytes)
+        _refuse_plain(store, descriptor, secret, replaced, slot_ids)
+        slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes)
     else:
-        keys = _open_keys(store, descriptor, secret, replaced)
+        opened = _open_keys(store, descriptor, secret, replaced, slot_ids, read)
+        slot, keys = opened.slot_id, opened.ring()
     if address is not None and replaced is None:
-        remembered.remember(Identity.of(descriptor, address))
+        remembered.remember(Identity.of(descriptor, address, slot))
     return Repository(store, descriptor, keys, replaced)
 
 
 def _refuse_plain(
-    store: Store, descriptor: Descriptor, secret: Secret | None, replaced: Replacement | None
+    store: Store,
+    descriptor: Descriptor,
+    secret: Secret | None,
+    replaced: Replacement | None,
+    slot_ids: Sequence[str],
 ) -> None:
     """Raise if this repository should be encrypted."""
-    if any(True for _ in slots.list_slots(store, descriptor.id_bytes)):
+    if any(True for _ in slots.load_slots(store, descriptor.id_bytes, slot_ids)):
         raise DamagedData(f"the repository at {store.url} claims to be unencrypted, but it has key slots")
     was = replaced if replaced is not None and replaced.known.is_encrypted else None
     advice = None if was is None else was.advice
@@ -223,11 +268,16 @@ def _refuse_plain(
         raise NotEncrypted(f"{plain}, but this host knows an encrypted one there", advice=advice)
 
 
-def _open_keys(
-    store: Store, descriptor: Descriptor, secret: Secret | None, replaced: Replacement | None
-) -> KeyRing:
+def _open_keys(  # noqa: PLR0913, PLR0917 - what opening a repository has found so far
+    store: Store,
+    descriptor: Descriptor,
+    secret: Secret | None,
+    replaced: Replacement | None,
+    slot_ids: Sequence[str],
+    read: Mapping[str, KeySlot],
+) -> Opened:
     try:
-        return slots.open_slot(store, descriptor.id_bytes, secret).ring()
+        return slots.open_slot(store, descriptor.id_bytes, secret, slot_ids, read)
     except WrongKey as error:
         if replaced is None or secret is None:
             raise

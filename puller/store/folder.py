@@ -9,12 +9,11 @@ deletion is durable, too: see *Power cuts* in ``docs/reliability.md``.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,18 +37,9 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
+from puller.store.files import read_file, write_file
 from puller.store.mounts import is_remote, means_lacking, sync_folder
 from puller.store.objectlock import Unlockable
-
-_DIRECT = 1 << 20
-"""Bytes from which a body is written with direct I/O, if its buffer and the file system allow it: on a full
-host the page cache would first have to evict memory that guests use."""
-
-_BLOCK = 4096
-"""Unit of the length of a direct write; devices with larger blocks answer EINVAL."""
-
-_PIECE = 8 << 20
-"""Bytes of one write: each write is a sign that a slow file system still works."""
 
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 """Name of a file that becomes an object when it is complete."""
@@ -102,7 +92,7 @@ class FolderStore(Scoped, Unlockable):
         """See ``Store.get``."""
         with self._open(key) as (descriptor, info):
             check_size(key, info.size, max_size)
-            return _read(descriptor, 0, info.size)
+            return read_file(descriptor, 0, info.size)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See ``Store.get_range``."""
@@ -128,7 +118,7 @@ class FolderStore(Scoped, Unlockable):
         """See ``Store.get_tail``."""
         validate_range(0, length)
         with self._open(key) as (descriptor, info):
-            return _read(descriptor, max(0, info.size - length), min(length, info.size)), info
+            return read_file(descriptor, max(0, info.size - length), min(length, info.size)), info
 
     def put(self, key: str, body: Body) -> None:
         """See ``Store.put``."""
@@ -356,52 +346,7 @@ def _is_older(entry: os.DirEntry[str], before: float) -> bool:
 
 
 def _read_range(descriptor: int, info: ObjectInfo, offset: int, length: int) -> bytes:
-    return _read(descriptor, offset, min(length, max(0, info.size - offset)))
-
-
-def _read(descriptor: int, offset: int, length: int) -> bytes:
-    """Read until ``length`` or the end: one ``pread`` returns at most 2 GiB and may return less."""
-    pieces = []
-    while length > 0 and (piece := os.pread(descriptor, length, offset)):
-        pieces.append(piece)
-        offset += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def write_file(path: Path, body: Body, note_progress: Callable[[], None]) -> None:
-    """Create the file, write ``body`` without copying it, and sync."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        rest = memoryview(body)
-        if len(rest) >= _DIRECT:
-            rest = _write_direct(descriptor, rest, note_progress)
-        while rest:
-            rest = rest[os.write(descriptor, rest[:_PIECE]) :]
-            note_progress()
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_direct(descriptor: int, body: memoryview, note_progress: Callable[[], None]) -> memoryview:
-    """Write whole blocks with direct I/O; return the rest, which is all of it if that is not possible.
-
-    It needs a page-aligned buffer, such as those of packs, and a file system that supports O_DIRECT.
-    """
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    whole, done = len(body) // _BLOCK * _BLOCK, 0
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-        while done < whole:
-            done += os.write(descriptor, body[done : min(whole, done + _PIECE)])
-            note_progress()
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-            raise
-    finally:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
-    return body[done:]
+    return read_file(descriptor, offset, min(length, max(0, info.size - offset)))
 
 
 def _link(temporary: Path, target: Path) -> None:

@@ -47,11 +47,12 @@ class ObjectVersion:
     modified: float
     is_marker: bool = False
     is_current: bool = False
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionPage:
-    """Some versions, the newest of a key first, and how to go on; ``following`` is None at the end.
+    """Some versions, the newest of a key first. ``following`` is the key and version to go on after, or None.
 
     A server may send the delete markers of a page after all other versions of it.
     """
@@ -100,13 +101,49 @@ class Locks(Protocol):
         ...
 
 
-def versions_of(locks: Locks, prefix: str) -> Iterator[ObjectVersion]:
-    """Yield all versions of the keys that begin with ``prefix``. Raises StoreError."""
-    page = locks.page(prefix)
-    yield from page.versions
-    while page.following is not None:
-        page = locks.page(prefix, page.following)
-        yield from page.versions
+@dataclass(frozen=True, slots=True)
+class History:
+    """All versions of one key. ``stored`` and ``markers`` have the newest first."""
+
+    key: str
+    stored: tuple[ObjectVersion, ...]
+    markers: tuple[ObjectVersion, ...]
+
+    @classmethod
+    def of(cls, key: str, versions: Sequence[ObjectVersion]) -> History:
+        """Return the history of ``versions``, in the order in which the store lists them."""
+        return cls(
+            key,
+            tuple(item for item in versions if not item.is_marker),
+            tuple(item for item in versions if item.is_marker),
+        )
+
+    @property
+    def current(self) -> ObjectVersion | None:
+        """The version that readers find; None if the key is deleted."""
+        return next((item for item in self.stored if item.is_current), None)
+
+    def hidden_since(self, version: ObjectVersion) -> float:
+        """Return when a version that is not current was deleted or overwritten, by the store's clock."""
+        newer = self.stored[: self.stored.index(version)]
+        times = [item.modified for item in (*newer, *self.markers) if item.modified >= version.modified]
+        return min(times, default=version.modified)
+
+
+def histories(locks: Locks, prefix: str) -> Iterator[History]:
+    """Yield the histories of the keys that begin with ``prefix``. Raises StoreError."""
+    after: tuple[str, str] | None = None
+    open_: dict[str, list[ObjectVersion]] = {}
+    while True:
+        page = locks.page(prefix, after)
+        for item in page.versions:
+            open_.setdefault(item.key, []).append(item)
+        after = page.following
+        for key in list(open_):
+            if after is None or key != after[0]:  # the next page may go on with the last key
+                yield History.of(key, open_.pop(key))
+        if after is None:
+            return
 
 
 class AskedLocks:

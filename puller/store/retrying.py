@@ -106,6 +106,8 @@ class RetryingStore(WrappedStore):
         while infos := self._try(page, call):
             told = infos[-1].key
             yield from infos
+            if len(infos) < _PAGE:  # all there is; to ask once more would take no time, and so no round trip
+                return
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``. One request's worth at a time, each with its own wait."""
@@ -131,6 +133,7 @@ class RetryingStore(WrappedStore):
         scope = self.scope
         silence = Silence(call, self._store.url, self._clock, WAKING if self._may_sleep else 0.0)
         for pause in pauses(self._chance):
+            began = self._clock()
             try:
                 answer = request(scope, ask, silence)
             except StoreUnavailable as error:
@@ -141,7 +144,7 @@ class RetryingStore(WrappedStore):
                     scope.note_failure(error.message)
                 (self._wait or scope.pause)(pause)
             else:
-                scope.note_answer()
+                scope.note_answer(self._clock() - began)
                 return answer
         raise AssertionError("pauses never end")
 

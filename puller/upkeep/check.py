@@ -15,15 +15,19 @@ from datetime import datetime
 
 from puller.errors import DamagedData, KeyNotHeld, StoreDenied, StoreError
 from puller.events import Notice, Observer, Step
+from puller.repository.collecting.inventory import list_packs
 from puller.repository.collecting.reach import Reach
 from puller.repository.foreign import described, foreign
+from puller.repository.format.footer import PackKind
 from puller.repository.format.names import FOLDERS
 from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
+from puller.store.parallel import together
 from puller.upkeep.attribution import Attribution
+from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
 from puller.upkeep.packcheck import Faults
 from puller.upkeep.reading import ReadingResult, examine
 from puller.upkeep.schedule import Allowance, Reading
@@ -51,7 +55,7 @@ class CheckReport:
 
     ``packs_verified`` packs were read as a whole and are intact; ``packs_left`` were due, but the budget was
     spent. ``oldest_verified`` is when the pack was verified that was verified longest ago, by the store's
-    clock; None if a pack of the points never was.
+    clock; None if a pack of the points never was. ``uncovered`` are points whose locks end too soon.
     """
 
     points: int
@@ -61,6 +65,7 @@ class CheckReport:
     packs_verified: int = 0
     packs_left: int = 0
     oldest_verified: datetime | None = None
+    uncovered: tuple[Uncovered, ...] = ()
 
 
 def check(
@@ -75,16 +80,26 @@ def check(
         raise KeyNotHeld("cannot check stored guest data with this key: its role is backup-only")
     allowance = Allowance(reading, clock)
     errors: list[CheckError] = []
-    if not points:
-        _tell_foreign(repository, observer)
-    chosen = _points(repository, points, errors)
+    keys, found = together(
+        repository.scope,
+        lambda own: () if points else foreign(repository.store.within(own), FOLDERS),
+        lambda own: _points(repository.within(own), points, errors),
+    )
+    if keys:
+        observer(Notice("repository", described(list(keys))))
+    chosen = by_end(found)
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
     reach = Reach(repository.maps)
-    sound = _walk(repository, parts, reach, errors)
+    promises = Promises()
+    sound = _walk(repository, parts, reach, errors, promises)
     observer(Step("repository", "packs"))
-    known = repository.damaged.read()
-    examined = examine(repository, reach, allowance, known, observer)
+    known, listed = together(
+        repository.scope,
+        lambda own: repository.damaged.within(own).read(),
+        lambda own: list_packs(repository.store.within(own), (PackKind.DATA,)),
+    )
+    examined = examine(repository, reach, allowance, known, listed, observer)
     if examined.packs.faults:
         observer(Step("repository", "damage"))
         errors += _attribute(repository, sound, examined.packs.faults)
@@ -98,13 +113,8 @@ def check(
         len(examined.verified),
         examined.left,
         examined.oldest,
+        uncovered(repository, chosen, promises),
     )
-
-
-def _tell_foreign(repository: Repository, observer: Observer) -> None:
-    keys = foreign(repository.store, FOLDERS)
-    if keys:
-        observer(Notice("repository", described(keys)))
 
 
 def _of_standing_points(repository: Repository, errors: list[CheckError]) -> list[CheckError]:
@@ -170,7 +180,11 @@ def _parts(points: Sequence[Point], errors: list[CheckError]) -> Iterator[_Part]
 
 
 def _walk(
-    repository: Repository, parts: Sequence[_Part], reach: Reach, errors: list[CheckError]
+    repository: Repository,
+    parts: Sequence[_Part],
+    reach: Reach,
+    errors: list[CheckError],
+    promises: Promises,
 ) -> list[_Part]:
     """Add everything that the parts reach; return those whose roots can be read."""
     readable = []
@@ -180,6 +194,7 @@ def _walk(
             continue
         readable.append(part)
         damage = merge_damage(reach.add(root))
+        promises.note(part.point, part.address, reach, repository)
         errors += (_located(part.point, part.name, item) for item in damage)
     return readable
 

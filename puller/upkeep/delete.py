@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from puller.errors import PointKept
+from puller.repository.points import object_name
 from puller.repository.records.kept import Keep, Name
 from puller.repository.repository import Repository
+from puller.upkeep.staying import when
 
 
 def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[str] = ()) -> tuple[str, ...]:
@@ -19,8 +21,25 @@ def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[s
     """
     found = list(dict.fromkeys(repository.points.locate(selector, hosts) for selector in selectors))
     _refuse_kept(repository, found)
+    _refuse_locked(repository, found)
     repository.points.delete(found)
     return tuple(point_id for _, point_id in found)
+
+
+def _refuse_locked(repository: Repository, names: Sequence[Name]) -> None:
+    """Refuse points that the store holds anyway. The store is asked, and not the records."""
+    locks = repository.store.locks
+    if not locks.possible or not repository.lock_policies.names():
+        return
+    now = locks.now()
+    for name in names:
+        lock = locks.lock_of(object_name(*name))
+        if lock is not None and lock.until > now:
+            end = when(datetime.fromtimestamp(lock.until, UTC))
+            raise PointKept(
+                f"cannot delete restore point {name[1]}: it is locked until {end}",
+                advice="Wait until then: 'puller prune' removes points whose locks have ended.",
+            )
 
 
 def _refuse_kept(repository: Repository, names: Sequence[Name]) -> None:

@@ -19,8 +19,10 @@ from puller.repository.format.pages import Refs
 from puller.repository.reading.packs import OPENINGS, StoredPack, merge
 from puller.repository.records.verified import VerifiedPack
 from puller.repository.repository import Repository
+from puller.store.parallel import READERS
 
-READERS = 4
+_WHOLE = 4
+"""Packs that are read as a whole at once: each thread holds a range of at most 8 MiB."""
 
 
 @dataclass
@@ -84,19 +86,19 @@ class PackCheck:
 
     def look(self, packs: Iterable[bytes]) -> None:
         """Read the footers of packs, and check that they have the reached slots."""
-        self._work(packs, self._look)
+        self._work(packs, self._look, READERS)
 
     def read(self, packs: Iterable[bytes]) -> list[VerifiedPack]:
         """Read packs as a whole, including unreached slots; return the intact ones."""
-        self._work(packs, self._read)
+        self._work(packs, self._read, _WHOLE)
         sound, self._sound = self._sound, []
         return sound
 
-    def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None]) -> None:
-        """Process several packs at a time; each is requested when a thread is free."""
+    def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None], threads: int) -> None:
+        """Process ``threads`` packs at a time; each is requested when a thread is free."""
         with Flow(self._repository.scope) as flow:
             self._packs = self._repository.packs.within(flow.scope)
-            crew = flow.crew("check", READERS, READERS, partial(self._check, examine))
+            crew = flow.crew("check", threads, threads, partial(self._check, examine))
             for pack_id in packs:
                 crew.put(pack_id)
             crew.finish()

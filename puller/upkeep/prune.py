@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from puller.errors import StoreDenied, UsageError
 from puller.events import Notice, Observer, Step, ignore
 from puller.repository.collecting.disposal import Disposal
+from puller.repository.collecting.inventory import Inventory, list_packs
 from puller.repository.collecting.lease import Lease
+from puller.repository.locking import locked_like
 from puller.repository.points import AHEAD, Point
+from puller.repository.reading.indexes import list_index
 from puller.repository.records.condemned import (
     ALL,
     KEPT,
@@ -31,12 +35,17 @@ from puller.repository.records.kept import Keep, Name, point_of
 from puller.repository.records.proofs import superfluous
 from puller.repository.records.verified import VerifiedPack, outlives, tidy
 from puller.repository.repository import Repository
+from puller.repository.writing.pending import Pending
+from puller.store.base import ObjectInfo
+from puller.store.parallel import together
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.leftovers import sweep
 from puller.upkeep.reachability import Reachability
 from puller.upkeep.reclaim import Reclaim
 from puller.upkeep.retention import Decision, Policy, decide
+from puller.upkeep.staying import recorded_ends, stay_locked, stored_ends
 from puller.upkeep.survey import Survey
+from puller.upkeep.sweep import Sweep, Waiting
 
 NOT_LET_GO = "the store does not let it be deleted"
 """Reason for a point that stays although no rule keeps it."""
@@ -58,6 +67,8 @@ class PruneReport:
         bytes_freed: Bytes of the deleted packs, plus the bytes that compaction saved.
         decisions: The decision for each point, with its reasons.
         held: Points among ``kept`` that only a keep holds.
+        waiting: Deleted objects that the store holds until a day, because they are locked or because the
+            grace time is not over; empty without a lock policy.
     """
 
     kept: tuple[str, ...]
@@ -68,6 +79,7 @@ class PruneReport:
     bytes_freed: int
     decisions: tuple[Decision, ...]
     held: tuple[str, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
 
 def preview(repository: Repository, policy: Policy) -> PruneReport:
@@ -76,7 +88,7 @@ def preview(repository: Repository, policy: Policy) -> PruneReport:
     It changes nothing, so it cannot learn the store's time and uses this host's clock.
     """
     points, now = repository.points.all(), time.time()
-    decisions = judge(points, policy, now)
+    decisions = stay_locked(judge(points, policy, now), recorded_ends(repository, points), _utc(now))
     return _report(decisions, _by_id(points, repository.keeps.holding(_utc(now))))
 
 
@@ -137,7 +149,11 @@ def _spared(decision: Decision, keep: Keep | None) -> Decision:
 
 
 def _report(
-    judged: tuple[Decision, ...], keeps: KeepsById, condemned: int = 0, reclaim: Reclaim | None = None
+    judged: tuple[Decision, ...],
+    keeps: KeepsById,
+    condemned: int = 0,
+    reclaim: Reclaim | None = None,
+    sweep: Sweep | None = None,
 ) -> PruneReport:
     decisions = tuple(_spared(item, keeps.get(item.point)) for item in judged)
     return PruneReport(
@@ -146,9 +162,10 @@ def _report(
         packs_condemned=condemned,
         packs_deleted=reclaim.deleted if reclaim else 0,
         packs_compacted=reclaim.compacted if reclaim else 0,
-        bytes_freed=reclaim.bytes_freed if reclaim else 0,
+        bytes_freed=sweep.freed if sweep else reclaim.bytes_freed if reclaim else 0,
         decisions=decisions,
         held=tuple(_held(judged, keeps)),
+        waiting=sweep.waiting if sweep else (),
     )
 
 
@@ -162,6 +179,10 @@ class _Prune:
     observer: Observer
     disposal: Disposal = field(default_factory=Disposal)
     mark: Reachability = field(init=False)
+    _pending: list[Pending] = field(init=False)
+    _indexes: list[ObjectInfo] = field(init=False)
+    _condemned: list[ObjectInfo] = field(init=False)
+    _has_locks: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.mark = Reachability(self.repository, self.disposal, self.lease.renew)
@@ -171,28 +192,67 @@ class _Prune:
         if not self.repository.descriptor.conditional_writes:
             self.observer(Notice("repository", UNCONDITIONAL))
         decisions, keeps = self._apply(policy)
-        self._step("mark")
-        self.mark.add_new(self.lease.measure())
         self._step("survey")
-        records = self.repository.condemned.read(self.repository.condemned.listed())
-        condemned = union(record.packs for record in records)
-        survey = Survey(self.repository, self.mark.reach, condemned, self.lease.renew)
+        records, survey = self._survey()
         self._step("condemn")
         fresh, final = self._sentence(records, survey)
         # Only now, after the final records are durable: a run whose commit this misses has seen them.
-        self.mark.add_new(self.lease.measure())
+        self.mark.add_new(self.lease.recent())
         self._step("reclaim")
-        reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew)
-        reclaim.run(final)
+        store = self.repository.store
+        like = partial(locked_like, store, self.lease.now) if self._has_locks else lambda name: store
+        reclaim = Reclaim(self.repository, survey, self.disposal, self.lease.renew, like)
+        together(
+            self.repository.scope,
+            lambda _: reclaim.run(final),
+            lambda _: self._tidy(survey),
+            lambda own: sweep(self.repository.store.within(own), self.disposal, self.lease.now),
+        )
         self._forget(records, reclaim)
-        self._forget_damage(survey)
-        self._tidy_verified(survey)
-        self._forget_keeps()
-        self._forget_proofs()
-        sweep(self.repository.store, self.disposal, self.lease.now)
         self._tell_unlike(reclaim.unlike)
         self._tell_refusal()
-        return _report(decisions, keeps, len(fresh), reclaim)
+        swept = self._sweep(survey) if self._has_locks else None
+        return _report(decisions, keeps, len(fresh), reclaim, swept)
+
+    def _sweep(self, survey: Survey) -> Sweep:
+        """Delete for good what this and earlier prunes deleted, as far as no lock holds it."""
+        self._step("sweep")
+        now = self.lease.measure()
+        sweep = Sweep(self.repository.store, self.grace, now, self.lease.renew, survey.misses)
+        for text in sweep.run():
+            self.observer(Notice("repository", text))
+        return sweep
+
+    def _survey(self) -> tuple[list[Record], Survey]:
+        """Mark the points that are new, and survey the packs.
+
+        Points are listed after the pending ones, and packs after the index. Nothing is removed by this mark
+        alone: it is repeated once all that is final is durable.
+        """
+        repository = self.repository
+        self.mark.add_pending(self._pending, self.lease.recent())
+        names, packs, records, policies = together(
+            repository.scope,
+            lambda own: repository.points.within(own).names(),
+            lambda own: list_packs(repository.store.within(own)),
+            lambda own: repository.condemned.within(own).read(self._condemned),
+            lambda own: repository.lock_policies.within(own).names(),
+        )
+        self._has_locks = bool(policies)
+        self.mark.add_committed(names)
+        inventory = Inventory.of(self._indexes, packs)
+        condemned = union(record.packs for record in records)
+        return records, Survey(repository, self.mark.reach, inventory, condemned, self.lease.renew)
+
+    def _tidy(self, survey: Survey) -> None:
+        """Delete small objects that nobody needs: each kind by itself, and none that a pack depends on."""
+        together(
+            self.repository.scope,
+            lambda _: self._forget_damage(survey),
+            lambda _: self._tidy_verified(survey),
+            lambda _: self._forget_keeps(),
+            lambda _: self._forget_proofs(),
+        )
 
     def _step(self, name: str) -> None:
         self.observer(Step("repository", name))
@@ -200,20 +260,37 @@ class _Prune:
     def _apply(self, policy: Policy) -> tuple[tuple[Decision, ...], KeepsById]:
         """Remove points, but only after the data of all others is known."""
         self._step("points")
-        points = self.repository.points.all()
-        decisions = judge(points, policy, self.lease.now)
+        repository = self.repository
+        points = repository.points.all()
+        decisions = self._judge(points, policy)
         kept = {item.point for item in decisions if item.keep}
         self.mark.add(point for point in points if point.point in kept)
         keeps = self._mark_held(points, decisions)
         held = {point: keeps[point] for point in _held(decisions, keeps)}
-        self.lease.measure()
+        self.lease.recent()
         kept |= held.keys()
         names = [(point.uuid, point.point) for point in points if point.point not in kept]
-        if not self.disposal.attempt(lambda: self.repository.points.delete(names)):
+        self._step("mark")
+        deleted, self._pending, self._indexes, self._condemned = together(
+            repository.scope,
+            lambda own: self.disposal.attempt(lambda: repository.points.within(own).delete(names)),
+            lambda own: list(repository.pending.within(own).listed()),
+            lambda own: list(list_index(repository.store.within(own))),
+            lambda own: repository.condemned.within(own).listed(),
+        )
+        if not deleted:
             refused = {name for _, name in names} & {name for _, name in self.repository.points.names()}
             decisions = tuple(_kept_by_store(item) if item.point in refused else item for item in decisions)
         self._tell_unreadable(held)
         return decisions, keeps
+
+    def _judge(self, points: Sequence[Point], policy: Policy) -> tuple[Decision, ...]:
+        """Let points stay that the store would hold anyway: it is asked about those that say so."""
+        now = _utc(self.lease.now)
+        judged = judge(points, policy, self.lease.now)
+        kept = {item.point for item in judged if item.keep}
+        ends = stored_ends(self.repository, [point for point in points if point.point not in kept], now)
+        return stay_locked(judged, ends, now)
 
     def _mark_held(self, points: Sequence[Point], decisions: tuple[Decision, ...]) -> KeepsById:
         """Mark data of held points, and return all keeps.
@@ -222,7 +299,7 @@ class _Prune:
         """
         marked: set[str] = set()
         while True:
-            keeps = _by_id(points, self.repository.keeps.holding(_utc(self.lease.measure())))
+            keeps = _by_id(points, self.repository.keeps.holding(_utc(self.lease.recent())))
             fresh = set(_held(decisions, keeps)) - marked
             if not fresh:
                 return keeps
@@ -250,7 +327,7 @@ class _Prune:
 
     def _sentence(self, records: list[Record], survey: Survey) -> tuple[Condemnations, Condemnations]:
         """Put records of unreachable slots; return the newly condemned slots, and all final ones."""
-        now = self.lease.measure()
+        now = self.lease.recent()
         due = [item for item in records if not item.final and item.modified + self.grace <= now]
         fresh = _news(survey, union(item.packs for item in records), now - self.grace)
         waiting, ripening = (fresh, {}) if self.grace else ({}, fresh)
@@ -263,7 +340,7 @@ class _Prune:
 
     def _forget(self, records: list[Record], reclaim: Reclaim) -> None:
         """Delete final records that no run needs any more: their slots are gone from every generation."""
-        limit = self.lease.measure() - KEPT
+        limit = self.lease.recent() - KEPT
         done = [
             item
             for item in records

@@ -13,6 +13,7 @@ from puller.repository.format.pages import Address, Root
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing import pending
+from puller.repository.writing.pending import Pending
 
 _ADVICE = (
     "Run 'puller check'. Delete the restore points that cannot be repaired with 'puller delete', "
@@ -60,15 +61,22 @@ class Reachability:
         Points that have been pending for too long at ``now``, the store's time in seconds since the epoch,
         are deleted first; if their run is still alive, it notices that.
         """
-        for item in self._repository.pending.listed():
+        self.add_pending(list(self._repository.pending.listed()), now)
+        self.add_committed(self._repository.points.names())
+
+    def add_pending(self, listed: Iterable[Pending], now: float) -> None:
+        """Add the ``listed`` pending points; the first half of ``add_new``."""
+        for item in listed:
             name = item.uuid, item.point
             is_old = item.modified + pending.KEPT <= now
             if is_old and self._disposal.attempt(partial(self._repository.pending.delete, [name])):
                 continue
             if name not in self._seen:
                 self._add_pending(*name, is_old)
-        names = [name for name in self._repository.points.names() if name not in self._seen]
-        self.add(self._committed(names))
+
+    def add_committed(self, listed: Iterable[tuple[str, str]]) -> None:
+        """Add the ``listed`` points that are new; they were listed after all that concerns pending ones."""
+        self.add(self._committed([name for name in listed if name not in self._seen]))
 
     def _add_pending(self, uuid: str, point_id: str, is_old: bool) -> None:
         """A run that prune overtook takes its point back; should it die before, part of that is gone.

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from puller.events import DiskDone, DiskPlanned, Observer
-from puller.repository.collecting.inventory import PackObject, list_packs
+from puller.repository.collecting.inventory import PackObject
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import PackKind
 from puller.repository.records.damaged import DamageRecord, since
 from puller.repository.repository import Repository
 from puller.upkeep.packcheck import PackCheck
@@ -40,16 +39,21 @@ class ReadingResult:
     oldest: datetime | None
 
 
-def examine(
+def examine(  # noqa: PLR0913, PLR0917 - what a check knows by then
     repository: Repository,
     reach: Reach,
     allowance: Allowance,
     known: Sequence[DamageRecord],
+    listed: Mapping[bytes, PackObject],
     observer: Observer,
 ) -> ReadingResult:
-    """Examine the reached packs, and read those that are due. ``known`` holds recorded damage."""
+    """Examine the reached packs, and read those that are due.
+
+    ``known`` holds recorded damage, ``listed`` the stored data packs. A reached pack that is not listed is
+    opened: it is newer than the listing, or missing.
+    """
     reading = allowance.reading
-    stored = _stored(repository, reach)
+    stored = _stored(repository, reach, listed)
     generations = {pack_id: pack.generations for pack_id, pack in stored.items()}
     verification = Verification(repository, generations, since(known), observer)
     queue = _queue(stored, verification, reading)
@@ -69,9 +73,10 @@ def examine(
     return ReadingResult(packs, verified, left, _oldest(verification, reached))
 
 
-def _stored(repository: Repository, reach: Reach) -> dict[bytes, PackObject]:
+def _stored(
+    repository: Repository, reach: Reach, listed: Mapping[bytes, PackObject]
+) -> dict[bytes, PackObject]:
     reached = {repository.maps.table.pack_id(number) for number in reach.packs}
-    listed = list_packs(repository.store, (PackKind.DATA,))
     return {pack_id: pack for pack_id, pack in listed.items() if pack_id in reached}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectExists
+from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectExists, ObjectNotFound
 from puller.repository.collecting.compaction import compact, compacted, is_copied, present
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.inventory import PackObject
@@ -15,6 +15,7 @@ from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.reading.packs import StoredPack
 from puller.repository.records.condemned import ALL, Condemnations, slots_in
 from puller.repository.repository import Repository
+from puller.store.base import Store
 from puller.upkeep.survey import Survey
 
 _DELETED_AT_ONCE = 1000
@@ -28,8 +29,15 @@ class Reclaim:
     """
 
     def __init__(
-        self, repository: Repository, survey: Survey, disposal: Disposal, beat: Callable[[], None]
+        self,
+        repository: Repository,
+        survey: Survey,
+        disposal: Disposal,
+        beat: Callable[[], None],
+        like: Callable[[str], Store],
     ) -> None:
+        """``like`` returns the store for an object that replaces the one of this name."""
+        self._like = like
         self._repository = repository
         self._survey = survey
         self._disposal = disposal
@@ -149,8 +157,14 @@ class Reclaim:
             return True
         repository = self._repository
         try:
-            freed = compact(repository.store, repository.keys, self._survey.reader, opened, slots)
-        except (ObjectExists, ObjectChanged, MissingObject):  # another prune is ahead of this one
+            store = self._like(opened.name)
+            freed = compact(store, repository.keys, self._survey.reader, opened, slots)
+        except (
+            ObjectExists,
+            ObjectChanged,
+            ObjectNotFound,
+            MissingObject,
+        ):  # another prune is ahead of this one
             self.left.add(pack_id)
             return True
         self.compacted += 1

@@ -10,7 +10,7 @@ from puller.errors import DamagedData
 from puller.repository.collecting.compaction import present
 from puller.repository.collecting.inventory import Inventory, PackObject
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import Footer, PackKind
+from puller.repository.format.footer import Footer, PackKind, parse_pack_name
 from puller.repository.format.index import IndexedPack, PackEntry
 from puller.repository.reading.packs import PackReader, StoredPack
 from puller.repository.records.condemned import ALL, CondemnedSlots, column_of
@@ -30,7 +30,12 @@ class Survey:
     """
 
     def __init__(
-        self, repository: Repository, reach: Reach, watched: Collection[bytes], beat: Callable[[], None]
+        self,
+        repository: Repository,
+        reach: Reach,
+        inventory: Inventory,
+        watched: Collection[bytes],
+        beat: Callable[[], None],
     ) -> None:
         """``watched`` are packs that are condemned already; ``beat`` is called now and then."""
         self._repository = repository
@@ -41,7 +46,7 @@ class Survey:
         self.reader = PackReader(repository.store, repository.keys)
         self.garbage: dict[bytes, CondemnedSlots] = {}
         self.unindexed: list[bytes] = []
-        self.inventory = Inventory.take(repository.store)
+        self.inventory = inventory
         for entry in self.inventory.read_indexes(repository.store, repository.keys):
             self._survey_pack(entry)
         for pack_id, stored in self.inventory.packs.items():
@@ -56,6 +61,11 @@ class Survey:
         """Return whether a pack is stored, or a point needs it nevertheless."""
         number = self._repository.maps.table.number(pack_id)
         return pack_id in self.packs or number in self._reach.packs or number in self._reach.map_packs
+
+    def misses(self, key: str) -> bool:
+        """Return whether ``key`` is of a pack that a point needs, and of which nothing is stored."""
+        named = parse_pack_name(key)
+        return named is not None and named[1] not in self.packs and self.matters(named[1])
 
     def live(self, pack_id: bytes) -> int:
         """The set of the slots of a pack that something reaches."""

@@ -35,18 +35,19 @@ class Verification:
         self._refused = False
         self.times: dict[bytes, float] = {}
         self.fresh: set[bytes] = set()
-        self.refresh()
-        self.refresh()  # what a prune put in place of records that were gone before they were read
+        if self.refresh():
+            self.refresh()  # what a prune put in place of records that were gone before they were read
         self.fresh.clear()
 
-    def refresh(self) -> None:
-        """Read the records that have appeared since the last call."""
+    def refresh(self) -> bool:
+        """Read the records that have appeared since the last call; return whether there were some."""
         infos = [info for info in self._records.listed() if info.key not in self._seen]
         self._seen.update(info.key for info in infos)
         for record in self._records.read(infos):
             for pack in record.packs:
                 if pack.generation in self._generations.get(pack.pack_id, ()):
                     self._note(pack, pack.time or 0.0)
+        return bool(infos)
 
     def _note(self, pack: VerifiedPack, moment: float) -> None:
         # A new record may say what older ones have said: prune merges them.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from puller.backups import clock
+from puller.backups.bases.history import History
 from puller.errors import DamagedData, NoSuchPoint, RepositoryError
 from puller.events import Event, Notice
 from puller.repository.points import new_id, object_name, time_of
@@ -24,7 +25,7 @@ def _texts(told: list[Event]) -> list[str]:
 
 
 def _next(scene: Scene, told: list[Event]) -> datetime:
-    return clock.next_moment(scene.open()[1], uuid_of("a"), "a", told.append)
+    return clock.next_moment(History(scene.open()[1], uuid_of("a")), "a", told.append)
 
 
 def test_a_point_is_dated_now() -> None:

@@ -37,7 +37,7 @@ def test_a_sound_repository(cli: CommandLine, points: list[puller.Point]) -> Non
     document = cli("check", "--json").document
     assert document.keys() == {
         *("points", "packs", "chunks_read", "errors"),
-        *("packs_verified", "packs_left", "oldest_verified"),
+        *("packs_verified", "packs_left", "oldest_verified", "uncovered"),
     }
     assert (document["points"], document["chunks_read"], document["errors"]) == (2, 0, [])
     assert document["packs"] > 0

@@ -54,6 +54,7 @@ def fleet(repository: puller.Repository, folder: Path, monkeypatch: pytest.Monke
         made = make_point(repository, {"vda": b"web1"}, "web1", NOW - age * DAY, NIGHTLY, "kvm1")
     repository.proofs.put((made.uuid, made.point), Proof(NOW, "proven", "web1", "kvm1", "agent", 20.0))
     make_point(repository, {"vda": b"db1" * 999}, "db1", NOW - 5 * DAY, NIGHTLY, "kvm2")
+    make_point(repository, {"vda": b"odd", "vdb": b"gone"}, EVIL, NOW - 2 * DAY, {}, "kvm1")
     make_point(repository, {"vda": b"odd"}, EVIL, NOW - DAY, {}, "kvm1")
     return repository
 
@@ -126,6 +127,8 @@ def test_the_filter_and_the_order(browser: Chrome, page: Path) -> None:
     field.send_keys(" ")
     Select(browser.find_element(By.ID, "which")).select_by_value("late")
     assert names(browser) == ["db1"]
+    Select(browser.find_element(By.ID, "which")).select_by_value("wrong")
+    assert names(browser) == [EVIL]
     Select(browser.find_element(By.ID, "which")).select_by_value("unproven")
     assert names(browser) == ["db1", EVIL]
     Select(browser.find_element(By.ID, "which")).select_by_value("")
@@ -147,6 +150,13 @@ def test_no_screen_has_to_be_scrolled_sideways(browser: Chrome, page: Path, widt
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_what_looks_wrong_stands_first(browser: Chrome, page: Path) -> None:
+    opened(browser, page)
+    (told,) = browser.find_elements(By.CSS_SELECTOR, "ul.wrong li")
+    assert told.text.startswith(f"{EVIL}, 2")
+    assert told.text.endswith(": disk vdb is not in the point any more")
+
+
 def test_the_page_needs_nothing_else(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", text)
@@ -162,6 +172,8 @@ def test_the_document_has_what_the_page_shows(cli: CommandLine, fleet: puller.Re
     assert web1["states"] == ["unknown"] * 3 + ["kept"] * 3 + ["unknown"]
     assert (web1["proven"], web1["failed"], web1["copied"]) == ([5], [], [])
     assert db1["states"] == ["unknown", "kept", "late", "late", "late", "late", "late"]
+    alarms = [[alarm["sign"] for alarm in one["alarms"]] for one in answer.document["domains"]]
+    assert alarms == [[], ["size"], []]
     assert [host["silent"] for host in answer.document["hosts"]] == [False, True]
 
 
@@ -170,7 +182,7 @@ def test_several_repositories_on_one_page(cli: CommandLine, fleet: puller.Reposi
     (point,) = puller.list_points(fleet, "db1")
     other.points.commit(point)
     document = cli("report", "--json", "--also", str(tmp_path / "other"), "--days", "7").document
-    assert [one["points"] for one in document["repositories"]] == [5, 1]
+    assert [one["points"] for one in document["repositories"]] == [6, 1]
     copied = [one["copied"] for one in document["domains"] if one["domain"] == "db1"]
     assert copied == [[1], [1]], "five days ago"
 

@@ -82,6 +82,28 @@ def test_all_matching_domains_several_at_a_time(
     assert {point.tags["job"] for point in puller.list_points(repository)} == {"nightly"}
 
 
+def test_a_point_that_looks_wrong_is_told(
+    cli: CommandLine, setting: Setting, machine: Machine, repository: puller.Repository, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "puller.prom"
+    setting.job(f'domains = ["{machine.name}"]\nmetrics-file = "{metrics}"')
+    well = cli("run", "nightly", "--json")
+    assert well.document["alarms"] == []
+    assert f'puller_backup_alarms{{domain="{machine.name}",job="nightly"}} 0.0' in metrics.read_text()
+    setting.job(f'domains = ["{machine.name}"]\nmetrics-file = "{metrics}"\nexclude-disks = ["vdb"]')
+    wrong = cli("run", "nightly", "--json")
+    assert wrong.code == 0, "a sign is no failure"
+    (alarm,) = wrong.document["alarms"]
+    assert alarm == {
+        "domain": machine.name,
+        "point": wrong.document["points"][0]["point"],
+        "sign": "size",
+        "text": "disk vdb is not in the point any more",
+    }
+    assert "the point looks wrong: disk vdb is not in the point any more" in wrong.err
+    assert f'puller_backup_alarms{{domain="{machine.name}",job="nightly"}} 1.0' in metrics.read_text()
+
+
 def test_what_the_job_says_reaches_the_backup(
     cli: CommandLine, setting: Setting, machine: Machine, tmp_path: Path
 ) -> None:

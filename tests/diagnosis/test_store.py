@@ -83,7 +83,7 @@ def test_a_sound_bucket_has_no_fault_and_nothing_is_left_in_it(client: S3Client,
     assert {check.status for check in checks} == {Status.OK}
     assert [check.name for check in checks] == [
         *("store", "list", "delete", "put", "get", "conditional-writes", "clock"),
-        *("versioning", "object-lock", "lifecycle"),
+        *("versioning", "object-lock", "lifecycle", "differences"),
     ]
     assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
 

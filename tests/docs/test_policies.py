@@ -182,3 +182,25 @@ def test_what_is_absent_is_told_from_what_is_denied(be: Callable[[str], None], r
     be(role)
     with pytest.raises(ObjectNotFound):
         open_store(URL).stat("packs/00/absent")
+
+
+def test_ceph_deletes_many_at_once_if_the_bucket_is_among_the_resources(
+    servers: Callable[[str], S3Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page says; the right to each object is checked all the same."""
+    ceph, bucket = servers("ceph"), f"{BUCKET}-at-once"
+    keys = ["kvm/pending/a", "kvm/points/a"]
+    ceph.make_bucket(bucket)
+    for key in keys:
+        ceph.client().put_object(Bucket=bucket, Key=key)
+    allowed = statements("backup", PRINCIPALS["ceph"])
+    (deletion,) = [each for each in allowed if each["Action"] == "s3:DeleteObject"]
+    deletion["Resource"] = [deletion["Resource"], f"arn:aws:s3:::{BUCKET}"]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": allowed}).replace(
+        f":::{BUCKET}", f":::{bucket}"
+    )
+    ceph.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    monkeypatch.setattr(type(ceph), "access_key", "backup")
+    answer = ceph.client().delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
+    assert [each["Key"] for each in answer["Deleted"]] == keys[:1]
+    assert [each["Code"] for each in answer["Errors"]] == ["AccessDenied"]

@@ -6,7 +6,9 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -164,6 +166,29 @@ def test_a_socket_is_reached(host: HostAccess, tmp_path: Path) -> None:
         server.listen()
         with host.socket(path) as here, socket.socket(socket.AF_UNIX) as client:
             client.connect(str(here))
+
+
+def test_the_end_of_connections_to_another_host_is_awaited(tmp_path: Path) -> None:
+    path, closed = tmp_path / "a b.sock", []
+    far = by_ssh(tmp_path)
+    far.greet()
+    with closing(far), socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(path))
+        server.listen()
+        client.connect(str(path))
+        accepted, _ = server.accept()
+
+        def close() -> None:
+            far.node_name()  # which takes a while
+            closed.append(True)
+            accepted.close()
+
+        closing_ = Thread(target=close)
+        closing_.start()
+        far.await_disconnection(path)
+        assert closed
+        closing_.join()
+        far.await_disconnection(path)
 
 
 def test_a_host_that_is_not_reached(tmp_path: Path) -> None:

@@ -339,6 +339,44 @@ def nightly(stage: Stage) -> dict[str, Any]:
     }
 
 
+_USER = "keeper"
+
+_ADD_USER = f"""\
+cp /etc/passwd /etc/group /etc/shadow "$1"
+echo "{_USER}:x:4711:4711::$1:/bin/sh" >>"$1/passwd"
+echo "{_USER}:x:4711:" >>"$1/group"
+echo "{_USER}:*:20000::::::" >>"$1/shadow"
+sed -i "s/^libvirt:.*/&{_USER}/" "$1/group"
+for file in passwd group shadow; do mount --bind "$1/$file" "/etc/$file"; done
+chown 4711:4711 "$1"
+chgrp libvirt /run/libvirt/libvirt-sock
+chmod g+rw /run/libvirt/libvirt-sock
+"""
+
+
+def another_user(stage: Stage) -> dict[str, Any]:
+    """Who logs in is not root, but of the group that may use libvirt."""
+    home = stage.folder / "home"
+    home.mkdir()
+    for folder in (stage.folder, stage.host.folder):
+        folder.chmod(0o755)
+    (stage.host.folder / "authorized_keys").chmod(0o644)
+    stage.host.run("sh", "-euc", _ADD_USER, "sh", str(home))
+    stage.machine.write("vda", 7, 0, 4 * MIB)
+    uri = SSH.replace("root@", f"{_USER}@")
+    outcomes = {
+        "ssh": stage.back_up(uri),
+        "push": stage.back_up(uri, mode="push"),
+        "session": stage.back_up(uri.replace("/system", "/session")),
+        "tls": stage.back_up(uri, nbd_tls=str(stage.host.pki)),
+    }
+    scattered(stage, 1)
+    outcomes["tls again"] = stage.back_up(uri, nbd_tls=str(stage.host.pki))
+    stage.machine.handle.destroy()
+    outcomes["shut off"] = stage._outcome(uri, lambda exports: None)
+    return outcomes
+
+
 def strangers(stage: Stage) -> dict[str, Any]:
     """Who connects to QEMU's port while the disks are frozen, beside puller."""
     foreign = stage.folder / "foreign"
@@ -381,6 +419,7 @@ SCENES: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "freeze": frozen_for_another_program,
     "diagnosed": diagnosed,
     "firmware": firmware,
+    "another user": another_user,
     "strangers": strangers,
     "nightly": nightly,
     "ports": ports_in_use,

@@ -90,6 +90,33 @@ def test_nobody_else_reads_the_disks_while_they_are_frozen() -> None:
     ]
 
 
+def test_a_user_who_is_not_root_needs_tls() -> None:
+    """And is told so before the job begins; a user's session on another host is refused, too."""
+    outcomes = played("another user")
+    ways = ("ssh", "push", "session")
+    refused = {way: (outcomes[way]["error"], outcomes[way]["message"]) for way in ways}
+    assert refused == {
+        "ssh": (
+            "UsageError",
+            "cannot read the disks of domain far through ssh: the user of ssh on host kvm1 is not root, and "
+            "QEMU's socket is open to root only",
+        ),
+        "push": (
+            "UsageError",
+            "cannot read pushed images of domain far: the user of ssh on host kvm1 is not root",
+        ),
+        "session": (
+            "UsageError",
+            "cannot use qemu+ssh://keeper@kvm1/session: puller does not reach the session of a user on "
+            "another host",
+        ),
+    }
+    taken = [outcomes[name] for name in ("tls", "tls again", "shut off")]
+    assert [outcome["kind"] for outcome in taken] == ["full", "incremental", "incremental"]
+    assert all(outcome["exact"] for outcome in taken)
+    assert not any(outcome["left"] for outcome in outcomes.values())
+
+
 def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
     """Between two points of the running domain; writes to its image meanwhile are noticed or refused."""
     played_ = played("shut off")

@@ -38,6 +38,7 @@ _LIBVIRTD = """\
 listen_tls = 1
 listen_tcp = 0
 listen_addr = "{address}"
+auth_unix_rw = "none"
 key_file = "{pki}/server-key.pem"
 cert_file = "{pki}/server-cert.pem"
 ca_file = "{pki}/ca-cert.pem"

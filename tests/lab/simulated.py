@@ -4,11 +4,12 @@ and a process can be killed or held at any of its operations, or be left without
 from __future__ import annotations
 
 import enum
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from puller.cancelling import CancelScope
 from puller.errors import ObjectExists, StoreUnavailable
@@ -223,6 +224,23 @@ class ShakyProcess(Process):
         if failure in {Failure.DIES_BEFORE, Failure.DIES_AFTER, Failure.DIES_LATE}:
             self.die()
         raise StoreUnavailable(f"no answer to {what}")
+
+
+class InSomeOrder:
+    """Does independent requests one after the other, in an order that is the same each time.
+
+    It takes the place of ``puller.store.parallel.all_together``, so that operations can be counted. The order
+    is any: what it finds harmless may happen at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._chance = random.Random(1)
+
+    def do_all(self, scope: CancelScope, works: Sequence[Callable[[CancelScope], Any]]) -> list[Any]:
+        order = list(range(len(works)))
+        self._chance.shuffle(order)
+        done = {number: works[number](scope) for number in order}
+        return [done[number] for number in range(len(works))]
 
 
 def _nothing() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import pytest
 from botocore.exceptions import ClientError
+
+from tests.lab.s3server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -47,6 +51,13 @@ class Vault:
             entry["Key"].removeprefix(self.prefix) for page in pages for entry in page.get("Contents") or ()
         ]
 
+    def size(self) -> int:
+        """Bytes of all versions."""
+        pages = self.client.get_paginator("list_object_versions").paginate(
+            Bucket=self.bucket, Prefix=self.prefix
+        )
+        return sum(entry["Size"] for page in pages for entry in page.get("Versions") or ())
+
     def end_of(self, name: str) -> datetime | None:
         """When the lock of the current version ends."""
         try:
@@ -57,6 +68,13 @@ class Vault:
 
     def ends(self) -> dict[str, datetime | None]:
         return {name: self.end_of(name) for name in self.names()}
+
+    def wait_until(self, moment: datetime) -> None:
+        """Until the store gives objects this time: its clock is the one that counts."""
+        while True:
+            self.client.put_object(Bucket=self.bucket, Key="clock", Body=b"x")
+            if self.client.head_object(Bucket=self.bucket, Key="clock")["LastModified"] >= moment:
+                return
 
     def delete_all(self, bypass: bool = False) -> int:
         """Put a delete marker over everything, and delete every version that may be. Return what is left."""
@@ -75,3 +93,18 @@ class Vault:
             assert error.response["Error"]["Code"] == "AccessDenied"
             return False
         return True
+
+
+@pytest.fixture(scope="session", params=["seaweed", "ceph"])
+def locking_server(request: pytest.FixtureRequest, servers: Callable[[str], S3Server]) -> S3Server:
+    """Return each server with Object Lock in turn, with a bucket for vaults."""
+    server = servers(request.param)
+    Vault(server.client(), "vaults").make()
+    return server
+
+
+@pytest.fixture
+def empty_vault(locking_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Vault:
+    """Return a place in a bucket with Object Lock, which puller finds."""
+    locking_server.use(monkeypatch)
+    return Vault(locking_server.client(), "vaults", f"{uuid4().hex}/")

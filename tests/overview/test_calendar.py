@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.overview.calendar import Day, calendar, last_days
+from puller.overview.calendar import Day, Marks, calendar, last_days
 from puller.overview.interval import Interval
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
@@ -24,7 +24,7 @@ def at(day: int, hour: int = 5) -> datetime:
 
 
 def states(points: list[Point], interval: Interval | None = DAILY, count: int = 10) -> str:
-    days = calendar(points, {}, frozenset(), interval, last_days(count, NOW), NOW)
+    days = calendar(points, {}, Marks(), interval, last_days(count, NOW), NOW)
     return "".join(SHORT[day.state] for day in days)
 
 
@@ -60,8 +60,9 @@ def test_without_an_interval_nothing_is_late() -> None:
 def test_what_a_day_holds() -> None:
     early, late = a_chain(at(20, 3), at(20, 9))
     proofs = {early.point: Proof(NOW, "proven"), late.point: Proof(NOW, "failed")}
-    (day,) = calendar([early, late], proofs, frozenset([late.point]), DAILY, last_days(1, NOW), NOW)
-    assert day == Day("kept", True, True, True, stored_bytes=2000, changed_bytes=5000), (
+    marks = Marks(frozenset([late.point]), frozenset([early.point]))
+    (day,) = calendar([early, late], proofs, marks, DAILY, last_days(1, NOW), NOW)
+    assert day == Day("kept", True, True, True, True, stored_bytes=2000, changed_bytes=5000), (
         "the full tells no change"
     )
 

@@ -179,6 +179,7 @@ def test_a_domain_of_somebody_elses_keeps_the_disks_of_a_machine_that_is_discard
 ) -> None:
     """Somebody has defined it on the overlays, perhaps under the machine's old name."""
     machine = booted(record.make_folder(None, "web1-boot"))
+    record.write(machine)
     overlay = machine.disks[0].overlay
     removed: list[str] = []
     monkeypatch.setattr(discard, "remove", lambda booted, *_: removed.append(booted.name))

@@ -113,7 +113,7 @@ def test_a_holder_that_renewed_too_late_gives_way_to_who_took_over() -> None:
     with pytest.raises(Locked), take(world) as lease:
         world.now += EXPIRY
         process = Process(world)
-        process.before[3] = process.die
+        process.before[2] = process.die
         with pytest.raises(Died), Lease.take(process, BOXES, "prune"):
             pass
         assert len(world.names("locks/")) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,11 +20,14 @@ from puller.repository.records.lockpolicy import LockPolicy
 from puller.repository.repository import Repository
 from puller.store.objectlock import LockMode
 from puller.store.s3.locking import S3Locks
+from tests.docs.test_policies import BUCKET, PRINCIPALS, statements
+from tests.lab.ceph import Ceph
 from tests.lab.history import Disk, back_up, is_whole
 from tests.lab.memory import MemoryStore
-from tests.lab.seaweed import Seaweed
+from tests.lab.s3server import S3Server
 from tests.lab.vault import Vault
 
+DOCS = Path(__file__).parents[2] / "docs"
 HOUR = timedelta(hours=1)
 SPARE = HOUR / 4
 VITAL = ("repository.json", "keys/", "locking/")
@@ -57,17 +62,9 @@ class Scene:
             )
 
 
-@pytest.fixture(scope="session")
-def vault_of_all(seaweed: Seaweed) -> Vault:
-    vault = Vault(seaweed.client(), "vault-locking")
-    vault.make()
-    return vault
-
-
 @pytest.fixture
-def scene(seaweed: Seaweed, vault_of_all: Vault, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    seaweed.use(monkeypatch)
-    return Scene(Vault(vault_of_all.client, vault_of_all.bucket, f"{uuid4().hex}/"))
+def scene(empty_vault: Vault) -> Scene:
+    return Scene(empty_vault)
 
 
 def _locked(ends: dict[str, datetime | None]) -> set[str]:
@@ -157,17 +154,17 @@ def test_within_the_lock_time_every_point_survives_an_administrator(scene: Scene
 
 
 def test_a_directory_and_a_plain_bucket_are_refused_before_anything_is_touched(
-    scene: Scene, seaweed: Seaweed, tmp_path: Path
+    scene: Scene, locking_server: S3Server, tmp_path: Path
 ) -> None:
     place = tmp_path / "repository"
     with pytest.raises(puller.UnsupportedByStore, match="only S3 buckets have Object Lock"):
         puller.create_repository(str(place), password="x", lock_mode="compliance", lock_period=HOUR)
     assert not place.exists()
     name = f"plain-{uuid4().hex[:8]}"
-    seaweed.make_bucket(name)
+    locking_server.make_bucket(name)
     with pytest.raises(puller.UnsupportedByStore, match="it has no Object Lock"):
         puller.create_repository(f"s3://{name}", password="x", lock_mode="compliance", lock_period=HOUR)
-    assert Vault(seaweed.client(), name).names() == []
+    assert Vault(locking_server.client(), name).names() == []
     assert MemoryStore().locks.possible is False
 
 
@@ -208,3 +205,34 @@ def test_the_strictest_of_several_policies_counts(scene: Scene) -> None:
     policies.put(LockPolicy(LockMode.GOVERNANCE, 60))
     policies.put(None)
     assert policies.read() == LockPolicy(LockMode.GOVERNANCE, 3600)
+
+
+def test_a_host_needs_the_rights_of_the_page_and_no_others(
+    scene: Scene, locking_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy of a host that only backs up, and the statement about locks, on both servers."""
+    scene.create()
+    name = "ceph" if isinstance(locking_server, Ceph) else "seaweed"
+    prefix = scene.vault.prefix.rstrip("/")
+    page = (DOCS / "immutability.md").read_text().partition("\n## Rights\n")[2]
+    block = re.search(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    every = [*statements("backup", PRINCIPALS[name]), json.loads(block[1])]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": every})
+    policy = policy.replace(f":::{BUCKET}", f":::{scene.vault.bucket}").replace(
+        ":::backups", f":::{scene.vault.bucket}"
+    )
+    policy = policy.replace("kvm/", f"{prefix}/")
+    document = json.loads(policy)
+    for statement in document["Statement"]:
+        statement.setdefault("Principal", document["Statement"][0]["Principal"])
+    scene.back_up([1, 2, 3, 4])
+    (pack,) = scene.vault.names("packs/")
+    scene.shorten(pack, to=timedelta(minutes=5))
+    scene.vault.client.put_bucket_policy(Bucket=scene.vault.bucket, Policy=json.dumps(document))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "backup")
+    point = scene.back_up([1, 2, 3, 5])
+    scene.vault.client.delete_bucket_policy(Bucket=scene.vault.bucket)
+    assert point.locked_until is not None
+    end = scene.vault.end_of(pack)
+    assert end is not None and end >= point.locked_until

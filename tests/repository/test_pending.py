@@ -29,7 +29,7 @@ def _child(parent: Point) -> Point:
 def _commit(repository: Repository, bases: set[Address], point: Point) -> None:
     with repository.run() as run:
         run.flush()
-        commit(repository.points, repository.pending, run._claims, bases, point)
+        commit(repository.points, repository.pending, run._claims, bases, point, lambda: None)
 
 
 def _names(repository: Repository) -> set[str]:

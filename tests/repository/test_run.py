@@ -26,8 +26,10 @@ from puller.repository.keys.key_slots import KeyFile, Password
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
+from puller.repository.writing.run import MOST_UPLOADS, Tuning, pack_size, upload_law
 from puller.store.base import Body
-from puller.units import CHUNK, KIB, PAGE_CHUNKS, Extent, Kind
+from puller.store.options import StoreOptions
+from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, feed, read_disk, store_disk
 from tests.lab.memory import MemoryStore
@@ -310,3 +312,37 @@ def test_a_cancelled_scope_stops_a_run_that_waits_for_its_rate() -> None:
     repository = repositories.create(store, None).within(waiting)
     with pytest.raises(Interrupted):
         store_disk(repository, noise(1, 4 * CHUNK), tuning=slow)
+
+
+@pytest.mark.parametrize(
+    ("uploads", "size"), [(1, 32 * MIB), (2, 32 * MIB), (8, 9 * MIB), (9, 8 * MIB), (24, 8 * MIB)]
+)
+def test_more_uploads_have_smaller_packs(uploads: int, size: int) -> None:
+    """Up to nine of them in the memory of three full packs."""
+    assert 0 <= pack_size(uploads, 3) - size < MIB
+
+
+@pytest.mark.parametrize(
+    ("tuning", "round_trip", "limits"),
+    [
+        (Tuning(), 0.0, (2, 2, 8)),
+        (Tuning(), 0.12, (2, 16, 19)),
+        (Tuning(memory=1 << 30), 0.12, (2, 16, MOST_UPLOADS)),
+        (Tuning(uploads=5), 0.12, (5, 5, 5)),
+        (Tuning(uploads=64), 0.0, (19, 19, 19)),
+    ],
+    ids=["near", "far", "much memory", "fixed", "more than fit"],
+)
+def test_how_many_uploads_a_run_begins_with(
+    tuning: Tuning, round_trip: float, limits: tuple[int, int, int]
+) -> None:
+    law = upload_law(tuning, round_trip)
+    assert (law.least, law.limit, law.most) == limits
+
+
+def test_the_option_of_the_store_fixes_the_uploads(repository: Repository) -> None:
+    repository.store_options = StoreOptions(connections=3)
+    with repository.run() as run:
+        assert run.uploads_at_once == 3
+    with repository.run(SMALL) as run:
+        assert run.uploads_at_once == SMALL.uploads

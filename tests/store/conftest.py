@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from botocore.config import Config
 
 from puller.store.base import Store
 from puller.store.folder import FolderStore
@@ -40,7 +41,8 @@ def _stores_of(server: S3Server, kind: str) -> MakeS3Store:
     """Return what makes empty stores: prefixes in one bucket, since a client takes 0.4 s to make."""
     with pytest.MonkeyPatch.context() as patch:
         server.use(patch)
-        client = make_client()
+        # Ceph and Swift may take over a minute to delete a thousand versions if the machine is busy.
+        client = make_client(Config(read_timeout=600))
     bucket = f"contract-{kind}"
     server.make_bucket(bucket, **BUCKETS[kind])
     return lambda: S3Store(client, bucket, f"some/{uuid4().hex}")

@@ -129,9 +129,11 @@ class TestPutNew:
         store.put_new("a", memoryview(content))
         assert store.get("a") == content
 
-    def test_one_of_many_at_once_wins(self, store: Store) -> None:
+    def test_one_of_many_at_once_wins(self, store: Store, request: pytest.FixtureRequest) -> None:
         if isinstance(store, UnconditionalStore):
             pytest.skip("what this one cannot do")
+        if "moto" in request.node.name:
+            pytest.skip("moto looks whether the object exists, and then puts it")
         for attempt in range(3):
             key = f"points/{attempt}"
             bodies = [b"first writer", b"second writer"]

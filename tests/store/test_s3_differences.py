@@ -16,6 +16,7 @@ import pytest
 import puller
 from puller.api.arguments import working
 from puller.cancelling import CancelScope
+from puller.diagnosis.finding import Status
 from puller.diagnosis.store import examine
 from puller.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreDenied, StoreError
 from puller.repository import repository as repositories
@@ -737,3 +738,20 @@ def observed(url: str, notices: list[str]) -> Repository:
 def keep_notice(notices: list[str], event: puller.Event) -> None:
     if isinstance(event, puller.Notice):
         notices.append(event.text)
+
+
+def test_doctor_lists_what_it_met(opened: Open) -> None:
+    with stub_server(TestHistories.differ) as stub:
+        it = opened(stub)
+        repositories.create(it.retrying, None)
+        found = {item.name: item for item in examine(opened(stub).store)}
+    assert found["conditional-writes"].status is Status.WARN
+    assert found["differences"].status is Status.OK
+    assert found["differences"].text == TestDeletions.NOTICE
+
+
+def test_doctor_met_nothing(opened: Open) -> None:
+    with stub_server() as stub:
+        repositories.create(opened(stub).retrying, None)
+        found = {item.name: item.text for item in examine(opened(stub).store)}
+    assert found["differences"] == "none was met"

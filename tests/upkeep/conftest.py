@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from puller.units import KIB
+from tests.lab.simulated import InSomeOrder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,4 +16,12 @@ def small_packs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("puller.repository.writing.run.DATA_PACK", 300 * KIB)
         patch.setattr("puller.repository.writing.run.MAP_PACK", 300 * KIB)
         patch.setenv("PULLER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_some_order() -> Iterator[None]:
+    """Let requests that are independent follow each other in an order that is the same each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("puller.store.parallel.all_together", InSomeOrder().do_all)
         yield

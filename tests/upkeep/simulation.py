@@ -21,6 +21,7 @@ from typing import TypeVar
 import pytest
 
 from puller.backups import clock
+from puller.backups.bases.history import History
 from puller.errors import (
     AmbiguousPoint,
     DamagedData,
@@ -41,7 +42,7 @@ from puller.upkeep.keep import keep, release
 from puller.upkeep.prune import GRACE, prune
 from puller.upkeep.retention import Policy
 from tests.lab.history import MOMENT, ZEROED, Backup, Disk, back_up, is_whole, misleading_index, uuid_of
-from tests.lab.simulated import Died, Failure, ShakyProcess
+from tests.lab.simulated import Died, Failure, InSomeOrder, ShakyProcess
 from tests.upkeep.scene import NOW, Scene
 
 CHUNKS = 6
@@ -210,7 +211,7 @@ class Simulation:
         uuid = uuid_of(domain)
         self.scene.world.put(object_name(uuid, "20990101T000000Z-00000000"), b"of nobody")
         try:
-            moment = clock.next_moment(self.scene.open()[1], uuid, domain, ignore)
+            moment = clock.next_moment(History(self.scene.open()[1], uuid), domain, ignore)
         except RepositoryError as error:
             raise AssertionError(error.message) from error
         assert moment.year < 2099
@@ -527,5 +528,6 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
     # One pack of each kind a run, so that the run's threads never store while others act.
     patch.setattr("puller.repository.writing.run.DATA_PACK", 600 * KIB)
     patch.setattr("puller.repository.writing.run.MAP_PACK", 600 * KIB)
+    patch.setattr("puller.store.parallel.all_together", InSomeOrder().do_all)
     for module in PAGED:
         patch.setattr(f"puller.{module}.PAGE_CHUNKS", PAGE)

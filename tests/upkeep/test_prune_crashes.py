@@ -66,11 +66,13 @@ def test_a_prune_that_dies_while_it_removes_points_removes_only_those() -> None:
     points = [
         start.back_up("a", [number, 99], moment=MOMENT + timedelta(days=number)) for number in range(1, 5)
     ]
-    for number in range(40):
+    process, repository = start.copy().open()
+    prune(repository, KEEP_ONE)
+    for number in range(len(process.operations)):
         scene = start.copy()
         process, repository = scene.open()
         process.before[number] = process.die
-        with pytest.raises(Died):
+        with suppress(Died):  # not the order of operations, but their number is the same each time
             prune(repository, KEEP_ONE)
         left = {point.point for point in scene.open()[1].points.all()}
         assert points[-1].point in left

@@ -287,9 +287,8 @@ def without_damage(repository: Repository, bases: Mapping[str, Base]) -> dict[st
     """Return the same bases, none incremental whose map needs a pack known to be damaged.
 
     Reading all of the disk stores again what it still has. Call it before a job is open: if any damage is
-    known, the whole map is read. Raises StoreError.
+    known, the whole map is read. ``repository`` has learned the damage. Raises StoreError.
     """
-    repository.learn_damage()
     damaged = repository.packs.damaged
     affected = [
         target

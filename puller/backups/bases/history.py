@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from puller.cancelling import CancelScope
 from puller.errors import DamagedData, NoSuchPoint
 from puller.hypervisor.domain.checkpoint import owner_of
 from puller.repository.points import Point, newest_first
 from puller.repository.repository import Repository
+from puller.store.parallel import each
+
+_TOGETHER = 8
+"""Records that are read at once: over a long wire each would cost a round trip, and most runs need some."""
 
 
 class History:
@@ -17,6 +22,7 @@ class History:
         self._repository = repository
         self._uuid = uuid
         self.ids = sorted((point_id for _, point_id in repository.points.names(uuid)), reverse=True)
+        self._ahead: dict[str, Point | None] = {}
         self._read: list[Point] = []
         self._rest = newest_first(self.ids, self._get)
 
@@ -41,8 +47,16 @@ class History:
         return point is not None
 
     def _get(self, point_id: str) -> Point | None:
+        if point_id not in self._ahead:
+            start = self.ids.index(point_id)
+            batch = self.ids[start : start + _TOGETHER]
+            records = each(self._repository.scope, self._load, batch, _TOGETHER)
+            self._ahead = dict(zip(batch, records, strict=True))
+        return self._ahead.pop(point_id)
+
+    def _load(self, scope: CancelScope, point_id: str) -> Point | None:
         try:
-            return self._repository.points.get(self._uuid, point_id)
+            return self._repository.within(scope).points.get(self._uuid, point_id)
         except (NoSuchPoint, DamagedData):
             return None
 

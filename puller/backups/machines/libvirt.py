@@ -14,7 +14,7 @@ from puller.backups.machines.variables import read_variables
 from puller.backups.sources.offline import Offline
 from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, PulledSource, Source
-from puller.backups.sources.ways import way_to
+from puller.backups.sources.ways import is_root, way_to
 from puller.cancelling import CancelScope
 from puller.errors import UsageError
 from puller.events import Notice, Observer
@@ -90,7 +90,7 @@ class LibvirtMachine:
 
     def start_id(self) -> str | None:
         """See Machine."""
-        return self._domain.start_id()
+        return None if self._domain.has_ended() else self._domain.start_id()
 
     def disks(self) -> tuple[Disk, ...]:
         """See Machine."""
@@ -145,6 +145,12 @@ class LibvirtMachine:
             if notice is not None:
                 observer(Notice(domain.name, notice))
             return Pull(domain, disks, repository.id, scratch, way)
+        if not is_root(domain):
+            raise UsageError(
+                f"cannot read pushed images of domain {domain.name}: the user of ssh on host "
+                f"{domain.host.name} is not root",
+                advice="Connect as root, or pull the disks over TLS with --nbd-tls DIR.",
+            )
         staging = scratch if request.staging_dir is None else Path(request.staging_dir)
         return Push(domain, disks, repository, staging, request.keep_staging, observer)
 

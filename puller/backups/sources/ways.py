@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
-from puller.errors import HypervisorError, UsageError
+from puller.errors import HostUnreachable, UsageError
 from puller.host.access import LOCAL
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job.job import require_short, socket_path
 from puller.hypervisor.job.listener import Listener, UnixListener
 from puller.hypervisor.job.tcp import OverTcp, TcpListener
+
+_SECONDS = 30.0
+"""Seconds for a question that the other host answers at once."""
 
 Way = Callable[[Domain, str], Listener]
 """Returns where QEMU listens in the job that creates a checkpoint. Raises UsageError, HypervisorError."""
@@ -25,7 +29,7 @@ def unix_socket(domain: Domain, checkpoint: str) -> UnixListener:
 def way_to(domain: Domain, tcp: OverTcp | None) -> tuple[Way, str | None]:
     """Return the way that the host of the domain offers, and a notice of it for another host.
 
-    Raises UsageError if the user's choice and the host do not fit, HypervisorError if there is no way.
+    Raises UsageError if the user's choice and the host do not fit.
     """
     name = domain.host.name
     if domain.host is LOCAL:
@@ -43,17 +47,24 @@ def way_to(domain: Domain, tcp: OverTcp | None) -> tuple[Way, str | None]:
             f"cannot read the disks of domain {domain.name}: host {name} offers no way to QEMU without TLS",
             advice="Add --nbd-tls DIR with certificates, or connect with qemu+ssh://.",
         )
-    _require_socket(domain)
+    if not is_root(domain):
+        raise UsageError(
+            f"cannot read the disks of domain {domain.name} through ssh: the user of ssh on host {name} is "
+            "not root, and QEMU's socket is open to root only",
+            advice="Connect as root, or read the disks over TLS with --nbd-tls DIR.",
+        )
     return unix_socket, f"reads the disks through ssh from host {name}"
 
 
-def _require_socket(domain: Domain) -> None:
-    if not domain.is_active():
-        return
+def is_root(domain: Domain) -> bool:
+    """Return whether puller may do everything on the host of ``domain``, if that is another host.
+
+    Only root and QEMU's user may enter libvirt's directory of a domain, and read what QEMU writes. Raises
+    HostUnreachable.
+    """
+    if domain.host is LOCAL:
+        return True
     try:
-        domain.runtime_directory()
-    except HypervisorError as error:
-        raise HypervisorError(
-            f"{error.message}: the user of ssh on host {domain.host.name} may not enter it",
-            advice="Connect as root, or read the disks over TLS with --nbd-tls DIR.",
-        ) from error
+        return domain.host.run(["id", "-u"], _SECONDS).stdout.strip() == b"0"
+    except subprocess.TimeoutExpired as error:
+        raise HostUnreachable(f"host {domain.host.name} did not answer within {_SECONDS:.0f} s") from error

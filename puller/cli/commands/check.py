@@ -24,6 +24,7 @@ from puller.units import format_count
 
 if TYPE_CHECKING:
     from puller.upkeep.check import CheckError, CheckReport
+    from puller.upkeep.coverage import Uncovered
 
 _OPTION = "--read-data"
 _NUMBER = re.compile(r"\d+(\.\d*)?%?")
@@ -121,8 +122,14 @@ def document(report: CheckReport) -> dict[str, Any]:
     return {
         **asdict(report),
         "errors": [asdict(error) for error in report.errors],
+        "uncovered": [_uncovered(item) for item in report.uncovered],
         "oldest_verified": None if oldest is None else rfc3339(oldest),
     }
+
+
+def _uncovered(item: Uncovered) -> dict[str, Any]:
+    until = None if item.until is None else rfc3339(item.until)
+    return {**asdict(item), "promised": rfc3339(item.promised), "until": until}
 
 
 def text(report: CheckReport) -> str:
@@ -133,9 +140,15 @@ def text(report: CheckReport) -> str:
         looked += f", packs left for the next check: {report.packs_left}"
     if report.oldest_verified is not None:
         looked += f", oldest verification: {local(report.oldest_verified)}"
-    if not report.errors:
-        return f"{looked}; no errors"
-    return "\n".join([*(_line(error) for error in report.errors), f"{looked}; errors: {len(report.errors)}"])
+    lines = [*map(_line, report.errors), *map(_uncovered_line, report.uncovered)]
+    return "\n".join([*lines, f"{looked}; errors: {len(lines)}" if lines else f"{looked}; no errors"])
+
+
+def _uncovered_line(item: Uncovered) -> str:
+    end = "not locked" if item.until is None else f"locked only until {local(item.until)}"
+    more = f" and {item.count - 1} more" if item.count > 1 else ""
+    place = f"point {item.point}, domain {item.domain}"
+    return printable(f"{place}: {item.needs}{more}: {end}, and should be until {local(item.promised)}")
 
 
 def _line(error: CheckError) -> str:
@@ -153,10 +166,19 @@ def _line(error: CheckError) -> str:
 def failure(report: CheckReport) -> DamagedData | None:
     """Return an error for the damage that was found."""
     if not report.errors:
-        return None
+        return _uncovered_failure(report)
     damaged = {error.point for error in report.errors if error.point is not None}
     return DamagedData(
         f"the check found damage in {format_count(len(damaged), 'restore point')} "
         f"({format_count(len(report.errors), 'error')})",
         advice="Restore another point, or salvage a damaged disk with 'puller restore --salvage'.",
+    )
+
+
+def _uncovered_failure(report: CheckReport) -> DamagedData | None:
+    if not report.uncovered:
+        return None
+    return DamagedData(
+        f"the locks of {format_count(len(report.uncovered), 'restore point')} end before they should",
+        advice="Find out who could end them; the next backup locks what its own point needs.",
     )

@@ -18,11 +18,12 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.tables import table
-from puller.units import format_bytes
+from puller.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from puller.upkeep.prune import PruneReport
     from puller.upkeep.retention import Decision
+    from puller.upkeep.sweep import Waiting
 
 _COUNTS = {
     "last": "Keep the N newest points.",
@@ -120,7 +121,10 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
         say(_NO_RULE)
     if dry_run:
         plan = api.preview_prune(repository, policy)
-        return Outcome(asdict(plan), _explanation(plan.decisions))
+        return Outcome(
+            document(plan) | {"decisions": [asdict(item) for item in plan.decisions]},
+            _explanation(plan.decisions),
+        )
     with observing(settings, PRUNE) as observer:
         report = api.prune(repository, policy, grace=grace, observer=observer)
     return Outcome(document(report), text(report))
@@ -128,7 +132,12 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
 
 def document(report: PruneReport) -> dict[str, Any]:
     """Return the document of docs/cli.md."""
-    return {name: value for name, value in asdict(report).items() if name != "decisions"}
+    found = {name: value for name, value in asdict(report).items() if name != "decisions"}
+    return found | {"waiting": [_waiting(item) for item in report.waiting]}
+
+
+def _waiting(item: Waiting) -> dict[str, Any]:
+    return {"day": item.day.isoformat(), "objects": item.objects, "bytes": item.bytes}
 
 
 def text(report: PruneReport) -> str:
@@ -138,7 +147,13 @@ def text(report: PruneReport) -> str:
         f"points: {len(report.kept)} kept{held}, {len(report.removed)} removed\n"
         f"packs: {report.packs_condemned} condemned, {report.packs_deleted} deleted, "
         f"{report.packs_compacted} compacted; {format_bytes(report.bytes_freed)} freed"
+        + "".join(map(_waiting_line, report.waiting))
     )
+
+
+def _waiting_line(item: Waiting) -> str:
+    held = format_count(item.objects, "deleted object")
+    return f"\nheld until {item.day}: {held}, {format_bytes(item.bytes)}"
 
 
 def _explanation(decisions: Iterable[Decision]) -> str:

@@ -1,14 +1,16 @@
-"""``puller repair index``."""
+"""``puller repair index`` and ``puller repair versions``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from puller.cli.input.access import open_repository
+from puller.cli.input.access import open_or_ask, open_repository, store_options
 from puller.cli.input.options import Command, Group
+from puller.cli.input.quantities import MOMENT
 from puller.cli.output.console import printable
 from puller.cli.output.measures import CHECK
 from puller.cli.output.outcome import Outcome
@@ -19,8 +21,13 @@ from puller.units import format_count
 
 if TYPE_CHECKING:
     from puller.upkeep.repair import RepairReport
+    from puller.upkeep.versions import VersionsReport
 
-command = Group("repair", help="Rebuild the index of the repository.", no_args_is_help=False)
+command = Group(
+    "repair",
+    help="Rebuild the index, or bring back deleted objects.",
+    no_args_is_help=False,
+)
 
 
 @command.command("index", cls=Command)
@@ -37,6 +44,60 @@ def index(settings: Settings) -> Outcome:
     with observing(settings, CHECK) as observer:
         report = api.repair_index(repository, observer=observer)
     return Outcome(asdict(report), _text(report), _failure(report))
+
+
+@command.command("versions", cls=Command)
+@click.option(
+    "--since",
+    type=MOMENT,
+    metavar="TIME",
+    help="Bring back only what was deleted or overwritten at this time or later, by the store's clock (for "
+    "example 2027-01-31T18:00:00Z; UTC unless it names a zone). Without it, bring back everything.",
+)
+@click.option("--dry-run", is_flag=True, help="Count the objects, but change nothing.")
+@click.pass_obj
+def versions(settings: Settings, since: datetime | None, dry_run: bool) -> Outcome:
+    """Bring back objects that somebody deleted or overwrote in a bucket that keeps versions.
+
+    Remove delete markers and newer versions above the first intact version of each object: the descriptor,
+    keys, lock policies, points, packs, condemned records and keeps. Nothing else is removed. Afterwards, run
+    'puller repair index' and 'puller check --read-data'. The exit code is 13 if an object has no intact
+    version.
+    """
+    from puller import api
+
+    with observing(settings, CHECK) as observer:
+        report = open_or_ask(
+            settings,
+            lambda url, secret: api.repair_versions(
+                url,
+                password=secret.password,
+                key_file=secret.key_file,
+                since=since,
+                dry_run=dry_run,
+                store_options=store_options(settings),
+                observer=observer,
+            ),
+        )
+    document = {**asdict(report), "objects": report.count}
+    return Outcome(document, _text_of_versions(report, dry_run), _failure_of_versions(report))
+
+
+def _text_of_versions(report: VersionsReport, dry_run: bool) -> str:
+    lines = [f"no intact version: {printable(name)}" for name in report.unreadable]
+    counts = ", ".join(f"{folder} {count}" for folder, count in report.brought_back.items())
+    verb = "would be brought back" if dry_run else "brought back"
+    total = f"{format_count(report.count, 'object')} {verb}"
+    return "\n".join([*lines, f"{total} ({counts})" if counts else total])
+
+
+def _failure_of_versions(report: VersionsReport) -> DamagedData | None:
+    if not report.unreadable:
+        return None
+    return DamagedData(
+        f"{format_count(len(report.unreadable), 'object')} cannot be brought back: no version is intact",
+        advice="Run 'puller check' to see which restore points need them.",
+    )
 
 
 def _text(report: RepairReport) -> str:

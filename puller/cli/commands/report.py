@@ -69,7 +69,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
 
     damaged: list[DamagedData] = []
     found = api.report(
-        repositories, days=days, hosts=hosts, exclude=exclude, damaged=lambda _, error: damaged.append(error)
+        repositories,
+        days=days,
+        hosts=hosts,
+        exclude=exclude,
+        thresholds=settings.configure().alarms,
+        damaged=lambda _, error: damaged.append(error),
     )
     if html is not None:
         from puller.overview.page.page import render
@@ -110,6 +115,9 @@ def _machine(machine: MachineReport) -> dict[str, Any]:
         "added_bytes": volume.stored,
         "new_bytes": volume.new,
         "read_bytes": volume.read,
+        "alarms": [
+            {"point": alarm.point, "sign": alarm.sign, "text": alarm.text} for alarm in machine.alarms
+        ],
         "states": [day.state for day in machine.days],
         "proven": [number for number, day in enumerate(machine.days) if day.proven],
         "failed": [number for number, day in enumerate(machine.days) if day.failed],

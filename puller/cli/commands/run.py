@@ -98,6 +98,7 @@ class _Command:
         repository = open_repository(self._settings, CancelScope().working(self._tell))
         from puller.jobs.job import run_job
 
+        configuration = self._settings.configure()
         with observing(self._settings, BACKUP) as observer:
             reporters = taken.audience(self._settings, observer, complaining=True)
             return run_job(
@@ -105,7 +106,8 @@ class _Command:
                 self._job,
                 steps=steps,
                 connect=self._settings.connect,
-                drills=self._settings.configure().prove,
+                drills=configuration.prove,
+                alarms=configuration.alarms,
                 observer=reporters.observer,
                 on_point=reporters.on_point,
                 on_failure=reporters.on_failure,
@@ -154,6 +156,10 @@ def document(report: JobReport) -> dict[str, Any]:
     return {
         "job": report.job,
         **taken.document(report.taken),
+        "alarms": [
+            {"domain": domain, "point": alarm.point, "sign": alarm.sign, "text": alarm.text}
+            for domain, alarm in report.alarms
+        ],
         "prune": None if report.prune is None else prune.document(report.prune),
         "check": None if report.check is None else check.document(report.check),
         "prove": None if report.prove is None else proofs.document(report.prove),

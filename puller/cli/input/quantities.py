@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -27,6 +28,14 @@ class Quantity(click.ParamType[T]):
             self.fail(str(error), param, ctx)
 
 
+def _moment(word: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(word)
+    except ValueError as error:
+        raise ValueError(f"invalid time '{word}': use a time such as 2027-01-31T18:00:00Z") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 DURATION = Quantity("duration", duration)
 RATE = Quantity("rate", rate)
 """In bytes per second."""
@@ -36,5 +45,7 @@ AMOUNT = Quantity("size", size)
 """A number of bytes, or 0."""
 MEMORY = Quantity("memory", memory)
 """A number of bytes, 1 MiB or more; written as MiB, or with a unit."""
+MOMENT = Quantity("time", _moment)
+"""A time, in UTC unless it names a zone."""
 SIZE = Quantity("size", budget)
 """A number of bytes, 1 MiB or more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _DOMAIN, _JOB = ("job", "domain"), ("job",)
 _ERRORS = "puller_errors_total"
 _SUCCESS = "puller_backup_success"
 _LEFT_OPEN = "puller_backup_job_left_open"
+_ALARMS = "puller_backup_alarms"
 _DRILLS = "puller_prove_"
 _OLDEST = "puller_check_oldest_verified_timestamp_seconds"
 _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -58,6 +60,7 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
         _DOMAIN,
         "1 if the newest point's backup job could not be ended, else 0.",
     ),
+    _ALARMS: (_DOMAIN, "Signs in the newest point that something is wrong; 0 is well."),
     "puller_job_last_run_timestamp_seconds": (_JOB, "Time of the end of the last run with backups."),
     "puller_job_duration_seconds": (_JOB, "Duration of the last run with backups."),
     "puller_job_exit_code": (_JOB, "Exit code of the last run with backups; 0 is success."),
@@ -194,10 +197,12 @@ def _with_backups(old: Samples, run: Run) -> Samples:
         return domain in begun or not is_whole
 
     merged = {key: value for key, value in old.items() if stays(key[0], dict(key[1]))}
+    alarms = Counter(domain for domain, _ in run.report.alarms) if run.report else Counter[str]()
     stuck = {domain for domain, error in run.taken.left if isinstance(error, JobLeftOpen)}
     for point in points.values():
         merged |= dict(_of_point(run.job, point))
         merged[_sample(_LEFT_OPEN, run.job, point.domain)] = float(point.domain in stuck)
+        merged[_sample(_ALARMS, run.job, point.domain)] = float(alarms[point.domain])
     missed = begun.union(_domains(merged, run.job)) - set(points)
     return merged | {_sample(_SUCCESS, run.job, domain): 0.0 for domain in missed}
 

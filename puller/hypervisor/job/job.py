@@ -86,6 +86,11 @@ class PullJob(BackupJob):
             raise HypervisorError(f"the backup job of domain {self._domain.name} ended too early")
         return int(statistics["disk_temp_used"])
 
+    def end(self) -> None:
+        """See BackupJob. A client that stays while QEMU stops its server can crash QEMU (CVE-2024-7409)."""
+        self._listener.await_disconnection()
+        super().end()
+
     def _begin(self) -> None:
         while not self._begun():
             self._undo()

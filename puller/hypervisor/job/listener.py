@@ -27,6 +27,9 @@ class Listener(ABC):
     def opened(self) -> AbstractContextManager[object]:
         """Return a context in which ``uri`` leads to QEMU; enter it before the job begins."""
 
+    def await_disconnection(self) -> None:  # noqa: B027 - a connection over TCP is closed by its client
+        """Wait until QEMU has no connection of ours any more, once puller has closed them."""
+
     @abstractmethod
     def uri(self, export: str) -> str:
         """Return the URI of an export for a reader on this host."""
@@ -55,6 +58,11 @@ class UnixListener(Listener):
         with self._host.socket(self.socket) as here:
             self._here = here
             yield
+
+    def await_disconnection(self) -> None:
+        """See Listener."""
+        assert self.socket is not None
+        self._host.await_disconnection(self.socket)
 
     def uri(self, export: str) -> str:
         """See Listener."""

@@ -96,23 +96,21 @@ def sweep(  # noqa: PLR0913, PLR0917 - whose files, and which
     suffix: str = SUFFIX,
     host: HostAccess = LOCAL,
 ) -> tuple[Path, ...]:
-    """Delete our files of the domain ``uuid`` in ``directory`` that are not ``in_use``; return them.
+    """Delete our files of the domain ``uuid`` in ``directory`` that are not ``in_use``; return the deleted.
 
     ``suffix`` selects their kind. Call it with the domain's lock held.
     """
     found = host.matching(directory, f"{owner_prefix(repository_id)}*-{uuid}-*{suffix}")
-    stale = tuple(path for path in found if path not in in_use)
-    for path in stale:
-        discard(path, host)
-    return stale
+    return tuple(path for path in found if path not in in_use and discard(path, host))
 
 
-def discard(path: Path, host: HostAccess = LOCAL) -> None:
-    """Delete a file that libvirt or QEMU should have deleted.
+def discard(path: Path, host: HostAccess = LOCAL) -> bool:
+    """Delete a file that libvirt or QEMU should have deleted; return whether puller did.
 
     A file that puller may not delete stays: the backup is complete and does not fail for it.
     """
     try:
         host.remove(path)
     except (FileNotFoundError, PermissionError):
-        return
+        return False
+    return True

@@ -25,6 +25,7 @@ def render(report: Report, title: str, version: str, price: float | None = None,
         rows=[_row(machine, report.generated) for machine in report.machines],
         tiles=_tiles(report),
         growth=_growth(report),
+        wrong=[(one, alarm) for one in report.machines for alarm in reversed(one.alarms)],
         price=price,
         currency=currency,
     )
@@ -51,6 +52,7 @@ def _row(machine: MachineReport, now: datetime) -> dict[str, Any]:
     return {
         "status": status,
         "volume": volume,
+        "wrong": bool(machine.alarms),
         "age": format_age(now - status.last_time),
         "proven": "never" if status.proven_time is None else format_age(now - status.proven_time),
         "proven_key": 0 if status.proven_time is None else round(status.proven_time.timestamp()),
@@ -65,12 +67,14 @@ def _tiles(report: Report) -> list[tuple[str, str, bool]]:
     """The numbers at the top: value, meaning, and whether it is bad."""
     machines, late = report.machines, len(report.late)
     recent = [one for one in machines if _is_recent(one.status.proven_time, report.generated)]
+    wrong = sum(bool(one.alarms) for one in machines)
     silent = sum(host.is_silent for host in report.hosts)
     failed = sum(one.status.verdict == "failed" for one in machines)
     return [
         (str(len(machines)), "machines", False),
         (str(late), "late", late > 0),
         (str(silent), "silent hosts", silent > 0),
+        (str(wrong), "that look wrong", wrong > 0),
         (str(len(recent)), "with a proven point of the last 30 days", False),
         (str(failed), "whose last drill failed", failed > 0),
         (format_bytes(sum(repository.stored for repository in report.repositories)), "stored", False),

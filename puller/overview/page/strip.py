@@ -33,6 +33,7 @@ _LINES: tuple[tuple[str, int, Callable[[Day], bool]], ...] = (
 _DOTS: tuple[tuple[str, Callable[[Day], bool]], ...] = (
     ("p", lambda day: day.proven),
     ("f", lambda day: day.failed),
+    ("a", lambda day: day.alarming),
 )
 
 
@@ -58,6 +59,7 @@ def spoken(days: Sequence[Day]) -> str:
         (sum(day.proven for day in days), "proven"),
         (sum(day.failed for day in days), "with a failed drill"),
         (sum(day.copied for day in days), "copied"),
+        (sum(day.alarming for day in days), "that look wrong"),
     )
     said = ", ".join(f"{count} {what}" for count, what in counts if count)
     return f"{len(days)} days: {said or 'nothing is known'}"

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from puller.cancelling import CancelScope
 from puller.repository.format.footer import PackKind, parse_pack_name
 from puller.repository.format.index import PackEntry
 from puller.repository.format.sealing import Keys
 from puller.repository.reading.indexes import list_index, read_packs
+from puller.store import parallel
 from puller.store.base import ObjectInfo, Store
+from puller.store.parallel import each
+
+_READERS = 16
+"""Tables of the index that are read at once: up to 16 MiB each, mostly far less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +67,24 @@ class Inventory:
         Index objects come before packs, and a pack is durable before an index names it: so a pack that
         is not listed is gone.
         """
+        return cls.of(list(list_index(store)), list_packs(store))
+
+    @classmethod
+    def of(cls, indexes: Iterable[ObjectInfo], packs: dict[bytes, PackObject]) -> Inventory:
+        """Return an inventory of index objects, and of packs that were listed after them."""
         # The newest first: its entries count, and older objects that could not be deleted add nothing.
-        indexes = sorted(list_index(store), key=lambda info: info.modified, reverse=True)
-        return cls(tuple(indexes), list_packs(store))
+        newest_first = sorted(indexes, key=lambda info: info.modified, reverse=True)
+        return cls(tuple(newest_first), packs)
 
     def read_indexes(self, store: Store, keys: Keys) -> Iterator[PackEntry]:
         """Read the tables of the index; yield the correct entries, each pack once."""
-        for info in self.indexes:
-            for pack in read_packs(store, keys, info) or ():
+
+        def read(scope: CancelScope, info: ObjectInfo) -> list[PackEntry] | None:
+            return read_packs(store.within(scope), keys, info)
+
+        found = each(store.scope, read, self.indexes, _READERS)
+        for info, packs in zip(self.indexes, found, strict=True):
+            for pack in packs or ():
                 self.named[info.key] += 1
                 if self._is_news(pack):
                     self.homes[pack.pack_id] = info.key
@@ -102,10 +119,16 @@ def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes
 
     An id that exists as both kinds is left out: one of the two is foreign, and only its footer tells which.
     """
+
+    def names(kind: PackKind, scope: CancelScope) -> list[ObjectInfo]:
+        return list(store.within(scope).list(kind.prefix))
+
     found: dict[bytes, PackObject] = {}
     unclear: set[bytes] = set()
-    for kind in kinds:
-        for info in store.list(kind.prefix):
+    kinds = tuple(kinds)
+    listings = parallel.all_together(store.scope, [partial(names, kind) for kind in kinds])
+    for kind, infos in zip(kinds, listings, strict=True):
+        for info in infos:
             name = parse_pack_name(info.key)
             if name is not None and name[0] is kind and info.size:
                 _, pack_id, generation = name

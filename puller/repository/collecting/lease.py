@@ -47,6 +47,9 @@ _LIMIT = 64 * KIB
 
 _NAME = re.compile(r"([0-9a-f]{32})-[0-9]{8}")
 
+RECENT = 10.0
+"""Seconds for which ``recent`` returns the time of the last renewal."""
+
 RENEWAL = 60.0
 """Seconds after which ``renew`` puts the lease again."""
 
@@ -130,13 +133,20 @@ class Lease:
         """Hold the lease for ``purpose`` (a word) while in the context. Raises Locked, StoreError."""
         lease = cls(store, boxes, purpose)
         try:
-            lease._put()
+            lease._begin()
             others = lease._others()
             lease._give_way(others)
             lease._delete_expired(others)
             yield lease
         finally:
             lease._give_back_or_tell(store)
+
+    def recent(self) -> float:
+        """Return the store's time, at most RECENT seconds old; renew for that if necessary.
+
+        Nobody takes over a lease that was renewed so recently. Raises Locked as ``measure`` does.
+        """
+        return self.now if _now() - self._renewed <= RECENT else self.measure()
 
     def renew(self) -> None:
         """Renew if due; call it about every minute. Raises Locked if another process has taken over."""
@@ -160,6 +170,11 @@ class Lease:
 
     def _name(self, number: int) -> str:
         return f"{self._folder}{self._holder}-{number:08}"
+
+    def _begin(self) -> None:
+        """Put the first renewal. The listing that follows tells when that was."""
+        self._renewed = _now()
+        self._write(ended=False)
 
     def _put(self) -> None:
         self._renewed = _now()
@@ -206,6 +221,10 @@ class Lease:
 
     def _others(self) -> list[_Renewals]:
         found = _listed(self._store, self._folder)
+        if self._holder in found:
+            self.now = max(self.now, found[self._holder].newest.modified)
+        elif not self.now:  # a store that lists late
+            self.now = self._store.stat(self._name(self._number)).modified
         return [renewals for holder, renewals in found.items() if holder != self._holder]
 
     def _is_live(self, other: _Renewals) -> bool:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from puller.cancelling import CancelScope
 from puller.repository.format import index
 from puller.repository.format.footer import ID
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart, PackEntry
 from puller.repository.format.sealing import Keys
 from puller.repository.reading.indexes import read_index
 from puller.store.base import ObjectInfo, Store
+from puller.store.parallel import each
 from puller.units import MIB
 
 SMALL = 2 * MIB
@@ -30,6 +32,9 @@ CONTENT = 4 * MIB
 
 _PACK = 64
 """Bytes that a pack counts for, beside its rows and its dead slots: then no table has too many."""
+
+_READERS = 8
+"""Index objects that are read at once: most have less than SMALL bytes."""
 
 _TOGETHER = 64
 """Packs that become a part together."""
@@ -60,8 +65,13 @@ class IndexWriter:
         An unreadable object stays: it may be of a newer version.
         """
         replaced = []
-        for info in infos:
-            part = read_index(self._store, self._keys, info)
+
+        def read(scope: CancelScope, info: ObjectInfo) -> IndexPart | None:
+            return read_index(self._store.within(scope), self._keys, info)
+
+        infos = list(infos)
+        parts = each(self._store.scope, read, infos, _READERS)
+        for info, part in zip(infos, parts, strict=True):
             if part is not None:
                 replaced.append(info.key)
                 kept = np.array([keep(info.key, pack) for pack in part.packs], np.bool_)

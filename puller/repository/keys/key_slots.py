@@ -8,19 +8,31 @@ from __future__ import annotations
 import os
 import re
 import secrets as randomness
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 
 import msgspec
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from puller.errors import DamagedData, KeyNotHeld, UnknownKind, UnsupportedFormat, UsageError, WrongKey
+from puller.cancelling import CancelScope
+from puller.errors import (
+    DamagedData,
+    KeyNotHeld,
+    ObjectNotFound,
+    UnknownKind,
+    UnsupportedFormat,
+    UsageError,
+    WrongKey,
+)
 from puller.repository.format.sealing import NONCE
 from puller.repository.keys.keyring import BACKUP_ONLY_KEYS, KEY, KeyRing, derive
 from puller.store.base import Store
+from puller.store.parallel import READERS, each
 from puller.units import KIB, MIB
 
 PREFIX = "keys/"
@@ -201,17 +213,37 @@ def list_slots(store: Store, repository_id: bytes) -> Iterator[tuple[str, KeySlo
     Slots of another repository are left out: an ``init`` that was cut off, or lost against another one,
     leaves one.
     """
-    for info in store.list(PREFIX):
-        slot_id = info.key.removeprefix(PREFIX)
-        if not _ID.fullmatch(slot_id) or not info.size:
-            continue
+    return load_slots(store, repository_id, slot_ids(store))
+
+
+def slot_ids(store: Store) -> list[str]:
+    """Return the ids of all slots, without reading them."""
+    found = [(info.key.removeprefix(PREFIX), info.size) for info in store.list(PREFIX)]
+    return [slot_id for slot_id, size in found if size and _ID.fullmatch(slot_id)]
+
+
+def load_slots(
+    store: Store, repository_id: bytes, ids: Sequence[str]
+) -> Iterator[tuple[str, KeySlot | DamagedData]]:
+    """Return what ``list_slots`` does for slots with these ids."""
+
+    def load(scope: CancelScope, slot_id: str) -> KeySlot | DamagedData:
         try:
-            slot = _load(store, info.key)
+            return _load(store.within(scope), PREFIX + slot_id)
         except DamagedData as error:
-            yield slot_id, error
-        else:
-            if slot.repository == repository_id.hex():
-                yield slot_id, slot
+            return error
+
+    for slot_id, slot in zip(ids, each(store.scope, load, ids, READERS), strict=True):
+        if isinstance(slot, DamagedData) or slot.repository == repository_id.hex():
+            yield slot_id, slot
+
+
+def find_slot(store: Store, slot_id: str) -> dict[str, KeySlot]:
+    """Return the slot by its id, if it exists and can be read; ``slot_id`` is a guess, and may be empty."""
+    with suppress(ObjectNotFound, DamagedData):
+        if _ID.fullmatch(slot_id):
+            return {slot_id: _load(store, PREFIX + slot_id)}
+    return {}
 
 
 def remove_slot(store: Store, repository_id: bytes, slot_id: str) -> None:
@@ -229,8 +261,13 @@ def remove_slot(store: Store, repository_id: bytes, slot_id: str) -> None:
 
 
 def _load(store: Store, name: str) -> KeySlot:
+    return decode(store.get(name, max_size=SLOT_LIMIT), name)
+
+
+def decode(content: bytes, name: str) -> KeySlot:
+    """Parse a slot, which nothing authenticates before it is opened. Raises DamagedData, UnknownKind."""
     try:
-        slot = _KEY_SLOTS.decode(store.get(name, max_size=SLOT_LIMIT))
+        slot = _KEY_SLOTS.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DamagedData(f"{name} is not a key slot: {error}") from error
     # Times are compared and shown, which needs a zone and a time within the calendar.
@@ -241,12 +278,23 @@ def _load(store: Store, name: str) -> KeySlot:
     return slot
 
 
-def open_slot(store: Store, repository_id: bytes, secret: Secret | None) -> Opened:
-    """Return the slot that ``secret`` opens. Raises WrongKey; a damaged slot does not affect the others."""
+def open_slot(
+    store: Store,
+    repository_id: bytes,
+    secret: Secret | None,
+    ids: Sequence[str] | None = None,
+    read: Mapping[str, KeySlot] = {},
+) -> Opened:
+    """Return the slot that ``secret`` opens, of all or of those with these ``ids``.
+
+    Those that were ``read`` already, by id, are tried first. Raises WrongKey; a damaged slot does not affect
+    the others.
+    """
     if secret is None:
         raise WrongKey("the repository is encrypted, but no password or key file was given")
     damage: DamagedData | None = None
-    for slot_id, slot in list_slots(store, repository_id):
+    left = [slot_id for slot_id in (slot_ids(store) if ids is None else ids) if slot_id not in read]
+    for slot_id, slot in chain(read.items(), load_slots(store, repository_id, left)):
         try:
             content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, secret)
             damage = slot if isinstance(slot, DamagedData) else damage

@@ -12,14 +12,12 @@ from collections import OrderedDict
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject
 from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
+from puller.repository.reading.keyed_locks import KeyedLocks
 from puller.repository.reading.packs import PackReader
 from puller.units import MIB
 
 CACHED = 8 * MIB
 """Bytes of ids in the cache."""
-
-_LOADING = 64
-"""Locks for reading footers; a pack's is chosen by its id, which is random."""
 
 
 class _Cache:
@@ -51,14 +49,14 @@ class Footers(Scoped):
         self._packs = packs
         self.scope = packs.scope
         self._cache = _Cache()
-        self._loading = [threading.Lock() for _ in range(_LOADING)]
+        self._loading = KeyedLocks()
 
     def ids(self, kind: PackKind, pack_id: bytes) -> Ids:
         """Return (n, 16): the id of the content of each slot of the pack, zero bytes for a dead slot.
 
         Raises MissingObject; DamagedData, after which the pack is among ``PackReader.damaged``; StoreError.
         """
-        with self._loading[pack_id[0] % _LOADING]:
+        with self._loading.of(pack_id):
             known = self._cache.get((kind, pack_id))
             if known is None:
                 known = self._load(kind, pack_id)

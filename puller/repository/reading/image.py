@@ -28,9 +28,9 @@ from puller.errors import DamagedData, ObjectChanged
 from puller.repository.format.footer import Ids, PackKind
 from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
 from puller.repository.reading.damage import Damage, read_pages
-from puller.repository.reading.mapreader import READERS, MapReader
+from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import OPENINGS, PackReader, StoredPack, merge
-from puller.store.parallel import each
+from puller.store.parallel import READERS, each
 from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
 WINDOW_PAGES = 16
@@ -44,6 +44,12 @@ class PackJob:
     pack_id: bytes
     chunks: NDArray[np.int64]
     slots: NDArray[np.uint16]
+
+    def pieces(self, count: int) -> Iterator[PackJob]:
+        """Cut the job into jobs of at most ``count`` chunks."""
+        for start in range(0, len(self.chunks), count):
+            stop = start + count
+            yield PackJob(self.pack_id, self.chunks[start:stop], self.slots[start:stop])
 
 
 Flags = NDArray[np.bool_]

@@ -19,11 +19,11 @@ from puller.repository.format.pages import (
     decode_root,
 )
 from puller.repository.reading.packs import PackReader
-from puller.store.parallel import each
+from puller.store.parallel import READERS, each
 from puller.units import page_count
 
-READERS = 4
-"""Packs that are read at once, because the pages of an old disk may be spread over many packs."""
+_ROOTS = 20
+"""Roots that are read at once: one of a large disk takes megabytes."""
 
 
 class MapReader(Scoped):
@@ -44,7 +44,7 @@ class MapReader(Scoped):
 
         A few are fetched ahead, so memory does not grow with their number.
         """
-        yield from each(self.scope, self._root_or_fault, addresses, READERS)
+        yield from each(self.scope, self._root_or_fault, addresses, _ROOTS, ahead=1)
 
     def _root_or_fault(self, scope: CancelScope, address: Address) -> Root | DamagedData:
         try:

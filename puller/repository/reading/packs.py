@@ -22,6 +22,7 @@ from puller.repository.format.footer import (
     parse_pack_name,
 )
 from puller.repository.keys.keyring import KeyRing
+from puller.repository.reading.keyed_locks import KeyedLocks
 from puller.store.base import Store
 from puller.units import KIB, MIB
 
@@ -110,10 +111,6 @@ def _missing(name: str) -> MissingObject:
     return MissingObject(f"{name} is missing from the store")
 
 
-_LOADING = 64
-"""Locks for fetching footers; a pack's is chosen by its id, which is random."""
-
-
 class _Cache:
     """The last opened packs, by id. Safe for many threads."""
 
@@ -156,7 +153,7 @@ class PackReader(Scoped):
         self._cache = _Cache()
         self._generations: dict[bytes, int] = {}
         self._lock = threading.Lock()
-        self._loading = [threading.Lock() for _ in range(_LOADING)]
+        self._loading = KeyedLocks()
         self.damaged: set[bytes] = set()
         """Ids of packs known to be missing or damaged, to which nothing new should refer."""
 
@@ -166,7 +163,7 @@ class PackReader(Scoped):
         Raises MissingObject, DamagedData, StoreError.
         """
         # Threads that need one pack at the same time fetch its footer once.
-        with self._loading[pack_id[0] % _LOADING]:
+        with self._loading.of(pack_id):
             known = self._cache.get(pack_id)
             if known is not None and generation in {None, known.generation}:
                 return known

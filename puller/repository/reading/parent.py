@@ -24,8 +24,8 @@ from puller.repository.format.footer import ID, Ids, PackKind
 from puller.repository.format.pages import ZERO, Address, Numbers, Refs
 from puller.repository.reading.damage import read_pages
 from puller.repository.reading.footers import Footers
-from puller.repository.reading.mapreader import READERS, MapReader
-from puller.store.parallel import each
+from puller.repository.reading.mapreader import MapReader
+from puller.store.parallel import READERS, each
 from puller.units import PAGE_CHUNKS
 
 ROOT = -1

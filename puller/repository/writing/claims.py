@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from puller.cancelling import CancelScope
 from puller.errors import Overtaken
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.records.condemned import ALL, KEPT, Condemned, Record, union
@@ -56,6 +57,10 @@ class Claims:
         self._held: dict[int, int] = {}
         self._lock = threading.Lock()
         self.excluded = frozenset(_excluded(records))
+
+    def wait_in(self, scope: CancelScope) -> None:
+        """Let later waits belong to ``scope``."""
+        self._condemned = self._condemned.within(scope)
 
     def admit(self, packs: Numbers, slots: Slots) -> Numbers:
         """Add references from the index; return ``packs`` with MISS in place of condemned ones."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from puller.errors import RepositoryError
-from puller.pipeline.buffers import Buffer, BufferPool
+from puller.pipeline.buffers import Buffer, BufferBudget, BufferPool
 from puller.repository.format.chunk_slot import SlotCipher
 from puller.repository.format.compression import Content
 from puller.repository.format.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
@@ -133,7 +133,7 @@ class PackWriter:
         self,
         keys: KeyRing,
         kind: PackKind,
-        pool: BufferPool,
+        pool: BufferPool | BufferBudget,
         emit: Callable[[OpenPack], None],
         began: Callable[[float], None],
     ) -> None:

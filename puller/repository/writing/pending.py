@@ -2,7 +2,8 @@
 
 ::
 
-    writer   put pending ── parents there? ── condemned? ── put point ── pending there? ── delete pending
+    writer   put pending ──┬─ parents there? ─┬── put point ── pending there? ── delete pending
+             put the index ┘  condemned?      ┘
     prune    put final record ── list pending, then points ── mark ── remove what is final and unmarked
 
 Either prune sees the pending point, and keeps what it reaches; or the final record was put before the
@@ -11,7 +12,7 @@ pending point, and the writer sees that. No clock is involved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.points import Point, Points
 from puller.repository.writing.claims import Claims
 from puller.store.base import Store
+from puller.store.parallel import together
 
 PREFIX = "pending/"
 
@@ -98,12 +100,18 @@ def _name(uuid: str, point_id: str) -> str:
     return f"{PREFIX}{uuid}/{point_id}"
 
 
-def commit(
-    points: Points, pending: PendingPoints, claims: Claims, bases: set[Address], point: Point
+def commit(  # noqa: PLR0913, PLR0917 - the parts of a run
+    points: Points,
+    pending: PendingPoints,
+    claims: Claims,
+    bases: set[Address],
+    point: Point,
+    put_index: Callable[[], None],
 ) -> float:
-    """Publish ``point``, whose packs and indexes are durable, unless prune may remove its data.
+    """Publish ``point``, whose packs are durable, unless prune may remove its data.
 
-    Returns when it was announced by the store's clock, in seconds since the epoch.
+    ``put_index`` puts the index objects that are left: a pending point needs none. Returns when it was
+    announced by the store's clock, in seconds since the epoch.
 
     ``bases`` are the roots of the run's bases. Raises Overtaken if a point with one of them is gone, or if
     data that the run refers to is being removed: then nothing is published and the run can be repeated.
@@ -111,10 +119,13 @@ def commit(
     may still take effect.
     """
     names = [(point.uuid, point.point)]
-    pending.put(point)
     try:
-        _require_bases(points, bases, point)
-        claims.require_standing(lambda: pending.since(point))
+        together(pending.scope, lambda _: pending.put(point), lambda _: put_index())
+        together(
+            pending.scope,
+            lambda own: _require_bases(points.within(own), bases, point),
+            lambda _: claims.require_standing(lambda: pending.since(point)),
+        )
     except BaseException:
         _forget(pending, names)
         raise

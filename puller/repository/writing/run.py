@@ -26,8 +26,10 @@ import numpy as np
 
 from puller.cancelling import cleanup
 from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
-from puller.pipeline.buffers import Batch, BufferPool
+from puller.pipeline.buffers import Batch, BufferBudget, BufferPool
+from puller.pipeline.concurrency import FAR_AWAY, Concurrency
 from puller.pipeline.flow import Flow
+from puller.pipeline.gate import Gate
 from puller.pipeline.pace import Pace
 from puller.repository.format import index
 from puller.repository.format.chunk_slot import compress, content_id
@@ -62,6 +64,9 @@ from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
 _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
+MOST_UPLOADS = 24
+"""Most uploads at once, however far the store is: so many connections are polite to a server."""
+
 _QUEUED = 5
 """Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
 
@@ -73,17 +78,49 @@ _INDEX_EVERY = 64
 class Tuning:
     """Parallelism of a run, which determines its memory.
 
+    ``uploads`` at once, or None to adapt their number to the wire. ``packs`` of full size are in memory, or
+    more small ones in as many bytes; up to ``memory`` bytes of the whole run if that speeds it up.
     ``batches`` suffice for the data being read, a few in the queue and one in each codec. ``level`` is
     zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second.
     """
 
     codecs: int = _CORES
-    uploads: int = 2
+    uploads: int | None = None
     packs: int = 3
+    memory: int = 384 * MIB
     batches: int = _CORES + 6
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
+
+
+_BESIDE = 184 * MIB
+"""Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
+
+_NEAR, _FAR = 2, 16
+"""Uploads at once to begin with."""
+
+_MOST_NEAR = 8
+"""Uploads at once to a store that is near: no more than fit into the memory of three full packs."""
+
+_SMALLEST = 4
+"""A small pack is this part of a full one."""
+
+
+def pack_size(uploads: int, packs: int) -> int:
+    """Return the size of data packs of which ``uploads`` and an open one fit into ``packs`` full ones."""
+    room = packs * (DATA_PACK + TAIL_ROOM) // (uploads + 1) - TAIL_ROOM
+    return max(DATA_PACK // _SMALLEST, min(DATA_PACK, room))
+
+
+def upload_law(tuning: Tuning, round_trip: float) -> Concurrency:
+    """Return the law for uploads to a store whose fastest answer took ``round_trip`` seconds."""
+    most = max(_FAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
+    if tuning.uploads is not None:
+        return Concurrency.fixed(min(tuning.uploads, most))
+    if round_trip < FAR_AWAY:
+        return Concurrency(_NEAR, _MOST_NEAR, _NEAR)
+    return Concurrency(_NEAR, min(most, MOST_UPLOADS), _FAR)
 
 
 class Holdings(Protocol):
@@ -174,15 +211,27 @@ class Run:
     def __enter__(self) -> Run:
         self.flow.__enter__()
         self._uploads = self._paced(self._tuning.upload_rate)
-        packs = self.flow.adopt(BufferPool(self._tuning.packs, DATA_PACK + TAIL_ROOM))
+        law = upload_law(self._tuning, self.repository.store.scope.round_trip)
+        packs = self.flow.adopt(BufferBudget(*self._budget(law.limit)))
         maps = self.flow.adopt(BufferPool(2, MAP_PACK + TAIL_ROOM))
-        self._upload = self.flow.crew("upload", self._tuning.uploads, 1, self._upload_pack)
+        self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
+        self._upload = self.flow.crew("upload", law.most, 1, self._upload_pack)
         self.locks.start(self.flow)
         self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
         self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
         self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
         return self
+
+    @property
+    def uploads_at_once(self) -> int:
+        """Packs that are uploaded at the same time at present."""
+        return self._gate.limit
+
+    def _budget(self, uploads: int) -> tuple[int, int]:
+        """Return the bytes of all data packs in memory, and of one of them."""
+        size = pack_size(uploads, self._tuning.packs) + TAIL_ROOM
+        return max(self._tuning.packs * (DATA_PACK + TAIL_ROOM), (uploads + 1) * size), size
 
     def _paced(self, rate: int | None) -> Store:
         """Return the store for packs. Index objects bypass the rate limit, also after a failure."""
@@ -361,9 +410,9 @@ class Run:
     def _upload_pack(self, pack: OpenPack) -> None:
         footer = pack.footer()
         body = pack.body(self._keys, footer)
-        store = self.locks.locked(self._uploads)
-        store.put_new(pack.kind.object_name(pack.pack_id), body)
         size = len(body)
+        with self._gate.passing(size):
+            self.locks.locked(self._uploads).put_new(pack.kind.object_name(pack.pack_id), body)
         pack.buffer.release()
         self._note(IndexedPack(pack.kind, pack.pack_id, size, footer))
 
@@ -389,17 +438,26 @@ class Run:
 
     def flush(self) -> None:
         """Make packs and index durable. Call it after every ``finish``. Raises the first error of the run."""
+        self.store()
+        self._put_rest()
+
+    def store(self) -> None:
+        """Make the packs durable, in place of ``flush``: ``commit`` puts the index."""
         self._data.flush()
         self._maps.flush()
         self._upload.finish()
         self.locks.finish()
+
+    def _put_rest(self) -> None:
+        """Put the index of the packs that none names yet."""
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []
 
     def commit(self, point: Point) -> Point:
         """Publish ``point``, which refers to data that this run has written or found. Call it after
-        ``flush``. Return it as committed: with the end of its locks, if the repository has a lock policy.
+        ``flush`` or ``store``. Return it as committed: with the end of its locks, if the repository has a
+        lock policy.
 
         Raises Overtaken if prune is removing some of it: nothing is published then, and another run can
         succeed. Raises StoreError; then it may be unknown whether the point exists.
@@ -408,6 +466,6 @@ class Run:
         repository = self.repository
         sealed, lock = self.locks.seal(point)
         points = repository.points if lock is None else repository.points.locking(lock)
-        announced = commit(points, repository.pending, self._claims, self._bases, sealed)
+        announced = commit(points, repository.pending, self._claims, self._bases, sealed, self._put_rest)
         self.clock_ahead = began - announced
         return sealed

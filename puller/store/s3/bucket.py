@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from puller.store.s3.answers import Refusal
+from puller.store.s3.differences import Differences
 from puller.store.s3.errors import translated
 
 if TYPE_CHECKING:
@@ -40,13 +41,19 @@ class LifecycleRule:
 
 
 class Bucket:
-    """A bucket; the repository has the ``prefix`` in it (empty, or ending in ``/``)."""
+    """A bucket; the repository has the ``prefix`` in it (empty, or ending in ``/``).
 
-    def __init__(self, client: S3Client, name: str, prefix: str, place: str) -> None:
+    ``differences`` are those of its server that were met.
+    """
+
+    def __init__(
+        self, client: S3Client, name: str, prefix: str, place: str, differences: Differences
+    ) -> None:
         self._client = client
         self._name = name
         self._prefix = prefix
         self._place = place
+        self.differences = differences
 
     def keeps_versions(self) -> bool:
         """Return whether deleted and replaced objects stay as versions. Raises StoreError."""

@@ -39,7 +39,7 @@ class Differences:
     """
 
     def __init__(self) -> None:
-        self._met: set[str] = set()
+        self._met: dict[str, None] = {}
         self._untold: deque[str] = deque()
         self._lock = threading.Lock()
 
@@ -47,11 +47,16 @@ class Differences:
         """Return whether this difference was met before."""
         return notice in self._met
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """The notices of all differences that were met, in order."""
+        return tuple(self._met)
+
     def note(self, notice: str) -> None:
         """Remember a difference."""
         with self._lock:
             if notice not in self._met:
-                self._met.add(notice)
+                self._met[notice] = None
                 self._untold.append(notice)
 
     def tell(self, scope: CancelScope) -> None:

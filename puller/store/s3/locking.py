@@ -117,7 +117,9 @@ class S3Locks:
 
     def page(self, prefix: str, after: tuple[str, str] | None = None) -> VersionPage:
         """See ``Locks.page``."""
-        more: Any = {} if after is None else {"KeyMarker": after[0], "VersionIdMarker": after[1]}
+        more: Any = {}
+        if after is not None:
+            more = {"KeyMarker": self._root + after[0], "VersionIdMarker": after[1]}
         more = {name: value for name, value in more.items() if value}
         with self._doing(f"cannot list the versions of {prefix or 'objects'}"):
             answer = self._client.list_object_versions(
@@ -127,8 +129,9 @@ class S3Locks:
         found += [self._version(entry, True) for entry in answer.get("DeleteMarkers") or ()]
         following = None
         if answer.get("IsTruncated"):
-            following = answer.get("NextKeyMarker") or "", answer.get("NextVersionIdMarker") or ""
-            if not following[0] or following == after:
+            key = (answer.get("NextKeyMarker") or "").removeprefix(self._root)
+            following = key, answer.get("NextVersionIdMarker") or ""
+            if not key or following == after:
                 raise UnsupportedByStore(
                     f"cannot list the versions in {self._place}: the server does not say how to go on"
                 )
@@ -142,6 +145,7 @@ class S3Locks:
             entry["LastModified"].timestamp(),
             is_marker,
             bool(entry.get("IsLatest")),
+            str(entry.get("ETag") or ""),
         )
 
     def get_tail(self, key: str, version: str, length: int) -> bytes:

@@ -13,7 +13,7 @@ from puller.store.options import BULK, StoreOptions
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_POOL = 16
+_POOL = 32
 
 
 def with_options(config: Config, options: StoreOptions) -> Config:

@@ -111,7 +111,7 @@ class S3Store(Scoped):
     @property
     def bucket(self) -> Bucket:
         """Return the bucket, whose settings can be queried."""
-        return Bucket(self._client, self._bucket, self._root, self._place)
+        return Bucket(self._client, self._bucket, self._root, self._place, self._differences)
 
     def get(self, key: str, *, max_size: int | None = None) -> bytes:
         """See ``Store.get``."""
