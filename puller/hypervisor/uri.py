@@ -46,7 +46,7 @@ def is_monitor(uri: str) -> bool:
 
 def is_session(uri: str) -> bool:
     """Return whether ``uri`` leads to the libvirt of one user."""
-    return urlsplit(uri).path == "/session"
+    return _split(uri).path == "/session"
 
 
 def host_of(uri: str) -> str:

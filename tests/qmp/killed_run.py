@@ -1,7 +1,7 @@
 """A run over a QEMU without libvirt that dies by SIGKILL.
 
-``python -m tests.qmp.killed_run URI DOMAIN REPOSITORY WHEN [SCRATCH]``: WHEN is a QMP command, just after which
-it dies (``COMMAND:2`` for the second time), or ``frozen`` or ``committed``.
+``python -m tests.qmp.killed_run URI DOMAIN REPOSITORY WHEN [SCRATCH]``: WHEN is a QMP command, just after
+which it dies (``COMMAND:2`` for the second time), or ``frozen`` or ``committed``.
 """
 
 from __future__ import annotations
