@@ -336,6 +336,7 @@ class TestAbsence:
             ("read", lambda store: store.get_range("a", 0, 1)),
             ("read", lambda store: store.get_tail("a", 1)),
             ("look up", lambda store: store.stat("a")),
+            ("look up", lambda store: store.locks.lock_of("a")),
         ],
     )
     def test_is_confirmed_by_a_listing(self, opened: Open, verb: str, ask: Callable[[Store], object]) -> None:
