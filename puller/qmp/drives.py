@@ -63,7 +63,7 @@ def parse_drives(
 def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: str) -> Drive:
     inserted = _below_filter(block.get("inserted") or {}, nodes)
     image: Mapping[str, Any] = inserted.get("image") or {}
-    path = _path(inserted.get("file", ""))
+    path = file_of(inserted.get("file", ""))
     layout = image.get("format-specific", {}).get("data", {})
     disk = Disk(
         target=_target(block, inserted),
@@ -78,6 +78,7 @@ def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: s
         backing=tuple(_chain(image)),
         compat=layout.get("compat", ""),
         cluster=image.get("cluster-size"),
+        data_file=_data_file(path, layout.get("data-file")),
     )
     return Drive(
         disk=disk,
@@ -111,10 +112,10 @@ def _device_id(path: str) -> str:
 
 
 def _source(file: str) -> str:
-    return "" if not file else str(_path(file) or file)
+    return "" if not file else str(file_of(file) or file)
 
 
-def _path(file: str) -> Path | None:
+def file_of(file: str) -> Path | None:
     """Return the file or device of an image; QEMU writes one with options as ``json:{…}``."""
     if file.startswith("/"):
         return Path(file)
@@ -125,6 +126,11 @@ def _path(file: str) -> Path | None:
         node = node["file"]
     name = node.get("filename", "") if node.get("driver") in ("file", "host_device") else ""
     return Path(name) if name.startswith("/") else None
+
+
+def _data_file(image: Path | None, named: str | None) -> Path | None:
+    """Return the external data file that a qcow2 image names, perhaps relative to its own directory."""
+    return None if image is None or named is None else image.parent / named
 
 
 def _chain(image: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, MonitorRefused
 from puller.hypervisor.space.scratch import discard
-from puller.qmp.drives import Drive
+from puller.qmp.drives import Drive, file_of
 from puller.qmp.machine import QemuMachine
 from puller.qmp.names import is_changes
 
@@ -55,7 +55,7 @@ def find(machine: QemuMachine, prefix: str) -> Remains:
             name for name, kind in exports.items() if kind == "nbd" and not name.startswith(prefix)
         ),
         jobs=_jobs(machine, prefix),
-        nodes={node["node-name"]: Path(node["file"]) for node in scratch_nodes(machine, prefix)},
+        nodes={node["node-name"]: _file(node) for node in scratch_nodes(machine, prefix)},
         changes=tuple((drive, name) for drive, name in machine.bitmaps(prefix) if is_changes(name)),
     )
 
@@ -64,6 +64,11 @@ def scratch_nodes(machine: QemuMachine, prefix: str) -> list[dict[str, Any]]:
     """Return QEMU's description of the scratch nodes whose name begins with ``prefix``."""
     nodes = machine.monitor.ask("query-named-block-nodes", {"flat": True})
     return [node for node in nodes if node.get("node-name", "").startswith(prefix)]
+
+
+def _file(node: Mapping[str, Any]) -> Path:
+    """Return the scratch file of a node: QEMU describes it with the disk behind it, as ``json:{…}``."""
+    return file_of(node["file"]) or Path(node["file"])
 
 
 def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:

@@ -22,6 +22,7 @@ from puller.errors import (
     Locked,
 )
 from puller.events import Event, Notice
+from puller.hypervisor.locking import lock
 from puller.qmp.monitor import Monitor
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
@@ -183,6 +184,43 @@ def test_a_killed_run_over_tcp_is_cleaned_up_by_the_next(
     command = [sys.executable, "-m", "tests.qmp.killed_run", machine.uri, machine.name, scene.url, when]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert machine.remains() != []
+    scene.assert_next_is_exact()
+
+
+def test_files_of_a_killed_run_in_a_directory_that_later_runs_do_not_use(
+    scene: Scene, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "tests.qmp.killed_run", scene.machine.uri, scene.machine.name]
+    died = subprocess.run([*command, scene.url, "frozen", str(scratch)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len(list(scratch.glob("*.scratch"))) == 2
+    scene.assert_next_is_exact()
+    assert list(scratch.glob("*.scratch")) == []
+
+
+def test_a_living_run_of_another_container_is_left_alone(
+    bare_factory: BareFactory, tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its locks elsewhere, and its scratch in a directory that this run does not use."""
+    second = tmp_path / "second.qmp"
+    options = ("-qmp", f"unix:{second},server=on,wait=off")
+    machine = bare_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", ODD), options=options)
+    scene = Scene(machine, tmp_path, truth)
+    scratch, locks = tmp_path / "scratch", tmp_path / "locks"
+    scratch.mkdir()
+
+    def meanwhile(exports: Any) -> None:
+        scene.truth(exports)
+        scene.taken += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, "lock_directory", lambda: locks)
+            with pytest.raises(Locked, match="of another user, container or host"):
+                puller.backup(scene.repository, machine.name, connect=f"qmp://{second}")
+
+    scene.backup(on_frozen=meanwhile, scratch_dir=str(scratch))
+    assert machine.remains() == []
     scene.assert_next_is_exact()
 
 

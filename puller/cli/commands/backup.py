@@ -13,7 +13,7 @@ from puller.cli.input.access import open_repository
 from puller.cli.input.choices import compression_of, tags_of
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import AMOUNT, RATE
+from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -131,6 +131,13 @@ def _load_meanwhile() -> None:
     metavar="RATE",
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",
+)
+@click.option(
+    "--memory",
+    type=RUN_MEMORY,
+    metavar="SIZE",
+    help="Take at most this memory for the backup of one domain, in bytes, 256M or more. More lets more "
+    "packs travel at once to a store that is far away.  [default: 384M]",
 )
 @click.option(
     "--nbd-tls",
