@@ -45,7 +45,7 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
         tags: Copy only points with all of these tags.
         since: Copy only points that were taken at or after this time, in UTC unless it has a zone.
         latest_only: Of each machine, copy only the newest point that the other arguments leave.
-        compression: The zstd level, from 1 to 19, or ``auto`` to adapt it to the target.
+        compression: As for ``backup``.
         limit_read: The highest rate at which disks are read, in bytes per second before compression.
         limit_upload: The highest average upload rate, in bytes per second.
         observer: Called with each event.

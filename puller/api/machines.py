@@ -59,7 +59,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     tags: dict[str, str] | None = None,
     checkpoint: bool = True,
     attach_limit: int | None = None,
-    compression: int | Literal["auto"] = 1,
+    compression: int | Literal["auto", "fast"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
     memory: int | None = None,
@@ -108,7 +108,8 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
             build on the checkpoints that exist, and read all data where there is none.
         attach_limit: The largest CD-ROM image or floppy disk in a drive that the point holds, in bytes; 0 for
             none. Default: 16 MiB. A note names those left out.
-        compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
+        compression: The zstd level, 1 to 19 (smallest), ``fast``: less CPU than 1, for some more bytes, or
+            ``auto``: 1 to 10, raised while the
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
         limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.

@@ -40,7 +40,7 @@ class Job:
     quiesce_mountpoints: tuple[str, ...] = ()
     guest_before: Command | None = None
     guest_after: Command | None = None
-    compression: Literal["auto"] | int | None = None
+    compression: Literal["auto", "fast"] | int | None = None
     compare_every: timedelta | None = None
     attach_limit: int | None = None
     limit_read: int | None = None

@@ -235,8 +235,8 @@ class Shared(Table):
         Command | None, Key("a table with the command that runs in the guest once it is thawed", "")
     ] = None
     compression: Annotated[
-        Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
-        Key('the zstd level, from 1 to 19, or "auto" (default 1)', '"auto"'),
+        Literal["auto", "fast"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
+        Key('the zstd level, from 1 to 19, "fast" or "auto" (default 1)', '"auto"'),
     ] = None
     compare_every: Annotated[
         Text | None,

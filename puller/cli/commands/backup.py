@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
-from puller.cli.input.choices import compression_of, tags_of
+from puller.cli.input.choices import COMPRESSION, tags_of
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
 from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
@@ -109,15 +109,7 @@ def _load_meanwhile() -> None:
     callback=tags_of,
     help="Store this tag in the restore point. Can be repeated.",
 )
-@click.option(
-    "--compression",
-    default="1",
-    show_default=True,
-    metavar="LEVEL|auto",
-    callback=compression_of,
-    help="Set the zstd level, from 1 (fastest) to 19 (smallest), or auto (1 to 10, raised while the "
-    "upload is the bottleneck).",
-)
+@COMPRESSION
 @click.option(
     "--limit-read",
     type=RATE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_other, open_repository
-from puller.cli.input.choices import compression_of, tags_of
+from puller.cli.input.choices import COMPRESSION, tags_of
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
 from puller.cli.output import failures
@@ -70,15 +70,7 @@ if TYPE_CHECKING:
     help="Of each machine, copy only the newest point that the other options leave.",
 )
 @hosts_option("Copy only points taken by HOST: a name, or a pattern such as 'kvm*'.")
-@click.option(
-    "--compression",
-    default="1",
-    show_default=True,
-    metavar="LEVEL|auto",
-    callback=compression_of,
-    help="Set the zstd level, from 1 (fastest) to 19 (smallest), or auto (1 to 10, raised while the "
-    "upload is the bottleneck).",
-)
+@COMPRESSION
 @click.option(
     "--limit-read",
     type=RATE,

@@ -19,8 +19,20 @@ def tags_of(context: click.Context, parameter: click.Parameter, words: Sequence[
     return tags
 
 
-def compression_of(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
-    """Parse a zstd level, or ``auto``."""
-    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
-        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'auto'")
-    return word if word == "auto" else int(word)
+def _compression(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
+    if word in {"auto", "fast"}:
+        return word
+    if not (word.isdecimal() and 1 <= int(word) <= 19):
+        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'fast' nor 'auto'")
+    return int(word)
+
+
+COMPRESSION = click.option(
+    "--compression",
+    default="1",
+    show_default=True,
+    metavar="LEVEL|fast|auto",
+    callback=_compression,
+    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, for some more bytes) or auto "
+    "(1 to 10, raised while the upload is the bottleneck).",
+)
