@@ -177,7 +177,8 @@ class S3Locks:
             if not isinstance(error, StoreDenied):
                 raise error
             refused.add(target)
-        return tuple(item for target, item in targets.items() if target in refused)
+        # An answer may leave out the version: then no version of this name is known to be gone.
+        return tuple(item for target, item in targets.items() if {target, Target(target.name)} & refused)
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
