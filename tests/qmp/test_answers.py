@@ -1,9 +1,10 @@
-"""The disks in answers of QEMU, for sources that these tests cannot have."""
+"""What puller makes of answers and words of QEMU, for sources that these tests cannot have."""
 
 from __future__ import annotations
 
 import pytest
 
+from puller.qmp.description import outside_files
 from puller.qmp.drives import parse_drives
 
 
@@ -32,3 +33,14 @@ def test_no_password_of_a_source_reaches_a_point(file: str, source: str) -> None
     (drive,) = parse_drives([{"device": "vda", "removable": False, "inserted": inserted}], [], {})
     assert drive.disk.source == source
     assert drive.disk.backing == (f"raw {source}",)
+
+
+def test_files_of_the_host_that_no_point_holds_are_named() -> None:
+    words = "qemu -bios /fw/own.fd --kernel /boot/vmlinuz -append file=/x -fw_cfg name=opt/a,file=/etc/seed"
+    words += " -fw_cfg name=opt/b,string=file -acpitable data=/fw/slic -smbios type=1,serial=7"
+    assert list(outside_files(words.split())) == [
+        "firmware /fw/own.fd",
+        "kernel /boot/vmlinuz",
+        "fw_cfg file /etc/seed",
+        "ACPI table /fw/slic",
+    ]
