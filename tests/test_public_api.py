@@ -285,7 +285,7 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
     "compression": (
         lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, compression=20),
         "invalid compression '20'",
-        "Use a level from 1 to 19, or auto.",
+        "Use a level from 1 to 19, fast, or auto.",
     ),
     "limit": (
         lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, limit_read=0),

@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, interval, ports, rate, size
+from puller.configuration.quantities import (
+    budget,
+    duration,
+    duration_or_size,
+    interval,
+    ports,
+    rate,
+    run_memory,
+    size,
+)
 from puller.store.options import MOST_CONNECTIONS, storage_class
 
 
@@ -226,8 +235,8 @@ class Shared(Table):
         Command | None, Key("a table with the command that runs in the guest once it is thawed", "")
     ] = None
     compression: Annotated[
-        Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
-        Key('the zstd level, from 1 to 19, or "auto" (default 1)', '"auto"'),
+        Literal["auto", "fast"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
+        Key('the zstd level, from 1 to 19, "fast" or "auto" (default 1)', '"auto"'),
     ] = None
     compare_every: Annotated[
         Text | None,
@@ -250,6 +259,14 @@ class Shared(Table):
     ] = None
     limit_upload: Annotated[
         Text | None, Key("the highest upload rate, in bytes per second (default: no limit)", '"50M"', rate)
+    ] = None
+    memory: Annotated[
+        Text | None,
+        Key(
+            "the most memory of a backup of one domain, as a size, at least 256M (default 384M)",
+            '"512M"',
+            run_memory,
+        ),
     ] = None
     scratch_dir: Annotated[
         Text | None,

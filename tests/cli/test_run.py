@@ -583,7 +583,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
         f'domains = ["{machine.name}"]\nparallel = 3\ntags = {{ site = "north" }}\n'
         'disks = ["vda", "vdb"]\nexclude-disks = ["vdc"]\n'
         'mode = "push"\nquiesce = "off"\ncompression = 3\nlimit-read = "1G"\nlimit-upload = "500M"\n'
-        'compare-every = "30d"\nattach-limit = "2M"\n'
+        'compare-every = "30d"\nattach-limit = "2M"\nmemory = "512M"\n'
         f'scratch-dir = "{tmp_path}"\nstaging-dir = "{tmp_path}"\n'
     )
     (record,) = cli("run", "nightly", "--json").document["points"]
@@ -598,6 +598,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
         "attach_limit": 2 << 20,
         "limit_read": 1 << 30,
         "limit_upload": 500 << 20,
+        "memory": 512 << 20,
         "scratch_dir": str(tmp_path),
         "staging_dir": str(tmp_path),
         "tags": {"site": "north", "job": "nightly"},

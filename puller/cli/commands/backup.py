@@ -13,7 +13,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import AMOUNT, RATE
+from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -37,9 +37,11 @@ def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[st
 
 
 def _compression(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
-    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
-        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'auto'")
-    return word if word == "auto" else int(word)
+    if word in {"auto", "fast"}:
+        return word
+    if not (word.isdecimal() and 1 <= int(word) <= 19):
+        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'fast' nor 'auto'")
+    return int(word)
 
 
 def _load_meanwhile() -> None:
@@ -130,10 +132,10 @@ def _load_meanwhile() -> None:
     "--compression",
     default="1",
     show_default=True,
-    metavar="LEVEL|auto",
+    metavar="LEVEL|fast|auto",
     callback=_compression,
-    help="Set the zstd level, from 1 (fastest) to 19 (smallest), or auto (1 to 10, raised while the "
-    "upload is the bottleneck).",
+    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, for some more bytes) or auto "
+    "(1 to 10, raised while the upload is the bottleneck).",
 )
 @click.option(
     "--limit-read",
@@ -148,6 +150,13 @@ def _load_meanwhile() -> None:
     metavar="RATE",
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",
+)
+@click.option(
+    "--memory",
+    type=RUN_MEMORY,
+    metavar="SIZE",
+    help="Take at most this memory for the backup of one domain, in bytes, 256M or more. More lets more "
+    "packs travel at once to a store that is far away.  [default: 384M]",
 )
 @click.option(
     "--nbd-tls",

@@ -94,6 +94,9 @@ class Tuning:
     upload_rate: int | None = None
 
 
+LEAST_MEMORY = 256 * MIB
+"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
 
@@ -115,12 +118,13 @@ def pack_size(uploads: int, packs: int) -> int:
 
 def upload_law(tuning: Tuning, round_trip: float) -> Concurrency:
     """Return the law for uploads to a store whose fastest answer took ``round_trip`` seconds."""
-    most = max(_FAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
+    most = max(_NEAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
     if tuning.uploads is not None:
         return Concurrency.fixed(min(tuning.uploads, most))
     if round_trip < FAR_AWAY:
-        return Concurrency(_NEAR, _MOST_NEAR, _NEAR)
-    return Concurrency(_NEAR, min(most, MOST_UPLOADS), _FAR)
+        return Concurrency(_NEAR, min(most, _MOST_NEAR), _NEAR)
+    most = min(most, MOST_UPLOADS)
+    return Concurrency(_NEAR, most, min(most, _FAR))
 
 
 class Holdings(Protocol):
