@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from puller.configuration.schema import Command, Keep
+from puller.configuration.schema import Command, Keep, Notify
 
 Mode = Literal["pull", "push"]
 """How frozen disks are copied: puller reads them over NBD, or QEMU writes images that puller reads."""
@@ -64,6 +64,7 @@ class Job:
     check_budget: timedelta | int | None = None
     prove: int = 1
     metrics_file: str | None = None
+    notify: Notify | None = None
     before: Command | None = None
     after: Command | None = None
 

@@ -41,7 +41,7 @@ def _is_by_ssh(uri: str) -> bool:
 
 def is_monitor(uri: str) -> bool:
     """Return whether ``uri`` leads to the monitor of a QEMU without libvirt (see docs/qmp.md)."""
-    return _split(uri).scheme in ("qmp", "qmp+tcp")
+    return uri.partition(":")[0].lower() in ("qmp", "qmp+tcp")
 
 
 def is_session(uri: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ from puller.hypervisor.domain.disk import Disk, image_name
 
 _PASSED_THROUGH = frozenset({"scsi-generic", "scsi-block"})
 """Devices whose guest can write with SCSI commands of its own."""
+
+_LOGIN = re.compile(r"(?<=://)([^/@:%]*)[:%][^/@]*@")
+"""User and password in a URL: after a colon, for iSCSI after a percent sign."""
+
+_RBD_KEY = re.compile(r"(?<=[^:]):(?:key|password)=[^:]*")
+"""The key in ``rbd:pool/image:id=name:key=…``."""
 
 _FILTER = "copy-before-write"
 """The node that QEMU puts above a disk's image while a backup job is open."""
@@ -112,7 +119,13 @@ def _device_id(path: str) -> str:
 
 
 def _source(file: str) -> str:
-    return "" if not file else str(file_of(file) or file)
+    """Return a source for people and for points, which also repositories without encryption hold."""
+    return "" if not file else str(file_of(file) or _without_passwords(file))
+
+
+def _without_passwords(name: str) -> str:
+    """Return QEMU's name of an image without what lets a client in, such as ``iscsi://user%password@…``."""
+    return _RBD_KEY.sub("", _LOGIN.sub(r"\1@", name))
 
 
 def file_of(file: str) -> Path | None:

@@ -7,15 +7,17 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from puller.cancelling import CancelScope
 from puller.host import runtime
 from puller.host.access import LOCAL
+from puller.hypervisor.storage import imagelock
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
 from puller.nbd.qemu_nbd import DISTANT_FOLDER, SOCKET_FOLDER, socket_uri
@@ -96,6 +98,21 @@ def test_servers_of_another_host_whose_clock_differs(
         end_strays(host, CancelScope())
         assert ended.wait(30) == 0
         assert left.poll() is None
+    host.close()
+
+
+def test_another_host_that_is_too_slow_to_answer_fails_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = by_ssh(tmp_path)
+
+    def hang(words: Sequence[str], seconds: float, *_: object) -> NoReturn:
+        raise subprocess.TimeoutExpired(words, seconds)
+
+    monkeypatch.setattr(host, "run", hang)
+    end_strays(host, CancelScope())
+    with pytest.raises(OSError, match="timed out"):
+        imagelock.is_open(tmp_path / "image", "qcow2", host)
     host.close()
 
 

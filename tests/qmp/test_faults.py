@@ -6,6 +6,7 @@ tests/ways has a fault for each step of the transaction.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,10 @@ from puller.errors import (
     Locked,
 )
 from puller.events import Event, Notice
+from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
 from puller.hypervisor.locking import lock
 from puller.qmp.monitor import Monitor
+from puller.qmp.names import socket_name
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
 from tests.integration.test_generations import ODD
@@ -250,6 +253,35 @@ def test_two_runs_at_once(scene: Scene) -> None:
         scene.backup(on_frozen=again)
     scene.assert_clean()
     scene.assert_next_is_exact()
+
+
+def test_the_server_of_another_program_beside_a_socket_of_a_dead_run(scene: Scene) -> None:
+    """QEMU has been killed and started since, and the other program has not exported a disk yet."""
+
+    def kill(exports: object) -> None:
+        scene.machine.kill()
+
+    with pytest.raises(DomainNotRunning):
+        scene.backup(on_frozen=kill)
+    prefix = str(scene.first.checkpoint)[:PREFIX_LENGTH]
+    dead = socket_path_of(scene, prefix)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(dead))
+    scene.machine.start()
+    theirs = scene.folder / "theirs.sock"
+    scene.machine.monitor("nbd-server-start", addr={"type": "unix", "data": {"path": str(theirs)}})
+    with pytest.raises(JobRunning, match="NBD server is in use by another program"):
+        scene.backup()
+    assert not dead.exists()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(theirs))
+    scene.machine.monitor("nbd-server-stop")
+    scene.assert_next_is_exact("rehash")
+
+
+def socket_path_of(scene: Scene, prefix: str) -> Path:
+    """Where a dead run with these names has had its server."""
+    return scene.folder / socket_name(f"{prefix}20260101T000000Z-00000000", scene.machine.uuid)
 
 
 def test_what_others_have_set_up_is_left_alone(scene: Scene) -> None:
