@@ -24,6 +24,9 @@ CHANGING = {
     "_Pack",
     "_Pending",
     "_Prune",
+    "Promises",
+    "Sweep",
+    "_Repair",
 }
 """Dataclasses that are no values: what they hold is filled in, or counted, as the work goes on."""
 

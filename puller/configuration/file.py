@@ -36,7 +36,7 @@ DEFAULT_PATH = Path("/etc/puller/puller.toml")
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
 _PATHS = (
     *("key-file", "password-file", "ca-bundle", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
-    "directory",
+    *("directory", "smtp-password-file"),
 )
 _RESERVED = {"job": "name", "interval": "interval"}
 """Tags that a job writes itself, and what they say."""
@@ -163,6 +163,7 @@ class _Reading:
         places = {name: self._place(name, table) for name, table in self._named(content, "repositories")}
         self._defaults = findings.table(("defaults",), content.get("defaults", {}), Defaults)
         self._check_paths(("defaults",), self._defaults)
+        self._check_paths(("defaults", "notify"), self._defaults.get("notify", {}))
         self._check_repository(("defaults",), self._defaults, places)
         jobs = {name: self._job(name, table, places) for name, table in self._named(content, "jobs")}
         defaults = msgspec.convert(self._defaults, Defaults)
@@ -254,6 +255,7 @@ class _Reading:
         before = len(self._findings.mistakes)
         own = self._findings.table(path, content, JobTable)
         self._check_paths(path, own)
+        self._check_paths((*path, "notify"), own.get("notify", {}))
         self._check_repository(path, own, places)
         inherited = {key: value for key, value in self._defaults.items() if key in keys(JobTable)}
         merged = inherited | own

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from puller.configuration.schema import Command, Keep
+from puller.configuration.schema import Command, Keep, Notify
 
 Mode = Literal["pull", "push"]
 """How frozen disks are copied: puller reads them over NBD, or QEMU writes images that puller reads."""
@@ -24,7 +24,7 @@ class Job:
 
     None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
     ``check_budget`` a time or a number of bytes, ``prove`` a number of machines, ``interval`` a duration as
-    text; ``limit_read`` and ``limit_upload`` are in bytes per second.
+    text; ``limit_read`` and ``limit_upload`` are in bytes per second, ``memory`` is in bytes.
     """
 
     name: str
@@ -40,11 +40,12 @@ class Job:
     quiesce_mountpoints: tuple[str, ...] = ()
     guest_before: Command | None = None
     guest_after: Command | None = None
-    compression: Literal["auto"] | int | None = None
+    compression: Literal["auto", "fast"] | int | None = None
     compare_every: timedelta | None = None
     attach_limit: int | None = None
     limit_read: int | None = None
     limit_upload: int | None = None
+    memory: int | None = None
     scratch_dir: str | None = None
     staging_dir: str | None = None
     nbd_tls: str | None = None
@@ -63,6 +64,7 @@ class Job:
     check_budget: timedelta | int | None = None
     prove: int = 1
     metrics_file: str | None = None
+    notify: Notify | None = None
     before: Command | None = None
     after: Command | None = None
 

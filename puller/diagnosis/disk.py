@@ -157,8 +157,9 @@ def _way_to_bitmaps(examined: ExaminedDomain, disk: Disk) -> str:
     image = conversion.image_for(examined.domain.name, disk.target, disk.path)
     host = examined.domain.host
     where = "" if host is LOCAL else f"on host {host.name} "
+    commands = conversion.commands(disk.path, image, size)
     return (
-        f"If that takes too long: shut the domain off, {where}run '{conversion.commands(disk.path, image, size)}', "
+        f"If that takes too long: shut the domain off, {where}run '{commands}', "
         f"and make {image} the disk's source, with type qcow2 (docs/hosts.md, 'Block storage with true "
         "incrementals')."
     )

@@ -213,5 +213,8 @@ class SshConnection:
 
 
 def _escaped(path: Path) -> str:
-    """Return a path for ``-L``, whose parts are separated by colons."""
-    return str(path).replace("\\", "\\\\").replace(":", "\\:")
+    """Return a path for ``-L``, whose parts are separated by colons, and in which ssh replaces its tokens.
+
+    It does so since OpenSSH 8.4; a domain's name, which is in the path, may have a percent sign.
+    """
+    return str(path).replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")

@@ -322,6 +322,7 @@ _CHOICES = (
     "attach_limit",
     "limit_read",
     "limit_upload",
+    "memory",
     "scratch_dir",
     "staging_dir",
     "nbd_tls",

@@ -38,6 +38,12 @@ class Buffer:
         """Return the buffer to its pool. Neither it nor a view of it may be used afterwards."""
         self._pool.give_back(self)
 
+    def discard(self) -> None:
+        """Give the memory back to the system, although idle threads may hold the buffer for a while."""
+        memory = self.view.obj
+        if isinstance(memory, mmap.mmap):
+            memory.madvise(mmap.MADV_REMOVE)
+
 
 class BufferPool:
     """At most ``count`` buffers of ``size`` bytes each, created when first needed."""
@@ -123,6 +129,7 @@ class BufferBudget:
         for buffer in [buffer for buffer in self._free if len(buffer.view) != self.size]:
             self._free.remove(buffer)
             self._held -= len(buffer.view)
+            buffer.discard()
         # One buffer is always allowed, or nothing would ever go on.
         return bool(self._free) or not self._held or self._held + self.size <= self._total
 
@@ -133,6 +140,7 @@ class BufferBudget:
                 self._free.append(buffer)
             else:
                 self._held -= len(buffer.view)
+                buffer.discard()
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -72,10 +72,11 @@ class Gate:
 
     def _leave(self, moved: int) -> None:
         with self._changed:
+            # Whoever waits for memory that a transfer holds does not wait here, so a full gate counts too.
+            self._demands += self._waiting > 0 or self._inside >= self._law.limit
             self._inside -= 1
             self._moved += moved
             self._ended += 1
-            self._demands += self._waiting > 0
             self._sample()
             self._changed.notify_all()
 
@@ -84,7 +85,7 @@ class Gate:
         now, began, before = self._clock(), self._began, self._law.limit
         if began is None or self._ended < max(2, before) or now - began < _SHORTEST:
             return
-        demand = 2 * self._demands >= self._ended
+        demand = 2 * self._demands > self._ended
         limit = self._law.observe(Sample(now - began, self._moved, demand))
         self._moved = self._ended = self._demands = 0
         # A time without any transfer is no sample of the wire.

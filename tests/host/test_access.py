@@ -33,7 +33,7 @@ shift
 test -z "$master" || { echo >"$control"; exec cat; }
 test -e "$control" || { echo "Connection closed" >&2; exit 255; }
 case $order in
-  forward) exec ln -s "${pair#*:}" "${pair%%:*}";;
+  forward) pair=$(printf %s "$pair" | sed s/%%/%/g); exec ln -s "${pair#*:}" "${pair%%:*}";;
   cancel) exit 0;;
 esac
 exec sh -c "$*"
@@ -160,7 +160,7 @@ def test_passphrases_are_in_no_command_line(host: HostAccess) -> None:
 
 
 def test_a_socket_is_reached(host: HostAccess, tmp_path: Path) -> None:
-    path = tmp_path / "a b.sock"
+    path = tmp_path / "a b%%h.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import ScratchFull, UsageError
+from puller.host.access import LocalHost
 from puller.hypervisor.space import scratch
 from puller.hypervisor.space.scratchwatch import FLOOR, HORIZON, INTERVAL, Forecast
 from puller.units import GIB, MIB, TIB
@@ -71,3 +72,19 @@ def test_a_burst_that_is_over_is_forgotten_after_a_second() -> None:
     forecast.reserve(0.0, 2 * GIB)
     assert forecast.reserve(0.1, GIB) > 10 * GIB
     assert [forecast.reserve(now / 10, GIB) for now in range(2, 25)][-1] == FLOOR
+
+
+def test_only_files_that_were_deleted_are_told(tmp_path: Path) -> None:
+    """On another host, the user of ssh may see files of QEMU's that only root may delete."""
+    names = [f"puller-0123456789ab-{number}-uuid-vda.scratch" for number in (1, 2)]
+
+    class Guarding(LocalHost):
+        def remove(self, path: Path) -> None:
+            if path.name == names[0]:
+                raise PermissionError(13, "Permission denied")
+            super().remove(path)
+
+    for name in names:
+        (tmp_path / name).touch()
+    assert scratch.sweep(tmp_path, "0123456789ab", "uuid", (), host=Guarding()) == (tmp_path / names[1],)
+    assert [path.name for path in tmp_path.iterdir()] == names[:1]

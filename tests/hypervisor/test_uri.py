@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from puller.backups.machines.connecting import connect
 from puller.cancelling import CancelScope
 from puller.errors import HostUnreachable, UsageError
 from puller.host.ssh import SshTarget
@@ -18,6 +20,9 @@ from puller.hypervisor.uri import is_local, ssh_target, state_directory
         ("qemu:///embed?root=/a", True),
         ("qemu+unix:///system?socket=/run/x", True),
         ("qemu+ssh://root@localhost/system", True),
+        ("qemu+ssh://root@localhost:2222/system", False),
+        ("qemu+libssh2://127.0.0.1:22/system", False),
+        ("qemu+tls://localhost/system", True),
         ("qemu+ssh://root@backup.example/system", False),
         ("qemu+tls://10.1.2.3:16514/system", False),
     ],
@@ -43,11 +48,30 @@ def test_where_the_driver_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> No
             SshTarget("root@kvm1", ("-i/etc/key", "-oStrictHostKeyChecking=no")),
         ),
         ("qemu+ssh://kvm1/system?command=/opt/ssh", SshTarget("kvm1", (), "/opt/ssh")),
+        ("qemu+ssh://root@KVM1:22/system", SshTarget("root@KVM1", ("-p22",))),
+        ("qemu+ssh://root@[fd00::1]:22/system", SshTarget("root@fd00::1", ("-p22",))),
         ("qemu+tls://kvm1/system", None),
     ],
 )
 def test_ssh_is_told_what_the_uri_says(uri: str, target: SshTarget | None) -> None:
     assert ssh_target(uri) == target
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu+ssh://kvm1:abc/system",
+        "qemu+tls://kvm1:70000/system",
+        "qemu+ssh://[::1/system",
+        "qemu+ssh://-oProxyCommand=id/system",
+        "qemu+ssh://-l@kvm1/system",
+        "qmp://[x/qmp.sock",
+        "qmp+tcp://[::1/",
+    ],
+)
+def test_a_malformed_uri_is_one_clear_line(uri: str) -> None:
+    with pytest.raises(UsageError, match=f"invalid URI '{re.escape(uri)}': "):
+        connect(uri)
 
 
 def test_libvirt_in_clear_text_is_refused() -> None:

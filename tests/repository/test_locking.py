@@ -184,6 +184,18 @@ def test_a_policy_that_comes_later_locks_what_the_next_point_needs(scene: Scene)
     assert scene.back_up([7]).locked_until is None
 
 
+def test_a_run_that_outlasts_its_locks_commits_without(scene: Scene) -> None:
+    """Stores refuse a lock that has ended already."""
+    scene.period = timedelta(seconds=4)
+    scene.create()
+    backup = back_up(scene.open(), "a", [1, 2, 3, 4])
+    scene.vault.wait_until(datetime.now(UTC) + timedelta(seconds=7))
+    point = backup.commit()
+    assert point.locked_until is None
+    assert backup.run.locks.gap == "the backup has lasted longer than its locks"
+    assert is_whole(scene.open(), point, [1, 2, 3, 4])
+
+
 def test_a_new_key_is_locked(scene: Scene) -> None:
     scene.create()
     key = puller.add_key(scene.open(), password="x", new_password="y", role="backup-only")

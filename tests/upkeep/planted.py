@@ -34,10 +34,11 @@ def commit_before_flush(patch: pytest.MonkeyPatch) -> None:
         late.setdefault(run, []).append((pack.kind.object_name(pack.pack_id), content))
         run._note(IndexedPack(pack.kind, pack.pack_id, len(content), footer))
 
-    def commit_first(run: Run, point: Point) -> None:
-        commit(run, point)
+    def commit_first(run: Run, point: Point) -> Point:
+        committed = commit(run, point)
         for name, content in late.pop(run, []):
             run._store.put_new(name, content)
+        return committed
 
     patch.setattr(Run, "_upload_pack", upload)
     patch.setattr(Run, "commit", commit_first)

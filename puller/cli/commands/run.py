@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
-from puller.errors import DamagedData, PartialFailure, PullerError
+from puller.errors import DamagedData, Locked, PartialFailure, PullerError
 from puller.events import Notice
 
 if TYPE_CHECKING:
@@ -70,14 +71,18 @@ class _Command:
     def run(self, steps: Sequence[JobStep]) -> Outcome:
         """Run the steps. Every failure is counted for Prometheus."""
         console.speak_about(job=self._job.name)
+        self._tell_began()
         try:
             report = self._work(steps)
         except (Exception, Stopped) as error:
-            self._export(steps, None, failures.translate(error))
+            failed = failures.translate(error)
+            self._export(steps, None, failed)
+            self._tell_ended(None, failed)
             raise
         failure = _failure(report)
         unkept = self._export(steps, report, failure)
         failure = failure or unkept
+        self._tell_ended(report, failure)
         parts = self._parts(report)
         if console.is_heard_by_programs():
             for event, text in parts.items():
@@ -87,6 +92,35 @@ class _Command:
         points = [taken.text(report.taken)] if report.taken.points else []
         text = "\n".join([*points, *parts.values(), self._summary(report)])
         return Outcome(document(report), text, failure)
+
+    def _tell_began(self) -> None:
+        if self._job.notify is not None:
+            from puller.notifying import notify
+
+            notify.began(self._job.notify, self._complain)
+
+    def _tell_ended(self, report: JobReport | None, failure: PullerError | None) -> None:
+        """Tell those whom the job names; another run of the job, which goes on, tells itself."""
+        if self._job.notify is None or (report is None and isinstance(failure, Locked)):
+            return
+        from puller.notifying import notify
+        from puller.notifying.ending import Ending
+
+        ending = Ending(
+            self._job.name,
+            platform.node(),
+            0 if failure is None else failure.exit_code,
+            f"job {self._job.name} failed" if report is None else self._summary(report),
+            "" if failure is None else failure.message,
+            "" if failure is None else failure.advice,
+            () if report is None else tuple((domain, alarm.text) for domain, alarm in report.alarms),
+            time.monotonic() - self._began,
+        )
+        notify.ended(self._job.notify, ending, self._complain)
+
+    def _complain(self, error: PullerError) -> None:
+        """That somebody could not be told is no failure of the run, but it is not kept silent."""
+        console.say(notice_line(Notice(self._job.name, error.message)), "notice", console.NOTICE)
 
     def _tell(self, text: str) -> None:
         if self._settings.verbosity >= 0:

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import quote
 
@@ -62,7 +63,26 @@ def over_tcp(tls: str | None, ports: str | None, address: str | None, *, insecur
         )
     if tls is not None:
         check_certificates(Path(tls))
+    if address is not None:
+        _refuse_own(address, insecure=insecure)
     return OverTcp(None if tls is None else Path(tls).absolute(), _range(ports or PORTS), address)
+
+
+def _refuse_own(address: str, *, insecure: bool) -> None:
+    """Raise UsageError for an address at which puller would reach its own host, and read another's disks.
+
+    With TLS, the name in the certificate tells; a user may have forwarded a port of the loopback.
+    """
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return  # a name
+    if found.is_unspecified or (insecure and found.is_loopback):
+        raise UsageError(
+            f"cannot read disks from {address}: this address leads to this host",
+            advice="Name the address of the hypervisor host with --nbd-address, at which QEMU listens and to "
+            "which puller connects.",
+        )
 
 
 def _range(text: str) -> range:
