@@ -127,6 +127,11 @@ class History:
         """Whether readers find the content of ``version``."""
         return self.current is not None and _is_like(self.current, version)
 
+    @property
+    def was_overwritten(self) -> bool:
+        """Whether the newest version has other content than the first."""
+        return bool(self.stored) and not _is_like(self.stored[0], self.stored[-1])
+
     def hidden_since(self, version: ObjectVersion) -> float:
         """Return when content that readers do not find was deleted or overwritten, by the store's clock.
 
