@@ -239,16 +239,17 @@ class _Reading:
     def _check_repository(
         self, path: tuple[str, ...], content: Mapping[str, Any], places: Mapping[str, Place]
     ) -> None:
-        word = content.get("repository")
-        if word is None or word in places:
-            return
-        try:
-            parse(word)
-        except UsageError:
-            names = ", ".join(places) or "none"
-            advice = meant(word, places) or f"Write a URL, or a name in [repositories] (now: {names})."
-            text = f"invalid value for {dotted(path)}.repository: there is no [repositories.{word}]"
-            self._findings.add((*path, "repository"), text, advice)
+        for key in ("repository", "copy-to"):
+            word = content.get(key)
+            if word is None or word in places:
+                continue
+            try:
+                parse(word)
+            except UsageError:
+                names = ", ".join(places) or "none"
+                advice = meant(word, places) or f"Write a URL, or a name in [repositories] (now: {names})."
+                text = f"invalid value for {dotted(path)}.{key}: there is no [repositories.{word}]"
+                self._findings.add((*path, key), text, advice)
 
     def _job(self, name: str, content: Any, places: Mapping[str, Place]) -> Job | None:
         path = ("jobs", name)
@@ -274,6 +275,10 @@ class _Reading:
         if "prune" in merged.get("then", ()) and not merged.get("keep") and not reported:
             text = f"{name}.then includes prune, but no keep rule is set"
             advice = f"Add a table [{name}.keep] with a rule, for example: daily = 7"
+            self._findings.add((*path, "then"), text, advice)
+        if "copy" in merged.get("then", ()) and not merged.get("copy-to"):
+            text = f"{name}.then includes copy, but copy-to is not set"
+            advice = f"Set {name}.copy-to to the repository to copy to, a URL or a name in [repositories]."
             self._findings.add((*path, "then"), text, advice)
         both = set(merged.get("disks", ())) & set(merged.get("exclude-disks", ()))
         if both:

@@ -379,10 +379,17 @@ class Shared(Table):
         Key("true to prune a domain's points from all these hosts as one series (default false)", "true"),
     ] = None
     then: Annotated[
-        list[Literal["prune", "check", "prove"]] | None,
+        list[Literal["copy", "prune", "check", "prove"]] | None,
         Key(
-            'the steps after the backups: "prune", "check", "prove" or several (default: none)',
+            'the steps after the backups: "copy", "prune", "check", "prove" or several (default: none)',
             '["prune", "check"]',
+        ),
+    ] = None
+    copy_to: Annotated[
+        Text | None,
+        Key(
+            "a name in [repositories], or a URL: copy the job's points to this repository",
+            '"s3://elsewhere/kvm"',
         ),
     ] = None
     prove: Annotated[

@@ -12,12 +12,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from puller.errors import DamagedData, KeyNotHeld, NoSuchPoint, Overtaken, RepositoryError, UsageError
+from puller.errors import (
+    DamagedData,
+    KeyNotHeld,
+    NoSuchPoint,
+    Overtaken,
+    PartialFailure,
+    PullerError,
+    RepositoryError,
+    UsageError,
+)
 from puller.events import Committed, Notice, Observer, Step
 from puller.repository.format.sealing import Cipher
 from puller.repository.points import Point, in_order
 from puller.repository.repository import Repository
-from puller.repository.selection import select
+from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
 from puller.upkeep.counterparts import Counterparts, Pair
@@ -54,19 +63,31 @@ class CopyReport:
     present: tuple[str, ...]
     failed: tuple[tuple[str, RepositoryError], ...]
 
+    @property
+    def error(self) -> PullerError | None:
+        """The error of the points that failed, None if none did. Damage counts before all else."""
+        errors = [error for _, error in self.failed]
+        if len(errors) < 2:
+            return errors[0] if errors else None
+        first = next((error for error in errors if isinstance(error, DamagedData)), errors[0])
+        said = f"{len(errors)} restore points were not copied; the first: {first.message}"
+        is_partial = self.copied and not isinstance(first, DamagedData)
+        return (PartialFailure if is_partial else type(first))(said, advice=first.advice)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Which points are meant: of ``domains``, with all ``tags``, not before ``since``.
 
-    Domains are names, patterns or UUIDs. With ``latest_only``, of each machine on each host only the newest
-    of these points.
+    Domains are names, patterns or UUIDs. With ``own``, only a job's own points are meant. With
+    ``latest_only``, of each machine on each host only the newest of these points.
     """
 
     domains: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     since: datetime | None = None
     latest_only: bool = False
+    own: Scope | None = None
 
     def of(self, points: Iterable[Point]) -> list[Point]:
         """Return those of the ``points`` that are meant, oldest first."""
@@ -81,6 +102,7 @@ class Choice:
             (not self.domains or point.domain in select({point.domain: point.uuid}, self.domains, ()))
             and all(point.tags.get(name) == value for name, value in self.tags.items())
             and (self.since is None or point.time >= self.since)
+            and (self.own is None or self.own.has(point))
         )
 
 

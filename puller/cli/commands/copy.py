@@ -16,7 +16,6 @@ from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
-from puller.errors import DamagedData, PartialFailure, PullerError, RepositoryError
 from puller.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def command(
 
     with observing(settings, COPY) as observer:
         report = api.copy_points(repository, target, points, observer=observer, **choices)
-    return Outcome(document(report), text(report), failure(report))
+    return Outcome(document(report), text(report), report.error)
 
 
 def document(report: CopyReport) -> dict[str, Any]:
@@ -142,17 +141,3 @@ def text(report: CopyReport) -> str:
 def _line(item: CopiedPoint) -> str:
     sent = f"{format_count(item.chunks_sent, 'chunk')} sent, {format_bytes(item.bytes_sent)}"
     return f"{item.point}: copied in {duration(item.seconds)}: {sent}"
-
-
-def failure(report: CopyReport) -> PullerError | None:
-    """Return the error of the points that failed: damage counts before all else."""
-    errors: list[RepositoryError] = [error for _, error in report.failed]
-    if not errors:
-        return None
-    first = next((error for error in errors if isinstance(error, DamagedData)), errors[0])
-    if len(errors) == 1:
-        return first
-    said = f"{len(errors)} restore points were not copied; the first: {first.message}"
-    if isinstance(first, DamagedData) or not report.copied:
-        return type(first)(said, advice=first.advice)
-    return PartialFailure(said, advice=first.advice)

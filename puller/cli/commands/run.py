@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cancelling import CancelScope
-from puller.cli.commands import check, prune
-from puller.cli.input.access import open_repository
+from puller.cli.commands import check, copy, prune
+from puller.cli.input.access import open_other, open_repository
 from puller.cli.input.options import Bare
 from puller.cli.output import console, failures, proofs, taken
 from puller.cli.output.measures import BACKUP, notice_line
@@ -26,8 +26,9 @@ from puller.events import Notice
 if TYPE_CHECKING:
     from puller.configuration.job import Job, JobStep
     from puller.jobs.report import JobReport
+    from puller.repository.repository import Repository
 
-STEPS: tuple[JobStep, ...] = ("backup", "prune", "check", "prove")
+STEPS: tuple[JobStep, ...] = ("backup", "copy", "prune", "check", "prove")
 _ORDER = ("before", *STEPS, "after")
 
 
@@ -50,8 +51,8 @@ def command(settings: Settings, job: str, only: JobStep | None, metrics_file: st
     """Run a job of the configuration.
 
     Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
-    'then': prune by the job's rules, check, and prove that some machines start. If the job is already running
-    on this host, the exit code is 11.
+    'then': copy its points to another repository, prune by its rules, check, and prove that some machines
+    start. If the job is already running on this host, the exit code is 11.
     """
     chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(
@@ -141,11 +142,16 @@ class _Command:
                 steps=steps,
                 connect=self._settings.connect,
                 drills=configuration.prove,
+                copies=self._open_target if self._job.copy_to else None,
                 alarms=configuration.alarms,
                 observer=reporters.observer,
                 on_point=reporters.on_point,
                 on_failure=reporters.on_failure,
             )
+
+    def _open_target(self) -> Repository:
+        scope = CancelScope().working(self._tell)
+        return open_other(self._settings, self._job.copy_to or "", None, None, scope)
 
     def _export(
         self, steps: Sequence[str], report: JobReport | None, failure: PullerError | None
@@ -169,6 +175,8 @@ class _Command:
     def _parts(report: JobReport) -> dict[str, str]:
         """Return the results of the steps after the backups, for people."""
         parts = {}
+        if report.copy is not None:
+            parts["copy"] = copy.text(report.copy)
         if report.prune is not None:
             parts["prune"] = prune.text(report.prune)
         if report.check is not None:
@@ -194,6 +202,7 @@ def document(report: JobReport) -> dict[str, Any]:
             {"domain": domain, "point": alarm.point, "sign": alarm.sign, "text": alarm.text}
             for domain, alarm in report.alarms
         ],
+        "copy": None if report.copy is None else copy.document(report.copy),
         "prune": None if report.prune is None else prune.document(report.prune),
         "check": None if report.check is None else check.document(report.check),
         "prove": None if report.prove is None else proofs.document(report.prove),
@@ -214,6 +223,8 @@ def _failure(report: JobReport) -> PullerError | None:
     found = [(step, failures.translate(error)) for step, error in report.failures]
     if (missed := taken.failure(report.taken)) is not None:
         found.append(("backup", missed))
+    if report.copy is not None and report.copy.error is not None:
+        found.append(("copy", report.copy.error))
     if report.check is not None and (damage := check.failure(report.check)) is not None:
         found.append(("check", damage))
     if report.prove is not None and (unproven := proofs.failure(report.prove)) is not None:

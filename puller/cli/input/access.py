@@ -55,18 +55,24 @@ def _warn_if_replaced(repository: Repository) -> None:
         say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
 
 
-def open_other(settings: Settings, word: str, password_file: str | None, key_file: str | None) -> Repository:
+def open_other(
+    settings: Settings,
+    word: str,
+    password_file: str | None,
+    key_file: str | None,
+    scope: CancelScope | None = None,
+) -> Repository:
     """Open another repository: ``word`` is a name in the configuration, or a URL.
 
-    Without a file, its secret is that of the configuration, or else that of the first repository.
-    Raises UsageError and the errors of ``puller.open_repository``.
+    The waits for its store belong to ``scope``. Without a file, its secret is that of the configuration, or
+    else that of the first repository. Raises UsageError and the errors of ``puller.open_repository``.
     """
     other = settings.of(word)
     secret = other_secret(key_file, password_file, other.place)
     if not secret.is_given:
-        return open_repository(other)
+        return open_repository(other, scope)
     try:
-        repository = _open(other, repository_url(other), secret, None)
+        repository = _open(other, repository_url(other), secret, scope)
     except WrongKey as error:
         raise type(error)(f"{error.message} (taken from {secret.source})", advice=error.advice) from error
     _warn_if_replaced(repository)

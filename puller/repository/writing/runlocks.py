@@ -192,8 +192,7 @@ class RunLocks:
     def seal(self, point: Point) -> tuple[Point, ObjectLock | None]:
         """See ``Locking``. Raises StoreError."""
         if not self._covered:
-            for end in self._extension.objects(vital_names(self._store)):
-                self._note(end)
+            self._extend_vital()
         now = self._clock.now()
         if self._end <= now + min(_COMMIT, self._policy.spare / 4):
             self.gap = self.gap or "the backup has lasted longer than its locks"
@@ -202,6 +201,13 @@ class RunLocks:
         end = floor(self._end)
         lock = ObjectLock(self._policy.mode, end)
         return msgspec.structs.replace(point, locked_until=datetime.fromtimestamp(end, UTC)), lock
+
+    def _extend_vital(self) -> None:
+        try:
+            for end in self._extension.objects(vital_names(self._store)):
+                self._note(end)
+        except ObjectNotFound as error:  # a key may be removed, or the policy changed, at this moment
+            self._miss(error)
 
     def _extend(self, pack: tuple[PackKind, bytes]) -> None:
         try:
