@@ -109,9 +109,15 @@ def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreErr
 
 def translate_code(code: str, message: str, action: str) -> StoreError:
     """Return the error for one key's failure in the answer to a delete of several."""
-    kind = _CODES.get(code) or (StoreDenied if code == "AccessDenied" else StoreError)
+    is_denied = code == "AccessDenied" or _is_held(code, message)
+    kind = _CODES.get(code) or (StoreDenied if is_denied else StoreError)
     words = worded(one_line(message), code) or "the server gives no reason"
     return kind(f"{action}: {words}", advice=_ADVICE.get(code))
+
+
+def _is_held(code: str, message: str) -> bool:
+    """Return whether Object Lock holds a version, as MinIO says it: Object is WORM protected."""
+    return code == "InvalidRequest" and "worm" in message.lower()
 
 
 def demands_checksum(error: aws.ClientError) -> bool:
@@ -214,5 +220,7 @@ def _from_redirect(refusal: Refusal, action: str) -> StoreError:
 def _kind(refusal: Refusal) -> type[StoreError]:
     if refusal.code == "PreconditionFailed" or refusal.status == 412:
         return ObjectExists if refusal.operation == "PutObject" else ObjectChanged
+    if _is_held(refusal.code, refusal.message):
+        return StoreDenied
     fallback = StoreUnavailable if refusal.status >= 500 else StoreError
     return _CODES.get(refusal.code) or _STATUSES.get(refusal.status, fallback)
