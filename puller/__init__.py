@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         boot,
         check,
         copy_files,
+        copy_points,
         create_repository,
         delete,
         diff,
@@ -277,6 +278,7 @@ if TYPE_CHECKING:
         DataFileRecord,
         DiskRecord,
         ImageRecord,
+        Origin,
         Point,
     )
     from puller.repository.reading.damage import (
@@ -301,6 +303,10 @@ if TYPE_CHECKING:
     from puller.upkeep.check import (
         CheckError,
         CheckReport,
+    )
+    from puller.upkeep.copy import (
+        CopiedPoint,
+        CopyReport,
     )
     from puller.upkeep.coverage import Uncovered
     from puller.upkeep.keep import (
@@ -352,6 +358,8 @@ __all__ = [
     "ConnectionLost",
     "CopiedFiles",
     "CopiedPath",
+    "CopiedPoint",
+    "CopyReport",
     "Cost",
     "Damage",
     "DamagedData",
@@ -431,6 +439,7 @@ __all__ = [
     "ObjectExists",
     "ObjectNotFound",
     "Observer",
+    "Origin",
     "OutputFailed",
     "OutputInUse",
     "OutputRefused",
@@ -493,6 +502,7 @@ __all__ = [
     "boot",
     "check",
     "copy_files",
+    "copy_points",
     "create_repository",
     "delete",
     "diff",
@@ -537,11 +547,11 @@ __all__ = [
 
 _HOMES = {
     "puller.api": (
-        "ImageFormat KeyRole LockMode add_key alarms backup boot check copy_files create_repository delete "
-        "diff discard_booted doctor exercise_store file_versions find_booted find_files forget freeze keep "
-        "list_booted list_files list_kept list_keys list_points lock_policy mount_files open_repository "
-        "preview_prune prove prune pull_booted read_configuration read_file recreate release "
-        "remove_key repair_index repair_versions report restore resume_booted rollback "
+        "ImageFormat KeyRole LockMode add_key alarms backup boot check copy_files copy_points "
+        "create_repository delete diff discard_booted doctor exercise_store file_versions find_booted "
+        "find_files forget freeze keep list_booted list_files list_kept list_keys list_points lock_policy "
+        "mount_files open_repository preview_prune prove prune pull_booted read_configuration read_file "
+        "recreate release remove_key repair_index repair_versions report restore resume_booted rollback "
         "serve set_lock stats status"
     ),
     "puller.backups.forget": "Forgotten RemovedBitmap",
@@ -588,13 +598,14 @@ _HOMES = {
     "puller.recovery.files.entry": "FileEntry",
     "puller.recovery.files.versions": "FileVersion",
     "puller.repository.records.lockpolicy": "LockPolicy",
-    "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Point",
+    "puller.repository.points": "Attachment DataFileRecord DiskRecord ImageRecord Origin Point",
     "puller.repository.reading.damage": "Damage",
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
     "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
+    "puller.upkeep.copy": "CopiedPoint CopyReport",
     "puller.upkeep.coverage": "Uncovered",
     "puller.upkeep.keep": "KeptPoint",
     "puller.upkeep.sweep": "Waiting",

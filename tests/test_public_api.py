@@ -31,6 +31,7 @@ FUNCTIONS = {
     "boot",
     "check",
     "copy_files",
+    "copy_points",
     "create_repository",
     "delete",
     "diff",
@@ -81,6 +82,8 @@ RESULTS = {
     "BootedMachine",
     "CheckError",
     "CheckReport",
+    "CopiedPoint",
+    "CopyReport",
     "CopiedFiles",
     "CopiedPath",
     "Cost",
@@ -104,6 +107,7 @@ RESULTS = {
     "HeldDrill",
     "HostReport",
     "ImageRecord",
+    "Origin",
     "Interval",
     "JobReport",
     "KeptPoint",
@@ -285,7 +289,7 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
     "compression": (
         lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, compression=20),
         "invalid compression '20'",
-        "Use a level from 1 to 19, or auto.",
+        "Use a level from 1 to 19, fast, or auto.",
     ),
     "limit": (
         lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, limit_read=0),

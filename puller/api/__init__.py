@@ -22,6 +22,7 @@ from puller.api.booting import (
     pull_booted,
     resume_booted,
 )
+from puller.api.copying import copy_points
 from puller.api.files import (
     copy_files,
     file_versions,
@@ -93,6 +94,7 @@ __all__ = [
     "boot",
     "check",
     "copy_files",
+    "copy_points",
     "create_repository",
     "delete",
     "diff",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puller.errors import UsageError
 from puller.events import Notice, Observer
+from puller.repository.format.compression import FAST
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.repository import Repository
 from puller.repository.writing.effort import HIGHEST, LOWEST
@@ -90,9 +91,12 @@ def check_level(compression: int | str) -> int | None:
     """The level of compression; None to adapt it to the store. Raises UsageError."""
     if compression == "auto":
         return None
+    if compression == "fast":
+        return FAST
     if not isinstance(compression, int) or not LOWEST <= compression <= HIGHEST:
         raise UsageError(
-            f"invalid compression '{compression}'", advice=f"Use a level from {LOWEST} to {HIGHEST}, or auto."
+            f"invalid compression '{compression}'",
+            advice=f"Use a level from {LOWEST} to {HIGHEST}, fast, or auto.",
         )
     return compression
 

@@ -24,7 +24,7 @@ from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.repository import Repository
-from puller.repository.writing.run import Tuning
+from puller.repository.writing.run import LEAST_MEMORY, Tuning
 from puller.store.location import open_store
 from puller.store.options import DEFAULTS, StoreOptions
 
@@ -59,9 +59,10 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     tags: dict[str, str] | None = None,
     checkpoint: bool = True,
     attach_limit: int | None = None,
-    compression: int | Literal["auto"] = 1,
+    compression: int | Literal["auto", "fast"] = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
+    memory: int | None = None,
     nbd_tls: str | None = None,
     nbd_ports: str | None = None,
     nbd_address: str | None = None,
@@ -107,10 +108,13 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
             build on the checkpoints that exist, and read all data where there is none.
         attach_limit: The largest CD-ROM image or floppy disk in a drive that the point holds, in bytes; 0 for
             none. Default: 16 MiB. A note names those left out.
-        compression: The zstd level, 1 (fastest) to 19 (smallest), or ``auto``: 1 to 10, raised while the
+        compression: The zstd level, 1 to 19 (smallest), ``fast``: less CPU than 1, for some more bytes, or
+            ``auto``: 1 to 10, raised while the
             upload is the bottleneck.
         limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
         limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.
+        memory: Most bytes of memory that the run may take for uploads to a store that is far away, and all
+            else; at least 256 MiB. Default: 384 MiB.
         nbd_tls: Directory with the certificates by which disks of another host are read over TLS:
             ``ca-cert.pem``, ``client-cert.pem``, ``client-key.pem``. Default: they are read through ssh.
         nbd_ports: The ports at which QEMU may listen then, such as ``10809-10872``, the default.
@@ -173,12 +177,23 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         keep_staging=keep_staging,
         checkpoint=checkpoint,
         tags=tags or {},
-        tuning=Tuning(level=check_level(compression), upload_rate=check_rate(limit_upload)),
+        tuning=_tuning(compression, limit_upload, memory),
         read_rate=check_rate(limit_read),
         attach_limit=MEDIUM_LIMIT if attach_limit is None else check_size(attach_limit),
         tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
+
+
+def _tuning(compression: int | str, limit_upload: int | None, memory: int | None) -> Tuning:
+    level, rate = check_level(compression), check_rate(limit_upload)
+    if memory is None:
+        return Tuning(level=level, upload_rate=rate)
+    if memory < LEAST_MEMORY:
+        raise UsageError(
+            f"cannot back up in {memory} bytes of memory", advice="Use 256 MiB or more, or leave it out."
+        )
+    return Tuning(level=level, upload_rate=rate, memory=memory)
 
 
 def _quiescing(

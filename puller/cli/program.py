@@ -33,6 +33,7 @@ COMMANDS = (
     "mount",
     "serve",
     "prove",
+    "copy",
     "check",
     "prune",
     "delete",

@@ -36,7 +36,7 @@ DEFAULT_PATH = Path("/etc/puller/puller.toml")
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
 _PATHS = (
     *("key-file", "password-file", "ca-bundle", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
-    "directory",
+    *("directory", "smtp-password-file"),
 )
 _RESERVED = {"job": "name", "interval": "interval"}
 """Tags that a job writes itself, and what they say."""
@@ -163,6 +163,7 @@ class _Reading:
         places = {name: self._place(name, table) for name, table in self._named(content, "repositories")}
         self._defaults = findings.table(("defaults",), content.get("defaults", {}), Defaults)
         self._check_paths(("defaults",), self._defaults)
+        self._check_paths(("defaults", "notify"), self._defaults.get("notify", {}))
         self._check_repository(("defaults",), self._defaults, places)
         jobs = {name: self._job(name, table, places) for name, table in self._named(content, "jobs")}
         defaults = msgspec.convert(self._defaults, Defaults)
@@ -238,22 +239,24 @@ class _Reading:
     def _check_repository(
         self, path: tuple[str, ...], content: Mapping[str, Any], places: Mapping[str, Place]
     ) -> None:
-        word = content.get("repository")
-        if word is None or word in places:
-            return
-        try:
-            parse(word)
-        except UsageError:
-            names = ", ".join(places) or "none"
-            advice = meant(word, places) or f"Write a URL, or a name in [repositories] (now: {names})."
-            text = f"invalid value for {dotted(path)}.repository: there is no [repositories.{word}]"
-            self._findings.add((*path, "repository"), text, advice)
+        for key in ("repository", "copy-to"):
+            word = content.get(key)
+            if word is None or word in places:
+                continue
+            try:
+                parse(word)
+            except UsageError:
+                names = ", ".join(places) or "none"
+                advice = meant(word, places) or f"Write a URL, or a name in [repositories] (now: {names})."
+                text = f"invalid value for {dotted(path)}.{key}: there is no [repositories.{word}]"
+                self._findings.add((*path, key), text, advice)
 
     def _job(self, name: str, content: Any, places: Mapping[str, Place]) -> Job | None:
         path = ("jobs", name)
         before = len(self._findings.mistakes)
         own = self._findings.table(path, content, JobTable)
         self._check_paths(path, own)
+        self._check_paths((*path, "notify"), own.get("notify", {}))
         self._check_repository(path, own, places)
         inherited = {key: value for key, value in self._defaults.items() if key in keys(JobTable)}
         merged = inherited | own
@@ -272,6 +275,10 @@ class _Reading:
         if "prune" in merged.get("then", ()) and not merged.get("keep") and not reported:
             text = f"{name}.then includes prune, but no keep rule is set"
             advice = f"Add a table [{name}.keep] with a rule, for example: daily = 7"
+            self._findings.add((*path, "then"), text, advice)
+        if "copy" in merged.get("then", ()) and not merged.get("copy-to"):
+            text = f"{name}.then includes copy, but copy-to is not set"
+            advice = f"Set {name}.copy-to to the repository to copy to, a URL or a name in [repositories]."
             self._findings.add((*path, "then"), text, advice)
         both = set(merged.get("disks", ())) & set(merged.get("exclude-disks", ()))
         if both:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from puller.configuration.schema import Command, Keep
+from puller.configuration.schema import Command, Keep, Notify
 
 Mode = Literal["pull", "push"]
 """How frozen disks are copied: puller reads them over NBD, or QEMU writes images that puller reads."""
@@ -14,7 +14,7 @@ Mode = Literal["pull", "push"]
 QuiesceMode = Literal["auto", "on", "off"]
 """Whether to freeze the guest's file systems: if the agent answers, always (or fail), or never."""
 
-JobStep = Literal["backup", "prune", "check", "prove"]
+JobStep = Literal["backup", "copy", "prune", "check", "prove"]
 """A step of a job."""
 
 
@@ -22,9 +22,10 @@ JobStep = Literal["backup", "prune", "check", "prove"]
 class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
-    None stands for a key that is not set. ``repository`` is a name or a URL, ``check`` a percentage,
-    ``check_budget`` a time or a number of bytes, ``prove`` a number of machines, ``interval`` a duration as
-    text; ``limit_read`` and ``limit_upload`` are in bytes per second.
+    None stands for a key that is not set. ``repository`` and ``copy_to`` are names or URLs, ``check`` is
+    a percentage, ``check_budget`` a time or a number of bytes, ``prove`` a number of machines,
+    ``interval`` a duration as text; ``limit_read`` and ``limit_upload`` are in bytes per second,
+    ``memory`` is in bytes.
     """
 
     name: str
@@ -40,11 +41,12 @@ class Job:
     quiesce_mountpoints: tuple[str, ...] = ()
     guest_before: Command | None = None
     guest_after: Command | None = None
-    compression: Literal["auto"] | int | None = None
+    compression: Literal["auto", "fast"] | int | None = None
     compare_every: timedelta | None = None
     attach_limit: int | None = None
     limit_read: int | None = None
     limit_upload: int | None = None
+    memory: int | None = None
     scratch_dir: str | None = None
     staging_dir: str | None = None
     nbd_tls: str | None = None
@@ -62,12 +64,14 @@ class Job:
     check_max_age: timedelta | None = None
     check_budget: timedelta | int | None = None
     prove: int = 1
+    copy_to: str | None = None
     metrics_file: str | None = None
+    notify: Notify | None = None
     before: Command | None = None
     after: Command | None = None
 
     @property
     def steps(self) -> tuple[JobStep, ...]:
         """Steps of a run, in order: the backups, then the steps in ``then``."""
-        later: tuple[JobStep, ...] = ("prune", "check", "prove")
+        later: tuple[JobStep, ...] = ("copy", "prune", "check", "prove")
         return ("backup", *(step for step in later if step in self.then))

@@ -84,6 +84,13 @@ def budget(word: str) -> int:
     return number
 
 
+def run_memory(word: str) -> int:
+    """Read the memory of a run, at least 256 MiB: ``384M``, ``1G``. Raises ValueError."""
+    if (number := budget(word)) < 256 * MIB:
+        raise ValueError(f"invalid size '{word}': use 256M or more")
+    return number
+
+
 def size(word: str) -> int:
     """Read a size: ``0``, ``64K``, ``1.5G``. Raises ValueError."""
     if _NUMBER.fullmatch(word) is None:

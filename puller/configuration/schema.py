@@ -12,8 +12,18 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from puller.configuration.channels import address, addresses, mail_server, web_url
 from puller.configuration.drills import evidences
-from puller.configuration.quantities import budget, duration, duration_or_size, interval, ports, rate, size
+from puller.configuration.quantities import (
+    budget,
+    duration,
+    duration_or_size,
+    interval,
+    ports,
+    rate,
+    run_memory,
+    size,
+)
 from puller.store.options import MOST_CONNECTIONS, storage_class
 
 
@@ -47,6 +57,58 @@ class Command(Table):
     timeout: Annotated[
         Count, Key("the seconds after which the command is killed and counts as failed (default 600)", "600")
     ] = 600
+
+
+class Notify(Table):
+    """``[jobs.NAME.notify]``: who is told how a run ended."""
+
+    when: Annotated[
+        Literal["change", "failure", "always"],
+        Key(
+            '"change" (of the state; the default), "failure" (each) or "always": when to mail and post',
+            '"failure"',
+        ),
+    ] = "change"
+    mail: Annotated[
+        Texts | None, Key("a list of the mail addresses to write to", '["ops@example.org"]', addresses)
+    ] = None
+    sender: Annotated[
+        Text | None,
+        Key("the address that the mails are from (default USER@HOST)", '"puller@example.org"', address),
+    ] = None
+    smtp: Annotated[
+        Text | None,
+        Key(
+            "the mail server, as smtp://[USER@]HOST[:PORT] or smtps://... (default: the program sendmail)",
+            '"smtps://puller@mail.example.org"',
+            mail_server,
+        ),
+    ] = None
+    smtp_password_file: Annotated[
+        Text | None,
+        Key(
+            "the absolute path of a file with the password for the mail server", '"/etc/puller/smtp-password"'
+        ),
+    ] = None
+    webhook: Annotated[
+        Text | None,
+        Key("the URL to which JSON is posted", '"https://chat.example.org/hooks/abc"', web_url),
+    ] = None
+    webhook_style: Annotated[
+        Literal["json", "slack", "discord", "teams"],
+        Key(
+            'the form of that JSON: "json" (the default), "slack" (also Mattermost), "discord" or "teams"',
+            '"slack"',
+        ),
+    ] = "json"
+    ping: Annotated[
+        Text | None,
+        Key(
+            "the URL of a service that expects a ping for each start and end, such as healthchecks",
+            '"https://hc.example.org/ping/UUID"',
+            web_url,
+        ),
+    ] = None
 
 
 class Keep(Table):
@@ -226,8 +288,8 @@ class Shared(Table):
         Command | None, Key("a table with the command that runs in the guest once it is thawed", "")
     ] = None
     compression: Annotated[
-        Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
-        Key('the zstd level, from 1 to 19, or "auto" (default 1)', '"auto"'),
+        Literal["auto", "fast"] | Annotated[int, msgspec.Meta(ge=1, le=19)] | None,
+        Key('the zstd level, from 1 to 19, "fast" or "auto" (default 1)', '"auto"'),
     ] = None
     compare_every: Annotated[
         Text | None,
@@ -250,6 +312,14 @@ class Shared(Table):
     ] = None
     limit_upload: Annotated[
         Text | None, Key("the highest upload rate, in bytes per second (default: no limit)", '"50M"', rate)
+    ] = None
+    memory: Annotated[
+        Text | None,
+        Key(
+            "the most memory of a backup of one domain, as a size, at least 256M (default 384M)",
+            '"512M"',
+            run_memory,
+        ),
     ] = None
     scratch_dir: Annotated[
         Text | None,
@@ -309,10 +379,17 @@ class Shared(Table):
         Key("true to prune a domain's points from all these hosts as one series (default false)", "true"),
     ] = None
     then: Annotated[
-        list[Literal["prune", "check", "prove"]] | None,
+        list[Literal["copy", "prune", "check", "prove"]] | None,
         Key(
-            'the steps after the backups: "prune", "check", "prove" or several (default: none)',
+            'the steps after the backups: "copy", "prune", "check", "prove" or several (default: none)',
             '["prune", "check"]',
+        ),
+    ] = None
+    copy_to: Annotated[
+        Text | None,
+        Key(
+            "a name in [repositories], or a URL: copy the job's points to this repository",
+            '"s3://elsewhere/kvm"',
         ),
     ] = None
     prove: Annotated[
@@ -347,6 +424,7 @@ class Shared(Table):
         ),
     ] = None
     keep: Annotated[Keep | None, Key("a table of the points that prune keeps", "")] = None
+    notify: Annotated[Notify | None, Key("a table of who is told how a run ended", "")] = None
     before: Annotated[Command | None, Key("a table with the command to run before the backups", "")] = None
     after: Annotated[
         Command | None, Key("a table with the command to run afterwards, also after a failure", "")

@@ -202,9 +202,19 @@ class SshConnection:
     def _unreachable(self, said: bytes) -> HostUnreachable:
         lines = said.decode(errors="replace").strip().splitlines()
         why = lines[-1].strip().rstrip(".") if lines else "the connection was lost"
-        return HostUnreachable(f"cannot reach host {self.destination} by ssh: {why}")
+        return HostUnreachable(
+            f"cannot reach host {self.destination} by ssh: {why}",
+            advice=f"Check that the network is up and that '{self._by_hand()}' works without a question.",
+        )
+
+    def _by_hand(self) -> str:
+        """The command with which a user can try the login."""
+        return shlex.join([self.target.program, *self.target.options, self.target.destination, "true"])
 
 
 def _escaped(path: Path) -> str:
-    """Return a path for ``-L``, whose parts are separated by colons."""
-    return str(path).replace("\\", "\\\\").replace(":", "\\:")
+    """Return a path for ``-L``, whose parts are separated by colons, and in which ssh replaces its tokens.
+
+    It does so since OpenSSH 8.4; a domain's name, which is in the path, may have a percent sign.
+    """
+    return str(path).replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import is_not
+from shlex import quote
 from typing import Any, Self
 
 import libvirt
@@ -21,8 +22,8 @@ from puller.hypervisor.domain import sources, volume
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
-from puller.hypervisor.reach import access_to
-from puller.hypervisor.uri import host_of, is_embedded, is_local, is_monitor, state_directory
+from puller.hypervisor.reach import access_to, refuse_other_host
+from puller.hypervisor.uri import host_of, is_embedded, is_local, is_monitor, may_be_tunnel, state_directory
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _SWITCHED_ON = f"./{_QEMU}capabilities/{_QEMU}add[@capability='incremental-backup']"
@@ -93,6 +94,8 @@ class Host(Scoped):
             connection = link.call(scope, lambda: opening(uri))
             if access is not LOCAL:
                 connection.setKeepAlive(*_KEEP_ALIVE)
+            elif may_be_tunnel(uri):
+                refuse_other_host(uri, str(connection.getHostname()))
             if access is None:
                 access = ClosedHost(host_of(uri), str(connection.getHostname()))
             return cls(Guarded(connection, link, scope), uri, scope, access)
@@ -124,7 +127,10 @@ class Host(Scoped):
             for lookup in self._lookups(name):
                 if (handle := _found(lookup, name)) is not None:
                     return self._domain(handle)
-        raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
+        advice = f"List the domains with 'virsh --connect {quote(self.uri)} list --all'."
+        raise NoSuchDomain(
+            f"libvirt at {self.uri} has no domain {name}", advice=None if is_local(self.uri) else advice
+        )
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
         """Yield (domain, path) for all storage of the active domains, backing images included."""

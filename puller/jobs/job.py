@@ -32,13 +32,14 @@ from puller.host.command import outcome, run_command
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.hypervisor.uri import is_local
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
-from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, PROVE, PRUNE, STEPS, JobReport
+from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, COPY, PROVE, PRUNE, STEPS, JobReport
 from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.selection import INTERVAL_TAG, JOB_TAG, Scope, select
 from puller.upkeep.check import CheckError, CheckReport
+from puller.upkeep.copy import Choice, CopyReport, unnamed_points
 from puller.upkeep.prune import GRACE
 from puller.upkeep.retention import NOT_OWN, Policy
 
@@ -63,13 +64,14 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     *,
     steps: Sequence[JobStep] | None = None,
     drills: DrillSettings | None = None,
+    copies: Callable[[], Repository] | None = None,
     alarms: Thresholds = DEFAULTS,
     connect: str | None = None,
     observer: Observer = ignore,
     on_point: Stored = _ignore_point,
     on_failure: Failed = _ignore_failure,
 ) -> JobReport:
-    """Run a job of the configuration: back up its domains, then prune, check and prove as it says.
+    """Run a job of the configuration: back up its domains, then copy, prune, check and prove as it says.
 
     A step or a domain that fails does not stop the others: the report has the errors. So does a
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
@@ -77,8 +79,10 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     Args:
         repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
-        steps: The steps to run, of ``backup``, ``prune``, ``check`` and ``prove``. Default: those of the job.
+        steps: The steps to run, of ``backup``, ``copy``, ``prune``, ``check`` and ``prove``. Default: those
+            of the job.
         drills: How to hold restore drills, such as ``read_configuration(...).prove``.
+        copies: Opens the repository to copy to, when the step ``copy`` begins. ``job.copy_to`` is ignored.
         alarms: From where on a new point looks wrong, such as ``read_configuration(...).alarms``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
@@ -101,7 +105,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     """
     chosen = _checked(job.steps if steps is None else steps)
     uri, reporters = connect or job.connect or api.DEFAULT_URI, Reporters(observer, on_point, on_failure)
-    run = _Run(repository, job, uri, reporters, drills or DrillSettings(), alarms)
+    run = _Run(repository, job, uri, reporters, drills or DrillSettings(), alarms, copies)
     with JobLock(job.name, chosen[0], lock_directory()):
         run.all(chosen)
     return run.report
@@ -122,6 +126,7 @@ class _Run:
         audience: Reporters,
         drills: DrillSettings,
         thresholds: Thresholds = DEFAULTS,
+        copies: Callable[[], Repository] | None = None,
     ) -> None:
         self._repository = repository
         self._job = job
@@ -129,12 +134,19 @@ class _Run:
         self._audience = audience
         self._drills = drills
         self._thresholds = thresholds
+        self._copies = copies
         self._other: str | None = None
         self.report = JobReport(job.name)
 
     def all(self, steps: Sequence[str]) -> None:
         """Run the steps between the commands. The command afterwards always runs."""
-        work = {BACKUP: self._back_up, PRUNE: self._prune, CHECK: self._check, PROVE: self._prove}
+        work = {
+            BACKUP: self._back_up,
+            COPY: self._copy,
+            PRUNE: self._prune,
+            CHECK: self._check,
+            PROVE: self._prove,
+        }
         if BACKUP not in steps:
             self._each(steps, work)
             return
@@ -211,6 +223,28 @@ class _Run:
                 advice="List the domains with 'virsh list --all', or correct the job's 'domains'.",
             )
         return chosen
+
+    def _copy(self) -> None:
+        """Copy the job's own points that the other repository lacks."""
+        if self._copies is None:
+            raise UsageError(
+                f"job {self._job.name} has no repository to copy to", advice="Set copy-to in the job."
+            )
+        target = self._copies()
+        chosen, damaged = unnamed_points(
+            self._repository, target, Choice(own=scope_of(self._job, self._host())), ()
+        )
+        report = CopyReport((), (), ())
+        if chosen:
+            report = api.copy_points(
+                self._repository,
+                target,
+                chosen,
+                compression=self._job.compression or 1,
+                limit_upload=self._job.limit_upload,
+                observer=self._audience.observer,
+            )
+        self.report.copy = replace(report, failed=(*damaged, *report.failed))
 
     def _prune(self) -> None:
         policy = policy_of(self._job, self._host())
@@ -322,6 +356,7 @@ _CHOICES = (
     "attach_limit",
     "limit_read",
     "limit_upload",
+    "memory",
     "scratch_dir",
     "staging_dir",
     "nbd_tls",

@@ -10,15 +10,16 @@ from puller.jobs.batch import Taken
 from puller.overview.alarm import Alarm
 from puller.recovery.proving.prove import Drills
 from puller.upkeep.check import CheckReport
+from puller.upkeep.copy import CopyReport
 from puller.upkeep.prune import PruneReport
 
-BACKUP, PRUNE, CHECK, PROVE = "backup", "prune", "check", "prove"
+BACKUP, COPY, PRUNE, CHECK, PROVE = "backup", "copy", "prune", "check", "prove"
 BEFORE, AFTER = "before", "after"
 
-STEPS = (BACKUP, PRUNE, CHECK, PROVE)
+STEPS = (BACKUP, COPY, PRUNE, CHECK, PROVE)
 """Steps that a job can have."""
 
-ORDER = (BEFORE, BACKUP, PRUNE, CHECK, PROVE, AFTER)
+ORDER = (BEFORE, BACKUP, COPY, PRUNE, CHECK, PROVE, AFTER)
 """Exit codes of the steps of a job."""
 
 
@@ -30,7 +31,8 @@ class JobReport:
         job: The name of the job.
         taken: The points of the backups, and the domains that failed.
         alarms: What looks wrong in these points, each with its domain.
-        prune: Report of the prune; None if that step was not run or failed.
+        copy: Report of the copy to another repository; None if that step was not run or failed.
+        prune: Report of the prune; None likewise.
         check: Report of the check; None likewise.
         prove: Results of the restore drills; None likewise.
         failures: The steps that failed, each with its error.
@@ -40,6 +42,7 @@ class JobReport:
     job: str
     taken: Taken = field(default_factory=Taken)
     alarms: list[tuple[str, Alarm]] = field(default_factory=list)
+    copy: CopyReport | None = None
     prune: PruneReport | None = None
     check: CheckReport | None = None
     prove: Drills | None = None
@@ -69,6 +72,8 @@ class JobReport:
             yield BACKUP, PartialFailure.exit_code if taken.points else _code(taken.failed[0][1])
         elif taken.left:
             yield BACKUP, _code(taken.left[0][1])
+        if self.copy is not None and self.copy.error is not None:
+            yield COPY, self.copy.error.exit_code
         if self.check is not None and self.check.errors:
             yield CHECK, DamagedData.exit_code
         if self.prove is not None:

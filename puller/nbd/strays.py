@@ -8,7 +8,9 @@ starts neither ends nor answers.
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +25,8 @@ from puller.nbd.qemu_nbd import DISTANT_FOLDER, SOCKET_FOLDER, socket_uri
 _END_SECONDS = 10.0
 """How long a server may take to close its image. It takes milliseconds."""
 
-_STARTING_SECONDS = 120.0
-"""After which no server of another host is still starting, clocks that differ a little included."""
+_STARTING_MINUTES = 2
+"""After which no server of another host is still starting."""
 
 _OLD_SECONDS = 3600.0
 """After which no server is still starting: that takes 30 s at most."""
@@ -41,15 +43,20 @@ def end_strays(host: HostAccess, scope: CancelScope) -> None:
 
 def _end_strays_of(host: HostAccess, scope: CancelScope) -> None:
     """A server with a living client is not harmed by one more."""
-    for folder in host.matching(host.runtime_directory(), f"{DISTANT_FOLDER}*"):
-        with suppress(NbdError, OSError, HostUnreachable):
-            found = host.status(folder)
-            if found is None or time.time() - found.modified / 10**9 < _STARTING_SECONDS:
+    with suppress(subprocess.TimeoutExpired):  # the next run looks again
+        for folder in _started_before(host, scope):
+            with suppress(NbdError, OSError, HostUnreachable):
+                with host.socket(folder / "socket") as socket:
+                    Connection(socket_uri(socket), scope=scope).drop()
                 continue
-            with host.socket(folder / "socket") as socket:
-                Connection(socket_uri(socket), scope=scope).drop()
-            continue
-        host.run(["rm", "-rf", "--", str(folder)], _END_SECONDS, scope)
+            host.run(["rm", "-rf", "--", str(folder)], _END_SECONDS, scope)
+
+
+def _started_before(host: HostAccess, scope: CancelScope) -> tuple[Path, ...]:
+    """Return the directories of servers that are not starting any more, by the other host's own clock."""
+    words = ("find", str(host.runtime_directory()), "-maxdepth", "1", "-name", f"{DISTANT_FOLDER}*")
+    done = host.run([*words, "-mmin", f"+{_STARTING_MINUTES}", "-print0"], _END_SECONDS, scope)
+    return tuple(Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name)
 
 
 def _end(folder: Path, scope: CancelScope) -> None:

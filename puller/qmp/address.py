@@ -37,7 +37,10 @@ class Address:
 
 def parse(uri: str) -> Address:
     """Return the address in ``uri``. Raises UsageError, also for another host: QMP has no password."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UsageError(f"invalid URI '{uri}': it names no host and port", advice=_ADVICE) from error
     agent = _agent(uri, parts.query)
     if parts.scheme == "qmp":
         if parts.netloc or not parts.path.strip("/"):

@@ -6,6 +6,7 @@ It stands in for libvirt's XML: from it, a person can start the machine again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -29,8 +30,13 @@ _QUERIES = (
 )
 """Queries whose answers describe the machine and not its state at a moment."""
 
-_FILES = {"-kernel": "kernel", "-initrd": "initrd", "-dtb": "device tree"}
+_FILES = {"-kernel": "kernel", "-initrd": "initrd", "-dtb": "device tree", "-bios": "firmware"}
 """Options that name files of the host which are not disks, and what these are."""
+
+_TABLES = {"-fw_cfg": "fw_cfg file", "-acpitable": "ACPI table", "-smbios": "SMBIOS table"}
+"""The same, of options in which the file is one of several parameters."""
+
+_PARAMETER = re.compile(r"(?:^|,)(?:file|data)=([^,]+)")
 
 _VOLATILE = frozenset({"thread-id", "frontend-open"})
 """Fields that change while the machine runs."""
@@ -70,6 +76,9 @@ def _steady(answer: object) -> object:
 
 def outside_files(words: Sequence[str]) -> Iterator[str]:
     """Return each file that a command line names and no point holds, with its purpose."""
-    for option, value in pairwise(words):
-        if (purpose := _FILES.get(option.replace("--", "-", 1))) is not None:
+    for word, value in pairwise(words):
+        option = word.replace("--", "-", 1)
+        if (purpose := _FILES.get(option)) is not None:
             yield f"{purpose} {value}"
+        elif (purpose := _TABLES.get(option)) is not None:
+            yield from (f"{purpose} {path}" for path in _PARAMETER.findall(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ from puller.hypervisor.domain.disk import Disk, image_name
 
 _PASSED_THROUGH = frozenset({"scsi-generic", "scsi-block"})
 """Devices whose guest can write with SCSI commands of its own."""
+
+_LOGIN = re.compile(r"(?<=://)([^/@:%]*)[:%][^/@]*@")
+"""User and password in a URL: after a colon, for iSCSI after a percent sign."""
+
+_RBD_KEY = re.compile(r"(?<=[^:]):(?:key|password)=[^:]*")
+"""The key in ``rbd:pool/image:id=name:key=…``."""
 
 _FILTER = "copy-before-write"
 """The node that QEMU puts above a disk's image while a backup job is open."""
@@ -63,7 +70,7 @@ def parse_drives(
 def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: str) -> Drive:
     inserted = _below_filter(block.get("inserted") or {}, nodes)
     image: Mapping[str, Any] = inserted.get("image") or {}
-    path = _path(inserted.get("file", ""))
+    path = file_of(inserted.get("file", ""))
     layout = image.get("format-specific", {}).get("data", {})
     disk = Disk(
         target=_target(block, inserted),
@@ -78,6 +85,7 @@ def _parse(block: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], kind: s
         backing=tuple(_chain(image)),
         compat=layout.get("compat", ""),
         cluster=image.get("cluster-size"),
+        data_file=_data_file(path, layout.get("data-file")),
     )
     return Drive(
         disk=disk,
@@ -111,10 +119,16 @@ def _device_id(path: str) -> str:
 
 
 def _source(file: str) -> str:
-    return "" if not file else str(_path(file) or file)
+    """Return a source for people and for points, which also repositories without encryption hold."""
+    return "" if not file else str(file_of(file) or _without_passwords(file))
 
 
-def _path(file: str) -> Path | None:
+def _without_passwords(name: str) -> str:
+    """Return QEMU's name of an image without what lets a client in, such as ``iscsi://user%password@…``."""
+    return _RBD_KEY.sub("", _LOGIN.sub(r"\1@", name))
+
+
+def file_of(file: str) -> Path | None:
     """Return the file or device of an image; QEMU writes one with options as ``json:{…}``."""
     if file.startswith("/"):
         return Path(file)
@@ -125,6 +139,11 @@ def _path(file: str) -> Path | None:
         node = node["file"]
     name = node.get("filename", "") if node.get("driver") in ("file", "host_device") else ""
     return Path(name) if name.startswith("/") else None
+
+
+def _data_file(image: Path | None, named: str | None) -> Path | None:
+    """Return the external data file that a qcow2 image names, perhaps relative to its own directory."""
+    return None if image is None or named is None else image.parent / named
 
 
 def _chain(image: Mapping[str, Any]) -> Iterator[str]:

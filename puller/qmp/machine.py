@@ -108,9 +108,14 @@ class QemuMachine:
         return bool(self.monitor.ask("query-status")["running"])
 
     def run_id(self) -> str:
-        """Return a text that is new after each start of this QEMU; empty if the monitor does not tell."""
+        """Return a text that is new after each start of this QEMU."""
         process = self.monitor.process
-        return "" if process is None else f"{process.pid} {_started(process.pid)}"
+        number = process.pid if process is not None and _is_qemu(process.pid) else self._thread()
+        return f"{number} {_started(number)}"
+
+    def _thread(self) -> int:
+        """Return the thread of the first processor, where the monitor does not tell QEMU's own process."""
+        return int(self.monitor.ask("query-cpus-fast")[0]["thread-id"])
 
     def user(self) -> tuple[int, int] | None:
         """Return the user and group that QEMU runs as, by number; None if the monitor does not tell."""

@@ -6,6 +6,7 @@ them relies on what the dead or failing run knew. Each thing is removed only if 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, MonitorRefused
 from puller.hypervisor.space.scratch import discard
-from puller.qmp.drives import Drive
+from puller.qmp.drives import Drive, file_of
 from puller.qmp.machine import QemuMachine
 from puller.qmp.names import is_changes
 
@@ -55,7 +56,7 @@ def find(machine: QemuMachine, prefix: str) -> Remains:
             name for name, kind in exports.items() if kind == "nbd" and not name.startswith(prefix)
         ),
         jobs=_jobs(machine, prefix),
-        nodes={node["node-name"]: Path(node["file"]) for node in scratch_nodes(machine, prefix)},
+        nodes={node["node-name"]: _file(node) for node in scratch_nodes(machine, prefix)},
         changes=tuple((drive, name) for drive, name in machine.bitmaps(prefix) if is_changes(name)),
     )
 
@@ -66,6 +67,11 @@ def scratch_nodes(machine: QemuMachine, prefix: str) -> list[dict[str, Any]]:
     return [node for node in nodes if node.get("node-name", "").startswith(prefix)]
 
 
+def _file(node: Mapping[str, Any]) -> Path:
+    """Return the scratch file of a node: QEMU describes it with the disk behind it, as ``json:{…}``."""
+    return file_of(node["file"]) or Path(node["file"])
+
+
 def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
     """Remove all that runs have set up but the checkpoints' bitmaps; return whether there was something.
 
@@ -74,12 +80,12 @@ def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
     if something cannot be removed.
     """
     found = find(machine, prefix)
-    listening = [path for path in sockets if path.exists()]
+    present = [path for path in sockets if path.exists()]
     _remove_exports(machine, found)
-    if (found.exports or listening) and not found.foreign:
-        with suppress(MonitorRefused):  # it does not run: a file of this name has outlived its QEMU
+    if (found.exports or any(map(_is_listened_at, present))) and not found.foreign:
+        with suppress(MonitorRefused):  # it has just been stopped
             machine.monitor.ask("nbd-server-stop")
-    for path in listening:
+    for path in present:
         discard(path)
     _cancel(machine, prefix, found.jobs)
     for node, path in found.nodes.items():
@@ -89,6 +95,21 @@ def remove(machine: QemuMachine, prefix: str, sockets: Iterable[Path]) -> bool:
     for drive, name in found.changes:
         machine.remove_bitmap(drive, name)
     return found.is_open
+
+
+def _is_listened_at(path: Path) -> bool:
+    """Whether the server is ours: a file of this name may have outlived its QEMU, and the next one serves
+    another program.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # its queue is full
+        return True
 
 
 def _remove_exports(machine: QemuMachine, found: Remains) -> None:

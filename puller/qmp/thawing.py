@@ -1,6 +1,6 @@
 """The thaw watchdog of a QEMU without libvirt: see ``puller.hypervisor.guest.thawing``.
 
-``python -m puller.qmp.thawing SOCKET SECONDS [TIMEOUT WORD...]``
+``python -m puller.qmp.thawing SOCKET SECONDS``
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.hypervisor.guest import guestexec
 from puller.hypervisor.guest.quiescing import GuestCommand
-from puller.hypervisor.guest.thawing import LIMIT, PAUSE, command_of, is_thawed
+from puller.hypervisor.guest.thawing import LIMIT, PAUSE, command_after, is_thawed
 from puller.qmp.agent import Asked, Conversation, is_refusal
 
 _ANSWER = 10.0
@@ -44,10 +44,10 @@ def thaw_until_answered(path: Path, after: GuestCommand | None = None) -> bool:
 
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
-    path, seconds, *after = sys.argv[1:]
+    path, seconds = sys.argv[1:]
     if is_thawed(float(seconds)):
         return 0
-    return 0 if thaw_until_answered(Path(path), command_of(after)) else 1
+    return 0 if thaw_until_answered(Path(path), command_after()) else 1
 
 
 if __name__ == "__main__":

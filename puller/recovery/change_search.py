@@ -17,9 +17,9 @@ from puller.errors import DamagedData
 from puller.hypervisor.storage.rollback_mark import RollbackMark
 from puller.nbd.export import Export
 from puller.recovery.comparison import compare_contents
-from puller.recovery.difference import Changes, compare_maps
 from puller.recovery.diskcopy import open_image
 from puller.repository.points import DiskRecord, Point
+from puller.repository.reading.difference import Changes, compare_maps
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 from puller.units import CHUNK

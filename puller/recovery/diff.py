@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from puller.errors import NoSuchDisk
-from puller.recovery.difference import Changes, compare_maps
 from puller.recovery.diskcopy import open_image
 from puller.repository.points import Point
+from puller.repository.reading.difference import Changes, compare_maps
 from puller.repository.repository import Repository
 
 LIVE = "live"

@@ -17,13 +17,13 @@ from puller.nbd.writer import Target
 from puller.pipeline.flow import Flow
 from puller.recovery.broken_bitmaps import remove_broken
 from puller.recovery.change_search import ChangeSearch
-from puller.recovery.difference import Changes
 from puller.recovery.diskcopy import ChangedCopier, copy_all, open_image
 from puller.recovery.stopped_disks import StoppedDisk
 from puller.recovery.targets import outputs
 from puller.recovery.targets.outputs import UsedImage
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage, merge_damage
+from puller.repository.reading.difference import Changes
 from puller.repository.repository import Repository
 from puller.units import format_bytes
 

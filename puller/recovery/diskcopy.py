@@ -17,12 +17,12 @@ from puller.pipeline.buffers import Buffer, BufferPool
 from puller.pipeline.concurrency import FAR_AWAY, Concurrency
 from puller.pipeline.flow import Flow
 from puller.pipeline.gate import Gate
-from puller.recovery.difference import Changes
 from puller.recovery.targets import outputs
 from puller.recovery.targets.outputs import Output
 from puller.recovery.targets.write_coalescer import STRETCH, WriteCoalescer
 from puller.repository.points import DiskRecord, Point
 from puller.repository.reading.damage import Damage
+from puller.repository.reading.difference import Changes
 from puller.repository.reading.image import DiskImage, PackJob, Window
 from puller.repository.repository import Repository
 from puller.units import CHUNK

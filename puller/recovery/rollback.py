@@ -29,12 +29,12 @@ from puller.errors import DamagedData, KeyNotHeld
 from puller.events import Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.image import stored_bitmaps
-from puller.recovery.difference import Changes
 from puller.recovery.disk_rollback import DiskRollback, DiskWork, RolledBackDisk
 from puller.recovery.diskcopy import damaged
 from puller.recovery.stopped_disks import StoppedDisks, held
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage
+from puller.repository.reading.difference import Changes
 from puller.repository.repository import Repository
 
 

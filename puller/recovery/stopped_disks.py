@@ -94,8 +94,10 @@ def held(
         chosen = _choose(domain, point, targets)
         if not targets:
             _tell_others(domain, point, observer)
-        _refuse_used(domain, chosen, point, connect, observer)
-        disks = tuple(_look(domain, disk) for disk in with_file_facts(domain, chosen))
+        domains = Domains((connect,), point.point, observer, domain.scope)
+        _refuse_used([image_of(domain, disk) for disk in chosen], domains)
+        disks = tuple(_look(domain, disk) for disk in chosen)
+        _refuse_used([found.disk.data_file for found in disks if found.disk.data_file], domains)
         yield StoppedDisks(domain, disks, starts)
 
 
@@ -138,6 +140,7 @@ def _look(domain: Domain, disk: Disk) -> StoppedDisk:
     images = describe(path, disk.format, domain.scope)
     require_keys_for(domain, disk, keys, images)
     known = with_layout(disk, images[0]) if disk.format == "qcow2" else disk
+    (known,) = with_file_facts(domain, [known])  # once its data file is known
     return StoppedDisk(with_chain(known, images), path, images, keys, file)
 
 
@@ -167,12 +170,8 @@ def _refuse_missing(point: Point, target: str, path: Path) -> None:
         )
 
 
-def _refuse_used(
-    domain: Domain, disks: Sequence[Disk], point: Point, connect: str, observer: Observer
-) -> None:
-    """Raise OutputInUse if a guest, a mount or a program uses one of the images."""
-    domains = Domains((connect,), point.point, observer, domain.scope)
-    for disk in disks:
-        path = image_of(domain, disk)
+def _refuse_used(files: Sequence[Path], domains: Domains) -> None:
+    """Raise OutputInUse if a guest, a mount or a program uses one of the files."""
+    for path in files:
         with claim(path, domains):
             pass  # qemu-nbd takes QEMU's lock on it when it opens it

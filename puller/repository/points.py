@@ -135,6 +135,13 @@ class GuestCommandRecord(msgspec.Struct, frozen=True):
     output: str
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where a copied point was taken: the id of the repository, and the point's id there."""
+
+    repository: str
+    point: str
+
+
 class Point(msgspec.Struct, frozen=True):
     """A restore point: the state of a domain at one instant. ``point`` is its id.
 
@@ -161,11 +168,17 @@ class Point(msgspec.Struct, frozen=True):
     attachments: tuple[Attachment, ...] = ()
     notes: tuple[str, ...] = ()
     locked_until: datetime | None = None
+    copied_from: Origin | None = None
     version: int = VERSION
 
     def disk(self, target: str) -> DiskRecord | None:
         """Return the record of the disk ``target``; None if the point lacks it."""
         return next((record for record in self.disks if record.disk == target), None)
+
+    def roots(self) -> set[Address]:
+        """Return the addresses of the maps of its disks and attachments. Raises DamagedData."""
+        disks = {disk.root.address for disk in self.disks}
+        return disks | {item.root.address for item in self.attachments}
 
     def is_from(self, hosts: Collection[str]) -> bool:
         """Return whether one of ``hosts``, names or patterns, took the point. Without any, all match."""
@@ -298,7 +311,15 @@ class Points(Scoped):
 
     def all(self, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
         """Return every point, oldest first. A damaged record raises, or is passed to ``damaged`` if given."""
-        return in_order(self._load(self.names(), damaged))
+        return self.read(self.names(), damaged)
+
+    def read(
+        self,
+        names: Iterable[tuple[str, str]],
+        damaged: Callable[[str, DamagedData], None] | None = None,
+    ) -> list[Point]:
+        """Return the points with these (domain uuid, point id), oldest first; see ``all``."""
+        return in_order(self._load(names, damaged))
 
     def of(self, domain: str, damaged: Callable[[str, DamagedData], None] | None = None) -> list[Point]:
         """Return the points of a domain (name or UUID), oldest first; damaged records are as in ``all``.

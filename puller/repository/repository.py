@@ -36,7 +36,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
-from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, strictest
+from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, strictest, vital_lock
 from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
@@ -165,8 +165,9 @@ class Repository(Scoped):
 
     def lasting(self) -> Store:
         """Return the store for objects that every restore needs: they are locked under a lock policy."""
-        policy = self.lock_policies.read()
-        return self.store if policy is None else self.store.locking(policy.lock(self.store.locks.now()))
+        records = self.lock_policies.records()
+        lock = vital_lock(self.store, strictest(records)) if records else None
+        return self.store if lock is None else self.store.locking(lock)
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Return all stored objects."""

@@ -123,11 +123,29 @@ class History:
         """The version that readers find; None if the key is deleted."""
         return next((item for item in self.stored if item.is_current), None)
 
+    def shows(self, version: ObjectVersion) -> bool:
+        """Whether readers find the content of ``version``."""
+        return self.current is not None and _is_like(self.current, version)
+
+    @property
+    def was_overwritten(self) -> bool:
+        """Whether the newest version has other content than the first."""
+        return bool(self.stored) and not _is_like(self.stored[0], self.stored[-1])
+
     def hidden_since(self, version: ObjectVersion) -> float:
-        """Return when a version that is not current was deleted or overwritten, by the store's clock."""
-        newer = self.stored[: self.stored.index(version)]
+        """Return when content that readers do not find was deleted or overwritten, by the store's clock.
+
+        A put that was repeated after a lost answer has the same content, and hides nothing.
+        """
+        newer = [item for item in self.stored[: self.stored.index(version)] if not _is_like(item, version)]
         times = [item.modified for item in (*newer, *self.markers) if item.modified >= version.modified]
         return min(times, default=version.modified)
+
+
+def _is_like(version: ObjectVersion, other: ObjectVersion) -> bool:
+    """Whether both are one, or have the same content: whoever overwrites an object cannot choose its ETag."""
+    alike = bool(version.etag) and (version.etag, version.size) == (other.etag, other.size)
+    return version.version == other.version or alike
 
 
 def histories(locks: Locks, prefix: str) -> Iterator[History]:

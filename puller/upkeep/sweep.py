@@ -97,8 +97,7 @@ class Sweep:
 
     def _is_foreign(self, history: History) -> bool:
         """Whether somebody else hid it. A put that was repeated after a lost answer has the same content."""
-        was_overwritten = len({version.etag for version in history.stored}) > 1
-        return was_overwritten or (history.current is None and self.is_missed(history.key))
+        return history.was_overwritten or (history.current is None and self.is_missed(history.key))
 
     def _sweep(self, folder: str, batch: Sequence[History]) -> None:
         hidden = [

@@ -109,7 +109,7 @@ class _Repair:
             found = self._first_good(history, is_good)
             if found is None:
                 self.unreadable.append(history.key)
-            elif not found.is_current:
+            elif not history.shows(found):
                 batch.append((history, found))
             if len(batch) == _BATCH:
                 self._uncover(batch)
@@ -119,10 +119,10 @@ class _Repair:
     def _hidden(self, prefix: str) -> Iterator[History]:
         """Yield the objects whose first version is not current, and was hidden late enough."""
         for history in histories(self.locks, prefix):
-            if not history.stored or (prefix in FOLDERS and is_foreign(history.key, history.stored[-1].size)):
+            if not history.stored or not _is_ours(prefix, history):
                 continue
             first = history.stored[-1]
-            if not first.is_current and history.hidden_since(first) >= self.since:
+            if not history.shows(first) and history.hidden_since(first) >= self.since:
                 yield history
 
     def _first_good(self, history: History, is_good: IsGood) -> ObjectVersion | None:
@@ -172,6 +172,13 @@ class _Repair:
         except (RepositoryError, ObjectNotFound):
             return False
         return True
+
+
+def _is_ours(prefix: str, history: History) -> bool:
+    """Whether the object is the one of that name, or one of the directory's own."""
+    if prefix in FOLDERS:
+        return not is_foreign(history.key, history.stored[-1].size)
+    return history.key == prefix
 
 
 def _above(history: History, version: ObjectVersion) -> Iterable[ObjectVersion]:

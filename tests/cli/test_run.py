@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import select
@@ -33,6 +34,7 @@ from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine
+from tests.lab.web import Web, web_server
 
 
 class Setting:
@@ -102,6 +104,38 @@ def test_a_point_that_looks_wrong_is_told(
     }
     assert "the point looks wrong: disk vdb is not in the point any more" in wrong.err
     assert f'puller_backup_alarms{{domain="{machine.name}",job="nightly"}} 1.0' in metrics.read_text()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with web_server() as server:
+        yield server
+
+
+def test_who_is_told_that_a_run_failed_or_is_well_again(
+    cli: CommandLine,
+    setting: Setting,
+    machine: Machine,
+    web: Web,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PULLER_STATE_DIR", str(tmp_path / "state"))
+    told = f'notify = {{ webhook = "{web.url}/hook", ping = "{web.url}/ping" }}'
+    for domains in (machine.name, "gone", machine.name):
+        setting.job(f'domains = ["{domains}"]\n{told}')
+        cli("run", "nightly", "--json")
+    hooks = [json.loads(text) for path, text in web.posted if path == "/hook"]
+    assert [(hook["job"], hook["state"]) for hook in hooks] == [("nightly", "failed"), ("nightly", "ok")]
+    assert "gone" in hooks[0]["failure"]
+    assert hooks[0]["advice"]
+    pings = [path for path, _ in web.posted if path.startswith("/ping")]
+    assert pings == ["/ping/start", "/ping/0", "/ping/start", "/ping/16", "/ping/start", "/ping/0"]
+    web.answer = 500
+    setting.job(f'domains = ["gone"]\n{told}')
+    failed = cli("run", "nightly", "--json")
+    assert failed.code == 16, "that nobody could be told changes no exit code"
+    assert "127.0.0.1 answers 500" in failed.err
 
 
 def test_what_the_job_says_reaches_the_backup(
@@ -583,7 +617,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
         f'domains = ["{machine.name}"]\nparallel = 3\ntags = {{ site = "north" }}\n'
         'disks = ["vda", "vdb"]\nexclude-disks = ["vdc"]\n'
         'mode = "push"\nquiesce = "off"\ncompression = 3\nlimit-read = "1G"\nlimit-upload = "500M"\n'
-        'compare-every = "30d"\nattach-limit = "2M"\n'
+        'compare-every = "30d"\nattach-limit = "2M"\nmemory = "512M"\n'
         f'scratch-dir = "{tmp_path}"\nstaging-dir = "{tmp_path}"\n'
     )
     (record,) = cli("run", "nightly", "--json").document["points"]
@@ -598,6 +632,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
         "attach_limit": 2 << 20,
         "limit_read": 1 << 30,
         "limit_upload": 500 << 20,
+        "memory": 512 << 20,
         "scratch_dir": str(tmp_path),
         "staging_dir": str(tmp_path),
         "tags": {"site": "north", "job": "nightly"},

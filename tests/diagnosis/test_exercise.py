@@ -24,6 +24,7 @@ from puller.diagnosis.finding import Status
 from puller.errors import StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
+from puller.store.s3.bucket import Bucket
 from puller.store.s3.client import connect
 from puller.store.wrapped import WrappedStore
 from puller.units import MIB
@@ -207,6 +208,26 @@ def test_a_bucket_that_would_keep_the_objects_is_left_alone(s3: S3Store) -> None
         "exercise": "warn: not tried, because Object Lock would keep its objects (GOVERNANCE, 3 days)"
     }
     assert [info.key for info in s3.list("")] == before
+
+
+def test_hidden_versions_are_told() -> None:
+    class Versioned(Bucket):
+        def __init__(self) -> None:
+            pass
+
+        def default_retention(self) -> None:
+            return None
+
+        def serves_range_if(self, key: str, etag: str) -> bool:
+            return False
+
+        def keeps_versions(self) -> bool:
+            return True
+
+    report = exercise(MemoryStore(), Versioned(), SMALL, str)
+    assert {finding.name: finding.text for finding in report.findings}["exercise-left"] == (
+        "all objects are deleted; the bucket keeps hidden versions of them"
+    )
 
 
 def test_nothing_is_put_where_nothing_may_be_deleted() -> None:

@@ -33,7 +33,7 @@ shift
 test -z "$master" || { echo >"$control"; exec cat; }
 test -e "$control" || { echo "Connection closed" >&2; exit 255; }
 case $order in
-  forward) exec ln -s "${pair#*:}" "${pair%%:*}";;
+  forward) pair=$(printf %s "$pair" | sed s/%%/%/g); exec ln -s "${pair#*:}" "${pair%%:*}";;
   cancel) exit 0;;
 esac
 exec sh -c "$*"
@@ -160,7 +160,7 @@ def test_passphrases_are_in_no_command_line(host: HostAccess) -> None:
 
 
 def test_a_socket_is_reached(host: HostAccess, tmp_path: Path) -> None:
-    path = tmp_path / "a b.sock"
+    path = tmp_path / "a b%%h.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
@@ -197,5 +197,6 @@ def test_a_host_that_is_not_reached(tmp_path: Path) -> None:
         "#!/bin/sh\necho 'ssh: connect to host kvm1 port 22: No route to host' >&2\nexit 255\n"
     )
     program.chmod(0o700)
-    with pytest.raises(HostUnreachable, match=r"cannot reach host kvm1 by ssh: .*No route to host"):
-        SshHost(SshTarget("kvm1", program=str(program))).greet()
+    with pytest.raises(HostUnreachable, match=r"cannot reach host kvm1 by ssh: .*No route to host") as caught:
+        SshHost(SshTarget("root@kvm1", ("-p2222",), str(program))).greet()
+    assert f"'{program} -p2222 root@kvm1 true'" in caught.value.advice

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import libvirt
 import pytest
 
 from puller.errors import HypervisorError, NoSuchDomain
+from puller.host.access import LOCAL
 from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.image import untracked, with_image_facts
@@ -61,6 +64,26 @@ def test_libvirt_that_does_not_answer_is_one_clear_line() -> None:
 def test_another_host_is_refused_before_it_is_asked() -> None:
     with pytest.raises(HypervisorError, match="is on another host"):
         Host.connect("qemu+ssh://nobody@backup.invalid/system")
+
+
+@pytest.mark.parametrize("uri", ["qemu+tls://localhost/system", "qemu+ssh://root@127.0.0.1/system"])
+@pytest.mark.parametrize("reach", [Host.connect, Host.reach])
+def test_a_tunnel_to_another_host_is_refused(
+    uri: str, reach: Callable[[str], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else images of its domains that are shut off would be read from this host, under the same paths."""
+
+    class Daemon:
+        name = "kvm7.example"
+
+        def getHostname(self) -> str:  # noqa: N802 - libvirt's
+            return self.name
+
+    monkeypatch.setattr(libvirt, "open", lambda _: Daemon())
+    with pytest.raises(HypervisorError, match=r"is not on this host: it calls its host kvm7\.example"):
+        reach(uri)
+    monkeypatch.setattr(Daemon, "name", f"{platform.node().partition('.')[0]}.example")
+    assert reach(uri).access is LOCAL
 
 
 def test_libvirt_prints_nothing_by_itself() -> None:

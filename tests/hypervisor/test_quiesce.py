@@ -19,7 +19,7 @@ from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest import guestagent, guestexec, quiesce
 from puller.hypervisor.guest.agentstate import AgentState, agent_state
 from puller.hypervisor.guest.quiescing import GuestCommand
-from puller.hypervisor.guest.thawing import ThawingProcess, thaw_until_answered
+from puller.hypervisor.guest.thawing import ThawingProcess, command_after, thaw_until_answered
 from puller.hypervisor.job.openjob import open_job
 from puller.hypervisor.locking.lock import lock_directory
 from puller.hypervisor.space import scratchwatch
@@ -307,6 +307,21 @@ def test_a_paused_guest_is_not_asked(guest: Guest, domain: Domain, libvirt_uri: 
 
 def test_doctor_sees_that_the_agent_answers(domain: Domain) -> None:
     assert agent_state(domain) is AgentState.ANSWERS
+
+
+def test_the_command_after_the_thaw_is_not_for_other_users_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a password, and everybody can read a command line."""
+    after = GuestCommand(("mysql", "-ps3cret", "-e", "UNLOCK TABLES"), 7.5)
+    with ThawingProcess(
+        ("puller.hypervisor.guest.thawing", "test:///default", "0" * 32), 60, after
+    ) as process:
+        number = process._process.pid
+        assert b"s3cret" not in Path(f"/proc/{number}/cmdline").read_bytes()
+        said = Path(f"/proc/{number}/environ").read_text().split("\0")
+        process.done()
+    for name, _, value in (item.partition("=") for item in said if item):
+        monkeypatch.setenv(name, value)
+    assert command_after() == after
 
 
 def test_the_second_process_takes_no_module_from_the_current_folder(

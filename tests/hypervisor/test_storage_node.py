@@ -49,6 +49,16 @@ NODES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "option", "value"),
+    [("iscsi", "portal", "[fd00::1]:3260"), ("http", "url", "http://[fd00::1]/a/1")],
+)
+def test_a_server_with_an_ipv6_address(protocol: str, option: str, value: str) -> None:
+    found = parsed(f"<source protocol='{protocol}' name='a/1'><host name='fd00::1'/></source>")
+    assert found is not None
+    assert json.loads(found.options)[option] == value
+
+
 @pytest.mark.parametrize(("xml", "options"), NODES, ids=["nbd", "https", "rbd", "iscsi"])
 def test_an_image_on_the_network(xml: str, options: dict[str, Any]) -> None:
     found = parsed(xml)

@@ -12,7 +12,7 @@ import pytest
 
 import puller
 from puller.backups.bases.facts import REPLACED, WRITTEN
-from puller.errors import UnsupportedDisk
+from puller.errors import OutputInUse, UnsupportedDisk
 from puller.hypervisor.connection import Host
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import SIZE, Backup, Scene, Truth, leftovers, loop_device, restored
@@ -161,6 +161,51 @@ def test_live_shut_off_and_in_place(scene: Scene, device: str) -> None:
     again = scene.backup()
     assert again.kind == "incremental"
     scene.assert_exact(again)
+
+
+def test_a_data_file_in_use_is_not_rolled_back(scene: Scene, device: str) -> None:
+    """Such as by a mount or another guest, which know nothing of the image beside it."""
+    machine = scene.machine
+    scene.fill("vda")
+    point = scene.backup()
+    machine.write("vda", 9, 5 * MIB, MIB)
+    machine.stop()
+    before = Path(device).read_bytes()
+    pipe, hold = subprocess.PIPE, 'exec 3<>"$1"; exec cat'
+    with subprocess.Popen(["sh", "-c", hold, "sh", device], stdin=pipe, stdout=pipe) as user:
+        assert user.stdout is not None
+        assert user.stdin is not None
+        user.stdin.write(b"open\n")
+        user.stdin.flush()
+        user.stdout.readline()
+        with pytest.raises(OutputInUse, match=rf"{device}: process {user.pid} \(cat\) has it open"):
+            puller.rollback(scene.repository, point.point, connect=scene.uri)
+        user.stdin.close()
+    assert Path(device).read_bytes() == before
+    puller.rollback(scene.repository, point.point, connect=scene.uri)
+    raw = restored(scene.repository, point, scene.folder) / "vda.raw"
+    assert Path(device).read_bytes() == raw.read_bytes()
+
+
+def test_a_rollback_of_a_data_file_that_another_program_wrote_to(
+    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+) -> None:
+    """The bitmap has not seen that, so all of the disk is compared. The probe would likely miss one chunk."""
+    size = 256 * MIB
+    data = make_device(tmp_path, size)
+    machine = machine_factory(DiskSpec("vda", size, "raw"))
+    on_data_file(machine, str(data), size)
+    scene = Scene(machine, libvirt_uri, tmp_path, truth)
+    machine.write("vda", 5, 0, 200 * MIB)
+    point = scene.backup()
+    machine.stop()
+    with data.open("r+b") as file:
+        file.seek(77 * MIB + 7 * CHUNK)
+        file.write(b"mended by hand")
+    rolled = puller.rollback(scene.repository, point.point, connect=scene.uri)
+    assert rolled.disks[0].bytes_compared >= 200 * MIB
+    raw = restored(scene.repository, point, tmp_path) / "vda.raw"
+    subprocess.run(["cmp", str(data), str(raw)], check=True)
 
 
 def test_a_data_file_that_another_program_writes_to(scene: Scene, device: str) -> None:

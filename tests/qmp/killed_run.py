@@ -1,7 +1,7 @@
 """A run over a QEMU without libvirt that dies by SIGKILL.
 
-``python -m tests.qmp.killed_run URI DOMAIN REPOSITORY WHEN``: WHEN is a QMP command, just after which it dies
-(``COMMAND:2`` for the second time), or ``frozen`` or ``committed``.
+``python -m tests.qmp.killed_run URI DOMAIN REPOSITORY WHEN [SCRATCH]``: WHEN is a QMP command, just after
+which it dies (``COMMAND:2`` for the second time), or ``frozen`` or ``committed``.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def die_after(fatal: str, times: int) -> None:
 
 
 def main() -> None:
-    uri, domain, url, when = sys.argv[1:]
+    uri, domain, url, when, *scratch = sys.argv[1:]
     repository = puller.open_repository(url)
     if when == "frozen":
-        puller.backup(repository, domain, connect=uri, on_frozen=die)
+        puller.backup(repository, domain, connect=uri, on_frozen=die, scratch_dir=next(iter(scratch), None))
     elif when == "committed":
         puller.backup(repository, domain, connect=uri, observer=die_at_commit)
     else:

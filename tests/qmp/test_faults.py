@@ -6,6 +6,7 @@ tests/ways has a fault for each step of the transaction.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,7 +23,10 @@ from puller.errors import (
     Locked,
 )
 from puller.events import Event, Notice
+from puller.hypervisor.domain.checkpoint import PREFIX_LENGTH
+from puller.hypervisor.locking import lock
 from puller.qmp.monitor import Monitor
+from puller.qmp.names import socket_name
 from puller.units import MIB
 from tests.integration.conftest import Truth, restored
 from tests.integration.test_generations import ODD
@@ -186,6 +190,43 @@ def test_a_killed_run_over_tcp_is_cleaned_up_by_the_next(
     scene.assert_next_is_exact()
 
 
+def test_files_of_a_killed_run_in_a_directory_that_later_runs_do_not_use(
+    scene: Scene, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "tests.qmp.killed_run", scene.machine.uri, scene.machine.name]
+    died = subprocess.run([*command, scene.url, "frozen", str(scratch)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len(list(scratch.glob("*.scratch"))) == 2
+    scene.assert_next_is_exact()
+    assert list(scratch.glob("*.scratch")) == []
+
+
+def test_a_living_run_of_another_container_is_left_alone(
+    bare_factory: BareFactory, tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its locks elsewhere, and its scratch in a directory that this run does not use."""
+    second = tmp_path / "second.qmp"
+    options = ("-qmp", f"unix:{second},server=on,wait=off")
+    machine = bare_factory(DiskSpec("vda", 20 * MIB), DiskSpec("vdb", ODD), options=options)
+    scene = Scene(machine, tmp_path, truth)
+    scratch, locks = tmp_path / "scratch", tmp_path / "locks"
+    scratch.mkdir()
+
+    def meanwhile(exports: Any) -> None:
+        scene.truth(exports)
+        scene.taken += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, "lock_directory", lambda: locks)
+            with pytest.raises(Locked, match="of another user, container or host"):
+                puller.backup(scene.repository, machine.name, connect=f"qmp://{second}")
+
+    scene.backup(on_frozen=meanwhile, scratch_dir=str(scratch))
+    assert machine.remains() == []
+    scene.assert_next_is_exact()
+
+
 def test_the_machine_is_killed_while_it_is_backed_up(scene: Scene) -> None:
     def kill(exports: object) -> None:
         scene.machine.kill()
@@ -212,6 +253,35 @@ def test_two_runs_at_once(scene: Scene) -> None:
         scene.backup(on_frozen=again)
     scene.assert_clean()
     scene.assert_next_is_exact()
+
+
+def test_the_server_of_another_program_beside_a_socket_of_a_dead_run(scene: Scene) -> None:
+    """QEMU has been killed and started since, and the other program has not exported a disk yet."""
+
+    def kill(exports: object) -> None:
+        scene.machine.kill()
+
+    with pytest.raises(DomainNotRunning):
+        scene.backup(on_frozen=kill)
+    prefix = str(scene.first.checkpoint)[:PREFIX_LENGTH]
+    dead = socket_path_of(scene, prefix)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(dead))
+    scene.machine.start()
+    theirs = scene.folder / "theirs.sock"
+    scene.machine.monitor("nbd-server-start", addr={"type": "unix", "data": {"path": str(theirs)}})
+    with pytest.raises(JobRunning, match="NBD server is in use by another program"):
+        scene.backup()
+    assert not dead.exists()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(theirs))
+    scene.machine.monitor("nbd-server-stop")
+    scene.assert_next_is_exact("rehash")
+
+
+def socket_path_of(scene: Scene, prefix: str) -> Path:
+    """Where a dead run with these names has had its server."""
+    return scene.folder / socket_name(f"{prefix}20260101T000000Z-00000000", scene.machine.uuid)
 
 
 def test_what_others_have_set_up_is_left_alone(scene: Scene) -> None:

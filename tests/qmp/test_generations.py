@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import puller
+from puller.backups.bases.facts import REPLACED
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import CHUNK, KIB, MIB
 from tests.integration.conftest import Truth, io, restored
@@ -76,6 +77,37 @@ def test_a_disk_with_a_thread_of_its_own_on_a_chain_of_images(
     assert record.backing == (f"qcow2 {base}",)
     for number, point in enumerate(points, 1):
         assert truth.equals(restored(repository, point, tmp_path), "fast", number)
+    assert machine.remains() == []
+
+
+def test_a_data_file_that_was_replaced_while_qemu_was_off(
+    bare_factory: BareFactory, truth: Truth, repository: puller.Repository, tmp_path: Path
+) -> None:
+    """The bitmaps are in the image beside it, and know nothing of that."""
+    image, data = tmp_path / "out.qcow2", tmp_path / "out.raw"
+    size = 2048 * MIB
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data},data_file_raw=on"]
+    subprocess.run([*command, str(image), str(size)], check=True)
+    machine = bare_factory(
+        DiskSpec("vda", MIB),
+        options=(
+            *("-blockdev", f"driver=qcow2,node-name=out,file.driver=file,file.filename={image}"),
+            *("-device", "virtio-blk-pci,id=vdb,drive=out"),
+        ),
+    )
+    machine.write("vdb", 5, 0, 1024 * MIB)
+    first = puller.backup(repository, machine.name, connect=machine.uri)
+    machine.stop()
+    other = tmp_path / "other.raw"
+    subprocess.run(["cp", "--sparse=always", str(data), str(other)], check=True)
+    io(other, "raw", f"write -P 9 {300 * MIB + 7 * CHUNK} {CHUNK}")
+    other.rename(data)
+    machine.start()
+    point = puller.backup(repository, machine.name, connect=machine.uri, on_frozen=truth)
+    records = [each.disk("vdb") for each in (first, point)]
+    assert [record and record.image.data and record.image.data.path for record in records] == [str(data)] * 2
+    assert [record and record.reason for record in records][1] == REPLACED
+    assert truth.equals(restored(repository, point, tmp_path), "vdb", 1)
     assert machine.remains() == []
 
 

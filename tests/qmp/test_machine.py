@@ -47,6 +47,24 @@ def test_a_monitor_behind_tcp(
     assert machine.remains() == []
 
 
+@pytest.mark.parametrize("is_tcp", [False, True], ids=["socket", "tcp"])
+def test_each_start_of_qemu_is_known(
+    bare_factory: BareFactory, repository: puller.Repository, is_tcp: bool
+) -> None:
+    """A bitmap is probed more thoroughly after one: the image may have been exchanged before."""
+    machine = bare_factory(DiskSpec("vda", SIZE), port=free_port() if is_tcp else None)
+
+    def run() -> str:
+        (disk,) = puller.backup(repository, machine.name, connect=machine.uri).disks
+        return disk.image.qemu
+
+    first = run()
+    assert run() == first != ""
+    machine.stop()
+    machine.start()
+    assert run() != first
+
+
 def test_disks_that_cannot_have_a_bitmap(
     bare_factory: BareFactory, repository: puller.Repository, truth: Truth, tmp_path: Path
 ) -> None:

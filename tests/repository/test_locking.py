@@ -18,6 +18,7 @@ import puller
 from puller.repository.points import Point
 from puller.repository.records.lockpolicy import LockPolicy
 from puller.repository.repository import Repository
+from puller.repository.writing import runlocks
 from puller.store.objectlock import LockMode
 from puller.store.s3.locking import S3Locks
 from tests.docs.test_policies import BUCKET, PRINCIPALS, statements
@@ -182,6 +183,29 @@ def test_a_policy_that_comes_later_locks_what_the_next_point_needs(scene: Scene)
     puller.set_lock(scene.open())
     assert puller.lock_policy(scene.open()) is None
     assert scene.back_up([7]).locked_until is None
+
+
+def test_a_run_that_outlasts_its_locks_commits_without(scene: Scene) -> None:
+    """Stores refuse a lock that has ended already."""
+    scene.period = timedelta(seconds=4)
+    scene.create()
+    backup = back_up(scene.open(), "a", [1, 2, 3, 4])
+    scene.vault.wait_until(datetime.now(UTC) + timedelta(seconds=7))
+    point = backup.commit()
+    assert point.locked_until is None
+    assert backup.run.locks.gap == "the backup has lasted longer than its locks"
+    assert is_whole(scene.open(), point, [1, 2, 3, 4])
+
+
+def test_a_key_that_is_removed_during_the_commit_fails_no_backup(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.create()
+    backup = back_up(scene.open(), "a", [1, 2, 3, 4])
+    monkeypatch.setattr(runlocks, "vital_names", lambda store: ["repository.json", "keys/0123456789abcdef"])
+    point = backup.commit()
+    assert point.locked_until is None and "keys/0123456789abcdef" in (backup.run.locks.gap or "")
+    assert scene.open().points.all() == [point]
 
 
 def test_a_new_key_is_locked(scene: Scene) -> None:

@@ -26,7 +26,7 @@ from puller.repository.keys.key_slots import KeyFile, Password
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
-from puller.repository.writing.run import MOST_UPLOADS, Tuning, pack_size, upload_law
+from puller.repository.writing.run import LEAST_MEMORY, MOST_UPLOADS, Tuning, pack_size, upload_law
 from puller.store.base import Body
 from puller.store.options import StoreOptions
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS, Extent, Kind
@@ -328,10 +328,12 @@ def test_more_uploads_have_smaller_packs(uploads: int, size: int) -> None:
         (Tuning(), 0.0, (2, 2, 8)),
         (Tuning(), 0.12, (2, 16, 19)),
         (Tuning(memory=1 << 30), 0.12, (2, 16, MOST_UPLOADS)),
+        (Tuning(memory=LEAST_MEMORY), 0.12, (2, 6, 6)),
+        (Tuning(memory=LEAST_MEMORY), 0.0, (2, 2, 6)),
         (Tuning(uploads=5), 0.12, (5, 5, 5)),
         (Tuning(uploads=64), 0.0, (19, 19, 19)),
     ],
-    ids=["near", "far", "much memory", "fixed", "more than fit"],
+    ids=["near", "far", "much memory", "little memory", "little memory, near", "fixed", "more than fit"],
 )
 def test_how_many_uploads_a_run_begins_with(
     tuning: Tuning, round_trip: float, limits: tuple[int, int, int]

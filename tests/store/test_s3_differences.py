@@ -301,6 +301,29 @@ class TestDeletions:
             it.store.put("a", b"")
         assert it.notices == [self.NOTICE]
 
+    @pytest.mark.parametrize("code", ["AccessDenied", "InvalidRequest"])
+    @pytest.mark.parametrize("version", ["<VersionId>locked</VersionId>", ""])
+    def test_versions_that_a_batch_keeps(self, opened: Open, code: str, version: str) -> None:
+        """MinIO calls a lock an invalid request; a server may leave out which version it keeps."""
+        versions = [ObjectVersion("a", "locked", 0, 0.0), ObjectVersion("b", "1", 0, 0.0)]
+        error = f"<Key>kvm/a</Key>{version}<Code>{code}</Code><Message>Object is WORM protected.</Message>"
+        body = f"<DeleteResult><Error>{error}</Error></DeleteResult>".encode()
+        with stub_server(when("DeleteObjects", Answer(200, body))) as stub:
+            assert opened(stub).store.locks.delete(versions) == (versions[0],)
+
+    def test_a_version_that_is_kept(self, opened: Open) -> None:
+        """MinIO's answer to a single deletion."""
+        versions = [ObjectVersion("a", "locked", 0, 0.0), ObjectVersion("b", "1", 0, 0.0)]
+
+        def quirk(stub: Stub, request: Request) -> Answer | None:
+            if operation(request) == "DeleteObjects":
+                return s3_error(501, "NotImplemented")
+            held = s3_error(400, "InvalidRequest", "Object is WORM protected and cannot be overwritten")
+            return held if "versionId=locked" in request.path else None
+
+        with stub_server(quirk) as stub:
+            assert opened(stub).store.locks.delete(versions) == (versions[0],)
+
     def test_versions_that_are_all_kept(self, opened: Open) -> None:
         versions = [ObjectVersion("a", number, 0, 0.0) for number in ("1", "2")]
 
@@ -336,6 +359,7 @@ class TestAbsence:
             ("read", lambda store: store.get_range("a", 0, 1)),
             ("read", lambda store: store.get_tail("a", 1)),
             ("look up", lambda store: store.stat("a")),
+            ("look up", lambda store: store.locks.lock_of("a")),
         ],
     )
     def test_is_confirmed_by_a_listing(self, opened: Open, verb: str, ask: Callable[[Store], object]) -> None:
@@ -450,6 +474,17 @@ def test_a_lease_that_cannot_be_given_back(opened: Open) -> None:
         "cannot give back the lease of this prune, so that another one has to wait up to 15 minutes: cannot "
         f"store {leased(stub)} in bucket bucket at {stub.endpoint}: The key was withdrawn (AccessDenied)"
     ]
+
+
+def test_a_lease_that_was_denied_is_not_given_back(opened: Open) -> None:
+    with stub_server(lambda stub, request: s3_error(403, "AccessDenied", "No right to put.")) as stub:
+        it = opened(stub)
+        with (
+            pytest.raises(StoreDenied, match="No right to put"),
+            Lease.take(it.retrying, KeyRing.unencrypted(bytes(16)).boxes(), "prune"),
+        ):
+            pass
+    assert it.notices == []
 
 
 def leased(stub: Stub) -> str:

@@ -161,6 +161,35 @@ def test_a_deleted_pack_whose_lock_holds_below_covers_its_points(scene: Scene) -
     assert report.errors and report.uncovered == ()
 
 
+def test_what_was_repaired_is_not_told_again(scene: Scene) -> None:
+    """Below the copy that a repair has put lies a forgery that is locked."""
+    point = scene.back_up([1, 2, 3, 4], 0)
+    (pack,) = scene.vault.names("packs/")
+    scene.vault.client.put_object(
+        Bucket=scene.vault.bucket,
+        Key=scene.vault.prefix + pack,
+        Body=b"ransom",
+        ObjectLockMode="GOVERNANCE",
+        ObjectLockRetainUntilDate=datetime.now(UTC) + HOUR,
+    )
+    scene.prune()
+    assert [text for text in scene.told if "puller repair versions" in text]
+    puller.repair_versions(scene.vault.url, password="x")
+    scene.prune()
+    assert scene.told == []
+    assert is_whole(scene.open(), point, [1, 2, 3, 4])
+
+
+def test_a_shorter_policy_breaks_no_promise_of_older_points(scene: Scene) -> None:
+    """What every restore needs is locked for as long as any point promises, also if it is put later."""
+    scene.back_up([1, 2, 3, 4], 0)
+    puller.set_lock(scene.open(), mode="governance", period=HOUR / 10)
+    puller.add_key(scene.open(), password="x", new_password="y")
+    assert check(scene.open(), (), Reading(), ignore).uncovered == ()
+    puller.set_lock(scene.open())
+    assert check(scene.open(), (), Reading(), ignore).uncovered == ()
+
+
 def test_locks_that_nobody_can_end_end_by_themselves(empty_vault: Vault) -> None:
     """With seconds for days: nothing can be deleted before, and all of it afterwards."""
     period = timedelta(seconds=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from threading import Thread
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
+from puller.cli.input.choices import COMPRESSION, tags_of
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import AMOUNT, RATE
+from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -23,23 +23,6 @@ from puller.events import Event, Kept, Observer
 
 if TYPE_CHECKING:
     from puller.repository.points import Point
-
-
-def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    for word, (name, sign, _) in zip(words, pairs, strict=True):
-        if not (name and sign):
-            raise click.BadParameter(f"'{word}' is not of the form KEY=VALUE")
-    tags = {name: value for name, _, value in pairs}
-    if len(tags) < len(pairs):
-        raise click.BadParameter("the same key is given twice")
-    return tags
-
-
-def _compression(context: click.Context, parameter: click.Parameter, word: str) -> int | str:
-    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 19):
-        raise click.BadParameter(f"'{word}' is neither a level from 1 to 19 nor 'auto'")
-    return word if word == "auto" else int(word)
 
 
 def _load_meanwhile() -> None:
@@ -123,18 +106,10 @@ def _load_meanwhile() -> None:
     "tags",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_tags,
+    callback=tags_of,
     help="Store this tag in the restore point. Can be repeated.",
 )
-@click.option(
-    "--compression",
-    default="1",
-    show_default=True,
-    metavar="LEVEL|auto",
-    callback=_compression,
-    help="Set the zstd level, from 1 (fastest) to 19 (smallest), or auto (1 to 10, raised while the "
-    "upload is the bottleneck).",
-)
+@COMPRESSION
 @click.option(
     "--limit-read",
     type=RATE,
@@ -148,6 +123,13 @@ def _load_meanwhile() -> None:
     metavar="RATE",
     help="Limit the average upload rate, in bytes per second (for example 20M or 500K).  [default: "
     "unlimited]",
+)
+@click.option(
+    "--memory",
+    type=RUN_MEMORY,
+    metavar="SIZE",
+    help="Take at most this memory for the backup of one domain, in bytes, 256M or more. More lets more "
+    "packs travel at once to a store that is far away.  [default: 384M]",
 )
 @click.option(
     "--nbd-tls",

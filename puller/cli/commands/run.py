@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cancelling import CancelScope
-from puller.cli.commands import check, prune
-from puller.cli.input.access import open_repository
+from puller.cli.commands import check, copy, prune
+from puller.cli.input.access import open_other, open_repository
 from puller.cli.input.options import Bare
 from puller.cli.output import console, failures, proofs, taken
 from puller.cli.output.measures import BACKUP, notice_line
@@ -19,14 +20,15 @@ from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
-from puller.errors import DamagedData, PartialFailure, PullerError
+from puller.errors import DamagedData, Locked, PartialFailure, PullerError
 from puller.events import Notice
 
 if TYPE_CHECKING:
     from puller.configuration.job import Job, JobStep
     from puller.jobs.report import JobReport
+    from puller.repository.repository import Repository
 
-STEPS: tuple[JobStep, ...] = ("backup", "prune", "check", "prove")
+STEPS: tuple[JobStep, ...] = ("backup", "copy", "prune", "check", "prove")
 _ORDER = ("before", *STEPS, "after")
 
 
@@ -49,8 +51,8 @@ def command(settings: Settings, job: str, only: JobStep | None, metrics_file: st
     """Run a job of the configuration.
 
     Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
-    'then': prune by the job's rules, check, and prove that some machines start. If the job is already running
-    on this host, the exit code is 11.
+    'then': copy its points to another repository, prune by its rules, check, and prove that some machines
+    start. If the job is already running on this host, the exit code is 11.
     """
     chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(
@@ -70,14 +72,18 @@ class _Command:
     def run(self, steps: Sequence[JobStep]) -> Outcome:
         """Run the steps. Every failure is counted for Prometheus."""
         console.speak_about(job=self._job.name)
+        self._tell_began()
         try:
             report = self._work(steps)
         except (Exception, Stopped) as error:
-            self._export(steps, None, failures.translate(error))
+            failed = failures.translate(error)
+            self._export(steps, None, failed)
+            self._tell_ended(None, failed)
             raise
         failure = _failure(report)
         unkept = self._export(steps, report, failure)
         failure = failure or unkept
+        self._tell_ended(report, failure)
         parts = self._parts(report)
         if console.is_heard_by_programs():
             for event, text in parts.items():
@@ -87,6 +93,35 @@ class _Command:
         points = [taken.text(report.taken)] if report.taken.points else []
         text = "\n".join([*points, *parts.values(), self._summary(report)])
         return Outcome(document(report), text, failure)
+
+    def _tell_began(self) -> None:
+        if self._job.notify is not None:
+            from puller.notifying import notify
+
+            notify.began(self._job.notify, self._complain)
+
+    def _tell_ended(self, report: JobReport | None, failure: PullerError | None) -> None:
+        """Tell those whom the job names; another run of the job, which goes on, tells itself."""
+        if self._job.notify is None or (report is None and isinstance(failure, Locked)):
+            return
+        from puller.notifying import notify
+        from puller.notifying.ending import Ending
+
+        ending = Ending(
+            self._job.name,
+            platform.node(),
+            0 if failure is None else failure.exit_code,
+            f"job {self._job.name} failed" if report is None else self._summary(report),
+            "" if failure is None else failure.message,
+            "" if failure is None else failure.advice,
+            () if report is None else tuple((domain, alarm.text) for domain, alarm in report.alarms),
+            time.monotonic() - self._began,
+        )
+        notify.ended(self._job.notify, ending, self._complain)
+
+    def _complain(self, error: PullerError) -> None:
+        """That somebody could not be told is no failure of the run, but it is not kept silent."""
+        console.say(notice_line(Notice(self._job.name, error.message)), "notice", console.NOTICE)
 
     def _tell(self, text: str) -> None:
         if self._settings.verbosity >= 0:
@@ -107,11 +142,16 @@ class _Command:
                 steps=steps,
                 connect=self._settings.connect,
                 drills=configuration.prove,
+                copies=self._open_target if self._job.copy_to else None,
                 alarms=configuration.alarms,
                 observer=reporters.observer,
                 on_point=reporters.on_point,
                 on_failure=reporters.on_failure,
             )
+
+    def _open_target(self) -> Repository:
+        scope = CancelScope().working(self._tell)
+        return open_other(self._settings, self._job.copy_to or "", None, None, scope)
 
     def _export(
         self, steps: Sequence[str], report: JobReport | None, failure: PullerError | None
@@ -135,6 +175,8 @@ class _Command:
     def _parts(report: JobReport) -> dict[str, str]:
         """Return the results of the steps after the backups, for people."""
         parts = {}
+        if report.copy is not None:
+            parts["copy"] = copy.text(report.copy)
         if report.prune is not None:
             parts["prune"] = prune.text(report.prune)
         if report.check is not None:
@@ -160,6 +202,7 @@ def document(report: JobReport) -> dict[str, Any]:
             {"domain": domain, "point": alarm.point, "sign": alarm.sign, "text": alarm.text}
             for domain, alarm in report.alarms
         ],
+        "copy": None if report.copy is None else copy.document(report.copy),
         "prune": None if report.prune is None else prune.document(report.prune),
         "check": None if report.check is None else check.document(report.check),
         "prove": None if report.prove is None else proofs.document(report.prove),
@@ -180,6 +223,8 @@ def _failure(report: JobReport) -> PullerError | None:
     found = [(step, failures.translate(error)) for step, error in report.failures]
     if (missed := taken.failure(report.taken)) is not None:
         found.append(("backup", missed))
+    if report.copy is not None and report.copy.error is not None:
+        found.append(("copy", report.copy.error))
     if report.check is not None and (damage := check.failure(report.check)) is not None:
         found.append(("check", damage))
     if report.prove is not None and (unproven := proofs.failure(report.prove)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from puller.cancelling import CancelScope
-from puller.cli.input.secret import Secret, ask, can_ask, given_secret
+from puller.cli.input.secret import Secret, ask, can_ask, given_secret, other_secret
 from puller.cli.output.console import ERROR, say
 from puller.cli.output.settings import Settings
 from puller.errors import NotEncrypted, UsageError, WrongKey
@@ -46,9 +46,37 @@ def open_repository(settings: Settings, scope: CancelScope | None = None) -> Rep
 def open_with_secret(settings: Settings, scope: CancelScope | None = None) -> tuple[Repository, Secret]:
     """Open the repository, and return the secret too, because the key commands need it again."""
     repository, secret = _open_or_ask(settings, scope)
+    _warn_if_replaced(repository)
+    return repository, secret
+
+
+def _warn_if_replaced(repository: Repository) -> None:
     if (replaced := repository.replaced) is not None:
         say(f"puller: {replaced.text}\n  {replaced.advice}", "repository-replaced", ERROR)
-    return repository, secret
+
+
+def open_other(
+    settings: Settings,
+    word: str,
+    password_file: str | None,
+    key_file: str | None,
+    scope: CancelScope | None = None,
+) -> Repository:
+    """Open another repository: ``word`` is a name in the configuration, or a URL.
+
+    The waits for its store belong to ``scope``. Without a file, its secret is that of the configuration, or
+    else that of the first repository. Raises UsageError and the errors of ``puller.open_repository``.
+    """
+    other = settings.of(word)
+    secret = other_secret(key_file, password_file, other.place)
+    if not secret.is_given:
+        return open_repository(other, scope)
+    try:
+        repository = _open(other, repository_url(other), secret, scope)
+    except WrongKey as error:
+        raise type(error)(f"{error.message} (taken from {secret.source})", advice=error.advice) from error
+    _warn_if_replaced(repository)
+    return repository
 
 
 def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:

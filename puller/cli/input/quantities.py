@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, size
+from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, run_memory, size
 
 T = TypeVar("T")
 
@@ -47,5 +47,7 @@ MEMORY = Quantity("memory", memory)
 """A number of bytes, 1 MiB or more; written as MiB, or with a unit."""
 MOMENT = Quantity("time", _moment)
 """A time, in UTC unless it names a zone."""
+RUN_MEMORY = Quantity("memory", run_memory)
+"""A number of bytes, 256 MiB or more."""
 SIZE = Quantity("size", budget)
 """A number of bytes, 1 MiB or more."""

@@ -65,6 +65,17 @@ def given_secret(key_file: str | None, environment: Mapping[str, str], place: Pl
     return _credential(Path(folder, CREDENTIAL)) if folder else Secret()
 
 
+def other_secret(key_file: str | None, password_file: str | None, place: Place | None) -> Secret:
+    """Return the secret of a second repository from a named file or its configuration. Raises UsageError."""
+    if key_file is not None and password_file is not None:
+        raise UsageError("cannot use both a password and a key file", advice="Give one of the two.")
+    if key_file is not None:
+        return _from_key_file(key_file)
+    if password_file is not None:
+        return _from_file(Path(password_file), f"the password file {password_file}", _FILE_ADVICE)
+    return Secret() if place is None else _configured(place)
+
+
 def _configured(place: Place) -> Secret:
     """Return the secret in the file that the configuration names for this repository."""
     if place.key_file is not None:

@@ -34,6 +34,7 @@ def _count(number: float) -> str:
 BACKUP = Measure("read", "stored")
 RESTORE = Measure("written")
 PULL = Measure("pulled")
+COPY = Measure("read", "sent")
 CHECK = Measure("looked at", show=_count)
 PRUNE = Measure("")
 """Prune reports only its steps."""

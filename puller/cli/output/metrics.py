@@ -64,6 +64,8 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "puller_job_last_run_timestamp_seconds": (_JOB, "Time of the end of the last run with backups."),
     "puller_job_duration_seconds": (_JOB, "Duration of the last run with backups."),
     "puller_job_exit_code": (_JOB, "Exit code of the last run with backups; 0 is success."),
+    "puller_copy_exit_code": (_JOB, "Exit code of the last copy; 0 is success."),
+    "puller_copy_last_success_timestamp_seconds": (_JOB, "Time of the last copy without an error."),
     "puller_prune_exit_code": (_JOB, "Exit code of the last prune; 0 is success."),
     "puller_prune_last_success_timestamp_seconds": (_JOB, "Time of the last successful prune."),
     "puller_prune_freed_bytes": (_JOB, "Bytes freed by the last prune."),
@@ -167,7 +169,7 @@ def merge(old: Samples, run: Run, now: float) -> Samples:
         if "backup" in run.steps:
             merged = _with_backups(merged, run)
             merged |= dict(_of_job(run, now))
-        for step in ("prune", "check", "prove"):
+        for step in ("copy", "prune", "check", "prove"):
             merged |= dict(_of_step(run, step))
         if run.report is not None and run.report.check is not None:
             merged.pop(_sample(_OLDEST, run.job), None)  # a new pack was never verified
@@ -233,15 +235,20 @@ def _of_step(run: Run, step: str) -> Iterator[tuple[tuple[str, Labels], float]]:
         failed = [failures.translate(error) for at, error in run.report.failures if at == step]
         damage = step == "check" and run.report.check is not None and run.report.check.errors
         drills = step == "prove" and run.report.prove is not None and proofs.failure(run.report.prove)
+        copying = run.report.copy.error if step == "copy" and run.report.copy is not None else None
         if failed or damage:
             yield name, failed[0].exit_code if failed else DamagedData.exit_code
         elif drills:
             yield name, drills.exit_code
+        elif copying is not None:
+            yield name, copying.exit_code
         elif getattr(run.report, step) is not None:
             yield name, 0
 
 
 def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float]]:
+    if run.report is not None and run.report.copy is not None and run.report.copy.error is None:
+        yield _sample("puller_copy_last_success_timestamp_seconds", run.job), now
     if run.report is not None and run.report.prune is not None:
         yield _sample("puller_prune_last_success_timestamp_seconds", run.job), now
         yield _sample("puller_prune_freed_bytes", run.job), run.report.prune.bytes_freed

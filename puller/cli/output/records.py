@@ -58,9 +58,15 @@ def record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -
         "notes": list(point.notes),
         "disks": disks,
         "locked_until": moment(point.locked_until),
+        "copied_from": _origin(point),
         "keep": held,
         "proof": verdicts.brief(proof),
     }
+
+
+def _origin(point: Point) -> dict[str, str] | None:
+    found = point.copied_from
+    return None if found is None else {"repository": found.repository, "point": found.point}
 
 
 def full_record(point: Point, keep: Keep | None = None, proof: Proof | None = None) -> dict[str, Any]:
@@ -174,6 +180,10 @@ def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
         ("host", point.host),
         ("took", duration(point.seconds)),
     ]
+    if point.copied_from is not None:
+        found.append(("copied from", f"repository {point.copied_from.repository}"))
+    if point.locked_until is not None:
+        found.append(("locked", f"until {utc(point.locked_until)}"))
     if point.scratch_peak is not None:
         found.append(("scratch", format_bytes(point.scratch_peak)))
     found += [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]

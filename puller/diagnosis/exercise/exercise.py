@@ -112,7 +112,7 @@ class _Exercise:
     def report(self, url: str) -> ExerciseReport:
         """Return the report, after the ground was cleared."""
         if self._ground.was_used:
-            self._answers["exercise-left"] = _left(self._ground, url)
+            self._answers["exercise-left"] = _left(self._ground, self._bucket, url)
         found = [(name, self._answers[name]) for name in NAMES if name in self._answers]
         return ExerciseReport(
             tuple(Finding(name, url, answer.status, answer.text, answer.advice) for name, answer in found),
@@ -184,7 +184,16 @@ def _retention(bucket: Bucket | None) -> str | None:
         return None
 
 
-def _left(ground: Ground, url: str) -> Answer:
+def _keeps_versions(bucket: Bucket | None) -> bool:
+    try:
+        return bucket is not None and bucket.keeps_versions()
+    except PullerError:  # the server has no such setting, or these credentials may not read it
+        return False
+
+
+def _left(ground: Ground, bucket: Bucket | None, url: str) -> Answer:
+    if ground.left is None and _keeps_versions(bucket):
+        return ok("all objects are deleted; the bucket keeps hidden versions of them")
     if ground.left is None:
         return ok("nothing is left behind")
     return fail(ground.left, f"Delete what begins with {ground.folder} in {url}.")

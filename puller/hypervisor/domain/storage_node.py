@@ -84,7 +84,7 @@ def _http(source: ET.Element) -> Node | None:
     port = f":{host.get('port')}" if host.get("port") else ""
     query = f"?{source.get('query')}" if source.get("query") else ""
     name = source.get("name", "").removeprefix("/")
-    node: Node = {"driver": protocol, "url": f"{protocol}://{host.get('name')}{port}/{name}{query}"}
+    node: Node = {"driver": protocol, "url": f"{protocol}://{_bracketed(host)}{port}/{name}{query}"}
     if protocol == "https" and source.find("./ssl[@verify='no']") is not None:
         node["sslverify"] = False
     return node
@@ -110,10 +110,9 @@ def _iscsi(source: ET.Element) -> Node | None:
     host, (target, _, lun) = source.find("./host"), source.get("name", "").partition("/")
     if host is None:
         return None
-    address = _address(host, _ISCSI_PORT)
     node: Node = {
         "driver": "iscsi",
-        "portal": f"{address['host']}:{address['port']}",
+        "portal": f"{_bracketed(host)}:{host.get('port', _ISCSI_PORT)}",
         "target": target,
         "lun": int(lun or 0),
         "transport": "tcp",
@@ -136,6 +135,12 @@ _NETWORK: dict[str, Callable[[ET.Element], Node | None]] = {
 
 def _address(host: ET.Element, port: str) -> dict[str, str]:
     return {"host": host.get("name", ""), "port": host.get("port", port)}
+
+
+def _bracketed(host: ET.Element) -> str:
+    """Return the name of a host for a URL: an IPv6 address has brackets there."""
+    name = host.get("name", "")
+    return f"[{name}]" if ":" in name else name
 
 
 def _secret(source: ET.Element) -> AuthSecret | None:

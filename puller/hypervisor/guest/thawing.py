@@ -5,12 +5,14 @@ process is started before the freeze. A message on its standard input says that 
 input is closed instead, or the time is up, it thaws the guest itself, and repeats that until the agent
 answers, because an agent that hung may still freeze later.
 
-``python -m puller.hypervisor.guest.thawing URI UUID SECONDS [TIMEOUT WORD...]``: the words are the command to
-run in the guest once it is thawed.
+``python -m puller.hypervisor.guest.thawing URI UUID SECONDS``. The command to run in the guest once it is
+thawed is in the environment, because all users of the host can read a command line.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import select
 import subprocess
 import sys
@@ -24,6 +26,9 @@ from puller.errors import HypervisorError, NoSuchDomain
 from puller.hypervisor.connection import Host
 from puller.hypervisor.guest import guestagent, guestexec
 from puller.hypervisor.guest.quiescing import GuestCommand
+
+_AFTER = "PULLER_THAWING_AFTER"
+"""The environment variable with the command: a JSON list of its time limit and its words."""
 
 _THAWED = b"thawed"
 PAUSE = 1.0
@@ -42,11 +47,14 @@ class ThawingProcess:
     def __init__(self, watchdog: Sequence[str], seconds: float, after: GuestCommand | None = None) -> None:
         # -P: no file in the current directory may be imported as a module.
         command = [sys.executable, "-P", "-m", *watchdog, str(seconds)]
-        if after is not None:
-            command += [str(after.timeout), *after.words]
+        told = [] if after is None else [after.timeout, *after.words]
         # Its own session: neither Ctrl-C nor the end of a terminal may reach it.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, _AFTER: json.dumps(told)},
+            start_new_session=True,
         )
 
     def done(self) -> None:
@@ -71,9 +79,10 @@ def is_thawed(seconds: float) -> bool:
     return bool(ready) and sys.stdin.buffer.read() == _THAWED
 
 
-def command_of(words: Sequence[str]) -> GuestCommand | None:
-    """Return the command from the last arguments of the process: its time limit and its words."""
-    return GuestCommand(tuple(words[1:]), float(words[0])) if words else None
+def command_after() -> GuestCommand | None:
+    """Return the command from the environment of the process."""
+    told = json.loads(os.environ.get(_AFTER, "[]"))
+    return GuestCommand(tuple(told[1:]), float(told[0])) if told else None
 
 
 def thaw_until_answered(uri: str, uuid: str, after: GuestCommand | None = None) -> bool:
@@ -108,10 +117,10 @@ def _thaw(uri: str, uuid: str, after: GuestCommand | None) -> bool:
 
 def main() -> int:
     """Wait for the message; thaw if it does not come."""
-    uri, uuid, seconds, *after = sys.argv[1:]
+    uri, uuid, seconds = sys.argv[1:]
     if is_thawed(float(seconds)):
         return 0
-    return 0 if thaw_until_answered(uri, uuid, command_of(after)) else 1
+    return 0 if thaw_until_answered(uri, uuid, command_after()) else 1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,8 +20,20 @@ from puller.hypervisor.job.listener import Listener
 PORTS = "10809-10872"
 """The first is NBD's own port."""
 
+_CERTIFICATES = (
+    "Let QEMU's user read the certificates in backup_tls_x509_cert_dir of the hypervisor host "
+    "(docs/hosts.md, 'Certificates step by step')."
+)
+
 _TAKEN = "Address already in use"
 """QEMU's words for EADDRINUSE; libvirt starts it with ``LC_ALL=C``."""
+
+_ADVICE = {
+    "Cannot assign requested address": "Give an address of the hypervisor host itself with --nbd-address.",
+    "Unable to access credentials": _CERTIFICATES,
+    "Cannot load certificate": _CERTIFICATES,
+}
+"""What to do about further words of QEMU, which libvirt passes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,26 @@ def over_tcp(tls: str | None, ports: str | None, address: str | None, *, insecur
         )
     if tls is not None:
         check_certificates(Path(tls))
+    if address is not None:
+        _refuse_own(address, insecure=insecure)
     return OverTcp(None if tls is None else Path(tls).absolute(), _range(ports or PORTS), address)
+
+
+def _refuse_own(address: str, *, insecure: bool) -> None:
+    """Raise UsageError for an address at which puller would reach its own host, and read another's disks.
+
+    With TLS, the name in the certificate tells; a user may have forwarded a port of the loopback.
+    """
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return  # a name
+    if found.is_unspecified or (insecure and found.is_loopback):
+        raise UsageError(
+            f"cannot read disks from {address}: this address leads to this host",
+            advice="Name the address of the hypervisor host with --nbd-address, at which QEMU listens and to "
+            "which puller connects.",
+        )
 
 
 def _range(text: str) -> range:
@@ -93,6 +125,9 @@ class TcpListener(Listener):
     def elsewhere(self, error: HypervisorError) -> bool:
         """See Listener: the port may be in use."""
         if _TAKEN not in error.message:
+            for words, advice in _ADVICE.items():
+                if words in error.message:
+                    raise HypervisorError(error.message, advice=advice) from error
             return False
         port = next(self._ports, None)
         if port is None:

@@ -8,9 +8,11 @@ are separate; locks on files are always shared.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +35,10 @@ def is_held(descriptor: int) -> bool:
 def is_open(path: Path, image_format: str, host: HostAccess) -> bool:
     """Return whether a program of QEMU has the image at ``path`` of ``host`` open. Raises OSError."""
     if host is not LOCAL:  # where qemu-img respects the lock of a writer
-        done = host.run(["qemu-img", "info", "-f", image_format, "--", str(path)], _SECONDS)
+        try:
+            done = host.run(["qemu-img", "info", "-f", image_format, "--", str(path)], _SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
         return done.returncode != 0 and b"lock" in done.stderr
     with path.open("rb") as file:
         return is_held(file.fileno())

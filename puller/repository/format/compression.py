@@ -12,6 +12,11 @@ from puller.errors import DamagedData
 
 LEVEL = 1
 
+FAST = -1
+"""Stands for level 1 with a target length of 2, whose search stops at the first good match."""
+
+_FAST = zstandard.ZstdCompressionParameters.from_level(1, target_length=2, write_content_size=1)
+
 Content = bytes | bytearray | memoryview
 
 _MANY = "multi_compress_to_buffer" in zstandard.backend_features
@@ -32,12 +37,16 @@ _per_thread = _PerThread()
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     compressors = _per_thread.compressors
     if level not in compressors:
-        compressors[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        compressors[level] = (
+            zstandard.ZstdCompressor(compression_params=_FAST)
+            if level == FAST
+            else zstandard.ZstdCompressor(level=level, write_content_size=True)
+        )
     return compressors[level]
 
 
 def frame(content: Content, level: int = LEVEL) -> bytes:
-    """Return one zstd frame of ``content`` with the content size in its header."""
+    """Return one zstd frame of ``content`` with the content size in its header. ``level`` may be ``FAST``."""
     return _compressor(level).compress(content)
 
 

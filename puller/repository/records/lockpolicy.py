@@ -15,6 +15,7 @@ import msgspec
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound, UnsupportedByStore
+from puller.repository.format import descriptor
 from puller.repository.format.footer import ID
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import Store
@@ -87,6 +88,23 @@ def strictest(policies: Iterable[LockPolicy | None]) -> LockPolicy | None:
     return LockPolicy(mode, max(policy.seconds for policy in found))
 
 
+def vital_lock(store: Store, policy: LockPolicy | None) -> ObjectLock | None:
+    """Return the lock for a new object that every restore needs; None if no lock is needed.
+
+    It lasts at least as long as that of the descriptor, which no point outlasts: the policy may have been
+    longer before, and what older points say still has to hold.
+    """
+    now = store.locks.now()
+    try:
+        older = store.locks.lock_of(descriptor.NAME)
+    except ObjectNotFound:  # it is the last object of 'init'
+        older = None
+    if policy is None:
+        return older if older is not None and older.until > now else None
+    lock = policy.lock(now)
+    return lock if older is None else ObjectLock(lock.mode, max(lock.until, older.until))
+
+
 class LockPolicies(Scoped):
     """The records of one repository."""
 
@@ -124,15 +142,15 @@ class LockPolicies(Scoped):
         name = PREFIX + secrets.token_hex(ID)
         body = _Body(LockMode.GOVERNANCE, 0.0) if policy is None else _Body(policy.mode, policy.seconds)
         box = self._boxes.pack(BoxKind.LOCK_POLICY, name, msgspec.json.encode(body))
-        if policy is None:
+        lock = vital_lock(self._store, policy)
+        if lock is None:
             self._store.put_new(name, box)
         else:
-            self._put_locked(name, box, policy)
+            self._put_locked(name, box, lock)
         return name
 
-    def _put_locked(self, name: str, box: bytes, policy: LockPolicy) -> None:
+    def _put_locked(self, name: str, box: bytes, lock: ObjectLock) -> None:
         """Raise UnsupportedByStore if the store accepts the lock and does not show it."""
-        lock = policy.lock(self._store.locks.now())
         self._store.locking(lock).put_new(name, box)
         kept = self._store.locks.lock_of(name)
         if kept is None or (kept.mode, kept.until >= lock.until) != (lock.mode, True):

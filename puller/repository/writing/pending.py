@@ -147,9 +147,10 @@ def _require_bases(points: Points, bases: set[Address], point: Point) -> None:
     A disk that was read as a whole has a parent too, but takes nothing over from it: that one may be gone.
     """
     needed, lost = set(bases), None
-    for name in sorted({disk.parent for disk in point.disks if disk.parent}) if needed else ():
+    parents = {point.parent, *(disk.parent for disk in point.disks)}
+    for name in sorted(filter(None, parents)) if needed else ():
         try:
-            needed -= {disk.root.address for disk in points.get(point.uuid, name).disks}
+            needed -= points.get(point.uuid, name).roots()
         except (NoSuchPoint, DamagedData) as error:
             lost = error
     if needed and lost is not None:

@@ -94,6 +94,9 @@ class Tuning:
     upload_rate: int | None = None
 
 
+LEAST_MEMORY = 256 * MIB
+"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
 
@@ -115,12 +118,13 @@ def pack_size(uploads: int, packs: int) -> int:
 
 def upload_law(tuning: Tuning, round_trip: float) -> Concurrency:
     """Return the law for uploads to a store whose fastest answer took ``round_trip`` seconds."""
-    most = max(_FAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
+    most = max(_NEAR, (tuning.memory - _BESIDE) // (DATA_PACK // _SMALLEST + TAIL_ROOM) - 1)
     if tuning.uploads is not None:
         return Concurrency.fixed(min(tuning.uploads, most))
     if round_trip < FAR_AWAY:
-        return Concurrency(_NEAR, _MOST_NEAR, _NEAR)
-    return Concurrency(_NEAR, min(most, MOST_UPLOADS), _FAR)
+        return Concurrency(_NEAR, min(most, _MOST_NEAR), _NEAR)
+    most = min(most, MOST_UPLOADS)
+    return Concurrency(_NEAR, most, min(most, _FAR))
 
 
 class Holdings(Protocol):
@@ -161,8 +165,13 @@ class DiskWriter:
         self.read_bytes += batch.length
         self._run.encode(self, batch)
 
+    def place(self, chunks: Sequence[int], contents: Sequence[bytes]) -> None:
+        """Store whole announced chunks, by number, in the calling thread. Many threads may do so at once."""
+        self._run.place(self, chunks, contents)
+        self.count(sum(map(len, contents)), 0, 0)
+
     def count(self, done: int, new: int, stored: int) -> None:
-        """Add to the counters; called by the codec threads."""
+        """Add to the counters; called by the threads that store."""
         with self.lock:
             self.done_bytes += done
             self.new_bytes += new
@@ -266,8 +275,7 @@ class Run:
         maps = self.repository.maps
         root = None if base is None else maps.root(base)
         if base is not None:
-            self._bases.add(base)
-            self.locks.take_over(base)
+            self.take_over(base)
         writer: DiskWriter
 
         def store(pages: Sequence[int], contents: Sequence[bytes]) -> tuple[Numbers, Slots]:
@@ -277,6 +285,11 @@ class Run:
         covered = compared is not None and self.locks.take_over(compared)
         writer = DiskWriter(self, DiskMap(size, root, maps, store), self._parent(compared), covered)
         return writer
+
+    def take_over(self, base: Address) -> None:
+        """Refer to the whole map at ``base``, the root of a part of the parent, as it is."""
+        self._bases.add(base)
+        self.locks.take_over(base)
 
     def rely_on(self, point: Point, root: Address) -> None:
         """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
@@ -300,7 +313,7 @@ class Run:
             writer.announce(Extent(0, chunk_count(len(content)) * CHUNK, Kind.DATA))
         for start in range(0, len(content), CHUNK):
             chunk = content[start : start + CHUNK].ljust(CHUNK, b"\0")
-            self._place(writer, [start // CHUNK], [None if chunk == _ZEROS else chunk])
+            self.place(writer, [start // CHUNK], [None if chunk == _ZEROS else chunk])
         return writer.finish()
 
     def encode(self, disk: DiskWriter, batch: Batch) -> None:
@@ -319,12 +332,13 @@ class Run:
                 chunks.append(chunk)
                 # bytes.startswith compares far faster than memoryview == bytes.
                 contents.append(None if _ZEROS.startswith(content) else content)
-        self._place(disk, chunks, contents)
+        self.place(disk, chunks, contents)
         done = batch.length
         batch.release()
         disk.count(done, 0, 0)
 
-    def _place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
+    def place(self, disk: DiskWriter, chunks: Sequence[int], contents: Sequence[Content | None]) -> None:
+        """Store chunks of ``disk``, by number, None for one of zero bytes, in the calling thread."""
         present = [position for position, content in enumerate(contents) if content is not None]
         numbers = np.array(chunks, np.int64)
         packs = np.full(len(chunks), ZERO, np.int64)

@@ -37,6 +37,9 @@ _THREADS = 4
 _QUEUED = 1 << 16
 """Packs that may wait for their question: so many that no codec ever waits for this."""
 
+_COMMIT = 900.0
+"""Seconds that a commit may take. Stores refuse a lock whose end has passed."""
+
 
 class Locking(Protocol):
     """What a run does about locks. ``gap`` says why its point is not covered, if it should be."""
@@ -189,13 +192,22 @@ class RunLocks:
     def seal(self, point: Point) -> tuple[Point, ObjectLock | None]:
         """See ``Locking``. Raises StoreError."""
         if not self._covered:
-            for end in self._extension.objects(vital_names(self._store)):
-                self._note(end)
+            self._extend_vital()
+        now = self._clock.now()
+        if self._end <= now + min(_COMMIT, self._policy.spare / 4):
+            self.gap = self.gap or "the backup has lasted longer than its locks"
         if self.gap is not None:
-            return point, self._policy.lock(self._clock.now())
+            return point, self._policy.lock(now)
         end = floor(self._end)
         lock = ObjectLock(self._policy.mode, end)
         return msgspec.structs.replace(point, locked_until=datetime.fromtimestamp(end, UTC)), lock
+
+    def _extend_vital(self) -> None:
+        try:
+            for end in self._extension.objects(vital_names(self._store)):
+                self._note(end)
+        except ObjectNotFound as error:  # a key may be removed, or the policy changed, at this moment
+            self._miss(error)
 
     def _extend(self, pack: tuple[PackKind, bytes]) -> None:
         try:

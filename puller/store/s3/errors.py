@@ -63,8 +63,9 @@ _ADVICE: Mapping[str, str] = {
     "ExpiredToken": "Renew the temporary credentials, then run the command again.",
     "RequestTimeTooSkewed": "Set this host's clock; S3 allows 15 minutes of difference.",
     "AccessDenied": (
-        "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject in the credentials' policy; "
-        "without s3:ListBucket, S3 also denies access to an object that does not exist."
+        "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the repository's prefix in "
+        "the credentials' policy, or correct the URL; without s3:ListBucket, S3 also denies access to an "
+        "object that does not exist."
     ),
     "InvalidStorageClass": "Set storage-class to a class that the server has, or remove it.",
     "NoSuchBucket": "Create the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
@@ -108,9 +109,15 @@ def translate(error: Exception, action: str, by_proxy: bool = False) -> StoreErr
 
 def translate_code(code: str, message: str, action: str) -> StoreError:
     """Return the error for one key's failure in the answer to a delete of several."""
-    kind = _CODES.get(code) or (StoreDenied if code == "AccessDenied" else StoreError)
+    is_denied = code == "AccessDenied" or _is_held(code, message)
+    kind = _CODES.get(code) or (StoreDenied if is_denied else StoreError)
     words = worded(one_line(message), code) or "the server gives no reason"
     return kind(f"{action}: {words}", advice=_ADVICE.get(code))
+
+
+def _is_held(code: str, message: str) -> bool:
+    """Return whether Object Lock holds a version, as MinIO says it: Object is WORM protected."""
+    return code == "InvalidRequest" and "worm" in message.lower()
 
 
 def demands_checksum(error: aws.ClientError) -> bool:
@@ -213,5 +220,7 @@ def _from_redirect(refusal: Refusal, action: str) -> StoreError:
 def _kind(refusal: Refusal) -> type[StoreError]:
     if refusal.code == "PreconditionFailed" or refusal.status == 412:
         return ObjectExists if refusal.operation == "PutObject" else ObjectChanged
+    if _is_held(refusal.code, refusal.message):
+        return StoreDenied
     fallback = StoreUnavailable if refusal.status >= 500 else StoreError
     return _CODES.get(refusal.code) or _STATUSES.get(refusal.status, fallback)

@@ -40,6 +40,8 @@ def s3_date(lock: ObjectLock) -> datetime:
 
 
 Delete = Callable[[Sequence[Target]], Sequence[Failure]]
+Reading = Callable[[str, str], AbstractContextManager[None]]
+"""A context for a request that reads: of what is done, and of the object's key."""
 
 
 class S3Locks:
@@ -48,7 +50,14 @@ class S3Locks:
     possible = True
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a store knows of its place
-        self, client: S3Client, bucket: str, root: str, place: str, by_proxy: bool, delete: Delete
+        self,
+        client: S3Client,
+        bucket: str,
+        root: str,
+        place: str,
+        by_proxy: bool,
+        delete: Delete,
+        reading: Reading,
     ) -> None:
         self._client = client
         self._bucket = bucket
@@ -56,6 +65,7 @@ class S3Locks:
         self._place = place
         self._by_proxy = by_proxy
         self._delete = delete
+        self._reading = reading
 
     def require(self) -> None:
         """See ``Locks.require``."""
@@ -97,7 +107,8 @@ class S3Locks:
 
     def lock_of(self, key: str, version: str | None = None) -> ObjectLock | None:
         """See ``Locks.lock_of``. Without ``s3:GetObjectRetention``, an object seems to have no lock."""
-        with self._doing(f"cannot look up {key}"):
+        action = f"cannot look up {key}"
+        with self._reading(action, key) if version is None else self._doing(action):
             answer: Mapping[str, Any] = self._client.head_object(**self._request(key, version))
         mode, until = answer.get("ObjectLockMode"), answer.get("ObjectLockRetainUntilDate")
         if mode is None or until is None:
@@ -166,7 +177,8 @@ class S3Locks:
             if not isinstance(error, StoreDenied):
                 raise error
             refused.add(target)
-        return tuple(item for target, item in targets.items() if target in refused)
+        # An answer may leave out the version: then no version of this name is known to be gone.
+        return tuple(item for target, item in targets.items() if {target, Target(target.name)} & refused)
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)

@@ -108,6 +108,7 @@ class S3Store(Scoped):
             self._place,
             self._by_proxy,
             partial(self._deletions.delete, self.scope),
+            self._reading,
         )
 
     @property

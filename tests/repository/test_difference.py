@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puller.recovery.difference import Changes
+from puller.repository.reading.difference import Changes
 from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
 SIZES = st.integers(0, 3 * PAGE_CHUNKS * CHUNK)

@@ -1,0 +1,1 @@
+"""Telling people how a run of a job ended: by mail, webhook, or a ping."""

@@ -1,0 +1,53 @@
+"""Webhooks, and pings of a service that waits for them (https://healthchecks.io/docs/http_api/ has the form).
+
+Such URLs are secrets, so messages name only their host.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from puller.errors import PullerError
+
+_TIMES = urllib3.Timeout(connect=5, read=10)
+_TRIES = urllib3.Retry(total=1, backoff_factor=1, status_forcelist=(502, 503, 504), allowed_methods=None)
+
+
+def post_json(url: str, content: dict[str, Any]) -> None:
+    """Post the JSON. Raises PullerError."""
+    _post(url, json.dumps(content).encode(), "application/json")
+
+
+def ping(url: str, signal: str, text: str = "") -> None:
+    """Tell the service about a ``signal``: ``start``, or an exit code. ``text`` goes into its log.
+
+    Raises PullerError.
+    """
+    _post(f"{url.rstrip('/')}/{signal}", text.encode()[:10_000], "text/plain; charset=utf-8")
+
+
+def _post(url: str, body: bytes, kind: str) -> None:
+    host = urlsplit(url).hostname
+    try:
+        with urllib3.PoolManager(retries=_TRIES, timeout=_TIMES) as pool:
+            answer = pool.request("POST", url, body=body, headers={"Content-Type": kind}, redirect=False)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise PullerError(f"cannot reach {host}: {_reason(error)}") from None  # the cause names the URL
+    if not 200 <= answer.status < 300:
+        raise PullerError(f"{host} answers {answer.status}")
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", None) or error
+    text = type(cause).__name__
+    return {
+        "NewConnectionError": "no connection",
+        "NameResolutionError": "the name is not known",
+        "ConnectTimeoutError": "no answer",
+        "ReadTimeoutError": "no answer",
+        "SSLError": "its certificate is not trusted",
+    }.get(text, text)

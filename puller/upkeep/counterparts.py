@@ -1,0 +1,72 @@
+"""Points of one machine that two repositories have, on whose maps a copy builds.
+
+Ids of chunks are keyed, so equal content has another id in each repository. But where the two maps of a point
+and of its copy name a slot at the same place, both slots have the same content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from puller.errors import DamagedData, NoSuchPoint
+from puller.repository.points import Origin, Point
+from puller.repository.repository import Repository
+
+_TRIED = 4
+"""Points before, and after, the one to copy that are tried: most copies build on the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One point as two repositories have it."""
+
+    source: Point
+    target: Point
+
+
+class Counterparts:
+    """The points of the machine ``uuid`` in two repositories. Raises StoreError."""
+
+    def __init__(self, source: Repository, target: Repository, uuid: str) -> None:
+        self._source = source
+        self._target = target
+        self._uuid = uuid
+        self._here = {point_id for _, point_id in source.points.names(uuid)}
+        self._there = {point_id for _, point_id in target.points.names(uuid)}
+        self._read: dict[str, Pair | None] = {}
+
+    def has(self, point: Point) -> bool:
+        """Return whether the target has ``point``."""
+        return point.point in self._there
+
+    def add(self, pair: Pair) -> None:
+        """Note a point that has just been copied."""
+        self._there.add(pair.target.point)
+        self._read[pair.target.point] = pair
+
+    def near(self, point: Point) -> Iterator[Pair]:
+        """Yield the common points nearest to ``point``: those before it, newest first, then those after."""
+        common = sorted(self._here & self._there)
+        before = [point_id for point_id in reversed(common) if point_id < point.point]
+        after = [point_id for point_id in common if point_id > point.point]
+        for point_id in (*before[:_TRIED], *after[:_TRIED]):
+            if point_id not in self._read:
+                self._read[point_id] = self._pair(point_id)
+            if (found := self._read[point_id]) is not None:
+                yield found
+
+    def _pair(self, point_id: str) -> Pair | None:
+        """Return both records; None if one cannot be read, or if one is not a copy of the other."""
+        try:
+            here = self._source.points.get(self._uuid, point_id)
+            there = self._target.points.get(self._uuid, point_id)
+        except (NoSuchPoint, DamagedData):
+            return None
+        is_same = origin(self._source, here) == origin(self._target, there)
+        return Pair(here, there) if is_same else None
+
+
+def origin(repository: Repository, point: Point) -> Origin:
+    """Return where a point of ``repository`` was taken."""
+    return point.copied_from or Origin(repository.id, point.point)
