@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError
+from urllib3.exceptions import ProtocolError
 
 from puller.store.s3 import client as clients
 from puller.store.s3.s3 import S3Store
@@ -113,6 +115,26 @@ def test_a_repeated_request_has_twice_the_time(at: Callable[[Stub], S3Store], mu
     mute.silent = 1
     store.put("b", b"")
     assert limits[1] == 2 * limits[0]
+
+
+@pytest.mark.parametrize(("why", "silent"), [(TimeoutError(), True), (ConnectionResetError(), False)])
+def test_only_silence_lengthens_the_limit(
+    at: Callable[[Stub], S3Store], mute: Mute, why: OSError, silent: bool
+) -> None:
+    """A time limit that ends while the body is sent is silence too; a reset is an answer of a kind."""
+    limits: list[float] = []
+
+    def fail(request: Any, **_: object) -> None:
+        limits.append(request.context["read_timeout"])
+        if len(limits) == 1:
+            error = ProtocolError("Connection aborted.", why)
+            raise ConnectionClosedError(error=error, request=request, endpoint_url="")
+
+    store = at(mute)
+    store.put("a", b"")
+    store._client.meta.events.register_last("before-send.s3", fail)
+    store.put("b", b"")
+    assert (limits[1] > limits[0]) == silent
 
 
 def test_a_pause_in_a_download_has_the_longest_limit(at: Callable[[Stub], S3Store], mute: Mute) -> None:

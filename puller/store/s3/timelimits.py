@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import HTTPClientError, ReadTimeoutError
 
 from puller.store.s3.body import BufferFile
 
@@ -110,8 +110,16 @@ class TimeLimits:
                 self._waits[sent.is_upload].append(self._clock() - sent.ended)
 
     def _note_silence(self, name: Silent, exception: Exception | None) -> None:
-        if not isinstance(exception, HTTPClientError):
+        if not _is_silence(exception):
             return
         self._silent[name] = self._silent.pop(name, 0) + 1
         if len(self._silent) > _MOST_SILENT:  # most of these were given up
             self._silent.popitem(last=False)
+
+
+def _is_silence(exception: Exception | None) -> bool:
+    """Return whether a time limit has ended the request: while it was waited for, or already while sent."""
+    if not isinstance(exception, HTTPClientError):
+        return False
+    reasons = getattr(exception.kwargs.get("error"), "args", ())
+    return isinstance(exception, ReadTimeoutError) or any(isinstance(why, TimeoutError) for why in reasons)
