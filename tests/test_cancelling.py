@@ -378,6 +378,7 @@ ALLOWED = {
     ("cli/signals.py", "sleep"): "the thread that watches for signals wakes the main one",
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
+    ("pipeline/gate.py", "wait"): "a flow closes its gates",
     ("host/command.py", "wait"): "the process has been killed",
     ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",

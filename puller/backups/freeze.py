@@ -24,7 +24,7 @@ from puller.backups.machines.connecting import connect
 from puller.backups.machines.machine import Machine, MachineHost
 from puller.backups.unfinished import refuse_half_rolled_back
 from puller.cancelling import CancelScope
-from puller.errors import CheckpointUnusable, PullerError, UsageError
+from puller.errors import CheckpointUnusable, NoSuchPoint, PullerError, UsageError
 from puller.events import Notice, Observer
 from puller.host.command import run_command, variable
 from puller.hypervisor.domain import checkpoint as checkpoints
@@ -184,7 +184,13 @@ class _Freezing:
                 f"domain {self._domain.name} has no checkpoint {since}",
                 advice="Name the repository of a point; 'virsh checkpoint-list' lists the checkpoints.",
             )
-        point = repository.points.select(since)
+        try:
+            point = repository.points.select(since)
+        except NoSuchPoint as error:
+            raise NoSuchPoint(
+                f"domain {self._domain.name} has no checkpoint {since}, and {error.message}",
+                advice="List the checkpoints with 'virsh checkpoint-list', the points with 'puller points'.",
+            ) from error
         if point.uuid != self._domain.uuid:
             raise UsageError(
                 f"point {point.point} is of domain {point.domain}, not of {self._domain.name}",

@@ -22,6 +22,7 @@ def commands(data: Path, image: Path, size: int) -> str:
             f"qemu-img create -f qcow2 -o {options} {new} {size}",
             f"qemu-img amend -f qcow2 -o {quote(f'data_file={data}')} {new}",
             f"rm {first}",
+            f"qemu-img compare -f qcow2 -F raw {new} {quote(str(data))}",
         )
     )
 

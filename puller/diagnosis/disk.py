@@ -14,6 +14,7 @@ from puller.diagnosis import conversion
 from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
+from puller.host.access import LOCAL
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.disk import Disk
 from puller.hypervisor.domain.image import (
@@ -154,8 +155,11 @@ def _way_to_bitmaps(examined: ExaminedDomain, disk: Disk) -> str:
     except HypervisorError:
         return plain
     image = conversion.image_for(examined.domain.name, disk.target, disk.path)
+    host = examined.domain.host
+    where = "" if host is LOCAL else f"on host {host.name} "
+    commands = conversion.commands(disk.path, image, size)
     return (
-        f"If that takes too long: shut the domain off, run '{conversion.commands(disk.path, image, size)}', "
+        f"If that takes too long: shut the domain off, {where}run '{commands}', "
         f"and make {image} the disk's source, with type qcow2 (docs/hosts.md, 'Block storage with true "
         "incrementals')."
     )

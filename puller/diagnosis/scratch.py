@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from puller.backups.sources.ways import is_root
 from puller.diagnosis.domain import ExaminedDomain
 from puller.diagnosis.finding import Answer, Finding, Status, ask, fail, ok, warn
 from puller.host.access import HostAccess
@@ -117,6 +118,11 @@ def _leftovers(examined: ExaminedDomain, folders: Folders) -> Answer:
 
 
 def _socket(examined: ExaminedDomain, held: Confinement) -> Answer:
+    if not is_root(examined.domain):
+        return warn(
+            f"the user of ssh on host {examined.domain.host.name} is not root, so puller cannot reach it",
+            "Connect as root, or back up with --nbd-tls DIR.",
+        )
     folder = examined.domain.runtime_directory()
     if len(bytes(socket_path(examined.domain, checkpoint_name("0" * 32, "0" * 8)))) > SOCKET_PATH:
         return fail(

@@ -27,11 +27,6 @@ SLOW = 1.0
 SKEW = 60.0
 """Seconds between the two clocks from which doctor warns; S3 refuses all requests at 900."""
 
-_DENIED_ADVICE = (
-    "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the repository's prefix in the "
-    "credentials' policy."
-)
-
 _MAY_NOT_DELETE = "Allow s3:DeleteObject to prune and delete; a host that only backs up works without it."
 
 
@@ -103,7 +98,7 @@ def _right(url: str, trial: Trial, operation: str) -> Answer:
     in_bucket = isinstance(error, StoreDenied) and url.startswith("s3://")
     if operation == "delete" and isinstance(error, StoreDenied) and trial.outcomes["list"] is None:
         return warn(error.message, _MAY_NOT_DELETE if in_bucket else error.advice)
-    return fail(error.message, _DENIED_ADVICE if in_bucket else error.advice)
+    return fail(error.message, error.advice)
 
 
 def _untried(trial: Trial, operation: str) -> Answer:

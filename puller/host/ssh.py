@@ -202,7 +202,14 @@ class SshConnection:
     def _unreachable(self, said: bytes) -> HostUnreachable:
         lines = said.decode(errors="replace").strip().splitlines()
         why = lines[-1].strip().rstrip(".") if lines else "the connection was lost"
-        return HostUnreachable(f"cannot reach host {self.destination} by ssh: {why}")
+        return HostUnreachable(
+            f"cannot reach host {self.destination} by ssh: {why}",
+            advice=f"Check that the network is up and that '{self._by_hand()}' works without a question.",
+        )
+
+    def _by_hand(self) -> str:
+        """The command with which a user can try the login."""
+        return shlex.join([self.target.program, *self.target.options, self.target.destination, "true"])
 
 
 def _escaped(path: Path) -> str:

@@ -145,7 +145,10 @@ def _run_as(user: User, command: list[str]) -> subprocess.CompletedProcess[bytes
 
 def _run_there(user: User, command: list[str], host: HostAccess) -> subprocess.CompletedProcess[bytes]:
     become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups", "--"]
-    done = host.run([*become, *command], _SECONDS)
+    try:
+        done = host.run([*become, *command], _SECONDS)
+    except FileNotFoundError as error:  # setpriv exits like a shell without the program if it may not
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
     if done.returncode and not done.stdout:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     return done

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from functools import cache
 from operator import is_not
+from shlex import quote
 from typing import Any, Self
 
 import libvirt
@@ -126,7 +127,10 @@ class Host(Scoped):
             for lookup in self._lookups(name):
                 if (handle := _found(lookup, name)) is not None:
                     return self._domain(handle)
-        raise NoSuchDomain(f"libvirt at {self.uri} has no domain {name}")
+        advice = f"List the domains with 'virsh --connect {quote(self.uri)} list --all'."
+        raise NoSuchDomain(
+            f"libvirt at {self.uri} has no domain {name}", advice=None if is_local(self.uri) else advice
+        )
 
     def sources_in_use(self) -> Iterator[tuple[str, str]]:
         """Yield (domain, path) for all storage of the active domains, backing images included."""

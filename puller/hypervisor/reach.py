@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
+from urllib.parse import urlsplit
 
 from puller.cancelling import CancelScope, NoAnswer
 from puller.errors import HostUnreachable, HypervisorError, UsageError
@@ -27,6 +28,10 @@ def access_to(uri: str, scope: CancelScope) -> HostAccess | None:
             f"cannot use {uri}: puller does not reach the session of a user on another host",
             advice="Run puller on that host as this user with --connect qemu:///session.",
         )
+    if urlsplit(uri).path in ("", "/"):
+        raise UsageError(
+            f"invalid URI '{uri}': it has no path", advice="Add /system, as in qemu+ssh://USER@HOST/system."
+        )
     target = ssh_target(uri)
     if target is None:
         _knock(uri, scope)
@@ -39,6 +44,11 @@ def access_to(uri: str, scope: CancelScope) -> HostAccess | None:
 def _knock(uri: str, scope: CancelScope) -> None:
     """Find out soon whether libvirt's port can be reached."""
     transport, name, port = place_of(uri)
+    if transport not in ("tls", "tcp"):
+        raise UsageError(
+            f"invalid URI '{uri}': there is no way '{transport}' to another host",
+            advice="Use qemu+ssh://USER@HOST/system or qemu+tls://HOST/system.",
+        )
     if transport == "tcp":
         raise UsageError(
             f"libvirt at {uri} is reached in clear text", advice="Use qemu+ssh:// or qemu+tls:// instead."

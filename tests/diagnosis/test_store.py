@@ -110,6 +110,18 @@ def test_wrong_credentials(client: S3Client, seaweed: Seaweed, bucket: str, monk
     assert found(S3Store(make_client(), bucket, PREFIX)) == faults
 
 
+def test_missing_credentials_are_not_taken_for_a_missing_right(
+    seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seaweed.use(monkeypatch)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    checks = examine(S3Store(make_client(), bucket, PREFIX))
+    faults = {check.name: check.advice for check in checks if check.status is Status.FAIL}
+    advice = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+    assert faults == {"list": advice, "delete": advice}
+
+
 def test_a_server_that_is_down(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
     seaweed.use(monkeypatch)
     with socket.socket() as holder:

@@ -197,5 +197,6 @@ def test_a_host_that_is_not_reached(tmp_path: Path) -> None:
         "#!/bin/sh\necho 'ssh: connect to host kvm1 port 22: No route to host' >&2\nexit 255\n"
     )
     program.chmod(0o700)
-    with pytest.raises(HostUnreachable, match=r"cannot reach host kvm1 by ssh: .*No route to host"):
-        SshHost(SshTarget("kvm1", program=str(program))).greet()
+    with pytest.raises(HostUnreachable, match=r"cannot reach host kvm1 by ssh: .*No route to host") as caught:
+        SshHost(SshTarget("root@kvm1", ("-p2222",), str(program))).greet()
+    assert f"'{program} -p2222 root@kvm1 true'" in caught.value.advice

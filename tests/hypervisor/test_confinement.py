@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
+from puller.host.closed import ClosedHost
 from puller.hypervisor.confinement import (
     Confinement,
     User,
@@ -56,6 +61,18 @@ def test_users_by_number_and_by_name() -> None:
     assert parse_user("no-such-user:root") is None
     assert str(User(0, 0)) == "root"
     assert str(User(4_000_000, 0)) == "user 4000000"
+
+
+class _Refusing(ClosedHost):
+    """A host whose user may not become another: setpriv exits with 127 then."""
+
+    def run(self, words: Sequence[str], *_: Any, **__: Any) -> CompletedProcess[bytes]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), words[0])
+
+
+def test_a_user_of_another_host_who_may_not_become_qemus_user() -> None:
+    with pytest.raises(PermissionError):
+        barred(Path("/var"), User(64055, 107), _Refusing("kvm1", "kvm1"))
 
 
 def test_this_user_gets_where_it_may(tmp_path: Path) -> None:

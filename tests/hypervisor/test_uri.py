@@ -79,6 +79,20 @@ def test_libvirt_in_clear_text_is_refused() -> None:
         access_to("qemu+tcp://kvm1.invalid/system", CancelScope())
 
 
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("qemu+shh://root@kvm1.invalid/system", "there is no way 'shh' to another host"),
+        ("qemu+ssh://root@kvm1.invalid", "it has no path"),
+        ("qemu+tls://kvm1.invalid/", "it has no path"),
+    ],
+)
+def test_a_uri_with_a_mistake_is_refused_before_the_host_is_asked(uri: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        access_to(uri, CancelScope())
+    assert caught.value.message == f"invalid URI '{uri}': {why}"
+
+
 def test_a_port_that_nobody_listens_at_is_told_at_once() -> None:
     with pytest.raises(HostUnreachable, match=r"cannot reach host 127.0.0.2 at port 1: Connection refused"):
         access_to("qemu+tls://127.0.0.2:1/system", CancelScope())

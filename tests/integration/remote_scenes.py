@@ -159,12 +159,14 @@ def diagnosed(stage: Stage) -> dict[str, Any]:
     stage.back_up()
     stage.machine.handle.destroy()
     off = puller.forget(stage.repository, NAME, connect=SSH)
+    closed = stage._outcome(stage.host.tls, lambda exports: None, nbd_tls=str(stage.host.pki))
     image = str(stage.machine.image("vda"))
     return {
         "ssh": {finding.name: finding.status.value for finding in findings},
         "texts": {finding.name: finding.text for finding in findings},
         "tls": {finding.name: finding.status.value for finding in by_tls},
         "forgotten": [len(forgotten.bitmaps) for forgotten in (running, off)],
+        "closed": (closed["error"], closed["message"]),
         "bitmaps": "bitmaps" in stage.host.run("qemu-img", "info", image),
     }
 
@@ -370,6 +372,12 @@ def another_user(stage: Stage) -> dict[str, Any]:
         "session": stage.back_up(uri.replace("/system", "/session")),
         "tls": stage.back_up(uri, nbd_tls=str(stage.host.pki)),
     }
+    try:
+        puller.freeze(NAME, "true", connect=uri)
+    except PullerError as error:
+        outcomes["freeze"] = {"error": type(error).__name__, "message": error.message}
+    findings = puller.doctor(stage.repository, connect=uri, domains=[NAME])
+    outcomes["doctor"] = {item.name: item.status.value for item in findings if item.status.value != "ok"}
     scattered(stage, 1)
     outcomes["tls again"] = stage.back_up(uri, nbd_tls=str(stage.host.pki))
     stage.machine.handle.destroy()

@@ -15,7 +15,7 @@ import pytest
 
 import puller
 from puller.backups.freeze import Freeze
-from puller.errors import CheckpointUnusable, DomainNotRunning, Locked, ScratchFull, UsageError
+from puller.errors import CheckpointUnusable, DomainNotRunning, Locked, NoSuchPoint, ScratchFull, UsageError
 from puller.host.access import HostAccess
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, checkpoint_name, owner_prefix
@@ -184,6 +184,12 @@ def test_what_cannot_be_done_is_refused_before_the_command_runs(
         freeze(machine, libvirt_uri, 'touch "$TO/ran"', **options)
     assert not (tmp_path / "ran").exists()
     assert checkpoints(machine) == before
+
+
+def test_a_name_that_is_neither_a_checkpoint_nor_a_point(scene: Scene) -> None:
+    name = scene.machine.name
+    with pytest.raises(NoSuchPoint, match=f"domain {name} has no checkpoint nosuch, and no restore point"):
+        puller.freeze(name, "true", connect=scene.uri, since="nosuch", repository=scene.repository)
 
 
 def test_a_domain_that_is_shut_off_is_served_from_its_images(

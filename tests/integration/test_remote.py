@@ -93,7 +93,7 @@ def test_nobody_else_reads_the_disks_while_they_are_frozen() -> None:
 def test_a_user_who_is_not_root_needs_tls() -> None:
     """And is told so before the job begins; a user's session on another host is refused, too."""
     outcomes = played("another user")
-    ways = ("ssh", "push", "session")
+    ways = ("ssh", "push", "session", "freeze")
     refused = {way: (outcomes[way]["error"], outcomes[way]["message"]) for way in ways}
     assert refused == {
         "ssh": (
@@ -110,11 +110,17 @@ def test_a_user_who_is_not_root_needs_tls() -> None:
             "cannot use qemu+ssh://keeper@kvm1/session: puller does not reach the session of a user on "
             "another host",
         ),
+        "freeze": (
+            "UsageError",
+            "cannot freeze domain far on host kvm1: only root can reach QEMU's socket there, through ssh",
+        ),
     }
+    assert outcomes["doctor"]["socket"] == "warn"
+    assert "fail" not in outcomes["doctor"].values()
     taken = [outcomes[name] for name in ("tls", "tls again", "shut off")]
     assert [outcome["kind"] for outcome in taken] == ["full", "incremental", "incremental"]
     assert all(outcome["exact"] for outcome in taken)
-    assert not any(outcome["left"] for outcome in outcomes.values())
+    assert not any(outcome["left"] for outcome in (*taken, *(outcomes[way] for way in ways[:3])))
 
 
 def test_a_domain_that_is_shut_off_is_read_by_a_server_on_its_host() -> None:
@@ -161,6 +167,8 @@ def test_doctor_and_forget_ask_the_other_host() -> None:
     assert "fail" not in {*outcome["ssh"].values(), *outcome["tls"].values()}
     assert outcome["forgotten"] == [2, 2]
     assert not outcome["bitmaps"]
+    why = "cannot read images of domain far: puller has no way to the files of host kvm1"
+    assert outcome["closed"] == ["UsageError", why]
 
 
 def test_firmware_variables_and_tpm_states_are_read_on_their_host() -> None:

@@ -147,6 +147,22 @@ def test_an_agent_that_cannot_be_reached(
     assert puller.backup(repository, machine.name, connect=uri).consistency == "crash"
 
 
+def test_commands_that_cannot_run_in_the_guest_are_not_left_out_in_silence(
+    machine: BareMachine, repository: puller.Repository
+) -> None:
+    notices: list[str] = []
+    command = puller.Command(command=["true"])
+    puller.backup(
+        repository,
+        machine.name,
+        connect=machine.uri,
+        guest_after=command,
+        observer=lambda event: notices.append(str(event)),
+    )
+    why = f"domain {machine.name} has no channel for a guest agent"
+    assert any(f"the commands in the guest do not run: {why}" in text for text in notices)
+
+
 def test_an_agent_that_does_not_answer_a_freeze_is_thawed_later(
     machine: BareMachine, repository: puller.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -476,6 +476,17 @@ def test_a_lease_that_cannot_be_given_back(opened: Open) -> None:
     ]
 
 
+def test_a_lease_that_was_denied_is_not_given_back(opened: Open) -> None:
+    with stub_server(lambda stub, request: s3_error(403, "AccessDenied", "No right to put.")) as stub:
+        it = opened(stub)
+        with (
+            pytest.raises(StoreDenied, match="No right to put"),
+            Lease.take(it.retrying, KeyRing.unencrypted(bytes(16)).boxes(), "prune"),
+        ):
+            pass
+    assert it.notices == []
+
+
 def leased(stub: Stub) -> str:
     return key_of(stub.requests[-1]).removeprefix("kvm/")
 

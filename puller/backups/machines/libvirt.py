@@ -99,10 +99,12 @@ class LibvirtMachine:
     def select_disks(
         self, include: Sequence[str], exclude: Sequence[str], exclude_if_present: Sequence[str]
     ) -> tuple[Disk, ...]:
-        """See Machine."""
+        """See Machine. Raises UsageError for a shut-off domain whose images puller cannot reach."""
         domain = self._domain
         disks = with_facts(domain, domain.select_disks(include, exclude, exclude_if_present))
         if not domain.is_active():
+            if disks:
+                self._require_files()
             disks = tuple(with_stored_chain(disk, domain.scope, domain.host) for disk in disks)
         refuse_shared(self._host, domain, disks)
         return disks
@@ -116,9 +118,25 @@ class LibvirtMachine:
         return attached_files(self._domain.inactive_xml())
 
     def pulled(self, owner: str, disks: Sequence[Disk], scratch_dir: str | None) -> PulledSource:
-        """See Machine."""
-        kind = Pull if self._domain.is_active() else Offline
-        return kind(self._domain, disks, owner, self._folder(disks, scratch_dir))
+        """See Machine. Raises UsageError where puller cannot reach QEMU's socket."""
+        domain = self._domain
+        if not domain.is_active():
+            return Offline(domain, disks, owner, self._folder(disks, scratch_dir))
+        if not domain.host.has_files or not is_root(domain):
+            raise UsageError(
+                f"cannot freeze domain {domain.name} on host {domain.host.name}: only root can reach QEMU's "
+                "socket there, through ssh",
+                advice="Connect with qemu+ssh://root@HOST/system, or run puller on that host.",
+            )
+        return Pull(domain, disks, owner, self._folder(disks, scratch_dir))
+
+    def _require_files(self) -> None:
+        if not self._domain.host.has_files:
+            raise UsageError(
+                f"cannot read images of domain {self._domain.name}: puller has no way to the files of host "
+                f"{self._domain.host.name}",
+                advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
+            )
 
     def source(
         self, repository: Repository, disks: Sequence[Disk], request: SourceRequest, observer: Observer
@@ -128,12 +146,8 @@ class LibvirtMachine:
         scratch = self._folder(disks, request.scratch_dir)
         if not disks:
             return Source(disks, scratch)
-        if not domain.host.has_files and (request.mode != Pull.mode or not domain.is_active()):
-            raise UsageError(
-                f"cannot read images of domain {domain.name}: puller has no way to the files of host "
-                f"{domain.host.name}",
-                advice="Pull the domain while it runs, connect with qemu+ssh://, or run puller on its host.",
-            )
+        if request.mode != Pull.mode or not domain.is_active():
+            self._require_files()
         if not domain.is_active():
             text = (
                 "the domain is shut off: puller reads its images, and it cannot be started until that is done"

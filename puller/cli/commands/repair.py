@@ -57,7 +57,9 @@ def index(settings: Settings) -> Outcome:
 @click.option("--dry-run", is_flag=True, help="Count the objects, but change nothing.")
 @click.pass_obj
 def versions(settings: Settings, since: datetime | None, dry_run: bool) -> Outcome:
-    """Bring back objects that somebody deleted or overwrote in a bucket that keeps versions.
+    """Bring back objects that somebody deleted or overwrote.
+
+    The bucket must keep versions.
 
     Remove delete markers and newer versions above the first intact version of each object: the descriptor,
     keys, lock policies, points, packs, condemned records and keeps. Nothing else is removed. Afterwards, run

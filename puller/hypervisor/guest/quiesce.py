@@ -121,6 +121,8 @@ class Quiesced(FrozenDisks):
         hindrance = self._hindrance()
         if self._quiesce is Quiesce.ON and hindrance is not None:
             raise NotQuiesced(hindrance)
+        if self._quiesce is Quiesce.AUTO and hindrance is not None and self._quiescing.has_commands:
+            self._tell(f"the commands in the guest do not run: {hindrance}")
         return self._quiesce is not Quiesce.OFF and hindrance is None
 
     def _hindrance(self) -> str | None:

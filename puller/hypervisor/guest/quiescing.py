@@ -40,6 +40,11 @@ class Quiescing:
     before: GuestCommand | None = None
     after: GuestCommand | None = None
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether a command is to run in the guest."""
+        return self.before is not None or self.after is not None
+
 
 QUIESCED_IF_POSSIBLE = Quiescing()
 """The default: all file systems, if the guest agent answers."""

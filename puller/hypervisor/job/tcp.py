@@ -20,8 +20,20 @@ from puller.hypervisor.job.listener import Listener
 PORTS = "10809-10872"
 """The first is NBD's own port."""
 
+_CERTIFICATES = (
+    "Let QEMU's user read the certificates in backup_tls_x509_cert_dir of the hypervisor host "
+    "(docs/hosts.md, 'Certificates step by step')."
+)
+
 _TAKEN = "Address already in use"
 """QEMU's words for EADDRINUSE; libvirt starts it with ``LC_ALL=C``."""
+
+_ADVICE = {
+    "Cannot assign requested address": "Give an address of the hypervisor host itself with --nbd-address.",
+    "Unable to access credentials": _CERTIFICATES,
+    "Cannot load certificate": _CERTIFICATES,
+}
+"""What to do about further words of QEMU, which libvirt passes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,9 @@ class TcpListener(Listener):
     def elsewhere(self, error: HypervisorError) -> bool:
         """See Listener: the port may be in use."""
         if _TAKEN not in error.message:
+            for words, advice in _ADVICE.items():
+                if words in error.message:
+                    raise HypervisorError(error.message, advice=advice) from error
             return False
         port = next(self._ports, None)
         if port is None:

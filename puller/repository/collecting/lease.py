@@ -174,7 +174,11 @@ class Lease:
     def _begin(self) -> None:
         """Put the first renewal. The listing that follows tells when that was."""
         self._renewed = _now()
-        self._write(ended=False)
+        try:
+            self._write(ended=False)
+        except StoreDenied:
+            self._number = -1  # nothing was stored, so nothing blocks others
+            raise
 
     def _put(self) -> None:
         self._renewed = _now()
@@ -201,6 +205,8 @@ class Lease:
 
     def _give_back_or_tell(self, store: Store) -> None:
         """Give the lease back; should that fail, it expires by itself."""
+        if self._number < 0:
+            return
         try:
             self._store = store.within(cleanup())
             self._give_back()

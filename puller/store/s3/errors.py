@@ -63,8 +63,9 @@ _ADVICE: Mapping[str, str] = {
     "ExpiredToken": "Renew the temporary credentials, then run the command again.",
     "RequestTimeTooSkewed": "Set this host's clock; S3 allows 15 minutes of difference.",
     "AccessDenied": (
-        "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject in the credentials' policy; "
-        "without s3:ListBucket, S3 also denies access to an object that does not exist."
+        "Allow s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on the repository's prefix in "
+        "the credentials' policy, or correct the URL; without s3:ListBucket, S3 also denies access to an "
+        "object that does not exist."
     ),
     "InvalidStorageClass": "Set storage-class to a class that the server has, or remove it.",
     "NoSuchBucket": "Create the bucket first, or correct the URL or AWS_ENDPOINT_URL_S3.",
