@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from puller.cli.output.records import description
 from tests.cli.conftest import CommandLine
 from tests.lab.vault import Vault
+from tests.overview.test_alarm import a_point
 
 
 @pytest.fixture
@@ -52,3 +56,10 @@ def test_what_does_not_go_together_is_refused(
     refused = cli("init", "--lock-mode", "governance", "--lock-days", "3")
     assert refused.code == 14 and "only S3 buckets have Object Lock" in refused.err
     assert not (tmp_path / "repository").exists()
+
+
+def test_show_says_until_when_a_point_is_locked() -> None:
+    moment = datetime(2027, 1, 5, 14, 54, tzinfo=UTC)
+    point = msgspec.structs.replace(a_point(1), locked_until=moment)
+    assert "locked       until 2027-01-05 14:54 UTC" in description(point, moment).splitlines()
+    assert "locked" not in description(a_point(1), moment)

@@ -182,6 +182,8 @@ def _facts(point: Point, now: datetime) -> list[tuple[str, str]]:
     ]
     if point.copied_from is not None:
         found.append(("copied from", f"repository {point.copied_from.repository}"))
+    if point.locked_until is not None:
+        found.append(("locked", f"until {utc(point.locked_until)}"))
     if point.scratch_peak is not None:
         found.append(("scratch", format_bytes(point.scratch_peak)))
     found += [("tag", f"{name}={value}") for name, value in sorted(point.tags.items())]
