@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import pytest
 
 import puller
@@ -21,13 +26,14 @@ from puller.repository.repository import Repository, create, open_repository
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
 from puller.store.wrapped import WrappedStore
-from puller.units import CHUNK
+from puller.units import CHUNK, MIB
 from puller.upkeep.copy import CopyReport, copy
 from puller.upkeep.prune import prune
 from puller.upkeep.retention import Policy
 from tests.lab.archive import make_point
 from tests.lab.feed import read_disk
 from tests.lab.history import MOMENT, TUNING, Disk, back_up, content, is_whole
+from tests.lab.seaweed import Seaweed
 
 HOUR = timedelta(hours=1)
 HERE, THERE = KeyFile(b"h" * 32), KeyFile(b"t" * 32)
@@ -162,8 +168,16 @@ def test_copies_are_byte_exact_and_opened_by_the_key_of_the_target(pair: Pair) -
         )
         assert found.copied_from is not None
         assert (found.copied_from.repository, found.copied_from.point) == (pair.here().id, point.point)
-        assert found.checkpoint is None
+    assert [point.parent for point in there.points.all()] == [None, made[0][0].point, made[1][0].point]
     _check(there)
+
+
+def test_a_copy_has_no_checkpoint(pair: Pair) -> None:
+    """It belongs to the source: in the target, nothing may be taken incrementally from it."""
+    point = make_point(pair.here(), {"vda": content([1])})
+    pair.copy(msgspec.structs.replace(point, checkpoint="puller-0123456789ab-x"))
+    found = pair.there().points.get(point.uuid, point.point)
+    assert (found.checkpoint, found.checkpoint_xml) == (None, None)
 
 
 def test_only_what_the_target_lacks_is_sent(pair: Pair) -> None:
@@ -210,6 +224,7 @@ def test_an_unchanged_point_is_copied_without_reading_a_pack(pair: Pair) -> None
     disk = _disk(1)
     first = back_up(here, "a", disk, moment=MOMENT).commit()
     again = back_up(here, "a", disk, first, disk, moment=MOMENT + HOUR).commit()
+    more = back_up(here, "a", disk, again, disk, moment=MOMENT + 2 * HOUR).commit()
     pair.copy(first)
     source, target = pair.here(), pair.there()
     with pair.counting() as (read, written):
@@ -218,7 +233,41 @@ def test_an_unchanged_point_is_copied_without_reading_a_pack(pair: Pair) -> None
     assert not [
         word for word in (*read, *written) if word in ("get packs", "get maps", "put packs", "put maps")
     ]
+    assert len(read) + len(written) <= 15, (read, written)
+    source, target = pair.here(), pair.there()
+    with pair.counting() as (read, written):
+        copy(source, target, [more], TUNING, None, ignore)
+    alone = len(read) + len(written)
+    pair.there().points.delete([(again.uuid, again.point), (more.uuid, more.point)])
+    source, target = pair.here(), pair.there()
+    with pair.counting() as (read, written):
+        copy(source, target, [again, more], TUNING, None, ignore)
+    assert len(read) + len(written) - alone <= 10, "a further point needs no lists of points"
+    copied = puller.list_points(pair.there())
+    assert [point.point for point in copied] == [first.point, again.point, more.point]
     assert is_whole(pair.there(), pair.there().points.get(again.uuid, again.point), disk)
+
+
+def test_each_more_changed_page_costs_few_requests(pair: Pair) -> None:
+    """Chunks that have changed in pages of the map that are neighbours in their packs."""
+
+    def asked(places: Sequence[int]) -> int:
+        changed = [*disk]
+        for place in places:
+            changed[place] = 1000 + place
+        new = back_up(pair.here(), "a", changed, first, disk, moment=MOMENT + len(places) * HOUR).commit()
+        source, target = pair.here(), pair.there()
+        with pair.counting() as (read, written):
+            copy(source, target, [new], TUNING, None, ignore)
+        return len(read) + len(written)
+
+    disk: Disk = [0] * (8 * 1024)
+    for page in range(8):
+        disk[page * 1024] = page + 1
+    first = back_up(pair.here(), "a", disk, moment=MOMENT).commit()
+    pair.copy(first)
+    few, many = asked([0]), asked([page * 1024 for page in range(8)])
+    assert many - few <= 2 * 7
 
 
 def test_data_that_the_source_has_not_changed_is_not_read(pair: Pair) -> None:
@@ -303,8 +352,13 @@ def test_a_resized_disk(pair: Pair, before: int, after: int) -> None:
     _check(there)
 
 
-def test_a_base_that_goes_meanwhile_is_done_without(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    (first, _), (second, disk), _ = _history(pair.here())
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_a_base_that_goes_meanwhile_is_done_without(pair: Pair, is_changed: bool) -> None:
+    """Also if nothing but the base's own map is taken over: prune may remove it, once the base is gone."""
+    disk = _disk(1)
+    changed = [500, *disk[1:]] if is_changed else disk
+    first = back_up(pair.here(), "a", disk, moment=MOMENT).commit()
+    second = back_up(pair.here(), "a", changed, first, disk, moment=MOMENT + HOUR).commit()
     pair.copy(first)
     there = pair.there()
     names = [(first.uuid, first.point)]
@@ -322,7 +376,7 @@ def test_a_base_that_goes_meanwhile_is_done_without(pair: Pair, monkeypatch: pyt
     assert [item.point for item in report.copied] == [second.point]
     found = pair.there().points.get(second.uuid, second.point)
     assert found.parent is None
-    assert is_whole(pair.there(), found, disk)
+    assert is_whole(pair.there(), found, changed)
 
 
 def test_each_repository_keeps_by_its_own_rules(pair: Pair) -> None:
@@ -363,3 +417,57 @@ def test_what_cannot_be_copied_is_refused_at_once(pair: Pair, tmp_path: Path) ->
     with pytest.raises(UsageError, match="the points are in"):
         copy(pair.here(), pair.here(), [first], TUNING, None, ignore)
     assert plain.points.names() == []
+
+
+def test_from_bucket_to_bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seaweed.use(monkeypatch)
+    seaweed.make_bucket("copy-here")
+    seaweed.make_bucket("copy-there")
+    here = puller.create_repository("s3://copy-here/kvm", password="one")
+    there = puller.create_repository("s3://copy-there/elsewhere", password="another")
+    made = _history(here)
+    report = puller.copy_points(here, there)
+    assert [item.chunks_sent for item in report.copied] == [10, 2, 1]
+    opened = puller.open_repository("s3://copy-there/elsewhere", password="another")
+    assert all(is_whole(opened, opened.points.get(p.uuid, p.point), disk) for p, disk in made)
+    _check(opened)
+
+
+def test_copies_are_locked_by_the_policy_of_the_target(
+    pair: Pair, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seaweed.use(monkeypatch)
+    seaweed.make_bucket("copy-locked", lock_days=1)
+    there = puller.create_repository(
+        "s3://copy-locked", password="x", lock_mode="governance", lock_period=timedelta(days=7)
+    )
+    made = _history(pair.here())
+    puller.copy_points(pair.here(), there, [made[0][0]])
+    puller.copy_points(pair.here(), there)
+    found = puller.list_points(there)
+    assert [point.point for point in found] == [point.point for point, _ in made]
+    assert all(point.locked_until is not None for point in found)
+    assert puller.check(there).uncovered == ()
+
+
+def test_a_copy_that_is_killed_publishes_nothing_and_can_be_run_again(tmp_path: Path) -> None:
+    data = os.urandom(96 * MIB)
+    here = puller.create_repository(str(tmp_path / "here"))
+    point = make_point(here, {"vda": data})
+    puller.create_repository(str(tmp_path / "there"))
+    words = ("copy", "-r", str(tmp_path / "here"), "--to", str(tmp_path / "there"))
+    command = [sys.executable, "-m", "puller.cli", *words]
+    process = subprocess.Popen([*command, "--limit-upload", "1M"], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not any(path.is_file() for path in (tmp_path / "there").glob("packs/*/*")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert puller.list_points(puller.open_repository(str(tmp_path / "there"))) == []
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    there = puller.open_repository(str(tmp_path / "there"))
+    (found,) = puller.list_points(there)
+    assert found.point == point.point
+    assert read_disk(there, found.disks[0].root.address) == data
