@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
+from typing import TypeVar
 
 from botocore.config import Config
 
@@ -122,12 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
 
+S = TypeVar("S", bound=ScriptedServer)
+
+
 @contextmanager
-def scripted_server(
-    *answers: Answer, tls: SSLContext | None = None, expectation: str = "met"
-) -> Iterator[ScriptedServer]:
-    """``expectation``: what comes of ``Expect: 100-continue``: ``met``, ``refused`` (417) or ``dropped``."""
-    server = ScriptedServer(list(answers), tls, expectation)
+def serving(server: S) -> Iterator[S]:
+    """Let ``server`` serve while the context lasts."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -136,3 +137,12 @@ def scripted_server(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def scripted_server(
+    *answers: Answer, tls: SSLContext | None = None, expectation: str = "met"
+) -> Iterator[ScriptedServer]:
+    """``expectation``: what comes of ``Expect: 100-continue``: ``met``, ``refused`` (417) or ``dropped``."""
+    with serving(ScriptedServer(list(answers), tls, expectation)) as server:
+        yield server

@@ -11,7 +11,7 @@ from ssl import SSLContext
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.store.scripted import Answer, Request, ScriptedServer, s3_error
+from tests.store.scripted import Answer, Request, ScriptedServer, s3_error, serving
 
 MODIFIED = "Mon, 23 Nov 2026 05:00:00 GMT"
 BUCKET = "bucket"
@@ -145,12 +145,5 @@ def stub_server(
     quirk: Quirk = as_others, tls: SSLContext | None = None, expectation: str = "met"
 ) -> Iterator[Stub]:
     """Run a server that has this ``quirk``; the rest is as in ``scripted_server``."""
-    server = Stub(quirk, tls, expectation)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(Stub(quirk, tls, expectation)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

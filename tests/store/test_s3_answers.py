@@ -317,6 +317,21 @@ class TestExpectations:
             at(server.endpoint).put("a", bytes(LARGE))
         assert [request.headers["expect"] for request in server.requests] == ["100-continue"]
 
+    def test_a_server_that_has_accepted_a_large_body_is_not_asked_again_until_it_refuses_one(
+        self, at: Connect
+    ) -> None:
+        answers = Answer(), Answer(), s3_error(403, "AccessDenied"), Answer()
+        with scripted_server(*answers) as server:
+            store = at(server.endpoint)
+            for key in ("a", "b"):
+                store.put(key, bytes(LARGE))
+            with pytest.raises(StoreDenied):
+                store.put("c", bytes(LARGE))
+            store.put("d", bytes(LARGE))
+            store.put("e", bytes(LARGE))
+        asked = ["expect" in request.headers for request in server.requests]
+        assert asked == [True, False, False, True, False]
+
 
 class TestProxies:
     @pytest.mark.parametrize("status", [403, 407])

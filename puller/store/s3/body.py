@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any, cast
 
+from botocore.compat import set_socket_timeout
 from botocore.response import StreamingBody
 
 from puller.store.base import Body
@@ -15,7 +17,7 @@ SMALL = 128 << 10
 """Bytes up to which a body is copied into a ``bytearray``.
 
 botocore sends files, and ``bytes`` too (it wraps them in a file), with ``Expect: 100-continue``: one
-round trip more, which a large body is worth, since a refusal then costs no upload."""
+round trip more, which a large body is worth if it may be refused."""
 
 
 Note = Callable[[], None]
@@ -41,6 +43,8 @@ class BufferFile:
         self.announced = announced
         self._note_progress = note_progress
         self._position = 0
+        self.moved = 0.0
+        """Monotonic time of the last read; 0 before the first."""
 
     def __len__(self) -> int:
         return len(self._view)
@@ -50,6 +54,7 @@ class BufferFile:
         end = len(self._view) if size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
+        self.moved = time.monotonic()
         self._note_progress()
         return piece
 
@@ -84,12 +89,18 @@ _PROMPT = 0.1
 
 
 class HeardBody(StreamingBody):
-    """A download that notes its progress: a slow download is not a silent store."""
+    """A download that notes its progress: a slow download is not a silent store.
 
-    def __init__(self, body: StreamingBody, note_progress: Note) -> None:
+    ``time_limit``: seconds without a byte. The limit of the request ends with the answer's head: what it is
+    made from says nothing about pauses in a body.
+    """
+
+    def __init__(self, body: StreamingBody, note_progress: Note, time_limit: float) -> None:
         stream: Any = body  # the stubs lack the wrapped object
         super().__init__(stream._raw_stream, stream._content_length)
         self._note_progress = note_progress
+        with suppress(AttributeError):  # the body is empty, and its connection is free again
+            set_socket_timeout(stream._raw_stream, time_limit)
 
     def read(self, amt: int | None = None) -> bytes:
         """Read in pieces, because one call would return only with the last byte."""

@@ -20,6 +20,7 @@ from puller.store.s3.options import add_to_requests, with_options
 from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
+from puller.store.s3.timelimits import TimeLimits
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -83,6 +84,7 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
         config = config.merge(Config(s3=s3))
     client = session.client("s3", config=config, verify=options.ca_bundle)
     Signing(client, differences, lambda: Session().get_credentials(), unsigned)
+    TimeLimits(client)
     return client
 
 

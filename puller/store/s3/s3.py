@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from copy import copy  # noqa: TID251 - of what has its __dict__
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -80,6 +80,8 @@ class S3Store(Scoped):
         self._root = f"{prefix}/" if prefix else ""
         self.endpoint = _without_user(client.meta.endpoint_url)
         self._place = f"bucket {bucket} at {self.endpoint}"
+        config: Any = client.meta.config  # the stubs lack its members
+        self._time_limit = float(config.read_timeout)
         self._by_proxy = bool(get_environ_proxies(self.endpoint))
         self._uploads = Uploads(client, self._differences)
         self._deletions = Deletions(client, bucket, self._differences, self._place, self._by_proxy)
@@ -275,7 +277,7 @@ class S3Store(Scoped):
         """Raise UnsupportedByStore before the body is read if the answer to a ranged read is not a range."""
         announced = answer.get("ContentLength")
         with closing(
-            HeardBody(answer["Body"], self.scope.note_progress)
+            HeardBody(answer["Body"], self.scope.note_progress, self._time_limit)
         ) as body:  # the unread rest is dropped with its connection
             if wanted and not _is_part(answer, wanted, limit):
                 raise self._no_part(key, "with the whole")

@@ -38,16 +38,18 @@ class Uploads:
         self._differences = differences
         self._with_checksum = False
         self._hang_ups = 0
+        self._accepts = False
         self._verified = False
 
     def put(self, request: PutObjectRequestTypeDef, body: Body, note_progress: Note) -> None:
         """Put ``body`` with the parameters of ``request``, again if another form helps."""
-        way = _Way(not self._differences.met(NO_EXPECTATION), self._with_checksum)
+        way = _Way(self._is_worth_asking, self._with_checksum)
         doubt = 0
         while True:
             try:
                 self._upload(request, body, way, note_progress)
             except (ClientError, HTTPClientError) as error:
+                self._accepts = False
                 if way.expects and is_announced(body) and refuses_expectation(error):
                     doubt = _HANG_UPS if isinstance(error, ClientError) else 1
                     way = way._replace(expects=False)
@@ -59,7 +61,16 @@ class Uploads:
                     raise
             else:
                 self._doubt_expectation(doubt)
+                self._accepts |= way.expects and is_announced(body)
                 return
+
+    @property
+    def _is_worth_asking(self) -> bool:
+        """Whether the server may refuse a body, so that it is asked before: each time costs a round trip.
+
+        One that has just accepted a large object hardly refuses the next one.
+        """
+        return not self._accepts and not self._differences.met(NO_EXPECTATION)
 
     def put_new(self, request: PutObjectRequestTypeDef, body: Body, note_progress: Note) -> None:
         """Put the object unless it exists; try on the first small one whether the server still sees that.
