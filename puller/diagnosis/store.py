@@ -12,6 +12,7 @@ from puller.diagnosis.finding import Answer, Finding, Status, ask, fail, ok, war
 from puller.errors import ObjectNotFound, StoreDenied, StoreError, UnsupportedByStore
 from puller.repository.collecting.lease import PREFIX
 from puller.repository.format.descriptor import NAME
+from puller.repository.records.lockpolicy import PREFIX as LOCKING
 from puller.repository.writing.pending import PREFIX as PENDING
 from puller.store.base import Store
 from puller.store.retrying import RetryingStore
@@ -42,7 +43,7 @@ def examine(store: Store, now: Callable[[], float] = time.time) -> Iterator[Find
         yield from _examine_rights(store.url, trial)
     bucket = bucket_of(store)
     if bucket is not None and not (trial and trial.broke_off):
-        yield from _examine_bucket(store.url, bucket)
+        yield from _examine_bucket(asked, bucket)
 
 
 def holds_repository(store: Store) -> bool:
@@ -76,8 +77,9 @@ def bucket_of(store: Store) -> Bucket | None:
     return store.bucket if isinstance(store, S3Store) else None
 
 
-def _examine_bucket(url: str, bucket: Bucket) -> Iterator[Finding]:
-    yield ask("versioning", url, partial(_where_told, partial(_versioning, bucket)))
+def _examine_bucket(store: Store, bucket: Bucket) -> Iterator[Finding]:
+    url = store.url
+    yield ask("versioning", url, partial(_where_told, partial(_versioning, store, bucket)))
     yield ask("object-lock", url, partial(_where_told, partial(_object_lock, bucket)))
     yield ask("lifecycle", url, partial(_where_told, partial(_lifecycle, bucket)))
     yield ask("differences", url, partial(_differences, bucket))
@@ -144,11 +146,13 @@ def _where_told(question: Callable[[], Answer]) -> Answer:
         return ok(f"not known: {error.message}")
 
 
-def _versioning(bucket: Bucket) -> Answer:
+def _versioning(store: Store, bucket: Bucket) -> Answer:
     if not bucket.keeps_versions():
         return ok("no versions are kept")
     if any(rule.drops_versions for rule in _rules(bucket)):
         return ok("versions are kept, and a lifecycle rule removes old ones")
+    if any(store.list(LOCKING)):
+        return ok("versions are kept, and prune removes old ones once their locks end")
     return warn(
         "the bucket keeps a version of every deleted object forever: prune frees no space",
         "Add a lifecycle rule with NoncurrentVersionExpiration of a few days for the repository's prefix.",

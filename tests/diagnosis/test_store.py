@@ -213,6 +213,13 @@ def test_a_bucket_that_keeps_versions_for_ever(client: S3Client, bucket: str) ->
     assert found(S3Store(client, bucket, PREFIX)) == {}
 
 
+def test_versions_that_prune_removes_are_no_waste(client: S3Client, bucket: str) -> None:
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    store = S3Store(client, bucket, PREFIX)
+    store.put("locking/0123456789abcdef", b"a policy of locks")
+    assert found(store) == {}
+
+
 def test_a_lock_by_default_retention(client: S3Client, bucket: str) -> None:
     rule(client, bucket, "", NoncurrentVersionExpiration={"NoncurrentDays": 7})
     assert found(S3Store(client, bucket, PREFIX)) == {}
