@@ -41,6 +41,8 @@ RECORD = {
     "keep",
     "proof",
     "guest_commands",
+    "locked_until",
+    "copied_from",
 }
 DISK = {
     "disk",
@@ -109,6 +111,8 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "seconds": 1.5,
         "keep": None,
         "proof": None,
+        "locked_until": None,
+        "copied_from": None,
     }
     assert disk.keys() == DISK
     assert (disk["disk"], disk["kind"], disk["size"]) == ("vda", "full", 2 * CHUNK)

@@ -22,6 +22,7 @@ from puller.hypervisor.job.backupjob import BackupJob
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.job.pushjob import PushJob
 from puller.nbd.connection import Connection
+from puller.repository.format.footer import PackKind
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run
 from puller.units import MIB
@@ -304,10 +305,13 @@ def test_every_nbd_connection_is_closed_before_the_job_ends(
 def test_a_rehash_heals_a_damaged_map(scene: Scene) -> None:
     """An unchanged page has the same id; the damaged one must not be referred to once more."""
     store = scene.repository.store
-    for info in list(store.list("maps/")):
-        body = bytearray(store.get(info.key))
-        body[3] ^= 1  # within the first page, footer and trailer whole
-        store.put(info.key, bytes(body))
+    (disk,) = puller.list_points(scene.repository)[-1].disks
+    maps = scene.repository.maps
+    pages = maps.root(disk.root.address).pages
+    pack = scene.repository.packs.open(PackKind.MAP, maps.table.pack_id(int(pages.packs[0])))
+    body = bytearray(store.get(pack.name))
+    body[int(pack.footer.offsets[int(pages.slots[0])]) + 3] ^= 1
+    store.put(pack.name, bytes(body))
     scene.repository = puller.open_repository(store.url)
     point = scene.backup()
     assert point.kind == "rehash"

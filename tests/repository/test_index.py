@@ -832,7 +832,7 @@ def test_an_index_is_closed_with_its_run(repository: Repository) -> None:
     store_disk(repository, noise(1, 5))
     before = open_files()
     store_disk(repository, noise(1, 5))
-    assert open_files() == before
+    assert open_files() <= before, "fewer, if something older was just collected"
 
 
 def test_a_damaged_footer_is_noticed(repository: Repository) -> None:

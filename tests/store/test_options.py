@@ -101,7 +101,7 @@ def test_a_pool_holds_the_connections(server: ScriptedServer) -> None:
     def pool(options: StoreOptions) -> object:
         return connect("bucket", "", None, options)._client.meta.config.max_pool_connections  # type: ignore[attr-defined]
 
-    assert pool(DEFAULTS) == 16
+    assert pool(DEFAULTS) == 32
     assert pool(StoreOptions(connections=32)) == 64
 
 

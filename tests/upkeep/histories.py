@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from puller.errors import PullerError
 from tests.lab.simulated import Failure
 from tests.upkeep.simulation import Step, play
 
@@ -72,6 +73,6 @@ def found_by(folder: Path, seeds: Sequence[int], examples: int) -> Batch | None:
         batch = Batch(number, folder)
         try:
             batch.run(examples, (Phase.generate,))
-        except AssertionError:
+        except (AssertionError, PullerError):  # a prune that refuses has seen it, too
             return batch
     return None

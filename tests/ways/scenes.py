@@ -27,7 +27,7 @@ FAULTS: dict[str, Fault] = {
     "read": lambda patch, _: before(patch, Run, "encode"),
     "store, packs": lambda patch, _: before(patch, Run, "_upload_pack", StoreUnavailable("gone")),
     "store, index": lambda patch, _: before(patch, Run, "_put_index", StoreUnavailable("gone")),
-    "store, done": lambda patch, _: after(patch, Run, "flush"),
+    "store, done": lambda patch, _: after(patch, Run, "store"),
     "commit, refused": lambda patch, _: before(patch, Points, "commit", StoreUnavailable("gone")),
     "commit, done": lambda patch, _: after(patch, Points, "commit"),
     "commit, interrupted": lambda patch, _: before(patch, Points, "commit", KeyboardInterrupt()),
