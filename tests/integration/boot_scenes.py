@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import numpy as np
 
+import puller
 from puller.hypervisor.connection import prepare_library
+from puller.repository.format.footer import PackKind
+from puller.repository.format.pages import ZERO
+from puller.repository.reading.damage import read_pages
 from tests.integration.disaster_scene import NVRAM, SWTPM, domain_xml, make_images
 from tests.lab import booted
 from tests.lab.daemon import URI, PrivateLibvirt
@@ -424,11 +429,12 @@ def firmware_files() -> set[Path]:
 
 def damaged(stage: Stage) -> dict[str, Any]:
     """Data of the point of the firmware's machine is lost: it runs, but cannot stand alone."""
-    damage_newest_pack(stage)
+    damage_a_chunk()
     began = stage.answer("boot", "uefi@latest", "--name", "uefi-copy", "--keep")
     with closing(libvirt.open(URI)) as connection:
         runs = active(connection, "uefi-copy")
     listed = stage.answer("boot", "--list")["booted"]
+    assert "error" not in began or began["error"]["name"] == "PullIncomplete", began
     log = (stage.state / "booted" / "uefi-copy" / "server.log").read_text()
     stage.answer("boot", "--discard", "uefi-copy")
     return {
@@ -440,13 +446,19 @@ def damaged(stage: Stage) -> dict[str, Any]:
     }
 
 
-def damage_newest_pack(stage: Stage) -> None:
-    client = stage.seaweed.client()
-    packs = client.list_objects_v2(Bucket="recovery", Prefix="kvm/packs/")["Contents"]
-    key = max(packs, key=lambda pack: pack["LastModified"])["Key"]
-    content = bytearray(client.get_object(Bucket="recovery", Key=key)["Body"].read())
-    content[len(content) * 3 // 5] ^= 1  # the first slots are attachments, without which nothing boots
-    client.put_object(Bucket="recovery", Key=key, Body=bytes(content))
+def damage_a_chunk() -> None:
+    """Of the disk of the newest point of the firmware's machine; what it needs to start is whole."""
+    repository = puller.open_repository(os.environ["PULLER_REPOSITORY"], password="recovery")
+    maps = repository.maps
+    disk, *_ = repository.points.select("uefi@latest").disks
+    root = maps.root(disk.root.address)
+    stored = [page for page, pack in enumerate(root.pages.packs.tolist()) if pack != ZERO]
+    _, refs = next(iter(read_pages(maps, root, stored[:1], [])))
+    (chunk, *_) = np.flatnonzero(refs.packs != ZERO)
+    pack = repository.packs.open(PackKind.DATA, maps.table.pack_id(int(refs.packs[chunk])))
+    content = bytearray(repository.store.get(pack.name))
+    content[int(pack.footer.offsets[int(refs.slots[chunk])]) + 20] ^= 1
+    repository.store.put(pack.name, bytes(content))
 
 
 SCENES = (
