@@ -50,7 +50,7 @@ class Bounds:
         return float(min(self.longest, max(self.shortest, first) * 2.0**silent))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sent:
     """A request under way."""
 
