@@ -1,8 +1,8 @@
 """The days of a machine: when it was backed up, and when it should have been. Pure.
 
-A prune removes older points, so a day without one proves nothing. But each point names the one that it was
-taken from, and so when that was: between the two there was no backup, and what it names existed, though it
-may be gone now::
+A prune removes older points, so a day without one proves nothing. But each point names the one before it,
+and so when that was: between the two there was no backup, and what it names existed, though it may be gone
+now::
 
     day        1    2    3    4    5    6    7    8
     points     ·    P ◄──────────── P    K ◄─ K             P = pruned, K = kept

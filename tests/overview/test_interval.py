@@ -45,7 +45,7 @@ def test_points_that_a_prune_has_removed_count() -> None:
     assert interval_of(weekly) == Interval(DAY, is_declared=False), "each names the one of the day before"
 
 
-def test_fulls_name_no_parent_so_the_kept_points_count() -> None:
+def test_where_no_point_names_the_one_before_it_the_kept_points_count() -> None:
     points = [a_point(NOON + number * 7 * DAY) for number in range(6)]
     assert interval_of(points) == Interval(7 * DAY, is_declared=False)
     assert not any(gap.is_certain for gap in gaps_of(points))
