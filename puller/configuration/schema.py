@@ -191,6 +191,13 @@ class RepositoryTable(Table):
         Annotated[int, msgspec.Meta(ge=1, le=MOST_CONNECTIONS)] | None,
         Key("the number of uploads, and of ranged reads, at once, from 1 to 64 (default: adapted)", "8"),
     ] = None
+    profile: Annotated[
+        Text | None,
+        Key(
+            "the AWS profile with the credentials, endpoint and region (default: those of the environment)",
+            '"elsewhere"',
+        ),
+    ] = None
 
 
 class ProveTable(Table):

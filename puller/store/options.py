@@ -43,6 +43,8 @@ class StoreOptions:
             of the AWS profile.
         ca_bundle: The path of a PEM file with the certificates that sign the server's; None for the system's.
         connections: The number of uploads, and of ranged reads, at once, from 1 to 64; None to adapt it.
+        profile: The name of an AWS profile. Its credentials, endpoint and region come before those of the
+            environment. None for those of the environment, or of its profile.
 
     Raises:
         UsageError: A value cannot be used.
@@ -55,6 +57,7 @@ class StoreOptions:
     addressing: str | None = None
     ca_bundle: str | None = None
     connections: int | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         for name, (_, read) in _READERS.items():
@@ -122,7 +125,7 @@ _READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "ca_bundle": ("PULLER_CA_BUNDLE", str),
     "connections": ("PULLER_CONNECTIONS", _count),
 }
-"""By option: its variable, and the reader of its text."""
+"""By option: its variable, and the reader of its text. A profile has AWS's own, ``AWS_PROFILE``."""
 
 
 DEFAULTS = StoreOptions()

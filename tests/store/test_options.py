@@ -97,6 +97,43 @@ def test_the_address_of_the_bucket(
     assert request.path == ("/bucket/prefix/a" if style == "path" else "/prefix/a")
 
 
+@pytest.mark.parametrize(
+    "lines", ["endpoint_url = {}", "services = there\n[services there]\ns3 =\n  endpoint_url = {}"]
+)
+def test_a_repository_has_a_profile_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, tmp_path: Path, lines: str
+) -> None:
+    """Its endpoint, region and key come before those of the environment, which are another repository's."""
+    config = "[profile elsewhere]\naws_access_key_id = THERE\naws_secret_access_key = x\nregion = eu-9\n"
+    (tmp_path / "config").write_text(config + lines.format(server.endpoint) + "\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "HERE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-7")
+    connect("bucket", "prefix", ONCE, StoreOptions(profile="elsewhere")).put("a", b"")
+    (request,) = server.requests
+    assert "Credential=THERE/" in request.headers["authorization"]
+    assert "/eu-9/s3/" in request.headers["authorization"]
+
+
+def test_a_profile_without_an_endpoint_does_not_use_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[profile elsewhere]\nregion = eu-west-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    store = connect("bucket", "prefix", ONCE, StoreOptions(profile="elsewhere"))
+    assert store.endpoint == "https://s3.eu-west-1.amazonaws.com"
+
+
+def test_a_profile_that_does_not_exist(server: ScriptedServer) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store("s3://bucket/prefix", StoreOptions(profile="absent"))
+    assert "absent" in caught.value.message
+    assert caught.value.advice.startswith("Correct the profile absent in the files in ~/.aws")
+
+
 def test_a_pool_holds_the_connections(server: ScriptedServer) -> None:
     def pool(options: StoreOptions) -> object:
         return connect("bucket", "", None, options)._client.meta.config.max_pool_connections  # type: ignore[attr-defined]
