@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import puller
@@ -62,7 +62,8 @@ def run(scene: Scene, shard: Shard, reading: Reading = ALL) -> tuple[CheckReport
     return check(repository, (), reading, ignore, shard=shard), store.opened
 
 
-@given(st.binary(min_size=16, max_size=16), st.uuids(), st.integers(1, 300))
+@settings(deadline=None)
+@given(st.binary(min_size=16, max_size=16), st.uuids(), st.integers(1, 60))
 def test_every_pack_and_every_machine_is_in_exactly_one_shard(
     pack: bytes, machine: object, count: int
 ) -> None:
