@@ -97,43 +97,6 @@ def test_the_address_of_the_bucket(
     assert request.path == ("/bucket/prefix/a" if style == "path" else "/prefix/a")
 
 
-@pytest.mark.parametrize(
-    "lines", ["endpoint_url = {}", "services = there\n[services there]\ns3 =\n  endpoint_url = {}"]
-)
-def test_a_repository_has_a_profile_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, tmp_path: Path, lines: str
-) -> None:
-    """Its endpoint, region and key come before those of the environment, which are another repository's."""
-    config = "[profile elsewhere]\naws_access_key_id = THERE\naws_secret_access_key = x\nregion = eu-9\n"
-    (tmp_path / "config").write_text(config + lines.format(server.endpoint) + "\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "HERE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-7")
-    connect("bucket", "prefix", ONCE, StoreOptions(profile="elsewhere")).put("a", b"")
-    (request,) = server.requests
-    assert "Credential=THERE/" in request.headers["authorization"]
-    assert "/eu-9/s3/" in request.headers["authorization"]
-
-
-def test_a_profile_without_an_endpoint_does_not_use_that_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, tmp_path: Path
-) -> None:
-    (tmp_path / "config").write_text("[profile elsewhere]\nregion = eu-west-1\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
-    store = connect("bucket", "prefix", ONCE, StoreOptions(profile="elsewhere"))
-    assert store.endpoint == "https://s3.eu-west-1.amazonaws.com"
-
-
-def test_a_profile_that_does_not_exist(server: ScriptedServer) -> None:
-    with pytest.raises(UsageError) as caught:
-        open_store("s3://bucket/prefix", StoreOptions(profile="absent"))
-    assert "absent" in caught.value.message
-    assert caught.value.advice.startswith("Correct the profile absent in the files in ~/.aws")
-
-
 def test_a_pool_holds_the_connections(server: ScriptedServer) -> None:
     def pool(options: StoreOptions) -> object:
         return connect("bucket", "", None, options)._client.meta.config.max_pool_connections  # type: ignore[attr-defined]
@@ -254,3 +217,37 @@ def test_the_classes_of_a_repository_on_a_real_server(
     }
     assert found == {key: "STANDARD_IA" if key.startswith(BULK) else "STANDARD" for key in found}
     assert puller.check(repository, read_data=100).errors == ()
+
+
+def test_a_credentials_file_belongs_to_one_repository(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(
+        "AWS_SHARED_CREDENTIALS_FILE", str(_credentials(tmp_path / "shared", "shared", server))
+    )
+    for name in ("first", "second"):
+        options = StoreOptions(credentials_file=str(_credentials(tmp_path / name, name, server)))
+        connect("bucket", "", ONCE, options).put("keys/a", b"body")
+    connect("bucket", "", ONCE).put("keys/a", b"body")
+    signed = [request.headers["authorization"] for request in server.requests]
+    assert [text.split("Credential=")[1].split("/")[0] for text in signed] == ["first", "second", "shared"]
+
+
+def test_a_credentials_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store("s3://bucket/prefix", StoreOptions(credentials_file=str(tmp_path / "absent")))
+    why = "No such file or directory"
+    assert caught.value.message == f"cannot read the credentials file {tmp_path / 'absent'}: {why}"
+
+
+def _credentials(path: Path, key: str, server: ScriptedServer) -> Path:
+    lines = (
+        "[default]",
+        f"aws_access_key_id={key}",
+        "aws_secret_access_key=x",
+        f"endpoint_url={server.endpoint}",
+    )
+    path.write_text("\n".join(lines) + "\n")
+    return path

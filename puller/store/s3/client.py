@@ -10,14 +10,13 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from botocore.session import Session
 
 from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
-from puller.store.s3.options import add_to_requests, with_options
-from puller.store.s3.profile import decides_signing, own_settings, place_of
+from puller.store.s3.options import add_to_requests, session_with, with_options
+from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
 from puller.store.s3.timelimits import TimeLimits
@@ -34,9 +33,9 @@ def connect(
 ) -> S3Store:
     """Return the store in ``bucket`` under ``prefix``, without touching it.
 
-    Credentials, region and endpoint are those of the options' profile, or else of the AWS environment
-    variables and profiles. ``config`` overrides puller's own settings. Raises ``UsageError`` if a profile
-    does not exist, or an endpoint is not a URL, or if the CA bundle of the options cannot be used.
+    Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
+    overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
+    exist, or an endpoint that is not a URL, or if a file of the options cannot be used.
     """
     differences = Differences()
     client = make_client(config, options, differences)
@@ -58,9 +57,7 @@ def make_client(
     except _SETTING_UP as error:
         raise UsageError(
             f"cannot set up the S3 client: {error}".rstrip(".: \n"),
-            advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws."
-            if options.profile is None
-            else f"Correct the profile {options.profile} in the files in ~/.aws, or name another one.",
+            advice="Correct AWS_PROFILE, AWS_ENDPOINT_URL_S3 or the files in ~/.aws.",
         ) from error
     # DeleteObjects must have a checksum. botocore sends CRC-32, which older servers do not support: they
     # answer MissingContentMD5. The API defines both headers.
@@ -75,21 +72,17 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
-    core = Session(profile=options.profile)
+    core = session_with(options)
     session = boto3.Session(botocore_session=core)
-    place: Any = {} if options.profile is None else place_of(core)
-    if options.profile is not None:
-        config = config.merge(Config(ignore_configured_endpoint_urls=True))
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
-    anonymous = config.merge(Config(signature_version=UNSIGNED))
-    endpoint = session.client("s3", config=anonymous, **place).meta.endpoint_url
+    endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
     unsigned = endpoint.startswith("https:") and not decides_signing(core)
     config = with_options(own_settings(core), options).merge(config)
     if unsigned:
         s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
         config = config.merge(Config(s3=s3))
-    client = session.client("s3", config=config, verify=options.ca_bundle, **place)
-    Signing(client, differences, lambda: Session(profile=options.profile).get_credentials(), unsigned)
+    client = session.client("s3", config=config, verify=options.ca_bundle)
+    Signing(client, differences, lambda: session_with(options).get_credentials(), unsigned)
     TimeLimits(client)
     return client
 

@@ -31,20 +31,6 @@ def own_settings(session: Session) -> Config:
     return Config(connect_timeout=10, read_timeout=60, tcp_keepalive=True, **options)
 
 
-def place_of(session: Session) -> dict[str, str]:
-    """Return endpoint and region of the session's profile, as far as it has them, for the client.
-
-    A profile that a repository names is a whole: an endpoint in the environment is that of other
-    repositories.
-    """
-    profile = session.get_scoped_config()
-    services = session.full_config.get("services", {}).get(profile.get("services"), {})
-    own = services.get("s3") if isinstance(services, Mapping) else None
-    endpoint = own.get("endpoint_url") if isinstance(own, Mapping) else None
-    found = {"endpoint_url": endpoint or profile.get("endpoint_url"), "region_name": profile.get("region")}
-    return {name: value for name, value in found.items() if value}
-
-
 def decides_signing(session: Session) -> bool:
     """Return whether the user has set if bodies are signed."""
     return "payload_signing_enabled" in _section(session.get_scoped_config())
