@@ -30,11 +30,13 @@ from hypothesis.stateful import (
 from puller.errors import DamagedData, MissingObject, StoreUnavailable
 from puller.host.folders import cache_directory
 from puller.repository import repository as repositories
-from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
+from puller.repository.format.footer import DEAD, Footer, Ids
 from puller.repository.format.index import IndexedPack, IndexPart, IndexRows
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable
 from puller.repository.index import cache, hints
-from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.index.budget import BUDGET
+from puller.repository.index.cache import load_hints
 from puller.repository.index.hints import HintFile
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.repository import Repository

@@ -33,7 +33,7 @@ from puller.errors import (
     UsageError,
 )
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.records.condemned import ALL, CondemnedSlots

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from puller.errors import DamagedData
 from puller.repository.format import compression
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import COMPRESSED, ID, Footer, PackKind
+from puller.repository.format.footer import COMPRESSED, Footer
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG, Cipher, Keys
 from puller.units import CHUNK
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.index import id_bits
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.index.hints import HintFile
 from puller.repository.reading.footers import Footers

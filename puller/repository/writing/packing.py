@@ -23,7 +23,8 @@ from puller.errors import RepositoryError
 from puller.pipeline.buffers import Buffer, BufferBudget, BufferPool
 from puller.repository.format.chunk_slot import SlotCipher
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
+from puller.repository.format.footer import MAX_SLOTS, Footer, encode_tail
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.units import MIB, format_bytes

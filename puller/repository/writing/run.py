@@ -32,11 +32,12 @@ from puller.pipeline.flow import Flow
 from puller.pipeline.gate import Gate
 from puller.pipeline.pace import Pace
 from puller.repository.format import index
+from puller.repository.format.address import Address
 from puller.repository.format.chunk_slot import compress, content_id
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
-from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
@@ -132,10 +133,18 @@ class Holdings(Protocol):
 
     keys: KeyRing
     store: Store
-    maps: MapReader
-    packs: PackReader
     points: Points
     pending: PendingPoints
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps."""
+        ...
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs."""
+        ...
 
 
 class DiskWriter:
