@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from botocore.session import Session
 
 from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
 from puller.store.s3.models import SERVICE, load_models_fast
-from puller.store.s3.options import add_to_requests, with_options
+from puller.store.s3.options import add_to_requests, session_with, with_options
 from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
@@ -35,7 +34,7 @@ def connect(
 
     Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
     overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
-    exist, or an endpoint that is not a URL, or if the CA bundle of the options cannot be used.
+    exist, or an endpoint that is not a URL, or if a file of the options cannot be used.
     """
     differences = Differences()
     client = make_client(config, options, differences)
@@ -72,14 +71,14 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
-    session = Session()
+    session = session_with(options)
     load_models_fast(session)
     config = with_options(own_settings(session), options).merge(config)
     client: Any = session.create_client(SERVICE, config=config, verify=options.ca_bundle)
     unsigned = client.meta.endpoint_url.startswith("https:") and not decides_signing(session)
     if unsigned:
         client.meta.config.s3 = (client.meta.config.s3 or {}) | {"payload_signing_enabled": False}
-    Signing(client, differences, lambda: Session().get_credentials(), unsigned)
+    Signing(client, differences, lambda: session_with(options).get_credentials(), unsigned)
     TimeLimits(client)
     return cast("S3Client", client)
 
