@@ -189,7 +189,7 @@ class Archive:
             for key in dict.fromkeys(
                 key for key, pack in zip(batch, packs.tolist(), strict=True) if pack < 0
             ):
-                known.add(PackKind.DATA, key, table.number(names[len(fresh) // SLOTS]), len(fresh) % SLOTS)
+                known.add(PackKind.DATA, table.number(names[len(fresh) // SLOTS]), len(fresh) % SLOTS, [key])
                 fresh.append(key)
         self._keep(names, fresh)
         return len(ids) - len(fresh)

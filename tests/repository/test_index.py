@@ -150,7 +150,7 @@ class Opened:
         self.added: dict[bytes, set[tuple[bytes, int]]] = {}
 
     def add(self, key: bytes, pack: bytes, slot: int) -> None:
-        self.index.add(PackKind.DATA, key, self.table.number(pack), slot)
+        self.index.add(PackKind.DATA, self.table.number(pack), slot, [key])
         self.added.setdefault(key, set()).add((pack, slot))
 
     def find(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
@@ -364,7 +364,7 @@ def test_the_kind_of_a_pack_matters() -> None:
     opened = some_objects().open()
     assert (opened.index.find(PackKind.MAP, ids_in(0))[0] < 0).all()
     mine = opened.table.number(b"a map pack, mine")
-    opened.index.add(PackKind.MAP, ids_in(0)[0], mine, 65535)
+    opened.index.add(PackKind.MAP, mine, 65535, [ids_in(0)[0]])
     assert opened.find(ids_in(0)[:1])[0] is not None
     packs, slots = opened.index.find(PackKind.MAP, ids_in(0)[:2])
     assert (packs.tolist(), slots.tolist()) == ([mine, -1], [65535, 0])
@@ -664,7 +664,7 @@ def test_finders_and_adders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         rng = random.Random(1000 + number)
         for slot in range(900):
             key = rng.randbytes(16)
-            index.add(PackKind.DATA, key, mine[number], slot)
+            index.add(PackKind.DATA, mine[number], slot, [key])
             packs, slots = index.find(PackKind.DATA, [key])
             assert (packs.tolist(), slots.tolist()) == ([mine[number]], [slot])
 

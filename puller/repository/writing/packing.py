@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,7 @@ TAIL_ROOM = 2 * MIB
 """Room for the largest tail: 65536 slots of 21 bytes, which zstd makes no longer, a key box and a trailer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Content for a slot: its id, the bytes to seal, their flags."""
 
     content_id: bytes

@@ -409,16 +409,17 @@ class Run:
         self, disk: DiskWriter, writer: PackWriter, fresh: Mapping[bytes, Content]
     ) -> dict[bytes, tuple[int, int]]:
         """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
+        ids = list(fresh)
         packed = compress(list(fresh.values()), self.effort.level)
-        pieces = [Piece(key, *piece) for key, piece in zip(fresh, packed, strict=True)]
+        pieces = [Piece(own, content, flags) for own, (content, flags) in zip(ids, packed, strict=True)]
         found: dict[bytes, tuple[int, int]] = {}
         total = 0
         for places, stored in writer.add(pieces):
             total += stored
             pack = self._note_places(places)
-            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
-                found[piece.content_id] = pack, slot
-                self._index.add(writer.kind, piece.content_id, pack, slot)
+            written = ids[len(found) : len(found) + places.count]
+            found.update({content_id: (pack, slot) for slot, content_id in enumerate(written, places.first)})
+            self._index.add(writer.kind, pack, places.first, written)
         new = sum(map(len, fresh.values())) if writer is self._data else 0
         disk.count(0, new, total)
         return found

@@ -13,9 +13,9 @@ from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
-from puller.store.s3.models import SERVICE, load_models_fast
 from puller.store.s3.options import add_to_requests, session_with, with_options
 from puller.store.s3.profile import decides_signing, own_settings
+from puller.store.s3.quick import SERVICE, make_quick
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
 from puller.store.s3.timelimits import TimeLimits
@@ -72,7 +72,7 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
     session = session_with(options)
-    load_models_fast(session)
+    make_quick(session)
     config = with_options(own_settings(session), options).merge(config)
     client: Any = session.create_client(SERVICE, config=config, verify=options.ca_bundle)
     unsigned = client.meta.endpoint_url.startswith("https:") and not decides_signing(session)

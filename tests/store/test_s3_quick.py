@@ -1,22 +1,28 @@
-"""botocore's models, loaded faster, are the same."""
+"""botocore made quick says the same as before."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from botocore.exceptions import UnknownServiceError
 from botocore.loaders import Loader
 from botocore.session import Session
+from botocore.utils import parse_timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
-from puller.store.s3.models import load_models_fast
+from puller.store.s3.quick import make_quick, time_of
 
 
 @pytest.fixture
 def session() -> Session:
     session = Session()
-    load_models_fast(session)
+    make_quick(session)
     return session
 
 
@@ -47,7 +53,7 @@ def test_models_of_the_users_own_directory_are_found(
     (folder / "own.json").write_text('{"of": "the user"}')
     monkeypatch.setenv("AWS_DATA_PATH", str(folder))
     session = Session()
-    load_models_fast(session)
+    make_quick(session)
     assert session.get_component("data_loader").load_data("own") == {"of": "the user"}
 
 
@@ -58,3 +64,25 @@ def test_a_store_in_a_bucket_needs_neither_boto3_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
+
+
+@given(MOMENTS)
+def test_times_of_listings_and_of_headers_are_botocores(moment: datetime) -> None:
+    in_listing = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"
+    for text in (in_listing, format_datetime(moment, usegmt=True), moment.isoformat()):
+        assert time_of(text) == parse_timestamp(text)
+        assert time_of(text).tzinfo is not None
+
+
+@pytest.mark.parametrize("value", [1796000000, "1796000000", "20261129T051233Z", "2026-11-29T05:12:33", 0.5])
+def test_other_times_are_read_as_botocore_reads_them(value: Any) -> None:
+    assert time_of(value) == parse_timestamp(value)
+
+
+@pytest.mark.parametrize("value", ["yesterday", "", None])
+def test_what_is_no_time_is_refused(value: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        time_of(value)
