@@ -23,7 +23,7 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer
 from puller.pipeline.concurrency import FAR_AWAY
-from puller.pipeline.pace import Pace
+from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format.pages import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref
 from puller.repository.reading.damage import Damage
@@ -78,7 +78,7 @@ class PointCopy:
         self._point = point
         self._pair = pair
         self._observer = observer
-        self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
+        self._limit = None if read_rate is None else run.flow.adopt(RateLimit(read_rate))
         self._based: set[str] = set()
         self.chunks = 0
         self.stored_bytes = 0
@@ -198,8 +198,8 @@ class PointCopy:
         def store(scope: CancelScope, job: PackJob) -> None:
             contents = _verified(image.within(scope), job)
             while group := list(islice(contents, _GROUP)):
-                if self._pace is not None:
-                    self._pace.take(len(group) * CHUNK)
+                if self._limit is not None:
+                    self._limit.take(len(group) * CHUNK)
                 writer.place(*zip(*group, strict=True))
 
         return each(self._run.flow.scope, store, _announced(windows, writer), self._threads)

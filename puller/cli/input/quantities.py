@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, run_memory, size
+from puller.configuration.quantities import (
+    budget,
+    duration,
+    duration_or_size,
+    memory,
+    pace,
+    rate,
+    run_memory,
+    size,
+)
 
 T = TypeVar("T")
 
@@ -39,6 +48,8 @@ def _moment(word: str) -> datetime:
 DURATION = Quantity("duration", duration)
 RATE = Quantity("rate", rate)
 """In bytes per second."""
+PACE = Quantity("pace", pace)
+"""``gentle``, ``full``, or bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
 AMOUNT = Quantity("size", size)
