@@ -35,7 +35,16 @@ DEFAULT_PATH = Path("/etc/puller/puller.toml")
 
 _NAME_ADVICE = "Use at most 64 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'."
 _PATHS = (
-    *("key-file", "password-file", "ca-bundle", "metrics-file", "scratch-dir", "staging-dir", "nbd-tls"),
+    *(
+        "key-file",
+        "password-file",
+        "ca-bundle",
+        "credentials-file",
+        "metrics-file",
+        "scratch-dir",
+        "staging-dir",
+        "nbd-tls",
+    ),
     *("directory", "smtp-password-file"),
 )
 _RESERVED = {"job": "name", "interval": "interval"}

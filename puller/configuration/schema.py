@@ -188,6 +188,14 @@ class RepositoryTable(Table):
             '"/etc/puller/s3-ca.pem"',
         ),
     ] = None
+    credentials_file: Annotated[
+        Text | None,
+        Key(
+            "the absolute path of a file like ~/.aws/credentials, with the access key of this repository "
+            "and, if its server is not AWS's, endpoint_url (default: AWS's own files and variables)",
+            '"/etc/credstore/puller-aws-credentials"',
+        ),
+    ] = None
     connections: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=MOST_CONNECTIONS)] | None,
         Key("the number of uploads, and of ranged reads, at once, from 1 to 64 (default: adapted)", "8"),

@@ -42,6 +42,8 @@ class StoreOptions:
         addressing: ``path`` (endpoint/bucket), ``virtual`` (bucket.endpoint) or ``auto``; None for the choice
             of the AWS profile.
         ca_bundle: The path of a PEM file with the certificates that sign the server's; None for the system's.
+        credentials_file: The path of a file in the form of ``~/.aws/credentials``, read in its place: access
+            key, and if it names them, endpoint and region. AWS variables override what it says.
         connections: The number of uploads, and of ranged reads, at once, from 1 to 64; None to adapt it.
 
     Raises:
@@ -54,6 +56,7 @@ class StoreOptions:
     request_payer: str | None = None
     addressing: str | None = None
     ca_bundle: str | None = None
+    credentials_file: str | None = None
     connections: int | None = None
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ _READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "request_payer": ("PULLER_REQUEST_PAYER", _one_of(REQUESTER)),
     "addressing": ("PULLER_ADDRESSING", _one_of(ADDRESSING)),
     "ca_bundle": ("PULLER_CA_BUNDLE", str),
+    "credentials_file": ("PULLER_CREDENTIALS_FILE", str),
     "connections": ("PULLER_CONNECTIONS", _count),
 }
 """By option: its variable, and the reader of its text."""

@@ -4,21 +4,24 @@
 all; test_quickstart.py asserts on it. It runs in a mount namespace of its own (tests/lab/namespace) with a
 libvirtd of its own; /etc is a copy there, and /opt, /usr/local and others are empty.
 
-What is not as on a newcomer's machine: the endpoint and keys of the page are replaced by those of a local
-SeaweedFS; /opt/puller finds the libraries of the tests' environment instead of fetching them (PYTHONPATH);
-and as there is no systemd as process 1, ``systemctl`` and ``journalctl`` are stand_in.py.
+What is not as on a newcomer's machine: whoever answers the questions (terminal.py) gives the endpoint and
+keys of a local SeaweedFS in place of the page's; /opt/puller finds the libraries of the tests' environment
+instead of fetching them (PYTHONPATH); and as there is no systemd as process 1, ``systemctl`` and
+``journalctl`` are stand_in.py.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
@@ -30,6 +33,8 @@ from tests.lab.seaweed import Seaweed
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "quickstart.md"
 STAND_IN = Path(__file__).with_name("stand_in.py")
+TERMINAL = Path(__file__).with_name("terminal.py")
+ASKS = "puller config init\n"
 IMAGE = Path("/var/lib/libvirt/images/web1.qcow2")
 
 _DOMAIN = f"""\
@@ -98,8 +103,10 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def run(blocks: list[str], folder: Path) -> dict[str, object]:
+def run(blocks: list[str], folder: Path, answers: list[str]) -> dict[str, Any]:
     """Run them in one shell until one fails; what each one printed."""
+    asked = shlex.join([sys.executable, str(TERMINAL), json.dumps(answers), *ASKS.split()])
+    blocks = [f"{asked}\n" if block == ASKS else block for block in blocks]
     outputs = [folder / f"block-{number}" for number in range(len(blocks))]
     script = folder / "script"
     script.write_text("".join(f"exec >{path}\n{block}" for path, block in zip(outputs, blocks, strict=True)))
@@ -114,6 +121,12 @@ def run(blocks: list[str], folder: Path) -> dict[str, object]:
     )
     printed = [path.read_text() for path in outputs if path.exists()]
     return {"code": done.returncode, "printed": printed, "errors": done.stderr}
+
+
+def _as_on_the_page(text: str, shown: dict[str, str]) -> str:
+    for there, here in shown.items():
+        text = text.replace(here, there)
+    return text
 
 
 def outcome() -> dict[str, object]:
@@ -139,9 +152,10 @@ def main() -> int:
     with Seaweed(folder) as server, PrivateLibvirt(folder):
         server.make_bucket("backups")
         define_machine()
-        page = PAGE.read_text().replace("https://s3.example.org", server.endpoint)
-        page = page.replace("YOUR-KEY-ID", server.access_key).replace("YOUR-SECRET", server.secret_key)
-        result = run(commands(page), folder)
+        shown = {"https://s3.example.org": server.endpoint, "YOUR-KEY-ID": server.access_key}
+        answers = ["s3://backups/kvm", *shown.values(), server.secret_key, "web1"]
+        result = run(commands(PAGE.read_text()), folder, answers)
+        result["printed"] = [_as_on_the_page(text, shown) for text in result["printed"]]
         objects = server.client().list_objects_v2(Bucket="backups").get("Contents", [])
         result |= outcome() | {"objects": sorted(each["Key"] for each in objects)}
         end_machine()

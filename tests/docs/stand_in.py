@@ -122,7 +122,7 @@ def enable(timer: Unit) -> int:
 def main() -> int:
     folder, program, *words = Path(sys.argv[1]), *sys.argv[2:]
     match program, words:
-        case "systemctl", ["enable", "--now", name]:
+        case "systemctl", ["enable", name]:
             return enable(Unit(name))
         case "systemctl", ["start", "--wait", name]:
             return start(Unit(name), folder)

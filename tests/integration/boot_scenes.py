@@ -33,8 +33,10 @@ from tests.lab.seaweed import Seaweed
 DOMAIN = "web1"
 MACHINE = "web1-boot"
 PATIENCE = 120.0
-SLOW = "250K"
-"""So that all that befalls the machine does so in mid-pull, however slow this host is."""
+SLOW = "128K"
+"""So that all that befalls the machine does so in mid-pull: the half that the guest leaves alone takes 256 s."""
+STALLED = 15.0
+"""Seconds without progress that mean a stop: QEMU pulls half a MiB at a time, which takes 4 s when it is slow."""
 
 
 class Stage:
@@ -237,7 +239,7 @@ def wait_until_stalled() -> int:
     """Wait until QEMU pulls nothing any more, and return what it has pulled."""
     at, since = pulled(), time.monotonic()
     deadline = since + PATIENCE
-    while time.monotonic() - since < 6:
+    while time.monotonic() - since < STALLED:
         assert time.monotonic() < deadline
         time.sleep(0.2)
         if (now := pulled()) != at:

@@ -22,7 +22,7 @@ from tests.lab.kernel import Kernel
 INIT = Path(__file__).resolve().parents[1] / "guest" / "recovery-init"
 MIB = 1 << 20
 BLOCKS = 64
-"""Of the disk: the guest reads the first half, and overwrites the second."""
+"""Of the disk: the guest reads the third quarter, overwrites the last, and leaves the first half alone."""
 TAIL = 3 * 512
 """Makes the disk no multiple of 64 KiB."""
 

@@ -217,3 +217,37 @@ def test_the_classes_of_a_repository_on_a_real_server(
     }
     assert found == {key: "STANDARD_IA" if key.startswith(BULK) else "STANDARD" for key in found}
     assert puller.check(repository, read_data=100).errors == ()
+
+
+def test_a_credentials_file_belongs_to_one_repository(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(
+        "AWS_SHARED_CREDENTIALS_FILE", str(_credentials(tmp_path / "shared", "shared", server))
+    )
+    for name in ("first", "second"):
+        options = StoreOptions(credentials_file=str(_credentials(tmp_path / name, name, server)))
+        connect("bucket", "", ONCE, options).put("keys/a", b"body")
+    connect("bucket", "", ONCE).put("keys/a", b"body")
+    signed = [request.headers["authorization"] for request in server.requests]
+    assert [text.split("Credential=")[1].split("/")[0] for text in signed] == ["first", "second", "shared"]
+
+
+def test_a_credentials_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store("s3://bucket/prefix", StoreOptions(credentials_file=str(tmp_path / "absent")))
+    why = "No such file or directory"
+    assert caught.value.message == f"cannot read the credentials file {tmp_path / 'absent'}: {why}"
+
+
+def _credentials(path: Path, key: str, server: ScriptedServer) -> Path:
+    lines = (
+        "[default]",
+        f"aws_access_key_id={key}",
+        "aws_secret_access_key=x",
+        f"endpoint_url={server.endpoint}",
+    )
+    path.write_text("\n".join(lines) + "\n")
+    return path

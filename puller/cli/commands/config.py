@@ -1,4 +1,4 @@
-"""``puller config check`` and ``example``."""
+"""``puller config``: ``init`` is in a module of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 
 import click
 
+from puller.cli.commands import config_init
 from puller.cli.input.options import Bare, Group
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.settings import Settings
 from puller.errors import UsageError
 
-command = Group("config", help="Check the configuration file, or print an example.", no_args_is_help=False)
+command = Group(
+    "config", help="Write a first configuration, check it, or print an example.", no_args_is_help=False
+)
+command.add_command(config_init.command)
 
 
 @command.command("check", cls=Bare)

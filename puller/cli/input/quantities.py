@@ -18,6 +18,7 @@ from puller.configuration.quantities import (
     run_memory,
     size,
 )
+from puller.repository.shard import parse
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ def _moment(word: str) -> datetime:
 
 
 DURATION = Quantity("duration", duration)
+SHARD = Quantity("shard", parse)
+"""A part of a repository, as ``I/N``."""
 RATE = Quantity("rate", rate)
 """In bytes per second."""
 PACE = Quantity("pace", pace)

@@ -10,13 +10,12 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from botocore.session import Session
 
 from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
-from puller.store.s3.options import add_to_requests, with_options
+from puller.store.s3.options import add_to_requests, session_with, with_options
 from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
@@ -36,7 +35,7 @@ def connect(
 
     Credentials, region and endpoint are those of the AWS environment variables and profiles. ``config``
     overrides puller's own settings. Raises ``UsageError`` if the environment names a profile that does not
-    exist, or an endpoint that is not a URL, or if the CA bundle of the options cannot be used.
+    exist, or an endpoint that is not a URL, or if a file of the options cannot be used.
     """
     differences = Differences()
     client = make_client(config, options, differences)
@@ -73,7 +72,7 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
-    core = Session()
+    core = session_with(options)
     session = boto3.Session(botocore_session=core)
     # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
     endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
@@ -83,7 +82,7 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
         s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
         config = config.merge(Config(s3=s3))
     client = session.client("s3", config=config, verify=options.ca_bundle)
-    Signing(client, differences, lambda: Session().get_credentials(), unsigned)
+    Signing(client, differences, lambda: session_with(options).get_credentials(), unsigned)
     TimeLimits(client)
     return client
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
+from botocore.session import Session
 
 from puller.errors import UsageError
 from puller.store.options import BULK, StoreOptions
@@ -14,6 +16,26 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _POOL = 32
+
+
+def session_with(options: StoreOptions) -> Session:
+    """Return a new session, which reads the credentials file of the options. Raises UsageError."""
+    session = Session()
+    if options.credentials_file is not None:
+        _check_readable(options.credentials_file)
+        session.set_config_variable("credentials_file", options.credentials_file)
+    return session
+
+
+def _check_readable(path: str) -> None:
+    """botocore takes a file that it cannot read for one without credentials."""
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the credentials file {path}: {error.strerror}",
+            advice="Name a readable file in credentials-file or PULLER_CREDENTIALS_FILE, or leave it out.",
+        ) from error
 
 
 def with_options(config: Config, options: StoreOptions) -> Config:
