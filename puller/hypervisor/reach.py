@@ -46,7 +46,7 @@ def _knock(uri: str, scope: CancelScope) -> None:
     transport, name, port = place_of(uri)
     if transport not in ("tls", "tcp"):
         raise UsageError(
-            f"invalid URI '{uri}': there is no way '{transport}' to another host",
+            f"invalid URI '{uri}': unknown transport '{transport}'",
             advice="Use qemu+ssh://USER@HOST/system or qemu+tls://HOST/system.",
         )
     if transport == "tcp":

@@ -73,22 +73,22 @@ LIES: dict[type[WrappedStore], dict[str, str]] = {
     lying.IgnoresCondition: {"exercise-races": "warn: the store does not honour If-None-Match"},
     lying.RefusesCondition: {"exercise-races": "warn: the store does not honour If-None-Match"},
     lying.Truncates: {
-        "exercise-large": "fail: 2 of 2 large objects were shorter than they were put",
-        "exercise-pieces": "fail: 80 of 80 objects read at once with others were shorter than they were put",
+        "exercise-large": "fail: 2 of 2 large objects are shorter than what was put",
+        "exercise-pieces": "fail: 80 of 80 objects read at once with others are shorter than what was put",
     },
     lying.Swaps: {
-        "exercise-large": "fail: 2 of 2 large objects were read with other bytes",
-        "exercise-pieces": "fail: 80 of 80 objects read at once with others were read with other bytes",
+        "exercise-large": "fail: 2 of 2 large objects had other content than was put",
+        "exercise-pieces": "fail: 80 of 80 objects read at once with others had other content than was put",
     },
     lying.SwapsSmall: {
-        "exercise-small": "fail: 100 of 100 small objects were read with other bytes or not at all",
+        "exercise-small": "fail: 100 of 100 small objects had other content or could not be read",
     },
-    lying.CorruptsRanges: {"exercise-ranges": "fail: 57 of 57 ranges were read with other bytes"},
+    lying.CorruptsRanges: {"exercise-ranges": "fail: 57 of 57 ranges had other content than was put"},
     lying.ShortensRanges: {
-        "exercise-ranges": "fail: 57 of 57 ranges had another length than was asked for",
+        "exercise-ranges": "fail: 57 of 57 ranges had another length than requested",
     },
     lying.CorruptsTails: {
-        "exercise-tail": "fail: the last 10 bytes of a large object were read with other bytes",
+        "exercise-tail": "fail: the last 10 bytes of a large object had other content than was put",
     },
     lying.LiesAboutSizes: {
         "exercise-tail": "fail: a read of the end of a large object gave its size as 2097151 instead of "
@@ -350,7 +350,7 @@ def test_the_time_ends_a_hanging_request_and_what_it_does_later_is_deleted_too(
 
     monkeypatch.setattr(_Ledger, "close", release_and_close)
     report = ended_in_time(hanging, monkeypatch)
-    assert faults(report) == {"exercise-large": "warn: the time of 300 s was over before all was tried"}
+    assert faults(report) == {"exercise-large": "warn: the time of 300 s ended before all checks were done"}
     assert list(store.list("")) == []
 
 

@@ -37,7 +37,7 @@ SLOW = "128K"
 """Everything that happens to the machine then happens during the pull: the half that the guest leaves alone
 takes 256 s."""
 STALLED = 15.0
-"""Seconds without progress that mean a stop: QEMU pulls half a MiB at a time, which takes 4 s if it is slow."""
+"""Seconds without progress that mean a stop: QEMU pulls half a MiB at a time, which takes 4 s when slow."""
 
 
 class Stage:

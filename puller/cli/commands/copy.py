@@ -133,7 +133,7 @@ def text(report: CopyReport) -> str:
     lines = [*map(_line, report.copied)]
     lines += [f"{point}: not copied: {error.message}" for point, error in report.failed]
     said = f"{format_count(len(report.copied), 'point')} copied"
-    said += f", {len(report.present)} there already" if report.present else ""
+    said += f", {len(report.present)} already present" if report.present else ""
     said += f", {len(report.failed)} failed" if report.failed else ""
     return "\n".join([*lines, said])
 

@@ -36,12 +36,12 @@ _DAYS = 90
     help=f"Show the last N days.  [default: {_DAYS}]",
 )
 @click.option(
-    "--title", default="Backups", metavar="TEXT", help="Head the page with TEXT.  [default: Backups]"
+    "--title", default="Backups", metavar="TEXT", help="Set the page's heading to TEXT.  [default: Backups]"
 )
 @click.option(
     "--price",
     metavar="'AMOUNT [CURRENCY]'",
-    help="Also show what is stored costs a month, at this price for a GiB (for example '0.023 USD').",
+    help="Also show the monthly cost of the stored data, at this price per GiB (for example '0.023 USD').",
 )
 @hosts_option("Show only machines whose newest point was taken by HOST: a name, or a pattern such as 'kvm*'.")
 @EXCLUDE

@@ -24,7 +24,7 @@ class Fault(enum.Enum):
     """A fault of one round; the value says what has happened to so many objects."""
 
     UNREAD = "could not be read right after their put"
-    OTHER = "were read with other bytes right after their put"
+    OTHER = "had other content right after their put"
     STALE = "were read with their old content right after they were replaced"
     UNLISTED = "were missing in the list right after their put"
     WRONG_SIZE = "had a wrong size in the list right after their put"

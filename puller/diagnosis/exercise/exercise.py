@@ -140,7 +140,7 @@ class _Exercise:
         if not (isinstance(error, StoreUnavailable) and self._ground.is_over):
             return fail(error.message, error.advice)
         return warn(
-            f"the time of {self._plan.seconds:.0f} s was over before all was tried",
+            f"the time of {self._plan.seconds:.0f} s ended before all checks were done",
             "Run it again with a smaller SIZE, or at a time with less load.",
         )
 

@@ -75,7 +75,7 @@ def _tiles(report: Report) -> list[tuple[str, str, bool]]:
         (str(late), "late", late > 0),
         (str(silent), "silent hosts", silent > 0),
         (str(wrong), "that look wrong", wrong > 0),
-        (str(len(recent)), "with a proven point of the last 30 days", False),
+        (str(len(recent)), "with a proven point from the last 30 days", False),
         (str(failed), "whose last drill failed", failed > 0),
         (format_bytes(sum(repository.stored for repository in report.repositories)), "stored", False),
     ]

@@ -29,7 +29,7 @@ def test_a_lease_that_cannot_be_given_back(opened: Open) -> None:
         with Lease.take(it.retrying, KeyRing.unencrypted(bytes(16)).boxes(), "prune"):
             stub.quirk = lambda stub, request: s3_error(403, "AccessDenied", "The key was withdrawn.")
     assert it.notices == [
-        "cannot give back the lease of this prune, so that another one has to wait up to 15 minutes: cannot "
+        "cannot release the lease of this prune, so another one has to wait up to 15 minutes: cannot "
         f"store {leased(stub)} in bucket bucket at {stub.endpoint}: The key was withdrawn (AccessDenied)"
     ]
 
