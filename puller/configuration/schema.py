@@ -60,7 +60,7 @@ class Command(Table):
 
 
 class Notify(Table):
-    """``[jobs.NAME.notify]``: who is told how a run ended."""
+    """``[jobs.NAME.notify]``: whom to notify when a run ends."""
 
     when: Annotated[
         Literal["change", "failure", "always"],
@@ -239,7 +239,8 @@ class ProveTable(Table):
 
 
 class AlarmTable(Table):
-    """``[alarms]``: from where on a new point looks wrong by its machine's earlier ones."""
+    """``[alarms]``: thresholds above which a new point looks wrong, compared with the machine's earlier
+    ones."""
 
     change: Annotated[
         Annotated[float, msgspec.Meta(gt=1)] | None,

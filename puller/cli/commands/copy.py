@@ -96,9 +96,9 @@ def command(
 ) -> Outcome:
     """Copy restore points to another repository.
 
-    Copy each POINT, or all points if none is given. Points that the target has are left alone. Only data that
-    the target lacks is sent, encrypted with the target's keys. Each copy has the id, the time and the tags
-    of its point.
+    Copy each POINT, or all points if none is given. Points that the target already has are skipped. Only data
+    that the target lacks is sent, encrypted with the target's keys. Each copy has the id, the time and the
+    tags of its original.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """

@@ -61,8 +61,9 @@ def command(
     Nothing is changed on the host. To test the credentials, one object is put under the repository's locks/
     and deleted again.
 
-    --exercise-store tries under load what puller relies on: that what was put is read and listed at once,
-    long lists, conditional puts of many writers, ranges of large objects; and it measures the store.
+    --exercise-store tests under load what puller relies on: whether new objects can be read and listed at
+    once, long lists, conditional puts by many writers, and ranges of large objects. It also measures the
+    store.
     """
     if exercise is not None and (domains or scratch_dir is not None):
         raise UsageError(

@@ -46,7 +46,7 @@ def examine(ground: Ground, plan: Plan, bucket: Bucket | None) -> Iterator[Named
 
 
 def compare(store: Store, key: str, body: memoryview) -> str:
-    """Return what a read of the object came to: nothing, if it is ``body``."""
+    """Return what is wrong with a read of the object; empty if it returned ``body``."""
     try:
         found = store.get(key, max_size=len(body))
     except ObjectNotFound:
