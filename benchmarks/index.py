@@ -41,7 +41,7 @@ from puller.repository.writing.chunkindex import ChunkIndex
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK, MIB
 
-KEYS = KeyRing.from_master(bytes(ID), bytes(32))
+KEYS = KeyRing.from_master(bytes(ID), bytes(ID), bytes(32))
 SLOTS = 500
 PACKS = (1 << 19) // SLOTS
 ROWS = PACKS * SLOTS

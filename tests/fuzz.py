@@ -127,7 +127,9 @@ class Target:
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
         if self.secret is not None:
-            opened = slots.open_slot(store, repository.keys.repository_id, self.secret)
+            opened = slots.open_slot(
+                store, repository.keys.repository_id, repository.keys.repository_id, self.secret
+            )
             slots.add_slot(store, opened, KeyFile(bytes(64)), BACKUP_ONLY, "host")
             _put_cheap_slot(store, opened)
 
@@ -356,7 +358,7 @@ def _open(case: Case, repository: Repository) -> None:
 
 def _open_with_password(case: Case, repository: Repository) -> None:
     identity = repository.keys.repository_id
-    slots.open_slot(repository.store, identity, _PASSWORD)
+    slots.open_slot(repository.store, identity, identity, _PASSWORD)
 
 
 def _list_slots(case: Case, repository: Repository) -> None:

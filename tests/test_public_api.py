@@ -155,7 +155,7 @@ EVENTS = {
     "Notice",
     "Step",
 }
-OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "StoreOptions"}
+OTHERS = {"CancelScope", "Observer", "Policy", "Scope", "Server", "Shard", "StoreOptions"}
 
 
 def errors(base: type[puller.PullerError] = puller.PullerError) -> Iterator[type[puller.PullerError]]:

@@ -19,8 +19,10 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
+from puller.repository.format.sealing import Cipher
 from puller.repository.index.cache import BUDGET, LEAST_BUDGET
-from puller.repository.repository import Repository
+from puller.repository.keys.key_slots import Secret
+from puller.repository.repository import Family, Repository
 from puller.store.filesystem import require_file_system
 from puller.store.folder import FolderStore
 from puller.store.location import address, open_store
@@ -48,6 +50,9 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
     key_file: bytes | None = None,
     lock_mode: LockMode | None = None,
     lock_period: timedelta | None = None,
+    like: Repository | None = None,
+    like_password: str | None = None,
+    like_key_file: bytes | None = None,
     store_options: StoreOptions = DEFAULTS,
 ) -> Repository:
     """Create a repository.
@@ -62,6 +67,10 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
         lock_mode: ``governance`` or ``compliance``: lock what restore points need, as ``set_lock`` does. The
             bucket must have Object Lock. None locks nothing.
         lock_period: How long to lock it. Needed with ``lock_mode``.
+        like: Use the master secret of this repository, so that ``copy_points`` between the two sends chunks
+            as they are sealed. Both are encrypted, or neither is.
+        like_password: A password that opens a key of ``like`` whose role is ``full``.
+        like_key_file: The content of a key file that does. Default: ``password`` or ``key_file``.
         store_options: Options of the store, such as the storage class. Default: those of the bucket and the
             AWS profile.
 
@@ -70,6 +79,7 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
 
     Raises:
         RepositoryExists: There is a repository at this URL.
+        WrongKey, KeyNotHeld: The password or key file opens no key of ``like`` whose role is ``full``.
         NoBucket: The bucket, or the directory above, does not exist.
         StoreError: The store cannot be reached or refuses.
         UnsupportedByStore: The store cannot lock objects, or the directory's file system cannot hold a
@@ -81,12 +91,30 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
     """
     secret = secret_of(password, key_file)
     policy = policy_of(lock_mode, lock_period)
+    family = (
+        None if like is None else _family(like, secret_of(like_password, like_key_file) or secret, secret)
+    )
     store = open_store(url, store_options)
     if isinstance(store, FolderStore):
         require_file_system(Path(store.url))
-    repository = repositories.create(RetryingStore(store), secret, address(store), policy)
+    repository = repositories.create(RetryingStore(store), secret, address(store), policy, family)
     repository.store_options = store_options
     return repository
+
+
+def _family(like: Repository, opener: Secret | None, secret: Secret | None) -> Family:
+    """Return the family of ``like``, for a repository that ``secret`` will open."""
+    if like.keys.cipher is Cipher.NONE and secret is not None:
+        raise UsageError(
+            f"cannot create an encrypted repository like {like.store.url}, which is not encrypted",
+            advice="Create the new one without encryption, or without the master secret of the other.",
+        )
+    if like.keys.cipher is not Cipher.NONE and secret is None:
+        raise UsageError(
+            f"cannot create an unencrypted repository like {like.store.url}, which is encrypted",
+            advice="Give the new repository a password or a key file.",
+        )
+    return repositories.family_of(like, opener)
 
 
 def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user has

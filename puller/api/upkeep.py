@@ -18,6 +18,7 @@ from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
+from puller.repository.shard import WHOLE, Shard
 from puller.upkeep.check import CheckReport
 from puller.upkeep.check import check as _check
 from puller.upkeep.delete import delete as _delete
@@ -159,6 +160,7 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
     read_data: float = 0.0,
     max_age: timedelta | None = None,
     budget: timedelta | int | None = None,
+    shard: Shard = WHOLE,
     observer: Observer = ignore,
 ) -> CheckReport:
     """Verify that points can be restored.
@@ -175,6 +177,7 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
             point needs must exist.
         max_age: Read all data that no check has verified for this long. Other packs only need to exist.
         budget: Stop reading after this time, or this number of bytes. At least one pack is read.
+        shard: Verify only the packs of this part, such as ``Shard(1, 4)``. The maps are verified as a whole.
         observer: Receives events: progress and notices.
 
     Returns:
@@ -198,7 +201,7 @@ def check(  # noqa: PLR0913 - one keyword for each choice that a user has
     reading = Reading(read_data, max_age, budget)
     bound = working(repository, "repository", observer)
     chosen = [item if isinstance(item, Point) else bound.points.select(item, hosts) for item in points]
-    return _check(bound, chosen, reading, observer)
+    return _check(bound, chosen, reading, observer, shard=shard)
 
 
 def prune(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import (
     DamagedData,
+    KeyNotHeld,
     NoRepository,
     NotEncrypted,
     ObjectExists,
@@ -174,23 +175,51 @@ class Repository(Scoped):
         return self.store.list("")
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The repositories with one master secret: the id of the first one, and the secret, None without
+    encryption.
+    """
+
+    id: bytes
+    master: bytes | None = field(default=None, repr=False)
+
+
+def family_of(repository: Repository, secret: Secret | None) -> Family:
+    """Return the family of ``repository``, of which ``secret`` opens a key. Raises WrongKey, KeyNotHeld."""
+    descriptor = repository.descriptor
+    if descriptor.cipher_kind is Cipher.NONE:
+        return Family(descriptor.family_bytes)
+    opened = slots.open_slot(repository.store, descriptor.id_bytes, descriptor.family_bytes, secret)
+    if opened.role != slots.FULL:
+        raise KeyNotHeld(
+            f"cannot create a repository like {repository.store.url} with this key: its role is backup-only"
+        )
+    return Family(descriptor.family_bytes, opened.content)
+
+
 def create(
-    store: Store, secret: Secret | None, address: str | None = None, locks: LockPolicy | None = None
+    store: Store,
+    secret: Secret | None,
+    address: str | None = None,
+    locks: LockPolicy | None = None,
+    family: Family | None = None,
 ) -> Repository:
     """Create a repository in ``store``: encrypted, opened by ``secret``, or unencrypted if that is None.
 
     The descriptor is written last, so an unfinished repository does not count as one. This host remembers it
-    at ``address``. With ``locks``, it is locked, and so will its points be. Raises RepositoryExists;
-    UnsupportedByStore if the store cannot lock.
+    at ``address``. With ``locks``, it is locked, and so will its points be. Without a ``family`` it begins
+    one. Raises RepositoryExists; UnsupportedByStore if the store cannot lock.
     """
     _refuse_existing(store)
     if locks is not None:
         store.locks.require()
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
-    descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
+    conditional = honours_put_if_absent(store, "locks/")
+    descriptor = descriptors.new(cipher, conditional, None if family is None else family.id)
     store = _as_found(store, descriptor)
     vital = store if locks is None else store.locking(locks.lock(store.locks.now()))
-    keys = _first_keys(vital, descriptor, secret)
+    keys = _first_keys(vital, descriptor, secret, None if family is None else family.master)
     if locks is not None:
         LockPolicies(store, keys.boxes()).put(locks)
     try:
@@ -216,10 +245,10 @@ def _refuse_existing(store: Store) -> None:
     raise RepositoryExists(f"a repository exists already at {store.url}")
 
 
-def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> KeyRing:
+def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None, master: bytes | None) -> KeyRing:
     if secret is None:
-        return KeyRing.unencrypted(descriptor.id_bytes)
-    return slots.first_slot(store, descriptor.id_bytes, secret)
+        return KeyRing.unencrypted(descriptor.id_bytes, descriptor.family_bytes)
+    return slots.first_slot(store, descriptor.id_bytes, descriptor.family_bytes, secret, master)
 
 
 def open_repository(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
@@ -241,7 +270,7 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
         _refuse_plain(store, descriptor, secret, replaced, slot_ids)
-        slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes)
+        slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes, descriptor.family_bytes)
     else:
         opened = _open_keys(store, descriptor, secret, replaced, slot_ids, read)
         slot, keys = opened.slot_id, opened.ring()
@@ -278,7 +307,8 @@ def _open_keys(  # noqa: PLR0913, PLR0917 - what opening a repository has found 
     read: Mapping[str, KeySlot],
 ) -> Opened:
     try:
-        return slots.open_slot(store, descriptor.id_bytes, secret, slot_ids, read)
+        family = descriptor.family_bytes
+        return slots.open_slot(store, descriptor.id_bytes, family, secret, slot_ids, read)
     except WrongKey as error:
         if replaced is None or secret is None:
             raise

@@ -145,8 +145,11 @@ def _refuse(source: Repository, target: Repository) -> None:
             f"cannot copy to {target.store.url}: it is the repository that the points are in",
             advice="Name another repository with --to.",
         )
-    if not source.keys.can_read_data:
-        raise KeyNotHeld("cannot copy stored guest data with this key: its role is backup-only")
+    if not source.keys.can_read_data and not source.keys.seals_like(target.keys):
+        raise KeyNotHeld(
+            f"cannot copy to {target.store.url} with a backup-only key: it has another master secret",
+            advice="Use a full key, or copy to a repository that 'puller init --like' has made.",
+        )
     if source.keys.cipher is not Cipher.NONE and target.keys.cipher is Cipher.NONE:
         raise UsageError(
             f"cannot copy to {target.store.url}: it is not encrypted, and the points are",

@@ -19,6 +19,7 @@ from puller.repository.format.pages import Address
 from puller.repository.locking import packs_of, vital_names
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository
+from puller.repository.shard import Shard
 from puller.store.objectlock import histories
 from puller.store.parallel import each
 
@@ -68,6 +69,10 @@ class Promises:
         for number in islice(reach.map_packs, self._maps, None):
             self.packs.setdefault((PackKind.MAP, table.pack_id(number)), _end(point))
         self._data, self._maps = len(reach.packs), len(reach.map_packs)
+
+    def of(self, shard: Shard) -> Promises:
+        """Return the promises about the packs of ``shard``."""
+        return Promises({pack: end for pack, end in self.packs.items() if shard.has_pack(pack[1])})
 
 
 def uncovered(repository: Repository, points: Sequence[Point], promises: Promises) -> tuple[Uncovered, ...]:

@@ -40,8 +40,8 @@ from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
-PLAIN = KeyRing.unencrypted(bytes(range(16)))
-SECRET = KeyRing.from_master(bytes(range(16)), bytes(32))
+PLAIN = KeyRing.unencrypted(bytes(range(16)), bytes(range(16)))
+SECRET = KeyRing.from_master(bytes(range(16)), bytes(range(16)), bytes(32))
 RINGS = st.sampled_from([PLAIN, SECRET])
 PACK_IDS = st.binary(min_size=16, max_size=16)
 
@@ -158,7 +158,7 @@ def test_slot_is_tied_to_its_place(keys: KeyRing, pack_id: bytes, seed: bytes, s
 
 
 def test_backup_only_keys_open_maps_but_no_guest_data() -> None:
-    held = KeyRing.from_backup_only(SECRET.repository_id, SECRET.backup_only())
+    held = KeyRing.from_backup_only(SECRET.repository_id, SECRET.repository_id, SECRET.backup_only())
     pack_id = bytes(16)
     pack_key, box = held.new_data_key(pack_id)
     assert SECRET.open_data_key(pack_id, box) == pack_key

@@ -40,7 +40,7 @@ INFO = ObjectInfo("condemned/" + "0" * 32, 1, 1234.5, "etag")
 
 def make() -> tuple[MemoryStore, Condemned]:
     store = MemoryStore()
-    return store, Condemned(store, KeyRing.unencrypted(bytes(16)).boxes())
+    return store, Condemned(store, KeyRing.unencrypted(bytes(16), bytes(16)).boxes())
 
 
 @given(st.booleans(), st.floats(0, 1e9), _PACKS)

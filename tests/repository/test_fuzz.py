@@ -34,7 +34,7 @@ from tests.lab.memory import MemoryStore
 MUTATIONS = 1500
 SEED = 20261123
 
-PLAIN = KeyRing.unencrypted(bytes(range(16)))
+PLAIN = KeyRing.unencrypted(bytes(range(16)), bytes(range(16)))
 
 
 @pytest.fixture

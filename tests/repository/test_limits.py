@@ -50,7 +50,7 @@ from puller.upkeep.keep import keep
 from tests.lab.feed import SMALL
 from tests.lab.memory import MemoryStore
 
-PLAIN = KeyRing.unencrypted(bytes(16))
+PLAIN = KeyRing.unencrypted(bytes(16), bytes(16))
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
 NOW = datetime(2026, 11, 28, 18, 0, tzinfo=UTC)
 

@@ -25,7 +25,9 @@ def repository() -> Repository:
 
 
 def opened(repository: Repository, secret: slots.Secret) -> slots.Opened:
-    return slots.open_slot(repository.store, repository.descriptor.id_bytes, secret)
+    return slots.open_slot(
+        repository.store, repository.descriptor.id_bytes, repository.descriptor.id_bytes, secret
+    )
 
 
 def test_a_second_password_opens_the_same_data_and_the_first_can_go(repository: Repository) -> None:
@@ -80,7 +82,9 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     held = repositories.Repository(
         repository.store,
         repository.descriptor,
-        slots.Opened("", BACKUP_ONLY, repository.descriptor.id_bytes, content).ring(),
+        slots.Opened(
+            "", BACKUP_ONLY, repository.descriptor.id_bytes, repository.descriptor.id_bytes, content
+        ).ring(),
     )
     name = next(info.key for info in repository.objects() if info.key.startswith("packs/"))
     pack_id = bytes.fromhex(name.rsplit("/", 1)[1])

@@ -37,6 +37,9 @@ class _DamagedPacks:
     def open(self, *_: object) -> None:
         raise DamagedData("no footer")
 
+    def contents(self, *_: object) -> None:
+        raise AssertionError("there is no footer")
+
 
 def _image(stored: dict[int, int], packs: Any = _NO_PACKS) -> tuple[DiskImage, Shelf]:
     """A disk that has the chunks ``stored``, each in the pack of that number and in the slot 3."""

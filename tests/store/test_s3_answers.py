@@ -459,7 +459,9 @@ def test_whatever_is_put_conditionally_survives_a_lost_answer(
     repository = repositories.create(RetryingStore(wire), secret)
     assert repository.descriptor.conditional_writes
     if secret is not None:
-        opened = slots.open_slot(repository.store, repository.descriptor.id_bytes, secret)
+        opened = slots.open_slot(
+            repository.store, repository.descriptor.id_bytes, repository.descriptor.id_bytes, secret
+        )
         slots.add_slot(repository.store, opened, KeyFile(b"l" * 32), slots.FULL, "")
     repository.condemned.put(False, 1.0, {b"p" * 16: CondemnedSlots(PackKind.DATA, ALL)})
     repository.damaged.put([b"p" * 16])

@@ -243,7 +243,7 @@ def test_a_backup_only_key_can_prune() -> None:
     scene.back_up("b", [3, 9])
     scene.delete(first)
     full = scene.template.keys
-    keys = KeyRing.from_backup_only(full.repository_id, full.backup_only())
+    keys = KeyRing.from_backup_only(full.repository_id, full.repository_id, full.backup_only())
     process, repository = scene.open()
     report = prune(Repository(process, repository.descriptor, keys), ALL_KEPT, NOW)
     assert report.packs_compacted == 1

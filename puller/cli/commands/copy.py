@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_other, open_repository
-from puller.cli.input.choices import COMPRESSION, tags_of
+from puller.cli.input.choices import COMPRESSION, shard_option, tags_of
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
 from puller.cli.output import failures
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Of each machine, copy only the newest point that the other options leave.",
 )
+@shard_option("Of these, copy only the points of the machines in part I of N.")
 @hosts_option("Copy only points taken by HOST: a name, or a pattern such as 'kvm*'.")
 @COMPRESSION
 @click.option(

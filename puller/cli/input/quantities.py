@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, run_memory, size
+from puller.repository.shard import parse
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ def _moment(word: str) -> datetime:
 
 
 DURATION = Quantity("duration", duration)
+SHARD = Quantity("shard", parse)
+"""A part of a repository, as ``I/N``."""
 RATE = Quantity("rate", rate)
 """In bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from puller.cancelling import cleanup
 from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
@@ -32,7 +33,7 @@ from puller.pipeline.flow import Flow
 from puller.pipeline.gate import Gate
 from puller.pipeline.pace import Pace
 from puller.repository.format import index
-from puller.repository.format.chunk_slot import compress, content_id
+from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
 from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
@@ -52,14 +53,18 @@ from puller.repository.writing.packing import (
     TAIL_ROOM,
     OpenPack,
     PackWriter,
-    Piece,
     Places,
+    data_sealing,
+    map_sealing,
+    no_sealing,
 )
 from puller.repository.writing.pending import PendingPoints, commit
 from puller.repository.writing.runlocks import Locking
 from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
+
+Flags = NDArray[np.bool_]
 
 _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
@@ -170,6 +175,20 @@ class DiskWriter:
         self._run.place(self, chunks, contents)
         self.count(sum(map(len, contents)), 0, 0)
 
+    def refer(self, chunks: Sequence[int], ids: Sequence[bytes]) -> Flags:
+        """Place those announced chunks, by number, whose content, by id, is stored; return which these are.
+
+        The ids are those of a repository of the same family.
+        """
+        found = self._run.refer(self, chunks, ids)
+        self.count(int(found.sum()) * CHUNK, 0, 0)
+        return found
+
+    def adopt(self, chunks: Sequence[int], pieces: Sequence[Piece]) -> None:
+        """Store announced chunks, by number, as a repository of the same family has sealed them."""
+        self._run.adopt(self, chunks, pieces)
+        self.count(len(chunks) * CHUNK, 0, 0)
+
     def count(self, done: int, new: int, stored: int) -> None:
         """Add to the counters; called by the threads that store."""
         with self.lock:
@@ -228,8 +247,10 @@ class Run:
         self.locks.start(self.flow)
         self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
         began = self.effort.pack_began
-        self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
-        self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
+        put = self._upload.put
+        self._data = PackWriter(data_sealing(self._keys), PackKind.DATA, packs, put, began)
+        self._sealed = PackWriter(no_sealing, PackKind.DATA, packs, put, began)
+        self._maps = PackWriter(map_sealing(self._keys), PackKind.MAP, maps, put, lambda _: None)
         return self
 
     @property
@@ -352,6 +373,24 @@ class Run:
         )
         disk.map.place(numbers, packs, slots)
 
+    def refer(self, disk: DiskWriter, chunks: Sequence[int], ids: Sequence[bytes]) -> Flags:
+        """See ``DiskWriter.refer``."""
+        packs, slots = self._find_indexed(PackKind.DATA, ids)
+        found: Flags = packs != MISS
+        if found.any():
+            disk.map.place(np.array(chunks, np.int64)[found], packs[found], slots[found])
+        return found
+
+    def adopt(self, disk: DiskWriter, chunks: Sequence[int], pieces: Sequence[Piece]) -> None:
+        """See ``DiskWriter.adopt``."""
+        packs, slots = self._find_indexed(PackKind.DATA, [piece.content_id for piece in pieces])
+        missing = np.flatnonzero(packs == MISS).tolist()
+        fresh = {pieces[at].content_id: pieces[at] for at in missing}
+        places = self._store_pieces(disk, self._sealed, list(fresh.values()), len(fresh) * CHUNK)
+        for at in missing:
+            packs[at], slots[at] = places[pieces[at].content_id]
+        disk.map.place(np.array(chunks, np.int64), packs, slots)
+
     def _locate(
         self,
         disk: DiskWriter,
@@ -403,6 +442,12 @@ class Run:
         """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
         packed = compress(list(fresh.values()), self.effort.level)
         pieces = [Piece(key, *piece) for key, piece in zip(fresh, packed, strict=True)]
+        new = sum(map(len, fresh.values())) if writer is self._data else 0
+        return self._store_pieces(disk, writer, pieces, new)
+
+    def _store_pieces(
+        self, disk: DiskWriter, writer: PackWriter, pieces: Sequence[Piece], new: int
+    ) -> dict[bytes, tuple[int, int]]:
         found: dict[bytes, tuple[int, int]] = {}
         total = 0
         for places, stored in writer.add(pieces):
@@ -411,7 +456,6 @@ class Run:
             for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
                 found[piece.content_id] = pack, slot
                 self._index.add(writer.kind, piece.content_id, pack, slot)
-        new = sum(map(len, fresh.values())) if writer is self._data else 0
         disk.count(0, new, total)
         return found
 
@@ -459,6 +503,7 @@ class Run:
     def store(self) -> None:
         """Make the packs durable, in place of ``flush``: ``commit`` puts the index."""
         self._data.flush()
+        self._sealed.flush()
         self._maps.flush()
         self._upload.finish()
         self.locks.finish()

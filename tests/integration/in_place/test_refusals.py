@@ -70,7 +70,9 @@ def test_a_backup_only_key_is_refused_before_anything_is_written(scene: Scene, t
     point = puller.backup(sealed, scene.machine.name, connect=scene.uri)
     scribble(scene)
     scene.machine.stop()
-    sealed.keys = KeyRing.from_backup_only(sealed.keys.repository_id, sealed.keys.backup_only())
+    sealed.keys = KeyRing.from_backup_only(
+        sealed.keys.repository_id, sealed.keys.repository_id, sealed.keys.backup_only()
+    )
     before = scene.machine.image("vda").read_bytes()
     (found,) = puller.diff(sealed, point.point, connect=scene.uri).disks
     assert found.changed_bytes > 0

@@ -26,7 +26,7 @@ from tests.store.stub import Stub, key_of, stub_server
 def test_a_lease_that_cannot_be_given_back(opened: Open) -> None:
     with stub_server() as stub:
         it = opened(stub)
-        with Lease.take(it.retrying, KeyRing.unencrypted(bytes(16)).boxes(), "prune"):
+        with Lease.take(it.retrying, KeyRing.unencrypted(bytes(16), bytes(16)).boxes(), "prune"):
             stub.quirk = lambda stub, request: s3_error(403, "AccessDenied", "The key was withdrawn.")
     assert it.notices == [
         "cannot release the lease of this prune, so another one has to wait up to 15 minutes: cannot "
@@ -39,7 +39,7 @@ def test_a_lease_that_was_denied_is_not_given_back(opened: Open) -> None:
         it = opened(stub)
         with (
             pytest.raises(StoreDenied, match="No right to put"),
-            Lease.take(it.retrying, KeyRing.unencrypted(bytes(16)).boxes(), "prune"),
+            Lease.take(it.retrying, KeyRing.unencrypted(bytes(16), bytes(16)).boxes(), "prune"),
         ):
             pass
     assert it.notices == []
