@@ -67,6 +67,16 @@ class Vault:
             return None
         return answer["Retention"]["RetainUntilDate"].astimezone(UTC)
 
+    def put_locked(self, name: str, body: bytes, until: datetime) -> None:
+        """Put a version that nobody can delete before ``until``."""
+        self.client.put_object(
+            Bucket=self.bucket,
+            Key=self.prefix + name,
+            Body=body,
+            ObjectLockMode="COMPLIANCE",
+            ObjectLockRetainUntilDate=until,
+        )
+
     def ends(self) -> dict[str, datetime | None]:
         return {name: self.end_of(name) for name in self.names()}
 

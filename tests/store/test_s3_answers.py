@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import os
 import ssl
@@ -18,9 +16,6 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from puller.errors import (
     DamagedData,
@@ -43,6 +38,7 @@ from puller.store.retrying import RetryingStore
 from puller.store.s3.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
+from tests.store.certificates import make_certificate
 from tests.store.scripted import HEADERS, LARGE, ONCE, OPERATIONS, Answer, s3_error, scripted_server
 
 Connect = Callable[[str], S3Store]
@@ -383,7 +379,7 @@ class TestCertificates:
         days: tuple[int, int],
         advice: str,
     ) -> None:
-        certificate = _make_certificate(tmp_path / "server.pem", name, days)
+        certificate = make_certificate(tmp_path / "server.pem", name, days)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -395,8 +391,8 @@ class TestCertificates:
 
     def test_a_bundle_of_ones_own(self, at: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As the option ``ca-bundle``: it comes before that of the environment."""
-        certificate = _make_certificate(tmp_path / "server.pem", "127.0.0.1", (-1, 1))
-        other = _make_certificate(tmp_path / "other.pem", "127.0.0.1", (-1, 1))
+        certificate = make_certificate(tmp_path / "server.pem", "127.0.0.1", (-1, 1))
+        other = make_certificate(tmp_path / "other.pem", "127.0.0.1", (-1, 1))
         monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -404,22 +400,6 @@ class TestCertificates:
             assert "certificate" in raised(OPERATIONS["put"], at(server.endpoint)).message
             connect("bucket", "prefix", ONCE, StoreOptions(ca_bundle=str(certificate))).put("a", b"body")
             assert [request.path for request in server.requests] == ["/bucket/prefix/a"]
-
-
-def _make_certificate(path: Path, name: str, days: tuple[int, int]) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    begin, end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=day) for day in days)
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))])
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begin, end)
-        .add_extension(alternative, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, private, serialization.NoEncryption())
-    path.write_bytes(certificate.public_bytes(pem) + secret)
-    return path
 
 
 def repeat_every_put(store: S3Store) -> None:
