@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="KEY=VALUE",
     callback=tags_of,
-    help="Copy only points with this tag. Can be repeated: then a point needs all of them.",
+    help="Copy only points with this tag. If repeated, copy only points that have all of the tags.",
 )
 @click.option(
     "--since",
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @click.option(
     "--latest-only",
     is_flag=True,
-    help="Of each machine, copy only the newest point that the other options leave.",
+    help="Of each machine, copy only the newest point that the other options select.",
 )
 @shard_option("Of these, copy only the points of the machines in part I of N.")
 @hosts_option("Copy only points taken by HOST: a name, or a pattern such as 'kvm*'.")

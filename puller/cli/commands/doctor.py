@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="256M",
     type=SIZE,
-    help="Check only the store, and exercise it: two thousand small requests, then SIZE bytes up (default "
-    "256M) and a quarter more down, in at most 5 minutes. All objects are deleted again.",
+    help="Check only the store, and test it under load: two thousand small requests, then SIZE bytes of "
+    "uploads (default 256M) and a quarter more of downloads, in at most 5 minutes. Nothing is left behind.",
 )
 @click.pass_obj
 def command(
