@@ -1,4 +1,4 @@
-"""``copy``: which points are meant, how the target is opened, and what the documents say."""
+"""``copy``: which points it selects, how it opens the target, and its JSON documents."""
 
 from __future__ import annotations
 

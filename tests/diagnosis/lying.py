@@ -1,4 +1,4 @@
-"""Stores that lie, each in one way. What they wrap is sound."""
+"""Stores that lie, each in one way. The stores that they wrap are sound."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class TwoWinners(WrappedStore):
 
 
 class LoserReplaces(WrappedStore):
-    """A refused put has replaced the object all the same."""
+    """A refused put has replaced the object anyway."""
 
     def put_new(self, key: str, body: Body) -> None:
         try:

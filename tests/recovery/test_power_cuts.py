@@ -1,4 +1,5 @@
-"""Power cuts beside the repository: what is called durable on this host is so, by the model of the disk."""
+"""Power cuts outside the repository: what counts as durable on this host survives, by the model of the
+disk."""
 
 from __future__ import annotations
 

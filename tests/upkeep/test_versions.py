@@ -1,4 +1,5 @@
-"""Everything that can be deleted or overwritten is, and comes back from its versions."""
+"""Everything that can be deleted or overwritten is deleted or overwritten, and comes back from its
+versions."""
 
 from __future__ import annotations
 

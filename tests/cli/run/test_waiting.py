@@ -85,7 +85,7 @@ def test_a_prune_that_cannot_read_what_is_pending_fails_once(
 def test_each_attempt_to_prune_waits_for_its_turn(
     cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if nobody holds the lease any more by the time that one looks."""
+    """Even if nobody holds the lease any more by the time somebody looks."""
     make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     did: list[str] = []
@@ -121,7 +121,7 @@ class Away(FolderStore):
 def test_a_store_that_is_away_as_the_job_begins_is_waited_for(
     cli: CommandLine, setting: Setting, repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that somebody types is told at once."""
+    """A command that a person types fails at once."""
     point = make_point(repository, {"vda": b"x"}, tags={"job": "nightly"})
     setting.job('domains = ["web1"]\nkeep = { last = 1 }')
     monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.0))
@@ -143,7 +143,8 @@ def test_a_signal_while_the_store_hangs_in_the_commit_of_one_of_several(
     monkeypatch: pytest.MonkeyPatch,
     place: str,
 ) -> None:
-    """Nobody waits for that request; the point of the other stands and is told, and no job is left open."""
+    """Nothing waits for that request. The other domain's point is committed and reported, and no job stays
+    open."""
     stuck, other = (machine_factory(DiskSpec("vda", MIB)) for _ in range(2))
     released, stored = threading.Event(), threading.Event()
     put_new = FolderStore.put_new

@@ -14,7 +14,7 @@ SMALL = Plan(size=16 * MIB)
 
 
 def faults(report: ExerciseReport) -> dict[str, str]:
-    """By name: status and text of what is not in order. Each has one sentence of advice."""
+    """Status and text of each finding with a fault, by name. Each has one sentence of advice."""
     found = [finding for finding in report.findings if finding.status is not Status.OK]
     assert all(finding.advice.endswith(".") for finding in found)
     return {finding.name: f"{finding.status.value}: {finding.text}" for finding in found}

@@ -84,7 +84,7 @@ def test_raw_disks_are_compared(scene: Scene, kind: str) -> None:
 
 
 def test_another_image_under_the_same_name_is_compared(scene: Scene) -> None:
-    """It has a bitmap of the right name that knows nothing of it."""
+    """It has a bitmap with the right name that does not contain its changes."""
     first = first_of(scene)
     scene.machine.stop()
     image, copy = scene.machine.image("vda"), scene.folder / "copy.qcow2"
@@ -102,7 +102,8 @@ def test_another_image_under_the_same_name_is_compared(scene: Scene) -> None:
 def test_a_bitmap_that_is_not_believed_learns_what_the_next_backup_needs(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The image is the wanted point already, under a bitmap of a later one that calls all of it clean."""
+    """The image already equals the wanted point, but its bitmap is from a later one and calls all of it
+    clean."""
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.write("vda", 5, MIB, 64 * KIB)
     later = scene.backup()
@@ -155,7 +156,8 @@ def test_a_disk_is_not_believed_where_another_of_its_checkpoint_is_foreign(
     truth: Truth,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Clones changed places: they are equal almost everywhere, and the probe of the first has no luck."""
+    """Clones changed places: they are equal almost everywhere, and the probe of the first misses the
+    difference."""
     scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
     scene.machine.copy_in("vdb", scene.folder / "noise", 0, 16 * MIB)
     scene.machine.copy_in("vda", scene.folder / "noise", 0, 16 * MIB)

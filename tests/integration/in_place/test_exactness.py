@@ -85,7 +85,7 @@ def test_a_disk_that_was_resized_gets_its_size_back(scene: Scene, sizes: list[in
 def test_a_disk_that_was_cut_gets_back_what_was_behind_its_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a large disk no look may find that."""
+    """On a large disk, a probe may not find that."""
     monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     scene.machine.stop()
     resize(scene, 4 * MIB)

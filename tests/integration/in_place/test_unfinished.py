@@ -39,7 +39,7 @@ from tests.lab.fixtures import MachineFactory
 def test_a_rollback_that_stopped_after_the_resize_is_completed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the sizes agree again, and only the mark tells where the bitmap has seen everything."""
+    """The sizes then agree again, and only the mark shows how far the bitmap is complete."""
     monkeypatch.setattr(change_search, "find_mismatch", lambda *_, **__: None)
     first, image = first_of(scene), scene.machine.image("vda")
     scene.machine.stop()
@@ -86,7 +86,7 @@ def test_a_failure_at_the_second_disk_leaves_both_marked(
     truth: Truth,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first disk is of the point then and the second is not: a backup would make a point of two times."""
+    """The first disk then equals the point and the second does not: a backup would mix two states."""
     scene = two_disks(machine_factory, libvirt_uri, tmp_path, truth)
     first = first_of(scene)
     for target in ("vda", "vdb"):

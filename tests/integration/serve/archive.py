@@ -71,7 +71,7 @@ def read(uri: str, offset: int, length: int) -> bytes:
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition, at most so long."""
+    """Wait for a condition, at most ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it does not come"

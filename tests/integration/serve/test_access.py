@@ -44,7 +44,7 @@ def test_a_port_on_loopback(archive: Archive) -> None:
 
 
 def _certificates(folder: Path) -> Path:
-    """A CA, a server of the name localhost, and a client, as nbdkit-tls(1) wants them."""
+    """A CA, a server named localhost, and a client, as nbdkit-tls(1) requires."""
     folder.mkdir()
 
     def openssl(*words: str) -> None:

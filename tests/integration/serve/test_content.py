@@ -159,7 +159,7 @@ def test_writes_go_to_an_overlay_of_each_disk(archive: Archive, tmp_path: Path) 
 
 
 def test_a_guest_starts_on_a_served_point_and_writes(tmp_path: Path) -> None:
-    """It mounts its file system from the store and writes on; the point stays as it was."""
+    """It mounts its file system from the store and writes to it; the point does not change."""
     make_system_disk(tmp_path / "vda.qcow2", SYSTEM_DISK, FILLED)
     make_bare_disk(tmp_path / "vdb.qcow2", BARE_DISK)
     contents = {}

@@ -92,7 +92,7 @@ def test_the_directory_of_a_killed_server_is_removed_by_the_next(own_archive: Ar
 
 
 def test_a_server_outlives_the_thread_that_started_it(archive: Archive) -> None:
-    """The kernel tells nbdkit of the end of the thread that it is a child of, not of the process."""
+    """The kernel notifies nbdkit when the thread that started it ends, not when the process does."""
     begun: list[puller.Server] = []
     thread = threading.Thread(target=lambda: begun.append(archive.serve("vdb")))
     thread.start()
