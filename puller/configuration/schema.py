@@ -19,6 +19,7 @@ from puller.configuration.quantities import (
     duration,
     duration_or_size,
     interval,
+    pace,
     ports,
     rate,
     run_memory,
@@ -316,8 +317,14 @@ class Shared(Table):
             size,
         ),
     ] = None
-    limit_read: Annotated[
-        Text | None, Key("the highest read rate, in bytes per second (default: no limit)", '"200M"', rate)
+    pace: Annotated[
+        Text | None,
+        Key(
+            'how fast disks are read: "gentle" (so that guests keep their speed; the default), "full", or '
+            "the highest rate, in bytes per second",
+            '"200M"',
+            pace,
+        ),
     ] = None
     limit_upload: Annotated[
         Text | None, Key("the highest upload rate, in bytes per second (default: no limit)", '"50M"', rate)

@@ -354,7 +354,7 @@ _CHOICES = (
     "compression",
     "compare_every",
     "attach_limit",
-    "limit_read",
+    "pace",
     "limit_upload",
     "memory",
     "scratch_dir",

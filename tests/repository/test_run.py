@@ -160,7 +160,7 @@ def test_whatever_the_level_and_the_pace(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, level: int | None
 ) -> None:
     taken: list[int] = []
-    monkeypatch.setattr("puller.pipeline.pace.Pace.take", lambda _, count: taken.append(count))
+    monkeypatch.setattr("puller.pipeline.ratelimit.RateLimit.take", lambda _, count: taken.append(count))
     content = noise(1, 5 * CHUNK) + b"a text that compresses" * 20_000
     root, _ = store_disk(repository, content, tuning=replace(SMALL, level=level, upload_rate=1))
     assert read_disk(repository, root) == content

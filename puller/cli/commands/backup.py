@@ -13,7 +13,7 @@ from puller.cli.input.access import open_repository
 from puller.cli.input.choices import COMPRESSION, tags_of
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
+from puller.cli.input.quantities import AMOUNT, PACE, RATE, RUN_MEMORY
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -111,11 +111,14 @@ def _load_meanwhile() -> None:
 )
 @COMPRESSION
 @click.option(
-    "--limit-read",
-    type=RATE,
-    metavar="RATE",
-    help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
-    "[default: unlimited]",
+    "--pace",
+    type=PACE,
+    metavar="gentle|full|RATE",
+    default="gentle",
+    show_default=True,
+    help="Choose how fast disks are read: gentle (fewer reads at once while they are slow, and compression "
+    "at a low priority, so that guests keep their speed), full (as fast as possible), or RATE: gently, and "
+    "all disks together at most at this rate, in bytes per second (for example 20M or 500K).",
 )
 @click.option(
     "--limit-upload",

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 from puller.cancelling import cleanup
 from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
+from puller.host.priority import lower_thread
 from puller.pipeline.buffers import Batch, BufferBudget, BufferPool
 from puller.pipeline.concurrency import FAR_AWAY, Concurrency
-from puller.pipeline.flow import Flow
+from puller.pipeline.flow import Crew, Flow
 from puller.pipeline.gate import Gate
-from puller.pipeline.pace import Pace
+from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format import index
 from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
@@ -86,7 +87,8 @@ class Tuning:
     ``uploads`` at once, or None to adapt their number to the wire. ``packs`` of full size are in memory, or
     more small ones in as many bytes; up to ``memory`` bytes of the whole run if that speeds it up.
     ``batches`` suffice for the data being read, a few in the queue and one in each codec. ``level`` is
-    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second.
+    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second. If ``gentle``, the
+    codecs come after the host's other programs.
     """
 
     codecs: int = _CORES
@@ -97,6 +99,7 @@ class Tuning:
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
+    gentle: bool = False
 
 
 LEAST_MEMORY = 256 * MIB
@@ -245,13 +248,18 @@ class Run:
         self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
         self._upload = self.flow.crew("upload", law.most, 1, self._upload_pack)
         self.locks.start(self.flow)
-        self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
+        self._codec = self._start_codecs(self._tuning)
         began = self.effort.pack_began
         put = self._upload.put
         self._data = PackWriter(data_sealing(self._keys), PackKind.DATA, packs, put, began)
         self._sealed = PackWriter(no_sealing, PackKind.DATA, packs, put, began)
         self._maps = PackWriter(map_sealing(self._keys), PackKind.MAP, maps, put, lambda _: None)
         return self
+
+    def _start_codecs(self, tuning: Tuning) -> Crew[tuple[DiskWriter, Batch]]:
+        if tuning.gentle:
+            return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode, lower_thread)
+        return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode)
 
     @property
     def uploads_at_once(self) -> int:
@@ -265,7 +273,7 @@ class Run:
 
     def _paced(self, rate: int | None) -> Store:
         """Return the store for packs. Index objects bypass the rate limit, also after a failure."""
-        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
+        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(RateLimit(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
         try:

@@ -75,7 +75,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
     setting.job(
         f'domains = ["{machine.name}"]\nparallel = 3\ntags = {{ site = "north" }}\n'
         'disks = ["vda", "vdb"]\nexclude-disks = ["vdc"]\n'
-        'mode = "push"\nquiesce = "off"\ncompression = 3\nlimit-read = "1G"\nlimit-upload = "500M"\n'
+        'mode = "push"\nquiesce = "off"\ncompression = 3\npace = "1G"\nlimit-upload = "500M"\n'
         'compare-every = "30d"\nattach-limit = "2M"\nmemory = "512M"\n'
         f'scratch-dir = "{tmp_path}"\nstaging-dir = "{tmp_path}"\n'
     )
@@ -89,7 +89,7 @@ def test_every_key_of_a_job_reaches_what_it_is_for(
         "compression": 3,
         "compare_every": timedelta(days=30),
         "attach_limit": 2 << 20,
-        "limit_read": 1 << 30,
+        "pace": 1 << 30,
         "limit_upload": 500 << 20,
         "memory": 512 << 20,
         "scratch_dir": str(tmp_path),
