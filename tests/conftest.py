@@ -49,7 +49,7 @@ def libguestfs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
-    """Start one of each of SERVERS when it is first wanted; tests make buckets of their own on it."""
+    """Start each of SERVERS when a test first needs it; tests make their own buckets on it."""
     with ExitStack() as stack:
         yield cache(lambda name: stack.enter_context(SERVERS[name](tmp_path_factory.mktemp(name))))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | None:
-    """Return the policy of two arguments that go together; None without both. Raises UsageError."""
+    """Return the lock policy; None if neither argument is given. Raises UsageError."""
     if mode is None and period is None:
         return None
     if mode is None or period is None:
@@ -34,7 +34,7 @@ def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | N
 
 
 def lock_policy(repository: Repository) -> LockPolicy | None:
-    """Return for how long, and how, what new restore points need is locked.
+    """Return how long, and in which mode, new restore points are locked.
 
     Args:
         repository: The repository.
@@ -56,15 +56,15 @@ def lock_policy(repository: Repository) -> LockPolicy | None:
 def set_lock(
     repository: Repository, *, mode: LockMode | None = None, period: timedelta | None = None
 ) -> None:
-    """Lock what new restore points need, so that nobody can delete it before its time.
+    """Lock everything that new restore points need, so that nobody can delete it until the locks end.
 
-    Existing points are not locked; what a new point shares with them is.
+    Existing points are not locked, but the data that a new point shares with them is.
 
     Args:
         repository: The repository. Its bucket must have Object Lock.
-        mode: ``governance`` or ``compliance``. With neither a mode nor a period, nothing is locked from now
-            on; existing locks stay.
-        period: How long to lock it, counted from the beginning of each backup.
+        mode: ``governance`` or ``compliance``. With neither a mode nor a period, new points are not locked;
+            existing locks stay.
+        period: How long to lock it, counted from the start of each backup.
 
     Raises:
         UnsupportedByStore: The store cannot lock objects. It is a StoreError.
@@ -91,15 +91,15 @@ def repair_versions(  # noqa: PLR0913 - one keyword for each choice that a user 
 ) -> VersionsReport:
     """Bring back what somebody deleted or overwrote in a bucket that keeps versions.
 
-    Delete markers and newer versions above the first intact version of each object are removed; nothing else
-    is. Run ``repair_index`` and ``check`` afterwards.
+    This removes the delete markers and newer versions above the oldest intact version of each object, and
+    nothing else. Run ``repair_index`` and ``check`` afterwards.
 
     Args:
         url: ``s3://bucket/prefix``.
         password: A password that opens the repository.
         key_file: The content of a key file that opens the repository.
         since: Bring back only what was deleted or overwritten at this time or later, by the store's clock.
-        dry_run: Only count.
+        dry_run: Count the objects, and change nothing.
         store_options: Options of the store.
         observer: Receives events: steps.
 

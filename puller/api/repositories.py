@@ -171,11 +171,11 @@ def exercise_store(
     size: int = 256 * MIB,
     store_options: StoreOptions = DEFAULTS,
 ) -> ExerciseReport:
-    """Exercise the store of a repository: try under load what puller relies on, and measure it.
+    """Test the store of a repository under load, and measure it.
 
-    It puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``,
-    and deletes all of them at the end, also after a failure. It takes at most 5 minutes. Neither password nor
-    key is needed.
+    This puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``.
+    It deletes all of them at the end, even after a failure. It takes at most 5 minutes, and needs neither a
+    password nor a key.
 
     Args:
         url: As for ``create_repository``. There must be a repository.
@@ -183,7 +183,7 @@ def exercise_store(
         store_options: Options of the store.
 
     Returns:
-        The findings, those that are in order too, and the figures.
+        All findings, including those without a fault, and the figures.
 
     Raises:
         UsageError: The URL, the size or the options cannot be used.

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a run reads before it reads a footer: condemned slots, hints of the index, lock policies."""
+    """Everything that a run reads before the footers: condemned slots, hints of the index, lock policies."""
 
     claims: Claims
     hints: tuple[HintFile, ...]

@@ -159,7 +159,8 @@ class PointCopy:
         return base
 
     def _is_sound(self, base: Base) -> bool:
-        """Return whether no known damage in the target hurts the base. Raises DamagedData if its map does."""
+        """Return whether the base has no known damage in the target. Raises DamagedData if its map is
+        damaged."""
         damaged = self._target.packs.damaged
         return not damaged or not DiskImage(self._target.maps, self._target.packs, base.target).needs(damaged)
 

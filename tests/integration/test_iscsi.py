@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(volume: Path, *, asks: bool = True) -> Iterator[int]:
-    """The port of a server of the volume, which ``asks`` for the password."""
+    """Serve the volume, and yield the port; ``asks`` says whether the server demands the password."""
     port = free_port()
     control = str(port % 30_000)  # it takes no more than 15 bits
 
@@ -71,7 +71,7 @@ def keep_secret(uri: str, usage: str, password: bytes) -> None:
 
 
 def on_server(root: ET.Element, port: int) -> ET.Element:
-    """Put the disk there. Return its source."""
+    """Move the disk to the server. Return its source."""
     disk = root.find("./devices/disk")
     assert disk is not None
     disk.set("type", "network")

@@ -131,8 +131,8 @@ def _load_meanwhile() -> None:
     "--memory",
     type=RUN_MEMORY,
     metavar="SIZE",
-    help="Take at most this memory for the backup of one domain, in bytes, 256M or more. More lets more "
-    "packs travel at once to a store that is far away.  [default: 384M]",
+    help="Limit the memory that the backup of one domain uses, in bytes, 256M or more. More memory allows "
+    "more uploads at once to a distant store.  [default: 384M]",
 )
 @click.option(
     "--nbd-tls",

@@ -37,8 +37,8 @@ COMPRESSION = click.option(
     show_default=True,
     metavar="LEVEL|fast|auto",
     callback=_compression,
-    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, for some more bytes) or auto "
-    "(1 to 10, raised while the upload is the bottleneck).",
+    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, slightly larger) or auto (1 "
+    "to 10, raised while the upload is the bottleneck).",
 )
 
 

@@ -32,7 +32,7 @@ _ADVICE = {
     "Unable to access credentials": _CERTIFICATES,
     "Cannot load certificate": _CERTIFICATES,
 }
-"""What to do about further words of QEMU, which libvirt passes on."""
+"""Advice for further messages of QEMU, which libvirt passes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 MOST_UPLOADS = 24
-"""Most uploads at once, however far the store is: so many connections are polite to a server."""
+"""Most uploads at once to any store: more connections would be impolite to a server."""
 
 _QUEUED = 5
 """Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
@@ -104,7 +104,7 @@ class Tuning:
 
 
 LEAST_MEMORY = 256 * MIB
-"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+"""Fewest bytes that a user can allow a run: full packs to a nearby store need them."""
 
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
@@ -113,10 +113,10 @@ _NEAR, _FAR = 2, 16
 """Uploads at once to begin with."""
 
 _MOST_NEAR = 8
-"""Uploads at once to a store that is near: no more than fit into the memory of three full packs."""
+"""Most uploads at once to a nearby store: as many as fit into the memory of three full packs."""
 
 _SMALLEST = 4
-"""A small pack is this part of a full one."""
+"""A full pack is this many times as large as a small one."""
 
 
 def pack_size(uploads: int, packs: int) -> int:
@@ -330,7 +330,8 @@ class Run:
         self.locks.take_over(base)
 
     def rely_on(self, point: Point, root: Address) -> None:
-        """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
+        """Make sure that everything that the map at ``root`` of a committed ``point`` reaches is locked for
+        long enough.
 
         Call it before ``disk`` is called with this ``root``. It may take minutes, so no job should be open.
         """
@@ -525,7 +526,7 @@ class Run:
         self.locks.finish()
 
     def _put_rest(self) -> None:
-        """Put the index of the packs that none names yet."""
+        """Put the index of the packs that are not in an index object yet."""
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []

@@ -49,7 +49,7 @@ def make_client(
 ) -> S3Client:
     """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads.
 
-    Only what the options set for all requests is in it. It notes in ``differences`` what it meets.
+    It has only those options that apply to all requests. It notes the server's ``differences``.
     """
     try:
         client = _client(config or Config(), options, differences or Differences())
