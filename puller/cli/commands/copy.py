@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_other, open_repository
-from puller.cli.input.choices import COMPRESSION, shard_option, tags_of
+from puller.cli.input.choices import COMPRESSION, shard_option, tags_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
 from puller.cli.output import failures
@@ -48,14 +48,7 @@ if TYPE_CHECKING:
     metavar="DOMAIN",
     help="Copy only points of this domain: a name, a pattern or a UUID. Can be repeated.",
 )
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=tags_of,
-    help="Copy only points with this tag. If repeated, copy only points that have all of the tags.",
-)
+@tags_option("Copy only points with this tag. If repeated, copy only points that have all of the tags.")
 @click.option(
     "--since",
     type=MOMENT,

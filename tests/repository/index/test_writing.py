@@ -16,14 +16,14 @@ from puller.repository.writing import chunkindex
 from puller.units import CHUNK
 from tests.lab.feed import SMALL, store_disk
 from tests.lab.memory import MemoryStore
-from tests.repository.index.world import World, id_of, open_files
+from tests.repository.index.world import Opened, World, id_of, open_files
 
 
-def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() -> None:
-    """Some thousand contents in packs of a hundred, of which the dictionary holds four."""
+def written(count: int) -> tuple[Opened, list[bytes]]:
+    """An index whose run has written ``count`` contents, in packs of a hundred; and the contents."""
     world = World({})
     opened = world.open()
-    keys = [random.Random(number).randbytes(16) for number in range(3000)]
+    keys = [random.Random(number).randbytes(16) for number in range(count)]
 
     def load(kind: PackKind, pack_id: bytes) -> Ids:
         first = 100 * int.from_bytes(pack_id, "big")
@@ -32,6 +32,12 @@ def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() ->
     world.ids = load  # type: ignore[method-assign]
     for number, key in enumerate(keys):
         opened.add(key, id_of(number // 100), number % 100)
+    return opened, keys
+
+
+def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() -> None:
+    """Some thousand contents in packs of a hundred, of which the dictionary holds four."""
+    opened, keys = written(3000)
     for at in range(0, len(keys), 30):
         assert opened.find(keys[at : at + 30]) == [
             (id_of(number // 100), number % 100) for number in range(at, at + 30)
@@ -40,17 +46,7 @@ def test_contents_of_the_run_are_found_through_its_packs_once_they_are_many() ->
 
 def test_hints_to_what_the_run_has_written_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunkindex, "OWN", 300)
-    world = World({})
-    opened = world.open()
-    keys = [random.Random(number).randbytes(16) for number in range(5000)]
-
-    def load(kind: PackKind, pack_id: bytes) -> Ids:
-        first = 100 * int.from_bytes(pack_id, "big")
-        return np.frombuffer(b"".join(keys[first : first + 100]), np.uint8).reshape(-1, 16)
-
-    world.ids = load  # type: ignore[method-assign]
-    for number, key in enumerate(keys):
-        opened.add(key, id_of(number // 100), number % 100)
+    opened, keys = written(5000)
     assert len(opened.index._own) <= 300
     found = [place for at in range(0, 4500, 30) for place in opened.find(keys[at : at + 30])]
     assert sum(place is not None for place in found) > 3000
