@@ -8,7 +8,7 @@ from puller.backups import clock as clocks
 from puller.backups.bases.history import History
 from puller.errors import PullerError
 from puller.events import Committed, Observer
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
 from puller.units import CHUNK, Extent, Kind
