@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -79,6 +79,7 @@ def test_a_point_of_another_time_zone_belongs_to_its_day_in_utc() -> None:
     assert states([a_point(zone)], None, 2) == "K."
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 40 * 24), min_size=1, max_size=30, unique=True),
     st.integers(1, 72),
