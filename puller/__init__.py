@@ -297,6 +297,7 @@ if TYPE_CHECKING:
     from puller.repository.selection import (
         Scope,
     )
+    from puller.repository.shard import Shard
     from puller.store.options import (
         StoreOptions,
     )
@@ -473,6 +474,7 @@ __all__ = [
     "ScratchFull",
     "ServeFailed",
     "Server",
+    "Shard",
     "SkippedFile",
     "StagingFull",
     "Stats",
@@ -603,6 +605,7 @@ _HOMES = {
     "puller.repository.remembered": "Replacement",
     "puller.repository.repository": "Repository",
     "puller.repository.selection": "Scope",
+    "puller.repository.shard": "Shard",
     "puller.store.options": "StoreOptions",
     "puller.upkeep.check": "CheckError CheckReport",
     "puller.upkeep.copy": "CopiedPoint CopyReport",

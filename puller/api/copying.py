@@ -11,6 +11,7 @@ from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.shard import WHOLE, Shard
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copy import Choice, CopyReport, unnamed_points
 from puller.upkeep.copy import copy as _copy
@@ -26,6 +27,7 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
     tags: Mapping[str, str] | None = None,
     since: datetime | None = None,
     latest_only: bool = False,
+    shard: Shard = WHOLE,
     compression: int | str = 1,
     limit_read: int | None = None,
     limit_upload: int | None = None,
@@ -38,13 +40,14 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     Args:
         repository: The repository with the points, opened with a key whose role is ``full``, and only read.
-        target: The repository to copy to. A key whose role is ``backup-only`` suffices.
+        target: The repository to copy to. A key whose role is ``backup-only`` is enough.
         points: Points to copy, named as for ``restore``, or as records. Default: all that the target lacks.
         hosts: Use only points that these hosts took; names or patterns.
         domains: Copy only points of these domains: names, patterns or UUIDs.
         tags: Copy only points with all of these tags.
         since: Copy only points that were taken at or after this time, in UTC unless it has a zone.
-        latest_only: Of each machine, copy only the newest point that the other arguments leave.
+        latest_only: Of each machine, copy only the newest point that the other arguments select.
+        shard: Of these points, copy only those of the machines in this part, such as ``Shard(1, 4)``.
         compression: As for ``backup``.
         limit_read: The highest rate at which disks are read, in bytes per second before compression.
         limit_upload: The highest average upload rate, in bytes per second.
@@ -78,7 +81,7 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
     bound = working(target, "target", observer)
     if points:
         named = [item if isinstance(item, Point) else source.points.select(item, hosts) for item in points]
-        return _copy(source, bound, choice.of(named), tuning, read_rate, observer)
+        return _copy(source, bound, shard.of(choice.of(named)), tuning, read_rate, observer)
     chosen, damaged = unnamed_points(source, bound, choice, hosts)
-    report = _copy(source, bound, chosen, tuning, read_rate, observer)
+    report = _copy(source, bound, shard.of(chosen), tuning, read_rate, observer)
     return replace(report, failed=(*damaged, *report.failed))

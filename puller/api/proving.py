@@ -15,6 +15,7 @@ from puller.errors import UsageError
 from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.repository import Repository
+from puller.repository.shard import WHOLE, Shard
 from puller.units import KIB
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
     *,
     hosts: Sequence[str] = (),
     count: int | None = None,
+    max_age: timedelta | None = None,
+    shard: Shard = WHOLE,
     evidence: str | None = None,
     timeout: timedelta | None = None,
     memory: int | None = None,
@@ -51,6 +54,8 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
         hosts: Use only points that these hosts took; names or patterns.
         count: Hold only so many drills: of the domains whose last drill is longest ago. One that cannot be
             drilled does not count.
+        max_age: Hold only drills of domains whose last drill is longer ago than this, or was never held.
+        shard: Hold only drills of the domains in this part, such as ``Shard(1, 4)``.
         evidence: What to wait for: ``agent``, ``console:TEXT``, ``tcp:PORT`` or ``command:PROGRAM``. Default:
             what ``settings`` say, else the first that the guest offers.
         timeout: How long to wait for it. Default: 5 minutes.
@@ -80,7 +85,7 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
     from puller.recovery.proving import prove as proving
 
     check_lists(points=points, hosts=hosts)
-    check_times(timeout=timeout)
+    check_times(timeout=timeout, max_age=max_age)
     chosen = settings or DrillSettings()
     bound = working(repository, "repository", observer)
     bound.keys.require_guest_data()
@@ -100,7 +105,9 @@ def prove(  # noqa: PLR0913 - one keyword for each choice that a user has
             emulate=chosen.emulate if emulate is None else emulate,
         )
 
-    found = proving.choose(bound, points, hosts)
+    found = shard.of(proving.choose(bound, points, hosts))
+    if max_age is not None:
+        found = proving.not_since(bound, found, max_age)
     if count is not None or not points:
         found = proving.longest_ago(bound, found)
     return proving.prove(bound, found, conditions_of, parallel or chosen.parallel, observer, count)

@@ -1,4 +1,4 @@
-"""How a run of a job ended, in words. Pure."""
+"""The result of a job's run, in words. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ending:
 
     @property
     def is_well(self) -> bool:
-        """Whether nobody has to do anything."""
+        """Whether nothing needs attention."""
         return self.exit_code == 0 and not self.alarms
 
     @property

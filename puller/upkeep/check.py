@@ -18,13 +18,15 @@ from puller.events import Notice, Observer, Step
 from puller.repository.collecting.inventory import list_packs
 from puller.repository.collecting.reach import Reach
 from puller.repository.foreign import described, foreign
-from puller.repository.format.footer import PackKind
+from puller.repository.format.address import Address
 from puller.repository.format.names import FOLDERS
-from puller.repository.format.pages import Address, Root
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
+from puller.repository.shard import WHOLE, Shard
 from puller.store.parallel import together
 from puller.upkeep.attribution import Attribution
 from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
@@ -68,12 +70,13 @@ class CheckReport:
     uncovered: tuple[Uncovered, ...] = ()
 
 
-def check(
+def check(  # noqa: PLR0913, PLR0917 - what, how much of it, and for whom
     repository: Repository,
     points: Sequence[str | Point],
     reading: Reading,
     observer: Observer,
     clock: Callable[[], float] = time.monotonic,
+    shard: Shard = WHOLE,
 ) -> CheckReport:
     """See ``puller.check``. ``clock`` returns seconds for a budget."""
     if reading.reads and not repository.keys.can_read_data:
@@ -90,14 +93,15 @@ def check(
     chosen = by_end(found)
     observer(Step("repository", "maps"))
     parts = list(_parts(chosen, errors))
-    reach = Reach(repository.maps)
+    reach = Reach(repository.maps, shard.has_pack)
     promises = Promises()
     sound = _walk(repository, parts, reach, errors, promises)
+    promises = promises.of(shard)
     observer(Step("repository", "packs"))
     known, listed = together(
         repository.scope,
         lambda own: repository.damaged.within(own).read(),
-        lambda own: list_packs(repository.store.within(own), (PackKind.DATA,)),
+        lambda own: list_packs(repository.store.within(own), (PackKind.DATA,), shard.has_pack),
     )
     examined = examine(repository, reach, allowance, known, listed, observer)
     if examined.packs.faults:
@@ -107,7 +111,7 @@ def check(
     _record(repository, known, examined, bool(errors), observer)
     return CheckReport(
         len(chosen),
-        len(reach.packs) + len(reach.map_packs),
+        len(reach.packs) + sum(map(shard.has_pack, map(repository.maps.table.pack_id, reach.map_packs))),
         examined.packs.chunks_read,
         tuple(errors),
         len(examined.verified),

@@ -65,7 +65,7 @@ class CopyReport:
 
     @property
     def error(self) -> PullerError | None:
-        """The error of the points that failed, None if none did. Damage counts before all else."""
+        """The error of the points that failed; None if none did. Damage takes precedence."""
         errors = [error for _, error in self.failed]
         if len(errors) < 2:
             return errors[0] if errors else None
@@ -77,10 +77,10 @@ class CopyReport:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which points are meant: of ``domains``, with all ``tags``, not before ``since``.
+    """The points to copy: those of ``domains``, with all ``tags``, not before ``since``.
 
-    Domains are names, patterns or UUIDs. With ``own``, only a job's own points are meant. With
-    ``latest_only``, of each machine on each host only the newest of these points.
+    Domains are names, patterns or UUIDs. With ``own``, only a job's own points count. With ``latest_only``,
+    only the newest of these points of each machine on each host counts.
     """
 
     domains: tuple[str, ...] = ()
@@ -145,8 +145,11 @@ def _refuse(source: Repository, target: Repository) -> None:
             f"cannot copy to {target.store.url}: it is the repository that the points are in",
             advice="Name another repository with --to.",
         )
-    if not source.keys.can_read_data:
-        raise KeyNotHeld("cannot copy stored guest data with this key: its role is backup-only")
+    if not source.keys.can_read_data and not source.keys.seals_like(target.keys):
+        raise KeyNotHeld(
+            f"cannot copy to {target.store.url} with a backup-only key: it has another master secret",
+            advice="Use a full key, or copy to a repository that 'puller init --like' has made.",
+        )
     if source.keys.cipher is not Cipher.NONE and target.keys.cipher is Cipher.NONE:
         raise UsageError(
             f"cannot copy to {target.store.url}: it is not encrypted, and the points are",

@@ -5,9 +5,9 @@ all; test_quickstart.py asserts on it. It runs in a mount namespace of its own (
 libvirtd of its own; /etc is a copy there, and /opt, /usr/local and others are empty.
 
 What is not as on a newcomer's machine: whoever answers the questions (terminal.py) gives the endpoint and
-keys of a local SeaweedFS in place of the page's; scripts/install installs puller, and not the package, which
-takes minutes to build (scripts/soak-systemd does that); /opt/puller finds the libraries of the tests' environment
-instead of fetching them (PYTHONPATH); and as there is no systemd as process 1, ``systemctl`` and
+keys of a local SeaweedFS in place of the page's; scripts/install installs puller, not the package, which
+takes minutes to build (scripts/soak-systemd does that); /opt/puller finds the libraries of the tests'
+environment instead of fetching them (PYTHONPATH); and as there is no systemd as process 1, ``systemctl`` and
 ``journalctl`` are stand_in.py.
 """
 

@@ -1,4 +1,4 @@
-"""Who is told what, and when, by real servers on loopback."""
+"""Notifications to real servers on loopback: who gets them, and when."""
 
 from __future__ import annotations
 

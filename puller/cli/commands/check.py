@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
+from puller.cli.input.choices import shard_option
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import BUDGET, DURATION
 from puller.cli.output.console import printable
@@ -23,6 +24,7 @@ from puller.errors import DamagedData
 from puller.units import format_count
 
 if TYPE_CHECKING:
+    from puller.repository.shard import Shard
     from puller.upkeep.check import CheckError, CheckReport
     from puller.upkeep.coverage import Uncovered
 
@@ -83,6 +85,7 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     "check continues with what was verified longest ago. With neither --max-age nor --read-data, all data is "
     "read.",
 )
+@shard_option("Verify only the packs of part I of N, so that N checks share the work.")
 @OF_HOST
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 - one for each option
@@ -91,6 +94,7 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
     read_data: float,
     max_age: timedelta | None,
     budget: timedelta | int | None,
+    shard: Shard,
     hosts: tuple[str, ...],
 ) -> Outcome:
     """Verify restore points.
@@ -111,6 +115,7 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
             read_data=read_data,
             max_age=max_age,
             budget=budget,
+            shard=shard,
             observer=observer,
         )
     return Outcome(document(report), text(report), failure(report))
@@ -180,5 +185,5 @@ def _uncovered_failure(report: CheckReport) -> DamagedData | None:
         return None
     return DamagedData(
         f"the locks of {format_count(len(report.uncovered), 'restore point')} end before they should",
-        advice="Find out who could end them; the next backup locks what its own point needs.",
+        advice="Find out who could end these locks. The next backup locks what its own point needs.",
     )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from puller.cli.input.access import open_repository
+from puller.cli.input.choices import shard_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import DURATION, MEMORY, Quantity
 from puller.cli.output import failures, proofs
@@ -55,6 +56,14 @@ EVIDENCE: Quantity[Any] = Quantity("evidence", read_evidence)
     help="Prove only N of the machines, those whose last drill is longest ago. Without it, all are proven.",
 )
 @click.option(
+    "--max-age",
+    type=DURATION,
+    metavar="DURATION",
+    help="Prove only machines that had no drill for this long (for example 7d), or never. Without it, the "
+    "time of the last drill does not matter.",
+)
+@shard_option("Prove only the machines of part I of N.")
+@click.option(
     "--emulate",
     is_flag=True,
     help="Emulate the processor where this host cannot run the machine, which is slow. Without it, only "
@@ -88,6 +97,8 @@ def command(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> O
             points,
             hosts=choices["hosts"],
             count=choices["count"],
+            max_age=choices["max_age"],
+            shard=choices["shard"],
             evidence=None if chosen is None else str(chosen),
             timeout=choices["timeout"],
             memory=choices["memory"],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
+from puller.cli.input.options import Callback
+from puller.cli.input.quantities import SHARD
+from puller.repository.shard import WHOLE
 
-def tags_of(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
+
+def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
     """Parse ``KEY=VALUE`` words, each key once."""
     pairs = [word.partition("=") for word in words]
     for word, (name, sign, _) in zip(words, pairs, strict=True):
@@ -33,6 +37,22 @@ COMPRESSION = click.option(
     show_default=True,
     metavar="LEVEL|fast|auto",
     callback=_compression,
-    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, for some more bytes) or auto "
-    "(1 to 10, raised while the upload is the bottleneck).",
+    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, slightly larger) or auto (1 "
+    "to 10, raised while the upload is the bottleneck).",
 )
+
+
+def tags_option(text: str) -> Callable[[Callback], Callback]:
+    """Return ``--tag``; ``text`` is its help."""
+    return click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help=text)
+
+
+def shard_option(text: str) -> Callable[[Callback], Callback]:
+    """Return ``--shard``; ``text`` says what it limits."""
+    return click.option(
+        "--shard",
+        type=SHARD,
+        default=WHOLE,
+        metavar="I/N",
+        help=f"{text} I is a number from 1 to N; 0 means the same as N. Without it, all of them.",
+    )

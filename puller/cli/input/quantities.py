@@ -8,7 +8,17 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, run_memory, size
+from puller.configuration.quantities import (
+    budget,
+    duration,
+    duration_or_size,
+    memory,
+    pace,
+    rate,
+    run_memory,
+    size,
+)
+from puller.repository.shard import parse
 
 T = TypeVar("T")
 
@@ -37,8 +47,12 @@ def _moment(word: str) -> datetime:
 
 
 DURATION = Quantity("duration", duration)
+SHARD = Quantity("shard", parse)
+"""A part of a repository, as ``I/N``."""
 RATE = Quantity("rate", rate)
 """In bytes per second."""
+PACE = Quantity("pace", pace)
+"""``gentle``, ``full``, or bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
 AMOUNT = Quantity("size", size)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: TID251 - drills clean up, so they are waited for
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from puller.cancelling import find_stop
@@ -64,6 +65,12 @@ def longest_ago(repository: Repository, points: Iterable[Point]) -> list[Point]:
     """
     times = repository.proofs.times()
     return sorted(points, key=lambda point: (times.get(point.uuid, 0.0), point.domain, point.uuid))
+
+
+def not_since(repository: Repository, points: Iterable[Point], age: timedelta) -> list[Point]:
+    """Return the points of the domains that had no drill for ``age``, by the store's clock."""
+    times, now = repository.proofs.times(), repository.verified.now()
+    return [point for point in points if times.get(point.uuid, 0.0) <= now - age.total_seconds()]
 
 
 def choose(repository: Repository, words: Sequence[str | Point], hosts: Collection[str]) -> list[Point]:

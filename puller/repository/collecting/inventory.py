@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from puller.cancelling import CancelScope
-from puller.repository.format.footer import PackKind, parse_pack_name
 from puller.repository.format.index import PackEntry
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.format.sealing import Keys
 from puller.repository.reading.indexes import list_index, read_packs
 from puller.store import parallel
@@ -114,14 +114,21 @@ class Inventory:
         return stored is not None and (stored.generation, stored.size) == (pack.generation, pack.size)
 
 
-def list_packs(store: Store, kinds: Iterable[PackKind] = PackKind) -> dict[bytes, PackObject]:
-    """Return the stored packs by id. Objects with other names and empty objects are foreign.
+def _is_wanted(key: str, wants: Callable[[bytes], bool]) -> bool:
+    name = parse_pack_name(key)
+    return name is not None and wants(name[1])
+
+
+def list_packs(
+    store: Store, kinds: Iterable[PackKind] = PackKind, wants: Callable[[bytes], bool] = lambda _: True
+) -> dict[bytes, PackObject]:
+    """Return the stored packs by id that ``wants`` accepts. Other names and empty objects are foreign.
 
     An id that exists as both kinds is left out: one of the two is foreign, and only its footer tells which.
     """
 
     def names(kind: PackKind, scope: CancelScope) -> list[ObjectInfo]:
-        return list(store.within(scope).list(kind.prefix))
+        return [info for info in store.within(scope).list(kind.prefix) if _is_wanted(info.key, wants)]
 
     found: dict[bytes, PackObject] = {}
     unclear: set[bytes] = set()

@@ -5,15 +5,16 @@ Points share pages, so each distinct page is read only once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.repository.format.pages import ZERO, Address, Root, Slots
+from puller.repository.format.address import Address
+from puller.repository.format.bits import bits_of, column_of
+from puller.repository.format.pages import ZERO, Root, Slots
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
-from puller.repository.records.condemned import bits_of, column_of
 from puller.units import CHUNK, PAGE_CHUNKS
 
 
@@ -62,10 +63,15 @@ class SlotSet:
 
 
 class Reach:
-    """Collects reached slots: ``data`` of data packs; ``maps`` of map packs, that is pages and roots."""
+    """Collects reached slots: ``data`` of data packs; ``maps`` of map packs, that is pages and roots.
 
-    def __init__(self, maps: MapReader) -> None:
+    Data packs whose ids ``wants`` declines are left out, which saves their memory.
+    """
+
+    def __init__(self, maps: MapReader, wants: Callable[[bytes], bool] = lambda _: True) -> None:
         self._reader = maps
+        self._wants = wants
+        self._wanted: dict[int, bool] = {}
         self.data = SlotSet()
         self.maps = SlotSet()
 
@@ -95,10 +101,17 @@ class Reach:
         """Add the pages of one disk; return the parts of it whose pages cannot be read."""
         damage: list[Damage] = []
         for _, refs in read_pages(self._reader, root, self._fresh(root), damage):
-            for pack in np.unique(refs.packs[refs.packs != ZERO]).tolist():
+            for pack in self._chosen(np.unique(refs.packs[refs.packs != ZERO]).tolist()):
                 self.data.add(pack, refs.slots[refs.packs == pack])
         self._forget(root, damage)
         return damage
+
+    def _chosen(self, packs: Iterable[int]) -> Iterator[int]:
+        for pack in packs:
+            if pack not in self._wanted:
+                self._wanted[pack] = self._wants(self._reader.table.pack_id(pack))
+            if self._wanted[pack]:
+                yield pack
 
     def _fresh(self, root: Root) -> list[int]:
         """Return the numbers of new pages, pack by pack, so that each pack is read once."""
