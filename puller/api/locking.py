@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from puller.api.arguments import LockMode, secret_of
 from puller.errors import UsageError
@@ -14,10 +14,9 @@ from puller.store.location import open_store
 from puller.store.objectlock import LockMode as _Mode
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
-from puller.upkeep.lock import check_period
-from puller.upkeep.lock import set_lock_policy as _set_lock_policy
-from puller.upkeep.versions import VersionsReport
-from puller.upkeep.versions import repair_versions as _repair_versions
+
+if TYPE_CHECKING:
+    from puller.upkeep.versions import VersionsReport
 
 
 def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | None:
@@ -28,6 +27,8 @@ def policy_of(mode: LockMode | None, period: timedelta | None) -> LockPolicy | N
         raise UsageError("a lock needs both a mode and a period", advice="Give lock_mode and lock_period.")
     if mode not in get_args(LockMode):
         raise UsageError(f"invalid lock mode '{mode}'", advice="Use governance or compliance.")
+    from puller.upkeep.lock import check_period
+
     check_period(period.total_seconds())
     return LockPolicy(_Mode(mode), period.total_seconds())
 
@@ -73,7 +74,9 @@ def set_lock(
     Example:
         >>> puller.set_lock(repository, mode="governance", period=timedelta(days=30))
     """
-    _set_lock_policy(repository, policy_of(mode, period))
+    from puller.upkeep.lock import set_lock_policy
+
+    set_lock_policy(repository, policy_of(mode, period))
 
 
 def repair_versions(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -115,7 +118,9 @@ def repair_versions(  # noqa: PLR0913 - one keyword for each choice that a user 
         >>> puller.repair_versions("s3://vault/kvm", password="…").unreadable
         ()
     """
+    from puller.upkeep import versions
+
     secret = secret_of(password, key_file)
     moment = since if since is None or since.tzinfo else since.replace(tzinfo=UTC)
     store = RetryingStore(open_store(url, store_options))
-    return _repair_versions(store, secret, moment, dry_run, observer)
+    return versions.repair_versions(store, secret, moment, dry_run, observer)

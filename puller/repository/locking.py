@@ -10,8 +10,9 @@ import numpy as np
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format import descriptor
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import ZERO, Address, Numbers
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO, Numbers
 from puller.repository.keys import key_slots
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader

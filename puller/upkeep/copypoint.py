@@ -30,7 +30,7 @@ from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer
 from puller.pipeline.concurrency import FAR_AWAY
 from puller.pipeline.ratelimit import RateLimit
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.difference import compare_maps

@@ -14,8 +14,8 @@ from itertools import islice
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.locking import packs_of, vital_names
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository

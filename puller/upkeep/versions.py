@@ -17,8 +17,9 @@ from puller.errors import DamagedData, NoRepository, ObjectNotFound, RepositoryE
 from puller.events import Observer, Step, ignore
 from puller.repository.collecting.lease import Lease
 from puller.repository.format import descriptor as descriptors
-from puller.repository.format.footer import TRAILER, decode_footer, decode_trailer, parse_pack_name
+from puller.repository.format.footer import TRAILER, decode_footer, decode_trailer
 from puller.repository.format.names import FOLDERS, is_foreign
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.format.sealing import BOX_LIMIT, BoxKind
 from puller.repository.keys import key_slots
 from puller.repository.keys.key_slots import Secret

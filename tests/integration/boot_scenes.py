@@ -22,7 +22,7 @@ import numpy as np
 
 import puller
 from puller.hypervisor.connection import prepare_library
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import ZERO
 from puller.repository.reading.damage import read_pages
 from tests.integration.disaster_scene import NVRAM, SWTPM, domain_xml, make_images

@@ -73,7 +73,7 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from puller.repository.format.footer import PackKind
+    from puller.repository.format.packname import PackKind
     from puller.repository.keys import key_box
 
     store_disk(repository, bytes(range(256)) * 2560)

@@ -9,7 +9,7 @@ import pytest
 
 import puller
 from puller.events import Event, Notice, ignore
-from puller.repository.format.footer import parse_pack_name
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.locking import packs_of
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.check import check

@@ -16,7 +16,7 @@ import msgspec
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound, UnsupportedByStore
 from puller.repository.format import descriptor
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import Store
 from puller.store.objectlock import LockMode, ObjectLock

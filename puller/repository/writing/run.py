@@ -34,11 +34,12 @@ from puller.pipeline.flow import Crew, Flow
 from puller.pipeline.gate import Gate
 from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format import index
+from puller.repository.format.address import Address
 from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
-from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
@@ -140,10 +141,18 @@ class Holdings(Protocol):
 
     keys: KeyRing
     store: Store
-    maps: MapReader
-    packs: PackReader
     points: Points
     pending: PendingPoints
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps."""
+        ...
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs."""
+        ...
 
 
 class DiskWriter:
@@ -461,9 +470,9 @@ class Run:
         for places, stored in writer.add(pieces):
             total += stored
             pack = self._note_places(places)
-            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
-                found[piece.content_id] = pack, slot
-                self._index.add(writer.kind, piece.content_id, pack, slot)
+            written = [piece.content_id for piece in pieces[len(found) : len(found) + places.count]]
+            found.update({content_id: (pack, slot) for slot, content_id in enumerate(written, places.first)})
+            self._index.add(writer.kind, pack, places.first, written)
         disk.count(0, new, total)
         return found
 

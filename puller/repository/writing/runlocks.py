@@ -23,8 +23,8 @@ import msgspec
 
 from puller.errors import DamagedData, ObjectNotFound
 from puller.pipeline.flow import Crew, Flow
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.locking import Extension, StoreClock, packs_of, vital_names
 from puller.repository.points import Point
 from puller.repository.reading.mapreader import MapReader

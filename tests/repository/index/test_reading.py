@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable
-from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.index.budget import BUDGET
+from puller.repository.index.cache import load_hints
 from puller.repository.index.hints import HintFile
 from puller.repository.writing.chunkindex import ChunkIndex
 from tests.repository.index.world import REPOSITORY, SLOTS, files, folder, id_of, ids_in, some_objects
@@ -104,7 +105,7 @@ def test_the_kind_of_a_pack_matters() -> None:
     opened = some_objects().open()
     assert (opened.index.find(PackKind.MAP, ids_in(0))[0] < 0).all()
     mine = opened.table.number(b"a map pack, mine")
-    opened.index.add(PackKind.MAP, ids_in(0)[0], mine, 65535)
+    opened.index.add(PackKind.MAP, mine, 65535, [ids_in(0)[0]])
     assert opened.find(ids_in(0)[:1])[0] is not None
     packs, slots = opened.index.find(PackKind.MAP, ids_in(0)[:2])
     assert (packs.tolist(), slots.tolist()) == ([mine, -1], [65535, 0])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import IndexPart
-from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.format.packname import PackKind
+from puller.repository.index.budget import BUDGET
+from puller.repository.index.cache import load_hints
 from puller.repository.writing import chunkindex
 from puller.store.base import ObjectInfo
 from tests.repository.index.world import PACKS, REPOSITORY, World, id_of, shrink, some_objects
@@ -29,7 +30,7 @@ def test_finders_and_adders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         rng = random.Random(1000 + number)
         for slot in range(900):
             key = rng.randbytes(16)
-            index.add(PackKind.DATA, key, mine[number], slot)
+            index.add(PackKind.DATA, mine[number], slot, [key])
             packs, slots = index.find(PackKind.DATA, [key])
             assert (packs.tolist(), slots.tolist()) == ([mine[number]], [slot])
 

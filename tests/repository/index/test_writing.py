@@ -9,7 +9,8 @@ import pytest
 
 from puller.errors import DamagedData, StoreUnavailable
 from puller.repository import repository as repositories
-from puller.repository.format.footer import Ids, PackKind
+from puller.repository.format.footer import Ids
+from puller.repository.format.packname import PackKind
 from puller.repository.repository import Repository
 from puller.repository.writing import chunkindex
 from puller.units import CHUNK

@@ -12,11 +12,13 @@ import pytest
 
 from puller.errors import MissingObject
 from puller.host.folders import cache_directory
-from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
+from puller.repository.format.footer import DEAD, Footer, Ids
 from puller.repository.format.index import IndexedPack, IndexPart
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable
 from puller.repository.index import cache, hints
-from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.index.budget import BUDGET
+from puller.repository.index.cache import load_hints
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.writing import chunkindex
 from puller.repository.writing.chunkindex import ChunkIndex
@@ -116,7 +118,7 @@ class Opened:
         self.added: dict[bytes, set[tuple[bytes, int]]] = {}
 
     def add(self, key: bytes, pack: bytes, slot: int) -> None:
-        self.index.add(PackKind.DATA, key, self.table.number(pack), slot)
+        self.index.add(PackKind.DATA, self.table.number(pack), slot, [key])
         self.added.setdefault(key, set()).add((pack, slot))
 
     def find(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:

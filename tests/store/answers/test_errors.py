@@ -11,7 +11,7 @@ import pytest
 
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreUnavailable, UsageError
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.records.condemned import ALL, CondemnedSlots
