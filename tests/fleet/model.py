@@ -216,7 +216,7 @@ def wrong_cells(
             for point in here
             if _day(point.time) == day
             for disk in point.disks
-            if disk.kind != "full"
+            if disk.kind == "incremental"
         )
         for day in days
     ]
