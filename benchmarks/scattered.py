@@ -28,8 +28,8 @@ from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.reader import read
 from puller.pipeline.readgate import OpenGate
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
 from puller.repository.writing.chunkindex import ChunkIndex

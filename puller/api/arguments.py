@@ -29,7 +29,7 @@ KeyRole = Literal["full", "backup-only"]
 """What a key can do: everything, or all that needs no stored guest data."""
 
 LockMode = Literal["governance", "compliance"]
-"""Who can end a lock early: those with a special right, or nobody."""
+"""Who can end a lock early: users with a special permission, or nobody."""
 
 
 def secret_of(password: str | None, key_file: bytes | None) -> Secret | None:

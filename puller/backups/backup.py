@@ -329,6 +329,7 @@ class _Transaction:
                 kind=kind_of(records),
                 disks=records,
                 parent=newest_of(base.parent.point for base in bases.values() if base.parent),
+                previous=next((earlier.point for earlier in history), None),
                 checkpoint=mark.checkpoint,
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
@@ -350,7 +351,7 @@ class _Transaction:
         return point
 
     def _rely_on(self, run: Run, bases: dict[str, Base]) -> None:
-        """Lock what the bases need for long enough, before a job is open."""
+        """Lock what the bases need for the required time, before a job is open."""
         for base in bases.values():
             if base.parent is not None:
                 with suppress(DamagedData):  # an address that is none: the run meets it again

@@ -22,7 +22,7 @@ from puller.nbd.reader import read
 from puller.pipeline.flow import join
 from puller.pipeline.ratelimit import RateLimit
 from puller.pipeline.readgate import GentleGate, OpenGate, ReadGate
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run

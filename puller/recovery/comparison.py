@@ -13,7 +13,7 @@ from puller.nbd.reader import read
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.readgate import OpenGate
 from puller.repository.format.chunk_slot import content_id
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.reading.difference import Changes
 from puller.repository.reading.image import DiskImage, Flags, Window
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind, chunk_count

@@ -30,7 +30,7 @@ from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer
 from puller.pipeline.concurrency import FAR_AWAY
 from puller.pipeline.ratelimit import RateLimit
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.difference import compare_maps
@@ -159,7 +159,8 @@ class PointCopy:
         return base
 
     def _is_sound(self, base: Base) -> bool:
-        """Return whether no known damage in the target hurts the base. Raises DamagedData if its map does."""
+        """Return whether the base has no known damage in the target. Raises DamagedData if its map is
+        damaged."""
         damaged = self._target.packs.damaged
         return not damaged or not DiskImage(self._target.maps, self._target.packs, base.target).needs(damaged)
 

@@ -21,7 +21,7 @@ from puller.errors import (
     WrongKey,
 )
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile, Password
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage

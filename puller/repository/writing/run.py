@@ -34,11 +34,12 @@ from puller.pipeline.flow import Crew, Flow
 from puller.pipeline.gate import Gate
 from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format import index
+from puller.repository.format.address import Address
 from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
-from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
@@ -71,7 +72,7 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 MOST_UPLOADS = 24
-"""Most uploads at once, however far the store is: so many connections are polite to a server."""
+"""Most uploads at once to any store: more connections would be impolite to a server."""
 
 _QUEUED = 5
 """Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
@@ -103,7 +104,7 @@ class Tuning:
 
 
 LEAST_MEMORY = 256 * MIB
-"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+"""Fewest bytes that a user can allow a run: full packs to a nearby store need them."""
 
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
@@ -112,10 +113,10 @@ _NEAR, _FAR = 2, 16
 """Uploads at once to begin with."""
 
 _MOST_NEAR = 8
-"""Uploads at once to a store that is near: no more than fit into the memory of three full packs."""
+"""Most uploads at once to a nearby store: as many as fit into the memory of three full packs."""
 
 _SMALLEST = 4
-"""A small pack is this part of a full one."""
+"""A full pack is this many times as large as a small one."""
 
 
 def pack_size(uploads: int, packs: int) -> int:
@@ -140,10 +141,18 @@ class Holdings(Protocol):
 
     keys: KeyRing
     store: Store
-    maps: MapReader
-    packs: PackReader
     points: Points
     pending: PendingPoints
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps."""
+        ...
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs."""
+        ...
 
 
 class DiskWriter:
@@ -321,7 +330,8 @@ class Run:
         self.locks.take_over(base)
 
     def rely_on(self, point: Point, root: Address) -> None:
-        """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
+        """Make sure that everything that the map at ``root`` of a committed ``point`` reaches is locked for
+        long enough.
 
         Call it before ``disk`` is called with this ``root``. It may take minutes, so no job should be open.
         """
@@ -460,9 +470,9 @@ class Run:
         for places, stored in writer.add(pieces):
             total += stored
             pack = self._note_places(places)
-            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
-                found[piece.content_id] = pack, slot
-                self._index.add(writer.kind, piece.content_id, pack, slot)
+            written = [piece.content_id for piece in pieces[len(found) : len(found) + places.count]]
+            found.update({content_id: (pack, slot) for slot, content_id in enumerate(written, places.first)})
+            self._index.add(writer.kind, pack, places.first, written)
         disk.count(0, new, total)
         return found
 
@@ -516,7 +526,7 @@ class Run:
         self.locks.finish()
 
     def _put_rest(self) -> None:
-        """Put the index of the packs that none names yet."""
+        """Put the index of the packs that are not in an index object yet."""
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []
