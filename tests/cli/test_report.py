@@ -142,7 +142,7 @@ def test_the_filter_and_the_order(browser: Chrome, page: Path) -> None:
     assert names(browser)[0] == "web1"
 
 
-@pytest.mark.parametrize("width", [360, 700, 1400])
+@pytest.mark.parametrize("width", [360, 700, 1260, 1400])
 def test_no_screen_has_to_be_scrolled_sideways(browser: Chrome, page: Path, width: int) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",

@@ -40,7 +40,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": format_bytes, "utc": _utc, "cost": _cost}
+    environment.filters |= {"bytes": format_bytes, "utc": _utc, "day": _day, "cost": _cost}
     return environment.get_template("page.html")
 
 
@@ -113,6 +113,10 @@ def _added(report: Report, url: str) -> list[int]:
 
 def _utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}"
 
 
 def _cost(size: int, price: float) -> str:
