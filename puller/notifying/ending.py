@@ -46,9 +46,10 @@ class Ending:
 
     @property
     def text(self) -> str:
-        """All of it, in lines."""
+        """The result, in lines. What is not UTF-8, such as the path of a file may be, is escaped."""
         lines = [self.summary]
         if self.failure:
             lines += [f"exit code {self.exit_code}: {self.failure}", self.advice]
         lines += [f"{domain} looks wrong: {text}" for domain, text in self.alarms]
-        return "\n".join(line for line in lines if line)
+        text = "\n".join(line for line in lines if line)
+        return text.encode(errors="backslashreplace").decode()

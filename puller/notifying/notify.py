@@ -47,8 +47,16 @@ def _is_due(wanted: Notify, ending: Ending) -> bool:
 
 
 def _mail(wanted: Notify, ending: Ending, receivers: list[str]) -> None:
-    sender = wanted.sender or f"{getpass.getuser()}@{ending.host}"
+    sender = wanted.sender or f"{_user()}@{ending.host}"
     mail.send(mail.message(ending, sender, receivers), wanted.smtp, _password(wanted.smtp_password_file))
+
+
+def _user() -> str:
+    """Return the user's name; ``puller`` if the host knows none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "puller"
 
 
 def _password(path: str | None) -> str | None:
