@@ -30,6 +30,7 @@ from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
 from puller.upkeep.counterparts import Counterparts, Pair
+from puller.upkeep.republish import republished
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +209,20 @@ class _Copying:
     def _copy(self, point: Point, machine: Counterparts) -> None:
         began = self._clock()
         pair = next(machine.near(point), None)
-        with self._target.run(self._tuning) as run:
-            work = PointCopy(self._source, self._target, run, point, pair, self._observer, self._read_rate)
-            made = work.run()
-            run.store()
-        made = run.commit(made)
+        chunks = stored = 0
+        made = None
+        if pair is not None:
+            made = republished(self._source, self._target, point, pair, self._observer)
+        if made is None:
+            with self._target.run(self._tuning) as run:
+                work = PointCopy(
+                    self._source, self._target, run, point, pair, self._observer, self._read_rate
+                )
+                made = work.run()
+                run.store()
+            made, chunks, stored = run.commit(made), work.chunks, work.stored_bytes
         machine.add(Pair(point, made))
-        took = self._clock() - began
-        self.copied.append(CopiedPoint(point.point, work.chunks, work.stored_bytes, took))
+        self.copied.append(CopiedPoint(point.point, chunks, stored, self._clock() - began))
         self._observer(Committed(point.point, made))
 
     def _explained(self, point: Point, error: RepositoryError) -> RepositoryError:

@@ -32,7 +32,7 @@ from puller.repository import points as records
 from puller.repository.format.pages import Address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.points import Point, Points
-from puller.repository.writing.claims import Claims
+from puller.repository.writing.claims import Standing
 from puller.store.base import Store
 from puller.store.parallel import together
 
@@ -103,7 +103,7 @@ def _name(uuid: str, point_id: str) -> str:
 def commit(  # noqa: PLR0913, PLR0917 - the parts of a run
     points: Points,
     pending: PendingPoints,
-    claims: Claims,
+    claims: Standing,
     bases: set[Address],
     point: Point,
     put_index: Callable[[], None],
