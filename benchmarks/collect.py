@@ -31,7 +31,8 @@ from puller.events import Event, Step
 from puller.pipeline.buffers import BufferPool
 from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.format.footer import ID, Footer, PackKind, encode_tail
+from puller.repository.format.footer import Footer, encode_tail
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import ZERO, PackTable, Refs, Root, encode_page, encode_root
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.points import DiskRecord, Point, Ref, new_id

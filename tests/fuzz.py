@@ -31,13 +31,14 @@ from puller.events import ignore
 from puller.repository import repository as repositories
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import PackKind
+from puller.repository.format.bits import column_of
 from puller.repository.format.index import place_of
+from puller.repository.format.packname import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
 from puller.repository.reading.indexes import list_index, read_index
-from puller.repository.records.condemned import CondemnedSlots, column_of, union
+from puller.repository.records.condemned import CondemnedSlots, union
 from puller.repository.records.kept import Keep
 from puller.repository.records.proofs import Proof, superfluous
 from puller.repository.records.verified import VerifiedPack, tidy

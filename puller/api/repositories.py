@@ -20,7 +20,7 @@ from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
 from puller.repository.format.sealing import Cipher
-from puller.repository.index.cache import BUDGET, LEAST_BUDGET
+from puller.repository.index.budget import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import Secret
 from puller.repository.repository import Family, Repository
 from puller.store.filesystem import require_file_system
@@ -29,18 +29,13 @@ from puller.store.location import address, open_store
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
 from puller.units import MIB
-from puller.upkeep.keys import Key
-from puller.upkeep.keys import add_key as _add_key
-from puller.upkeep.keys import list_keys as _list_keys
-from puller.upkeep.keys import remove_key as _remove_key
-from puller.upkeep.repair import RepairReport
-from puller.upkeep.repair import repair_index as _repair_index
-from puller.upkeep.stats import Stats
-from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration
     from puller.diagnosis.exercise.exercise import ExerciseReport
+    from puller.upkeep.keys import Key
+    from puller.upkeep.repair import RepairReport
+    from puller.upkeep.stats import Stats
 
 
 def create_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -176,11 +171,11 @@ def exercise_store(
     size: int = 256 * MIB,
     store_options: StoreOptions = DEFAULTS,
 ) -> ExerciseReport:
-    """Exercise the store of a repository: try under load what puller relies on, and measure it.
+    """Test the store of a repository under load, and measure it.
 
-    It puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``,
-    and deletes all of them at the end, also after a failure. It takes at most 5 minutes. Neither password nor
-    key is needed.
+    This puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``.
+    It deletes all of them at the end, even after a failure. It takes at most 5 minutes, and needs neither a
+    password nor a key.
 
     Args:
         url: As for ``create_repository``. There must be a repository.
@@ -188,7 +183,7 @@ def exercise_store(
         store_options: Options of the store.
 
     Returns:
-        The findings, those that are in order too, and the figures.
+        All findings, including those without a fault, and the figures.
 
     Raises:
         UsageError: The URL, the size or the options cannot be used.
@@ -230,7 +225,9 @@ def list_keys(
         >>> [(key.kind, key.role) for key in puller.list_keys(repository)]
         [('password', 'full')]
     """
-    return _list_keys(repository, secret_of(password, key_file))
+    from puller.upkeep import keys
+
+    return keys.list_keys(repository, secret_of(password, key_file))
 
 
 def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -270,7 +267,9 @@ def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
     new = secret_of(new_password, new_key_file)
     if new is None:
         raise UsageError("cannot add a key without a secret", advice="Give new_password or new_key_file.")
-    return _add_key(repository, secret_of(password, key_file), new, role, label)
+    from puller.upkeep import keys
+
+    return keys.add_key(repository, secret_of(password, key_file), new, role, label)
 
 
 def remove_key(repository: Repository, key: str) -> None:
@@ -290,7 +289,9 @@ def remove_key(repository: Repository, key: str) -> None:
     Example:
         >>> puller.remove_key(repository, "3f6d0a52c81b9e47")
     """
-    _remove_key(repository, key)
+    from puller.upkeep import keys
+
+    keys.remove_key(repository, key)
 
 
 def stats(
@@ -319,7 +320,9 @@ def stats(
         3328599654
     """
     check_lists(hosts=hosts)
-    return _stats(repository, damaged, hosts)
+    from puller.upkeep import stats as statistics
+
+    return statistics.stats(repository, damaged, hosts)
 
 
 def repair_index(repository: Repository, *, observer: Observer = ignore) -> RepairReport:
@@ -345,7 +348,9 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    return _repair_index(working(repository, "repository", observer), observer)
+    from puller.upkeep import repair
+
+    return repair.repair_index(working(repository, "repository", observer), observer)
 
 
 def read_configuration(path: str | None = None) -> Configuration:

@@ -1,4 +1,4 @@
-"""How a run of a job ended, in words. Pure."""
+"""The result of a job's run, in words. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ending:
 
     @property
     def is_well(self) -> bool:
-        """Whether nobody has to do anything."""
+        """Whether nothing needs attention."""
         return self.exit_code == 0 and not self.alarms
 
     @property
@@ -48,7 +48,7 @@ class Ending:
 
     @property
     def text(self) -> str:
-        """All of it, in lines."""
+        """The result, in lines. What is not UTF-8, such as the path of a file may be, is escaped."""
         lines = [self.summary]
         if self.failure:
             lines += [f"exit code {self.exit_code}: {self.failure}", self.advice]
@@ -58,4 +58,4 @@ class Ending:
 
 def _printable(text: str) -> str:
     """A path in an error may hold bytes that are not UTF-8."""
-    return text.encode(errors="replace").decode()
+    return text.encode(errors="backslashreplace").decode()

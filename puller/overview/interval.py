@@ -1,7 +1,7 @@
 """How often a machine is backed up, and when it is late. Pure.
 
-A job writes its interval into the tags of its points. For other points, the interval is estimated: people
-and timers keep a rhythm, and the middle one of the last gaps is not moved by one odd backup.
+A job writes its interval into the tags of its points. For other points, the interval is estimated as the
+median of the last gaps, which a single odd backup does not change.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from puller.repository.points import Point, time_of
 from puller.repository.selection import INTERVAL_TAG
 
 FEWEST_GAPS = 3
-"""Gaps between points below which no interval is estimated."""
+"""Fewest gaps between points from which an interval is estimated."""
 
 GAPS = 7
-"""Most gaps that count: a rhythm may change, and a prune thins older points."""
+"""Most gaps that count: the schedule may change, and a prune thins out older points."""
 
 _LEAST_SLACK = timedelta(hours=1)
 
@@ -36,7 +36,7 @@ class Interval:
     def longest(self) -> timedelta:
         """The age at which the newest point is late: a quarter more if declared, twice if estimated.
 
-        Timers are spread at random, and backups take their time; so it is an hour more at least.
+        The margin is at least an hour, because timers have random delays and backups take time.
         """
         slack = self.length / 4 if self.is_declared else self.length
         return self.length + max(slack, _LEAST_SLACK)
@@ -73,9 +73,9 @@ def _gap(before: Point | None, point: Point) -> Gap | None:
 
 
 def interval_of(points: Sequence[Point]) -> Interval | None:
-    """Return the interval of the machine that has ``points``, oldest first; None if nobody can tell.
+    """Return the interval of the machine that has ``points``, oldest first; None if there are too few.
 
-    A backup by hand has no interval, so that of the newest point that has one counts.
+    A backup by hand has no interval, so the newest point with one counts.
     """
     for point in reversed(points[-GAPS:]):
         with suppress(ValueError):

@@ -66,7 +66,7 @@ class CopyReport:
 
     @property
     def error(self) -> PullerError | None:
-        """The error of the points that failed, None if none did. Damage counts before all else."""
+        """The error of the points that failed; None if none did. Damage takes precedence."""
         errors = [error for _, error in self.failed]
         if len(errors) < 2:
             return errors[0] if errors else None
@@ -78,10 +78,10 @@ class CopyReport:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which points are meant: of ``domains``, with all ``tags``, not before ``since``.
+    """The points to copy: those of ``domains``, with all ``tags``, not before ``since``.
 
-    Domains are names, patterns or UUIDs. With ``own``, only a job's own points are meant. With
-    ``latest_only``, of each machine on each host only the newest of these points.
+    Domains are names, patterns or UUIDs. With ``own``, only a job's own points count. With ``latest_only``,
+    only the newest of these points of each machine on each host counts.
     """
 
     domains: tuple[str, ...] = ()

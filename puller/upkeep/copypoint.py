@@ -29,8 +29,8 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer
 from puller.pipeline.concurrency import FAR_AWAY
-from puller.pipeline.pace import Pace
-from puller.repository.format.pages import Address
+from puller.pipeline.ratelimit import RateLimit
+from puller.repository.format.address import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.difference import compare_maps
@@ -86,7 +86,7 @@ class PointCopy:
         self._point = point
         self._pair = pair
         self._observer = observer
-        self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
+        self._limit = None if read_rate is None else run.flow.adopt(RateLimit(read_rate))
         self._based: set[str] = set()
         self.chunks = 0
         self.stored_bytes = 0
@@ -150,7 +150,8 @@ class PointCopy:
         return base
 
     def _is_sound(self, base: Base) -> bool:
-        """Return whether no known damage in the target hurts the base. Raises DamagedData if its map does."""
+        """Return whether the base has no known damage in the target. Raises DamagedData if its map is
+        damaged."""
         damaged = self._target.packs.damaged
         return not damaged or not DiskImage(self._target.maps, self._target.packs, base.target).needs(damaged)
 
@@ -210,8 +211,8 @@ class PointCopy:
     def _groups(self, items: Iterator[tuple[int, T]]) -> Iterator[tuple[Sequence[int], Sequence[T]]]:
         """Yield numbers and contents of chunks, at the read rate: what is stored together."""
         while group := list(islice(items, _GROUP)):
-            if self._pace is not None:
-                self._pace.take(len(group) * CHUNK)
+            if self._limit is not None:
+                self._limit.take(len(group) * CHUNK)
             numbers, contents = zip(*group, strict=True)
             yield numbers, contents
 

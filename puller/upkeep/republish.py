@@ -12,7 +12,7 @@ import msgspec
 
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, Observer
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import Point, Ref
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository

@@ -18,6 +18,8 @@ from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
@@ -58,11 +60,6 @@ DISK = {
     "reason",
     "stored_bytes",
 }
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 @pytest.fixture

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from puller.errors import DamagedData, KeyNotHeld, NoRepository, PullerError, UnsupportedFormat
 from puller.repository import points
 from puller.repository.format import descriptor, index
+from puller.repository.format.bits import column_of
 from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
 from puller.repository.format.footer import (
     COMPRESSED,
     DEAD,
-    ID,
     Footer,
-    PackKind,
     Trailer,
     decode_footer,
     decode_trailer,
     encode_tail,
 )
 from puller.repository.format.index import BLOCK_ROWS, IndexedPack, IndexPart, PackEntry
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import (
     ZERO,
     PackTable,
@@ -37,7 +37,6 @@ from puller.repository.format.pages import (
 )
 from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
-from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
 PLAIN = KeyRing.unencrypted(bytes(range(16)), bytes(range(16)))

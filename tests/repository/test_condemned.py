@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData, Overtaken, UnsupportedFormat
-from puller.repository.format.footer import PackKind
+from puller.repository.format.bits import bits_of, column_of
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records import condemned
-from puller.repository.records.condemned import (
-    ALL,
-    Condemned,
-    CondemnedSlots,
-    bits_of,
-    column_of,
-    slots_in,
-    union,
-)
+from puller.repository.records.condemned import ALL, Condemned, CondemnedSlots, slots_in, union
 from puller.repository.writing.chunkindex import MISS
 from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo

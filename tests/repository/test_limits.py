@@ -17,17 +17,16 @@ from puller.repository import repository as repositories
 from puller.repository.format import index
 from puller.repository.format.footer import (
     FOOTER_LIMIT,
-    ID,
     MAX_SLOTS,
     PACK_LIMIT,
     TRAILER,
     Footer,
-    PackKind,
     decode_footer,
     decode_trailer,
     encode_tail,
 )
 from puller.repository.format.index import IndexedPack
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import (
     LARGEST_DISK,
     PackTable,

@@ -12,7 +12,7 @@ from puller.errors import RepositoryError
 from puller.pipeline.buffers import BufferPool
 from puller.repository import repository as repositories
 from puller.repository.format.chunk_slot import Piece, content_id
-from puller.repository.format.footer import ID, PackKind
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository

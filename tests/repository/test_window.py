@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from puller.errors import DamagedData, ObjectChanged
 from puller.repository import repository as repositories
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.reading import image
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window

@@ -19,7 +19,8 @@ from puller.events import ignore
 from puller.repository.collecting.compaction import compact
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.chunk_slot import content_id
-from puller.repository.format.footer import SealedPack, parse_pack_name
+from puller.repository.format.footer import SealedPack
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.points import Point
 from puller.repository.reading.packs import StoredPack, merge

@@ -12,7 +12,8 @@ import pytest
 from puller.errors import DamagedData, Locked, UsageError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import DEAD, ID, Footer, PackKind
+from puller.repository.format.footer import DEAD, Footer
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.repository import Repository

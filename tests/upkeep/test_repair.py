@@ -9,8 +9,8 @@ import pytest
 from puller.errors import Locked
 from puller.events import DiskProgress, Event
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import PackEntry
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.repository.repository import Repository

@@ -57,7 +57,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """Create a repository, encrypted with a password or a key file.
 
     A directory is created if its parent exists. A bucket must exist already. With --lock-mode and
-    --lock-days, nobody can delete what a restore point needs before its time; the bucket must have Object
+    --lock-days, nobody can delete what a restore point needs until its lock ends; the bucket must have Object
     Lock.
     """
     check_together(lock_mode, lock_days)

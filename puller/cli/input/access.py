@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from puller.cancelling import CancelScope
 from puller.cli.input.secret import Secret, ask, can_ask, given_secret, other_secret
+from puller.cli.libraries import loading
 from puller.cli.output.console import ERROR, say
 from puller.cli.output.settings import Settings
 from puller.errors import NotEncrypted, UsageError, WrongKey
@@ -141,17 +142,18 @@ def store_options(settings: Settings) -> StoreOptions:
 
 
 def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
-    from puller import api
-
     kept = settings.place.index_budget if settings.place is not None else None
-    return api.open_repository(
-        url,
-        password=secret.password,
-        key_file=secret.key_file,
-        store_options=store_options(settings),
-        index_budget=kept,
-        scope=scope,
-    )
+    with loading():
+        from puller import api
+
+        return api.open_repository(
+            url,
+            password=secret.password,
+            key_file=secret.key_file,
+            store_options=store_options(settings),
+            index_budget=kept,
+            scope=scope,
+        )
 
 
 def create_repository(

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from puller.repository.format.bits import bits_of, column_of
 from puller.repository.format.footer import DEAD, Footer, encode_tail
 from puller.repository.format.index import IndexedPack
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.packs import PackReader, StoredPack, merge
-from puller.repository.records.condemned import bits_of, column_of
 from puller.store.base import Store
 
 

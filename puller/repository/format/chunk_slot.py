@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from puller.errors import DamagedData
 from puller.repository.format import compression
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import COMPRESSED, ID, Footer, Origins, PackKind, SealedPack
+from puller.repository.format.footer import COMPRESSED, Footer, Origins, SealedPack
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG, Cipher, Keys
 from puller.units import CHUNK
 
@@ -31,8 +32,7 @@ def compress(contents: Sequence[Content], level: int) -> list[tuple[Content, int
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Content for a slot: its id, the bytes to seal, their flags. With an ``origin``, the slot of a pack, the
     bytes are sealed already.
     """

@@ -216,8 +216,8 @@ def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str
 def list_slots(store: Store, repository_id: bytes) -> Iterator[tuple[str, KeySlot | DamagedData]]:
     """Return each slot's id with the slot, or with its damage.
 
-    Slots of another repository are left out: an ``init`` that was cut off, or lost against another one,
-    leaves one.
+    Slots of another repository are left out: an ``init`` leaves one if it was interrupted, or if another one
+    won.
     """
     return load_slots(store, repository_id, slot_ids(store))
 

@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectChanged
+from puller.repository.format.address import Address
 from puller.repository.format.chunk_slot import Piece
-from puller.repository.format.footer import Ids, PackKind
-from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
+from puller.repository.format.footer import Ids
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO, PackTable, Refs, Root, chunks_in_page
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.reading.packs import OPENINGS, PackReader, Span, StoredPack, merge

@@ -14,14 +14,8 @@ import numpy as np
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectNotFound
 from puller.repository.format.chunk_slot import Piece, SealedSlotReader, SlotReader
-from puller.repository.format.footer import (
-    TRAILER,
-    Footer,
-    PackKind,
-    decode_footer,
-    decode_trailer,
-    parse_pack_name,
-)
+from puller.repository.format.footer import TRAILER, Footer, decode_footer, decode_trailer
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.keyed_locks import KeyedLocks
 from puller.store.base import Store

@@ -22,15 +22,8 @@ import numpy as np
 from puller.errors import RepositoryError
 from puller.pipeline.buffers import Buffer, BufferBudget, BufferPool
 from puller.repository.format.chunk_slot import Piece, SealedSlots, SlotCipher
-from puller.repository.format.footer import (
-    ID,
-    MAX_SLOTS,
-    Footer,
-    Origins,
-    PackKind,
-    SealedPack,
-    encode_tail,
-)
+from puller.repository.format.footer import MAX_SLOTS, Footer, Origins, SealedPack, encode_tail
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.units import MIB, format_bytes

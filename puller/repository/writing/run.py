@@ -27,17 +27,19 @@ from numpy.typing import NDArray
 
 from puller.cancelling import cleanup
 from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
+from puller.host.priority import lower_thread
 from puller.pipeline.buffers import Batch, BufferBudget, BufferPool
 from puller.pipeline.concurrency import FAR_AWAY, Concurrency
-from puller.pipeline.flow import Flow
+from puller.pipeline.flow import Crew, Flow
 from puller.pipeline.gate import Gate
-from puller.pipeline.pace import Pace
+from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format import index
+from puller.repository.format.address import Address
 from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
-from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
@@ -70,7 +72,7 @@ _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 MOST_UPLOADS = 24
-"""Most uploads at once, however far the store is: so many connections are polite to a server."""
+"""Most uploads at once to any store: more connections would be impolite to a server."""
 
 _QUEUED = 5
 """Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
@@ -86,7 +88,8 @@ class Tuning:
     ``uploads`` at once, or None to adapt their number to the wire. ``packs`` of full size are in memory, or
     more small ones in as many bytes; up to ``memory`` bytes of the whole run if that speeds it up.
     ``batches`` suffice for the data being read, a few in the queue and one in each codec. ``level`` is
-    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second.
+    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second. If ``gentle``, the
+    codecs come after the host's other programs.
     """
 
     codecs: int = _CORES
@@ -97,10 +100,11 @@ class Tuning:
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
+    gentle: bool = False
 
 
 LEAST_MEMORY = 256 * MIB
-"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+"""Fewest bytes that a user can allow a run: full packs to a nearby store need them."""
 
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
@@ -109,10 +113,10 @@ _NEAR, _FAR = 2, 16
 """Uploads at once to begin with."""
 
 _MOST_NEAR = 8
-"""Uploads at once to a store that is near: no more than fit into the memory of three full packs."""
+"""Most uploads at once to a nearby store: as many as fit into the memory of three full packs."""
 
 _SMALLEST = 4
-"""A small pack is this part of a full one."""
+"""A full pack is this many times as large as a small one."""
 
 
 def pack_size(uploads: int, packs: int) -> int:
@@ -137,10 +141,18 @@ class Holdings(Protocol):
 
     keys: KeyRing
     store: Store
-    maps: MapReader
-    packs: PackReader
     points: Points
     pending: PendingPoints
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps."""
+        ...
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs."""
+        ...
 
 
 class DiskWriter:
@@ -245,13 +257,18 @@ class Run:
         self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
         self._upload = self.flow.crew("upload", law.most, 1, self._upload_pack)
         self.locks.start(self.flow)
-        self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
+        self._codec = self._start_codecs(self._tuning)
         began = self.effort.pack_began
         put = self._upload.put
         self._data = PackWriter(data_sealing(self._keys), PackKind.DATA, packs, put, began)
         self._sealed = PackWriter(no_sealing, PackKind.DATA, packs, put, began)
         self._maps = PackWriter(map_sealing(self._keys), PackKind.MAP, maps, put, lambda _: None)
         return self
+
+    def _start_codecs(self, tuning: Tuning) -> Crew[tuple[DiskWriter, Batch]]:
+        if tuning.gentle:
+            return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode, lower_thread)
+        return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode)
 
     @property
     def uploads_at_once(self) -> int:
@@ -265,7 +282,7 @@ class Run:
 
     def _paced(self, rate: int | None) -> Store:
         """Return the store for packs. Index objects bypass the rate limit, also after a failure."""
-        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
+        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(RateLimit(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
         try:
@@ -313,7 +330,8 @@ class Run:
         self.locks.take_over(base)
 
     def rely_on(self, point: Point, root: Address) -> None:
-        """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
+        """Make sure that everything that the map at ``root`` of a committed ``point`` reaches is locked for
+        long enough.
 
         Call it before ``disk`` is called with this ``root``. It may take minutes, so no job should be open.
         """
@@ -452,9 +470,9 @@ class Run:
         for places, stored in writer.add(pieces):
             total += stored
             pack = self._note_places(places)
-            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
-                found[piece.content_id] = pack, slot
-                self._index.add(writer.kind, piece.content_id, pack, slot)
+            written = [piece.content_id for piece in pieces[len(found) : len(found) + places.count]]
+            found.update({content_id: (pack, slot) for slot, content_id in enumerate(written, places.first)})
+            self._index.add(writer.kind, pack, places.first, written)
         disk.count(0, new, total)
         return found
 
@@ -508,7 +526,7 @@ class Run:
         self.locks.finish()
 
     def _put_rest(self) -> None:
-        """Put the index of the packs that none names yet."""
+        """Put the index of the packs that are not in an index object yet."""
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []

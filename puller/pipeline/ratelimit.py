@@ -12,7 +12,7 @@ CREDIT = 0.25
 """Seconds' worth of bytes that may follow at once after a pause: the delay of a late wake-up."""
 
 
-class Pace:
+class RateLimit:
     """Limits all its callers together to ``rate`` bytes per second; safe for many threads.
 
     A token bucket that is paid afterwards: a caller passes when everything before it is paid for, so no

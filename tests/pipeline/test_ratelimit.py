@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Closed
-from puller.pipeline.pace import CREDIT, Pace
+from puller.pipeline.ratelimit import CREDIT, RateLimit
 
 RATES = st.floats(1.0, 1e9)
 STEPS = st.lists(st.tuples(st.floats(0.0, 10.0), st.integers(1, 1 << 26)), min_size=1, max_size=30)
@@ -34,11 +34,11 @@ class Clock:
 @given(RATES, STEPS)
 def test_no_stretch_of_time_carries_more_than_the_rate(rate: float, steps: list[tuple[float, int]]) -> None:
     clock = Clock()
-    pace = Pace(rate, clock, clock.wait)
+    limit = RateLimit(rate, clock, clock.wait)
     passed: list[tuple[float, int]] = []
     for pause, count in steps:
         clock.now += pause
-        pace.take(count)
+        limit.take(count)
         passed.append((clock.now, count))
     for first, (begin, _) in enumerate(passed):
         for last in range(first, len(passed)):
@@ -50,45 +50,45 @@ def test_no_stretch_of_time_carries_more_than_the_rate(rate: float, steps: list[
 @given(RATES, st.lists(st.integers(1, 1 << 26), min_size=1, max_size=30))
 def test_who_never_pauses_gets_the_rate(rate: float, counts: list[int]) -> None:
     clock = Clock()
-    pace = Pace(rate, clock, clock.wait)
+    limit = RateLimit(rate, clock, clock.wait)
     begun = clock.now
     for count in counts:
-        pace.take(count)
+        limit.take(count)
     # The last one is let through, not yet paid for.
     assert clock.now - begun <= max(accumulate(counts[:-1]), default=0) / rate + 1e-6
 
 
 def test_a_pause_is_not_saved_up() -> None:
     clock = Clock()
-    pace = Pace(100, clock, clock.wait)
+    limit = RateLimit(100, clock, clock.wait)
     clock.now += 3600
     begun = clock.now
     for _ in range(11):
-        pace.take(100)
+        limit.take(100)
     assert clock.now - begun == pytest.approx(10 - CREDIT)
 
 
 def test_closing_wakes_who_waits() -> None:
-    pace = Pace(1)
-    pace.take(1 << 20)
+    limit = RateLimit(1)
+    limit.take(1 << 20)
 
     def wait() -> None:
         with pytest.raises(Closed):
-            pace.take(1)
+            limit.take(1)
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    pace.close()
+    limit.close()
     waiting.join(10)
     assert not waiting.is_alive()
 
 
 def test_a_flow_that_fails_closes_its_pace() -> None:
     def wait() -> None:
-        pace.take(1 << 20)
-        pace.take(1)
+        limit.take(1 << 20)
+        limit.take(1)
 
     with pytest.raises(ValueError, match="first"), Flow() as flow:
-        pace = flow.adopt(Pace(1))
+        limit = flow.adopt(RateLimit(1))
         flow.spawn("waits", wait)
         raise ValueError("first")
