@@ -29,7 +29,7 @@ from puller.repository.repository import Repository
 from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
-from puller.upkeep.counterparts import Counterparts, Pair
+from puller.upkeep.counterparts import Counterparts, Pair, origin
 from puller.upkeep.republish import republished
 
 
@@ -134,6 +134,8 @@ def copy(  # noqa: PLR0913, PLR0917 - both ends, what, and how
 ) -> CopyReport:
     """See ``puller.copy_points``."""
     _refuse(source, target)
+    if not source.keys.can_read_data:
+        source.learn_damage()
     work = _Copying(source, target, tuning, read_rate, observer, clock)
     for point in in_order(points):
         work.copy(point)
@@ -193,6 +195,9 @@ class _Copying:
         try:
             self._copy_again(point, machine)
         except (DamagedData, NoSuchPoint, Overtaken) as error:
+            if self._was_copied_beside(point):
+                self.present.append(point.point)
+                return
             failure = self._explained(point, error)
             self.failed.append((point.point, failure))
             self._observer(Notice(point.point, failure.message))
@@ -224,6 +229,14 @@ class _Copying:
         machine.add(Pair(point, made))
         self.copied.append(CopiedPoint(point.point, chunks, stored, self._clock() - began))
         self._observer(Committed(point.point, made))
+
+    def _was_copied_beside(self, point: Point) -> bool:
+        """Return whether another run has copied the point meanwhile."""
+        try:
+            found = self._target.points.get(point.uuid, point.point)
+        except (NoSuchPoint, DamagedData):
+            return False
+        return origin(self._target, found) == origin(self._source, point)
 
     def _explained(self, point: Point, error: RepositoryError) -> RepositoryError:
         """A point that was deleted meanwhile is not damaged."""
