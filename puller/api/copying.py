@@ -41,7 +41,8 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
     Args:
         repository: The repository with the points, opened with a key whose role is ``full``, and only read.
         target: The repository to copy to. A key whose role is ``backup-only`` is enough.
-        points: Points to copy, named as for ``restore``, or as records. Default: all that the target lacks.
+        points: Points to copy, named as for ``restore``, or as records. Default: all that the target lacks
+            and has never had: what its own retention has deleted stays deleted.
         hosts: Use only points that these hosts took; names or patterns.
         domains: Copy only points of these domains: names, patterns or UUIDs.
         tags: Copy only points with all of these tags.

@@ -329,6 +329,7 @@ class _Transaction:
                 kind=kind_of(records),
                 disks=records,
                 parent=newest_of(base.parent.point for base in bases.values() if base.parent),
+                previous=next((earlier.point for earlier in history), None),
                 checkpoint=mark.checkpoint,
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,

@@ -1,7 +1,7 @@
 """The days of a machine: when it was backed up, and when it should have been. Pure.
 
-A prune deletes older points, so a day without a point may have had a backup. But each point names its parent,
-and so the parent's time. Between the two there was no backup, and the parent existed even if it is gone now::
+A prune deletes older points, so a day without a point may have had a backup. But each point names the one
+before it, and so its time. Between the two there was no backup, and that one existed even if it is gone now::
 
     day        1    2    3    4    5    6    7    8
     points     ·    P ◄──────────── P    K ◄─ K             P = pruned, K = kept

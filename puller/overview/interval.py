@@ -59,17 +59,18 @@ class Gap:
 def gaps_of(points: Sequence[Point]) -> list[Gap]:
     """Return the gap before each point but the first whose predecessor is unknown.
 
-    ``points`` are those of one machine, oldest first. A point names its parent, whose id has its time, even
-    if that is gone by now.
+    ``points`` are those of one machine, oldest first. A point names the one before it, whose id has its time,
+    even if that is gone by now. Its parent would not do: it may be older, as that of a machine that is off.
     """
     earlier: tuple[Point | None, ...] = (None, *points)
     return [gap for before, point in zip(earlier, points, strict=False) if (gap := _gap(before, point))]
 
 
 def _gap(before: Point | None, point: Point) -> Gap | None:
-    bases = {base for base in (point.parent, *(disk.parent for disk in point.disks)) if base}
-    known = [*map(time_of, bases), *([] if before is None else [before.time])]
-    return Gap(min(max(known), point.time), point.time, bool(bases)) if known else None
+    known = [] if before is None else [before.time]
+    if point.previous is not None:
+        known.append(time_of(point.previous))
+    return Gap(min(max(known), point.time), point.time, point.previous is not None) if known else None
 
 
 def interval_of(points: Sequence[Point]) -> Interval | None:

@@ -156,6 +156,7 @@ class Point(msgspec.Struct, frozen=True):
     kind: str
     disks: tuple[DiskRecord, ...]
     parent: str | None = None
+    previous: str | None = None
     checkpoint: str | None = None
     checkpoint_xml: str | None = None
     consistency: str = "crash"

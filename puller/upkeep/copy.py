@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from msgspec import structs
+
 from puller.errors import (
     DamagedData,
     KeyNotHeld,
@@ -29,7 +31,7 @@ from puller.repository.repository import Repository
 from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
-from puller.upkeep.counterparts import Counterparts, Pair, origin
+from puller.upkeep.counterparts import Counterparts, Pair, never_held, origin
 from puller.upkeep.republish import republished
 
 
@@ -112,12 +114,12 @@ def unnamed_points(
 ) -> tuple[list[Point], list[tuple[str, RepositoryError]]]:
     """Return the points that are meant if none is named, and those whose records are damaged.
 
-    Records of points that the target has are not read, unless they can be the newest ones.
+    A point that the target has had is not meant: its own retention has removed it. Records of points that
+    the target has are not read, unless they can be the newest ones.
     """
     names = source.points.names()
     if not choice.latest_only:
-        known = set(target.points.names())
-        names = [name for name in names if name not in known]
+        names = never_held(target, names)
     damaged: list[tuple[str, RepositoryError]] = []
     found = source.points.read(names, lambda point, error: damaged.append((point, error)))
     return choice.of(point for point in found if point.is_from(hosts)), damaged
@@ -214,14 +216,15 @@ class _Copying:
     def _copy(self, point: Point, machine: Counterparts) -> None:
         began = self._clock()
         pair = next(machine.near(point), None)
+        named = structs.replace(point, previous=machine.previous(point))
         chunks = stored = 0
         made = None
         if pair is not None:
-            made = republished(self._source, self._target, point, pair, self._observer)
+            made = republished(self._source, self._target, named, pair, self._observer)
         if made is None:
             with self._target.run(self._tuning) as run:
                 work = PointCopy(
-                    self._source, self._target, run, point, pair, self._observer, self._read_rate
+                    self._source, self._target, run, named, pair, self._observer, self._read_rate
                 )
                 made = work.run()
                 run.store()

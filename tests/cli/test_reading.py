@@ -24,6 +24,7 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 RECORD = {
+    "previous",
     "point",
     "domain",
     "uuid",
@@ -97,6 +98,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "mode": "pull",
         "kind": "full",
         "parent": None,
+        "previous": None,
         "checkpoint": None,
         "consistency": "crash",
         "freeze_seconds": None,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--like",
     metavar="REPOSITORY",
     help="Use the master secret of this repository, a URL or a name in the configuration: 'puller copy' "
-    "between the two then sends data as it is encrypted. Needs a key of it whose role is full.",
+    "between the two then need not encrypt data again. Needs a key of that repository whose role is full.",
 )
 @click.option(
     "--like-password-file",
@@ -58,7 +58,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     A directory is created if its parent exists. A bucket must exist already. With --lock-mode and
     --lock-days, nobody can delete what a restore point needs until its lock ends; the bucket must have Object
-    Lock.
+    Lock. Without them, nothing is locked.
     """
     check_together(lock_mode, lock_days)
     if like is None and (like_password_file or like_key_file):
