@@ -4,9 +4,10 @@
     python -m benchmarks.copy --size 4096 --rounds 5
 
 Both repositories are buckets of one SeaweedFS on loopback. rclone does not know that both are on one
-server, so the bytes pass through it, too. In turn: rclone, puller with a full key (each chunk is
-verified), puller with a backup-only key (no chunk can be opened). Half of each chunk is noise, so that it compresses to a half. Times
-are those of whole processes; CPU is user and system time; memory is the largest resident set.
+server, so the bytes pass through it, too. In turn: rclone, puller with a full key (each chunk is verified),
+puller with a backup-only key (no chunk can be opened). Half of each chunk is noise, so that it compresses
+to a half. Times are those of whole processes; CPU is user and system time; memory is the largest resident
+set.
 """
 
 from __future__ import annotations
