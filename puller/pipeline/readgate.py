@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -87,6 +88,7 @@ class GentleGate:
         self._probe_began = clock()
         self._next_probe = 0.0
         self._closed = False
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @property
@@ -95,18 +97,24 @@ class GentleGate:
         return 1 if self._probing else self._law.limit
 
     def enter(self) -> None:
-        """See ReadGate."""
+        """See ReadGate. Readers pass in turn, as a thread that wakes up is later than one that runs."""
+        turn = object()
         with self._changed:
-            while self._flying >= self.limit and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                raise Closed
-            self._flying += 1
+            self._waiting.append(turn)
+            try:
+                while (self._flying >= self.limit or self._waiting[0] is not turn) and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    raise Closed
+                self._flying += 1
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
 
     def try_enter(self, total: int) -> bool:
         """See ReadGate."""
         with self._changed:
-            admitted = total <= self._window and self._flying < self.limit
+            admitted = total <= self._window and self._flying < self.limit and not self._waiting
             self._flying += admitted
             return admitted
 

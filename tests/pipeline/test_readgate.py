@@ -148,6 +148,49 @@ def test_reads_of_several_disks_share_a_limit() -> None:
     assert not second.is_alive()
 
 
+def waiting(gate: GentleGate, work: Callable[[], None]) -> threading.Thread:
+    """A thread of another reader that waits for its turn."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while not gate._waiting and thread.is_alive():
+        thread.join(0.001)
+    return thread
+
+
+def test_a_disk_with_one_read_at_a_time_leaves_turns_to_the_others() -> None:
+    gate = GentleGate(WINDOW, lambda: 0.0)
+    order = []
+
+    def read() -> None:
+        gate.enter()
+        order.append("other")
+        gate.leave(READ, 0.005, lone=True)
+
+    gate.enter()
+    other = waiting(gate, read)
+    gate.leave(READ, 0.005, lone=True)
+    gate.enter()
+    order.append("first")
+    other.join(60)
+    assert order == ["other", "first"]
+
+
+def test_a_disk_with_many_reads_in_flight_leaves_turns_to_the_others() -> None:
+    gate = GentleGate(WINDOW, lambda: 0.0)
+    for _ in range(50):
+        gate.enter()
+        gate.leave(READ, 0.005, lone=True)
+    assert gate.limit > 1
+    gate.enter()
+    while gate.try_enter(READ):
+        pass
+    other = waiting(gate, gate.enter)
+    gate.leave(READ, None, lone=False)
+    assert not gate.try_enter(READ)
+    other.join(60)
+    assert not other.is_alive()
+
+
 def test_a_reader_has_no_more_in_flight_than_its_window() -> None:
     gate = GentleGate(2 * READ, lambda: 0.0)
     for _ in range(200):
