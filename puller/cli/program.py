@@ -34,6 +34,7 @@ COMMANDS = (
     "serve",
     "prove",
     "copy",
+    "fleet",
     "check",
     "prune",
     "delete",
