@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import impact, ours, plot, report, roofline
+from benchmarks import facts, impact, ours, plot, report, roofline
 from benchmarks.cost import CommandFailed
 from benchmarks.disk import FULL, QUICK, Layout
 from benchmarks.results import Results, Round, machine
@@ -33,7 +33,7 @@ def main() -> int:
     try:
         with _folders(options.work_dir) as (folder, kept), Stage(folder, kept, layout) as stage:
             allocated = stage.disk.stat().st_blocks * 512
-            results = Results(layout, allocated, machine())
+            results = Results(layout, allocated, machine(), _facts(stage))
             if options.add:
                 results.rounds = _rounds_before(options.output, layout)
             begun = len(results.rounds)
@@ -100,6 +100,14 @@ def _folders(work: Path | None) -> Iterator[tuple[Path, Path]]:
 def _roomy() -> str:
     """``/tmp`` is in memory on some systems, ``/var/tmp`` never is; both have short paths for sockets."""
     return os.environ.get("TMPDIR", "/var/tmp")
+
+
+def _facts(stage: Stage) -> facts.Facts:
+    with stage.round(0):
+        found = facts.measure(stage)
+    for step, (one, all_) in found.items():
+        _say(f"  {step}: {one:.0f} MB/s on one thread, {all_:.0f} on all cores")
+    return found
 
 
 def _round(stage: Stage, number: int, works: list[Work], extras: list[str]) -> Round:

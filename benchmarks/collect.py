@@ -29,14 +29,15 @@ from benchmarks.index import KEYS, PACKS, SLOTS, TIB, MadeUp
 from puller.cancelling import CancelScope
 from puller.events import Event, Step
 from puller.pipeline.buffers import BufferPool
-from puller.repository.format.chunk_slot import compress, content_id
+from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.format.footer import ID, Footer, PackKind, encode_tail
+from puller.repository.format.footer import Footer, encode_tail
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import ZERO, PackTable, Refs, Root, encode_page, encode_root
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
-from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
+from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, map_sealing
 from puller.store.base import Body, ObjectInfo
 from puller.store.folder import FolderStore
 from puller.store.objectlock import Unlockable
@@ -139,7 +140,9 @@ def build(folder: Path, tib: float) -> None:
         store.put(pack.kind.object_name(pack.pack_id), pack.body(KEYS, pack.footer()))
         pack.buffer.release()
 
-    writer = PackWriter(KEYS, PackKind.MAP, BufferPool(2, MAP_PACK + TAIL_ROOM), emit, lambda _: None)
+    writer = PackWriter(
+        map_sealing(KEYS), PackKind.MAP, BufferPool(2, MAP_PACK + TAIL_ROOM), emit, lambda _: None
+    )
     pages = int(tib * TIB) // CHUNK // PAGE_CHUNKS
     columns = np.zeros((2, pages), np.int64)
     for first in range(0, pages, 256):

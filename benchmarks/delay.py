@@ -1,4 +1,4 @@
-"""A long wire: a proxy on loopback with a round trip, a rate per connection and faults, in its own process.
+"""A slow network: a proxy on loopback with a delay, a rate per connection and faults, in its own process.
 
     python -m benchmarks.delay HOST:PORT MILLISECONDS [RATE [FAULTS]]
 
@@ -109,7 +109,7 @@ class _Requests(_Direction):
                     await self.send(piece)
 
     async def _fail(self) -> bool:
-        """Fail in one of three ways. Returns whether the connection goes on, which is never so."""
+        """Fail in one of three ways. Returns False, because the connection never continues."""
         way = random.randrange(3)
         await asyncio.sleep(2 * self._wire.delay)
         if way == 0:
@@ -155,7 +155,7 @@ class Proxy:
         self.endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
 
     def fail(self, share: float) -> None:
-        """Let this share of the requests fail from now on."""
+        """Make this share of the requests fail from now on."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"faults {share}\n")
         self._process.stdin.flush()
@@ -163,7 +163,7 @@ class Proxy:
 
 @contextmanager
 def proxy(endpoint: str, milliseconds: float, rate: float = 0.0, faults: float = 0.0) -> Iterator[Proxy]:
-    """A proxy of ``endpoint``, ``http://HOST:PORT``, that is so far away."""
+    """A proxy of ``endpoint``, ``http://HOST:PORT``, with this delay and rate."""
     words = [endpoint.removeprefix("http://"), str(milliseconds), str(rate), str(faults)]
     command = [sys.executable, "-m", "benchmarks.delay", *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

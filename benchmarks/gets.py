@@ -1,4 +1,4 @@
-"""The leanest S3 client there is: plain HTTP on signed URLs, what it gets is dropped.
+"""A minimal S3 client: plain HTTP on signed URLs, which discards what it reads.
 
     python -m benchmarks.gets GET|PUT LIST
 
@@ -35,7 +35,7 @@ def get_all(stage: Stage) -> Cost:
 
 
 class _Client(threading.Thread):
-    """One connection, which works off the queue."""
+    """One connection, which takes its work from the queue."""
 
     def __init__(self, host: str, method: str, queue: SimpleQueue[str]) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from puller.repository.format import compression, index
-from puller.repository.format.footer import ID, Ids, PackKind
+from puller.repository.format.footer import Ids
 from puller.repository.format.index import (
     BLOCK_ROWS,
     HEADER,
@@ -31,9 +31,11 @@ from puller.repository.format.index import (
     PackEntry,
     id_bits,
 )
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import NONCE, TAG
-from puller.repository.index.cache import BUDGET, load_hints
+from puller.repository.index.budget import BUDGET
+from puller.repository.index.cache import load_hints
 from puller.repository.index.hints import HintFile, HintWriter
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.indexes import read_index
@@ -41,7 +43,7 @@ from puller.repository.writing.chunkindex import ChunkIndex
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK, MIB
 
-KEYS = KeyRing.from_master(bytes(ID), bytes(32))
+KEYS = KeyRing.from_master(bytes(ID), bytes(ID), bytes(32))
 SLOTS = 500
 PACKS = (1 << 19) // SLOTS
 ROWS = PACKS * SLOTS
@@ -187,7 +189,7 @@ class Archive:
             for key in dict.fromkeys(
                 key for key, pack in zip(batch, packs.tolist(), strict=True) if pack < 0
             ):
-                known.add(PackKind.DATA, key, table.number(names[len(fresh) // SLOTS]), len(fresh) % SLOTS)
+                known.add(PackKind.DATA, table.number(names[len(fresh) // SLOTS]), len(fresh) % SLOTS, [key])
                 fresh.append(key)
         self._keep(names, fresh)
         return len(ids) - len(fresh)

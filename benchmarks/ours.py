@@ -42,6 +42,14 @@ def full_to_s3(stage: Stage) -> Cost:
     return _backup(stage, stage.ours, stage.bucket, "--full")
 
 
+def incremental_to_folder(stage: Stage) -> Cost:
+    """Whatever changed since the last one, into the folder of the full."""
+    folder = stage.place("puller")
+    before = folder_size(folder)
+    cost = _backup(stage, stage.ours, str(folder))
+    return replace(cost, stored=folder_size(folder) - before)
+
+
 def incremental(stage: Stage) -> Cost:
     """Whatever changed since the last one, into the bucket."""
     return _backup(stage, stage.ours, stage.bucket)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import tools
 from benchmarks.cloud import BUCKET
 from benchmarks.cost import Cost, Meter, folder_size
 from benchmarks.stage import Stage
@@ -35,7 +36,8 @@ def virtnbdbackup_incremental(stage: Stage) -> Cost:
 def virtnbdbackup_restore(stage: Stage) -> Cost:
     """virtnbdrestore of what is in the folder, to the format of the source, which is qcow2."""
     output = stage.place("virtnbdrestore")
-    command = ["virtnbdrestore", "-U", stage.host.uri, "-n", "-i", str(stage.place("virtnbdbackup"))]
+    restore = str(tools.newest("virtnbdbackup").path.with_name("virtnbdrestore"))
+    command = [restore, "-U", stage.host.uri, "-n", "-i", str(stage.place("virtnbdbackup"))]
     socket = str(stage.place("restore.sock"))
     try:
         cost = stage.meter().run([*command, "-o", str(output), "-f", socket])
@@ -47,7 +49,9 @@ def virtnbdbackup_restore(stage: Stage) -> Cost:
 def rclone_copy(stage: Stage) -> Cost:
     """The folder of virtnbdbackup's full to the bucket, which is the second half of its way to S3."""
     source = str(stage.place("virtnbdbackup"))
-    return stage.meter().run(["rclone", "copy", "--s3-no-check-bucket", source, f"cloud:{BUCKET}/copied"])
+    return stage.meter().run(
+        [tools.path("rclone"), "copy", "--s3-no-check-bucket", source, f"cloud:{BUCKET}/copied"]
+    )
 
 
 def zstd_to_folder(stage: Stage) -> Cost:
@@ -61,7 +65,7 @@ def zstd_to_folder(stage: Stage) -> Cost:
 def zstd_to_s3(stage: Stage) -> Cost:
     """The same to the bucket by ``rclone rcat``."""
     with _exported(stage) as (meter, uri):
-        rcat = f"rclone rcat --s3-no-check-bucket cloud:{BUCKET}/disk.zst"
+        rcat = f"{tools.path('rclone')} rcat --s3-no-check-bucket cloud:{BUCKET}/disk.zst"
         return meter.shell(f"nbdcopy '{uri}' - | zstd -1 -T2 -q | {rcat}")
 
 
@@ -81,9 +85,10 @@ def convert_command(uri: str, output: Path) -> list[str]:
 def restic_stdin(stage: Stage) -> Cost:
     """``nbdcopy | restic backup --stdin`` to a fresh repository in a folder."""
     repository = stage.place("restic")
-    stage.meter().run(["restic", "-r", str(repository), "init"])
+    restic = tools.path("restic")
+    stage.meter().run([restic, "-r", str(repository), "init"])
     with _exported(stage) as (meter, uri):
-        backup = f"restic -r '{repository}' backup --quiet --stdin --stdin-filename disk"
+        backup = f"{restic} -r '{repository}' backup --quiet --stdin --stdin-filename disk"
         cost = meter.shell(f"nbdcopy '{uri}' - | {backup}")
         return _stored(cost, repository)
 
@@ -108,7 +113,7 @@ def _stored(cost: Cost, output: Path) -> Cost:
 def virtnbdbackup_command(stage: Stage, name: str, folder: Path, level: str) -> list[str]:
     """The call of virtnbdbackup; ``level`` is ``full``, ``inc`` or ``copy``."""
     options = ["-n", "-z", "-l", level, "-S", str(stage.place(".")), "-f", str(stage.place("backup.sock"))]
-    return ["virtnbdbackup", "-U", stage.host.uri, "-d", name, "-o", str(folder), *options]
+    return [tools.path("virtnbdbackup"), "-U", stage.host.uri, "-d", name, "-o", str(folder), *options]
 
 
 def _virtnbdbackup(stage: Stage, folder: Path, level: str) -> Cost:

@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.counting import CountingStore
 from puller.pipeline.buffers import Batch, ReadSegment
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader

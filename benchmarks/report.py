@@ -8,14 +8,21 @@ from statistics import median
 from benchmarks.cost import Cost
 from benchmarks.results import Results, Spread, spread
 from benchmarks.roofline import STEPS
-from benchmarks.targets import verdicts
+from benchmarks.targets import Target, verdicts
 from benchmarks.works import PULLER, all_works
 from puller.units import GIB, MIB
 
 
 def markdown(results: Results) -> str:
     """All tables."""
-    parts = [_head(results), _costs(results), _roofline(results), _impact(results), _targets(results)]
+    parts = [
+        _head(results),
+        _facts(results),
+        _costs(results),
+        _roofline(results),
+        _impact(results),
+        _targets(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -28,6 +35,15 @@ def _head(results: Results) -> str:
         " zeros that were written"
     )
     return f"Rounds: {len(results.rounds)}. Disk: {disk}. Machine: {machine}."
+
+
+def _facts(results: Results) -> str:
+    rows = [[step, f"{one:.0f}", f"{all_:.0f}"] for step, (one, all_) in results.facts.items()]
+    return (
+        _table(["step on chunks of 64 KiB", "MB/s of one thread", "of all cores together"], rows)
+        if rows
+        else ""
+    )
 
 
 def _costs(results: Results) -> str:
@@ -110,9 +126,15 @@ def _targets(results: Results) -> str:
     for verdict in verdicts(results):
         target = verdict.target
         bound = f"{'at most' if target.at_most else 'at least'} {target.bound:g}{target.unit}"
-        found = _shown(verdict.spread, 2 if target.unit == " times" else 0)
-        rows.append([target.work, target.against, bound, found, "reached" if verdict.reached else "MISSED"])
-    return _table(["target", "against", "bound", "found", "verdict"], rows) if rows else ""
+        found = _shown(verdict.spread, _digits(target))
+        each = ", ".join(f"{value:.{_digits(target)}f}" for value in verdict.rounds)
+        reached = "reached" if verdict.reached else "MISSED"
+        rows.append([target.work, target.against, bound, found, each, reached])
+    return _table(["target", "against", "bound", "found", "by round", "verdict"], rows) if rows else ""
+
+
+def _digits(target: Target) -> int:
+    return 0 if target.unit in (" %", " % more", " MiB") else 2
 
 
 def _shown(found: Spread | None, digits: int = 2) -> str:

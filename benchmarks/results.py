@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,8 +15,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.cost import Cost
 from benchmarks.disk import Layout
+from benchmarks.facts import Facts
 from benchmarks.impact import Latencies
 from benchmarks.roofline import Roofline, cores
+from benchmarks.tools import version
+
+_TOOLS = ("nbdcopy", "zstd", "rclone", "restic")
 
 
 class Spread(NamedTuple):
@@ -61,6 +64,7 @@ class Results:
     layout: Layout
     allocated: int
     machine: dict[str, str]
+    facts: Facts = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
 
     def costs(self, work: str, contestant: str) -> list[Cost]:
@@ -85,7 +89,8 @@ class Results:
         """Read what ``save`` has written."""
         document = json.loads(path.read_text())
         rounds = [_round(each) for each in document["rounds"]]
-        return cls(Layout(**document["layout"]), document["allocated"], document["machine"], rounds)
+        facts = {step: (one, all_) for step, (one, all_) in document.get("facts", {}).items()}
+        return cls(Layout(**document["layout"]), document["allocated"], document["machine"], facts, rounds)
 
 
 def _round(document: dict[str, Any]) -> Round:
@@ -103,8 +108,8 @@ def _round(document: dict[str, Any]) -> Round:
 def machine() -> dict[str, str]:
     """What the figures were measured on and with."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tools = {"QEMU": "qemu-img", "nbdcopy": "nbdcopy", "zstd": "zstd", "rclone": "rclone", "restic": "restic"}
-    versions = {name: _version(tool) for name, tool in tools.items()}
+    tools = {"virtnbdbackup": "virtnbdbackup", "QEMU": "qemu-img"} | {name: name for name in _TOOLS}
+    versions = {name: version(tool) for name, tool in tools.items()}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "processor": _processor(),
@@ -112,7 +117,7 @@ def machine() -> dict[str, str]:
         "memory": f"{memory / (1 << 30):.0f} GiB",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "virtnbdbackup": _version("virtnbdbackup"),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         **versions,
     }
 
@@ -120,10 +125,3 @@ def machine() -> dict[str, str]:
 def _processor() -> str:
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return found[1] if found else platform.machine()
-
-
-def _version(tool: str) -> str:
-    flag = "version" if tool in ("restic", "rclone") else "--version"
-    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
-    return found[0] if found else "unknown"

@@ -29,6 +29,7 @@ from benchmarks.stage import Stage
 from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.buffers import Batch, BufferPool
+from puller.pipeline.readgate import OpenGate
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB
 
@@ -151,7 +152,8 @@ def main() -> None:
     uri, folder = sys.argv[1:]
     steps, pool = _Steps(Path(folder)), BufferPool(16, MIB)
     with Export(uri) as export:
-        for batch in read(export, export.contents(), pool, window=8 * MIB, planned=lambda extent: None):
+        gate = OpenGate(8 * MIB)
+        for batch in read(export, export.contents(), pool, gate=gate, planned=lambda extent: None):
             steps.take(batch)
             batch.release()
     steps.write()

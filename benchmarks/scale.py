@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.scattered import Case, Cost, measure, prepare
 from puller.repository.format.compression import frame
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.format.pages import PackTable, Refs, encode_page
 from puller.repository.format.sealing import TAG
 from puller.units import CHUNK, GIB, KIB, MIB, PAGE_CHUNKS, TIB

@@ -26,9 +26,10 @@ from puller.cli.libraries import restrain
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, create_qcow2
 from puller.nbd.reader import read
+from puller.pipeline.readgate import OpenGate
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.repository import Repository
 from puller.repository.writing.chunkindex import ChunkIndex
@@ -160,7 +161,7 @@ def take(repository: Repository, image: Path, bitmap: str | None, base: Address 
         extents = export.changes() if bitmap else export.contents()
 
         def reading() -> None:
-            for batch in read(export, extents, run.batches, window=WINDOW, planned=writer.announce):
+            for batch in read(export, extents, run.batches, gate=OpenGate(WINDOW), planned=writer.announce):
                 writer.submit(batch)
 
         run.flow.spawn("read", reading).join()

@@ -34,7 +34,7 @@ from benchmarks.delay import wire
 from benchmarks.scale import line
 from puller.nbd.connection import Connection
 from puller.pipeline.buffers import Batch, ReadSegment
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.reading.image import DiskImage
 from puller.repository.writing.run import Tuning

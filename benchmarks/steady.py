@@ -1,4 +1,4 @@
-"""A run that stores noise in a repository, which exists, for some time: what an outage costs.
+"""A run that stores random data in an existing repository for some time, to measure the cost of an outage.
 
 python -m benchmarks.steady URL SECONDS
 """

@@ -26,6 +26,7 @@ Found = Callable[[Round], float]
 RESTORE_FOLDER = RESTORE.format(place="a directory", format="raw")
 RESTORE_QCOW2 = RESTORE.format(place="a directory", format="qcow2")
 RESTORE_S3 = RESTORE.format(place="S3", format="raw")
+UNCHANGED = INCREMENTAL.format(change="nothing changed") + ", to a directory"
 FEW = INCREMENTAL.format(change="100 scattered chunks")
 
 
@@ -46,7 +47,14 @@ class Verdict:
     """A target and what came of it."""
 
     target: Target
-    spread: Spread
+    rounds: tuple[float, ...]
+
+    @property
+    def spread(self) -> Spread:
+        """Median and extremes over the rounds."""
+        found = spread(self.rounds)
+        assert found is not None
+        return found
 
     @property
     def reached(self) -> bool:
@@ -58,7 +66,7 @@ class Verdict:
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Of the targets that the run has figures for."""
     for target in TARGETS:
-        if (found := spread(_found(target, results))) is not None:
+        if found := tuple(_found(target, results)):
             yield Verdict(target, found)
 
 
@@ -76,6 +84,20 @@ def _wall(round_: Round, work: str, contestant: str) -> float:
 
 def _faster(work: str, contestant: str, round_: Round) -> float:
     return _wall(round_, work, contestant) / _wall(round_, work, PULLER)
+
+
+def _cpu_ratio(round_: Round) -> float:
+    costs = round_.costs[FULL_FOLDER]
+    own, theirs = costs[PULLER], costs[ZSTD]
+    return (own.cpu + own.qemu) / (theirs.cpu + theirs.qemu)
+
+
+def _over_steps(round_: Round) -> float:
+    """CPU-seconds of a full, over those of its steps alone."""
+    if round_.roofline is None:
+        raise KeyError("roofline")
+    cost = round_.costs[FULL_FOLDER][PULLER]
+    return (cost.cpu + cost.qemu) / (sum(round_.roofline.steps.values()) + round_.roofline.to_folder)
 
 
 def _slower_than_raw(round_: Round) -> float:
@@ -109,10 +131,13 @@ def _peak(round_: Round) -> float:
 TARGETS = (
     Target(FULL_FOLDER, VIRTNBDBACKUP, 2.8, partial(_faster, FULL_FOLDER, VIRTNBDBACKUP)),
     Target(FULL_FOLDER, ZSTD, 1.7, partial(_faster, FULL_FOLDER, ZSTD)),
+    Target("CPU-s of that, with QEMU's", ZSTD, 0.60, _cpu_ratio, at_most=True),
+    Target("CPU-s of that, with QEMU's", "the steps alone", 1.20, _over_steps, at_most=True),
     Target(FULL_FOLDER, "roofline", 85, partial(_efficiency, FULL_FOLDER, "folder"), " %"),
     Target(FULL_S3, ZSTD_RCAT, 2, partial(_faster, FULL_S3, ZSTD_RCAT)),
     Target(FULL_S3, "virtnbdbackup, then rclone copy", 3.5, _through_rclone),
     Target("stored bytes of a full", "the stream of zstd -1", 10, _size, " % more", at_most=True),
+    Target(UNCHANGED, VIRTNBDBACKUP, 2, partial(_faster, UNCHANGED, VIRTNBDBACKUP)),
     Target(FEW, "virtnbdbackup, to a directory", 1, partial(_faster, FEW, VIRTNBDBACKUP)),
     Target(RESTORE_FOLDER, VIRTNBDRESTORE, 3, partial(_faster, RESTORE_FOLDER, VIRTNBDRESTORE)),
     Target(RESTORE_QCOW2, VIRTNBDRESTORE, 3, partial(_faster, RESTORE_QCOW2, VIRTNBDRESTORE)),

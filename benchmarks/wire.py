@@ -1,4 +1,4 @@
-"""Work over a long wire: puller, an earlier puller and a shell pipeline through one proxy, in one run.
+"""Work over a slow network: puller, an earlier puller and a shell pipeline through one proxy, in one run.
 
     python -m benchmarks.wire --against DIR          # DIR holds the package of an earlier puller
     python -m benchmarks.wire --rounds 3 --only full restore
@@ -104,13 +104,13 @@ def rcat(way: Way) -> Cost:
 
 
 class Table:
-    """Costs of each round by work and contestant."""
+    """Costs of each round by work and program."""
 
     def __init__(self) -> None:
         self._costs: dict[str, dict[str, list[Cost]]] = defaultdict(lambda: defaultdict(list))
 
     def note(self, work: str, name: str, cost: Cost) -> None:
-        """Add a cost and say it."""
+        """Add a cost and print it."""
         self._costs[work][name].append(cost)
         load = os.getloadavg()[0]
         say(

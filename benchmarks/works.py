@@ -46,7 +46,7 @@ class Work:
 
 def all_works(layout: Layout) -> list[Work]:
     """In an order in which each finds what it needs: fulls, restores of them, incrementals."""
-    return [*_fulls(), *_restores(), *(_incremental(change) for change in changes(layout))]
+    return [*_fulls(), *_restores(), _unchanged(), *(_incremental(change) for change in changes(layout))]
 
 
 def _fulls() -> Iterator[Work]:
@@ -84,6 +84,15 @@ def _restore(place: str, format_: str) -> Play:
         return ours.restore(stage, repository, format_)
 
     return play
+
+
+def _unchanged() -> Work:
+    """With a repository in a directory, as virtnbdbackup's is; the incrementals after it go to S3."""
+    contestants: dict[str, Play] = {
+        PULLER: ours.incremental_to_folder,
+        VIRTNBDBACKUP: peers.virtnbdbackup_incremental,
+    }
+    return Work(INCREMENTAL.format(change="nothing changed") + ", to a directory", contestants, _in_folders)
 
 
 def _incremental(change: Change) -> Work:

@@ -1,4 +1,4 @@
-"""Plays a whole history on every S3 server that can be had here, and prints a table of what came of it.
+"""Run a long history on each S3 server that can be installed here, and print a table of the results.
 
 On each: the stores' contract, then a repository in which two running machines are backed up at once beside a
 prune and a check that never rest, all points compared with copies by a reader that is not puller's, a doctor,
@@ -42,7 +42,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Played:
-    """What one server's history has come to."""
+    """The results of one server's history."""
 
     conditional: bool
     rivals: Rivals
@@ -52,7 +52,7 @@ class Played:
 
 
 def main() -> int:
-    """Play; the exit status is 0 if all was exact on all servers."""
+    """Run the histories; the exit status is 0 if everything was exact on all servers."""
     arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="puller-libvirt-") as root:
         libvirt = EmbeddedLibvirt(Path(root))  # a process can have one only
@@ -134,7 +134,7 @@ def _row(history: History, contract: str) -> list[str]:
 
 @dataclass(frozen=True)
 class History:
-    """What is to be played in a bucket of one kind on a server."""
+    """The history in a bucket of one kind on a server."""
 
     server: S3Server
     kind: str
@@ -170,7 +170,7 @@ class History:
 
 
 def _doctor(url: str, connect: str, domain: str) -> str:
-    """What is not in order, apart from the host, which is the same for all."""
+    """The faults that doctor finds, apart from those of the host, which are the same for all servers."""
     findings = puller.doctor(url, connect=connect, domains=[domain])
     found = [
         finding for finding in findings if finding.status is not puller.Status.OK and finding.subject == url
@@ -181,7 +181,7 @@ def _doctor(url: str, connect: str, domain: str) -> str:
 
 
 def _delete_all(url: str) -> list[str]:
-    """Delete all points and prune; return the names of what should have gone and is there."""
+    """Delete all points and prune; return the names of objects that should be gone but are not."""
     repository = puller.open_repository(url)
     delete(repository, [point.point for point in puller.list_points(repository)])
     for _ in range(2):

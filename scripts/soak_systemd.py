@@ -1,4 +1,7 @@
-"""Boots a small Debian with systemd under QEMU, installs puller and its units in it, and looks at a night.
+"""Boots a small Debian with systemd under QEMU, with puller's package in it, and looks at a night.
+
+As in the quick start, ``puller config init`` and ``puller init`` set everything up. Only the timer's time
+differs.
 
 In the guest, libvirt runs a machine of its own that stands still (TCG in TCG). What systemd, the journal, the
 repository and the metrics file say comes back in a tar on the second disk.
@@ -19,8 +22,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "build" / "systemd"
+RELEASE = "bookworm"
 PACKAGES = (
-    "systemd,systemd-sysv,udev,dbus,python3,python3-venv,python3-libvirt,python3-libnbd,libvirt-daemon-system,"
+    "systemd,systemd-sysv,udev,dbus,python3,python3-libvirt,python3-libnbd,libvirt-daemon-system,"
     "libvirt-daemon-driver-qemu,qemu-system-x86,qemu-utils,linux-image-cloud-amd64"
 )
 QEMU = ("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1536", "-smp", "2")
@@ -51,61 +55,38 @@ def base() -> Path:
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "bookworm",
+            RELEASE,
             part,
         )
         part.rename(made)
     return made
 
 
-def wheels() -> Path:
-    """puller as it is now, and what it needs from PyPI."""
-    folder = WORK / "wheels"
-    shutil.rmtree(folder, ignore_errors=True)
-    source = WORK / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=HERE.parent, check=True, capture_output=True
-    ).stdout
-    for name in filter(None, tracked.decode().split("\0")):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(HERE.parent / name, source / name)
-    call(sys.executable, "-m", "pip", "wheel", "-q", "--prefer-binary", "-w", folder, source)
-    return folder
+def package() -> Path:
+    """The package of puller as it is now."""
+    call(HERE / "package", RELEASE)
+    found = (HERE.parent / "dist").glob("puller_*~deb12_*.deb")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def root() -> Path:
-    """The guest's file system, in a folder."""
+    """The guest's file system, in a folder, with the package installed as a user installs it."""
     folder = WORK / "root"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     call("tar", "xf", base(), "-C", folder, "--exclude=./dev/*")
-    shutil.copytree(wheels(), folder / "wheels")
-    call("chroot", folder, "python3", "-m", "venv", "--system-site-packages", "/opt/puller")
-    call(
-        "chroot",
-        folder,
-        *["/opt/puller/bin/pip", "install", "-q", "--no-index", "--find-links", "/wheels", "puller"],
-    )
-    shutil.rmtree(folder / "wheels")
+    shutil.copy(package(), folder / "puller.deb")
+    install = ("apt-get", "-qq", "-y", "--no-install-recommends", "install", "/puller.deb")
+    call("chroot", folder, "env", "DEBIAN_FRONTEND=noninteractive", *install)
     _furnish(folder)
     return folder
 
 
 def _furnish(folder: Path) -> None:
-    """The lab's script, the configuration, the credential and the timer's drop-in."""
+    """The lab's script, which a unit starts."""
     guest = HERE / "systemd-guest"
     shutil.copytree(guest, folder / "lab")
     (folder / "lab" / "out").mkdir()
-    (folder / "etc/puller").mkdir()
-    (folder / "srv/backup").parent.mkdir(exist_ok=True)
-    shutil.copy(guest / "puller.toml", folder / "etc/puller")
-    (folder / "etc/credstore").mkdir(mode=0o700, exist_ok=True)
-    (folder / "etc/credstore/puller-password").write_text("correct horse\n")
-    (folder / "etc/credstore/puller-password").chmod(0o600)
-    drop_in = folder / "etc/systemd/system/puller-backup@nightly.timer.d"
-    drop_in.mkdir()
-    shutil.copy(guest / "now.conf", drop_in)
     shutil.copy(guest / "lab.service", folder / "etc/systemd/system")
     wants = folder / "etc/systemd/system/multi-user.target.wants"
     (wants / "lab.service").symlink_to("/etc/systemd/system/lab.service")
@@ -248,6 +229,22 @@ def a_stop_is_orderly(night: Night) -> None:
     assert any("Deactivated successfully" in entry["MESSAGE"] for entry in entries), entries
 
 
+def an_upgrade_ends_running_jobs_in_order_and_starts_them_again(night: Night) -> None:
+    before, after = night.text("upgraded").split()
+    assert before != after != "0", (before, after)
+
+
+def a_removed_package_starts_nothing_and_keeps_the_configuration(night: Night) -> None:
+    assert "puller" not in night.text("timers-removed")
+    kept = night.text("kept").split()
+    assert kept == [
+        "/etc/credstore/puller-password",
+        "/etc/puller/puller.toml",
+        "/etc/systemd/system/timers.target.wants/puller-backup@nightly.timer",
+        "/srv/backup/repository.json",
+    ]
+
+
 CHECKS: tuple[Callable[[Night], None], ...] = (
     the_timer_started_it_and_it_succeeded,
     the_notify_socket_was_heard,
@@ -258,6 +255,8 @@ CHECKS: tuple[Callable[[Night], None], ...] = (
     check_and_prune_ran,
     a_failure_is_told,
     a_stop_is_orderly,
+    an_upgrade_ends_running_jobs_in_order_and_starts_them_again,
+    a_removed_package_starts_nothing_and_keeps_the_configuration,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +21,13 @@ pytest_plugins = ["tests.lab.fixtures", "tests.lab.vault"]
 def heed_interrupts() -> None:
     """A shell lets what it runs in the background ignore SIGINT, and so would every process of the tests."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_frozen() -> Iterator[None]:
+    """A command leaves what it has loaded out of later garbage collections. Here the process lives on."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,7 +49,7 @@ def libguestfs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
-    """Start one of each of SERVERS when it is first wanted; tests make buckets of their own on it."""
+    """Start each of SERVERS when a test first needs it; tests make their own buckets on it."""
     with ExitStack() as stack:
         yield cache(lambda name: stack.enter_context(SERVERS[name](tmp_path_factory.mktemp(name))))
 

@@ -31,13 +31,14 @@ from puller.events import ignore
 from puller.repository import repository as repositories
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import PackKind
+from puller.repository.format.bits import column_of
 from puller.repository.format.index import place_of
+from puller.repository.format.packname import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Secret
 from puller.repository.reading.image import DiskImage
 from puller.repository.reading.indexes import list_index, read_index
-from puller.repository.records.condemned import CondemnedSlots, column_of, union
+from puller.repository.records.condemned import CondemnedSlots, union
 from puller.repository.records.kept import Keep
 from puller.repository.records.proofs import Proof, superfluous
 from puller.repository.records.verified import VerifiedPack, tidy
@@ -127,7 +128,9 @@ class Target:
         holder = msgspec.json.encode({"host": "lab", "process": 1})
         store.put(lock, repository.keys.boxes().pack(BOX_KINDS["locks/"], lock, holder))
         if self.secret is not None:
-            opened = slots.open_slot(store, repository.keys.repository_id, self.secret)
+            opened = slots.open_slot(
+                store, repository.keys.repository_id, repository.keys.repository_id, self.secret
+            )
             slots.add_slot(store, opened, KeyFile(bytes(64)), BACKUP_ONLY, "host")
             _put_cheap_slot(store, opened)
 
@@ -356,7 +359,7 @@ def _open(case: Case, repository: Repository) -> None:
 
 def _open_with_password(case: Case, repository: Repository) -> None:
     identity = repository.keys.repository_id
-    slots.open_slot(repository.store, identity, _PASSWORD)
+    slots.open_slot(repository.store, identity, identity, _PASSWORD)
 
 
 def _list_slots(case: Case, repository: Repository) -> None:

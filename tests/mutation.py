@@ -15,15 +15,14 @@ from puller.errors import PullerError
 from puller.repository.format import compression, index
 from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
 from puller.repository.format.footer import (
-    ID,
     TRAILER,
     Footer,
-    PackKind,
     Trailer,
     decode_footer,
     decode_trailer,
     encode_tail,
 )
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import NONCE, TAG, BoxKind
 from puller.repository.keys.keyring import KeyRing
 

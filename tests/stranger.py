@@ -11,6 +11,8 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ def hkdf(ikm: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt, info).derive(ikm)
 
 
+def prefixed(content: bytes) -> tuple[bytes, bytes]:
+    (length,) = struct.unpack_from("<H", content)
+    return content[2 : 2 + length], content[2 + length :]
+
+
 def column(planes: bytes, n: int) -> list[int]:
     return [int.from_bytes(planes[k::n], "little") for k in range(n)]
 
@@ -46,85 +53,76 @@ def references(content: bytes, p: int, n: int, width: int) -> Iterator[tuple[int
 class Stranger:
     def __init__(self, root: Path, password: str | None) -> None:
         self.root = root
-        self.packs: dict[tuple[int, bytes], dict[str, Any]] = {}
         descriptor = json.loads((root / "repository.json").read_bytes())
         assert (descriptor["format"], descriptor["version"], descriptor["chunk_size"]) == ("puller", 1, CHUNK)
         self.repo = bytes.fromhex(descriptor["id"])
+        self.family = bytes.fromhex(descriptor.get("family", descriptor["id"]))
         self.encrypted = descriptor["cipher"] == "aes-256-gcm"
-        ikm = self._master(password) if self.encrypted else self.repo
-        self.id_key = hkdf(ikm, self.repo, b"puller v1 chunk id")
-        self.meta_key = hkdf(ikm, self.repo, b"puller v1 metadata")
-        both = hashlib.shake_256(hkdf(ikm, self.repo, b"puller v1 data")).digest(96)
-        x25519 = X25519PrivateKey.from_private_bytes(both[64:])
-        self.private = MLKEM768X25519PrivateKey(MLKEM768PrivateKey.from_seed_bytes(both[:64]), x25519)
+        ikm = self._master(password) if self.encrypted else self.family
+        infos = b"chunk id", b"metadata", b"data"
+        self.id_key, self.meta_key, seed = (hkdf(ikm, self.family, b"puller v1 " + info) for info in infos)
+        mlkem, x25519 = (both := hashlib.shake_256(seed).digest(96))[:64], both[64:]
+        halves = MLKEM768PrivateKey.from_seed_bytes(mlkem), X25519PrivateKey.from_private_bytes(x25519)
+        self.private = MLKEM768X25519PrivateKey(*halves)
 
     def _master(self, password: str | None) -> bytes:
-        slot = json.loads(next((self.root / "keys").iterdir()).read_bytes())
-        kdf = slot["kdf"]
+        kdf = (slot := json.loads(next((self.root / "keys").iterdir()).read_bytes()))["kdf"]
         assert kdf["name"] == "argon2id"
-        salt, costs = bytes.fromhex(kdf["salt"]), {"iterations": kdf["iterations"], "lanes": kdf["lanes"]}
-        argon = Argon2id(salt=salt, length=32, memory_cost=kdf["memory_kib"], **costs)
-        key = argon.derive((password or "").encode())
-        aad = b"puller slot" + self.repo + slot["role"].encode()
+        costs = {"iterations": kdf["iterations"], "lanes": kdf["lanes"], "memory_cost": kdf["memory_kib"]}
+        key = Argon2id(salt=bytes.fromhex(kdf["salt"]), length=32, **costs).derive((password or "").encode())
+        aad = b"puller slot" + self.repo + slot["role"].encode() + self.family * (self.family != self.repo)
         return AESGCM(key).decrypt(bytes.fromhex(slot["nonce"]), bytes.fromhex(slot["sealed"]), aad)
 
     def unseal(self, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
         if self.encrypted:
             return AESGCM(self.meta_key).decrypt(nonce, sealed, aad)
-        content, tag = sealed[:-16], sealed[-16:]
-        framed = struct.pack("<Q", len(aad)) + aad + nonce + content
-        assert blake3(framed, key=self.meta_key).digest(16) == tag
-        return content
+        framed = struct.pack("<Q", len(aad)) + aad + nonce + sealed[:-16]
+        assert blake3(framed, key=self.meta_key).digest(16) == sealed[-16:]
+        return sealed[:-16]
 
     def point(self, uuid: str, point: str) -> Any:
-        name = f"points/{uuid}/{point}"
-        box = (self.root / name).read_bytes()
+        box = (self.root / (name := f"points/{uuid}/{point}")).read_bytes()
         assert box[:6] == b"PLRB\x01\x01"
         aad = b"puller box" + self.repo + box[:8] + name.encode()
         return json.loads(zstandard.decompress(self.unseal(box[8:20], box[20:], aad)))
 
-    def pack(self, kind: int, pack_id: bytes) -> dict[str, Any]:
-        if (kind, pack_id) not in self.packs:
-            self.packs[kind, pack_id] = self._open(kind, pack_id)
-        return self.packs[kind, pack_id]
-
-    def _open(self, kind: int, pack_id: bytes) -> dict[str, Any]:
+    @cache  # noqa: B019 - for the life of the process
+    def pack(self, kind: int, pack_id: bytes) -> tuple[bytes, bytes, bytes, list[int], list[Any]]:
         folder = self.root / ("packs" if kind == DATA else "maps") / pack_id.hex()[:2]
         body = max(folder.glob(pack_id.hex() + "*"), key=lambda path: int(path.suffix[1:] or 0)).read_bytes()
         trailer = body[-48:]
         magic, version, found, _, n, length, nonce, found_id = struct.unpack("<8sHBBII12s16s", trailer)
         assert (magic, version, found, found_id) == (b"PULLERPK", 1, kind, pack_id)
         footer = self.unseal(nonce, body[-48 - length : -48], b"puller footer" + self.repo + trailer)
-        content = zstandard.decompress(footer)
-        (b,) = struct.unpack_from("<H", content)
-        box, content = content[2 : 2 + b], content[2 + b :]
-        lengths = struct.unpack(f"<{n}I", content[16 * n : 20 * n])
-        offsets = [0]
-        for stored in lengths:
-            offsets.append(offsets[-1] + stored)
-        return {
-            "body": body,
-            "offsets": offsets,
-            "ids": content[: 16 * n],
-            "flags": content[20 * n :],
-            "key": self._pack_key(kind, pack_id, box) if self.encrypted else None,
-        }
+        box, rest = prefixed(zstandard.decompress(footer))
+        offsets = [0, *accumulate(struct.unpack_from(f"<{n}I", rest, 16 * n))]
+        seals = self._origins(rest[21 * n :], n) if rest[21 * n :] else [(pack_id, box, k) for k in range(n)]
+        return body, rest[: 16 * n], rest[20 * n :], offsets, seals
 
-    def _pack_key(self, kind: int, pack_id: bytes, box: bytes) -> bytes:
+    def _origins(self, rest: bytes, n: int) -> list[tuple[bytes, bytes, int]]:
+        packs: list[tuple[bytes, bytes]] = []
+        (m,), rest = struct.unpack_from("<H", rest), rest[2:]
+        while len(packs) < m:
+            pack, (box, rest) = rest[:16], prefixed(rest[16:])
+            packs.append((pack, box))
+        numbers = struct.unpack(f"<{2 * n}H", rest)
+        return [(*packs[place], slot) for place, slot in zip(numbers[:n], numbers[n:], strict=True)]
+
+    @cache  # noqa: B019 - for the life of the process
+    def pack_key(self, kind: int, pack_id: bytes, box: bytes) -> bytes:
         if kind == MAP:
             return hkdf(self.meta_key, pack_id, b"puller v1 map pack")
         suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-        return suite.decrypt(box, self.private, b"puller v1 pack key" + self.repo + pack_id)
+        return suite.decrypt(box, self.private, b"puller v1 pack key" + self.family + pack_id)
 
     def slot(self, kind: int, pack_id: bytes, slot: int) -> bytes:
-        pack = self.pack(kind, pack_id)
-        stored: bytes = pack["body"][pack["offsets"][slot] : pack["offsets"][slot + 1]]
-        number = struct.pack("<I", slot)
-        if pack["key"]:
-            aad = b"puller slot" + self.repo + pack_id + number
-            stored = AESGCM(pack["key"]).decrypt(number + bytes(8), stored, aad)
-        content = zstandard.decompress(stored) if pack["flags"][slot] & 1 else stored
-        assert blake3(content, key=self.id_key).digest(16) == pack["ids"][16 * slot : 16 * slot + 16]
+        body, ids, flags, offsets, seals = self.pack(kind, pack_id)
+        stored, (origin, box, sealed_slot) = body[offsets[slot] : offsets[slot + 1]], seals[slot]
+        if self.encrypted:
+            aad = b"puller slot" + self.family + origin + (number := struct.pack("<I", sealed_slot))
+            stored = AESGCM(self.pack_key(kind, origin, box)).decrypt(number + bytes(8), stored, aad)
+        content = zstandard.decompress(stored) if flags[slot] & 1 else stored
+        assert blake3(content, key=self.id_key).digest(16) == ids[16 * slot :][:16]
         return content
 
     def restore(self, uuid: str, point: str, disk: str, output: Path) -> None:

@@ -35,7 +35,8 @@ from puller.nbd.writer import Target
 from puller.pipeline.buffers import BufferPool
 from puller.pipeline.flow import Flow
 from puller.pipeline.lane import Lane
-from puller.pipeline.pace import Pace
+from puller.pipeline.ratelimit import RateLimit
+from puller.pipeline.readgate import GentleGate
 from puller.recovery.booting import image_server, pulling
 from puller.recovery.booting.record import BootedDisk
 from puller.recovery.files import appliance
@@ -173,11 +174,18 @@ def _acquire(flow: Flow, place: Place) -> None:
     pool.acquire()
 
 
-def _pace(flow: Flow, place: Place) -> None:
-    pace = flow.adopt(Pace(1))
-    pace.take(1 << 20)
+def _pass(flow: Flow, place: Place) -> None:
+    gate = flow.adopt(GentleGate(1 << 20))
+    gate.enter()
     place.waiting()
-    pace.take(1)
+    gate.enter()
+
+
+def _rate(flow: Flow, place: Place) -> None:
+    limit = flow.adopt(RateLimit(1))
+    limit.take(1 << 20)
+    place.waiting()
+    limit.take(1)
 
 
 def _hook(place: Place) -> None:
@@ -296,7 +304,8 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "room in a queue": _in_flow(_fill),
     "an item of a queue": _in_flow(_take),
     "a buffer of a pool": _in_flow(_acquire),
-    "a rate's turn": _in_flow(_pace),
+    "a read's turn": _in_flow(_pass),
+    "a rate's turn": _in_flow(_rate),
     "an answer of libguestfs": _appliance,
     "a call of libvirt": _libvirt,
     "a question to libvirt before a restore": _ask_libvirt,
@@ -379,6 +388,7 @@ ALLOWED = {
     ("pipeline/lane.py", "wait"): "a flow closes its lanes",
     ("pipeline/buffers.py", "wait"): "a flow closes its pools",
     ("pipeline/gate.py", "wait"): "a flow closes its gates",
+    ("pipeline/readgate.py", "wait"): "a flow closes its gates",
     ("host/command.py", "wait"): "the process has been killed",
     ("nbd/qemu_nbd.py", "wait"): "the process has been killed",
     ("recovery/files/appliance.py", "wait"): "the process has been killed",

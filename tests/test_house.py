@@ -58,3 +58,13 @@ def test_records_that_threads_read_have_decoders_made_at_the_import() -> None:
     root = Path(puller.__file__).parent / "repository"
     lazy = [path.name for path in root.rglob("*.py") if re.search(r"json\.decode\(.*type=", path.read_text())]
     assert lazy == []
+
+
+def test_no_file_has_conflict_markers() -> None:
+    """In documents nothing else notices them."""
+    root = Path(__file__).parents[1]
+    places = ("docs/*.md", "*.md", "systemd/*", "scripts/*", "puller/**/*.py", "tests/**/*.py")
+    texts = {path: path.read_text() for place in places for path in root.glob(place) if path.is_file()}
+    assert [
+        str(path) for path, text in texts.items() if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE)
+    ] == []

@@ -292,9 +292,14 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
         "Use a level from 1 to 19, fast, or auto.",
     ),
     "limit": (
-        lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, limit_read=0),
+        lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, limit_upload=0),
         "invalid limit of 0 bytes per second",
         "Use 1 or more, or leave out the limit.",
+    ),
+    "pace": (
+        lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, pace=0),
+        "invalid pace '0'",
+        "Use gentle, full, or a number of bytes per second, 1 or more.",
     ),
     "disks": (
         lambda repository: puller.backup(repository, "web1", connect=UNTOUCHED, disks="vda"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from puller.configuration.quantities import Pace
 from puller.errors import UsageError
 from puller.events import Notice, Observer
 from puller.repository.format.compression import FAST
@@ -28,7 +29,7 @@ KeyRole = Literal["full", "backup-only"]
 """What a key can do: everything, or all that needs no stored guest data."""
 
 LockMode = Literal["governance", "compliance"]
-"""Who can end a lock early: those with a special right, or nobody."""
+"""Who can end a lock early: users with a special permission, or nobody."""
 
 
 def secret_of(password: str | None, key_file: bytes | None) -> Secret | None:
@@ -108,6 +109,15 @@ def check_rate(limit: int | None) -> int | None:
             f"invalid limit of {limit} bytes per second", advice="Use 1 or more, or leave out the limit."
         )
     return limit
+
+
+def check_pace(pace: Pace) -> Pace:
+    """The pace at which disks are read. Raises UsageError."""
+    if pace in {"gentle", "full"} or (isinstance(pace, int) and not isinstance(pace, bool) and pace >= 1):
+        return pace
+    raise UsageError(
+        f"invalid pace '{pace}'", advice="Use gentle, full, or a number of bytes per second, 1 or more."
+    )
 
 
 def check_size(size: int) -> int:

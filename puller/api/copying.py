@@ -40,13 +40,14 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
 
     Args:
         repository: The repository with the points, opened with a key whose role is ``full``, and only read.
-        target: The repository to copy to. A key whose role is ``backup-only`` suffices.
-        points: Points to copy, named as for ``restore``, or as records. Default: all that the target lacks.
+        target: The repository to copy to. A key whose role is ``backup-only`` is enough.
+        points: Points to copy, named as for ``restore``, or as records. Default: all that the target lacks
+            and has never had: what its own retention has deleted stays deleted.
         hosts: Use only points that these hosts took; names or patterns.
         domains: Copy only points of these domains: names, patterns or UUIDs.
         tags: Copy only points with all of these tags.
         since: Copy only points that were taken at or after this time, in UTC unless it has a zone.
-        latest_only: Of each machine, copy only the newest point that the other arguments leave.
+        latest_only: Of each machine, copy only the newest point that the other arguments select.
         shard: Of these points, copy only those of the machines in this part, such as ``Shard(1, 4)``.
         compression: As for ``backup``.
         limit_read: The highest rate at which disks are read, in bytes per second before compression.

@@ -11,6 +11,7 @@ from puller.api.arguments import (
     check_choice,
     check_level,
     check_lists,
+    check_pace,
     check_rate,
     check_size,
     check_times,
@@ -19,6 +20,7 @@ from puller.api.arguments import (
 from puller.api.repositories import open_repository
 from puller.cancelling import CancelScope
 from puller.configuration.job import Mode, QuiesceMode
+from puller.configuration.quantities import Pace
 from puller.configuration.schema import Command
 from puller.errors import UsageError
 from puller.events import Observer, ignore
@@ -60,7 +62,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
     checkpoint: bool = True,
     attach_limit: int | None = None,
     compression: int | Literal["auto", "fast"] = 1,
-    limit_read: int | None = None,
+    pace: Pace = "gentle",
     limit_upload: int | None = None,
     memory: int | None = None,
     nbd_tls: str | None = None,
@@ -100,7 +102,7 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         quiesce_mountpoints: The only file systems of the guest to freeze, such as ``/srv``. Default: all.
         guest_before: A command that the guest agent runs in the guest before the freeze. With ``on``, the
             backup fails if it does.
-        guest_after: A command that it runs once the guest is thawed, also if something failed meanwhile.
+        guest_after: A command that it runs once the guest is thawed, even if something failed meanwhile.
         staging_dir: Directory for the images of a push. Default: the scratch directory.
         keep_staging: Keep the images of a push. A ``Kept`` event names the path of each.
         tags: Names and values to store in the point.
@@ -108,13 +110,14 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
             build on the checkpoints that exist, and read all data where there is none.
         attach_limit: The largest CD-ROM image or floppy disk in a drive that the point holds, in bytes; 0 for
             none. Default: 16 MiB. A note names those left out.
-        compression: The zstd level, 1 to 19 (smallest), ``fast``: less CPU than 1, for some more bytes, or
-            ``auto``: 1 to 10, raised while the
-            upload is the bottleneck.
-        limit_read: The highest read rate of all disks together, in bytes per second. Default: no limit.
+        compression: The zstd level, 1 to 19 (smallest); ``fast``, which uses less CPU than 1 and stores
+            slightly more; or ``auto``, 1 to 10, raised while the upload is the bottleneck.
+        pace: How fast disks are read. ``gentle``: fewer reads at once while they are slow, and compression at
+            a low priority, so that guests keep their speed. ``full``: as fast as possible. A number: gently,
+            and all disks together at most at this rate, in bytes per second.
         limit_upload: The highest average upload rate of packs, in bytes per second. Default: no limit.
-        memory: Most bytes of memory that the run may take for uploads to a store that is far away, and all
-            else; at least 256 MiB. Default: 384 MiB.
+        memory: The most memory that the run may use, in bytes; at least 256 MiB. Default: 384 MiB. More
+            allows more uploads at once to a distant store.
         nbd_tls: Directory with the certificates by which disks of another host are read over TLS:
             ``ca-cert.pem``, ``client-cert.pem``, ``client-key.pem``. Default: they are read through ssh.
         nbd_ports: The ports at which QEMU may listen then, such as ``10809-10872``, the default.
@@ -177,23 +180,23 @@ def backup(  # noqa: PLR0913 - one keyword for each choice that a user has
         keep_staging=keep_staging,
         checkpoint=checkpoint,
         tags=tags or {},
-        tuning=_tuning(compression, limit_upload, memory),
-        read_rate=check_rate(limit_read),
+        tuning=_tuning(compression, limit_upload, memory, pace),
+        pace=check_pace(pace),
         attach_limit=MEDIUM_LIMIT if attach_limit is None else check_size(attach_limit),
         tcp=over_tcp(nbd_tls, nbd_ports, nbd_address, insecure=insecure_nbd),
     )
     return transaction.backup(repository, plan, observer, on_frozen or transaction.ignore_frozen)
 
 
-def _tuning(compression: int | str, limit_upload: int | None, memory: int | None) -> Tuning:
-    level, rate = check_level(compression), check_rate(limit_upload)
+def _tuning(compression: int | str, limit_upload: int | None, memory: int | None, pace: Pace) -> Tuning:
+    level, rate, gentle = check_level(compression), check_rate(limit_upload), pace != "full"
     if memory is None:
-        return Tuning(level=level, upload_rate=rate)
+        return Tuning(level=level, upload_rate=rate, gentle=gentle)
     if memory < LEAST_MEMORY:
         raise UsageError(
             f"cannot back up in {memory} bytes of memory", advice="Use 256 MiB or more, or leave it out."
         )
-    return Tuning(level=level, upload_rate=rate, memory=memory)
+    return Tuning(level=level, upload_rate=rate, memory=memory, gentle=gentle)
 
 
 def _quiescing(

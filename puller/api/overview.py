@@ -1,4 +1,4 @@
-"""What happened to all machines of one or several repositories."""
+"""The state and the recent days of all machines in one or several repositories."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ LONGEST_REPORT = 400
 
 
 def alarms(repository: Repository, point: Point, *, thresholds: Thresholds = DEFAULTS) -> list[Alarm]:
-    """Tell what looks wrong in a point by the earlier points of its machine.
+    """Return signs that a point looks wrong, compared with the earlier points of its machine.
 
-    Much more changed than ever, new data that no longer compresses, and disks that are smaller or gone are
-    signs of an attack or of a mistake. A machine with few points has no history, and no alarms.
+    Much more change than ever, new data that no longer compresses, and disks that are smaller or missing are
+    signs of an attack or a mistake. A machine with few points has no history, and so no alarms.
 
     Args:
         repository: The repository.
         point: The point, such as one that :func:`puller.backup` returned.
-        thresholds: From where on a point looks wrong, such as ``read_configuration(...).alarms``.
+        thresholds: The thresholds above which a point looks wrong, such as
+            ``read_configuration(...).alarms``.
 
     Returns:
         The alarms, each with its sign and its numbers.
@@ -51,10 +52,10 @@ def status(
     exclude: Sequence[str] = (),
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> tuple[MachineStatus, ...]:
-    """Tell for each machine when it was backed up and proven last, and whether it is late.
+    """Return when each machine was last backed up and proven, and whether it is late.
 
-    No host is asked: all that is told stands in the repositories. A machine is late by the interval of its
-    job (the key ``interval``), else by the rhythm of its points.
+    This reads only the repositories and contacts no host. Whether a machine is late depends on the interval
+    of its job (the key ``interval``), or else on an interval estimated from its points.
 
     Args:
         repositories: The repositories.
@@ -87,7 +88,7 @@ def report(  # noqa: PLR0913 - one keyword for each choice that a user has
     thresholds: Thresholds = DEFAULTS,
     damaged: Callable[[str, DamagedData], None] | None = None,
 ) -> Report:
-    """Report on all machines and their last days: what ``puller report`` shows on its page.
+    """Return the data of the page that ``puller report`` writes: all machines and their last days.
 
     Args:
         repositories: The repositories.

@@ -19,26 +19,23 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData, UsageError
 from puller.events import Observer, ignore
 from puller.repository import repository as repositories
-from puller.repository.index.cache import BUDGET, LEAST_BUDGET
-from puller.repository.repository import Repository
+from puller.repository.format.sealing import Cipher
+from puller.repository.index.budget import BUDGET, LEAST_BUDGET
+from puller.repository.keys.key_slots import Secret
+from puller.repository.repository import Family, Repository
 from puller.store.filesystem import require_file_system
 from puller.store.folder import FolderStore
 from puller.store.location import address, open_store
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.retrying import RetryingStore
 from puller.units import MIB
-from puller.upkeep.keys import Key
-from puller.upkeep.keys import add_key as _add_key
-from puller.upkeep.keys import list_keys as _list_keys
-from puller.upkeep.keys import remove_key as _remove_key
-from puller.upkeep.repair import RepairReport
-from puller.upkeep.repair import repair_index as _repair_index
-from puller.upkeep.stats import Stats
-from puller.upkeep.stats import stats as _stats
 
 if TYPE_CHECKING:
     from puller.configuration.file import Configuration
     from puller.diagnosis.exercise.exercise import ExerciseReport
+    from puller.upkeep.keys import Key
+    from puller.upkeep.repair import RepairReport
+    from puller.upkeep.stats import Stats
 
 
 def create_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -48,6 +45,9 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
     key_file: bytes | None = None,
     lock_mode: LockMode | None = None,
     lock_period: timedelta | None = None,
+    like: Repository | None = None,
+    like_password: str | None = None,
+    like_key_file: bytes | None = None,
     store_options: StoreOptions = DEFAULTS,
 ) -> Repository:
     """Create a repository.
@@ -62,6 +62,10 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
         lock_mode: ``governance`` or ``compliance``: lock what restore points need, as ``set_lock`` does. The
             bucket must have Object Lock. None locks nothing.
         lock_period: How long to lock it. Needed with ``lock_mode``.
+        like: Use the master secret of this repository, so that ``copy_points`` between the two sends chunks
+            as they are sealed. Both are encrypted, or neither is.
+        like_password: A password that opens a key of ``like`` whose role is ``full``.
+        like_key_file: The content of a key file that does. Default: ``password`` or ``key_file``.
         store_options: Options of the store, such as the storage class. Default: those of the bucket and the
             AWS profile.
 
@@ -70,6 +74,7 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
 
     Raises:
         RepositoryExists: There is a repository at this URL.
+        WrongKey, KeyNotHeld: The password or key file opens no key of ``like`` whose role is ``full``.
         NoBucket: The bucket, or the directory above, does not exist.
         StoreError: The store cannot be reached or refuses.
         UnsupportedByStore: The store cannot lock objects, or the directory's file system cannot hold a
@@ -81,12 +86,30 @@ def create_repository(  # noqa: PLR0913 - one keyword for each choice that a use
     """
     secret = secret_of(password, key_file)
     policy = policy_of(lock_mode, lock_period)
+    family = (
+        None if like is None else _family(like, secret_of(like_password, like_key_file) or secret, secret)
+    )
     store = open_store(url, store_options)
     if isinstance(store, FolderStore):
         require_file_system(Path(store.url))
-    repository = repositories.create(RetryingStore(store), secret, address(store), policy)
+    repository = repositories.create(RetryingStore(store), secret, address(store), policy, family)
     repository.store_options = store_options
     return repository
+
+
+def _family(like: Repository, opener: Secret | None, secret: Secret | None) -> Family:
+    """Return the family of ``like``, for a repository that ``secret`` will open."""
+    if like.keys.cipher is Cipher.NONE and secret is not None:
+        raise UsageError(
+            f"cannot create an encrypted repository like {like.store.url}, which is not encrypted",
+            advice="Create the new one without encryption, or without the master secret of the other.",
+        )
+    if like.keys.cipher is not Cipher.NONE and secret is None:
+        raise UsageError(
+            f"cannot create an unencrypted repository like {like.store.url}, which is encrypted",
+            advice="Give the new repository a password or a key file.",
+        )
+    return repositories.family_of(like, opener)
 
 
 def open_repository(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -148,11 +171,11 @@ def exercise_store(
     size: int = 256 * MIB,
     store_options: StoreOptions = DEFAULTS,
 ) -> ExerciseReport:
-    """Exercise the store of a repository: try under load what puller relies on, and measure it.
+    """Test the store of a repository under load, and measure it.
 
-    It puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``,
-    and deletes all of them at the end, also after a failure. It takes at most 5 minutes. Neither password nor
-    key is needed.
+    This puts about 1,500 small objects, and ``size`` bytes in large ones, under the repository's ``locks/``.
+    It deletes all of them at the end, even after a failure. It takes at most 5 minutes, and needs neither a
+    password nor a key.
 
     Args:
         url: As for ``create_repository``. There must be a repository.
@@ -160,7 +183,7 @@ def exercise_store(
         store_options: Options of the store.
 
     Returns:
-        The findings, those that are in order too, and the figures.
+        All findings, including those without a fault, and the figures.
 
     Raises:
         UsageError: The URL, the size or the options cannot be used.
@@ -202,7 +225,9 @@ def list_keys(
         >>> [(key.kind, key.role) for key in puller.list_keys(repository)]
         [('password', 'full')]
     """
-    return _list_keys(repository, secret_of(password, key_file))
+    from puller.upkeep import keys
+
+    return keys.list_keys(repository, secret_of(password, key_file))
 
 
 def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
@@ -242,7 +267,9 @@ def add_key(  # noqa: PLR0913 - one keyword for each choice that a user has
     new = secret_of(new_password, new_key_file)
     if new is None:
         raise UsageError("cannot add a key without a secret", advice="Give new_password or new_key_file.")
-    return _add_key(repository, secret_of(password, key_file), new, role, label)
+    from puller.upkeep import keys
+
+    return keys.add_key(repository, secret_of(password, key_file), new, role, label)
 
 
 def remove_key(repository: Repository, key: str) -> None:
@@ -262,7 +289,9 @@ def remove_key(repository: Repository, key: str) -> None:
     Example:
         >>> puller.remove_key(repository, "3f6d0a52c81b9e47")
     """
-    _remove_key(repository, key)
+    from puller.upkeep import keys
+
+    keys.remove_key(repository, key)
 
 
 def stats(
@@ -291,7 +320,9 @@ def stats(
         3328599654
     """
     check_lists(hosts=hosts)
-    return _stats(repository, damaged, hosts)
+    from puller.upkeep import stats as statistics
+
+    return statistics.stats(repository, damaged, hosts)
 
 
 def repair_index(repository: Repository, *, observer: Observer = ignore) -> RepairReport:
@@ -317,7 +348,9 @@ def repair_index(repository: Repository, *, observer: Observer = ignore) -> Repa
         >>> puller.repair_index(repository).damaged
         ()
     """
-    return _repair_index(working(repository, "repository", observer), observer)
+    from puller.upkeep import repair
+
+    return repair.repair_index(working(repository, "repository", observer), observer)
 
 
 def read_configuration(path: str | None = None) -> Configuration:

@@ -219,7 +219,7 @@ class Aftermath:
         machine.end_stale(self._repository_id)
         for folder in self._folders:
             machine.sweep(folder, self._repository_id)
-        machine.sweep_secrets(self._repository_id)
+        machine.sweep_secrets((self._repository_id,))
         self._delete(machine)
 
     def _delete(self, machine: Machine) -> None:

@@ -36,6 +36,7 @@ from puller.backups.sources.push import Push
 from puller.backups.sources.source import Pull, Source
 from puller.backups.transfer import Transfer
 from puller.backups.unfinished import refuse_half_rolled_back
+from puller.configuration.quantities import Pace
 from puller.errors import (
     BaseDamaged,
     CheckpointUnusable,
@@ -88,9 +89,8 @@ class Plan:
     ``full`` ignores earlier points, ``compare`` reads all of the disks and compares them with earlier points,
     ``compare_every`` does so for disks whose last whole read is older. ``mode`` is ``pull`` or ``push``; the
     staging directory holds the images of a push until they are stored. Without ``checkpoint``, the run
-    creates none. ``read_rate`` is in bytes per second,
-    for all disks together. ``tcp`` reads the disks of another host over TCP. ``attach_limit`` is how many
-    bytes a medium in a drive may have for the point to hold it.
+    creates none. ``pace`` is for all disks together. ``tcp`` reads the disks of another host
+    over TCP. ``attach_limit`` is how many bytes a medium in a drive may have for the point to hold it.
     """
 
     domain: str
@@ -109,7 +109,7 @@ class Plan:
     checkpoint: bool = True
     tags: dict[str, str] | None = None
     tuning: Tuning | None = None
-    read_rate: int | None = None
+    pace: Pace = "gentle"
     tcp: OverTcp | None = None
     attach_limit: int = MEDIUM_LIMIT
 
@@ -329,6 +329,7 @@ class _Transaction:
                 kind=kind_of(records),
                 disks=records,
                 parent=newest_of(base.parent.point for base in bases.values() if base.parent),
+                previous=next((earlier.point for earlier in history), None),
                 checkpoint=mark.checkpoint,
                 checkpoint_xml=mark.xml,
                 consistency=frozen.consistency,
@@ -350,7 +351,7 @@ class _Transaction:
         return point
 
     def _rely_on(self, run: Run, bases: dict[str, Base]) -> None:
-        """Lock what the bases need for long enough, before a job is open."""
+        """Lock what the bases need for the required time, before a job is open."""
         for base in bases.values():
             if base.parent is not None:
                 with suppress(DamagedData):  # an address that is none: the run meets it again
@@ -412,9 +413,7 @@ class _Transaction:
         attachments: list[Attachment] = []
         # Beside the disks: they share no content, and each costs some requests.
         attaching = run.flow.spawn("attach", lambda: attachments.extend(_attach(run, snapshot)))
-        with Transfer(
-            self._repository, run, self._domain.name, self._observer, self._plan.read_rate
-        ) as transfer:
+        with Transfer(self._repository, run, self._domain.name, self._observer, self._plan.pace) as transfer:
             transfer.read_all(frozen.exports, bases)
             frozen.confirm()
             self._step("store")

@@ -42,12 +42,13 @@ def tidy(machine: Machine, owner: str, scratch: Iterable[Path], observer: Observ
         tell("thawed file systems that an earlier run had left frozen")
     if machine.end_stale(owner):
         tell("ended a backup job that an earlier run had left open")
-    for each in dict.fromkeys((owner, THIRD_PARTIES)):
+    owners = tuple(dict.fromkeys((owner, THIRD_PARTIES)))
+    for each in owners:
         for folder in scratch:
             for text in machine.sweep(folder, each):
                 tell(text)
-        for text in machine.sweep_secrets(each):
-            tell(text)
+    for text in machine.sweep_secrets(owners):
+        tell(text)
 
 
 def retire(machine: Machine, repository: Repository, newest: str) -> None:

@@ -12,6 +12,7 @@ from puller.backups.bases.bases import Base, without_mismatched_bitmaps
 from puller.backups.bases.facts import recorded
 from puller.backups.bases.probe import find_mismatch
 from puller.backups.sources.unlock import encryption_of
+from puller.configuration.quantities import Pace
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.domain.disk import Disk
@@ -19,8 +20,9 @@ from puller.hypervisor.job.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.flow import join
-from puller.pipeline.pace import Pace
-from puller.repository.format.pages import Address
+from puller.pipeline.ratelimit import RateLimit
+from puller.pipeline.readgate import GentleGate, OpenGate, ReadGate
+from puller.repository.format.address import Address
 from puller.repository.points import DiskRecord, Ref
 from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run
@@ -30,9 +32,13 @@ WINDOW = 4 * MIB
 """Bytes in flight on a connection: enough for storage with a latency of milliseconds."""
 
 
-def _window(read_rate: int | None) -> int:
+def _window(pace: Pace) -> int:
     """Bytes in flight: an eighth of a second's worth if a rate is set, so that reads stay even."""
-    return WINDOW if read_rate is None else min(WINDOW, max(CHUNK, read_rate // 8))
+    return min(WINDOW, max(CHUNK, pace // 8)) if isinstance(pace, int) else WINDOW
+
+
+def _gate(pace: Pace) -> ReadGate:
+    return OpenGate(WINDOW) if pace == "full" else GentleGate(_window(pace))
 
 
 class _Disk:
@@ -60,12 +66,12 @@ class Transfer:
         run: Run,
         subject: str,
         observer: Observer,
-        read_rate: int | None = None,
+        pace: Pace = "gentle",
     ) -> None:
         self._repository = repository.within(run.flow.scope)
         self._run = run
-        self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
-        self._window = _window(read_rate)
+        self._limit = run.flow.adopt(RateLimit(pace)) if isinstance(pace, int) else None
+        self._gate = run.flow.adopt(_gate(pace))
         self._subject = subject
         self._observer = observer
         self._disks: list[_Disk] = []
@@ -142,11 +148,11 @@ class Transfer:
         base = None if record is None else record.root.address
         disk.writer = self._run.disk(export.size, base, _compared(disk.base))
         extents = export.contents() if record is None else export.changes(old_size)
-        batches = read(export, extents, self._run.batches, window=self._window, planned=disk.writer.announce)
+        batches = read(export, extents, self._run.batches, gate=self._gate, planned=disk.writer.announce)
         with closing(batches):
             for batch in batches:
-                if self._pace is not None:
-                    self._pace.take(batch.length)
+                if self._limit is not None:
+                    self._limit.take(batch.length)
                 disk.writer.submit(batch)
                 self._progress(disk)
 

@@ -13,9 +13,10 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from puller.cli import libraries
-    from puller.cli.program import run
 
     libraries.restrain()
+    with libraries.loading():
+        from puller.cli.program import run
     if "--debug" not in sys.argv:
         libraries.silence()
     sys.exit(run(sys.argv[1:]))

@@ -1,10 +1,13 @@
-"""Limits for libraries in the process."""
+"""Limits for libraries in the process, and how they are loaded."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _M_ARENA_MAX = -8
 """Parameter of glibc's mallopt (malloc.h)."""
@@ -28,3 +31,17 @@ def silence() -> None:
     From Python 3.13 on, the HTTP response of an abandoned request would print such a traceback.
     """
     sys.unraisablehook = lambda _: None
+
+
+@contextmanager
+def loading() -> Generator[None]:
+    """Load modules and clients without garbage collection, and leave them out of later collections.
+
+    They stay until the process ends, but each collection would visit all of their objects.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -11,6 +11,7 @@ from typing import TextIO, cast
 import click
 
 from puller.cli.input.options import Group
+from puller.cli.libraries import loading
 from puller.cli.output import console, failures, journal
 from puller.cli.output.outcome import Outcome, present
 from puller.cli.output.settings import Settings
@@ -69,7 +70,8 @@ class Program(Group):
         """Load the command's module."""
         if cmd_name not in (*COMMANDS, *_INTERNAL):
             return None
-        return cast(click.Command, import_module(f"puller.cli.commands.{cmd_name}").command)
+        with loading():
+            return cast(click.Command, import_module(f"puller.cli.commands.{cmd_name}").command)
 
 
 program = Program(

@@ -1,4 +1,4 @@
-"""From where on a point looks wrong: the table ``[alarms]`` as values."""
+"""The table ``[alarms]`` as values: thresholds above which a point looks wrong."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From where on a point looks wrong by its machine's history. docs/report.md describes the keys.
+    """Thresholds above which a point looks wrong, compared with its machine's history. See docs/report.md.
 
     Attributes:
-        change: How many times more must have changed than in any of the last points.
-        share: What part of the disks must have changed, at least.
-        compression: What part of what is new must be left after compression, at least.
-        margin: How much more that must be than in nearly all of the last points.
+        change: How many times as much must have changed as in any of the last points.
+        share: The least part of the disks that must have changed.
+        compression: The least part of the new data that must be left after compression.
+        margin: How much larger that part must be than in nearly all of the last points.
         history: How many earlier points count.
-        fewest: Below how many nothing is said.
+        fewest: The fewest earlier points with which a point is judged.
     """
 
     change: float = 3.0

@@ -1,4 +1,4 @@
-"""Where to tell people something: URLs of servers and addresses, as they stand in the configuration."""
+"""Where to send notifications: URLs of servers and mail addresses, as written in the configuration."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from puller.configuration.quantities import Pace
 from puller.configuration.schema import Command, Keep, Notify
 
 Mode = Literal["pull", "push"]
@@ -24,8 +25,8 @@ class Job:
 
     None stands for a key that is not set. ``repository`` and ``copy_to`` are names or URLs, ``check`` is
     a percentage, ``check_budget`` a time or a number of bytes, ``prove`` a number of machines,
-    ``interval`` a duration as text; ``limit_read`` and ``limit_upload`` are in bytes per second,
-    ``memory`` is in bytes.
+    ``interval`` a duration as text; a number as ``pace`` and ``limit_upload`` are in bytes per
+    second, ``memory`` is in bytes.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Job:
     compression: Literal["auto", "fast"] | int | None = None
     compare_every: timedelta | None = None
     attach_limit: int | None = None
-    limit_read: int | None = None
+    pace: Pace | None = None
     limit_upload: int | None = None
     memory: int | None = None
     scratch_dir: str | None = None

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import timedelta
+from typing import Literal
 
 from puller.host.ports import ports as port_range
 from puller.units import GIB, KIB, MIB, TIB
+
+Pace = Literal["gentle", "full"] | int
+"""How fast disks are read: so that guests keep their speed, as fast as possible, or gently and at
+most at a rate, in bytes per second."""
 
 _DAY = 24 * 60 * 60
 _SECONDS = {"y": 366 * _DAY, "mo": 31 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 60 * 60, "min": 60, "s": 1}
@@ -49,6 +54,20 @@ def rate(word: str) -> int:
     if number < 1:
         raise ValueError(f"invalid rate '{word}': use bytes per second, such as 500K, 20M or 1.5G")
     return number
+
+
+def pace(word: str) -> Pace:
+    """Read ``gentle``, ``full``, or a rate as ``rate`` does. Raises ValueError."""
+    if word == "gentle":
+        return "gentle"
+    if word == "full":
+        return "full"
+    try:
+        return rate(word)
+    except ValueError as error:
+        raise ValueError(
+            f"invalid pace '{word}': use gentle, full, or bytes per second, such as 500K or 20M"
+        ) from error
 
 
 def ports(word: str) -> str:

@@ -19,6 +19,7 @@ from puller.configuration.quantities import (
     duration,
     duration_or_size,
     interval,
+    pace,
     ports,
     rate,
     run_memory,
@@ -60,17 +61,17 @@ class Command(Table):
 
 
 class Notify(Table):
-    """``[jobs.NAME.notify]``: who is told how a run ended."""
+    """``[jobs.NAME.notify]``: whom to notify when a run ends."""
 
     when: Annotated[
         Literal["change", "failure", "always"],
         Key(
-            '"change" (of the state; the default), "failure" (each) or "always": when to mail and post',
+            'when to notify: "change" (of the state; the default), "failure" (each one) or "always"',
             '"failure"',
         ),
     ] = "change"
     mail: Annotated[
-        Texts | None, Key("a list of the mail addresses to write to", '["ops@example.org"]', addresses)
+        Texts | None, Key("a list of the mail addresses to notify", '["ops@example.org"]', addresses)
     ] = None
     sender: Annotated[
         Text | None,
@@ -92,7 +93,7 @@ class Notify(Table):
     ] = None
     webhook: Annotated[
         Text | None,
-        Key("the URL to which JSON is posted", '"https://chat.example.org/hooks/abc"', web_url),
+        Key("the URL to post JSON to", '"https://chat.example.org/hooks/abc"', web_url),
     ] = None
     webhook_style: Annotated[
         Literal["json", "slack", "discord", "teams"],
@@ -157,7 +158,7 @@ class RepositoryTable(Table):
     sse: Annotated[
         Literal["AES256", "aws:kms"] | None,
         Key(
-            'the server\'s encryption of all objects: "AES256" or "aws:kms" (default: the bucket\'s)',
+            'how the server encrypts all objects: "AES256" or "aws:kms" (default: the bucket\'s)',
             '"aws:kms"',
         ),
     ] = None
@@ -175,7 +176,7 @@ class RepositoryTable(Table):
     addressing: Annotated[
         Literal["auto", "path", "virtual"] | None,
         Key(
-            'the place of the bucket\'s name: "path" (endpoint/bucket), "virtual" (bucket.endpoint) or '
+            'where the bucket\'s name goes: "path" (endpoint/bucket), "virtual" (bucket.endpoint) or '
             '"auto" (default: the AWS profile\'s)',
             '"path"',
         ),
@@ -183,7 +184,7 @@ class RepositoryTable(Table):
     ca_bundle: Annotated[
         Text | None,
         Key(
-            "the absolute path of the PEM certificates that sign the server's (default: the system's)",
+            "the absolute path of a PEM file with CA certificates for the server (default: the system's)",
             '"/etc/puller/s3-ca.pem"',
         ),
     ] = None
@@ -197,7 +198,7 @@ class RepositoryTable(Table):
     ] = None
     connections: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=MOST_CONNECTIONS)] | None,
-        Key("the number of uploads, and of ranged reads, at once, from 1 to 64 (default: adapted)", "8"),
+        Key("the number of uploads, and of ranged reads, at once, from 1 to 64 (default: adapts)", "8"),
     ] = None
 
 
@@ -239,7 +240,8 @@ class ProveTable(Table):
 
 
 class AlarmTable(Table):
-    """``[alarms]``: from where on a new point looks wrong by its machine's earlier ones."""
+    """``[alarms]``: thresholds above which a new point looks wrong, compared with the machine's earlier
+    ones."""
 
     change: Annotated[
         Annotated[float, msgspec.Meta(gt=1)] | None,
@@ -315,8 +317,14 @@ class Shared(Table):
             size,
         ),
     ] = None
-    limit_read: Annotated[
-        Text | None, Key("the highest read rate, in bytes per second (default: no limit)", '"200M"', rate)
+    pace: Annotated[
+        Text | None,
+        Key(
+            'how fast disks are read: "gentle" (so that guests keep their speed; the default), "full", or '
+            "the highest rate, in bytes per second",
+            '"200M"',
+            pace,
+        ),
     ] = None
     limit_upload: Annotated[
         Text | None, Key("the highest upload rate, in bytes per second (default: no limit)", '"50M"', rate)
@@ -324,7 +332,7 @@ class Shared(Table):
     memory: Annotated[
         Text | None,
         Key(
-            "the most memory of a backup of one domain, as a size, at least 256M (default 384M)",
+            "the most memory that a backup of one domain uses, as a size, at least 256M (default 384M)",
             '"512M"',
             run_memory,
         ),
@@ -432,7 +440,9 @@ class Shared(Table):
         ),
     ] = None
     keep: Annotated[Keep | None, Key("a table of the points that prune keeps", "")] = None
-    notify: Annotated[Notify | None, Key("a table of who is told how a run ended", "")] = None
+    notify: Annotated[
+        Notify | None, Key("a table of the people and services to notify when a run ends", "")
+    ] = None
     before: Annotated[Command | None, Key("a table with the command to run before the backups", "")] = None
     after: Annotated[
         Command | None, Key("a table with the command to run afterwards, also after a failure", "")
@@ -468,7 +478,9 @@ class Document(Table):
 
     repositories: Annotated[dict[Name, Any], Key("a table of repositories by name", "")] = {}
     defaults: Annotated[dict[str, Any], Key("a table of defaults for all jobs", "")] = {}
-    alarms: Annotated[dict[str, Any], Key("a table of what looks wrong in a new point", "")] = {}
+    alarms: Annotated[
+        dict[str, Any], Key("a table of thresholds above which a new point looks wrong", "")
+    ] = {}
     prove: Annotated[dict[str, Any], Key("a table of how restore drills are held", "")] = {}
     jobs: Annotated[dict[Name, Any], Key("a table of jobs by name", "")] = {}
 

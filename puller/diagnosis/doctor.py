@@ -94,7 +94,7 @@ def exercise_store(store: Store, plan: Plan, tell: Callable[[str], object]) -> E
 
 def _hindrance(store: Store, checks: Sequence[Finding]) -> Finding | None:
     if any(check.status is Status.FAIL for check in checks):
-        text, advice = "not tried, because a check of the store has failed", "Mend what has failed first."
+        text, advice = "not tried, because a check of the store has failed", "Fix the failed check first."
     elif not stores.holds_repository(store):
         text = "not tried, because there is no repository"
         advice = "Create the repository with 'puller init' first, or correct the URL."

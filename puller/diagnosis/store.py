@@ -71,7 +71,7 @@ def bucket_of(store: Store) -> Bucket | None:
     """Return the bucket of the store; None for a directory."""
     if not store.url.startswith("s3://"):
         return None
-    # boto3 is slow to load, and users of directories do not need it.
+    # botocore is slow to load, and users of directories do not need it.
     from puller.store.s3.s3 import S3Store
 
     return store.bucket if isinstance(store, S3Store) else None

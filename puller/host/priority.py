@@ -1,8 +1,9 @@
-"""The priority of a process that comes after all others."""
+"""The priority of processes and threads that come after all others."""
 
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,3 +18,10 @@ def lower(process: int) -> None:
     with suppress(OSError):
         for task in Path(f"/proc/{process}/task").iterdir():
             os.setpriority(os.PRIO_PROCESS, int(task.name), NICE)
+
+
+def lower_thread() -> None:
+    """Let the calling thread come after others, as ``lower`` does; one that does already stays as it is."""
+    thread = threading.get_native_id()
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))

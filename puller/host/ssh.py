@@ -204,7 +204,7 @@ class SshConnection:
         why = lines[-1].strip().rstrip(".") if lines else "the connection was lost"
         return HostUnreachable(
             f"cannot reach host {self.destination} by ssh: {why}",
-            advice=f"Check that the network is up and that '{self._by_hand()}' works without a question.",
+            advice=f"Check that the network is up and that '{self._by_hand()}' works without a prompt.",
         )
 
     def _by_hand(self) -> str:

@@ -46,7 +46,7 @@ def _knock(uri: str, scope: CancelScope) -> None:
     transport, name, port = place_of(uri)
     if transport not in ("tls", "tcp"):
         raise UsageError(
-            f"invalid URI '{uri}': there is no way '{transport}' to another host",
+            f"invalid URI '{uri}': unknown transport '{transport}'",
             advice="Use qemu+ssh://USER@HOST/system or qemu+tls://HOST/system.",
         )
     if transport == "tcp":
@@ -72,7 +72,7 @@ def _knock(uri: str, scope: CancelScope) -> None:
 def refuse_other_host(uri: str, name: str) -> None:
     """Raise HypervisorError if libvirt at ``uri``, which names this host, calls its host ``name``.
 
-    It is behind a tunnel then, and puller would look for the files of its domains on this host.
+    The daemon is then behind a tunnel, and puller would look for the files of its domains on this host.
     """
     own = platform.node()
     if _first_label(name) not in {_first_label(own), _first_label(_canonical(own))}:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -117,19 +118,20 @@ def usage(checkpoint: str, uuid: str) -> str:
     return f"{checkpoint}-{uuid}"
 
 
-def sweep_secrets(domain: Domain, repository_id: str) -> tuple[str, ...]:
+def sweep_secrets(domain: Domain, repository_ids: Iterable[str]) -> tuple[str, ...]:
     """Remove the secrets of dead runs over ``domain``; return their usages. Call it with its lock held.
 
     A libvirt without a secret driver has nothing to remove.
     """
     connection = _connection(domain)
+    owned = tuple(owner_prefix(each) for each in repository_ids)
     removed = []
     with suppress(libvirt.libvirtError):
         if is_embedded(connection.getURI()):
             return ()
         for secret in connection.listAllSecrets():
             name = str(secret.usageID())
-            if name.startswith(owner_prefix(repository_id)) and name.endswith(f"-{domain.uuid}"):
+            if name.startswith(owned) and name.endswith(f"-{domain.uuid}"):
                 secret.undefine()
                 removed.append(name)
     return tuple(removed)

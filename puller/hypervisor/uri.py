@@ -24,7 +24,7 @@ _THIS_HOST = frozenset({None, "localhost", "127.0.0.1", "::1"})
 def is_local(uri: str) -> bool:
     """Return whether ``uri`` leads to libvirt on this host.
 
-    ssh at a port of ``localhost`` mostly leads elsewhere, through a tunnel or into a container.
+    ssh to a port of ``localhost`` usually leads elsewhere, through a tunnel or into a container.
     """
     parts = _split(uri)
     return parts.hostname in _THIS_HOST and not (_is_by_ssh(uri) and parts.port is not None)

@@ -83,7 +83,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
             of the job.
         drills: How to hold restore drills, such as ``read_configuration(...).prove``.
         copies: Opens the repository to copy to, when the step ``copy`` begins. ``job.copy_to`` is ignored.
-        alarms: From where on a new point looks wrong, such as ``read_configuration(...).alarms``.
+        alarms: The thresholds above which a point looks wrong, as in ``read_configuration(...).alarms``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
             set.
@@ -193,7 +193,7 @@ class _Run:
             self._watch(report.taken.points)
 
     def _watch(self, points: Sequence[Point]) -> None:
-        """Tell what looks wrong in the new points. That it cannot be told fails no backup."""
+        """Report what looks wrong in the new points. If that cannot be determined, no backup fails."""
         for point in points:
             try:
                 found = api.alarms(self._repository, point, thresholds=self._thresholds)
@@ -354,7 +354,7 @@ _CHOICES = (
     "compression",
     "compare_every",
     "attach_limit",
-    "limit_read",
+    "pace",
     "limit_upload",
     "memory",
     "scratch_dir",

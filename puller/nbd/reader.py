@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 
 from puller.nbd.export import Export
 from puller.pipeline.buffers import Batch, Buffer, BufferPool, ReadSegment
+from puller.pipeline.latency import MOST_READS
+from puller.pipeline.readgate import ReadGate
 from puller.units import CHUNK, KIB, Extent, Kind
-
-_REQUESTS = 16
-"""Most requests in flight: QEMU serves 16 of a connection at once (MAX_NBD_REQUESTS); more only queue."""
 
 _REQUEST = 512 * KIB
 """Most bytes of a request: larger ones cost QEMU more."""
+
+_ABSENCE = 0.001
+"""Seconds without a call into libnbd after which an answer may have been there for long."""
 
 
 def read(
@@ -20,15 +24,15 @@ def read(
     extents: Iterable[Extent],
     pool: BufferPool,
     *,
-    window: int,
+    gate: ReadGate,
     planned: Callable[[Extent], None],
 ) -> Generator[Batch, None, None]:
     """Read the DATA among ``extents``; yield filled buffers in the order in which they complete.
 
     ``extents`` ascend and consist of whole chunks, as ``Export.changes`` and ``Export.contents`` make
     them. ``planned`` is called with each of them, ZERO ones too, in that order and before any batch
-    with a part of it is yielded. At most ``window`` bytes are in flight. The pool's buffers hold whole
-    chunks; extents that are too small for a buffer share one::
+    with a part of it is yielded. As many requests are in flight as ``gate`` admits, and QEMU
+    serves. The pool's buffers hold whole chunks; extents that are too small for a buffer share one::
 
         extents   DDDDDDDDDDDDDDDD.......D....DD..........DDDDDD
         buffers  [DDDDDDDD][DDDDDDDD][D|DD|DDDDD][D.......]
@@ -38,7 +42,7 @@ def read(
     while libnbd may still write into it. Raises NbdError if the server fails, Closed
     if the pool is closed.
     """
-    reading = _Reading(export, pool, window)
+    reading = _Reading(export, pool, gate)
     try:
         for extent in extents:
             planned(extent)
@@ -73,16 +77,31 @@ class _Filling:
         return segment, into
 
 
-class _Reading:
-    """The requests in flight, and the buffer that still accepts segments."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request in flight, sent at the time ``sent``; ``lone`` if no other was in flight then."""
 
-    def __init__(self, export: Export, pool: BufferPool, window: int) -> None:
+    filling: _Filling
+    segment: ReadSegment
+    sent: float
+    lone: bool
+
+
+class _Reading:
+    """The requests in flight, and the buffer that still accepts segments.
+
+    libnbd takes answers only inside its calls, so a request's latency is known only if its reader has not
+    been elsewhere since it was sent: in the consumer, say, which waits while the codecs are busy.
+    """
+
+    def __init__(self, export: Export, pool: BufferPool, gate: ReadGate) -> None:
         self._export = export
         self._pool = pool
-        self._window = window
+        self._gate = gate
+        self._called = self._returned = time.monotonic()
         self._open: _Filling | None = None
         self._held: set[_Filling] = set()
-        self._flying: dict[int, tuple[_Filling, ReadSegment]] = {}
+        self._flying: dict[int, _Request] = {}
         self._bytes = 0
 
     def start(self, extent: Extent) -> Iterator[Batch]:
@@ -91,12 +110,19 @@ class _Reading:
         while at < extent.end:
             filling = self._open or (yield from self._open_next())
             length = min(extent.end - at, self._pool.size - filling.position, _REQUEST)
-            while self._flying and (len(self._flying) >= _REQUESTS or self._bytes + length > self._window):
+            while not self._admitted(length):
                 yield from self._complete()
             self._request(filling, at, length)
             at += length
             if filling.position == self._pool.size:
                 yield from self._seal(filling)
+
+    def _admitted(self, length: int) -> bool:
+        """Pass the gate, if a read of ``length`` bytes may be sent now."""
+        if not self._flying:
+            self._gate.enter()
+            return True
+        return len(self._flying) < MOST_READS and self._gate.try_enter(self._bytes + length)
 
     def finish(self) -> Iterator[Batch]:
         """Yield the remaining batches."""
@@ -109,6 +135,7 @@ class _Reading:
         """Release the buffers that no batch has taken. Does nothing after ``finish``."""
         if self._flying:
             self._export.drop()
+            self._gate.drop(len(self._flying))
         for filling in self._held:
             filling.buffer.release()
         self._held.clear()
@@ -128,16 +155,30 @@ class _Reading:
 
     def _request(self, filling: _Filling, offset: int, length: int) -> None:
         segment, into = filling.append(offset, length)
+        sent = self._note_absence()
         cookie = self._export.data.begin_read(into, offset)
-        self._flying[cookie] = filling, segment
+        self._flying[cookie] = _Request(filling, segment, sent, lone=not self._flying)
         self._bytes += length
+
+    def _note_absence(self) -> float:
+        """Note whether the reader comes back to libnbd from elsewhere; return the time."""
+        now = time.monotonic()
+        if now - self._called > _ABSENCE:
+            self._returned = now
+        self._called = now
+        return now
 
     def _complete(self) -> Iterator[Batch]:
         """Wait for a request; yield its batch if it was the last one."""
-        _, oldest = next(iter(self._flying.values()))
-        cookie = self._export.data.wait(oldest.offset)
-        filling, segment = self._flying.pop(cookie)
+        self._note_absence()
+        oldest = next(iter(self._flying.values()))
+        cookie = self._export.data.wait(oldest.segment.offset)
+        self._called = time.monotonic()
+        request = self._flying.pop(cookie)
+        filling, segment = request.filling, request.segment
         self._bytes -= segment.length
+        seconds = self._called - request.sent if request.sent >= self._returned else None
+        self._gate.leave(segment.length, seconds, lone=request.lone)
         self._export.data.retire_read(cookie, segment.offset, segment.length)
         filling.pending -= 1
         if not filling.pending and filling is not self._open:

@@ -73,7 +73,7 @@ def _end(folder: Path, scope: CancelScope) -> None:
 
 
 def _has_ended(folder: Path) -> bool:
-    """Whether its server has listened and is gone: it ends with its client, and leaves its files."""
+    """Whether its server has listened and is gone: a server ends with its client, and leaves its files."""
     with suppress(OSError, ValueError):
         process = Path(f"/proc/{int((folder / 'pid').read_text())}")
         return not process.exists() or (process / "comm").read_text() != "qemu-nbd\n"
@@ -81,7 +81,7 @@ def _has_ended(folder: Path) -> bool:
 
 
 def _is_old(folder: Path) -> bool:
-    """Whether nobody will answer in it any more. A server that was just started has yet to listen."""
+    """Whether no server will answer in it again. One that has just started is not listening yet."""
     with suppress(OSError):
         return time.time() - folder.stat().st_mtime > _OLD_SECONDS
     return False

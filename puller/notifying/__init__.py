@@ -1,1 +1,1 @@
-"""Telling people how a run of a job ended: by mail, webhook, or a ping."""
+"""Notifications at the end of a job's run: mail, webhook and ping."""

@@ -1,4 +1,4 @@
-"""What a webhook gets: JSON of our own, or what a chat service expects. Pure.
+"""The body of a webhook: puller's own JSON, or the form that a chat service expects. Pure.
 
 Sources: docs.slack.dev, "Sending messages using incoming webhooks" (Mattermost and Rocket.Chat take the
 same); docs.discord.com, "Execute Webhook", whose content has at most 2,000 characters; learn.microsoft.com,

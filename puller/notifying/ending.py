@@ -1,4 +1,4 @@
-"""How a run of a job ended, in words. Pure."""
+"""The result of a job's run, in words. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ending:
 
     @property
     def is_well(self) -> bool:
-        """Whether nobody has to do anything."""
+        """Whether nothing needs attention."""
         return self.exit_code == 0 and not self.alarms
 
     @property
@@ -46,9 +46,10 @@ class Ending:
 
     @property
     def text(self) -> str:
-        """All of it, in lines."""
+        """The result, in lines. What is not UTF-8, such as the path of a file may be, is escaped."""
         lines = [self.summary]
         if self.failure:
             lines += [f"exit code {self.exit_code}: {self.failure}", self.advice]
         lines += [f"{domain} looks wrong: {text}" for domain, text in self.alarms]
-        return "\n".join(line for line in lines if line)
+        text = "\n".join(line for line in lines if line)
+        return text.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Mail by a server (SMTP), or by the host's own sendmail program."""
+"""Mail through a server (SMTP), or through the host's own sendmail program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PORTS = {"smtp": 25, "smtps": 465}
 
 
 def message(ending: Ending, sender: str, receivers: Sequence[str]) -> EmailMessage:
-    """Return the mail about an ending."""
+    """Return the mail about the end of a run."""
     mail = EmailMessage()
     mail["From"] = sender
     mail["To"] = ", ".join(receivers)
@@ -32,7 +32,8 @@ def message(ending: Ending, sender: str, receivers: Sequence[str]) -> EmailMessa
 
 
 def send(mail: EmailMessage, server: str | None, password: str | None) -> None:
-    """Send it by the server with this URL, ``smtp://[USER@]HOST[:PORT]`` or ``smtps://``; else by sendmail.
+    """Send it through the server at this URL, ``smtp://[USER@]HOST[:PORT]`` or ``smtps://``, or else
+    sendmail.
 
     ``smtp`` uses STARTTLS if the server offers it, and a password is never sent in clear text. Raises
     PullerError.

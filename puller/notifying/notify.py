@@ -1,4 +1,5 @@
-"""Who is told what, and when: the table ``[jobs.NAME.notify]`` (docs/operations.md, "Who is told")."""
+"""Whom to notify, of what and when: the table ``[jobs.NAME.notify]`` (docs/operations.md,
+"Notifications")."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ Complain = Callable[[PullerError], None]
 
 
 def began(wanted: Notify, complain: Complain) -> None:
-    """Tell the service that is pinged that a run begins."""
+    """Ping the service at the start of a run."""
     if (url := wanted.ping) is not None:
         _try(lambda: web.ping(url, "start"), complain)
 
 
 def ended(wanted: Notify, ending: Ending, complain: Complain) -> None:
-    """Tell all that are to be told. What cannot be told is passed to ``complain``, and stops nothing."""
+    """Send all notifications. ``complain`` gets the errors of those that fail, which stop nothing."""
     if (ping := wanted.ping) is not None:
         signal = str(ending.exit_code or int(not ending.is_well))
         _try(lambda: web.ping(ping, signal, ending.text), complain)
@@ -46,8 +47,16 @@ def _is_due(wanted: Notify, ending: Ending) -> bool:
 
 
 def _mail(wanted: Notify, ending: Ending, receivers: list[str]) -> None:
-    sender = wanted.sender or f"{getpass.getuser()}@{ending.host}"
+    sender = wanted.sender or f"{_user()}@{ending.host}"
     mail.send(mail.message(ending, sender, receivers), wanted.smtp, _password(wanted.smtp_password_file))
+
+
+def _user() -> str:
+    """Return the user's name; ``puller`` if the host knows none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "puller"
 
 
 def _password(path: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What was told last about a job, on this host: a change of state is worth a word, the same state is not."""
+"""The state of a job that was last reported on this host: by default only changes are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from puller.notifying.ending import Ending
 
 
 def is_change(ending: Ending) -> bool:
-    """Return whether the job's state differs from the one noted last; before the first note it was well."""
+    """Return whether the job's state differs from the last recorded one, which is ``ok`` at first."""
     try:
         return _path(ending.job).read_text().strip() != ending.state
     except (OSError, ValueError):
@@ -19,7 +19,7 @@ def is_change(ending: Ending) -> bool:
 
 
 def note(ending: Ending) -> None:
-    """Note the state. If that fails, the next run tells it again, which does no harm."""
+    """Record the state. If that fails, the next run reports it again, which does no harm."""
     path = _path(ending.job)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

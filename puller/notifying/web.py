@@ -1,4 +1,4 @@
-"""Webhooks, and pings of a service that waits for them (https://healthchecks.io/docs/http_api/ has the form).
+"""Webhooks, and pings of a service that waits for them (see https://healthchecks.io/docs/http_api/).
 
 Such URLs are secrets, so messages name only their host.
 """
@@ -23,7 +23,7 @@ def post_json(url: str, content: dict[str, Any]) -> None:
 
 
 def ping(url: str, signal: str, text: str = "") -> None:
-    """Tell the service about a ``signal``: ``start``, or an exit code. ``text`` goes into its log.
+    """Send a ``signal`` to the service: ``start``, or an exit code. ``text`` goes into its log.
 
     Raises PullerError.
     """

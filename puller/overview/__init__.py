@@ -1,1 +1,1 @@
-"""What happened to all machines, read out of the repositories alone: who is late, and who is proven."""
+"""The state of all machines, from the repositories alone: which are late, and which are proven."""

@@ -1,9 +1,8 @@
-"""What looks wrong in a machine's points, by its own history. Pure.
+"""Signs that a machine's point looks wrong, compared with its own history. Pure.
 
-Whoever encrypts a guest's files changes much in little time, and what changes no longer compresses. Both are
-judged against the most that the machine's last points have shown, not against an average: weekly jobs and
-upgrades belong to a machine's life. A machine that always stores videos never compresses, and says nothing by
-it.
+An attacker who encrypts a guest's files changes much data in little time, and the new data does not compress.
+Both are compared with the maximum of the machine's last points, not with an average, because weekly jobs and
+upgrades are normal. On a machine that always stores videos, data that does not compress is no sign.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from puller.repository.points import Point
 from puller.units import MIB, format_bytes
 
 Sign = Literal["change", "compression", "size"]
-"""What looks wrong: much more changed, what is new no longer compresses, or a disk is smaller or gone."""
+"""Much more has changed, new data no longer compresses, or a disk is smaller or missing."""
 
 
 _LEAST_NEW = 64 * MIB
-"""Less new data says nothing about how well it compresses: one archive can be all of it."""
+"""With less new data, compression is not judged: a single archive could be all of it."""
 
 _NEW_SHARE = 0.002
 _MOST_OF = 0.9
@@ -30,7 +29,7 @@ _MOST_OF = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A point that looks wrong, and the numbers that say so."""
+    """A point that looks wrong, and the numbers that show it."""
 
     point: str
     sign: Sign
@@ -39,7 +38,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What a point tells, in bytes; without disks that were read as a whole, which tell nothing of change."""
+    """Figures of a point, in bytes, without disks that were read as a whole: these do not show changes."""
 
     changed: int
     new: int
@@ -48,7 +47,7 @@ class _Sample:
 
     @property
     def left(self) -> float | None:
-        """What part of the new data is left after compression; None if there is too little."""
+        """The part of the new data that is left after compression; None if there is too little of it."""
         enough = self.new >= max(_LEAST_NEW, self.size * _NEW_SHARE)
         return min(1.0, self.stored / self.new) if enough else None
 
@@ -127,7 +126,7 @@ def _compressed(
 
 
 def _usually_left(samples: Sequence[_Sample], fewest: int) -> float:
-    """Return what compression left of nearly all samples; of little data, what it left of all together."""
+    """Return the part that compression left in nearly all samples; with little data, that of all together."""
     usual = sorted(left for sample in samples if (left := sample.left) is not None)
     if len(usual) >= fewest:
         return usual[round((len(usual) - 1) * _MOST_OF)]

@@ -1,8 +1,7 @@
 """The days of a machine: when it was backed up, and when it should have been. Pure.
 
-A prune removes older points, so a day without one proves nothing. But each point names the one that it was
-taken from, and so when that was: between the two there was no backup, and what it names existed, though it
-may be gone now::
+A prune deletes older points, so a day without a point may have had a backup. But each point names the one
+before it, and so its time. Between the two there was no backup, and that one existed even if it is gone now::
 
     day        1    2    3    4    5    6    7    8
     points     ·    P ◄──────────── P    K ◄─ K             P = pruned, K = kept
@@ -34,10 +33,10 @@ class Day:
         state: ``kept``, ``gone``, ``late`` or ``unknown``.
         proven: Whether a drill has proven a point of the day.
         failed: Whether the last drill of a point of the day failed.
-        copied: Whether another repository has a point of the day, too.
+        copied: Whether another repository also has a point of the day.
         alarming: Whether a point of the day looks wrong by the earlier ones.
         stored_bytes: What the day's points added to the store.
-        changed_bytes: What their sources named as changed; fulls, which tell nothing of it, do not count.
+        changed_bytes: What their sources reported as changed; fulls do not count.
     """
 
     state: State = "unknown"

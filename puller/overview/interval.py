@@ -1,7 +1,7 @@
 """How often a machine is backed up, and when it is late. Pure.
 
-A job writes its interval into the tags of its points. For other points, the interval is estimated: people
-and timers keep a rhythm, and the middle one of the last gaps is not moved by one odd backup.
+A job writes its interval into the tags of its points. For other points, the interval is estimated as the
+median of the last gaps, which a single odd backup does not change.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from puller.repository.points import Point, time_of
 from puller.repository.selection import INTERVAL_TAG
 
 FEWEST_GAPS = 3
-"""Gaps between points below which no interval is estimated."""
+"""Fewest gaps between points from which an interval is estimated."""
 
 GAPS = 7
-"""Most gaps that count: a rhythm may change, and a prune thins older points."""
+"""Most gaps that count: the schedule may change, and a prune thins out older points."""
 
 _LEAST_SLACK = timedelta(hours=1)
 
@@ -36,7 +36,7 @@ class Interval:
     def longest(self) -> timedelta:
         """The age at which the newest point is late: a quarter more if declared, twice if estimated.
 
-        Timers are spread at random, and backups take their time; so it is an hour more at least.
+        The margin is at least an hour, because timers have random delays and backups take time.
         """
         slack = self.length / 4 if self.is_declared else self.length
         return self.length + max(slack, _LEAST_SLACK)
@@ -59,23 +59,24 @@ class Gap:
 def gaps_of(points: Sequence[Point]) -> list[Gap]:
     """Return the gap before each point but the first whose predecessor is unknown.
 
-    ``points`` are those of one machine, oldest first. A point names its parent, whose id has its time, even
-    if that is gone by now.
+    ``points`` are those of one machine, oldest first. A point names the one before it, whose id has its time,
+    even if that is gone by now. Its parent would not do: it may be older, as that of a machine that is off.
     """
     earlier: tuple[Point | None, ...] = (None, *points)
     return [gap for before, point in zip(earlier, points, strict=False) if (gap := _gap(before, point))]
 
 
 def _gap(before: Point | None, point: Point) -> Gap | None:
-    bases = {base for base in (point.parent, *(disk.parent for disk in point.disks)) if base}
-    known = [*map(time_of, bases), *([] if before is None else [before.time])]
-    return Gap(min(max(known), point.time), point.time, bool(bases)) if known else None
+    known = [] if before is None else [before.time]
+    if point.previous is not None:
+        known.append(time_of(point.previous))
+    return Gap(min(max(known), point.time), point.time, point.previous is not None) if known else None
 
 
 def interval_of(points: Sequence[Point]) -> Interval | None:
-    """Return the interval of the machine that has ``points``, oldest first; None if nobody can tell.
+    """Return the interval of the machine that has ``points``, oldest first; None if there are too few.
 
-    A backup by hand has no interval, so that of the newest point that has one counts.
+    A backup by hand has no interval, so the newest point with one counts.
     """
     for point in reversed(points[-GAPS:]):
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What happened to all machines of some repositories in the last days. Pure values and sums."""
+"""The machines of some repositories and their last days. Pure values and sums."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Volume:
 
     @property
     def compression(self) -> float | None:
-        """How many times smaller compression made what was new; None if nothing was."""
+        """The ratio of new data to its stored size; None if nothing was new."""
         return self.new / self.stored if self.new and self.stored else None
 
     @property
     def deduplication(self) -> float | None:
-        """How many times more was read than was new; None if nothing was."""
+        """The ratio of read data to new data; None if nothing was new."""
         return self.read / self.new if self.new and self.read else None
 
 
@@ -66,7 +66,7 @@ class HostReport:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing comes from it any more."""
+        """Whether no machine of the host is on time."""
         return self.late == self.machines
 
 
@@ -82,7 +82,7 @@ class RepositoryReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it. ``days`` are the dates of all machines' days, in UTC; the late machines come first."""
+    """The whole report. ``days`` are the dates of the machines' days, in UTC; late machines come first."""
 
     generated: datetime
     days: tuple[date, ...]

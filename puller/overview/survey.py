@@ -23,10 +23,10 @@ Damaged = Callable[[str, DamagedData], None]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: how many ``days``, and of which machines: those of ``hosts``, without ``exclude``.
+    """The days and machines of a report: the last ``days``, the machines of ``hosts`` without ``exclude``.
 
-    Both are names or patterns. A machine belongs to the host that took its newest point. ``thresholds`` say
-    from where on a point looks wrong.
+    Both are names or patterns. A machine belongs to the host that took its newest point. Above
+    ``thresholds``, a point looks wrong.
     """
 
     days: int

@@ -1,4 +1,4 @@
-"""What looks wrong in a point, read with the earlier ones of its machine."""
+"""Signs that a point looks wrong, read together with the earlier points of its machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of transfers at once that fits the wire: a control law that is fed with samples.
+"""The number of simultaneous transfers that fits the network: a control law that is fed with samples.
 
 ::
 
@@ -9,8 +9,8 @@
      └────────────────────────
           2   4   8   16
 
-It knows neither clocks nor threads, so tests feed it as they like. docs/architecture.md, "Concurrency that
-fits the wire", explains it.
+It knows neither clocks nor threads, so tests can feed it any samples. docs/architecture.md, "Concurrency that
+fits the network", explains it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FAR_AWAY = 0.03
-"""Seconds of the fastest answer from which a store counts as far away: users begin with more transfers."""
+"""A store whose fastest answer takes this many seconds is distant, and needs more transfers at first."""
 
 GAIN = 0.4
 """Share of a proportional gain that justifies more transfers at once."""
@@ -27,10 +27,10 @@ LOSS = 0.1
 """Share of the rate that fewer transfers at once may cost."""
 
 CALM = 2
-"""Samples in a row without demand after which the number falls."""
+"""Consecutive samples without demand after which the number falls."""
 
 LONGEST_REST = 32
-"""Most samples between two trials: the wire may change."""
+"""Most samples between two trials: the network may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class _Trial:
 class Concurrency:
     """``limit`` transfers at once: at least ``least``, at most ``most``, at first ``first``.
 
-    While work waits, it tries twice as many, and stays there if the rate has grown by a good part of that.
-    Otherwise it returns, and tries a few less: it keeps these if they are about as fast. Between two trials
-    it rests, longer each time a trial was in vain. Without work that waits, it falls.
+    While work waits, it tries twice as many, and keeps that number if the rate grows enough. Otherwise it
+    goes back, and tries a few less, which it keeps if they are about as fast. It pauses between trials,
+    longer after each failed one. If no work waits, the limit falls.
     """
 
     def __init__(self, least: int, most: int, first: int) -> None:

@@ -20,6 +20,10 @@ class _Closable(Protocol):
 C = TypeVar("C", bound=_Closable)
 
 
+def _nothing() -> None:
+    """Begin without preparation."""
+
+
 class Flow:
     """A context for threads, lanes and pools.
 
@@ -38,7 +42,7 @@ class Flow:
         self._threads: list[threading.Thread] = []
 
     def adopt(self, closable: C) -> C:
-        """Close a lane, a pool or a pace with this flow; return it."""
+        """Close a lane, a pool or a limit with this flow; return it."""
         with self._lock:
             self._closables.append(closable)
             failed = self._error is not None
@@ -77,9 +81,16 @@ class Flow:
         with self._lock:
             return self._error is not None
 
-    def crew(self, name: str, count: int, capacity: int, work: Callable[[T], None]) -> Crew[T]:
-        """Start ``count`` threads that call ``work`` with each item put to the crew."""
-        return Crew(self, name, count, self.adopt(Lane(capacity)), work)
+    def crew(
+        self,
+        name: str,
+        count: int,
+        capacity: int,
+        work: Callable[[T], None],
+        begin: Callable[[], None] = _nothing,
+    ) -> Crew[T]:
+        """Start ``count`` threads that call ``begin``, then ``work`` with each item put to the crew."""
+        return Crew(self, name, count, self.adopt(Lane(capacity)), work, begin)
 
     def fail(self, error: BaseException) -> None:
         """Record ``error`` if it is the first, close everything and cancel the scope."""
@@ -139,13 +150,23 @@ def join(threads: Iterable[threading.Thread]) -> None:
 class Crew(Generic[T]):
     """Threads that take items from one lane."""
 
-    def __init__(self, flow: Flow, name: str, count: int, lane: Lane[T], work: Callable[[T], None]) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - only a flow makes one
+        self,
+        flow: Flow,
+        name: str,
+        count: int,
+        lane: Lane[T],
+        work: Callable[[T], None],
+        begin: Callable[[], None],
+    ) -> None:
         self._flow = flow
+        self._begin = begin
         self._lane = lane
         self._work = work
         self._threads = [flow.spawn(f"{name}-{number}", self._run) for number in range(count)]
 
     def _run(self) -> None:
+        self._begin()
         for item in self._lane:
             self._work(item)
 

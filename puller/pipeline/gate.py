@@ -1,4 +1,4 @@
-"""A gate before a shared wire: as many threads pass at once as a law allows, which the gate feeds."""
+"""A gate in front of the network: lets as many threads pass at once as a control law allows, and feeds it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Gate:
             self._changed.notify_all()
 
     def _sample(self) -> None:
-        """Feed the law once as many transfers have ended as it allows at once."""
+        """Feed the law whenever as many transfers have ended as it allows at once."""
         now, began, before = self._clock(), self._began, self._law.limit
         if began is None or self._ended < max(2, before) or now - began < _SHORTEST:
             return

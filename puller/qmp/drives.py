@@ -119,12 +119,12 @@ def _device_id(path: str) -> str:
 
 
 def _source(file: str) -> str:
-    """Return a source for people and for points, which also repositories without encryption hold."""
+    """Return a source as it may be shown and stored in points, even without encryption."""
     return "" if not file else str(file_of(file) or _without_passwords(file))
 
 
 def _without_passwords(name: str) -> str:
-    """Return QEMU's name of an image without what lets a client in, such as ``iscsi://user%password@…``."""
+    """Return QEMU's name of an image without its credentials, as in ``iscsi://user%password@…``."""
     return _RBD_KEY.sub("", _LOGIN.sub(r"\1@", name))
 
 

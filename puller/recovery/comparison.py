@@ -11,8 +11,9 @@ from puller.nbd.export import Export
 from puller.nbd.extents import rounded
 from puller.nbd.reader import read
 from puller.pipeline.buffers import Batch, BufferPool
+from puller.pipeline.readgate import OpenGate
 from puller.repository.format.chunk_slot import content_id
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.reading.difference import Changes
 from puller.repository.reading.image import DiskImage, Flags, Window
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind, chunk_count
@@ -71,7 +72,8 @@ class _Comparison:
         )
         compared = 0
         extents = rounded(export.allocation(whole), end)
-        with closing(read(export, extents, pool, window=_READ_AHEAD, planned=lambda extent: None)) as batches:
+        gate = OpenGate(_READ_AHEAD)
+        with closing(read(export, extents, pool, gate=gate, planned=lambda extent: None)) as batches:
             for batch in batches:
                 compared += batch.length
                 self._look(batch)

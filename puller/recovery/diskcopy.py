@@ -28,10 +28,10 @@ from puller.repository.repository import Repository
 from puller.units import CHUNK
 
 FETCHERS = 4
-"""Threads that fetch, open and write from a store that is near. Each holds a range of at most 8 MiB."""
+"""Threads that fetch, open and write from a nearby store. Each holds a range of at most 8 MiB."""
 
 FAR_FETCHERS, MOST_FETCHERS = 12, 20
-"""The same for a store that is far away, to begin with and at most."""
+"""The same for a distant store: the first and the largest number."""
 
 PIECE = 64
 """Chunks of a pack that a thread fetches while there are more threads than FETCHERS: at most 4 MiB. So many

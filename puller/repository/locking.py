@@ -1,4 +1,4 @@
-"""Coverage: what a point needs, and the locks of that (docs/immutability.md)."""
+"""Coverage: the objects that a point needs, and their locks (docs/immutability.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format import descriptor
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import ZERO, Address, Numbers
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO, Numbers
 from puller.repository.keys import key_slots
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
@@ -27,7 +28,7 @@ _REQUESTS = 16
 
 
 _ENDING = 900.0
-"""Seconds before its end from which a lock is not made again: stores refuse times that have passed."""
+"""Seconds before its end in which a lock is not set again: stores refuse times that have passed."""
 
 
 def _now() -> float:
@@ -67,7 +68,7 @@ class Extension:
         yield from each(self._store.scope, self.pack, packs, _REQUESTS)
 
     def pack(self, scope: CancelScope, pack: tuple[PackKind, bytes]) -> float:
-        """Return the end of a pack's lock, of the generation that is there."""
+        """Return the end of the lock of a pack's present generation."""
         kind, pack_id = pack
         try:
             return self._cover(scope, kind.object_name(pack_id))
@@ -86,7 +87,7 @@ class Extension:
 
 
 def locked_like(store: Store, now: float, name: str) -> Store:
-    """Return the store for what replaces the object ``name``: its puts get the lock that this one has."""
+    """Return the store for the object that replaces ``name``: its put gets the same lock."""
     lock = store.locks.lock_of(name)
     lasts = lock is not None and lock.until > now + _ENDING
     return store.locking(lock) if lock is not None and lasts else store

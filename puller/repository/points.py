@@ -25,8 +25,8 @@ from puller.errors import (
     UnknownKind,
     UnsupportedFormat,
 )
+from puller.repository.format.address import Address, check_address
 from puller.repository.format.names import POINT, UUID
-from puller.repository.format.pages import Address, check_address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.machines import names_of
 from puller.store.base import Store
@@ -156,6 +156,7 @@ class Point(msgspec.Struct, frozen=True):
     kind: str
     disks: tuple[DiskRecord, ...]
     parent: str | None = None
+    previous: str | None = None
     checkpoint: str | None = None
     checkpoint_xml: str | None = None
     consistency: str = "crash"

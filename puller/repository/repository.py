@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Self
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import (
     DamagedData,
+    KeyNotHeld,
     NoRepository,
     NotEncrypted,
     ObjectExists,
@@ -16,23 +18,15 @@ from puller.errors import (
     RepositoryExists,
     WrongKey,
 )
-from puller.pipeline.flow import Flow
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
 from puller.repository.format.descriptor import Descriptor
-from puller.repository.format.index import IndexPart, PackEntry
-from puller.repository.format.pages import PackTable
 from puller.repository.format.sealing import Cipher
-from puller.repository.index.cache import BUDGET, load_hints
-from puller.repository.index.hints import HintFile
+from puller.repository.index.budget import BUDGET
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeySlot, Opened, Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Points
-from puller.repository.reading.footers import Footers
-from puller.repository.reading.indexes import list_index, read_index, read_packs
-from puller.repository.reading.mapreader import MapReader
-from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
@@ -40,25 +34,59 @@ from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, stric
 from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
-from puller.repository.writing.chunkindex import ChunkIndex
-from puller.repository.writing.claims import Claims
 from puller.repository.writing.pending import PendingPoints
-from puller.repository.writing.run import Run, Tuning
-from puller.repository.writing.runlocks import Locking, RunLocks, Unlocked
 from puller.store.base import ObjectInfo, Store
 from puller.store.options import DEFAULTS
 from puller.store.parallel import together
 from puller.store.probe import honours_put_if_absent
 from puller.store.unconditional import UnconditionalStore
 
+if TYPE_CHECKING:
+    from puller.pipeline.flow import Flow
+    from puller.repository.format.index import IndexPart, PackEntry
+    from puller.repository.index.hints import HintFile
+    from puller.repository.reading.mapreader import MapReader
+    from puller.repository.reading.packs import PackReader
+    from puller.repository.writing.claims import Claims
+    from puller.repository.writing.run import Run, Tuning
+    from puller.repository.writing.runlocks import Locking
+
+    _Pair = tuple[PackReader, MapReader]
+
+# What reads packs and writes runs needs numpy, which takes longer to load than all of this: commands that
+# read only records, such as `points`, do without.
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a run reads before it reads a footer: condemned slots, hints of the index, lock policies."""
+    """Everything that a run reads before the footers: condemned slots, hints of the index, lock policies."""
 
     claims: Claims
     hints: tuple[HintFile, ...]
     lock_policies: Sequence[LockPolicy | None]
+
+
+class _Readers:
+    """The readers of packs and maps, made when one is first needed. Threads share it."""
+
+    def __init__(self, store: Store, keys: KeyRing, packs: PackReader | None = None) -> None:
+        self._store, self._keys, self._packs = store, keys, packs
+        self._made: _Pair | None = None
+        self._lock = Lock()
+
+    def both(self) -> _Pair:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def _make(self) -> _Pair:
+        from puller.repository.format.pages import PackTable
+        from puller.repository.reading.mapreader import MapReader
+        from puller.repository.reading.packs import PackReader
+
+        packs = self._packs or PackReader(self._store, self._keys)
+        return packs, MapReader(packs, PackTable())
 
 
 class Repository(Scoped):
@@ -87,14 +115,35 @@ class Repository(Scoped):
         self.proofs = Proofs(store, keys)
         self.verified = VerifiedPacks(store, keys.boxes())
         self.lock_policies = LockPolicies(store, keys.boxes())
-        self.packs = PackReader(store, keys)
-        self.maps = MapReader(self.packs, PackTable())
+        self._readers = _Readers(store, keys)
+        self._own: _Pair | None = None
 
     def within(self, scope: CancelScope) -> Self:
         """See ``Scoped.within``."""
         bound = super().within(scope)
         bound.store = self.store.within(scope)
+        bound._own = None
         return bound
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs; readers in all scopes share a cache."""
+        return self._own_readers()[0]
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps; readers in all scopes share the numbers of packs."""
+        return self._own_readers()[1]
+
+    def _own_readers(self) -> _Pair:
+        if self._own is None:
+            packs, maps = self._readers.both()
+            self._own = packs.within(self.scope), maps.within(self.scope)
+        return self._own
+
+    def read_with(self, packs: PackReader) -> None:
+        """Read packs with this reader from now on."""
+        self._readers, self._own = _Readers(self.store, self.keys, packs), None
 
     @property
     def id(self) -> str:
@@ -103,10 +152,14 @@ class Repository(Scoped):
 
     def indexed(self) -> Iterator[PackEntry]:
         """Return the packs in all index objects. Damaged ones are skipped: the index is never needed."""
+        from puller.repository.reading.indexes import list_index, read_packs
+
         for info in list_index(self.store):
             yield from read_packs(self.store, self.keys, info) or ()
 
     def _read_index(self, info: ObjectInfo, share: float) -> IndexPart | None:
+        from puller.repository.reading.indexes import read_index
+
         return read_index(self.store, self.keys, info, share)
 
     def learn_damage(self) -> None:
@@ -123,6 +176,9 @@ class Repository(Scoped):
 
         Contents of ``excluded`` packs, by id, of condemned and of damaged ones count as not stored.
         """
+        from puller.pipeline.flow import Flow
+        from puller.repository.writing.run import Tuning
+
         flow = Flow(self.scope)
         try:
             bound = self.within(flow.scope)
@@ -136,6 +192,10 @@ class Repository(Scoped):
 
     def prepare(self) -> Preparation:
         """Read what a run needs before it reads a footer. Raises StoreError, DamagedData."""
+        from puller.repository.index.cache import load_hints
+        from puller.repository.reading.indexes import list_index
+        from puller.repository.writing.claims import Claims
+
         # Before a footer is read: prune deletes a record only once no footer has its slots. The index only
         # says in which footers to look, so it may be listed at the same time.
         claims, _, listed, records = together(
@@ -149,6 +209,10 @@ class Repository(Scoped):
         return Preparation(claims, hints, records)
 
     def _begin(self, flow: Flow, tuning: Tuning, excluded: Collection[bytes], prepared: Preparation) -> Run:
+        from puller.repository.reading.footers import Footers
+        from puller.repository.writing.chunkindex import ChunkIndex
+        from puller.repository.writing.run import Run
+
         claims = prepared.claims
         claims.wait_in(flow.scope)
         avoided = claims.excluded.union(excluded, self.packs.damaged)
@@ -156,6 +220,8 @@ class Repository(Scoped):
         return Run(self, flow, known, claims, tuning, self._locking(prepared.lock_policies))
 
     def _locking(self, records: Sequence[LockPolicy | None]) -> Locking:
+        from puller.repository.writing.runlocks import RunLocks, Unlocked
+
         if not self.store.locks.possible:  # a copy of points that are locked elsewhere
             return Unlocked(was_decided=True)
         policy = strictest(records)
@@ -174,23 +240,51 @@ class Repository(Scoped):
         return self.store.list("")
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The repositories with one master secret: the id of the first one, and the secret, None without
+    encryption.
+    """
+
+    id: bytes
+    master: bytes | None = field(default=None, repr=False)
+
+
+def family_of(repository: Repository, secret: Secret | None) -> Family:
+    """Return the family of ``repository``, of which ``secret`` opens a key. Raises WrongKey, KeyNotHeld."""
+    descriptor = repository.descriptor
+    if descriptor.cipher_kind is Cipher.NONE:
+        return Family(descriptor.family_bytes)
+    opened = slots.open_slot(repository.store, descriptor.id_bytes, descriptor.family_bytes, secret)
+    if opened.role != slots.FULL:
+        raise KeyNotHeld(
+            f"cannot create a repository like {repository.store.url} with this key: its role is backup-only"
+        )
+    return Family(descriptor.family_bytes, opened.content)
+
+
 def create(
-    store: Store, secret: Secret | None, address: str | None = None, locks: LockPolicy | None = None
+    store: Store,
+    secret: Secret | None,
+    address: str | None = None,
+    locks: LockPolicy | None = None,
+    family: Family | None = None,
 ) -> Repository:
     """Create a repository in ``store``: encrypted, opened by ``secret``, or unencrypted if that is None.
 
     The descriptor is written last, so an unfinished repository does not count as one. This host remembers it
-    at ``address``. With ``locks``, it is locked, and so will its points be. Raises RepositoryExists;
-    UnsupportedByStore if the store cannot lock.
+    at ``address``. With ``locks``, it is locked, and so will its points be. Without a ``family`` it begins
+    one. Raises RepositoryExists; UnsupportedByStore if the store cannot lock.
     """
     _refuse_existing(store)
     if locks is not None:
         store.locks.require()
     cipher = Cipher.NONE if secret is None else Cipher.AES_256_GCM
-    descriptor = descriptors.new(cipher, honours_put_if_absent(store, "locks/"))
+    conditional = honours_put_if_absent(store, "locks/")
+    descriptor = descriptors.new(cipher, conditional, None if family is None else family.id)
     store = _as_found(store, descriptor)
     vital = store if locks is None else store.locking(locks.lock(store.locks.now()))
-    keys = _first_keys(vital, descriptor, secret)
+    keys = _first_keys(vital, descriptor, secret, None if family is None else family.master)
     if locks is not None:
         LockPolicies(store, keys.boxes()).put(locks)
     try:
@@ -216,10 +310,10 @@ def _refuse_existing(store: Store) -> None:
     raise RepositoryExists(f"a repository exists already at {store.url}")
 
 
-def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None) -> KeyRing:
+def _first_keys(store: Store, descriptor: Descriptor, secret: Secret | None, master: bytes | None) -> KeyRing:
     if secret is None:
-        return KeyRing.unencrypted(descriptor.id_bytes)
-    return slots.first_slot(store, descriptor.id_bytes, secret)
+        return KeyRing.unencrypted(descriptor.id_bytes, descriptor.family_bytes)
+    return slots.first_slot(store, descriptor.id_bytes, descriptor.family_bytes, secret, master)
 
 
 def open_repository(store: Store, secret: Secret | None, address: str | None = None) -> Repository:
@@ -241,7 +335,7 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     store = _as_found(store, descriptor)
     if descriptor.cipher_kind is Cipher.NONE:
         _refuse_plain(store, descriptor, secret, replaced, slot_ids)
-        slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes)
+        slot, keys = "", KeyRing.unencrypted(descriptor.id_bytes, descriptor.family_bytes)
     else:
         opened = _open_keys(store, descriptor, secret, replaced, slot_ids, read)
         slot, keys = opened.slot_id, opened.ring()
@@ -278,7 +372,8 @@ def _open_keys(  # noqa: PLR0913, PLR0917 - what opening a repository has found 
     read: Mapping[str, KeySlot],
 ) -> Opened:
     try:
-        return slots.open_slot(store, descriptor.id_bytes, secret, slot_ids, read)
+        family = descriptor.family_bytes
+        return slots.open_slot(store, descriptor.id_bytes, family, secret, slot_ids, read)
     except WrongKey as error:
         if replaced is None or secret is None:
             raise

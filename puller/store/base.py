@@ -138,7 +138,7 @@ class Store(Protocol):
         ...
 
     def sweep(self, prefixes: Iterable[str], before: float) -> None:
-        """Remove what puts that were cut off have left at the top and below ``prefixes``.
+        """Remove what interrupted puts have left at the top and below ``prefixes``.
 
         Only what was last written before ``before``, in seconds by the store's clock, is removed. No listing
         shows such leftovers. A store in which a put leaves nothing does nothing.

@@ -18,7 +18,7 @@ _BLOCK = 4096
 """Unit of the length of a direct write; devices with larger blocks answer EINVAL."""
 
 _PIECE = 8 << 20
-"""Bytes of one write: each write is a sign that a slow file system still works."""
+"""Bytes of one write: each completed write shows that a slow file system still works."""
 
 
 def read_file(descriptor: int, offset: int, length: int) -> bytes:

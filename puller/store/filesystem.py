@@ -1,6 +1,6 @@
-"""What a repository needs of the file system of its directory: tried by ``init``, not by a backup.
+"""What a repository needs from the file system of its directory: ``init`` tests it, not a backup.
 
-Hard links, sync of directories, direct writes and lasting inodes are not needed, so they are not tried here.
+Hard links, sync of directories, direct writes and stable inodes are not needed, so they are not tested here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from puller.store.folder import translate
 from puller.store.silence import request
 
 _SIZE = 1 << 20
-"""Bytes of the largest trial: as large as what is written past the page cache."""
+"""Bytes of the largest test file: large enough to be written past the page cache."""
 
 _NAME = "20260131T235959Z-0123abcd"
 """A name of the longest kind with letters of both cases; packs have up to 43 characters."""
@@ -81,7 +81,7 @@ def _try_rename(place: Path, root: Path) -> None:
 
 
 def _try_times(place: Path, root: Path) -> None:
-    """Leases, grace times and the age of leftovers go by them."""
+    """Leases, grace times and the age of leftovers depend on them."""
     if (place / _LONGEST).stat().st_mtime < _PLAUSIBLE:
         _refuse(root, "keep times of modification")
 

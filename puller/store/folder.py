@@ -173,7 +173,7 @@ class FolderStore(Scoped, Unlockable):
             waiting += [folder / entry.name for entry in self._entries(folder) if entry.is_dir()]
 
     def _leftovers(self, folder: Path, before: float) -> Sequence[Path]:
-        """Return the files of puts that were cut off before then."""
+        """Return the files of interrupted puts that were last written before then."""
         with (
             self._translated("cannot list objects"),
             suppress(FileNotFoundError),
@@ -189,7 +189,7 @@ class FolderStore(Scoped, Unlockable):
     def _delete_in(self, folder: Path, keys: Sequence[str]) -> Iterator[StoreError]:
         """Delete, and yield what failed.
 
-        The directory is synced before as well: what takes the place of a deleted object is in the same one,
+        The directory is also synced first: the object that replaces a deleted one is in the same directory,
         and another process may have named it and died before its own sync.
         """
         try:

@@ -67,7 +67,7 @@ def open_store(url: str, options: StoreOptions = DEFAULTS) -> Store:
     location = parse(url)
     if isinstance(location, FolderLocation):
         return FolderStore(location.path)
-    # boto3 is slow to load and large, and users of directories do not need it.
+    # botocore is slow to load and large, and users of directories do not need it.
     from puller.store.s3.client import connect
 
     return connect(location.bucket, location.prefix, options=options)

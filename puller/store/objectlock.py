@@ -1,4 +1,4 @@
-"""Object Lock: objects that the store does not let anybody delete before a time, and versions of objects.
+"""Object Lock: objects that nobody can delete before a given time, and versions of objects.
 
 Only versions are locked. Deleting a name still hides it behind a *delete marker*, and putting it again hides
 it behind a newer version; what is locked stays below and can be brought back.
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class LockMode(StrEnum):
-    """Whether somebody may take a lock away: with a special right (governance), or nobody (compliance)."""
+    """Who can end a lock early: users with a special permission (governance), or nobody (compliance)."""
 
     GOVERNANCE = "governance"
     COMPLIANCE = "compliance"
@@ -69,7 +69,7 @@ class Locks(Protocol):
 
     @property
     def possible(self) -> bool:
-        """Whether this kind of store can have locks; asks nobody."""
+        """Whether this kind of store can have locks; sends no request."""
         ...
 
     def require(self) -> None:
@@ -143,7 +143,7 @@ class History:
 
 
 def _is_like(version: ObjectVersion, other: ObjectVersion) -> bool:
-    """Whether both are one, or have the same content: whoever overwrites an object cannot choose its ETag."""
+    """Whether both are the same version or have the same content: nobody can choose the ETag of an object."""
     alike = bool(version.etag) and (version.etag, version.size) == (other.etag, other.size)
     return version.version == other.version or alike
 
@@ -218,7 +218,7 @@ class NoLocks:
 
     @property
     def refusal(self) -> UnsupportedByStore:
-        """The error of everything that is asked."""
+        """The error of every method."""
         return UnsupportedByStore(
             f"cannot lock objects in {self._url}: only S3 buckets have Object Lock",
             advice="Use a bucket that was created with Object Lock, or leave out the lock.",

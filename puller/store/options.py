@@ -1,7 +1,7 @@
 """Options of a store: how a server stores the objects, and how it is reached.
 
-They are those of one repository, from its table of the configuration or from the environment. A directory
-has no use for any but ``connections``.
+They belong to one repository, and come from its table of the configuration or from the environment. For a
+directory only ``connections`` has an effect.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from puller.errors import UsageError
 BULK = "packs/"
 """Prefix of the keys that get the storage class: chunks of guest data, which are most of the bytes.
 
-Maps, the index and points are small and read in every run: a class that costs for each read, or has a
-smallest size, would make them dearer.
+Maps, the index and points are small and read in every run, so a class with a price for each read or with a
+minimum size would make them more expensive.
 """
 
 SSE = ("AES256", "aws:kms")
@@ -41,7 +41,7 @@ class StoreOptions:
         request_payer: ``requester`` to pay for requests to a bucket of another account.
         addressing: ``path`` (endpoint/bucket), ``virtual`` (bucket.endpoint) or ``auto``; None for the choice
             of the AWS profile.
-        ca_bundle: The path of a PEM file with the certificates that sign the server's; None for the system's.
+        ca_bundle: The path of a PEM file with CA certificates for the server; None for the system's.
         credentials_file: The path of a file in the form of ``~/.aws/credentials``, read in its place: access
             key, and if it names them, endpoint and region. AWS variables override what it says.
         connections: The number of uploads, and of ranged reads, at once, from 1 to 64; None to adapt it.

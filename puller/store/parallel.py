@@ -23,7 +23,7 @@ C = TypeVar("C")
 D = TypeVar("D")
 
 READERS = 16
-"""Small objects that are read at once: over a long wire each costs a round trip and little else."""
+"""Small objects that are read at once: each costs a round trip and little else."""
 
 AHEAD = 2
 """Items in progress or finished for each thread: a slow item must not block the others."""
@@ -92,7 +92,7 @@ def all_together(scope: CancelScope, works: Sequence[Work[A]]) -> list[A]:
 
 @contextmanager
 def beside(scope: CancelScope, work: Work[A]) -> Iterator[Callable[[], A]]:
-    """Do ``work`` beside the context, which gets a function that waits for the result.
+    """Do ``work`` while the context runs. The context gets a function that waits for the result.
 
     Its waits are cancelled when the context is left. An exception of ``work`` is raised by that function.
     """

@@ -18,9 +18,10 @@ from puller.events import Notice, Observer, Step
 from puller.repository.collecting.inventory import list_packs
 from puller.repository.collecting.reach import Reach
 from puller.repository.foreign import described, foreign
-from puller.repository.format.footer import PackKind
+from puller.repository.format.address import Address
 from puller.repository.format.names import FOLDERS
-from puller.repository.format.pages import Address, Root
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import Root
 from puller.repository.points import Point
 from puller.repository.reading.damage import Damage, merge_damage
 from puller.repository.records.damaged import DamageRecord, union

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from msgspec import structs
+
 from puller.errors import (
     DamagedData,
     KeyNotHeld,
@@ -29,7 +31,7 @@ from puller.repository.repository import Repository
 from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
-from puller.upkeep.counterparts import Counterparts, Pair
+from puller.upkeep.counterparts import Counterparts, Pair, never_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class CopyReport:
 
     @property
     def error(self) -> PullerError | None:
-        """The error of the points that failed, None if none did. Damage counts before all else."""
+        """The error of the points that failed; None if none did. Damage takes precedence."""
         errors = [error for _, error in self.failed]
         if len(errors) < 2:
             return errors[0] if errors else None
@@ -77,10 +79,10 @@ class CopyReport:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which points are meant: of ``domains``, with all ``tags``, not before ``since``.
+    """The points to copy: those of ``domains``, with all ``tags``, not before ``since``.
 
-    Domains are names, patterns or UUIDs. With ``own``, only a job's own points are meant. With
-    ``latest_only``, of each machine on each host only the newest of these points.
+    Domains are names, patterns or UUIDs. With ``own``, only a job's own points count. With ``latest_only``,
+    only the newest of these points of each machine on each host counts.
     """
 
     domains: tuple[str, ...] = ()
@@ -111,12 +113,12 @@ def unnamed_points(
 ) -> tuple[list[Point], list[tuple[str, RepositoryError]]]:
     """Return the points that are meant if none is named, and those whose records are damaged.
 
-    Records of points that the target has are not read, unless they can be the newest ones.
+    A point that the target has had is not meant: its own retention has removed it. Records of points that
+    the target has are not read, unless they can be the newest ones.
     """
     names = source.points.names()
     if not choice.latest_only:
-        known = set(target.points.names())
-        names = [name for name in names if name not in known]
+        names = never_held(target, names)
     damaged: list[tuple[str, RepositoryError]] = []
     found = source.points.read(names, lambda point, error: damaged.append((point, error)))
     return choice.of(point for point in found if point.is_from(hosts)), damaged
@@ -145,8 +147,11 @@ def _refuse(source: Repository, target: Repository) -> None:
             f"cannot copy to {target.store.url}: it is the repository that the points are in",
             advice="Name another repository with --to.",
         )
-    if not source.keys.can_read_data:
-        raise KeyNotHeld("cannot copy stored guest data with this key: its role is backup-only")
+    if not source.keys.can_read_data and not source.keys.seals_like(target.keys):
+        raise KeyNotHeld(
+            f"cannot copy to {target.store.url} with a backup-only key: it has another master secret",
+            advice="Use a full key, or copy to a repository that 'puller init --like' has made.",
+        )
     if source.keys.cipher is not Cipher.NONE and target.keys.cipher is Cipher.NONE:
         raise UsageError(
             f"cannot copy to {target.store.url}: it is not encrypted, and the points are",
@@ -207,7 +212,7 @@ class _Copying:
         pair = next(machine.near(point), None)
         with self._target.run(self._tuning) as run:
             work = PointCopy(self._source, self._target, run, point, pair, self._observer, self._read_rate)
-            made = work.run()
+            made = structs.replace(work.run(), previous=machine.previous(point))
             run.store()
         made = run.commit(made)
         machine.add(Pair(point, made))

@@ -8,23 +8,29 @@
 
 What has not changed since the earlier point is taken over from its copy unread. The run looks every other
 chunk up in the target, by the id that it has there, and stores it if it is new.
+
+Repositories of one family have the same ids. There a chunk is looked up before it is read, and stored as the
+source has sealed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
+from typing import TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer
 from puller.pipeline.concurrency import FAR_AWAY
-from puller.pipeline.pace import Pace
-from puller.repository.format.pages import Address
+from puller.pipeline.ratelimit import RateLimit
+from puller.repository.format.address import Address
 from puller.repository.points import Attachment, DiskRecord, Point, Ref
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.difference import compare_maps
@@ -43,6 +49,8 @@ _PIECE = 128
 
 _GROUP = 32
 """Chunks that are looked up and compressed together."""
+
+T = TypeVar("T")
 
 Part = DiskRecord | Attachment
 
@@ -78,7 +86,7 @@ class PointCopy:
         self._point = point
         self._pair = pair
         self._observer = observer
-        self._pace = None if read_rate is None else run.flow.adopt(Pace(read_rate))
+        self._limit = None if read_rate is None else run.flow.adopt(RateLimit(read_rate))
         self._based: set[str] = set()
         self.chunks = 0
         self.stored_bytes = 0
@@ -151,7 +159,8 @@ class PointCopy:
         return base
 
     def _is_sound(self, base: Base) -> bool:
-        """Return whether no known damage in the target hurts the base. Raises DamagedData if its map does."""
+        """Return whether the base has no known damage in the target. Raises DamagedData if its map is
+        damaged."""
         damaged = self._target.packs.damaged
         return not damaged or not DiskImage(self._target.maps, self._target.packs, base.target).needs(damaged)
 
@@ -195,14 +204,26 @@ class PointCopy:
     def _stored(self, image: DiskImage, windows: Iterator[Window], writer: DiskWriter) -> Iterator[None]:
         """Store what the ``windows`` hold; yield after each piece."""
 
-        def store(scope: CancelScope, job: PackJob) -> None:
-            contents = _verified(image.within(scope), job)
-            while group := list(islice(contents, _GROUP)):
-                if self._pace is not None:
-                    self._pace.take(len(group) * CHUNK)
-                writer.place(*zip(*group, strict=True))
+        def seal(scope: CancelScope, job: PackJob) -> None:
+            for chunks, contents in self._groups(_verified(image.within(scope), job)):
+                writer.place(chunks, contents)
 
+        def adopt(scope: CancelScope, job: PackJob) -> None:
+            bound = image.within(scope)
+            missing = _without(job, writer.refer(job.chunks.tolist(), [*map(bytes, bound.ids(job))]))
+            for chunks, pieces in self._groups(_undamaged(bound.read_sealed(missing))):
+                writer.adopt(chunks, pieces)
+
+        store = adopt if self._source.keys.seals_like(self._target.keys) else seal
         return each(self._run.flow.scope, store, _announced(windows, writer), self._threads)
+
+    def _groups(self, items: Iterator[tuple[int, T]]) -> Iterator[tuple[Sequence[int], Sequence[T]]]:
+        """Yield numbers and contents of chunks, at the read rate: what is stored together."""
+        while group := list(islice(items, _GROUP)):
+            if self._limit is not None:
+                self._limit.take(len(group) * CHUNK)
+            numbers, contents = zip(*group, strict=True)
+            yield numbers, contents
 
 
 def _announced(windows: Iterator[Window], writer: DiskWriter) -> Iterator[PackJob]:
@@ -220,11 +241,22 @@ def _announced(windows: Iterator[Window], writer: DiskWriter) -> Iterator[PackJo
 
 def _verified(image: DiskImage, job: PackJob) -> Iterator[tuple[int, bytes]]:
     """Yield number and content of each chunk, the disk's last one padded. Raises DamagedData."""
-    for item in image.read(job):
+    for chunk, content in _undamaged(image.read(job)):
+        yield chunk, content.ljust(CHUNK, b"\0")
+
+
+def _undamaged(items: Iterator[tuple[int, T] | Damage]) -> Iterator[tuple[int, T]]:
+    """Yield number and content of each chunk. Raises DamagedData."""
+    for item in items:
         if isinstance(item, Damage):
             raise DamagedData(item.reason)
         offset, content = item
-        yield offset // CHUNK, content.ljust(CHUNK, b"\0")
+        yield offset // CHUNK, content
+
+
+def _without(job: PackJob, found: NDArray[np.bool_]) -> PackJob:
+    """Return the job for the chunks that were not found."""
+    return PackJob(job.pack_id, job.chunks[~found], job.slots[~found])
 
 
 def _damaged(point: Point, part: str, error: DamagedData) -> DamagedData:

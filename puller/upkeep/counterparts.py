@@ -6,7 +6,9 @@ and of its copy name a slot at the same place, both slots have the same content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from puller.errors import DamagedData, NoSuchPoint
@@ -56,6 +58,20 @@ class Counterparts:
             if (found := self._read[point_id]) is not None:
                 yield found
 
+    def previous(self, point: Point) -> str | None:
+        """Return the id of the newest readable point that the target has from before ``point``."""
+        earlier = sorted((name for name in self._there if name < point.point), reverse=True)
+        return next(filter(self._is_readable, earlier), None)
+
+    def _is_readable(self, point_id: str) -> bool:
+        if self._read.get(point_id) is not None:
+            return True
+        try:
+            self._target.points.get(self._uuid, point_id)
+        except (NoSuchPoint, DamagedData):
+            return False
+        return True
+
     def _pair(self, point_id: str) -> Pair | None:
         """Return both records; None if one cannot be read, or if one is not a copy of the other."""
         try:
@@ -65,6 +81,28 @@ class Counterparts:
             return None
         is_same = origin(self._source, here) == origin(self._target, there)
         return Pair(here, there) if is_same else None
+
+
+def never_held(target: Repository, names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return those of the points, by UUID and id, that ``target`` does not have and has not had.
+
+    Each point there names the one before it. Copies come in order: a point had been there if the next newer
+    one names it or a later one. If that one names an earlier one, or cannot be read, it had not.
+    """
+    there: defaultdict[str, list[str]] = defaultdict(list)
+    for uuid, point_id in sorted(target.points.names()):
+        there[uuid].append(point_id)
+    lacking = [(uuid, point_id) for uuid, point_id in names if point_id not in there[uuid]]
+    newer = {name: _next(there[name[0]], name[1]) for name in lacking}
+    asked = {(uuid, found) for (uuid, _), found in newer.items() if found is not None}
+    read = target.points.read(sorted(asked), lambda *_: None)
+    before = {(point.uuid, point.point): point.previous or "" for point in read}
+    return [name for name in lacking if before.get((name[0], newer[name] or ""), "") < name[1]]
+
+
+def _next(point_ids: Sequence[str], point_id: str) -> str | None:
+    place = bisect(point_ids, point_id)
+    return point_ids[place] if place < len(point_ids) else None
 
 
 def origin(repository: Repository, point: Point) -> Origin:

@@ -1,7 +1,7 @@
-"""Whether the locks of points hold until the end that the points say (docs/immutability.md).
+"""Whether locks last as long as the points claim (docs/immutability.md).
 
-The store is asked, not the records: whoever may back up could have written a record that says too much, and
-whoever may bypass locks could have ended one.
+Only the store's answer counts, not the records: a host that may back up could have written a record that
+claims too much, and a user who may bypass locks could have ended one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import islice
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.locking import packs_of, vital_names
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository
@@ -29,7 +29,7 @@ _Pack = tuple[PackKind, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Uncovered:
-    """A point that says that it is locked until ``promised``, and needs something that is not.
+    """A point that claims to be locked until ``promised``, but needs something that is not.
 
     ``until`` is when the first such lock ends; None if there is none. ``needs`` names its object, one of
     ``count``.
@@ -54,7 +54,7 @@ def _end(point: Point) -> float:
 
 @dataclass
 class Promises:
-    """Until when packs should be locked: each until the end of the first noted point that reaches it."""
+    """How long packs should be locked: each until the end of the first noted point that reaches it."""
 
     packs: dict[_Pack, float] = field(default_factory=dict)
     _data: int = 0
@@ -76,7 +76,7 @@ class Promises:
 
 
 def uncovered(repository: Repository, points: Sequence[Point], promises: Promises) -> tuple[Uncovered, ...]:
-    """Return the points whose locks end before they say. Raises StoreError."""
+    """Return the points whose locks end earlier than they claim. Raises StoreError."""
     if not repository.store.locks.possible or not any(map(_end, points)):
         return ()
     now = repository.store.locks.now()
@@ -105,7 +105,7 @@ class _Audit:
                 yield Uncovered(point.point, point.domain, point.locked_until, until, first, len(short))
 
     def _packs(self, point: Point) -> dict[str, float]:
-        """Return those of the packs that are short of their promise which the point needs."""
+        """Return the packs that the point needs and whose locks end too early."""
         if not self._short:
             return {}
         roots = [disk.root for disk in point.disks] + [item.root for item in point.attachments]
@@ -116,7 +116,7 @@ class _Audit:
         return {kind.object_name(pack): self._short[kind, pack] for kind, pack in needed & self._short.keys()}
 
     def _pack_end(self, scope: CancelScope, asked: tuple[_Pack, float]) -> float:
-        """Return the latest end of any generation and version: each has what points need of it."""
+        """Return the latest end among all generations and versions: each has everything that points need."""
         (kind, pack_id), promised = asked
         name = kind.object_name(pack_id)
         end = self._end(scope, name)

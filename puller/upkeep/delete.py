@@ -27,7 +27,7 @@ def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[s
 
 
 def _refuse_locked(repository: Repository, names: Sequence[Name]) -> None:
-    """Refuse points that the store holds anyway. The store is asked, and not the records."""
+    """Refuse points that the store would keep anyway. The store's answer counts, not the records."""
     locks = repository.store.locks
     if not locks.possible or not repository.lock_policies.names():
         return

@@ -55,7 +55,8 @@ def list_keys(repository: Repository, secret: Secret | None) -> list[Key]:
     """Return all keys, oldest first. Raises UsageError without encryption, WrongKey."""
     _check_encrypted(repository)
     store, repository_id = repository.store, repository.descriptor.id_bytes
-    opened = None if secret is None else slots.open_slot(store, repository_id, secret).slot_id
+    family = repository.descriptor.family_bytes
+    opened = None if secret is None else slots.open_slot(store, repository_id, family, secret).slot_id
     return sorted(
         (_key(name, slot, opened) for name, slot in slots.list_slots(store, repository_id)), key=_by_age
     )
@@ -78,7 +79,8 @@ def add_key(repository: Repository, current: Secret | None, new: Secret, role: s
     """
     check_full(repository)
     _check_words(role, label)
-    opened = slots.open_slot(repository.store, repository.descriptor.id_bytes, current)
+    descriptor = repository.descriptor
+    opened = slots.open_slot(repository.store, descriptor.id_bytes, descriptor.family_bytes, current)
     return slots.add_slot(repository.lasting(), opened, new, role, label)
 
 

@@ -1,4 +1,4 @@
-"""What puts and trials have left that a crash or a power cut ended: no objects, only waste."""
+"""Leftovers of puts and tests that a crash or a power cut interrupted: these are not objects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from puller.repository.format.names import FOLDERS, is_trial
 from puller.store.base import Store
 
 AGE = 86400.0
-"""Seconds after which what was left counts as abandoned: no put takes a day."""
+"""Seconds after which a leftover counts as abandoned: no put takes a day."""
 
 
 def sweep(store: Store, disposal: Disposal, now: float) -> None:
-    """Remove what has been left for a day at ``now``, the store's time. Raises StoreError."""
+    """Remove leftovers that are a day old at ``now``, the store's time. Raises StoreError."""
     limit = now - AGE
     trials = [info.key for info in store.list(PREFIX) if is_trial(info.key) and info.modified < limit]
     if trials:

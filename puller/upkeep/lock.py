@@ -9,7 +9,7 @@ from puller.repository.repository import Repository
 
 
 def check_period(seconds: float) -> None:
-    """Raise UsageError unless a lock can last so long."""
+    """Raise UsageError unless a lock can last this long."""
     if not 0 < seconds <= LONGEST:
         raise UsageError(
             f"cannot lock for {seconds / 86400:g} days",

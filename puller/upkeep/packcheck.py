@@ -14,7 +14,8 @@ from puller.errors import DamagedData, ObjectChanged
 from puller.events import DiskProgress, Observer
 from puller.pipeline.flow import Flow
 from puller.repository.collecting.reach import SlotSet
-from puller.repository.format.footer import DEAD, PackKind
+from puller.repository.format.footer import DEAD
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import Refs
 from puller.repository.reading.packs import OPENINGS, StoredPack, merge
 from puller.repository.records.verified import VerifiedPack

@@ -67,8 +67,8 @@ class PruneReport:
         bytes_freed: Bytes of the deleted packs, plus the bytes that compaction saved.
         decisions: The decision for each point, with its reasons.
         held: Points among ``kept`` that only a keep holds.
-        waiting: Deleted objects that the store holds until a day, because they are locked or because the
-            grace time is not over; empty without a lock policy.
+        waiting: Deleted objects that the store still keeps, by the day on which their lock or grace time
+            ends; empty without a lock policy.
     """
 
     kept: tuple[str, ...]
@@ -215,7 +215,7 @@ class _Prune:
         return _report(decisions, keeps, len(fresh), reclaim, swept)
 
     def _sweep(self, survey: Survey) -> Sweep:
-        """Delete for good what this and earlier prunes deleted, as far as no lock holds it."""
+        """Permanently delete what this and earlier prunes deleted, unless it is locked."""
         self._step("sweep")
         now = self.lease.measure()
         sweep = Sweep(self.repository.store, self.grace, now, self.lease.renew, survey.misses)
@@ -285,7 +285,7 @@ class _Prune:
         return decisions, keeps
 
     def _judge(self, points: Sequence[Point], policy: Policy) -> tuple[Decision, ...]:
-        """Let points stay that the store would hold anyway: it is asked about those that say so."""
+        """Keep points that the store would keep anyway: it is asked about those that claim to be locked."""
         now = _utc(self.lease.now)
         judged = judge(points, policy, self.lease.now)
         kept = {item.point for item in judged if item.keep}

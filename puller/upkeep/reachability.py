@@ -9,7 +9,8 @@ from functools import partial
 from puller.errors import CommitUnreadable, DamagedData, NoSuchPoint
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.pages import Address, Root
+from puller.repository.format.address import Address
+from puller.repository.format.pages import Root
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing import pending

@@ -10,8 +10,8 @@ from puller.repository.collecting.compaction import compact, compacted, is_copie
 from puller.repository.collecting.disposal import Disposal
 from puller.repository.collecting.inventory import PackObject
 from puller.repository.collecting.reindex import IndexWriter, mergeable
-from puller.repository.format.footer import MAX_GENERATION
 from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.format.packname import MAX_GENERATION
 from puller.repository.reading.packs import StoredPack
 from puller.repository.records.condemned import ALL, Condemnations, slots_in
 from puller.repository.repository import Repository

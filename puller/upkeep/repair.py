@@ -21,8 +21,8 @@ from puller.events import DiskDone, DiskPlanned, DiskProgress, Observer, Step, i
 from puller.repository.collecting.inventory import Inventory
 from puller.repository.collecting.lease import Lease
 from puller.repository.collecting.reindex import IndexWriter
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack
+from puller.repository.format.packname import PackKind
 from puller.repository.reading.packs import PackReader, StoredPack
 from puller.repository.repository import Repository
 from puller.store.parallel import each

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import parse_pack_name
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository

@@ -1,7 +1,8 @@
 """Points that stay because their locks have not ended.
 
-A deletion would only hide such a point: it and all that it needs stay in the store until then. So it stays
-visible as long as it can be restored, and no delete marker over a locked point is puller's.
+A deletion would only hide such a point, because the store keeps it and everything that it needs until then.
+So the point stays visible as long as it can be restored, and no delete marker above a locked point is
+puller's.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _REQUESTS = 16
 
 
 def recorded_ends(repository: Repository, points: Iterable[Point]) -> Ends:
-    """Return what the points say, in a store that can lock."""
+    """Return what the points claim, if the store can lock."""
     if not repository.store.locks.possible:
         return {}
     return {point.point: point.locked_until for point in points if point.locked_until is not None}
 
 
 def stored_ends(repository: Repository, points: Sequence[Point], now: datetime) -> Ends:
-    """Return what the store says about those of ``points`` that say that they are locked at ``now``."""
+    """Return the store's answer about those of ``points`` that claim to be locked at ``now``."""
     if not repository.store.locks.possible:
         return {}
 

@@ -10,10 +10,12 @@ from puller.errors import DamagedData
 from puller.repository.collecting.compaction import present
 from puller.repository.collecting.inventory import Inventory, PackObject
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.footer import Footer, PackKind, parse_pack_name
+from puller.repository.format.bits import column_of
+from puller.repository.format.footer import Footer
 from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.reading.packs import PackReader, StoredPack
-from puller.repository.records.condemned import ALL, CondemnedSlots, column_of
+from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.repository.repository import Repository
 from puller.units import KIB
 

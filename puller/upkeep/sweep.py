@@ -1,9 +1,9 @@
-"""Sweep: what prune deleted, deleted for good where a bucket keeps versions.
+"""Sweep: permanently delete what prune deleted in a bucket that keeps versions.
 
-In a bucket with Object Lock a deletion only hides an object below a delete marker. Once it has been hidden
-for the grace time and its lock has ended, the version is deleted, and then the marker. Nothing asks the store
-to bypass a lock, and packs, maps and points are asked for their locks first, so that this does not depend on
-how a server refuses.
+In a bucket with Object Lock, a deletion only hides an object below a delete marker. Once it has been hidden
+for the grace time and its lock has ended, the version is deleted, and then the marker. puller never asks the
+store to bypass a lock. It looks up the locks of packs, maps and points first, so that nothing depends on how
+a server refuses.
 
 puller overwrites nothing, and deletes no pack that a point needs. So what is hidden in one of these ways was
 hidden by somebody else: it stays, and prune says so.
@@ -29,7 +29,8 @@ SWEPT = tuple(folder for folder in FOLDERS if folder != key_slots.PREFIX)
 
 _LOCKED = frozenset({"packs/", "maps/", "points/", "locking/"})
 _LASTING = _LOCKED | {"condemned/", "kept/"}
-"""Directories whose objects nobody but their deleter hides. A trial of the store overwrites one in locks/."""
+"""Directories whose objects are hidden only by deletions. A test of the store overwrites an object in
+locks/."""
 
 _BATCH = 1000
 _REQUESTS = 16
@@ -37,7 +38,7 @@ _REQUESTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Deleted objects that the store holds until ``day`` (UTC): how many, and their bytes."""
+    """Deleted objects that the store keeps until ``day`` (UTC): their number and bytes."""
 
     day: date
     objects: int
@@ -65,11 +66,11 @@ class Sweep:
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
-        """What waits, by the day on which the last hold ends."""
+        """The objects that are still kept, by the day on which they can be deleted."""
         return tuple(Waiting(day, *counts) for day, counts in sorted(self._waiting.items()))
 
     def run(self) -> Iterator[str]:
-        """Delete what may go; yield what a user should know. Raises StoreError."""
+        """Delete what can be deleted; yield notices for the user. Raises StoreError."""
         try:
             for folder in SWEPT:
                 self._sweep_folder(folder)
@@ -127,7 +128,7 @@ class Sweep:
         return True
 
     def _held(self, versions: Iterable[ObjectVersion]) -> set[ObjectVersion]:
-        """Return those that a lock holds, and note until when."""
+        """Return the locked ones, and note when their locks end."""
         held = set()
         asked = tuple(versions)
         for version, end in zip(asked, each(self.store.scope, self._end, asked, _REQUESTS), strict=True):

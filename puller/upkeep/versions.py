@@ -1,8 +1,8 @@
 """Bring back what was deleted or overwritten in a bucket with versions (docs/immutability.md).
 
-puller puts each name once. So the first version of a name is puller's own, and what is above it is a deletion
-or somebody else's: this removes what is above. The descriptor comes first, then the keys, which open the
-repository, so that of several versions of other objects the first that is sealed as it should be is taken.
+puller puts each name once. So the oldest version of a name is puller's own, and everything above it is a
+deletion or somebody else's: this removes what is above. The descriptor comes first, then the keys. These open
+the repository, so that the oldest version of each other object that decrypts correctly can be found.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from puller.errors import DamagedData, NoRepository, ObjectNotFound, RepositoryE
 from puller.events import Observer, Step, ignore
 from puller.repository.collecting.lease import Lease
 from puller.repository.format import descriptor as descriptors
-from puller.repository.format.footer import TRAILER, decode_footer, decode_trailer, parse_pack_name
+from puller.repository.format.footer import TRAILER, decode_footer, decode_trailer
 from puller.repository.format.names import FOLDERS, is_foreign
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.format.sealing import BOX_LIMIT, BoxKind
 from puller.repository.keys import key_slots
 from puller.repository.keys.key_slots import Secret
@@ -48,7 +49,7 @@ class VersionsReport:
     """Report of ``repair_versions``.
 
     ``brought_back`` counts objects by their directory, ``repository.json`` included. ``unreadable`` names the
-    objects of which no version is sealed as it should be; they stay as they are.
+    objects of which no version decrypts correctly; they stay as they are.
     """
 
     brought_back: dict[str, int]
@@ -56,7 +57,7 @@ class VersionsReport:
 
     @property
     def count(self) -> int:
-        """All that was brought back."""
+        """The number of objects that were brought back."""
         return sum(self.brought_back.values())
 
 
@@ -175,7 +176,7 @@ class _Repair:
 
 
 def _is_ours(prefix: str, history: History) -> bool:
-    """Whether the object is the one of that name, or one of the directory's own."""
+    """Whether the object has that name, or is one of puller's in that directory."""
     if prefix in FOLDERS:
         return not is_foreign(history.key, history.stored[-1].size)
     return history.key == prefix

@@ -13,7 +13,7 @@ import puller
 from puller.backups.sources import content_probe
 from puller.backups.sources.content_probe import ContentProbe
 from puller.cancelling import CancelScope
-from puller.errors import Interrupted
+from puller.errors import Interrupted, NbdError
 from puller.hypervisor.domain.disk import Disk
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
@@ -45,6 +45,26 @@ def test_the_wait_for_a_guests_flush_ends_when_the_scope_is_cancelled(
     waiting.cancel()
     thread.join(30)
     assert len(met) == 1
+
+
+def test_a_connection_that_a_cancellation_interrupts_as_it_opens_does_not_count_as_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "vda.raw"
+    image.write_bytes(bytes(MIB))
+    disk = Disk("vda", str(image), "file", "raw", "disk", False, False, False, image)
+    repository = puller.create_repository(str(tmp_path / "r"), password=None)
+    point = make_point(repository, {"vda": random.Random(1).randbytes(MIB)})
+    waiting = CancelScope()
+    begun = ContentProbe(repository, disk, point.disks[0], lambda _: None).within(waiting)
+
+    def interrupted(*_: object, **__: object) -> None:
+        waiting.cancel()
+        raise NbdError("external event 0 is invalid")
+
+    monkeypatch.setattr(content_probe, "Export", interrupted)
+    with pytest.raises(Interrupted):
+        begun.is_foreign(15)
 
 
 class Late:

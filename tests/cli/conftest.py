@@ -173,6 +173,12 @@ def repository(folder: Path) -> puller.Repository:
 
 
 @pytest.fixture
+def repository_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands use the repository in ``folder`` without an option."""
+    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
+
+
+@pytest.fixture
 def job_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """libvirt refuses to end any job, and nobody waits 10 minutes for it to change its mind."""
 

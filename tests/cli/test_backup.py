@@ -53,10 +53,10 @@ def test_disks_are_chosen_and_fulls_asked_for(cli: CommandLine, machine: Machine
 
 
 def test_effort_and_limits(cli: CommandLine, machine: Machine) -> None:
-    limits = ("--limit-read", "1G", "--limit-upload", "1G")
+    limits = ("--pace", "1G", "--limit-upload", "1G")
     for level in ("19", "auto"):
         assert cli("backup", machine.name, "--full", "--compression", level, *limits, "--json").code == 0
-    for wrong in (("--compression", "0"), ("--compression", "best"), ("--limit-read", "fast")):
+    for wrong in (("--compression", "0"), ("--compression", "best"), ("--pace", "fast")):
         assert cli("backup", machine.name, *wrong, "--json").code == 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -11,9 +10,9 @@ import pytest
 import puller
 from puller.recovery.booting import record
 from puller.recovery.booting.held import machine_held
-from puller.recovery.booting.record import Booted, BootedDisk
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
+from tests.lab.booted_record import booted
 
 
 @pytest.fixture(autouse=True)
@@ -46,27 +45,10 @@ def test_a_machine_that_was_not_booted(cli: CommandLine, way: str) -> None:
     assert (error["code"], error["name"]) == (16, "NotBooted")
 
 
-def booted(folder: Path) -> Booted:
-    return Booted(
-        name="web1-boot",
-        uuid="5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab",
-        state="standalone",
-        point="20261128T010000Z-1c2d3e4f",
-        domain="web1",
-        repository="/srv/backups",
-        connect="qemu:///nowhere",
-        created=datetime(2026, 11, 28, tzinfo=UTC),
-        storage=str(folder),
-        runtime=str(folder / "run"),
-        socket=str(folder / "nbd.sock"),
-        disks=(BootedDisk("vda", 1 << 20, str(folder / "vda.qcow2")),),
-    )
-
-
 def test_the_list_where_libvirt_does_not_answer(cli: CommandLine) -> None:
     assert cli("boot", "--list", "--json").document == {"booted": []}
     assert cli("boot", "--list").out == "no machine was booted from a restore point\n"
-    machine = booted(record.make_folder(None, "web1-boot"))
+    machine = booted(record.make_folder(None, "web1-boot"), state="standalone", connect="qemu:///nowhere")
     record.write(machine)
     (listed,) = cli("boot", "--list", "--json").document["booted"]
     assert listed == {
@@ -89,7 +71,7 @@ def test_the_list_where_libvirt_does_not_answer(cli: CommandLine) -> None:
 def test_a_machine_of_another_repository_is_not_resumed_with_this_one(
     cli: CommandLine, repository: puller.Repository, folder: Path
 ) -> None:
-    record.write(msgspec.structs.replace(booted(record.make_folder(None, "web1-boot")), state="running"))
+    record.write(booted(record.make_folder(None, "web1-boot"), connect="qemu:///nowhere"))
     error = cli("boot", "--resume", "web1-boot", "-r", str(folder), "--json").error
     assert error["code"] == 2
     assert "was booted from the repository /srv/backups" in error["message"]
@@ -99,7 +81,7 @@ def test_a_machine_of_another_repository_is_not_resumed_with_this_one(
 def test_a_machine_that_another_puller_puts_together(
     cli: CommandLine, repository: puller.Repository, folder: Path, way: str
 ) -> None:
-    made = booted(record.make_folder(None, "web1-boot"))
+    made = booted(record.make_folder(None, "web1-boot"), state="standalone", connect="qemu:///nowhere")
     machine = msgspec.structs.replace(made, repository=repository.store.url, connect="test:///default")
     record.write(machine)
     with machine_held(machine):

@@ -16,13 +16,10 @@ from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 CONTENT = os.urandom(3 * CHUNK)
 OTHER = os.urandom(CHUNK)
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 @pytest.fixture

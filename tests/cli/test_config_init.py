@@ -16,7 +16,8 @@ TIMER = "puller-backup@nightly.timer"
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host whose services read a configuration in the test's folder; its systemctl notes its words."""
+    """A host whose services read a configuration in the test's folder; its systemctl records its
+    arguments."""
     monkeypatch.setattr(configuration, "DEFAULT_PATH", tmp_path / "etc" / "puller.toml")
     monkeypatch.setattr("puller.configuration.initial.CREDENTIALS", tmp_path / "credstore")
     for name in os.environ:

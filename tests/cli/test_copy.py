@@ -1,37 +1,26 @@
-"""``copy``: which points are meant, how the target is opened, and what the documents say."""
+"""``copy``: which points it selects, how it opens the target, and its JSON documents."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import puller
-from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
-from tests.lab.archive import make_point
+from tests.lab.archive import tagged_points
+
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
 
 NOON = datetime(2023, 11, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
-
-
 @pytest.fixture
 def points(repository: puller.Repository) -> list[str]:
     """Ids of three daily points of web1 and two of db1, the first of each with a tag."""
-    made = []
-    for number, domain in enumerate(["web1", "web1", "web1", "db1", "db1"]):
-        tags = {"release": "golden"} if number in (0, 3) else {"release": "nightly"}
-        made.append(
-            make_point(repository, {"vda": os.urandom(CHUNK)}, domain, NOON + number * DAY, tags).point
-        )
-    return made
+    return tagged_points(repository)
 
 
 @pytest.fixture

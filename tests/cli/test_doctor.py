@@ -12,10 +12,7 @@ from tests.cli.conftest import CommandLine
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
 
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
 
 
 def test_a_sound_host_and_then_one_with_faults(

@@ -15,17 +15,14 @@ from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 NOON = datetime(2023, 11, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 REPORT = {"kept", "removed", "held", "packs_condemned", "packs_deleted", "packs_compacted", "bytes_freed"} | {
     "waiting"
 }
 COUNTS = REPORT - {"kept", "removed", "held", "waiting"}
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 @pytest.fixture

@@ -18,10 +18,13 @@ from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 RECORD = {
+    "previous",
     "point",
     "domain",
     "uuid",
@@ -60,11 +63,6 @@ DISK = {
 }
 
 
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
-
-
 @pytest.fixture
 def points(repository: puller.Repository) -> list[puller.Point]:
     """Three points, two of web1 and between them one of db1, made in another order."""
@@ -100,6 +98,7 @@ def test_point_record(cli: CommandLine, points: list[puller.Point]) -> None:
         "mode": "pull",
         "kind": "full",
         "parent": None,
+        "previous": None,
         "checkpoint": None,
         "consistency": "crash",
         "freeze_seconds": None,

@@ -13,12 +13,9 @@ from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import data_packs, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 CONTENT = os.urandom(3 * CHUNK)
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 def test_a_lost_index_is_rebuilt(cli: CommandLine, repository: puller.Repository, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""``puller report``: the figures of its page, and how the page is in a browser."""
+"""``puller report``: the figures on its page, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DRIVER = Path("/usr/bin/chromedriver")
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A headless Chromium that reaches nothing but files, and notes what the page complains of."""
+    """A headless Chromium that can open only files, and records the errors of the page."""
     if not DRIVER.exists():
         pytest.skip("this distribution has no package with Chromium")
     options = ChromeOptions()

@@ -13,13 +13,10 @@ from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, data_packs, make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 CONTENT = os.urandom(3 * CHUNK) + bytes(2 * CHUNK) + os.urandom(CHUNK + 512)
 OTHER = os.urandom(CHUNK)
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 @pytest.fixture

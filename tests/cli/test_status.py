@@ -13,13 +13,10 @@ from puller.repository.records.proofs import Proof
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
 
+pytestmark = pytest.mark.usefixtures("repository_in_the_environment")
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = datetime.now(UTC).replace(microsecond=0)
-
-
-@pytest.fixture(autouse=True)
-def the_repository_is_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
 
 
 def taken(

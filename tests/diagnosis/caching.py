@@ -1,4 +1,4 @@
-"""A gateway before an S3 server that answers each GET from its cache once it has seen it."""
+"""A gateway in front of an S3 server that answers repeated GETs from its cache."""
 
 from __future__ import annotations
 

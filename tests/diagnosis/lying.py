@@ -1,4 +1,4 @@
-"""Stores that lie, each in one way. What they wrap is sound."""
+"""Stores that lie, each in one way. The stores that they wrap are sound."""
 
 from __future__ import annotations
 
@@ -71,18 +71,30 @@ class MissesFresh(WrappedStore):
         return (info for info in super().list(prefix) if info.key != fresh)
 
 
-class ShowsDeleted(WrappedStore):
-    """A list shows the last deleted object of its folder, once."""
+class _RemembersDeleted(WrappedStore):
+    """Keeps what is known of deleted objects, each under ``_name`` of its key."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._gone: dict[str, ObjectInfo] = {}
 
+    @staticmethod
+    def _name(key: str) -> str:
+        return key
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             with suppress(ObjectNotFound):
-                self._gone[parent(key)] = self._store.stat(key)
+                self._gone[self._name(key)] = self._store.stat(key)
             super().delete([key])
+
+
+class ShowsDeleted(_RemembersDeleted):
+    """A list shows the last deleted object of its folder, once."""
+
+    @staticmethod
+    def _name(key: str) -> str:
+        return parent(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         yield from super().list(prefix)
@@ -90,18 +102,8 @@ class ShowsDeleted(WrappedStore):
             yield gone
 
 
-class FindsDeleted(WrappedStore):
+class FindsDeleted(_RemembersDeleted):
     """A deleted object is found once more."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._gone: dict[str, ObjectInfo] = {}
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            with suppress(ObjectNotFound):
-                self._gone[key] = self._store.stat(key)
-            super().delete([key])
 
     def stat(self, key: str) -> ObjectInfo:
         return self._gone.pop(key, None) or super().stat(key)
@@ -145,7 +147,7 @@ class TwoWinners(WrappedStore):
 
 
 class LoserReplaces(WrappedStore):
-    """A refused put has replaced the object all the same."""
+    """A refused put has replaced the object anyway."""
 
     def put_new(self, key: str, body: Body) -> None:
         try:

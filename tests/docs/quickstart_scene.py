@@ -5,8 +5,9 @@ all; test_quickstart.py asserts on it. It runs in a mount namespace of its own (
 libvirtd of its own; /etc is a copy there, and /opt, /usr/local and others are empty.
 
 What is not as on a newcomer's machine: whoever answers the questions (terminal.py) gives the endpoint and
-keys of a local SeaweedFS in place of the page's; /opt/puller finds the libraries of the tests' environment
-instead of fetching them (PYTHONPATH); and as there is no systemd as process 1, ``systemctl`` and
+keys of a local SeaweedFS in place of the page's; scripts/install installs puller, not the package, which
+takes minutes to build (scripts/soak-systemd does that); /opt/puller finds the libraries of the tests'
+environment instead of fetching them (PYTHONPATH); and as there is no systemd as process 1, ``systemctl`` and
 ``journalctl`` are stand_in.py.
 """
 
@@ -35,6 +36,7 @@ PAGE = ROOT / "docs" / "quickstart.md"
 STAND_IN = Path(__file__).with_name("stand_in.py")
 TERMINAL = Path(__file__).with_name("terminal.py")
 ASKS = "puller config init\n"
+INSTALLS = "apt install ./puller_*.deb\n"
 IMAGE = Path("/var/lib/libvirt/images/web1.qcow2")
 
 _DOMAIN = f"""\
@@ -106,7 +108,8 @@ def environment(folder: Path) -> dict[str, str]:
 def run(blocks: list[str], folder: Path, answers: list[str]) -> dict[str, Any]:
     """Run them in one shell until one fails; what each one printed."""
     asked = shlex.join([sys.executable, str(TERMINAL), json.dumps(answers), *ASKS.split()])
-    blocks = [f"{asked}\n" if block == ASKS else block for block in blocks]
+    instead = {ASKS: f"{asked}\n", INSTALLS: "./scripts/install >/dev/null\n"}
+    blocks = [instead.get(block, block) for block in blocks]
     outputs = [folder / f"block-{number}" for number in range(len(blocks))]
     script = folder / "script"
     script.write_text("".join(f"exec >{path}\n{block}" for path, block in zip(outputs, blocks, strict=True)))

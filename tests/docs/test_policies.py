@@ -187,7 +187,7 @@ def test_what_is_absent_is_told_from_what_is_denied(be: Callable[[str], None], r
 def test_ceph_deletes_many_at_once_if_the_bucket_is_among_the_resources(
     servers: Callable[[str], S3Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the page says; the right to each object is checked all the same."""
+    """As the page says: the server still checks the permission for each object."""
     ceph, bucket = servers("ceph"), f"{BUCKET}-at-once"
     keys = ["kvm/pending/a", "kvm/points/a"]
     ceph.make_bucket(bucket)

@@ -42,7 +42,7 @@ def test_exports_show_the_moment_of_the_checkpoint(
 def test_only_a_daemon_that_knows_the_flag_is_told_to_keep_a_guest_that_shuts_down(
     version: int, sent: int
 ) -> None:
-    """Whatever library is here: earlier daemons refuse flags that they do not know."""
+    """Independent of the library here: earlier daemons refuse flags that they do not know."""
     flags: list[int] = []
     connection = SimpleNamespace(getLibVersion=lambda: version)
     handle = SimpleNamespace(

@@ -310,7 +310,7 @@ def test_doctor_sees_that_the_agent_answers(domain: Domain) -> None:
 
 
 def test_the_command_after_the_thaw_is_not_for_other_users_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold a password, and everybody can read a command line."""
+    """It may contain a password, and everybody can read a command line."""
     after = GuestCommand(("mysql", "-ps3cret", "-e", "UNLOCK TABLES"), 7.5)
     with ThawingProcess(
         ("puller.hypervisor.guest.thawing", "test:///default", "0" * 32), 60, after

@@ -12,7 +12,7 @@ from puller.hypervisor.job.tcp import OverTcp, TcpListener, over_tcp
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "127.0.0.1", "::1"])
 def test_an_address_that_leads_to_this_host_is_refused(address: str) -> None:
-    """In clear text nothing tells the disks of another server here from those of the domain."""
+    """In clear text, puller cannot tell the disks of another server on this host from those of the domain."""
     with pytest.raises(
         UsageError, match=f"cannot read disks from {address}: this address leads to this host"
     ):

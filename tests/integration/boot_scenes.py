@@ -22,7 +22,7 @@ import numpy as np
 
 import puller
 from puller.hypervisor.connection import prepare_library
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import ZERO
 from puller.repository.reading.damage import read_pages
 from tests.integration.disaster_scene import NVRAM, SWTPM, domain_xml, make_images
@@ -34,9 +34,10 @@ DOMAIN = "web1"
 MACHINE = "web1-boot"
 PATIENCE = 120.0
 SLOW = "128K"
-"""So that all that befalls the machine does so in mid-pull: the half that the guest leaves alone takes 256 s."""
+"""Everything that happens to the machine then happens during the pull: the half that the guest leaves alone
+takes 256 s."""
 STALLED = 15.0
-"""Seconds without progress that mean a stop: QEMU pulls half a MiB at a time, which takes 4 s when it is slow."""
+"""Seconds without progress that mean a stop: QEMU pulls half a MiB at a time, which takes 4 s when slow."""
 
 
 class Stage:

@@ -240,7 +240,7 @@ def full_scratch(stage: Stage) -> dict[str, Any]:
     def fill(exports: Sequence[DiskExport]) -> None:
         stage.host.run("sh", "-c", f"head -c 290M /dev/zero >{folder}/filler")
 
-    filled = stage.back_up(frozen=fill, scratch_dir=str(folder), limit_read=512 * KIB)
+    filled = stage.back_up(frozen=fill, scratch_dir=str(folder), pace=512 * KIB)
     return {"small": small, "filled": filled}
 
 

@@ -1,7 +1,7 @@
 """Rollbacks that are killed at random moments, on a libvirtd that is its own process.
 
 ``python -m tests.integration.rollback_scenes FOLDER CASES SEED`` prints a JSON list with the outcome of each;
-test_in_place.py plays a few, ``scripts/soak --rollbacks`` many.
+``in_place`` runs a few, ``scripts/soak --rollbacks`` many.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_a_hundred_dirty_chunks_on_a_device_cost_a_hundred_chunks(
 
 
 def test_a_definition_that_names_its_data_file(scene: Scene, device: str) -> None:
-    """``<dataStore>``, which libvirt knows from 10.10 on: pulled, pushed, shut off, restored as it was."""
+    """``<dataStore>``, which libvirt supports since 10.10: pulled, pushed, shut off, restored as it was."""
     with Host.connect(scene.uri) as host:
         if host.libvirt_version < (10, 10, 0):
             pytest.skip("this libvirt knows no <dataStore>")
@@ -164,7 +164,7 @@ def test_live_shut_off_and_in_place(scene: Scene, device: str) -> None:
 
 
 def test_a_data_file_in_use_is_not_rolled_back(scene: Scene, device: str) -> None:
-    """Such as by a mount or another guest, which know nothing of the image beside it."""
+    """For example through a mount or another guest, which do not use the image beside it."""
     machine = scene.machine
     scene.fill("vda")
     point = scene.backup()

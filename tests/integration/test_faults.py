@@ -22,7 +22,7 @@ from puller.hypervisor.job.backupjob import BackupJob
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.job.pushjob import PushJob
 from puller.nbd.connection import Connection
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.repository import Repository
 from puller.repository.writing.run import Run
 from puller.units import MIB

@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(volume: Path, *, asks: bool = True) -> Iterator[int]:
-    """The port of a server of the volume, which ``asks`` for the password."""
+    """Serve the volume, and yield the port; ``asks`` says whether the server demands the password."""
     port = free_port()
     control = str(port % 30_000)  # it takes no more than 15 bits
 
@@ -71,7 +71,7 @@ def keep_secret(uri: str, usage: str, password: bytes) -> None:
 
 
 def on_server(root: ET.Element, port: int) -> ET.Element:
-    """Put the disk there. Return its source."""
+    """Move the disk to the server. Return its source."""
     disk = root.find("./devices/disk")
     assert disk is not None
     disk.set("type", "network")
@@ -87,38 +87,42 @@ def login(source: ET.Element, usage: str) -> None:
     ET.SubElement(auth, "secret", type="iscsi", usage=usage)
 
 
-def test_a_disk_of_a_server_while_its_domain_runs(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
-) -> None:
-    """Without a password, as a libvirt inside this process gives QEMU no secret."""
+@pytest.fixture
+def scene(machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth) -> Scene:
+    """A machine that is shut off, with a small raw disk."""
     machine = machine_factory(DiskSpec("vda", MIB, "raw"))
     machine.stop()
-    scene = Scene(machine, libvirt_uri, tmp_path, truth)
-    volume = tmp_path / "volume"
-    volume.write_bytes(random.Random(3).randbytes(2 * MIB) + bytes(2 * MIB))
+    return Scene(machine, libvirt_uri, tmp_path, truth)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume of the iSCSI server; half of it is zero."""
+    path = tmp_path / "volume"
+    path.write_bytes(random.Random(3).randbytes(2 * MIB) + bytes(2 * MIB))
+    return path
+
+
+def test_a_disk_of_a_server_while_its_domain_runs(scene: Scene, volume: Path) -> None:
+    """Without a password, as a libvirt inside this process gives QEMU no secret."""
     with served(volume, asks=False) as port:
 
         def move(root: ET.Element) -> None:
             on_server(root, port)
 
         scene.redefine(move)
-        machine.start()
+        scene.machine.start()
         kinds = [scene.backup().kind]
-        machine.write("vda", 7, MIB, MIB)
+        scene.machine.write("vda", 7, MIB, MIB)
         point = scene.backup()
         assert [*kinds, point.kind] == ["full", "rehash"]
         scene.assert_exact(point)
-        machine.stop()
+        scene.machine.stop()
 
 
 def test_a_disk_of_a_server_with_a_password(
-    machine_factory: MachineFactory, libvirt_uri: str, tmp_path: Path, truth: Truth
+    scene: Scene, volume: Path, libvirt_uri: str, tmp_path: Path
 ) -> None:
-    machine = machine_factory(DiskSpec("vda", MIB, "raw"))
-    machine.stop()
-    scene = Scene(machine, libvirt_uri, tmp_path, truth)
-    volume = tmp_path / "volume"
-    volume.write_bytes(random.Random(3).randbytes(2 * MIB) + bytes(2 * MIB))
     with served(volume) as port:
 
         def connect(usage: str) -> None:

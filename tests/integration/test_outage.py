@@ -16,7 +16,7 @@ import puller
 from puller import cancelling
 from puller.errors import StoreFull, StoreUnavailable
 from puller.events import Event, Notice, Step
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.records.condemned import ALL, Condemned, CondemnedSlots
 from puller.store.base import ObjectInfo
 from puller.units import MIB

@@ -91,7 +91,7 @@ def test_nobody_else_reads_the_disks_while_they_are_frozen() -> None:
 
 
 def test_a_user_who_is_not_root_needs_tls() -> None:
-    """And is told so before the job begins; a user's session on another host is refused, too."""
+    """puller refuses before the job begins; it also refuses a user's session on another host."""
     outcomes = played("another user")
     ways = ("ssh", "push", "session", "freeze")
     refused = {way: (outcomes[way]["error"], outcomes[way]["message"]) for way in ways}

@@ -1,4 +1,4 @@
-"""An incremental backup over a long wire: its round trips one after the other."""
+"""The sequential round trips of an incremental backup."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_the_backup_ends_before_the_scratch_is_full(
                 machine.name,
                 connect=libvirt_uri,
                 scratch_dir=str(room),
-                limit_read=2 * MIB,
+                pace=2 * MIB,
                 on_frozen=lambda exports: writer.start(),
             )
         with pytest.raises(Exception, match="backup"):

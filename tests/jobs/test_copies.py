@@ -1,4 +1,4 @@
-"""The step "copy" of a job: whose points, when the target is opened, and what becomes of its exit code."""
+"""The step "copy" of a job: which points it copies, when it opens the target, and its exit code."""
 
 from __future__ import annotations
 

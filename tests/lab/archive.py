@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from puller.pipeline.buffers import Batch, ReadSegment
@@ -53,6 +54,17 @@ def make_point(
     )
     repository.points.commit(point)
     return point
+
+
+def tagged_points(repository: Repository) -> list[str]:
+    """Make three daily points of web1 and two of db1, the first of each with the tag of a golden release."""
+    noon = datetime(2023, 11, 20, 12, tzinfo=UTC)
+    made = []
+    for number, domain in enumerate(["web1", "web1", "web1", "db1", "db1"]):
+        tags = {"release": "golden" if number in {0, 3} else "nightly"}
+        disks = {"vda": os.urandom(CHUNK)}
+        made.append(make_point(repository, disks, domain, noon + timedelta(days=number), tags).point)
+    return made
 
 
 def data_packs(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from puller.pipeline.buffers import Batch, ReadSegment
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository

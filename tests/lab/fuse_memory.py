@@ -1,4 +1,4 @@
-"""A file system in memory, mounted through FUSE, that records what it is asked or refuses what others refuse.
+"""An in-memory file system, mounted through FUSE, that records requests or refuses some, as others do.
 
 Run as a program, ``python -m tests.lab.fuse_memory MOUNTPOINT JSON``: a test that calls a file system of its
 own process while it holds the interpreter's lock would wait for itself.
@@ -235,7 +235,7 @@ class FuseMemory(mfusepy.Operations):  # type: ignore[misc]
 
 
 def records(log: Path) -> list[Record]:
-    """What the file system was asked to change, in order."""
+    """The changes that were requested from the file system, in order."""
     content, found, place = log.read_bytes(), [], 0
     while place < len(content):
         end = place + 4 + int.from_bytes(content[place : place + 4], "little")
@@ -246,7 +246,7 @@ def records(log: Path) -> list[Record]:
 
 @contextmanager
 def mounted(folder: Path, quirks: Quirks) -> Iterator[Path]:
-    """A file system of its own at ``folder``, until the end."""
+    """Mount a file system at ``folder`` while the context lasts."""
     folder.mkdir(parents=True)
     command = [
         sys.executable,

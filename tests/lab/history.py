@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from puller.errors import PullerError
-from puller.repository.format.footer import PackKind, parse_pack_name
 from puller.repository.format.index import IndexedPack, PackEntry
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository

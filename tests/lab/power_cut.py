@@ -1,7 +1,7 @@
 """What a disk may hold after a power cut: the model of *Power cuts* in ``docs/reliability.md``.
 
-``Disk`` follows the changes that a file system was asked for, and knows at each of them what is durable and
-what is pending. A ``Choice`` decides what becomes of the pending ones.
+``Disk`` follows the changes requested from a file system, and knows after each one what is durable and what
+is pending. A ``Choice`` decides the fate of the pending ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Write = tuple[int, bytes]
 
 
 class Choice(Protocol):
-    """What becomes of changes that were not synced."""
+    """The fate of changes that were not synced."""
 
     def entries(self, pending: Sequence[Entry]) -> Iterable[Entry]:
         """The changes of one directory that took effect; those of one name in their order."""
@@ -130,7 +130,7 @@ class Disk:
         steps[name](*rest)
 
     def after(self, choice: Choice) -> Tree:
-        """What is there after a power cut."""
+        """The files after a power cut."""
         tree: Tree = {}
         for path, number in self._named(ROOT, "", choice):
             file = self.files.get(number)

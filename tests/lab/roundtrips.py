@@ -1,9 +1,9 @@
-"""A store that counts round trips one after the other, whatever the machine's load.
+"""A store that counts sequential round trips, independent of the machine's load.
 
-Every request waits at a gate. A conductor opens it for all requests that wait, once nothing else in the
-process can go on: then one round trip has passed. So requests that are made together count once, and a
-request that waits for the answer of another counts after it. No clock is involved: the conductor asks the
-kernel whether a thread could run.
+Every request waits at a gate. When nothing else in the process can continue, a conductor opens the gate for
+all waiting requests, and one round trip has passed. So requests that are made together count once, and a
+request that needs the answer of another counts after it. No clock is involved: the conductor asks the kernel
+whether any thread could run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from puller.store.wrapped import WrappedStore
 T = TypeVar("T")
 
 _LOOKS = 4
-"""Looks in a row that must find all threads asleep, and not woken in between."""
+"""Consecutive checks that must find all threads asleep, and not woken in between."""
 
 _BETWEEN = 0.004
-"""Seconds between two looks: the interpreter's lock changes hands at once when it is free."""
+"""Seconds between two checks: the interpreter's lock changes hands at once when it is free."""
 
 
 class RoundTrips(WrappedStore):

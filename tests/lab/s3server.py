@@ -1,4 +1,4 @@
-"""An S3 server on loopback that tests, soaks and benchmarks use: the parts that are alike in all of them."""
+"""The common part of all S3 servers on loopback that tests, soaks and benchmarks use."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ READY_SECONDS = 120
 """How long a server may take to answer. Those of scripts/test take about 2.3 s on an idle machine."""
 
 GRPC = 10000
-"""What SeaweedFS adds to a port for its gRPC twin."""
+"""SeaweedFS adds this to a port for its gRPC port."""
 
 # gRPC ports end below 32768, where Linux begins to hand out ports to clients.
 _PORTS = range(12000, 22000)
 
 ATTEMPTS = 5
-"""Starts that are tried: someone else may take a port between the look and the start."""
+"""Attempts to start: another program may take a port between the check and the start."""
 
 
 TOOLS = Path(__file__).parents[2] / "build" / "providers" / "bin"
@@ -126,7 +126,7 @@ class S3Server(ABC):
         }
 
     def environment(self) -> dict[str, str]:
-        """Return the whole environment for a process that shall use this server and no other."""
+        """Return the complete environment for a process that must use this server and no other."""
         return without_aws() | self.variables()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:

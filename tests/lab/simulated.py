@@ -227,7 +227,7 @@ class ShakyProcess(Process):
 
 
 class InSomeOrder:
-    """Does independent requests one after the other, in an order that is the same each time.
+    """Makes independent requests one after the other, always in the same order.
 
     It takes the place of ``puller.store.parallel.all_together``, so that operations can be counted. The order
     is any: what it finds harmless may happen at the same time.

@@ -65,29 +65,18 @@ memcache_servers = 127.0.0.1:{cache}
 [filter:tempauth]
 use = egg:swift#tempauth
 user_{key} = {secret} .admin
-[filter:catch_errors]
-use = egg:swift#catch_errors
-[filter:gatekeeper]
-use = egg:swift#gatekeeper
-[filter:listing_formats]
-use = egg:swift#listing_formats
 [filter:s3api]
 use = egg:swift#s3api
 location = us-east-1
 multi_delete_concurrency = 10
-[filter:copy]
-use = egg:swift#copy
-[filter:slo]
-use = egg:swift#slo
-[filter:dlo]
-use = egg:swift#dlo
 [filter:versioned_writes]
 use = egg:swift#versioned_writes
 allow_versioned_writes = true
 allow_object_versioning = true
-[filter:symlink]
-use = egg:swift#symlink
-"""
+""" + "".join(
+    f"[filter:{name}]\nuse = egg:swift#{name}\n"
+    for name in ("catch_errors", "gatekeeper", "listing_formats", "copy", "slo", "dlo", "symlink")
+)
 
 _HASHES = """\
 [swift-hash]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Vault:
-    """Everything below ``prefix`` in a bucket with Object Lock, without puller's own means."""
+    """Everything below ``prefix`` in a bucket with Object Lock, accessed without puller's own code."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str = "") -> None:
         self.client = client
@@ -67,18 +67,28 @@ class Vault:
             return None
         return answer["Retention"]["RetainUntilDate"].astimezone(UTC)
 
+    def put_locked(self, name: str, body: bytes, until: datetime) -> None:
+        """Put a version that nobody can delete before ``until``."""
+        self.client.put_object(
+            Bucket=self.bucket,
+            Key=self.prefix + name,
+            Body=body,
+            ObjectLockMode="COMPLIANCE",
+            ObjectLockRetainUntilDate=until,
+        )
+
     def ends(self) -> dict[str, datetime | None]:
         return {name: self.end_of(name) for name in self.names()}
 
     def wait_until(self, moment: datetime) -> None:
-        """Until the store gives objects this time: its clock is the one that counts."""
+        """Wait until the store gives objects this time: its clock is the one that counts."""
         while True:
             self.client.put_object(Bucket=self.bucket, Key="clock", Body=b"x")
             if self.client.head_object(Bucket=self.bucket, Key="clock")["LastModified"] >= moment:
                 return
 
     def delete_all(self, bypass: bool = False) -> int:
-        """Put a delete marker over everything, and delete every version that may be. Return what is left."""
+        """Put a delete marker over everything, and delete all unlocked versions. Return how many are left."""
         for name in self.names():
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
         for key, version, is_marker in list(self.entries()):

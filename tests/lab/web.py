@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Web:
-    """A web server: what was posted to it, and what it answers, 200 at first."""
+    """A web server: what was posted to it, and its answer, at first 200."""
 
     url: str = ""
     answer: int = 200

@@ -15,6 +15,7 @@ from typing import Any
 from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.buffers import Buffer, BufferPool
+from puller.pipeline.readgate import ReadGate
 from puller.units import CHUNK, MIB, Extent, Kind
 
 WAIT_SECONDS = 60
@@ -125,12 +126,12 @@ def nbdkit(folder: Path, *arguments: str) -> Iterator[Served]:
 class Copy:
     """Reads an export by its plan into ``content`` and checks what every consumer may rely on."""
 
-    def __init__(self, export: Export, extents: Iterator[Extent], pool: BufferPool, window: int) -> None:
+    def __init__(self, export: Export, extents: Iterator[Extent], pool: BufferPool, gate: ReadGate) -> None:
         self.content = bytearray(b"\xee") * export.size
         self.planned: list[Extent] = []
         self.batches = 0
         self._announced = 0
-        for batch in read(export, extents, pool, window=window, planned=self._plan):
+        for batch in read(export, extents, pool, gate=gate, planned=self._plan):
             for segment in batch.segments:
                 assert segment.offset % CHUNK == segment.position % CHUNK == 0
                 end = segment.position + segment.length

@@ -136,7 +136,7 @@ def both_know_extended_headers() -> bool:
 def test_only_a_connection_with_extended_headers_gets_requests_over_4_gib(
     is_long: bool, longest: int
 ) -> None:
-    """Of a disk whose end is aligned to nothing; the server calls all of it one extent each time."""
+    """For a disk with an unaligned end; the server always reports all of it as one extent."""
     size, asked = 3 * TIB + 512, list[tuple[int, int]]()
 
     def begin(offset: int, length: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from puller.nbd.image import ImageServer
 from puller.nbd.reader import read
 from puller.pipeline.buffers import BufferPool
 from puller.pipeline.lane import Closed
+from puller.pipeline.readgate import GentleGate, OpenGate, ReadGate
 from puller.units import CHUNK, KIB, MIB, Extent, Kind
 from tests.nbd.lab import (
     WAIT_SECONDS,
@@ -60,7 +61,7 @@ def ignore(_extent: Extent) -> None:
 
 def test_a_full_read_equals_the_image(uri: str, image: Path) -> None:
     with CountedExport(uri) as export:
-        copy = Copy(export, export.contents(), stale_pool(), WINDOW)
+        copy = Copy(export, export.contents(), stale_pool(), OpenGate(WINDOW))
         assert copy.content == image.read_bytes()
         assert copy.planned == [Extent(0, SIZE, Kind.DATA)]
         assert (export.bytes_read, export.read_requests) == (SIZE, 13)
@@ -73,7 +74,7 @@ def test_a_full_read_equals_the_image(uri: str, image: Path) -> None:
     ),
     buffers=st.integers(1, 4),
     buffer_chunks=st.integers(1, 20),
-    window=st.integers(1, 3 * MIB),
+    gate=st.builds(OpenGate, st.integers(1, 3 * MIB)) | st.builds(GentleGate, st.integers(1, 3 * MIB)),
     joined=st.booleans(),
 )
 def test_any_plan_reads_right_with_any_buffers(
@@ -82,7 +83,7 @@ def test_any_plan_reads_right_with_any_buffers(
     kinds: list[Kind | None],
     buffers: int,
     buffer_chunks: int,
-    window: int,
+    gate: ReadGate,
     joined: bool,
 ) -> None:
     """Extents of single chunks, and ``joined`` ones that begin in one buffer and end in another."""
@@ -99,7 +100,7 @@ def test_any_plan_reads_right_with_any_buffers(
         expected[extent.offset : extent.end] = content
     pool = stale_pool(buffers, buffer_chunks * CHUNK)
     with Export(uri) as export:
-        copy = Copy(export, iter(plan), pool, window)
+        copy = Copy(export, iter(plan), pool, gate)
     assert copy.content == expected
     assert copy.planned == plan
     data = kinds.count(Kind.DATA)
@@ -120,7 +121,7 @@ def test_an_incremental_read_makes_the_disk_of_now_of_the_disk_of_then(tmp_path:
         ImageServer.read_only(image, "qcow2", bitmap="b0") as server,
         CountedExport(server.uri, "qemu:dirty-bitmap:b0") as export,
     ):
-        copy = Copy(export, export.changes(), stale_pool(), WINDOW)
+        copy = Copy(export, export.changes(), stale_pool(), OpenGate(WINDOW))
         assert export.bytes_read == CHUNK + size % CHUNK
     for extent in copy.planned:
         disk[extent.offset : extent.end] = copy.content[extent.offset : extent.end]
@@ -130,17 +131,20 @@ def test_an_incremental_read_makes_the_disk_of_now_of_the_disk_of_then(tmp_path:
 def test_scattered_chunks_share_a_buffer(uri: str) -> None:
     plan = [Extent(number * 2 * CHUNK, CHUNK, Kind.DATA) for number in range(32)]
     with CountedExport(uri) as export:
-        copy = Copy(export, iter(plan), stale_pool(), WINDOW)
+        copy = Copy(export, iter(plan), stale_pool(), OpenGate(WINDOW))
         assert (copy.batches, export.read_requests) == (2, 32)
 
 
-def test_readers_that_share_a_small_pool_do_not_wait_for_each_other(uri: str, image: Path) -> None:
+@pytest.mark.parametrize("gate", [OpenGate(WINDOW), GentleGate(WINDOW)], ids=["open", "gentle"])
+def test_readers_that_share_a_small_pool_do_not_wait_for_each_other(
+    uri: str, image: Path, gate: ReadGate
+) -> None:
     pool = stale_pool(2, 2 * CHUNK)
     contents: list[bytearray] = []
 
     def work() -> None:
         with Export(uri) as export:
-            contents.append(Copy(export, export.contents(), pool, WINDOW).content)
+            contents.append(Copy(export, export.contents(), pool, gate).content)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
@@ -162,14 +166,14 @@ def test_a_bad_sector_is_named(tmp_path: Path) -> None:
         Export(server.uri) as export,
         pytest.raises(NbdError, match=r"read of 524288 bytes at 3145728 of nbd\+unix.*\(EIO\)"),
     ):
-        Copy(export, export.contents(), pool, WINDOW)
+        Copy(export, export.contents(), pool, OpenGate(WINDOW))
     assert len(take_all(pool)) == 8
 
 
 def test_a_server_that_is_killed_while_reading_is_an_error(tmp_path: Path) -> None:
     pool = stale_pool(8)
     with nbdkit(tmp_path, "pattern", "64M") as server, Export(server.uri) as export:
-        batches = read(export, export.contents(), pool, window=WINDOW, planned=ignore)
+        batches = read(export, export.contents(), pool, gate=OpenGate(WINDOW), planned=ignore)
         next(batches).release()
         server.kill()
         with pytest.raises(NbdError, match=rf" at \d+ of {re.escape(server.uri)} failed"):
@@ -183,7 +187,7 @@ def test_a_server_that_is_killed_while_reading_is_an_error(tmp_path: Path) -> No
 def test_stopping_early_gives_all_buffers_back(uri: str) -> None:
     pool = stale_pool(8, 256 * KIB)
     with Export(uri) as export:
-        batches = read(export, export.contents(), pool, window=WINDOW, planned=ignore)
+        batches = read(export, export.contents(), pool, gate=OpenGate(WINDOW), planned=ignore)
         with closing(batches):
             next(batches).release()
         buffers = take_all(pool)
@@ -196,7 +200,7 @@ def test_stopping_early_gives_all_buffers_back(uri: str) -> None:
 def test_a_closed_pool_ends_the_reading(uri: str) -> None:
     pool = BufferPool(4, 64 * KIB)
     with Export(uri) as export:
-        batches = read(export, export.contents(), pool, window=WINDOW, planned=ignore)
+        batches = read(export, export.contents(), pool, gate=OpenGate(WINDOW), planned=ignore)
         held = [next(batches)]
         pool.close()
         with pytest.raises(Closed):
@@ -217,6 +221,6 @@ def test_interrupt_ends_a_read_that_waits(tmp_path: Path) -> None:
         helper = threading.Thread(target=interrupt)
         helper.start()
         with pytest.raises(NbdError, match=r"at \d+ of nbd"):
-            Copy(export, export.contents(), pool, WINDOW)
+            Copy(export, export.contents(), pool, OpenGate(WINDOW))
         helper.join()
     assert len(take_all(pool)) == 8

@@ -1,4 +1,4 @@
-"""Servers on loopback that keep what they are told: one for mail, one for HTTP."""
+"""Servers on loopback that keep what they receive: one for mail, one for HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is told what, and when, by real servers on loopback."""
+"""Notifications to real servers on loopback: who gets them, and when."""
 
 from __future__ import annotations
 
@@ -175,3 +175,30 @@ def test_a_password_that_cannot_be_read(complaints: list[str], mailbox: Mailbox)
 def test_an_error_is_one_of_pullers() -> None:
     with pytest.raises(PullerError, match="cannot send mail by"):
         mail.send(mail.message(FAILED, "p@example.org", ["a@example.org"]), "smtp://127.0.0.1:1", None)
+
+
+def test_names_that_are_not_utf_8_are_told_in_all_ways(
+    web: Web, mailbox: Mailbox, complaints: list[str]
+) -> None:
+    """Such as the path of a file, which Linux does not restrict to UTF-8."""
+    wanted = Notify(
+        webhook=f"{web.url}/hook", ping=f"{web.url}/ping", mail=["ops@example.org"], smtp=mailbox.url
+    )
+    tell(wanted, replace(FAILED, failure="cannot read /srv/\udcff"), complaints)
+    assert complaints == []
+    assert len(web.posted) == 2
+    assert "cannot read /srv/\\udcff" in message_from_string(mailbox.mails[0][2]).get_payload()
+
+
+def test_a_user_whom_this_host_does_not_know(
+    mailbox: Mailbox, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number of its own."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    tell(Notify(mail=["ops@example.org"], smtp=mailbox.url), FAILED, complaints)
+    assert complaints == []
+    assert mailbox.mails[0][0] == "puller@kvm1"

@@ -33,7 +33,17 @@ def a_point(
     )
     uuid = "5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab"
     return Point(
-        new_id(moment), "web1", uuid, moment, "pull", kind, (disk,), base, tags=dict(tags or {}), host=host
+        new_id(moment),
+        "web1",
+        uuid,
+        moment,
+        "pull",
+        kind,
+        (disk,),
+        base,
+        base,
+        tags=dict(tags or {}),
+        host=host,
     )
 
 

@@ -1,4 +1,4 @@
-"""What looks wrong: judged on simulated years, with attacks and without."""
+"""Alarms on simulated years, with and without attacks."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def attacked(life: Life, seed: int, share: float) -> list[Alarm]:
 
 @pytest.mark.parametrize(("name", "share"), [("idle", 0.01), ("web", 0.05), ("mail", 0.02)])
 def test_who_encrypts_slowly_is_seen_where_little_else_changes(name: str, share: float) -> None:
-    """Some hundredths of the disk in each night of a week, beside what changes anyway."""
+    """A few percent of the disk in each night of a week, in addition to the normal changes."""
     life, seen = LIVES[name], 0
     for seed in range(12):
         points = a_year(life, seed, 60)

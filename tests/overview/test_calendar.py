@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from puller.overview.calendar import Day, Marks, calendar, last_days
 from puller.overview.interval import Interval
@@ -49,7 +50,13 @@ def test_a_machine_without_new_points_is_late_until_today() -> None:
     assert states(a_chain(at(11), at(12), at(16))) == "KKLLLKLLLL"
 
 
-def test_a_full_may_hide_pruned_points_so_its_gap_is_not_called_late() -> None:
+def test_a_machine_that_is_off_is_taken_from_an_old_point_and_is_not_late() -> None:
+    on, *off = a_chain(*(at(day) for day in range(11, 21)))
+    off = [structs.replace(point, parent=on.point) for point in off]
+    assert states([on, off[4], off[8]]) == "K...gK..gK", "nothing is known of the days between"
+
+
+def test_a_point_without_one_before_it_may_hide_pruned_points_so_its_gap_is_not_called_late() -> None:
     assert states([*a_chain(at(11), at(12)), a_point(at(19)), a_point(at(20))]) == "KK......KK"
 
 
@@ -72,6 +79,7 @@ def test_a_point_of_another_time_zone_belongs_to_its_day_in_utc() -> None:
     assert states([a_point(zone)], None, 2) == "K."
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 40 * 24), min_size=1, max_size=30, unique=True),
     st.integers(1, 72),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puller.overview.interval import FEWEST_GAPS, GAPS, Interval, gaps_of, interval_of, is_late
@@ -45,7 +45,7 @@ def test_points_that_a_prune_has_removed_count() -> None:
     assert interval_of(weekly) == Interval(DAY, is_declared=False), "each names the one of the day before"
 
 
-def test_fulls_name_no_parent_so_the_kept_points_count() -> None:
+def test_where_no_point_names_the_one_before_it_the_kept_points_count() -> None:
     points = [a_point(NOON + number * 7 * DAY) for number in range(6)]
     assert interval_of(points) == Interval(7 * DAY, is_declared=False)
     assert not any(gap.is_certain for gap in gaps_of(points))
@@ -83,6 +83,7 @@ def test_without_an_interval_nothing_is_late() -> None:
     assert not is_late(NOON, None, NOON + 999 * DAY)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=FEWEST_GAPS + 1, max_size=40))
 def test_an_estimate_lies_between_the_gaps(seconds: list[int]) -> None:
     points = a_chain(*(NOON + timedelta(seconds=second) for second in sorted(seconds)))

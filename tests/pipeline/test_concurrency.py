@@ -1,4 +1,4 @@
-"""The control law of concurrent transfers, on wires that are nothing but arithmetic."""
+"""The control law of concurrent transfers, on simulated networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from puller.pipeline.concurrency import GAIN, Concurrency, Sample
 
 Wire = Callable[[int], float]
-"""The rate of so many transfers at once, in bytes per second."""
+"""The rate of this many transfers at once, in bytes per second."""
 
 samples = st.builds(Sample, st.floats(0.0, 100.0), st.integers(0, 1 << 40), st.booleans())
 

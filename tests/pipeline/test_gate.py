@@ -1,4 +1,4 @@
-"""The gate before a shared wire: who passes, what the law is fed, how it ends."""
+"""The gate in front of the network: who passes, what it feeds to the law, how it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What puller makes of answers and words of QEMU, for sources that these tests cannot have."""
+"""How puller interprets QEMU's answers about sources that these tests cannot have."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_the_run_is_ended_before_a_write_fails(
             connect=machine.uri,
             scratch_dir=str(room),
             full=True,
-            limit_read=1 << 20,
+            pace=1 << 20,
             on_frozen=lambda exports: writer.start(),
         )
     assert machine.remains() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,30 +14,13 @@ import puller
 from puller.errors import NoSuchDomain, NotBooted, OutputInUse, OutputRefused, PullerError, UsageError
 from puller.recovery.booting import discard, image_server, record
 from puller.recovery.booting.image_server import wanted_variables
-from puller.recovery.booting.record import Booted, BootedDisk
+from tests.lab.booted_record import booted
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PULLER_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "booted"
-
-
-def booted(folder: Path, name: str = "web1-boot") -> Booted:
-    return Booted(
-        name=name,
-        uuid="5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab",
-        state="running",
-        point="20261128T010000Z-1c2d3e4f",
-        domain="web1",
-        repository="/srv/backups",
-        connect="qemu:///system",
-        created=datetime(2026, 11, 28, tzinfo=UTC),
-        storage=str(folder),
-        runtime=str(folder / "run"),
-        socket=str(folder / "nbd.sock"),
-        disks=(BootedDisk("vda", 1 << 20, str(folder / "vda.qcow2")),),
-    )
 
 
 def test_a_record_is_private_and_found_by_its_name(home: Path) -> None:

@@ -1,9 +1,9 @@
-"""Power cuts beside the repository: what is called durable on this host is so, by the model of the disk."""
+"""Power cuts outside the repository: what counts as durable on this host survives, by the model of the
+disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from puller.cli.output import metrics
 from puller.hypervisor.storage.rollback_mark import RollbackMark, clear_mark, put_mark
 from puller.recovery.booting import record
-from puller.recovery.booting.record import Booted
 from puller.recovery.targets import outputs
+from tests.lab.booted_record import booted
 from tests.lab.fuse_memory import Quirks, mounted, records
 from tests.lab.power_cut import Choice, Disk, Everything, Mixture, Names, Nothing, Tree
 
@@ -44,23 +44,6 @@ def _all_cuts(log: Path) -> Iterator[Tree]:
             yield _after(log, choice, cut)
 
 
-def _booted(folder: Path) -> Booted:
-    return Booted(
-        name="web1",
-        uuid="5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab",
-        state="running",
-        point="20261128T010000Z-1c2d3e4f",
-        domain="web1",
-        repository="/srv/backups",
-        connect="qemu:///system",
-        created=datetime(2026, 11, 28, tzinfo=UTC),
-        storage=str(folder),
-        runtime="/run/puller",
-        socket="/run/puller/nbd.sock",
-        disks=(),
-    )
-
-
 @pytest.mark.parametrize("publish", [outputs.add, outputs.replace])
 def test_a_restored_file_in_new_directories(
     mount: Path, log: Path, publish: Callable[[Path, Path], None]
@@ -78,7 +61,7 @@ def test_the_record_of_a_booted_machine(mount: Path, log: Path, monkeypatch: pyt
     """Nothing else leads to what its guest has written."""
     monkeypatch.setenv("PULLER_STATE_DIR", str(mount / "state"))
     folder = record.make_folder(None, "web1")
-    record.write(_booted(folder))
+    record.write(booted(folder))
     kept = _after(log, Nothing())["state/booted/web1/boot.json"]
     assert kept == (folder / "boot.json").read_bytes()
 

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from puller.errors import DamagedData, KeyNotHeld, NoRepository, PullerError, UnsupportedFormat
 from puller.repository import points
 from puller.repository.format import descriptor, index
+from puller.repository.format.bits import column_of
 from puller.repository.format.chunk_slot import SlotCipher, SlotReader, compress, content_id
 from puller.repository.format.footer import (
     COMPRESSED,
     DEAD,
-    ID,
     Footer,
-    PackKind,
     Trailer,
     decode_footer,
     decode_trailer,
     encode_tail,
 )
 from puller.repository.format.index import BLOCK_ROWS, IndexedPack, IndexPart, PackEntry
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import (
     ZERO,
     PackTable,
@@ -37,11 +37,10 @@ from puller.repository.format.pages import (
 )
 from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
-from puller.repository.records.condemned import column_of
 from puller.units import CHUNK, PAGE_CHUNKS, page_count
 
-PLAIN = KeyRing.unencrypted(bytes(range(16)))
-SECRET = KeyRing.from_master(bytes(range(16)), bytes(32))
+PLAIN = KeyRing.unencrypted(bytes(range(16)), bytes(range(16)))
+SECRET = KeyRing.from_master(bytes(range(16)), bytes(range(16)), bytes(32))
 RINGS = st.sampled_from([PLAIN, SECRET])
 PACK_IDS = st.binary(min_size=16, max_size=16)
 
@@ -158,7 +157,7 @@ def test_slot_is_tied_to_its_place(keys: KeyRing, pack_id: bytes, seed: bytes, s
 
 
 def test_backup_only_keys_open_maps_but_no_guest_data() -> None:
-    held = KeyRing.from_backup_only(SECRET.repository_id, SECRET.backup_only())
+    held = KeyRing.from_backup_only(SECRET.repository_id, SECRET.repository_id, SECRET.backup_only())
     pack_id = bytes(16)
     pack_key, box = held.new_data_key(pack_id)
     assert SECRET.open_data_key(pack_id, box) == pack_key

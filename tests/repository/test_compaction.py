@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from puller.errors import DamagedData, ObjectChanged, ObjectExists
 from puller.repository import repository as repositories
 from puller.repository.collecting.compaction import compact, compacted, present, without
-from puller.repository.format.footer import DEAD, ID, Footer, PackKind
+from puller.repository.format.bits import bits_of
+from puller.repository.format.footer import DEAD, Footer
 from puller.repository.format.index import IndexedPack
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import NO_KEY_BOX
 from puller.repository.reading.packs import MERGE_GAP, PackReader, StoredPack
-from puller.repository.records.condemned import bits_of
 from puller.repository.repository import Repository
 from puller.units import CHUNK
 from tests.lab.feed import store_disk

@@ -1,9 +1,10 @@
 """zstd frames, one at a time and many in a call."""
 
 import random
+import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData
@@ -46,3 +47,43 @@ def test_a_frame_that_claims_more_than_allowed_is_refused(content: bytes) -> Non
     assert unframe(frame(content), len(content)) == content
     with pytest.raises(DamagedData):
         unframe(frame(content + b"x"), len(content))
+
+
+def pieces(seed: int, longest: int) -> bytes:
+    """A chunk of noise, with repeats, zeros and text in it, each at most ``longest`` bytes."""
+    chance = random.Random(seed)
+    content = bytearray(chance.randbytes(100))
+    while len(content) < CHUNK:
+        length = chance.randint(1, longest)
+        copied = chance.randrange(len(content))
+        kinds = [chance.randbytes(length)] * 8
+        kinds += [bytes(min(length, 500)), b"line %d\n" % seed * (length // 10)]
+        kinds += [bytes(content[copied : copied + length])]
+        content += chance.choice(kinds)
+    return bytes(content[:CHUNK])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32), st.sampled_from([30, 300, 3000, 30000]), st.sampled_from([11, 13]))
+def test_what_is_not_searched_would_hardly_have_shrunk(seed: int, longest: int, level: int) -> None:
+    content = pieces(seed, longest)
+    (stored,) = frames([content], level)
+    assert unframe(bytes(stored), CHUNK) == content
+    assert len(stored) <= len(frame(content, level)) + CHUNK // 16
+
+
+def test_content_that_is_compressed_already_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f"{number} {random.Random(number).random()}\n" for number in range(60000))
+    packed = zlib.compress(lines.encode())
+    chunks = [packed[at : at + CHUNK] for at in range(0, len(packed) - CHUNK, CHUNK)]
+    assert len(chunks) > 5
+    searched = sum(min(len(frame(chunk, 19)), CHUNK) for chunk in chunks)
+    monkeypatch.setattr(compression._per_thread, "compressors", {1: compression._compressor(1), 19: None})
+    stored = sum(min(len(one), CHUNK) for one in frames(chunks, 19))
+    assert stored <= 1.005 * searched
+
+
+def test_content_that_shrinks_beside_a_middle_of_noise_is_searched() -> None:
+    middle = CHUNK // 2
+    content = b"text " * (middle // 5) + random.Random(1).randbytes(5000) + b"more " * (middle // 5)
+    assert list(frames([content], 13)) == [frame(content, 13)]

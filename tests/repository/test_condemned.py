@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puller.errors import DamagedData, Overtaken, UnsupportedFormat
-from puller.repository.format.footer import PackKind
+from puller.repository.format.bits import bits_of, column_of
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records import condemned
-from puller.repository.records.condemned import (
-    ALL,
-    Condemned,
-    CondemnedSlots,
-    bits_of,
-    column_of,
-    slots_in,
-    union,
-)
+from puller.repository.records.condemned import ALL, Condemned, CondemnedSlots, slots_in, union
 from puller.repository.writing.chunkindex import MISS
 from puller.repository.writing.claims import Claims
 from puller.store.base import ObjectInfo
@@ -40,7 +33,7 @@ INFO = ObjectInfo("condemned/" + "0" * 32, 1, 1234.5, "etag")
 
 def make() -> tuple[MemoryStore, Condemned]:
     store = MemoryStore()
-    return store, Condemned(store, KeyRing.unencrypted(bytes(16)).boxes())
+    return store, Condemned(store, KeyRing.unencrypted(bytes(16), bytes(16)).boxes())
 
 
 @given(st.booleans(), st.floats(0, 1e9), _PACKS)

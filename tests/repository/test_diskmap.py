@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puller.cancelling import CancelScope
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import ZERO, Address, Numbers, PackTable, Slots
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO, Numbers, PackTable, Slots
 from puller.repository.reading.mapreader import MapReader
 from puller.repository.writing import diskmap
 from puller.repository.writing.diskmap import DiskMap

@@ -12,7 +12,7 @@ from puller.errors import DamagedData, MissingObject
 from puller.repository import repository as repositories
 from puller.repository.collecting.compaction import compact
 from puller.repository.format.chunk_slot import content_id
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.reading import footers as module
 from puller.repository.reading.footers import Footers
 from puller.repository.reading.packs import PackReader

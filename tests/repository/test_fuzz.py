@@ -14,14 +14,8 @@ from puller.errors import DamagedData, NoRepository
 from puller.repository import points
 from puller.repository import repository as repositories
 from puller.repository.format import descriptor, index
-from puller.repository.format.footer import (
-    TRAILER,
-    Footer,
-    PackKind,
-    decode_footer,
-    decode_trailer,
-    encode_tail,
-)
+from puller.repository.format.footer import TRAILER, Footer, decode_footer, decode_trailer, encode_tail
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import PackTable, decode_page, decode_root
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import Kdf, KeyFile, Password
@@ -34,7 +28,7 @@ from tests.lab.memory import MemoryStore
 MUTATIONS = 1500
 SEED = 20261123
 
-PLAIN = KeyRing.unencrypted(bytes(range(16)))
+PLAIN = KeyRing.unencrypted(bytes(range(16)), bytes(range(16)))
 
 
 @pytest.fixture

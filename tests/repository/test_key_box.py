@@ -59,7 +59,7 @@ def open_by_hand(seed: bytes, box: bytes, info: bytes) -> bytes:
 
 
 def test_a_key_box_is_what_the_standards_say() -> None:
-    ring = KeyRing.from_master(REPOSITORY, MASTER)
+    ring = KeyRing.from_master(REPOSITORY, REPOSITORY, MASTER)
     pack_key, box = ring.new_data_key(PACK)
     assert (len(pack_key), len(box)) == (32, 1168)
     assert open_by_hand(derive(MASTER, REPOSITORY, b"puller v1 data"), box, INFO) == pack_key
@@ -93,16 +93,20 @@ def test_both_halves_are_needed() -> None:
 
 
 def test_a_key_box_opens_in_its_place_only() -> None:
-    ring = KeyRing.from_master(REPOSITORY, MASTER)
+    ring = KeyRing.from_master(REPOSITORY, REPOSITORY, MASTER)
     _, box = ring.new_data_key(PACK)
-    other = KeyRing.from_master(b"R" * 16, MASTER)
-    for keys, pack in ((ring, b"P" * 16), (other, PACK), (KeyRing.from_master(REPOSITORY, b"m" * 32), PACK)):
+    other = KeyRing.from_master(b"R" * 16, b"R" * 16, MASTER)
+    for keys, pack in (
+        (ring, b"P" * 16),
+        (other, PACK),
+        (KeyRing.from_master(REPOSITORY, REPOSITORY, b"m" * 32), PACK),
+    ):
         with pytest.raises(DamagedData, match="key box of pack"):
             keys.open_data_key(pack, box)
 
 
 def test_damaged_key_boxes_raise_nothing_but_damage() -> None:
-    ring = KeyRing.from_master(REPOSITORY, MASTER)
+    ring = KeyRing.from_master(REPOSITORY, REPOSITORY, MASTER)
     _, box = ring.new_data_key(PACK)
     rng = random.Random(7)
     broken = [b"", bytes(1168), box[:-1], box + b"\0", box[:1088] + bytes(32) + box[1120:], b"\xff" * 1168]
@@ -121,13 +125,13 @@ def _lacks_mlkem(*_: object) -> None:
 def test_a_library_without_ml_kem_is_named_before_anything_is_put(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held, store = KeyRing.from_master(REPOSITORY, MASTER).backup_only(), MemoryStore()
+    held, store = KeyRing.from_master(REPOSITORY, REPOSITORY, MASTER).backup_only(), MemoryStore()
     monkeypatch.setattr(mlkem.MLKEM768PrivateKey, "from_seed_bytes", _lacks_mlkem)
     monkeypatch.setattr(mlkem.MLKEM768PublicKey, "from_public_bytes", _lacks_mlkem)
     uses: tuple[Callable[[], object], ...] = (
         lambda: repositories.create(store, Password("correct horse")),
-        lambda: KeyRing.from_master(REPOSITORY, MASTER),
-        lambda: KeyRing.from_backup_only(REPOSITORY, held),
+        lambda: KeyRing.from_master(REPOSITORY, REPOSITORY, MASTER),
+        lambda: KeyRing.from_backup_only(REPOSITORY, REPOSITORY, held),
     )
     for use in uses:
         with pytest.raises(UnsupportedFormat, match="no ML-KEM-768") as caught:

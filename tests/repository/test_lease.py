@@ -14,7 +14,7 @@ from puller.repository.format.sealing import BoxKind
 from puller.repository.keys.keyring import KeyRing
 from tests.lab.simulated import Died, Process, World
 
-BOXES = KeyRing.unencrypted(bytes(16)).boxes()
+BOXES = KeyRing.unencrypted(bytes(16), bytes(16)).boxes()
 
 
 def take(world: World) -> AbstractContextManager[Lease]:

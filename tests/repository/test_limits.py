@@ -17,17 +17,16 @@ from puller.repository import repository as repositories
 from puller.repository.format import index
 from puller.repository.format.footer import (
     FOOTER_LIMIT,
-    ID,
     MAX_SLOTS,
     PACK_LIMIT,
     TRAILER,
     Footer,
-    PackKind,
     decode_footer,
     decode_trailer,
     encode_tail,
 )
 from puller.repository.format.index import IndexedPack
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import (
     LARGEST_DISK,
     PackTable,
@@ -50,7 +49,7 @@ from puller.upkeep.keep import keep
 from tests.lab.feed import SMALL
 from tests.lab.memory import MemoryStore
 
-PLAIN = KeyRing.unencrypted(bytes(16))
+PLAIN = KeyRing.unencrypted(bytes(16), bytes(16))
 UUID = "1f80ae13-49df-4e30-9b5a-d185a32acbbc"
 NOW = datetime(2026, 11, 28, 18, 0, tzinfo=UTC)
 

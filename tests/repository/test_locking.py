@@ -52,7 +52,7 @@ class Scene:
         return backup.commit()
 
     def shorten(self, *names: str, to: timedelta) -> None:
-        """Make locks end so much from now, as if time had passed."""
+        """Make locks end this long from now, as if time had passed."""
         until = datetime.now(UTC) + to
         for name in names:
             self.vault.client.put_object_retention(
@@ -215,7 +215,7 @@ def test_a_new_key_is_locked(scene: Scene) -> None:
 
 
 def test_a_policy_that_has_vanished_is_noticed(scene: Scene) -> None:
-    """Somebody may have deleted it; who ends it with ``puller lock --off`` leaves a record."""
+    """Somebody may have deleted it: ``puller lock --off`` would leave a record."""
     repository = scene.create()
     base = scene.back_up([1, 2, 3, 4])
     repository.lock_policies.delete(repository.lock_policies.names())

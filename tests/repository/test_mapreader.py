@@ -9,7 +9,7 @@ import pytest
 
 from puller.repository import repository as repositories
 from puller.repository.collecting.reach import Reach
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.reading import packs
 from puller.repository.repository import Repository
 from puller.store.base import ObjectInfo

@@ -11,12 +11,12 @@ import pytest
 from puller.errors import RepositoryError
 from puller.pipeline.buffers import BufferPool
 from puller.repository import repository as repositories
-from puller.repository.format.chunk_slot import content_id
-from puller.repository.format.footer import ID, PackKind
+from puller.repository.format.chunk_slot import Piece, content_id
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG, BoxKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
-from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, Piece
+from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, map_sealing
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import SMALL, store_disk
 from tests.lab.memory import MemoryStore
@@ -46,7 +46,7 @@ def repository(request: pytest.FixtureRequest) -> Repository:
 
 def _writer(repository: Repository, emitted: Emitted) -> PackWriter:
     pool = BufferPool(2, MAP_PACK + TAIL_ROOM)
-    return PackWriter(repository.keys, PackKind.MAP, pool, emitted, lambda seconds: None)
+    return PackWriter(map_sealing(repository.keys), PackKind.MAP, pool, emitted, lambda seconds: None)
 
 
 def _pieces(repository: Repository, contents: list[bytes]) -> list[Piece]:
@@ -101,7 +101,7 @@ def test_only_the_time_that_a_pack_waits_for_a_buffer_is_told(repository: Reposi
     waited: list[float] = []
     emitted = Emitted(repository, 3)
     pool = BufferPool(2, MAP_PACK + TAIL_ROOM)
-    writer = PackWriter(repository.keys, PackKind.MAP, pool, emitted, waited.append)
+    writer = PackWriter(map_sealing(repository.keys), PackKind.MAP, pool, emitted, waited.append)
     began = time.monotonic()
     for _ in range(3):
         list(writer.add(_pieces(repository, [b"content"])))
@@ -115,7 +115,9 @@ def test_only_a_content_larger_than_a_pack_gets_a_buffer_beside_the_pool(reposit
     """Memory is what the pool takes, whatever is stored."""
     for size, taken in ((1000, True), (MAP_PACK - TAG, True), (MAP_PACK - TAG + 1, False)):
         pool = BufferPool(1, MAP_PACK + TAIL_ROOM)
-        writer = PackWriter(repository.keys, PackKind.MAP, pool, Emitted(repository, 1), lambda seconds: None)
+        writer = PackWriter(
+            map_sealing(repository.keys), PackKind.MAP, pool, Emitted(repository, 1), lambda seconds: None
+        )
         list(writer.add(_pieces(repository, [bytes(size)])))
         assert (pool.try_acquire() is None) == taken, size
 

@@ -15,8 +15,9 @@ from benchmarks.counting import CountingStore
 from puller.errors import Overtaken
 from puller.repository import repository as repositories
 from puller.repository.collecting.compaction import compact
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import ZERO, Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO
 from puller.repository.keys.key_slots import Password
 from puller.repository.reading import parent as module
 from puller.repository.reading.packs import PackReader

@@ -9,7 +9,7 @@ from puller.errors import DamagedData, Overtaken
 from puller.repository import points as records
 from puller.repository import repository as repositories
 from puller.repository.collecting.disposal import Disposal
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.points import Point, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import commit

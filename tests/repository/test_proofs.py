@@ -62,7 +62,7 @@ def test_a_backup_only_key_reads_the_verdict_but_neither_log_nor_screen() -> Non
     store = MemoryStore()
     full = create(store, PASSWORD)
     full.proofs.put(POINT, PROOF)
-    opened = open_slot(store, full.keys.repository_id, PASSWORD)
+    opened = open_slot(store, full.keys.repository_id, full.keys.repository_id, PASSWORD)
     add_slot(store, opened, KeyFile(bytes(32)), BACKUP_ONLY, "host")
     host = open_repository(store, KeyFile(bytes(32)))
     assert host.proofs.newest()[POINT] == replace(PROOF, log="", screenshot=None)

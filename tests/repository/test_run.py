@@ -21,7 +21,7 @@ from puller.errors import (
     WrongKey,
 )
 from puller.repository import repository as repositories
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile, Password
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage
@@ -160,7 +160,7 @@ def test_whatever_the_level_and_the_pace(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, level: int | None
 ) -> None:
     taken: list[int] = []
-    monkeypatch.setattr("puller.pipeline.pace.Pace.take", lambda _, count: taken.append(count))
+    monkeypatch.setattr("puller.pipeline.ratelimit.RateLimit.take", lambda _, count: taken.append(count))
     content = noise(1, 5 * CHUNK) + b"a text that compresses" * 20_000
     root, _ = store_disk(repository, content, tuning=replace(SMALL, level=level, upload_rate=1))
     assert read_disk(repository, root) == content

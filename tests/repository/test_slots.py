@@ -25,7 +25,9 @@ def repository() -> Repository:
 
 
 def opened(repository: Repository, secret: slots.Secret) -> slots.Opened:
-    return slots.open_slot(repository.store, repository.descriptor.id_bytes, secret)
+    return slots.open_slot(
+        repository.store, repository.descriptor.id_bytes, repository.descriptor.id_bytes, secret
+    )
 
 
 def test_a_second_password_opens_the_same_data_and_the_first_can_go(repository: Repository) -> None:
@@ -71,7 +73,7 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from puller.repository.format.footer import PackKind
+    from puller.repository.format.packname import PackKind
     from puller.repository.keys import key_box
 
     store_disk(repository, bytes(range(256)) * 2560)
@@ -80,7 +82,9 @@ def test_what_a_backup_only_holder_has_opens_no_stored_chunk(repository: Reposit
     held = repositories.Repository(
         repository.store,
         repository.descriptor,
-        slots.Opened("", BACKUP_ONLY, repository.descriptor.id_bytes, content).ring(),
+        slots.Opened(
+            "", BACKUP_ONLY, repository.descriptor.id_bytes, repository.descriptor.id_bytes, content
+        ).ring(),
     )
     name = next(info.key for info in repository.objects() if info.key.startswith("packs/"))
     pack_id = bytes.fromhex(name.rsplit("/", 1)[1])
@@ -118,7 +122,8 @@ def test_the_last_full_slot_stays(repository: Repository) -> None:
 def test_a_slot_that_an_init_left_which_was_cut_off_is_no_key_of_this_repository(
     repository: Repository,
 ) -> None:
-    """It would count as the last full key: the real one could be removed, and nothing would open any more."""
+    """It would count as the last full key, so the real one could be removed, and no key would work any
+    more."""
     unfinished = repositories.create(MemoryStore(), FILE)
     for info in unfinished.store.list("keys/"):
         repository.store.put(info.key, unfinished.store.get(info.key))

@@ -13,8 +13,8 @@ import pytest
 
 from puller.repository import repository as repositories
 from puller.repository.collecting.compaction import compact
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader

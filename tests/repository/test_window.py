@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from puller.errors import DamagedData, ObjectChanged
 from puller.repository import repository as repositories
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.reading import image
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob, Window
@@ -36,6 +36,9 @@ Numbers = st.sampled_from([at + by for at in range(0, LAST, PAGE_CHUNKS) for by 
 class _DamagedPacks:
     def open(self, *_: object) -> None:
         raise DamagedData("no footer")
+
+    def contents(self, *_: object) -> None:
+        raise AssertionError("there is no footer")
 
 
 def _image(stored: dict[int, int], packs: Any = _NO_PACKS) -> tuple[DiskImage, Shelf]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -11,15 +11,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def make_certificate(path: Path) -> Path:
-    """Write a key and a certificate for 127.0.0.1 that it signed itself."""
+def make_certificate(path: Path, address: str = "127.0.0.1", days: tuple[int, int] = (0, 1)) -> Path:
+    """Write a key and a self-signed certificate for ``address``; ``days`` from now say when it is valid."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    tomorrow = now + datetime.timedelta(days=1)
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])
+    begin, end = (datetime.now(UTC) + timedelta(days=day) for day in days)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, tomorrow)
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, end)
         .add_extension(alternative, critical=False)
         .sign(key, hashes.SHA256())
     )

@@ -27,7 +27,8 @@ MakeS3Store = Callable[[], S3Store]
 
 @pytest.fixture(scope="session")
 def s3_stores(servers: Callable[[str], S3Server]) -> Callable[[str], MakeS3Store]:
-    """Return what makes stores of one of ``tested()``, whose server starts when the first is wanted."""
+    """Return a function that makes stores of one of ``tested()``, whose server starts when it is first
+    needed."""
 
     @cache
     def stores(name: str) -> MakeS3Store:
@@ -50,7 +51,7 @@ def _stores_of(server: S3Server, kind: str) -> MakeS3Store:
 
 @pytest.fixture(scope="session")
 def make_s3_store(s3_stores: Callable[[str], MakeS3Store]) -> MakeS3Store:
-    """Return what makes empty stores in a plain bucket of SeaweedFS."""
+    """Return a function that makes empty stores in a plain bucket of SeaweedFS."""
     return s3_stores("seaweed plain")
 
 

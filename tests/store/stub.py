@@ -1,4 +1,4 @@
-"""A small S3 server with objects, which differs from others in the way that a test gives it."""
+"""A small S3 server with objects, which differs from AWS in the way that a test chooses."""
 
 from __future__ import annotations
 

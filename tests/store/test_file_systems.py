@@ -1,4 +1,4 @@
-"""Repositories on file systems that lack something: they work as a whole, or ``init`` refuses them."""
+"""Repositories on file systems that lack something: either they work completely, or ``init`` refuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the environment and the AWS profile set comes before puller's own settings of the client."""
+"""Settings of the environment and the AWS profile take precedence over puller's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request without an answer ends soon where the wire has shown short waits, and its connection with it."""
+"""A request without an answer, and its connection, end soon if recent waits were short."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def mute() -> Iterator[Mute]:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stub], S3Store]:
-    """Return what opens a store whose client would wait for ten minutes."""
+    """Return a function that opens a store whose client would wait for ten minutes."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 

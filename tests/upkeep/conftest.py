@@ -21,7 +21,7 @@ def small_packs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def in_some_order() -> Iterator[None]:
-    """Let requests that are independent follow each other in an order that is the same each time."""
+    """Make independent requests one after the other, always in the same order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("puller.store.parallel.all_together", InSomeOrder().do_all)
         yield

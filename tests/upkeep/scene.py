@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from puller.repository import repository as repositories
-from puller.repository.format.footer import DEAD, Footer, PackKind
+from puller.repository.format.footer import DEAD, Footer
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import ZERO, Refs
 from puller.repository.keys.key_slots import Password
 from puller.repository.points import Point

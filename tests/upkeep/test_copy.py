@@ -21,13 +21,13 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData, StoreDenied, UsageError
 from puller.events import ignore
 from puller.repository.keys.key_slots import KeyFile
-from puller.repository.points import Point
+from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository, create, open_repository
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
 from puller.store.wrapped import WrappedStore
 from puller.units import CHUNK, MIB
-from puller.upkeep.copy import CopyReport, copy
+from puller.upkeep.copy import Choice, CopyReport, copy, unnamed_points
 from puller.upkeep.prune import prune
 from puller.upkeep.retention import Policy
 from tests.lab.archive import make_point
@@ -389,6 +389,38 @@ def test_each_repository_keeps_by_its_own_rules(pair: Pair) -> None:
     assert len(pair.here().points.names()) == 1
     assert len(there.points.names()) == 2
     _check(pair.there())
+
+
+def test_what_the_target_has_pruned_is_not_copied_again(pair: Pair) -> None:
+    made = [point for point, _ in _history(pair.here())]
+    pair.copy(*made)
+    prune(pair.there(), Policy(last=1), timedelta(0), ignore)
+    assert unnamed_points(pair.here(), pair.there(), Choice(), ()) == ([], [])
+    assert len(pair.copy(made[1]).copied) == 1, "a named one is"
+
+
+def test_a_point_that_was_left_out_is_copied_later(pair: Pair) -> None:
+    made = [point for point, _ in _history(pair.here())]
+    pair.copy(made[0], made[2])
+    prune(pair.there(), Policy(last=1), timedelta(0), ignore)
+    assert unnamed_points(pair.here(), pair.there(), Choice(), ()) == ([made[1]], [])
+
+
+def test_a_point_of_nobody_hides_none(pair: Pair) -> None:
+    made = [point for point, _ in _history(pair.here())]
+    pair.copy(made[0])
+    pair.there_store.put_new(object_name(made[0].uuid, "20990101T000000Z-00000000"), b"of nobody")
+    assert unnamed_points(pair.here(), pair.there(), Choice(), ()) == (made[1:], [])
+
+
+def test_a_copy_names_the_point_before_it_in_the_target(pair: Pair) -> None:
+    (first, _), (second, _), (third, _) = _history(pair.here())
+    pair.copy(first, second)
+    there = pair.there()
+    there.points.delete([(first.uuid, first.point)])
+    pair.copy(third)
+    copies = [there.points.get(one.uuid, one.point).previous for one in (second, third)]
+    assert copies == [first.point, second.point]
 
 
 def test_a_copy_can_be_copied_back(pair: Pair) -> None:

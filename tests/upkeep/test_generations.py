@@ -9,8 +9,9 @@ import pytest
 from puller.events import Event, Notice, ignore
 from puller.repository.collecting.compaction import compact
 from puller.repository.format import index
-from puller.repository.format.footer import DEAD, MAX_GENERATION, PackKind
+from puller.repository.format.footer import DEAD
 from puller.repository.format.index import IndexedPack, IndexPart
+from puller.repository.format.packname import MAX_GENERATION, PackKind
 from puller.repository.reading.packs import PackReader
 from puller.upkeep.check import check
 from puller.upkeep.prune import GRACE, prune

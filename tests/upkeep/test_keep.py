@@ -197,7 +197,9 @@ def test_a_backup_only_key_keeps_and_releases() -> None:
     scene, secret = Scene.new("correct horse"), KeyFile(bytes(64))
     point = scene.back_up("a", [1, 2])
     store = Process(scene.world)
-    opened = open_slot(store, scene.template.keys.repository_id, Password("correct horse"))
+    opened = open_slot(
+        store, scene.template.keys.repository_id, scene.template.keys.repository_id, Password("correct horse")
+    )
     add_slot(store, opened, secret, BACKUP_ONLY, "host")
     repository = open_repository(store, secret)
     assert not repository.keys.can_read_data

@@ -12,7 +12,8 @@ import pytest
 from puller.errors import DamagedData, Locked, UsageError
 from puller.repository import repository as repositories
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import DEAD, ID, Footer, PackKind
+from puller.repository.format.footer import DEAD, Footer
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.repository import Repository
@@ -243,7 +244,7 @@ def test_a_backup_only_key_can_prune() -> None:
     scene.back_up("b", [3, 9])
     scene.delete(first)
     full = scene.template.keys
-    keys = KeyRing.from_backup_only(full.repository_id, full.backup_only())
+    keys = KeyRing.from_backup_only(full.repository_id, full.repository_id, full.backup_only())
     process, repository = scene.open()
     report = prune(Repository(process, repository.descriptor, keys), ALL_KEPT, NOW)
     assert report.packs_compacted == 1

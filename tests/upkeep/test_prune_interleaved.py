@@ -13,7 +13,7 @@ from itertools import count
 import pytest
 
 from puller.errors import Overtaken
-from puller.repository.format.footer import PackKind
+from puller.repository.format.packname import PackKind
 from puller.repository.reading.footers import Footers
 from puller.repository.records.condemned import KEPT, Condemned
 from puller.repository.repository import Repository

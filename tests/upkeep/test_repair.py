@@ -9,8 +9,8 @@ import pytest
 from puller.errors import Locked
 from puller.events import DiskProgress, Event
 from puller.repository.collecting.lease import Lease
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import PackEntry
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.repository.repository import Repository
@@ -93,7 +93,7 @@ def test_a_backup_only_key_is_enough() -> None:
     scene = Scene.new("correct horse")
     scene.back_up("a", [1, 2])
     process, full = scene.open()
-    held = KeyRing.from_backup_only(full.keys.repository_id, full.keys.backup_only())
+    held = KeyRing.from_backup_only(full.keys.repository_id, full.keys.repository_id, full.keys.backup_only())
     scene.world.objects.delete(scene.world.names("index/"))
     assert repair_index(Repository(process, scene.template.descriptor, held)).packs == 2
     assert scene.back_up("b", [1, 2]).disks[0].new_bytes == 0

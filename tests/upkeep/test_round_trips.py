@@ -1,4 +1,4 @@
-"""Commands over a long wire: their round trips one after the other, with ten points."""
+"""The sequential round trips of commands, with ten points."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_round_trips_one_after_the_other(store: RoundTrips, work: str) -> None:
 
 
 def test_the_count_is_of_what_waits_for_each_other(store: RoundTrips) -> None:
-    """The measure itself: ten requests after one another are ten trips, ten at once are one."""
+    """The counter itself: ten requests one after another are ten round trips, ten at once are one."""
     repository = opened(store)
     names = repository.points.names()
     with store.counting():

@@ -10,7 +10,7 @@ import pytest
 
 from puller.errors import Overtaken
 from puller.host.folders import cache_directory
-from puller.repository.index.cache import BUDGET
+from puller.repository.index.budget import BUDGET
 from puller.repository.index.hints import HintFile
 from puller.units import CHUNK, KIB
 from puller.upkeep.prune import GRACE

@@ -1,4 +1,4 @@
-"""Prune in a bucket with Object Lock: points stay while they are locked, and then all of it goes."""
+"""Prune in a bucket with Object Lock: points stay while they are locked; then everything is deleted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import puller
 from puller.events import Event, Notice, ignore
-from puller.repository.format.footer import parse_pack_name
+from puller.repository.format.packname import parse_pack_name
 from puller.repository.locking import packs_of
 from puller.store.probe import UNCONDITIONAL
 from puller.upkeep.check import check
@@ -49,7 +49,7 @@ class Scene:
             self.told.append(event.text)
 
     def end_locks(self, only: str = "") -> None:
-        """End all locks by the right that nobody should have, as if their time were over."""
+        """End all locks with the permission that nobody should have, as if their time were over."""
         soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
         for key, version, is_marker in self.vault.entries():
             if not is_marker and key.startswith(self.vault.prefix + only):
@@ -181,7 +181,7 @@ def test_what_was_repaired_is_not_told_again(scene: Scene) -> None:
 
 
 def test_a_shorter_policy_breaks_no_promise_of_older_points(scene: Scene) -> None:
-    """What every restore needs is locked for as long as any point promises, also if it is put later."""
+    """Objects that every restore needs are locked as long as any point claims, even if they are put later."""
     scene.back_up([1, 2, 3, 4], 0)
     puller.set_lock(scene.open(), mode="governance", period=HOUR / 10)
     puller.add_key(scene.open(), password="x", new_password="y")
@@ -191,7 +191,7 @@ def test_a_shorter_policy_breaks_no_promise_of_older_points(scene: Scene) -> Non
 
 
 def test_locks_that_nobody_can_end_end_by_themselves(empty_vault: Vault) -> None:
-    """With seconds for days: nothing can be deleted before, and all of it afterwards."""
+    """With seconds in place of days: nothing can be deleted before the end, and everything afterwards."""
     period = timedelta(seconds=8)
     puller.create_repository(empty_vault.url, password="x", lock_mode="compliance", lock_period=period)
     scene = Scene(empty_vault)

@@ -1,4 +1,5 @@
-"""Everything that can be deleted or overwritten is, and comes back from its versions."""
+"""Everything that can be deleted or overwritten is deleted or overwritten, and comes back from its
+versions."""
 
 from __future__ import annotations
 
@@ -71,13 +72,7 @@ def test_what_was_put_above_is_removed_even_if_it_is_sealed_and_locked(vault: Va
         body = b"ransom"
         if name.startswith("points/"):
             body = repository.keys.boxes().pack(BoxKind.POINT, name, b'{"version": 1}')
-        vault.client.put_object(
-            Bucket=vault.bucket,
-            Key=vault.prefix + name,
-            Body=body,
-            ObjectLockMode="COMPLIANCE",
-            ObjectLockRetainUntilDate=until,
-        )
+        vault.put_locked(name, body, until)
     assert puller.repair_versions(vault.url, password="x").unreadable == ()
     assert _all_restore(vault, points)
     assert all(
@@ -124,13 +119,7 @@ def _put_twice(vault: Vault) -> None:
         body = vault.client.get_object(Bucket=vault.bucket, Key=vault.prefix + name)["Body"].read()
         end = vault.end_of(name)
         assert end is not None
-        vault.client.put_object(
-            Bucket=vault.bucket,
-            Key=vault.prefix + name,
-            Body=body,
-            ObjectLockMode="COMPLIANCE",
-            ObjectLockRetainUntilDate=end,
-        )
+        vault.put_locked(name, body, end)
 
 
 def test_a_put_that_was_repeated_hides_nothing(vault: Vault) -> None:

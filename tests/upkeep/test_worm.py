@@ -82,7 +82,7 @@ def _history(worm: Worm) -> Iterator[str]:
     """A year in the life of a repository; after each step all points must be whole."""
     _, repository = worm.open()
     add_key(repository, FIRST, SECOND, BACKUP_ONLY, "host")
-    slots.open_slot(repository.store, repository.descriptor.id_bytes, SECOND)
+    slots.open_slot(repository.store, repository.descriptor.id_bytes, repository.descriptor.id_bytes, SECOND)
     yield "keys"
     first = worm.back_up("a", [*range(1, 9)])
     second = worm.back_up("a", [1, 102, 103, 104, 5, 106, 107, 108], first, moment=_on(1))

@@ -26,7 +26,7 @@ from tests.ways.way import DISKS, Way
 NAME = "machine"
 
 _PATIENCE = 60.0
-"""Seconds that the other host may take to end what a dead puller has started."""
+"""Seconds that the other host may take to end the processes of a dead puller."""
 
 
 class OfLibvirt(Way):

@@ -22,7 +22,7 @@ from tests.lab.daemon import in_own_namespace
 from tests.lab.two_hosts import in_own_network
 
 _SECONDS = 600.0
-"""That a scene may take."""
+"""Most seconds of a scene."""
 
 _ALONE = "qmp"
 """The way that needs no libvirtd, so no view of the file system of its own."""
@@ -56,7 +56,7 @@ class Player:
         self._process.communicate()
 
     def play(self, scene: str, *arguments: str) -> dict[str, Any]:
-        """What came of a scene. Raises AssertionError with the traceback if it failed."""
+        """The result of a scene. Raises AssertionError with the traceback if it failed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         timer = threading.Timer(_SECONDS, self._process.kill)
         timer.start()

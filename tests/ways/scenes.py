@@ -1,4 +1,4 @@
-"""What is played by each way. Each scene returns JSON; test_ways.py asserts on it."""
+"""Scenes that every way plays. Each scene returns JSON; test_ways.py asserts on it."""
 
 from __future__ import annotations
 

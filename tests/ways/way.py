@@ -1,6 +1,6 @@
-"""A machine of three disks, a way to it, and the truth about each of its points.
+"""A machine with three disks, a way to it, and the true content of each of its points.
 
-The scenes of scenes.py play on it, whichever way it is: see kinds.py.
+The scenes in scenes.py run on it by every way: see kinds.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Way(ABC):
         )
 
     def take(self) -> dict[str, Any]:
-        """One run, and what came of it."""
+        """One run, and its result."""
         truth = self.truth()
         point = self.back_up()
         return {
@@ -138,7 +138,7 @@ class Way(ABC):
             shutil.rmtree(output)
 
     def digests_of_a_stranger(self, point: puller.Point) -> dict[str, str]:
-        """Digests of what a restorer reads that shares no code with puller."""
+        """Digests of what an independent restorer reads, which shares no code with puller."""
         stranger, found = Stranger(self.folder / "repository", None), {}
         for disk in DISKS:
             stranger.restore(point.uuid, point.point, disk.target, self.folder / "strange")
@@ -146,7 +146,7 @@ class Way(ABC):
         return found
 
     def left(self) -> list[str]:
-        """What there is of puller on the host: jobs, files, and checkpoints and bitmaps without a point."""
+        """What puller has left on the host: jobs, files, and checkpoints and bitmaps without a point."""
         points = {point.checkpoint for point in puller.list_points(self.repository)}
         return [*self.remains(), *sorted(self.checkpoints() - points)]
 

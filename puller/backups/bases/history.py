@@ -12,7 +12,7 @@ from puller.repository.repository import Repository
 from puller.store.parallel import each
 
 _TOGETHER = 8
-"""Records that are read at once: over a long wire each would cost a round trip, and most runs need some."""
+"""Records read at once: each would cost a round trip, and most runs need some of them."""
 
 
 class History:

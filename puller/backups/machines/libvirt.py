@@ -223,9 +223,9 @@ class LibvirtMachine:
         swept = openjob.sweep_scratch(self._domain, folder, repository_id)
         return tuple(f"deleted scratch file {path} of an earlier run" for path in swept)
 
-    def sweep_secrets(self, repository_id: str) -> tuple[str, ...]:
+    def sweep_secrets(self, repository_ids: Iterable[str]) -> tuple[str, ...]:
         """See Machine."""
-        swept = secret.sweep_secrets(self._domain, repository_id)
+        swept = secret.sweep_secrets(self._domain, repository_ids)
         return tuple(f"removed libvirt's secret {usage} of an earlier run" for usage in swept)
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:

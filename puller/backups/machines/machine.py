@@ -150,7 +150,7 @@ class Machine(Protocol):
         """Delete what dead runs left in ``folder``; return a notice for each. Raises Locked."""
         ...
 
-    def sweep_secrets(self, repository_id: str) -> tuple[str, ...]:
+    def sweep_secrets(self, repository_ids: Iterable[str]) -> tuple[str, ...]:
         """Remove secrets that dead runs left; return a notice for each."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -190,7 +190,7 @@ class MonitoredMachine:
         ]
         return tuple(f"deleted scratch file {path} of an earlier run" for path in swept)
 
-    def sweep_secrets(self, repository_id: str) -> tuple[str, ...]:
+    def sweep_secrets(self, repository_ids: Iterable[str]) -> tuple[str, ...]:
         """See Machine: there are none."""
         return ()
 

@@ -70,8 +70,12 @@ class ContentProbe(Scoped):
         return ImageServer.in_use(self._disk.path, self._disk.format, self._keys, self.scope, self._host)
 
     def _now(self, number: int) -> bytes:
-        with self._opened() as server, Export(server.uri, scope=self.scope) as export:
-            return self._probe.mark(export.chunk(number)) if number * CHUNK < export.size else b""
+        try:
+            with self._opened() as server, Export(server.uri, scope=self.scope) as export:
+                return self._probe.mark(export.chunk(number)) if number * CHUNK < export.size else b""
+        except NbdError:
+            self.scope.check()  # the connection was interrupted
+            raise
 
     def is_foreign(self, number: int) -> bool:
         """Return whether a clean chunk differs from the base after the guest has flushed.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_repository
-from puller.cli.input.choices import COMPRESSION, tags_of
+from puller.cli.input.choices import COMPRESSION, tags_option
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
-from puller.cli.input.quantities import AMOUNT, RATE, RUN_MEMORY
+from puller.cli.input.quantities import AMOUNT, PACE, RATE, RUN_MEMORY
 from puller.cli.output import taken
 from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
@@ -101,21 +101,17 @@ def _load_meanwhile() -> None:
     help="Store CD-ROM images and floppy disks in the domain's drives up to this size, in bytes (for example "
     "1M or 700M; 0 for none). A notice names the larger ones.  [default: 16M]",
 )
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=tags_of,
-    help="Store this tag in the restore point. Can be repeated.",
-)
+@tags_option("Store this tag in the restore point. Can be repeated.")
 @COMPRESSION
 @click.option(
-    "--limit-read",
-    type=RATE,
-    metavar="RATE",
-    help="Limit the read rate of all disks together, in bytes per second (for example 20M or 500K).  "
-    "[default: unlimited]",
+    "--pace",
+    type=PACE,
+    metavar="gentle|full|RATE",
+    default="gentle",
+    show_default=True,
+    help="Choose how fast disks are read: gentle (fewer reads at once while they are slow, and compression "
+    "at a low priority, so that guests keep their speed), full (as fast as possible), or RATE: gently, and "
+    "all disks together at most at this rate, in bytes per second (for example 20M or 500K).",
 )
 @click.option(
     "--limit-upload",
@@ -128,8 +124,8 @@ def _load_meanwhile() -> None:
     "--memory",
     type=RUN_MEMORY,
     metavar="SIZE",
-    help="Take at most this memory for the backup of one domain, in bytes, 256M or more. More lets more "
-    "packs travel at once to a store that is far away.  [default: 384M]",
+    help="Limit the memory that the backup of one domain uses, in bytes, 256M or more. More memory allows "
+    "more uploads at once to a distant store.  [default: 384M]",
 )
 @click.option(
     "--nbd-tls",

@@ -185,5 +185,5 @@ def _uncovered_failure(report: CheckReport) -> DamagedData | None:
         return None
     return DamagedData(
         f"the locks of {format_count(len(report.uncovered), 'restore point')} end before they should",
-        advice="Find out who could end them; the next backup locks what its own point needs.",
+        advice="Find out who could end these locks. The next backup locks what its own point needs.",
     )

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--credentials-file",
     metavar="FILE",
     envvar="PULLER_CREDENTIALS_FILE",
-    help="Use the access key in FILE, which has the form of ~/.aws/credentials, and ask for none.  [env: "
+    help="Use the access key in FILE, which is like ~/.aws/credentials, and do not ask for one.  [env: "
     "PULLER_CREDENTIALS_FILE]",
 )
 @click.option(

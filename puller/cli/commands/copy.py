@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puller.cli.input.access import open_other, open_repository
-from puller.cli.input.choices import COMPRESSION, shard_option, tags_of
+from puller.cli.input.choices import COMPRESSION, shard_option, tags_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
 from puller.cli.output import failures
@@ -48,14 +48,7 @@ if TYPE_CHECKING:
     metavar="DOMAIN",
     help="Copy only points of this domain: a name, a pattern or a UUID. Can be repeated.",
 )
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=tags_of,
-    help="Copy only points with this tag. Can be repeated: then a point needs all of them.",
-)
+@tags_option("Copy only points with this tag. If repeated, copy only points that have all of the tags.")
 @click.option(
     "--since",
     type=MOMENT,
@@ -66,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--latest-only",
     is_flag=True,
-    help="Of each machine, copy only the newest point that the other options leave.",
+    help="Of each machine, copy only the newest point that the other options select.",
 )
 @shard_option("Of these, copy only the points of the machines in part I of N.")
 @hosts_option("Copy only points taken by HOST: a name, or a pattern such as 'kvm*'.")
@@ -97,9 +90,9 @@ def command(
 ) -> Outcome:
     """Copy restore points to another repository.
 
-    Copy each POINT, or all points if none is given. Points that the target has are left alone. Only data that
-    the target lacks is sent, encrypted with the target's keys. Each copy has the id, the time and the tags
-    of its point.
+    Copy each POINT, or all points if none is given. Points that the target already has are skipped. Only data
+    that the target lacks is sent, encrypted with the target's keys. Each copy has the id, the time and the
+    tags of its original.
 
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
@@ -134,7 +127,7 @@ def text(report: CopyReport) -> str:
     lines = [*map(_line, report.copied)]
     lines += [f"{point}: not copied: {error.message}" for point, error in report.failed]
     said = f"{format_count(len(report.copied), 'point')} copied"
-    said += f", {len(report.present)} there already" if report.present else ""
+    said += f", {len(report.present)} already present" if report.present else ""
     said += f", {len(report.failed)} failed" if report.failed else ""
     return "\n".join([*lines, said])
 

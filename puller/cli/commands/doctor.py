@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="256M",
     type=SIZE,
-    help="Check only the store, and exercise it: two thousand small requests, then SIZE bytes up (default "
-    "256M) and a quarter more down, in at most 5 minutes. All objects are deleted again.",
+    help="Check only the store, and test it under load: two thousand small requests, then SIZE bytes of "
+    "uploads (default 256M) and a quarter more of downloads, in at most 5 minutes. Nothing is left behind.",
 )
 @click.pass_obj
 def command(
@@ -61,8 +61,9 @@ def command(
     Nothing is changed on the host. To test the credentials, one object is put under the repository's locks/
     and deleted again.
 
-    --exercise-store tries under load what puller relies on: that what was put is read and listed at once,
-    long lists, conditional puts of many writers, ranges of large objects; and it measures the store.
+    --exercise-store tests under load what puller relies on: whether new objects can be read and listed at
+    once, long lists, conditional puts by many writers, and ranges of large objects. It also measures the
+    store.
     """
     if exercise is not None and (domains or scratch_dir is not None):
         raise UsageError(

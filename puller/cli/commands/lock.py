@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(settings: Settings, lock_mode: LockMode | None, lock_days: int | None, off: bool) -> Outcome:
     """Show or change for how long restore points are locked.
 
-    Without options, show the lock policy of the repository. A change applies to new backups: each locks all
-    that its restore point needs. The bucket must have Object Lock.
+    Without options, show the lock policy of the repository. A change applies to new backups: each locks
+    everything that its restore point needs. The bucket must have Object Lock.
     """
     check_together(lock_mode, lock_days)
     if off and lock_mode is not None:

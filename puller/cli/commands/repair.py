@@ -61,9 +61,9 @@ def versions(settings: Settings, since: datetime | None, dry_run: bool) -> Outco
 
     The bucket must keep versions.
 
-    Remove delete markers and newer versions above the first intact version of each object: the descriptor,
-    keys, lock policies, points, packs, condemned records and keeps. Nothing else is removed. Afterwards, run
-    'puller repair index' and 'puller check --read-data'. The exit code is 13 if an object has no intact
+    Remove delete markers and newer versions above the oldest intact version of each object: the descriptor,
+    keys, lock policies, points, packs, maps, condemned records and keeps. Nothing else is removed. Afterwards
+    run 'puller repair index' and 'puller check --read-data'. The exit code is 13 if an object has no intact
     version.
     """
     from puller import api

@@ -36,12 +36,12 @@ _DAYS = 90
     help=f"Show the last N days.  [default: {_DAYS}]",
 )
 @click.option(
-    "--title", default="Backups", metavar="TEXT", help="Head the page with TEXT.  [default: Backups]"
+    "--title", default="Backups", metavar="TEXT", help="Set the page's heading to TEXT.  [default: Backups]"
 )
 @click.option(
     "--price",
     metavar="'AMOUNT [CURRENCY]'",
-    help="Also show what is stored costs a month, at this price for a GiB (for example '0.023 USD').",
+    help="Also show the monthly cost of the stored data, at this price per GiB (for example '0.023 USD').",
 )
 @hosts_option("Show only machines whose newest point was taken by HOST: a name, or a pattern such as 'kvm*'.")
 @EXCLUDE
@@ -59,7 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
 ) -> Outcome:
     """Write a page about all machines.
 
-    The page is one HTML file that needs no network. All it says stands in the repositories.
+    The page is one HTML file that needs no network. Its data comes from the repositories alone.
     """
     if html is None and not settings.json:
         raise UsageError("report needs --html FILE or --json", advice="Name the file for the page.")
@@ -144,7 +144,7 @@ def _price(text: str | None) -> tuple[float | None, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Put the page in place as a whole: a browser or web server may read the older one."""
+    """Replace the page as a whole, because a browser or web server may be reading the older one."""
     fresh = None
     try:
         descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -101,7 +101,8 @@ class _Command:
             notify.began(self._job.notify, self._complain)
 
     def _tell_ended(self, report: JobReport | None, failure: PullerError | None) -> None:
-        """Tell those whom the job names; another run of the job, which goes on, tells itself."""
+        """Send the job's notifications, unless another run of the job is still going on: that one sends
+        them."""
         if self._job.notify is None or (report is None and isinstance(failure, Locked)):
             return
         from puller.notifying import notify
@@ -120,7 +121,7 @@ class _Command:
         notify.ended(self._job.notify, ending, self._complain)
 
     def _complain(self, error: PullerError) -> None:
-        """That somebody could not be told is no failure of the run, but it is not kept silent."""
+        """Print a notice that a notification could not be delivered: this does not fail the run."""
         console.say(notice_line(Notice(self._job.name, error.message)), "notice", console.NOTICE)
 
     def _tell(self, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from puller.cancelling import CancelScope
 from puller.cli.input.secret import Secret, ask, can_ask, given_secret, other_secret
+from puller.cli.libraries import loading
 from puller.cli.output.console import ERROR, say
 from puller.cli.output.settings import Settings
 from puller.errors import NotEncrypted, UsageError, WrongKey
@@ -67,16 +68,28 @@ def open_other(
     The waits for its store belong to ``scope``. Without a file, its secret is that of the configuration, or
     else that of the first repository. Raises UsageError and the errors of ``puller.open_repository``.
     """
+    repository, _ = open_other_with_secret(settings, word, password_file, key_file, scope)
+    return repository
+
+
+def open_other_with_secret(
+    settings: Settings,
+    word: str,
+    password_file: str | None,
+    key_file: str | None,
+    scope: CancelScope | None = None,
+) -> tuple[Repository, Secret]:
+    """Like ``open_other``, and return the secret too."""
     other = settings.of(word)
     secret = other_secret(key_file, password_file, other.place)
     if not secret.is_given:
-        return open_repository(other, scope)
+        return open_with_secret(other, scope)
     try:
         repository = _open(other, repository_url(other), secret, scope)
     except WrongKey as error:
         raise type(error)(f"{error.message} (taken from {secret.source})", advice=error.advice) from error
     _warn_if_replaced(repository)
-    return repository
+    return repository, secret
 
 
 def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:
@@ -129,17 +142,18 @@ def store_options(settings: Settings) -> StoreOptions:
 
 
 def _open(settings: Settings, url: str, secret: Secret, scope: CancelScope | None) -> Repository:
-    from puller import api
-
     kept = settings.place.index_budget if settings.place is not None else None
-    return api.open_repository(
-        url,
-        password=secret.password,
-        key_file=secret.key_file,
-        store_options=store_options(settings),
-        index_budget=kept,
-        scope=scope,
-    )
+    with loading():
+        from puller import api
+
+        return api.open_repository(
+            url,
+            password=secret.password,
+            key_file=secret.key_file,
+            store_options=store_options(settings),
+            index_budget=kept,
+            scope=scope,
+        )
 
 
 def create_repository(
@@ -147,8 +161,12 @@ def create_repository(
     encrypted: bool,
     lock_mode: LockMode | None = None,
     lock_period: timedelta | None = None,
+    like: tuple[Repository, Secret] | None = None,
 ) -> Repository:
-    """Create the repository. Raises UsageError and the errors of ``puller.create_repository``."""
+    """Create the repository, ``like`` another one and the secret that opened it, if any.
+
+    Raises UsageError and the errors of ``puller.create_repository``.
+    """
     url, secret = repository_url(settings), _secret(settings)
     if encrypted and not secret.is_given:
         secret = _new_password()
@@ -161,12 +179,16 @@ def create_repository(
         secret = Secret()
     from puller import api
 
+    kin, opener = like or (None, Secret())
     return api.create_repository(
         url,
         password=secret.password,
         key_file=secret.key_file,
         lock_mode=lock_mode,
         lock_period=lock_period,
+        like=kin,
+        like_password=opener.password,
+        like_key_file=opener.key_file,
         store_options=store_options(settings),
     )
 

@@ -11,7 +11,7 @@ from puller.cli.input.quantities import SHARD
 from puller.repository.shard import WHOLE
 
 
-def tags_of(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
+def _tags(context: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
     """Parse ``KEY=VALUE`` words, each key once."""
     pairs = [word.partition("=") for word in words]
     for word, (name, sign, _) in zip(words, pairs, strict=True):
@@ -37,9 +37,14 @@ COMPRESSION = click.option(
     show_default=True,
     metavar="LEVEL|fast|auto",
     callback=_compression,
-    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, for some more bytes) or auto "
-    "(1 to 10, raised while the upload is the bottleneck).",
+    help="Set the zstd level, from 1 to 19 (smallest), fast (less CPU than 1, slightly larger) or auto (1 "
+    "to 10, raised while the upload is the bottleneck).",
 )
+
+
+def tags_option(text: str) -> Callable[[Callback], Callback]:
+    """Return ``--tag``; ``text`` is its help."""
+    return click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help=text)
 
 
 def shard_option(text: str) -> Callable[[Callback], Callback]:

@@ -13,8 +13,8 @@ MOST_DAYS = 36500
 LOCK_MODE = click.option(
     "--lock-mode",
     type=click.Choice(["governance", "compliance"]),
-    help="Lock what restore points need: governance (a special right can end a lock early) or compliance "
-    "(nobody can). Without it, nothing is locked.",
+    help="Lock what restore points need: governance (a special permission can end a lock early) or "
+    "compliance (nobody can).",
 )
 LOCK_DAYS = click.option(
     "--lock-days",

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from puller.configuration.quantities import budget, duration, duration_or_size, memory, rate, run_memory, size
+from puller.configuration.quantities import (
+    budget,
+    duration,
+    duration_or_size,
+    memory,
+    pace,
+    rate,
+    run_memory,
+    size,
+)
 from puller.repository.shard import parse
 
 T = TypeVar("T")
@@ -42,6 +51,8 @@ SHARD = Quantity("shard", parse)
 """A part of a repository, as ``I/N``."""
 RATE = Quantity("rate", rate)
 """In bytes per second."""
+PACE = Quantity("pace", pace)
+"""``gentle``, ``full``, or bytes per second."""
 BUDGET = Quantity("budget", duration_or_size)
 """A time, or a number of bytes."""
 AMOUNT = Quantity("size", size)

@@ -28,7 +28,7 @@ def measured(report: ExerciseReport) -> dict[str, Any]:
 
 
 def figures(report: ExerciseReport) -> str:
-    """Return the tables of the figures, each with an empty line behind it; empty if nothing was measured."""
+    """Return the tables of the figures, each followed by an empty line; empty if nothing was measured."""
     parts = []
     if report.latencies:
         rows = [

@@ -148,7 +148,7 @@ def _read(path: Path) -> Samples:
 def _replace(path: Path, content: bytes) -> None:
     """Replace the file atomically, readable by node_exporter, which is another user.
 
-    It is synced first: a file that a power cut had emptied would fail every later run.
+    It is synced first, because a file that a power cut emptied would fail every later run.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -23,8 +23,18 @@ _NO_PROOFS: Mapping[tuple[str, str], Proof] = MappingProxyType({})
 
 
 _OF_POINT = (
-    *("point", "domain", "uuid", "time", "mode", "kind", "parent", "checkpoint", "consistency"),
-    *("freeze_seconds", "guest_commands", "scratch_peak", "host", "tags", "notes", "disks", "seconds"),
+    *("point", "domain", "uuid", "time", "mode", "kind", "parent", "previous", "checkpoint"),
+    *(
+        "consistency",
+        "freeze_seconds",
+        "guest_commands",
+        "scratch_peak",
+        "host",
+        "tags",
+        "notes",
+        "disks",
+        "seconds",
+    ),
 )
 _OF_COMMAND = ("when", "words", "exit_code", "seconds", "output")
 _SIZES = ("dirty_bytes", "read_bytes", "zero_bytes", "new_bytes", "stored_bytes")

@@ -1,1 +1,1 @@
-"""Exercise a store: try under load what puller relies on, and measure it."""
+"""Exercise a store: test what puller relies on under load, and measure it."""

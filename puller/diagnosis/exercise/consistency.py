@@ -1,4 +1,4 @@
-"""Whether a store shows at once what was put and what was deleted."""
+"""Whether puts and deletions in a store take effect at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Named = tuple[str, Answer]
 
 
 class Fault(enum.Enum):
-    """A fault of one round; the value says what has happened to so many objects."""
+    """A fault of one round; the value ends the sentence "N objects …"."""
 
     UNREAD = "could not be read right after their put"
-    OTHER = "were read with other bytes right after their put"
+    OTHER = "had other content right after their put"
     STALE = "were read with their old content right after they were replaced"
     UNLISTED = "were missing in the list right after their put"
     WRONG_SIZE = "had a wrong size in the list right after their put"

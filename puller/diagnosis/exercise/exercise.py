@@ -1,4 +1,4 @@
-"""An exercise of a store, from the beginning to the empty folder, and its report."""
+"""An exercise of a store, from its start to the empty folder, and its report."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class ExerciseReport:
     """Result of an exercise of a store.
 
     Attributes:
-        findings: What it has found, that which is in order too.
-        latencies: Times of small requests, by operation; empty if it did not come to them.
-        throughputs: Rates by the number of connections; empty if it did not come to them.
-        requests: The number of requests, those included that were repeated.
+        findings: All findings, including those without a fault.
+        latencies: Times of small requests, by operation; empty if it did not get that far.
+        throughputs: Rates by the number of connections; empty if it did not get that far.
+        requests: The number of requests, including repeated ones.
         written: Bytes put.
         read: Bytes read.
         seconds: How long it took.
@@ -65,7 +65,7 @@ _PRUNING = "Exercise the store with the credentials that prune: they may put and
 def exercise(
     store: Store, bucket: Bucket | None, plan: Plan, tell: Callable[[str], object]
 ) -> ExerciseReport:
-    """Exercise ``store`` under load, in a folder of its own that is deleted in any case.
+    """Exercise ``store`` under load, in a folder of its own that is always deleted at the end.
 
     ``bucket`` is that of the store, if it has one. ``tell`` gets the plan before the first request.
     """
@@ -94,7 +94,7 @@ class _Exercise:
         self._throughputs: list[Throughput] = []
 
     def run(self) -> None:
-        """Run the sections until one shows that the others are in vain."""
+        """Run the sections until one shows that there is no point in running the others."""
         ground = self._ground
         sections: tuple[tuple[str, Callable[[], Iterator[Named]]], ...] = (
             ("exercise", self._begin),
@@ -124,7 +124,7 @@ class _Exercise:
         )
 
     def _run_section(self, name: str, act: Callable[[], Iterator[Named]]) -> bool:
-        """Run a section, and return whether it is worth going on."""
+        """Run a section, and return whether to continue."""
         try:
             for found, answer in act():
                 self._answers[found] = answer
@@ -140,7 +140,7 @@ class _Exercise:
         if not (isinstance(error, StoreUnavailable) and self._ground.is_over):
             return fail(error.message, error.advice)
         return warn(
-            f"the time of {self._plan.seconds:.0f} s was over before all was tried",
+            f"the time of {self._plan.seconds:.0f} s ended before all checks were done",
             "Run it again with a smaller SIZE, or at a time with less load.",
         )
 

@@ -18,10 +18,10 @@ from puller.store.retrying import RetryingStore
 from puller.store.wrapped import WrappedStore
 
 FOLDER = f"{PREFIX}exercise-"
-"""Begins the folder's key: who prunes may delete there, and a lease never looks there."""
+"""Prefix of the folder: whoever may prune may delete there, and no lease looks there."""
 
 _OLD = 60 * 60.0
-"""Seconds after which what an exercise has left is deleted by the next: none lasts so long."""
+"""Age in seconds at which the next exercise deletes leftovers: no exercise lasts that long."""
 
 _POLICY = RetryPolicy(20.0)
 _CLEARING = RetryPolicy(30.0)
@@ -72,7 +72,8 @@ class _Ledger:
 
 
 class _CountedStore(WrappedStore):
-    """Enters all requests in a ledger, in the threads that make them: a retry may abandon one."""
+    """Records all requests in a ledger, in the threads that make them, because a retry may abandon a
+    thread."""
 
     def __init__(self, store: Store, ledger: _Ledger) -> None:
         super().__init__(store)
@@ -174,7 +175,7 @@ class Ground:
         return self._ledger.written, self._ledger.read
 
     def sweep(self) -> None:
-        """Delete what an exercise has left that was killed. Raises StoreError."""
+        """Delete the leftovers of an exercise that was killed. Raises StoreError."""
         # The first deletion is of nothing: if these credentials may not delete, nothing must be put.
         self.store.delete([f"{self.folder}none"])
         self.store.put(f"{self.folder}now", b"now")

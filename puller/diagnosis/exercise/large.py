@@ -46,23 +46,23 @@ def examine(ground: Ground, plan: Plan, bucket: Bucket | None) -> Iterator[Named
 
 
 def compare(store: Store, key: str, body: memoryview) -> str:
-    """Return what a read of the object came to: nothing, if it is ``body``."""
+    """Return what is wrong with a read of the object; empty if it returned ``body``."""
     try:
         found = store.get(key, max_size=len(body))
     except ObjectNotFound:
         return "could not be read"
     except DamagedData:
-        return "were longer than they were put"
+        return "are longer than what was put"
     if len(found) < len(body):
-        return "were shorter than they were put"
-    return "" if found == body else "were read with other bytes"
+        return "are shorter than what was put"
+    return "" if found == body else "had other content than was put"
 
 
 def judge(outcomes: Sequence[str], things: str) -> Answer:
     """Return the answer to several outcomes of ``compare``."""
     for outcome in sorted({outcome for outcome in outcomes if outcome}):
         return fail(f"{outcomes.count(outcome)} of {len(outcomes)} {things} {outcome}", READS)
-    return ok(f"{len(outcomes)} {things} were read as they were put")
+    return ok(f"{len(outcomes)} {things} had the content that was put")
 
 
 def _ranges(ground: Ground, key: str, body: memoryview) -> Answer:
@@ -84,13 +84,13 @@ def _ranges(ground: Ground, key: str, body: memoryview) -> Answer:
     ]
     for outcome in sorted({outcome for outcome in outcomes if outcome}):
         return fail(f"{outcomes.count(outcome)} of {len(outcomes)} ranges {outcome}", READS)
-    return ok(f"{len(outcomes)} ranges were read with their own bytes")
+    return ok(f"{len(outcomes)} ranges had the right content")
 
 
 def _compare_range(found: bytes, expected: memoryview) -> str:
     if len(found) != len(expected):
-        return "had another length than was asked for"
-    return "" if found == expected else "were read with other bytes"
+        return "had another length than requested"
+    return "" if found == expected else "had other content than was put"
 
 
 def _tails(store: Store, key: str, body: memoryview) -> Answer:
@@ -98,13 +98,13 @@ def _tails(store: Store, key: str, body: memoryview) -> Answer:
     for length in (10, 1000, len(body) + 1000):
         found, info = store.get_tail(key, length)
         if found != body[max(0, len(body) - length) :]:
-            return fail(f"the last {length} bytes of a large object were read with other bytes", READS)
+            return fail(f"the last {length} bytes of a large object had other content than was put", READS)
         if info.size != len(body):
             return fail(
                 f"a read of the end of a large object gave its size as {info.size} instead of {len(body)}",
                 READS,
             )
-    return ok("the ends of a large object were read with their own bytes")
+    return ok("the ends of a large object had the right content")
 
 
 def _if_match(store: Store, bucket: Bucket, key: str) -> Answer:

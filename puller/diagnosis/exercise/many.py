@@ -65,8 +65,8 @@ def _compare(keys: Sequence[str], listed: Sequence[ObjectInfo]) -> Answer:
 
 def _small(wrong: int) -> Answer:
     if wrong:
-        return fail(f"{wrong} of {SAMPLED} small objects were read with other bytes or not at all", _READS)
-    return ok(f"{SAMPLED} small objects were read as they were put")
+        return fail(f"{wrong} of {SAMPLED} small objects had other content or could not be read", _READS)
+    return ok(f"{SAMPLED} small objects had the content that was put")
 
 
 def _deleted(left: int) -> Answer:

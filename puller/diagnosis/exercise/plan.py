@@ -1,4 +1,4 @@
-"""The plan of an exercise: how much it does at most. It is told before anything is done."""
+"""The plan of an exercise: its limits, which are printed before it begins."""
 
 from __future__ import annotations
 

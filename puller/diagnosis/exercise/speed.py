@@ -18,7 +18,7 @@ from puller.store.parallel import each
 from puller.units import KIB, MIB
 
 SLOW = 1.0
-"""Seconds of a median request from which it is a warning: a backup waits for several dozen of them."""
+"""Median seconds of a request that are worth a warning: a backup waits for several dozen of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _latency(operation: str, seconds: list[float]) -> Latency:
 
 
 def measure_throughput(ground: Ground, plan: Plan) -> Iterator[tuple[Throughput, list[str]]]:
-    """Yield for each number of connections the rates, and what came of each read. Raises StoreError."""
+    """Yield the rates for each number of connections, and the outcome of each read. Raises StoreError."""
     source = memoryview(os.urandom(2 * plan.piece))
     for connections in CONNECTIONS:
         stage = _Stage(ground, plan, source, connections)

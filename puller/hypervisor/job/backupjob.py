@@ -104,9 +104,9 @@ class BackupJob(FrozenDisks):
     def _flags(self) -> int:
         """Return the flags of the start.
 
-        A guest that shuts down ends its QEMU, and with it the job. A libvirt that can keep both resets the
-        guest and pauses it instead, and ends QEMU itself as soon as the job has ended. The daemon is asked,
-        as it may be of another version than the library in this process.
+        When a guest shuts down, QEMU normally ends, and with it the job. A newer libvirt can keep both: it
+        resets and pauses the guest, and ends QEMU once the job has ended. puller asks the daemon, because its
+        version may differ from that of the library in this process.
         """
         preserve = self._domain.handle.connect().getLibVersion() >= _PRESERVES
         return (_PRESERVE if preserve else 0) | (0 if self.seal is None else _READY)

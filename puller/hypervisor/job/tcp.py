@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from puller.errors import HypervisorError, UsageError
-from puller.host.certificates import check_certificates
 from puller.host.ports import ports as port_range
 from puller.hypervisor.job.listener import Listener
 
@@ -33,7 +32,7 @@ _ADVICE = {
     "Unable to access credentials": _CERTIFICATES,
     "Cannot load certificate": _CERTIFICATES,
 }
-"""What to do about further words of QEMU, which libvirt passes on."""
+"""Advice for further messages of QEMU, which libvirt passes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,8 @@ def over_tcp(tls: str | None, ports: str | None, address: str | None, *, insecur
             "cannot use both TLS and clear text", advice="Choose one of --nbd-tls and --insecure-nbd."
         )
     if tls is not None:
+        from puller.host.certificates import check_certificates  # with the parser of certificates
+
         check_certificates(Path(tls))
     if address is not None:
         _refuse_own(address, insecure=insecure)

@@ -1,4 +1,4 @@
-"""The report as one HTML page: no script, style, font or picture comes from elsewhere."""
+"""The report as one self-contained HTML page: scripts, styles and pictures are inside it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _template() -> jinja2.Template:
 
 
 def _row(machine: MachineReport, now: datetime) -> dict[str, Any]:
-    """What a line of the table shows; ``*_key`` is by what it is sorted."""
+    """The content of a table row; ``*_key`` are its sort keys."""
     status, volume = machine.status, machine.volume
     changes = [day.changed_bytes for day in machine.days]
     active = [change for change in changes if change]
@@ -75,7 +75,7 @@ def _tiles(report: Report) -> list[tuple[str, str, bool]]:
         (str(late), "late", late > 0),
         (str(silent), "silent hosts", silent > 0),
         (str(wrong), "that look wrong", wrong > 0),
-        (str(len(recent)), "with a proven point of the last 30 days", False),
+        (str(len(recent)), "with a proven point from the last 30 days", False),
         (str(failed), "whose last drill failed", failed > 0),
         (format_bytes(sum(repository.stored for repository in report.repositories)), "stored", False),
     ]
@@ -86,7 +86,7 @@ def _is_recent(moment: datetime | None, now: datetime) -> bool:
 
 
 def _growth(report: Report) -> list[dict[str, Any]]:
-    """For each repository what its points added on each day, as bars with the same scale."""
+    """The bytes that the points of each repository added on each day, as bars on a common scale."""
     added = [_added(report, repository.url) for repository in report.repositories]
     most = max(map(max, added), default=0)
     return [

@@ -66,7 +66,7 @@ def spoken(days: Sequence[Day]) -> str:
 
 
 def bars(values: Sequence[int], height: int, top: int = 0) -> Markup:
-    """Return an SVG with a bar for each day, for readers of the numbers only: screen readers skip it.
+    """Return an SVG with a bar for each day. Screen readers skip it, because the numbers are in the text.
 
     The highest is ``height`` units high, or ``top`` is.
     """

@@ -1,4 +1,4 @@
-"""The lock on this host against two pullers that put one booted machine together, or remove it."""
+"""The lock on this host that keeps two pullers from booting, resuming or discarding the same machine."""
 
 from __future__ import annotations
 

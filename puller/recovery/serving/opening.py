@@ -16,7 +16,6 @@ from puller.repository.format.descriptor import Descriptor
 from puller.repository.keys.key_slots import KeyFile, Password, Secret
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import DiskRecord, Point
-from puller.repository.reading.mapreader import MapReader
 from puller.repository.repository import Repository, open_repository
 from puller.store.base import Store
 from puller.store.location import address, open_store
@@ -65,8 +64,7 @@ def open_session(session: Session, scope: CancelScope, tell: Callable[[str], Non
         raise KeyNotHeld("cannot read stored guest data with this key: its role is backup-only")
     if session.folder is not None:
         slots = SlotFolder(Path(session.folder), session.folder_size)
-        repository.packs = CachedPackReader(repository.store, repository.keys, slots)
-        repository.maps = MapReader(repository.packs, repository.maps.table)
+        repository.read_with(CachedPackReader(repository.store, repository.keys, slots))
     return Served(repository, point, _chosen(point, session.disks))
 
 

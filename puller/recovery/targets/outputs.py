@@ -241,7 +241,7 @@ def _past_the_cache(descriptor: int) -> Iterator[int | None]:
 def make_folder(path: Path, mode: int = 0o700) -> None:
     """Make the folder and all that is missing above it, each of ``mode``: for this user only.
 
-    It is durable, or what is put into it would be lost with it.
+    It is made durable, because a power cut would otherwise take its content with it.
     """
     if path.is_dir():
         return
@@ -253,7 +253,7 @@ def make_folder(path: Path, mode: int = 0o700) -> None:
 
 
 def sync_if_possible(folder: Path) -> None:
-    """Sync the folder. What is in it is whole, so where folders cannot be synced that is no failure."""
+    """Sync the folder. Its content is complete, so a file system that cannot sync folders is no failure."""
     with suppress(OSError):
         sync_folder(folder)
 

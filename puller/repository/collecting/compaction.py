@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from puller.repository.format.bits import bits_of, column_of
 from puller.repository.format.footer import DEAD, Footer, encode_tail
 from puller.repository.format.index import IndexedPack
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.packs import PackReader, StoredPack, merge
-from puller.repository.records.condemned import bits_of, column_of
 from puller.store.base import Store
 
 
@@ -34,7 +34,7 @@ def without(footer: Footer, dead: int) -> Footer:
     gone = column_of(dead, footer.count)
     ids, lengths, flags = footer.ids.copy(), footer.lengths.copy(), footer.flags.copy()
     ids[gone], lengths[gone], flags[gone] = 0, 0, DEAD
-    return Footer(footer.key_box, ids, lengths, flags)
+    return Footer(footer.key_box, ids, lengths, flags, footer.origins)
 
 
 def compacted(keys: KeyRing, pack: IndexedPack, dead: int) -> IndexedPack:
@@ -69,13 +69,18 @@ def _stored(reader: PackReader, pack: StoredPack, slots: Sequence[int]) -> Itera
             yield stored[start : start + int(pack.footer.lengths[slot])]
 
 
+def _seals(footer: Footer) -> tuple[bytes, bytes | None]:
+    """What opens the slots of a pack; all generations have the same."""
+    return footer.key_box, None if footer.origins is None else footer.origins.encode()
+
+
 def is_copied(reader: PackReader, low: StoredPack, high: StoredPack, slots: int) -> bool:
     """Whether a generation has those of ``slots`` that a lower one has, byte for byte.
 
     Raises ObjectChanged if one of them is gone.
     """
     wanted = slots & present(low.footer)
-    if wanted & ~present(high.footer) or low.footer.key_box != high.footer.key_box:
+    if wanted & ~present(high.footer) or _seals(low.footer) != _seals(high.footer):
         return False
     chosen = np.flatnonzero(column_of(wanted, low.footer.count))
     columns = ((pack.footer.ids, pack.footer.lengths, pack.footer.flags) for pack in (low, high))

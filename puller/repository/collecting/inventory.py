@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from puller.cancelling import CancelScope
-from puller.repository.format.footer import PackKind, parse_pack_name
 from puller.repository.format.index import PackEntry
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.format.sealing import Keys
 from puller.repository.reading.indexes import list_index, read_packs
 from puller.store import parallel

@@ -212,7 +212,7 @@ class Lease:
             self._give_back()
         except StoreError as error:
             store.scope.tell(
-                f"cannot give back the lease of this {self._purpose}, so that another one has to wait up to "
+                f"cannot release the lease of this {self._purpose}, so another one has to wait up to "
                 f"{EXPIRY / 60:.0f} minutes: {error.message}"
             )
 

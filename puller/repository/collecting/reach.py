@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from puller.repository.format.pages import ZERO, Address, Root, Slots
+from puller.repository.format.address import Address
+from puller.repository.format.bits import bits_of, column_of
+from puller.repository.format.pages import ZERO, Root, Slots
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
-from puller.repository.records.condemned import bits_of, column_of
 from puller.units import CHUNK, PAGE_CHUNKS
 
 

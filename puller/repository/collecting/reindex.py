@@ -13,8 +13,8 @@ import numpy as np
 
 from puller.cancelling import CancelScope
 from puller.repository.format import index
-from puller.repository.format.footer import ID
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart, PackEntry
+from puller.repository.format.packname import ID
 from puller.repository.format.sealing import Keys
 from puller.repository.reading.indexes import read_index
 from puller.store.base import ObjectInfo, Store

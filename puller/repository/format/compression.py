@@ -17,6 +17,15 @@ FAST = -1
 
 _FAST = zstandard.ZstdCompressionParameters.from_level(1, target_length=2, write_content_size=1)
 
+SEARCHING = 11
+"""Lowest level that searches long for matches in content that has none."""
+
+_SAMPLE = 4096
+"""Bytes in the middle of a content that are tried first."""
+
+_WORTH = 0.99
+"""Share of its length up to which a content must shrink at level 1 to be tried at a higher one."""
+
 Content = bytes | bytearray | memoryview
 
 _MANY = "multi_compress_to_buffer" in zstandard.backend_features
@@ -51,15 +60,32 @@ def frame(content: Content, level: int = LEVEL) -> bytes:
 
 
 def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
-    """Return the ``frame`` of each of ``contents``.
+    """Return the ``frame`` of each of ``contents``, of level 1 for those that hardly shrink at all.
 
     Uses one call if the library can (it refuses an empty list), because taking the interpreter's lock again
     after each content is costly.
     """
+    if level >= SEARCHING:
+        return [_incompressible(content) or frame(content, level) for content in contents]
     if not (_MANY and contents and all(map(len, contents))):
         return [frame(content, level) for content in contents]
     several: Any = _compressor(level).multi_compress_to_buffer(list(contents), threads=1)
     return [memoryview(one) for one in several]
+
+
+def _incompressible(content: Content) -> bytes | None:
+    """Return the frame of a content that is not worth a search; None of any other."""
+    view = memoryview(content)
+    middle = len(view) // 2
+    sample = view[middle : middle + _SAMPLE]
+    if len(sample) < _SAMPLE or _shrinks(frame(sample), sample):
+        return None
+    quick = frame(content)
+    return None if _shrinks(quick, content) else quick
+
+
+def _shrinks(framed: bytes, content: Content) -> bool:
+    return len(framed) < _WORTH * len(content)
 
 
 def unframe(stored: bytes | memoryview, limit: int) -> bytes:

@@ -7,6 +7,7 @@ import secrets
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from puller.errors import DamagedData, NoRepository, ObjectNotFound, UnsupportedFormat
 from puller.repository.format.sealing import Cipher
@@ -31,11 +32,17 @@ class Descriptor(msgspec.Struct, frozen=True):
     version: int = VERSION
     chunk_size: int = CHUNK
     page_chunks: int = PAGE_CHUNKS
+    family: str | UnsetType = UNSET
 
     @property
     def id_bytes(self) -> bytes:
         """The repository's id, 16 bytes."""
         return bytes.fromhex(self.id)
+
+    @property
+    def family_bytes(self) -> bytes:
+        """The id of the repository whose master secret this one has, 16 bytes; mostly its own."""
+        return self.id_bytes if self.family is UNSET else bytes.fromhex(self.family)
 
     @property
     def cipher_kind(self) -> Cipher:
@@ -56,11 +63,15 @@ class _Head(msgspec.Struct):
 _HEADS = msgspec.json.Decoder(_Head)
 
 
-def new(cipher: Cipher, conditional_writes: bool) -> Descriptor:
-    """Return a descriptor with a new id."""
+def new(cipher: Cipher, conditional_writes: bool, family: bytes | None = None) -> Descriptor:
+    """Return a descriptor with a new id, of a new ``family`` unless one is given."""
     name = next(name for name, kind in _CIPHERS.items() if kind is cipher)
     return Descriptor(
-        secrets.token_hex(16), datetime.now(UTC).replace(microsecond=0), name, conditional_writes
+        secrets.token_hex(16),
+        datetime.now(UTC).replace(microsecond=0),
+        name,
+        conditional_writes,
+        family=UNSET if family is None else family.hex(),
     )
 
 
@@ -83,6 +94,8 @@ def decode(content: bytes, url: str) -> Descriptor:
 def _validated(descriptor: Descriptor, url: str) -> Descriptor:
     if not _ID.fullmatch(descriptor.id) or descriptor.cipher not in _CIPHERS:
         raise ValueError(f"invalid id {descriptor.id!r} or cipher {descriptor.cipher!r}")
+    if descriptor.family is not UNSET and not _ID.fullmatch(descriptor.family):
+        raise ValueError(f"invalid family {descriptor.family!r}")
     if (descriptor.chunk_size, descriptor.page_chunks) != (CHUNK, PAGE_CHUNKS):
         raise UnsupportedFormat(
             f"{url} uses chunks of {descriptor.chunk_size} bytes; this puller supports {CHUNK}"

@@ -8,9 +8,7 @@
 
 from __future__ import annotations
 
-import enum
 import os
-import re
 import struct
 from dataclasses import dataclass, field
 
@@ -19,75 +17,87 @@ from numpy.typing import NDArray
 
 from puller.errors import DamagedData
 from puller.repository.format import compression
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import NONCE, TAG, Keys
-from puller.units import CHUNK, GIB, MIB
+from puller.units import GIB, MIB
 
 TRAILER = 48
 VERSION = 1
 MAX_SLOTS = 65536
-MAP_CONTENT_LIMIT = 96 * MIB
-"""Bytes. The root of the largest disk takes 88 MiB, if each page is in another map pack."""
-
 PACK_LIMIT = GIB
 FOOTER_LIMIT = 4 * MIB
-ID = 16
 COMPRESSED = 1
 DEAD = 0x80
-MAX_GENERATION = (1 << 32) - 1
 
 _MAGIC = b"PULLERPK"
 _TRAILER = struct.Struct("<8sHBBII12s16s")
 _BOX_LENGTH = struct.Struct("<H")
 _ROW = ID + 4 + 1
 
-_NAME = re.compile(r"(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})(?:\.([1-9][0-9]{0,9}))?")
-
 Ids = NDArray[np.uint8]
 
 
-class PackKind(enum.IntEnum):
-    """Content of a pack's slots."""
+@dataclass(frozen=True, slots=True)
+class SealedPack:
+    """The pack in which a slot was sealed: its id, and the key box that opens its slots."""
 
-    DATA = 1
-    MAP = 2
-
-    @property
-    def content_limit(self) -> int:
-        """Most bytes of a slot's content."""
-        return CHUNK if self is PackKind.DATA else MAP_CONTENT_LIMIT
-
-    @property
-    def prefix(self) -> str:
-        """Prefix of packs of this kind."""
-        return "packs/" if self is PackKind.DATA else "maps/"
-
-    def folder(self, pack_id: bytes) -> str:
-        """Return the prefix of all generations of a pack, which other packs share."""
-        return f"{self.prefix}{pack_id[:1].hex()}/"
-
-    def object_name(self, pack_id: bytes, generation: int = 0) -> str:
-        """Return the object's name."""
-        name = self.folder(pack_id) + pack_id.hex()
-        return f"{name}.{generation}" if generation else name
+    pack_id: bytes
+    key_box: bytes
 
 
-def parse_pack_name(name: str) -> tuple[PackKind, bytes, int] | None:
-    """Return kind, id and generation of a pack from its object's name; None if it is foreign."""
-    match = _NAME.fullmatch(name)
-    if match is None or int(match[4] or 0) > MAX_GENERATION:
-        return None
-    kind = PackKind.DATA if match[1] == "packs" else PackKind.MAP
-    return kind, bytes.fromhex(match[3]), int(match[4] or 0)
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where the n slots of a pack were sealed, if not in this pack: ``packs``, and for each slot ``places``
+    (n,), its pack's place among these, and ``slots`` (n,), its number there.
+    """
+
+    packs: tuple[SealedPack, ...]
+    places: NDArray[np.uint16]
+    slots: NDArray[np.uint16]
+
+    def of(self, slot: int) -> tuple[SealedPack, int]:
+        """Return where ``slot`` was sealed: the pack, and the number of the slot in it."""
+        return self.packs[self.places[slot]], int(self.slots[slot])
+
+    def encode(self) -> bytes:
+        """Return the end of a footer's plain content."""
+        heads = [pack.pack_id + _BOX_LENGTH.pack(len(pack.key_box)) + pack.key_box for pack in self.packs]
+        columns = self.places.astype("<u2").tobytes() + self.slots.astype("<u2").tobytes()
+        return _BOX_LENGTH.pack(len(self.packs)) + b"".join(heads) + columns
+
+    @classmethod
+    def decode(cls, content: bytes, at: int, count: int) -> Origins:
+        """Parse the ``content`` from ``at`` on. Raises DamagedData."""
+        try:
+            (left,) = _BOX_LENGTH.unpack_from(content, at)
+            at += _BOX_LENGTH.size
+            packs = []
+            for _ in range(left):
+                (box,) = _BOX_LENGTH.unpack_from(content, at + ID)
+                begin = at + ID + _BOX_LENGTH.size
+                packs.append(SealedPack(content[at : at + ID], content[begin : begin + box]))
+                at = begin + box
+        except struct.error as error:
+            raise DamagedData("a footer is truncated") from error
+        if at + 4 * count != len(content):
+            raise DamagedData(f"a footer of {len(content)} bytes cannot say where {count} slots were sealed")
+        places = np.frombuffer(content, "<u2", count, at)
+        if count and int(np.max(places)) >= len(packs):
+            raise DamagedData("a footer names an origin that it does not have")
+        return cls(tuple(packs), places, np.frombuffer(content, "<u2", count, at + 2 * count))
 
 
 @dataclass(frozen=True)
 class Footer:
-    """Table of a pack's n slots: ``ids`` (n, 16), ``lengths`` (n,) in bytes, ``flags`` (n,)."""
+    """Table of a pack's n slots: ``ids`` (n, 16), ``lengths`` (n,) in bytes, ``flags`` (n,). ``origins`` is
+    None if they were sealed in this pack.
+    """
 
     key_box: bytes
     ids: Ids
     lengths: NDArray[np.uint32]
     flags: NDArray[np.uint8]
+    origins: Origins | None = None
     offsets: NDArray[np.int64] = field(init=False)
     """(n + 1,): where each slot begins in the object, and where the last one ends."""
 
@@ -110,31 +120,28 @@ class Footer:
         return bool(self.flags[slot] & DEAD)
 
     def encode(self) -> bytes:
-        """Return the plain content of the footer: 2 + length of the key box + 21 × n bytes."""
+        """Return the plain content: 2 + length of the key box + 21 × n bytes, and the origins."""
         columns = self.ids.astype(np.uint8), self.lengths.astype("<u4"), self.flags.astype(np.uint8)
         box = _BOX_LENGTH.pack(len(self.key_box)) + self.key_box
-        return box + b"".join(column.tobytes() for column in columns)
-
-    @staticmethod
-    def encoded_length(content: bytes, at: int, count: int) -> int:
-        """Return the bytes of a footer of ``count`` slots at ``at`` in ``content``. Raises DamagedData."""
-        if at + _BOX_LENGTH.size > len(content):
-            raise DamagedData("a footer is truncated")
-        (box,) = _BOX_LENGTH.unpack_from(content, at)
-        return _BOX_LENGTH.size + int(box) + _ROW * count
+        table = box + b"".join(column.tobytes() for column in columns)
+        return table if self.origins is None else table + self.origins.encode()
 
     @classmethod
     def decode(cls, content: bytes, count: int) -> Footer:
         """Parse the plain content. Raises DamagedData."""
-        if count > MAX_SLOTS or len(content) != cls.encoded_length(content, 0, count):
+        if len(content) < _BOX_LENGTH.size:
+            raise DamagedData("a footer is truncated")
+        at = _BOX_LENGTH.size + int(_BOX_LENGTH.unpack_from(content)[0])
+        end = at + _ROW * count
+        if count > MAX_SLOTS or len(content) < end:
             raise DamagedData(f"a footer of {len(content)} bytes cannot describe {count} slots")
-        at = len(content) - _ROW * count
         ids = np.frombuffer(content, np.uint8, ID * count, at).reshape(count, ID)
         lengths = np.frombuffer(content, "<u4", count, at + ID * count)
         flags = np.frombuffer(content, np.uint8, count, at + (ID + 4) * count)
         if int(lengths.sum(dtype=np.int64)) > PACK_LIMIT:
             raise DamagedData("a footer describes more bytes than a pack can have")
-        return cls(content[_BOX_LENGTH.size : at], ids, lengths, flags)
+        origins = Origins.decode(content, end, count) if len(content) > end else None
+        return cls(content[_BOX_LENGTH.size : at], ids, lengths, flags, origins)
 
 
 @dataclass(frozen=True, slots=True)

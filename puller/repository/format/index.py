@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from puller.errors import DamagedData
 from puller.repository.format import compression
-from puller.repository.format.footer import DEAD, ID, MAX_SLOTS, Footer, Ids, PackKind
+from puller.repository.format.footer import DEAD, MAX_SLOTS, Footer, Ids
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import from_planes, planes
 from puller.repository.format.sealing import NONCE, TAG, Keys
 from puller.units import MIB

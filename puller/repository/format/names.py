@@ -40,5 +40,5 @@ def is_foreign(key: str, size: int) -> bool:
 
 
 def is_trial(key: str) -> bool:
-    """Return whether ``init`` or ``doctor`` named the object so, to find out what the store can do."""
+    """Return whether ``init`` or ``doctor`` put the object to test the store."""
     return re.fullmatch(f"locks/{RANDOM}", key) is not None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.units import PAGE_CHUNKS, TIB, chunk_count, page_count
 
 ZERO = -1
@@ -32,24 +32,6 @@ LARGEST_DISK = 256 * TIB
 
 Numbers = NDArray[np.int64]
 Slots = NDArray[np.uint16]
-
-
-class Address(NamedTuple):
-    """Location of a stored content."""
-
-    pack: bytes
-    slot: int
-
-
-def check_address(pack: str, slot: int) -> Address:
-    """Return an address from its JSON members. Raises DamagedData."""
-    try:
-        address = Address(bytes.fromhex(pack), slot)
-    except ValueError as error:
-        raise DamagedData(f"{pack!r} is not the id of a pack") from error
-    if len(address.pack) != 16 or not 0 <= slot < 65536:
-        raise DamagedData(f"{pack!r}, {slot} is not an address")
-    return address
 
 
 class PackTable:

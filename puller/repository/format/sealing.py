@@ -66,7 +66,11 @@ class Keys(Protocol):
 
     @property
     def repository_id(self) -> bytes:
-        """16 bytes to which every seal is bound."""
+        """16 bytes to which every seal is bound, but those of chunks."""
+
+    @property
+    def family(self) -> bytes:
+        """16 bytes to which the seals of chunks are bound."""
 
     @property
     def cipher(self) -> Cipher:
@@ -75,6 +79,10 @@ class Keys(Protocol):
     @property
     def id_key(self) -> bytes:
         """The key of chunk ids."""
+
+    @property
+    def can_read_data(self) -> bool:
+        """Whether the keys can open stored guest data."""
 
     def footer_seal(self) -> Seal:
         """The seal of pack footers."""

@@ -23,12 +23,6 @@ from puller.repository.format.index import IndexPart
 from puller.repository.index.hints import ROW, HintFile, HintWriter
 from puller.store.base import ObjectInfo
 from puller.store.parallel import each
-from puller.units import MIB
-
-BUDGET = 256 * MIB
-"""Default of the bytes that a host keeps of the index of one repository."""
-
-LEAST_BUDGET = MIB
 
 _MAIN, _NEWER = "main", "newer"
 _READERS = 3

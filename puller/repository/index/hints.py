@@ -26,8 +26,8 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.index import IndexPart, IndexRows, place_of
+from puller.repository.format.packname import ID, PackKind
 
 ROW = 8
 _PACK = ID + 1

@@ -10,7 +10,7 @@ import re
 import secrets as randomness
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -144,24 +144,26 @@ class Opened:
     slot_id: str
     role: str
     repository_id: bytes
+    family: bytes
     content: bytes = field(repr=False)
 
     def ring(self) -> KeyRing:
         """Return the keys in the slot."""
         if self.role == FULL:
-            return KeyRing.from_master(self.repository_id, self.content)
-        return KeyRing.from_backup_only(self.repository_id, self.content)
+            return KeyRing.from_master(self.repository_id, self.family, self.content)
+        return KeyRing.from_backup_only(self.repository_id, self.family, self.content)
 
 
-def _aad(repository_id: bytes, role: str) -> bytes:
-    return b"puller slot" + repository_id + role.encode()
+def _aad(repository_id: bytes, family: bytes, role: str) -> bytes:
+    return b"puller slot" + repository_id + role.encode() + (b"" if family == repository_id else family)
 
 
 def put_slot(store: Store, opened: Opened, secret: Secret, label: str) -> str:
     """Put a slot for ``secret`` with ``opened``'s role and content; return its id."""
     _refuse_weak(secret)
     kdf, nonce = Kdf(salt=randomness.token_hex(16), name=secret.kdf_name), os.urandom(NONCE)
-    sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, _aad(opened.repository_id, opened.role))
+    aad = _aad(opened.repository_id, opened.family, opened.role)
+    sealed = AESGCM(secret.key(kdf)).encrypt(nonce, opened.content, aad)
     now = datetime.now(UTC).replace(microsecond=0)
     slot = KeySlot(
         opened.repository_id.hex(), secret.kind, opened.role, kdf, nonce.hex(), sealed.hex(), now, label
@@ -191,9 +193,13 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def first_slot(store: Store, repository_id: bytes, secret: Secret) -> KeyRing:
-    """Create the master secret of a new repository and a slot for ``secret``; return the keys."""
-    opened = Opened("", FULL, repository_id, os.urandom(KEY))
+def first_slot(
+    store: Store, repository_id: bytes, family: bytes, secret: Secret, master: bytes | None = None
+) -> KeyRing:
+    """Put the first slot of a new repository, for ``secret``, and return the keys. Without the ``master``
+    secret of its family, create one.
+    """
+    opened = Opened("", FULL, repository_id, family, os.urandom(KEY) if master is None else master)
     ring = opened.ring()  # before anything is put: this host may lack an algorithm
     put_slot(store, opened, secret, "first")
     return ring
@@ -204,14 +210,14 @@ def add_slot(store: Store, opened: Opened, secret: Secret, role: str, label: str
     if opened.role != FULL:
         raise KeyNotHeld("cannot add a key with a backup-only key")
     content = opened.content if role == FULL else opened.ring().backup_only()
-    return put_slot(store, Opened("", role, opened.repository_id, content), secret, label)
+    return put_slot(store, replace(opened, slot_id="", role=role, content=content), secret, label)
 
 
 def list_slots(store: Store, repository_id: bytes) -> Iterator[tuple[str, KeySlot | DamagedData]]:
     """Return each slot's id with the slot, or with its damage.
 
-    Slots of another repository are left out: an ``init`` that was cut off, or lost against another one,
-    leaves one.
+    Slots of another repository are left out: an ``init`` leaves one if it was interrupted, or if another one
+    won.
     """
     return load_slots(store, repository_id, slot_ids(store))
 
@@ -278,9 +284,10 @@ def decode(content: bytes, name: str) -> KeySlot:
     return slot
 
 
-def open_slot(
+def open_slot(  # noqa: PLR0913, PLR0917 - where to look, and what is known already
     store: Store,
     repository_id: bytes,
+    family: bytes,
     secret: Secret | None,
     ids: Sequence[str] | None = None,
     read: Mapping[str, KeySlot] = {},
@@ -296,24 +303,25 @@ def open_slot(
     left = [slot_id for slot_id in (slot_ids(store) if ids is None else ids) if slot_id not in read]
     for slot_id, slot in chain(read.items(), load_slots(store, repository_id, left)):
         try:
-            content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, secret)
+            content = None if isinstance(slot, DamagedData) else _try(slot, repository_id, family, secret)
             damage = slot if isinstance(slot, DamagedData) else damage
         except DamagedData as error:
             damage, content = error, None
         if content is not None and isinstance(slot, KeySlot):
-            return Opened(slot_id, slot.role, repository_id, content)
+            return Opened(slot_id, slot.role, repository_id, family, content)
     if damage is not None:
         raise damage
     raise WrongKey(f"this {secret.kind} opens no key slot of the repository")
 
 
-def _try(slot: KeySlot, repository_id: bytes, secret: Secret) -> bytes | None:
+def _try(slot: KeySlot, repository_id: bytes, family: bytes, secret: Secret) -> bytes | None:
     """Return the slot's content, or None if the secret belongs to another slot."""
     if (slot.kind, slot.kdf.name) != (secret.kind, secret.kdf_name):
         return None
     try:
         nonce, sealed = bytes.fromhex(slot.nonce), bytes.fromhex(slot.sealed)
-        content = AESGCM(secret.key(slot.kdf)).decrypt(nonce, sealed, _aad(repository_id, slot.role))
+        aad = _aad(repository_id, family, slot.role)
+        content = AESGCM(secret.key(slot.kdf)).decrypt(nonce, sealed, aad)
     except InvalidTag:
         return None
     except ValueError as error:

@@ -33,10 +33,12 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
 class KeyRing:
     """The keys one process holds. ``private`` is None for backup-only; both are None without cipher.
 
-    ``private`` is the seed of the data key pair; the keys of data packs are sealed to ``public``.
+    ``private`` is the seed of the data key pair; the keys of data packs are sealed to ``public``. All of them
+    are those of the ``family``, the repositories with one master secret.
     """
 
     repository_id: bytes
+    family: bytes
     cipher: Cipher
     id_key: bytes = field(repr=False)
     metadata_key: bytes = field(repr=False)
@@ -44,39 +46,50 @@ class KeyRing:
     private: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def from_master(cls, repository_id: bytes, master: bytes) -> KeyRing:
+    def from_master(cls, repository_id: bytes, family: bytes, master: bytes) -> KeyRing:
         """Return all keys of a master secret. Raises UnsupportedFormat if this build lacks an algorithm."""
-        private = derive(master, repository_id, b"puller v1 data")
+        private = derive(master, family, b"puller v1 data")
         return cls(
             repository_id,
+            family,
             Cipher.AES_256_GCM,
-            derive(master, repository_id, b"puller v1 chunk id"),
-            derive(master, repository_id, b"puller v1 metadata"),
+            derive(master, family, b"puller v1 chunk id"),
+            derive(master, family, b"puller v1 metadata"),
             boxes.public_key(private),
             private,
         )
 
     @classmethod
-    def from_backup_only(cls, repository_id: bytes, content: bytes) -> KeyRing:
+    def from_backup_only(cls, repository_id: bytes, family: bytes, content: bytes) -> KeyRing:
         """Return the keys of a backup-only slot. Raises UnsupportedFormat, DamagedData."""
         parts = content[:KEY], content[KEY : 2 * KEY], content[2 * KEY :]
         boxes.require_usable(parts[2])
-        return cls(repository_id, Cipher.AES_256_GCM, *parts)
+        return cls(repository_id, family, Cipher.AES_256_GCM, *parts)
 
     @classmethod
-    def unencrypted(cls, repository_id: bytes) -> KeyRing:
+    def unencrypted(cls, repository_id: bytes, family: bytes) -> KeyRing:
         """Return the public keys of a repository without encryption."""
         return cls(
             repository_id,
+            family,
             Cipher.NONE,
-            derive(repository_id, repository_id, b"puller v1 chunk id"),
-            derive(repository_id, repository_id, b"puller v1 metadata"),
+            derive(family, family, b"puller v1 chunk id"),
+            derive(family, family, b"puller v1 metadata"),
         )
 
     def backup_only(self) -> bytes:
         """Return the content of a backup-only slot."""
         assert self.public is not None
         return self.id_key + self.metadata_key + self.public
+
+    def seals_like(self, other: KeyRing) -> bool:
+        """Return whether what these keys seal opens with the ``other`` ones, and equal contents have equal
+        ids.
+        """
+        mine, others = (
+            (ring.family, ring.cipher, ring.id_key, ring.metadata_key, ring.public) for ring in (self, other)
+        )
+        return mine == others
 
     @property
     def can_read_data(self) -> bool:
@@ -104,7 +117,7 @@ class KeyRing:
         return pack_key, boxes.seal(self.public, pack_key, self._box_info(pack_id))
 
     def _box_info(self, pack_id: bytes) -> bytes:
-        return b"puller v1 pack key" + self.repository_id + pack_id
+        return b"puller v1 pack key" + self.family + pack_id
 
     def open_data_key(self, pack_id: bytes, key_box: bytes) -> bytes:
         """Return the key of a data pack. Raises KeyNotHeld with a backup-only ring, DamagedData."""

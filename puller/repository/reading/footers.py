@@ -11,7 +11,8 @@ from collections import OrderedDict
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject
-from puller.repository.format.footer import DEAD, Footer, Ids, PackKind
+from puller.repository.format.footer import DEAD, Footer, Ids
+from puller.repository.format.packname import PackKind
 from puller.repository.reading.keyed_locks import KeyedLocks
 from puller.repository.reading.packs import PackReader
 from puller.units import MIB

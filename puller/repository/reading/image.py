@@ -15,21 +15,25 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectChanged
-from puller.repository.format.footer import Ids, PackKind
-from puller.repository.format.pages import ZERO, Address, PackTable, Refs, Root, chunks_in_page
+from puller.repository.format.address import Address
+from puller.repository.format.chunk_slot import Piece
+from puller.repository.format.footer import Ids
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import ZERO, PackTable, Refs, Root, chunks_in_page
 from puller.repository.reading.damage import Damage, read_pages
 from puller.repository.reading.mapreader import MapReader
-from puller.repository.reading.packs import OPENINGS, PackReader, StoredPack, merge
+from puller.repository.reading.packs import OPENINGS, PackReader, Span, StoredPack, merge
 from puller.store.parallel import READERS, each
 from puller.units import CHUNK, PAGE_CHUNKS, chunk_count
 
@@ -53,6 +57,11 @@ class PackJob:
 
 
 Flags = NDArray[np.bool_]
+
+T = TypeVar("T")
+
+Take = Callable[[StoredPack, Span, memoryview], Iterator[tuple[int, T | DamagedData]]]
+"""Takes the slots of a span out of its stored bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +272,26 @@ class DiskImage(Scoped):
 
         For unreadable parts, yield a Damage instead. Raises StoreError, KeyNotHeld.
         """
+        for item in self._taken(job, self._packs.contents):
+            if isinstance(item, Damage):
+                yield item
+            else:
+                start, content = item
+                yield start, content if start + CHUNK <= self.size else content[: self.size - start]
+
+    def read_sealed(self, job: PackJob) -> Iterator[tuple[int, Piece] | Damage]:
+        """Yield the chunks of ``job`` as (offset on disk, as it is stored). See ``PackReader.sealed``.
+
+        For unreadable parts, yield a Damage instead. Raises StoreError.
+        """
+        return self._taken(job, self._packs.sealed)
+
+    def _taken(self, job: PackJob, take: Take[T]) -> Iterator[tuple[int, T] | Damage]:
         done = 0
         for attempt in range(OPENINGS):
             try:
                 pack = self._packs.open(PackKind.DATA, job.pack_id)
-                for item in self._read(pack, job, done):
+                for item in self._read(pack, job, done, take):
                     done += 1
                     yield item
                 return
@@ -280,24 +304,23 @@ class DiskImage(Scoped):
                 yield from (self._damage(int(chunk), error.message) for chunk in job.chunks[done:])
                 return
 
-    def _read(self, pack: StoredPack, job: PackJob, skip: int) -> Iterator[tuple[int, bytes] | Damage]:
+    def _read(
+        self, pack: StoredPack, job: PackJob, skip: int, take: Take[T]
+    ) -> Iterator[tuple[int, T] | Damage]:
         chunks, slots = job.chunks[skip:], job.slots[skip:]
         inside = int(np.searchsorted(slots, pack.footer.count))
         # A list, because numpy would convert the whole column for each slot.
         held = slots.tolist()
         spans = list(merge(pack.footer, np.unique(slots[:inside]).tolist()))
         for span, stored in self._packs.fetch(pack, spans):
-            for slot, content in self._packs.contents(pack, span, stored):
+            for slot, item in take(pack, span, stored):
                 for chunk in chunks[bisect_left(held, slot) : bisect_right(held, slot)].tolist():
-                    yield self._chunk(chunk, content)
+                    if isinstance(item, DamagedData):
+                        yield self._damage(chunk, item.message)
+                    else:
+                        yield chunk * CHUNK, item
         for chunk in chunks[inside:].tolist():
             yield self._damage(chunk, f"{pack.name} has {pack.footer.count} slots, a map names more")
-
-    def _chunk(self, chunk: int, content: bytes | DamagedData) -> tuple[int, bytes] | Damage:
-        if isinstance(content, DamagedData):
-            return self._damage(chunk, content.message)
-        start = chunk * CHUNK
-        return start, content if start + CHUNK <= self.size else content[: self.size - start]
 
     def _damage(self, chunk: int, reason: str) -> Damage:
         start = chunk * CHUNK

@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterable, Sequence
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData
-from puller.repository.format.footer import PackKind
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import (
     ZERO,
-    Address,
     PackTable,
     Refs,
     Root,

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, MissingObject, ObjectChanged, ObjectNotFound
-from puller.repository.format.chunk_slot import SlotReader
-from puller.repository.format.footer import (
-    TRAILER,
-    Footer,
-    PackKind,
-    decode_footer,
-    decode_trailer,
-    parse_pack_name,
-)
+from puller.repository.format.chunk_slot import Piece, SealedSlotReader, SlotReader
+from puller.repository.format.footer import TRAILER, Footer, decode_footer, decode_trailer
+from puller.repository.format.packname import PackKind, parse_pack_name
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.keyed_locks import KeyedLocks
 from puller.store.base import Store
 from puller.units import KIB, MIB
+
+T = TypeVar("T")
 
 TAIL = 64 * KIB
 """First guess at the tail: the footer of a 32 MiB pack of 64 KiB chunks is 10 to 30 KiB."""
@@ -274,12 +271,26 @@ class PackReader(Scoped):
     ) -> Iterator[tuple[int, bytes | DamagedData]]:
         """Return each slot of ``span`` with its verified content, or with its error."""
         reader = SlotReader(self._keys, pack.kind, pack.pack_id, pack.footer)
+        return self._each(pack, span, stored, reader.content)
+
+    def sealed(
+        self, pack: StoredPack, span: Span, stored: memoryview
+    ) -> Iterator[tuple[int, Piece | DamagedData]]:
+        """Return each slot of ``span``, of a data pack, as it is stored, or with its error.
+
+        It is verified, unless the keys may not open it.
+        """
+        return self._each(pack, span, stored, SealedSlotReader(self._keys, pack.pack_id, pack.footer).piece)
+
+    def _each(
+        self, pack: StoredPack, span: Span, stored: memoryview, take: Callable[[int, memoryview], T]
+    ) -> Iterator[tuple[int, T | DamagedData]]:
         slots = np.array(span.slots)
         starts = (pack.footer.offsets[slots] - span.offset).tolist()
         lengths = pack.footer.lengths[slots].tolist()
         for slot, start, length in zip(span.slots, starts, lengths, strict=True):
             try:
-                yield slot, reader.content(slot, stored[start : start + length])
+                yield slot, take(slot, stored[start : start + length])
             except DamagedData as error:
                 self.damaged.add(pack.pack_id)
                 yield slot, DamagedData(f"{pack.name}: {error.message}")

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, Ids, PackKind
-from puller.repository.format.pages import ZERO, Address, Numbers, Refs
+from puller.repository.format.address import Address
+from puller.repository.format.footer import Ids
+from puller.repository.format.packname import ID, PackKind
+from puller.repository.format.pages import ZERO, Numbers, Refs
 from puller.repository.reading.damage import read_pages
 from puller.repository.reading.footers import Footers
 from puller.repository.reading.mapreader import MapReader

@@ -13,12 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectNotFound, UnknownKind, UnsupportedFormat
-from puller.repository.format.footer import ID, PackKind
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 from puller.store.parallel import each
@@ -80,18 +78,6 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 _BODIES = msgspec.json.Decoder(_Body)
-
-
-def bits_of(column: NDArray[np.bool_]) -> int:
-    """Return the set of the slots at which ``column`` is true."""
-    return int.from_bytes(np.packbits(column, bitorder="little").tobytes(), "little")
-
-
-def column_of(slots: int, count: int) -> NDArray[np.bool_]:
-    """Return for each of ``count`` slots whether it is in the set."""
-    content = (slots & ((1 << count) - 1)).to_bytes(-(-count // 8), "little")
-    bits = np.unpackbits(np.frombuffer(content, np.uint8), count=count, bitorder="little")
-    return bits.view(np.bool_)
 
 
 def union(parts: Iterable[Condemnations]) -> dict[bytes, CondemnedSlots]:

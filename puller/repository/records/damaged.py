@@ -15,7 +15,7 @@ import msgspec
 
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 

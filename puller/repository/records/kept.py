@@ -19,7 +19,7 @@ import msgspec
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectNotFound
 from puller.repository.format import names
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 from puller.store.parallel import each

@@ -1,7 +1,7 @@
-"""The lock policy: for how long runs lock what their points need (docs/format.md, "Lock policy").
+"""The lock policy: how long runs lock what their points need (docs/format.md, "Lock policy").
 
-Every change is a record of its own. Of several, the strictest counts: whoever may only add records cannot
-weaken the policy, and two hosts that change it at once agree on the result.
+Every change is a record of its own. If there are several, the strictest counts. So a host that may only add
+records cannot weaken the policy, and two hosts that change it at the same time agree on the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from puller.cancelling import Scoped
 from puller.errors import DamagedData, ObjectNotFound, UnsupportedByStore
 from puller.repository.format import descriptor
-from puller.repository.format.footer import ID
+from puller.repository.format.packname import ID
 from puller.repository.format.sealing import Boxes, BoxKind
 from puller.store.base import Store
 from puller.store.objectlock import LockMode, ObjectLock
@@ -29,9 +29,9 @@ LONGEST = 100 * 365 * 86400.0
 """Seconds; the longest retention that S3 allows."""
 
 SPARE = 4
-"""A lock is made longer than the policy says by one part in so many.
+"""A lock lasts longer than the policy's time by that time divided by this number.
 
-Then a pack that daily points go on to need is locked anew about once in that time, not every day.
+So the lock of a pack that daily points share is extended about once in that extra time, not every day.
 """
 
 _LIMIT = 64 * KIB
@@ -40,9 +40,9 @@ _NAME = re.compile(PREFIX + r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class LockPolicy:
-    """Everything that a point needs is locked for ``seconds`` from the beginning of its run.
+    """Everything that a point needs is locked for ``seconds`` from the start of its run.
 
-    ``mode`` is that of new locks.
+    New locks have this ``mode``.
     """
 
     mode: LockMode
@@ -50,7 +50,7 @@ class LockPolicy:
 
     @property
     def spare(self) -> float:
-        """Seconds by which locks are made longer than points need."""
+        """Seconds by which locks last longer than points need."""
         return self.seconds / SPARE
 
     def lock(self, now: float) -> ObjectLock:
@@ -91,8 +91,8 @@ def strictest(policies: Iterable[LockPolicy | None]) -> LockPolicy | None:
 def vital_lock(store: Store, policy: LockPolicy | None) -> ObjectLock | None:
     """Return the lock for a new object that every restore needs; None if no lock is needed.
 
-    It lasts at least as long as that of the descriptor, which no point outlasts: the policy may have been
-    longer before, and what older points say still has to hold.
+    It lasts at least as long as the descriptor's lock, which outlasts those of all points. The policy may
+    have been longer before, and the claims of older points must still hold.
     """
     now = store.locks.now()
     try:
@@ -114,7 +114,7 @@ class LockPolicies(Scoped):
         self._boxes = boxes
 
     def names(self) -> list[str]:
-        """Return the names of the records; none, without a request, where the store cannot lock."""
+        """Return the names of the records; none, and without a request, if the store cannot lock."""
         if not self._store.locks.possible:
             return []
         return [info.key for info in self._store.list(PREFIX) if info.size and _NAME.fullmatch(info.key)]
@@ -124,7 +124,7 @@ class LockPolicies(Scoped):
         return strictest(self.records())
 
     def records(self) -> list[LockPolicy | None]:
-        """Return what each record says: None stands for no locks. Raises DamagedData, StoreError."""
+        """Return the policy in each record; None stands for no locks. Raises DamagedData, StoreError."""
         return [self._read(name) for name in self.names()]
 
     def _read(self, name: str) -> LockPolicy | None:

@@ -16,7 +16,7 @@ import msgspec
 
 from puller.cancelling import CancelScope, Scoped
 from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreDenied
-from puller.repository.format.footer import ID, MAX_GENERATION
+from puller.repository.format.packname import ID, MAX_GENERATION
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
 from puller.store.parallel import each

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from puller.errors import DamagedData
-from puller.repository.format.footer import ID, PackKind
 from puller.repository.format.index import id_bits
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.pages import Numbers, PackTable, Slots
 from puller.repository.index.hints import HintFile
 from puller.repository.reading.footers import Footers
@@ -92,11 +92,12 @@ class ChunkIndex:
                 self._note_use(pack, int(slots[packs == pack].max()))
         return packs, slots
 
-    def add(self, kind: PackKind, content_id: bytes, pack: int, slot: int) -> None:
-        """Remember a content that this run has written."""
+    def add(self, kind: PackKind, pack: int, first: int, ids: Sequence[bytes]) -> None:
+        """Remember contents that this run has written into the slots of ``pack`` from ``first`` on."""
         with self._lock:
-            self._packs.setdefault(pack, _Pack(kind, is_own=True))
-            self._put(pack, [(content_id, slot)])
+            if pack not in self._packs:
+                self._packs[pack] = _Pack(kind, is_own=True)
+            self._put(pack, [*zip(ids, range(first, first + len(ids)), strict=True)])
 
     def close(self) -> None:
         """Close all files."""
@@ -146,9 +147,8 @@ class ChunkIndex:
     def _put(self, pack: int, contents: Collection[tuple[bytes, int]]) -> None:
         """With the lock held: add contents of one of the packs, and evict the oldest."""
         entry = self._packs[pack]
-        for content_id, slot in contents:
-            self._found[entry.kind][content_id] = pack << 16 | slot
-            entry.ids.append(content_id)
+        self._found[entry.kind].update({content_id: pack << 16 | slot for content_id, slot in contents})
+        entry.ids += [content_id for content_id, _ in contents]
         self._held += len(contents)
         self._packs.move_to_end(pack)
         while self._held > RECENT and len(self._packs) > 1:

@@ -21,9 +21,9 @@ import numpy as np
 
 from puller.errors import RepositoryError
 from puller.pipeline.buffers import Buffer, BufferBudget, BufferPool
-from puller.repository.format.chunk_slot import SlotCipher
-from puller.repository.format.compression import Content
-from puller.repository.format.footer import ID, MAX_SLOTS, Footer, PackKind, encode_tail
+from puller.repository.format.chunk_slot import Piece, SealedSlots, SlotCipher
+from puller.repository.format.footer import MAX_SLOTS, Footer, Origins, SealedPack, encode_tail
+from puller.repository.format.packname import ID, PackKind
 from puller.repository.format.sealing import TAG
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.units import MIB, format_bytes
@@ -31,16 +31,39 @@ from puller.units import MIB, format_bytes
 DATA_PACK = 32 * MIB
 MAP_PACK = 8 * MIB
 TAIL_ROOM = 2 * MIB
-"""Room for the largest tail: 65536 slots of 21 bytes, which zstd makes no longer, a key box and a trailer."""
+"""Room for the largest tail: 65536 slots of 25 bytes, which zstd makes no longer, key boxes and a trailer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Content for a slot: its id, the bytes to seal, their flags."""
+MAX_ORIGINS = 256
+"""Packs in which the slots of one pack were sealed. Their key boxes must fit into the tail."""
 
-    content_id: bytes
-    content: Content
-    flags: int
+
+class OriginTable:
+    """The origins of the slots of a pack that is being filled."""
+
+    def __init__(self) -> None:
+        self._packs: dict[SealedPack, int] = {}
+        self._places: list[int] = []
+        self._slots: list[int] = []
+
+    def has_room(self, piece: Piece) -> bool:
+        """Return whether a slot for ``piece`` can be added."""
+        return piece.origin is None or piece.origin[0] in self._packs or len(self._packs) < MAX_ORIGINS
+
+    def add(self, piece: Piece) -> None:
+        """Add the next slot."""
+        if piece.origin is not None:
+            pack, slot = piece.origin
+            self._places.append(self._packs.setdefault(pack, len(self._packs)))
+            self._slots.append(slot)
+
+    def origins(self) -> Origins | None:
+        """Return the origins; None if the slots were sealed here."""
+        if not self._packs:
+            return None
+        return Origins(
+            tuple(self._packs), np.array(self._places, np.uint16), np.array(self._slots, np.uint16)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +92,13 @@ class OpenPack:
 
     kind: PackKind
     pack_id: bytes
-    cipher: SlotCipher
+    cipher: SlotCipher | SealedSlots
     key_box: bytes
     buffer: Buffer
     ids: bytearray = field(default_factory=bytearray)
     lengths: list[int] = field(default_factory=list)
     flags: bytearray = field(default_factory=bytearray)
+    origins: OriginTable = field(default_factory=OriginTable)
     end: int = 0
     _unfilled: int = 0
     _shut: bool = False
@@ -86,8 +110,9 @@ class OpenPack:
         room = len(self.buffer.view) - TAIL_ROOM
         for piece in pieces:
             length = len(piece.content) + self.cipher.overhead
-            if self.end + length > room or len(self.flags) == MAX_SLOTS:
+            if self.end + length > room or len(self.flags) == MAX_SLOTS or not self.origins.has_room(piece):
                 break
+            self.origins.add(piece)
             self.ids += piece.content_id
             self.lengths.append(length)
             self.flags.append(piece.flags)
@@ -113,13 +138,37 @@ class OpenPack:
         """Return the footer of the pack."""
         ids = np.frombuffer(bytes(self.ids), np.uint8).reshape(-1, ID)
         flags = np.frombuffer(bytes(self.flags), np.uint8)
-        return Footer(self.key_box, ids, np.array(self.lengths, np.uint32), flags)
+        return Footer(self.key_box, ids, np.array(self.lengths, np.uint32), flags, self.origins.origins())
 
     def body(self, keys: KeyRing, footer: Footer) -> memoryview:
         """Return the whole object, tail included, as a view of the buffer."""
         tail = encode_tail(keys, self.kind, self.pack_id, footer)
         self.buffer.view[self.end : self.end + len(tail)] = tail
         return self.buffer.view[: self.end + len(tail)]
+
+
+Sealing = Callable[[bytes], tuple[SlotCipher | SealedSlots, bytes]]
+"""Returns for the id of a new pack what fills its slots, and its key box."""
+
+
+def map_sealing(keys: KeyRing) -> Sealing:
+    """Return the sealing of map packs."""
+    return lambda pack_id: (SlotCipher(keys, pack_id, keys.map_key(pack_id)), NO_KEY_BOX)
+
+
+def data_sealing(keys: KeyRing) -> Sealing:
+    """Return the sealing of data packs."""
+
+    def begin(pack_id: bytes) -> tuple[SlotCipher, bytes]:
+        pack_key, key_box = keys.new_data_key(pack_id)
+        return SlotCipher(keys, pack_id, pack_key), key_box
+
+    return begin
+
+
+def no_sealing(_: bytes) -> tuple[SealedSlots, bytes]:
+    """Begin a data pack of slots that are sealed already."""
+    return SealedSlots(), NO_KEY_BOX
 
 
 class PackWriter:
@@ -131,13 +180,13 @@ class PackWriter:
 
     def __init__(
         self,
-        keys: KeyRing,
+        sealing: Sealing,
         kind: PackKind,
         pool: BufferPool | BufferBudget,
         emit: Callable[[OpenPack], None],
         began: Callable[[float], None],
     ) -> None:
-        self._keys = keys
+        self._sealing = sealing
         self.kind = kind
         self._pool = pool
         self._emit = emit
@@ -165,7 +214,7 @@ class PackWriter:
             pieces = pieces[places.count :]
 
     def _require_storable(self, pieces: Sequence[Piece]) -> None:
-        largest = max((len(piece.content) for piece in pieces), default=0)
+        largest = max((len(piece.content) - (TAG if piece.origin else 0) for piece in pieces), default=0)
         if largest > self.kind.content_limit:
             limit = format_bytes(self.kind.content_limit)
             raise RepositoryError(
@@ -190,11 +239,7 @@ class PackWriter:
     def _new_pack(self, least: int) -> OpenPack:
         """Return a pack with space for ``least`` bytes of slots, in its own buffer if necessary."""
         pack_id = os.urandom(ID)
-        if self.kind is PackKind.MAP:
-            pack_key, key_box = self._keys.map_key(pack_id), NO_KEY_BOX
-        else:
-            pack_key, key_box = self._keys.new_data_key(pack_id)
-        cipher = SlotCipher(self._keys, pack_id, pack_key)
+        cipher, key_box = self._sealing(pack_id)
         asked = time.monotonic()
         fits = least + TAIL_ROOM <= self._pool.size
         buffer = (self._pool if fits else BufferPool(1, least + TAIL_ROOM)).acquire()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,12 +30,14 @@ from puller.errors import (
     UnknownKind,
 )
 from puller.repository import points as records
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.repository.points import Point, Points
-from puller.repository.writing.claims import Claims
 from puller.store.base import Store
 from puller.store.parallel import together
+
+if TYPE_CHECKING:
+    from puller.repository.writing.claims import Claims
 
 PREFIX = "pending/"
 

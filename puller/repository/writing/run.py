@@ -23,20 +23,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from puller.cancelling import cleanup
 from puller.errors import DamagedData, PullerError, StoreError, UnsupportedDisk
+from puller.host.priority import lower_thread
 from puller.pipeline.buffers import Batch, BufferBudget, BufferPool
 from puller.pipeline.concurrency import FAR_AWAY, Concurrency
-from puller.pipeline.flow import Flow
+from puller.pipeline.flow import Crew, Flow
 from puller.pipeline.gate import Gate
-from puller.pipeline.pace import Pace
+from puller.pipeline.ratelimit import RateLimit
 from puller.repository.format import index
-from puller.repository.format.chunk_slot import compress, content_id
+from puller.repository.format.address import Address
+from puller.repository.format.chunk_slot import Piece, compress, content_id
 from puller.repository.format.compression import Content
-from puller.repository.format.footer import PackKind
 from puller.repository.format.index import INDEX_PREFIX, IndexedPack, IndexPart
-from puller.repository.format.pages import LARGEST_DISK, ZERO, Address, Numbers, Slots
+from puller.repository.format.packname import PackKind
+from puller.repository.format.pages import LARGEST_DISK, ZERO, Numbers, Slots
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.points import Point, Points
 from puller.repository.reading.mapreader import MapReader
@@ -52,8 +55,10 @@ from puller.repository.writing.packing import (
     TAIL_ROOM,
     OpenPack,
     PackWriter,
-    Piece,
     Places,
+    data_sealing,
+    map_sealing,
+    no_sealing,
 )
 from puller.repository.writing.pending import PendingPoints, commit
 from puller.repository.writing.runlocks import Locking
@@ -61,11 +66,13 @@ from puller.store.base import Store
 from puller.store.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
 
+Flags = NDArray[np.bool_]
+
 _ZEROS = bytes(CHUNK)
 _CORES = os.cpu_count() or 1
 
 MOST_UPLOADS = 24
-"""Most uploads at once, however far the store is: so many connections are polite to a server."""
+"""Most uploads at once to any store: more connections would be impolite to a server."""
 
 _QUEUED = 5
 """Most batches that wait for a codec. A reader that has to wait leaves the server idle."""
@@ -81,7 +88,8 @@ class Tuning:
     ``uploads`` at once, or None to adapt their number to the wire. ``packs`` of full size are in memory, or
     more small ones in as many bytes; up to ``memory`` bytes of the whole run if that speeds it up.
     ``batches`` suffice for the data being read, a few in the queue and one in each codec. ``level`` is
-    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second.
+    zstd's, or None to adapt it to the store; ``upload_rate`` is in bytes per second. If ``gentle``, the
+    codecs come after the host's other programs.
     """
 
     codecs: int = _CORES
@@ -92,10 +100,11 @@ class Tuning:
     batch_size: int = 2 * MIB
     level: int | None = 1
     upload_rate: int | None = None
+    gentle: bool = False
 
 
 LEAST_MEMORY = 256 * MIB
-"""Fewest bytes that a user can give a run: packs of full size, for a store that is near, need them."""
+"""Fewest bytes that a user can allow a run: full packs to a nearby store need them."""
 
 _BESIDE = 184 * MIB
 """Memory of a run beside its data packs: interpreter, batches, map packs, maps, index."""
@@ -104,10 +113,10 @@ _NEAR, _FAR = 2, 16
 """Uploads at once to begin with."""
 
 _MOST_NEAR = 8
-"""Uploads at once to a store that is near: no more than fit into the memory of three full packs."""
+"""Most uploads at once to a nearby store: as many as fit into the memory of three full packs."""
 
 _SMALLEST = 4
-"""A small pack is this part of a full one."""
+"""A full pack is this many times as large as a small one."""
 
 
 def pack_size(uploads: int, packs: int) -> int:
@@ -132,10 +141,18 @@ class Holdings(Protocol):
 
     keys: KeyRing
     store: Store
-    maps: MapReader
-    packs: PackReader
     points: Points
     pending: PendingPoints
+
+    @property
+    def maps(self) -> MapReader:
+        """The reader of maps."""
+        ...
+
+    @property
+    def packs(self) -> PackReader:
+        """The reader of packs."""
+        ...
 
 
 class DiskWriter:
@@ -169,6 +186,20 @@ class DiskWriter:
         """Store whole announced chunks, by number, in the calling thread. Many threads may do so at once."""
         self._run.place(self, chunks, contents)
         self.count(sum(map(len, contents)), 0, 0)
+
+    def refer(self, chunks: Sequence[int], ids: Sequence[bytes]) -> Flags:
+        """Place those announced chunks, by number, whose content, by id, is stored; return which these are.
+
+        The ids are those of a repository of the same family.
+        """
+        found = self._run.refer(self, chunks, ids)
+        self.count(int(found.sum()) * CHUNK, 0, 0)
+        return found
+
+    def adopt(self, chunks: Sequence[int], pieces: Sequence[Piece]) -> None:
+        """Store announced chunks, by number, as a repository of the same family has sealed them."""
+        self._run.adopt(self, chunks, pieces)
+        self.count(len(chunks) * CHUNK, 0, 0)
 
     def count(self, done: int, new: int, stored: int) -> None:
         """Add to the counters; called by the threads that store."""
@@ -226,11 +257,18 @@ class Run:
         self._gate = self.flow.adopt(Gate(law, lambda limit: packs.resize(*self._budget(limit))))
         self._upload = self.flow.crew("upload", law.most, 1, self._upload_pack)
         self.locks.start(self.flow)
-        self._codec = self.flow.crew("codec", self._tuning.codecs, _QUEUED, self._encode)
+        self._codec = self._start_codecs(self._tuning)
         began = self.effort.pack_began
-        self._data = PackWriter(self._keys, PackKind.DATA, packs, self._upload.put, began)
-        self._maps = PackWriter(self._keys, PackKind.MAP, maps, self._upload.put, lambda _: None)
+        put = self._upload.put
+        self._data = PackWriter(data_sealing(self._keys), PackKind.DATA, packs, put, began)
+        self._sealed = PackWriter(no_sealing, PackKind.DATA, packs, put, began)
+        self._maps = PackWriter(map_sealing(self._keys), PackKind.MAP, maps, put, lambda _: None)
         return self
+
+    def _start_codecs(self, tuning: Tuning) -> Crew[tuple[DiskWriter, Batch]]:
+        if tuning.gentle:
+            return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode, lower_thread)
+        return self.flow.crew("codec", tuning.codecs, _QUEUED, self._encode)
 
     @property
     def uploads_at_once(self) -> int:
@@ -244,7 +282,7 @@ class Run:
 
     def _paced(self, rate: int | None) -> Store:
         """Return the store for packs. Index objects bypass the rate limit, also after a failure."""
-        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(Pace(rate)).take)
+        return self._store if rate is None else PacedStore(self._store, self.flow.adopt(RateLimit(rate)).take)
 
     def __exit__(self, *failure: object) -> None:
         try:
@@ -292,7 +330,8 @@ class Run:
         self.locks.take_over(base)
 
     def rely_on(self, point: Point, root: Address) -> None:
-        """See that what the map at ``root`` of a committed ``point`` reaches is locked for long enough.
+        """Make sure that everything that the map at ``root`` of a committed ``point`` reaches is locked for
+        long enough.
 
         Call it before ``disk`` is called with this ``root``. It may take minutes, so no job should be open.
         """
@@ -351,6 +390,24 @@ class Run:
         )
         disk.map.place(numbers, packs, slots)
 
+    def refer(self, disk: DiskWriter, chunks: Sequence[int], ids: Sequence[bytes]) -> Flags:
+        """See ``DiskWriter.refer``."""
+        packs, slots = self._find_indexed(PackKind.DATA, ids)
+        found: Flags = packs != MISS
+        if found.any():
+            disk.map.place(np.array(chunks, np.int64)[found], packs[found], slots[found])
+        return found
+
+    def adopt(self, disk: DiskWriter, chunks: Sequence[int], pieces: Sequence[Piece]) -> None:
+        """See ``DiskWriter.adopt``."""
+        packs, slots = self._find_indexed(PackKind.DATA, [piece.content_id for piece in pieces])
+        missing = np.flatnonzero(packs == MISS).tolist()
+        fresh = {pieces[at].content_id: pieces[at] for at in missing}
+        places = self._store_pieces(disk, self._sealed, list(fresh.values()), len(fresh) * CHUNK)
+        for at in missing:
+            packs[at], slots[at] = places[pieces[at].content_id]
+        disk.map.place(np.array(chunks, np.int64), packs, slots)
+
     def _locate(
         self,
         disk: DiskWriter,
@@ -402,15 +459,20 @@ class Run:
         """Put contents, by id, into packs of ``writer``; return the pack number and slot of each."""
         packed = compress(list(fresh.values()), self.effort.level)
         pieces = [Piece(key, *piece) for key, piece in zip(fresh, packed, strict=True)]
+        new = sum(map(len, fresh.values())) if writer is self._data else 0
+        return self._store_pieces(disk, writer, pieces, new)
+
+    def _store_pieces(
+        self, disk: DiskWriter, writer: PackWriter, pieces: Sequence[Piece], new: int
+    ) -> dict[bytes, tuple[int, int]]:
         found: dict[bytes, tuple[int, int]] = {}
         total = 0
         for places, stored in writer.add(pieces):
             total += stored
             pack = self._note_places(places)
-            for slot, piece in enumerate(pieces[len(found) : len(found) + places.count], places.first):
-                found[piece.content_id] = pack, slot
-                self._index.add(writer.kind, piece.content_id, pack, slot)
-        new = sum(map(len, fresh.values())) if writer is self._data else 0
+            written = [piece.content_id for piece in pieces[len(found) : len(found) + places.count]]
+            found.update({content_id: (pack, slot) for slot, content_id in enumerate(written, places.first)})
+            self._index.add(writer.kind, pack, places.first, written)
         disk.count(0, new, total)
         return found
 
@@ -458,12 +520,13 @@ class Run:
     def store(self) -> None:
         """Make the packs durable, in place of ``flush``: ``commit`` puts the index."""
         self._data.flush()
+        self._sealed.flush()
         self._maps.flush()
         self._upload.finish()
         self.locks.finish()
 
     def _put_rest(self) -> None:
-        """Put the index of the packs that none names yet."""
+        """Put the index of the packs that are not in an index object yet."""
         if self._fresh:
             self._put_index(self._fresh)
             self._fresh = []

@@ -7,8 +7,8 @@
     content found in a pack ──► ask the store for that pack's lock ──► extend it if it ends too soon
     new packs ──► locked by their put
 
-So an incremental asks about the packs in which it has found content, and about no others, as long as its base
-is covered. All of this is done before the point is announced, and the point says until when it holds.
+So as long as its base is covered, an incremental looks up only the locks of packs in which it has found
+content. All of this happens before the point is announced, and the point records how long the locks last.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import msgspec
 
 from puller.errors import DamagedData, ObjectNotFound
 from puller.pipeline.flow import Crew, Flow
-from puller.repository.format.footer import PackKind
-from puller.repository.format.pages import Address
+from puller.repository.format.address import Address
+from puller.repository.format.packname import PackKind
 from puller.repository.locking import Extension, StoreClock, packs_of, vital_names
 from puller.repository.points import Point
 from puller.repository.reading.mapreader import MapReader
@@ -35,14 +35,14 @@ from puller.store.objectlock import ObjectLock
 
 _THREADS = 4
 _QUEUED = 1 << 16
-"""Packs that may wait for their question: so many that no codec ever waits for this."""
+"""Packs that may wait for a lookup of their lock: enough that no codec ever has to wait."""
 
 _COMMIT = 900.0
 """Seconds that a commit may take. Stores refuse a lock whose end has passed."""
 
 
 class Locking(Protocol):
-    """What a run does about locks. ``gap`` says why its point is not covered, if it should be."""
+    """The lock work of a run. ``gap`` says why its point is not covered, although it should be."""
 
     gap: str | None
 
@@ -55,11 +55,11 @@ class Locking(Protocol):
         ...
 
     def rely_on(self, point: Point, root: Address) -> None:
-        """See that all is locked that the map at ``root`` of a committed point reaches."""
+        """Make sure that everything that the map at ``root`` of a committed point reaches is locked."""
         ...
 
     def take_over(self, root: Address) -> bool:
-        """Note that the run refers to what a map reaches. Return whether it was relied on before."""
+        """Note that the run refers to what a map reaches. Return whether the run already relied on it."""
         ...
 
     def own(self, pack_id: bytes) -> None:

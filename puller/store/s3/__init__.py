@@ -1,1 +1,1 @@
-"""The store that speaks S3, through boto3."""
+"""The store that speaks S3, through botocore."""

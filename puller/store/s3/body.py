@@ -91,8 +91,8 @@ _PROMPT = 0.1
 class HeardBody(StreamingBody):
     """A download that notes its progress: a slow download is not a silent store.
 
-    ``time_limit``: seconds without a byte. The limit of the request ends with the answer's head: what it is
-    made from says nothing about pauses in a body.
+    ``time_limit``: seconds without a byte. The limit of the request applies only up to the answer's head: it
+    is derived from waits for answers, which say nothing about pauses in a body.
     """
 
     def __init__(self, body: StreamingBody, note_progress: Note, time_limit: float) -> None:

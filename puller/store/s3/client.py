@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import boto3
-from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -17,6 +15,7 @@ from puller.store.s3.body import BufferFile
 from puller.store.s3.differences import Differences
 from puller.store.s3.options import add_to_requests, session_with, with_options
 from puller.store.s3.profile import decides_signing, own_settings
+from puller.store.s3.quick import SERVICE, make_quick
 from puller.store.s3.s3 import S3Store
 from puller.store.s3.signing import Signing
 from puller.store.s3.timelimits import TimeLimits
@@ -50,7 +49,7 @@ def make_client(
 ) -> S3Client:
     """Return the client that ``connect`` uses, with the same errors. It may serve many stores and threads.
 
-    Only what the options set for all requests is in it. It notes in ``differences`` what it meets.
+    It has only those options that apply to all requests. It notes the server's ``differences``.
     """
     try:
         client = _client(config or Config(), options, differences or Differences())
@@ -72,19 +71,16 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
 
     botocore itself uses path-style addresses with a custom endpoint, and us-east-1 without a region.
     """
-    core = session_with(options)
-    session = boto3.Session(botocore_session=core)
-    # An unsigned client knows the endpoint without a search for credentials, which can take seconds.
-    endpoint = session.client("s3", config=Config(signature_version=UNSIGNED)).meta.endpoint_url
-    unsigned = endpoint.startswith("https:") and not decides_signing(core)
-    config = with_options(own_settings(core), options).merge(config)
+    session = session_with(options)
+    make_quick(session)
+    config = with_options(own_settings(session), options).merge(config)
+    client: Any = session.create_client(SERVICE, config=config, verify=options.ca_bundle)
+    unsigned = client.meta.endpoint_url.startswith("https:") and not decides_signing(session)
     if unsigned:
-        s3: Any = (getattr(config, "s3", None) or {}) | {"payload_signing_enabled": False}
-        config = config.merge(Config(s3=s3))
-    client = session.client("s3", config=config, verify=options.ca_bundle)
+        client.meta.config.s3 = (client.meta.config.s3 or {}) | {"payload_signing_enabled": False}
     Signing(client, differences, lambda: session_with(options).get_credentials(), unsigned)
     TimeLimits(client)
-    return client
+    return cast("S3Client", client)
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:

@@ -1,4 +1,4 @@
-"""Deletions: many in one request, or one by one where the server refuses that."""
+"""Deletions: many in one request, or one by one if the server refuses that."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Deletions:
         self._by_proxy = by_proxy
 
     def delete(self, scope: CancelScope, targets: Sequence[Target]) -> Sequence[Failure]:
-        """Delete at most a ``BATCH``; return those that stay, with the reasons. Raises StoreError."""
+        """Delete at most ``BATCH`` objects; return those that could not be deleted, with the reasons. Raises
+        StoreError."""
         if self._differences.met(ONE_BY_ONE):
             return self._delete_singly(scope, targets)
         try:

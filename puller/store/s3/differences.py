@@ -1,6 +1,6 @@
-"""Differences between servers that speak S3: what puller remembers of one, and tells its user once.
+"""Differences between S3 servers: puller remembers those of a server, and prints a notice of each once.
 
-``docs/providers.md`` lists them all, with what puller does about each.
+``docs/providers.md`` lists all of them, and what puller does about each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def other_region(region: str) -> str:
 
 
 class Differences:
-    """Differences of one server that were met, by their notices. Copies of a store share them.
+    """The differences met on one server, by their notices. Copies of a store share them.
 
     A notice waits for an operation in a scope that has an observer.
     """
@@ -60,7 +60,7 @@ class Differences:
                 self._untold.append(notice)
 
     def tell(self, scope: CancelScope) -> None:
-        """Tell the observer of ``scope``, if it has one, each notice that nobody was told."""
+        """Report each notice that was not reported yet to the observer of ``scope``, if it has one."""
         while self._untold and scope.is_observed:
             try:
                 notice = self._untold.popleft()

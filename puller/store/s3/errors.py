@@ -116,7 +116,7 @@ def translate_code(code: str, message: str, action: str) -> StoreError:
 
 
 def _is_held(code: str, message: str) -> bool:
-    """Return whether Object Lock holds a version, as MinIO says it: Object is WORM protected."""
+    """Return whether Object Lock holds a version. MinIO's words are "Object is WORM protected"."""
     return code == "InvalidRequest" and "worm" in message.lower()
 
 
@@ -156,7 +156,7 @@ _NO_BATCHES = frozenset(
 def refuses_batches(error: aws.ClientError) -> bool:
     """Return whether ``DeleteObjects`` may be refused as such, and single deletions allowed.
 
-    Ceph denies it as a whole under a right for a prefix; Google does not know it.
+    Ceph denies it if the permission is limited to a prefix; Google does not support it.
     """
     refusal = Refusal.of(error)
     if not is_code(refusal.code):
@@ -165,7 +165,8 @@ def refuses_batches(error: aws.ClientError) -> bool:
 
 
 def may_be_absent(error: BaseException | None) -> bool:
-    """Return whether access was denied, as some do for an absent object, or refused unexplained."""
+    """Return whether access was denied, as by some servers for an absent object, or refused without a
+    reason."""
     if not isinstance(error, aws.ClientError):
         return False
     refusal = Refusal.of(error)

@@ -41,7 +41,7 @@ def s3_date(lock: ObjectLock) -> datetime:
 
 Delete = Callable[[Sequence[Target]], Sequence[Failure]]
 Reading = Callable[[str, str], AbstractContextManager[None]]
-"""A context for a request that reads: of what is done, and of the object's key."""
+"""A context for a request that reads; it gets the action and the object's key."""
 
 
 class S3Locks:

@@ -28,7 +28,7 @@ def session_with(options: StoreOptions) -> Session:
 
 
 def _check_readable(path: str) -> None:
-    """botocore takes a file that it cannot read for one without credentials."""
+    """botocore treats a file that it cannot read like one without credentials."""
     try:
         Path(path).open("rb").close()
     except OSError as error:

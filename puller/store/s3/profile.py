@@ -1,4 +1,4 @@
-"""puller's own settings of the S3 client, for all that the environment and the AWS profile leave open."""
+"""puller's own settings of the S3 client, where the environment and the AWS profile set nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_settings(session: Session) -> Config:
 
 
 def decides_signing(session: Session) -> bool:
-    """Return whether the user has set if bodies are signed."""
+    """Return whether the user has configured the signing of bodies."""
     return "payload_signing_enabled" in _section(session.get_scoped_config())
 
 

@@ -206,7 +206,7 @@ class S3Store(Scoped):
             raise failures[0]
 
     def sweep(self, prefixes: Iterable[str], before: float) -> None:
-        """See ``Store.sweep``: a put is one request, of which nothing stays if it is cut off."""
+        """See ``Store.sweep``: a put is one request, which leaves nothing if it is interrupted."""
 
     def _key(self, key: str) -> str:
         return self._root + validate_key(key)
@@ -251,7 +251,8 @@ class S3Store(Scoped):
             raise denied from error
 
     def _listed(self, key: str, action: str | None = None) -> ObjectInfo | None:
-        """Return what a listing of this one key says. It comes first, as keys that it begins come later."""
+        """Return the entry of this one key in a listing. It is the first, because longer keys with this
+        prefix follow it."""
         name = self._key(key)
         with self._doing(action or f"cannot look up {key}"):
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
@@ -372,7 +373,7 @@ class S3Store(Scoped):
     def _looked_up(self, key: str) -> ObjectInfo | None:
         """Look up an object that a listing has without its ETag; None if it is gone.
 
-        rclone makes ETags from the content as it lists, and has none of what is deleted meanwhile.
+        rclone computes ETags from the content while it lists, so an object that is being deleted has none.
         """
         try:
             with self._reading(f"cannot look up {key}", key):
@@ -389,7 +390,7 @@ def _is_whole(answer: GetObjectOutputTypeDef) -> bool:
 def _is_part(answer: GetObjectOutputTypeDef, wanted: str, limit: int | None) -> bool:
     """Return whether the answer to a read of the range ``wanted`` has no more than that.
 
-    Some servers answer with the whole object if it is no longer, and some omit the Content-Range.
+    Some servers send the whole object if it is not longer than the range, and some omit the Content-Range.
     """
     if whole_size(answer) is not None or not _is_whole(answer):
         return True

@@ -1,4 +1,4 @@
-"""Requests that a server refuses because of their signature, and that are worth another one.
+"""Requests that a server refuses because of their signature, and that are worth signing again.
 
 The client asks its ``needs-retry`` handlers about each answer; 0 lets it sign the request again and repeat it
 at once. Each reason is tried once for a request, so that an answer that stays the same is raised.
@@ -41,7 +41,7 @@ _UNSIGNED = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""Codes with which servers refuse ``UNSIGNED-PAYLOAD``, and other things too."""
+"""Codes with which servers refuse ``UNSIGNED-PAYLOAD``, among other things."""
 
 _EXPECTED_REGION = re.compile(r"expecting '([a-z0-9-]+)'")
 

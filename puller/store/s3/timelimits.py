@@ -1,4 +1,4 @@
-"""Time limits of requests that get no answer: short where the wire has shown short waits.
+"""Time limits of requests that get no answer: short if recent waits were short.
 
 The client closes the connection when the limit is over. That ends a put for good, so that its buffer can be
 used again: an abandoned thread would go on sending it.
@@ -24,10 +24,10 @@ SHORTEST = 6.0
 """Seconds of silence that every request is allowed: a healthy server may pause."""
 
 FACTOR = 2.5
-"""Allowed silence in multiples of the longest wait of late."""
+"""Allowed silence in multiples of the longest recent wait."""
 
 REMEMBERED = 64
-"""Waits of late that count, of each kind: servers get slower and faster."""
+"""Recent waits that count, of each kind: servers get slower and faster."""
 
 _MOST_SILENT = 1000
 _SENT = "puller_sent"
@@ -45,7 +45,8 @@ class Bounds:
     longest: float
 
     def limit(self, slowest: float | None, silent: int) -> float:
-        """Return the limit after ``silent`` tries in vain, if an answer took up to ``slowest`` seconds."""
+        """Return the limit after ``silent`` tries without an answer, if answers took up to ``slowest``
+        seconds."""
         first = self.longest / 3 if slowest is None else FACTOR * slowest
         return float(min(self.longest, max(self.shortest, first) * 2.0**silent))
 

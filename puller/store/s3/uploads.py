@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import PutObjectRequestTypeDef
 
 _HANG_UPS = 2
-"""Large puts that succeed only without ``Expect``, after which it is the cause: one may be an outage."""
+"""Large puts that must succeed only without ``Expect`` to prove it the cause: one may be an outage."""
 
 
 class _Way(NamedTuple):
@@ -66,14 +66,14 @@ class Uploads:
 
     @property
     def _is_worth_asking(self) -> bool:
-        """Whether the server may refuse a body, so that it is asked before: each time costs a round trip.
+        """Whether to ask the server before a large put, which costs a round trip.
 
-        One that has just accepted a large object hardly refuses the next one.
+        A server that has just accepted a large object will rarely refuse the next one.
         """
         return not self._accepts and not self._differences.met(NO_EXPECTATION)
 
     def put_new(self, request: PutObjectRequestTypeDef, body: Body, note_progress: Note) -> None:
-        """Put the object unless it exists; try on the first small one whether the server still sees that.
+        """Put the object unless it exists; test on the first small one whether the server still checks that.
 
         Some servers honour ``If-None-Match`` at ``init``, and no longer once versioning is switched on.
         """
