@@ -137,13 +137,17 @@ def _verify(stage: Stage) -> None:
     _say("  the newest point restores to exactly what the disk holds")
 
 
-def _impact(stage: Stage, number: int) -> dict[str, impact.Latencies]:
+def _impact(stage: Stage, number: int) -> dict[str, dict[str, impact.Latencies]]:
+    return {scene.name: _impact_in(stage, scene, number) for scene in impact.SCENES}
+
+
+def _impact_in(stage: Stage, scene: impact.Scene, number: int) -> dict[str, impact.Latencies]:
     phases = list(impact.PHASES)
     found = {}
-    with impact.writing_guest(stage) as guest:
+    with impact.busy_guest(stage, scene) as guest:
         for phase in phases[number % len(phases) :] + phases[: number % len(phases)]:
             found[phase] = impact.measure(stage, guest, phase)
-            _say(f"  guest's writes, {phase}: {len(found[phase].writes)}")
+            _say(f"  guest's {scene.name}, {phase}: {len(found[phase].requests)} requests")
     return {phase: found[phase] for phase in phases}
 
 
@@ -151,6 +155,7 @@ def _save(results: Results, output: Path) -> None:
     results.save(output / RESULTS)
     (output / "results.md").write_text(report.markdown(results))
     plot.save(results, output / "results.svg")
+    plot.save_impact(results, output / "impact.svg")
 
 
 def _say(text: str) -> None:

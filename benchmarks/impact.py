@@ -1,8 +1,9 @@
-"""What a guest feels: the latency of its writes of 4 KiB while it is backed up, and while it is not.
+"""What a guest feels: the latency of its requests of 4 KiB while it is backed up, and while it is not.
 
 A real guest (without KVM: its processor is emulated, which is the same in all phases) writes to random
-places of the disk by ``ioping``, past its own page cache, through virtio and QEMU's block layer. So nearly
-every write during a backup is the first one to its cluster, and QEMU has to copy the old content first.
+places of the disk by ``ioping``, or reads from them, past its own page cache, through virtio and QEMU's block
+layer. So nearly every write during a backup is the first one to its cluster, and QEMU has to copy the old
+content first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.lab.kernel import Kernel
 INIT = Path(__file__).parent / "guest-init"
 BOOT_SECONDS = 120.0
 IDLE_SECONDS = 6.0
-LIMIT = "200M"
+RATE = "200M"
 """Bytes a second: about a third of what puller reads on two cores."""
 
 _LATENCY = re.compile(r"request=\d+ time=([\d.]+) (ns|us|ms|s)\b")
@@ -34,58 +35,79 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """What the guest does, and where its image is: in the page cache, or on the disk, past the cache."""
+
+    writes: bool
+    cached: bool
+
+    @property
+    def name(self) -> str:
+        """For tables and plots."""
+        return (
+            f"{'writes' if self.writes else 'reads'}, {'image in cache' if self.cached else 'image on disk'}"
+        )
+
+
+SCENES = [Scene(writes, cached) for cached in (True, False) for writes in (True, False)]
+
+
+@dataclass(frozen=True, slots=True)
 class Latencies:
-    """Of the writes that ended in one phase, in seconds; the phase itself took ``wall`` seconds."""
+    """Of the requests that ended in one phase, in seconds; the phase itself took ``wall`` seconds."""
 
     wall: float
-    writes: tuple[float, ...]
+    requests: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """The guest whose writes are timed."""
+    """The guest whose requests are timed."""
 
     domain: Domain
     console: Console
 
-    def written(self) -> list[float]:
-        """Latencies of all writes up to now, in seconds."""
+    def answered(self) -> list[float]:
+        """Latencies of all requests up to now, in seconds."""
         text = self.console.text()
         found = _LATENCY.findall(text[: text.rfind("\n") + 1])
         return [float(number) * _UNITS[unit] for number, unit in found]
 
     @contextmanager
     def timed(self, phases: list[Latencies]) -> Iterator[None]:
-        """Append the latencies of the writes that end within the context."""
-        before, began = len(self.written()), time.monotonic()
+        """Append the latencies of the requests that end within the context."""
+        before, began = len(self.answered()), time.monotonic()
         yield
         wall = time.monotonic() - began
-        phases.append(Latencies(wall, tuple(self.written()[before:])))
+        phases.append(Latencies(wall, tuple(self.answered()[before:])))
 
 
 _numbers = count()
 
 
 @contextmanager
-def writing_guest(stage: Stage) -> Iterator[Guest]:
-    """A guest that writes; on a disk of its own, which its writes destroy."""
+def busy_guest(stage: Stage, scene: Scene) -> Iterator[Guest]:
+    """A guest that writes or reads; on a disk of its own, which its writes destroy."""
     name = f"guest-{next(_numbers)}"
-    boot = Boot(*(stage.place(f"{name}.{part}") for part in ("kernel", "initramfs", "console")))
+    kernel_place, initramfs, console = (
+        stage.place(f"{name}.{part}") for part in ("kernel", "initramfs", "console")
+    )
+    boot = Boot(kernel_place, initramfs, console, "ioping=writes" if scene.writes else "ioping=reads")
     kernel = Kernel.find()
     shutil.copyfile(kernel.image, boot.kernel)
     build_initramfs(kernel, boot.initramfs, init=INIT, programs=_programs())
-    domain = stage.start(name, boot)
+    domain = stage.start(name, boot, cached=scene.cached)
     try:
         domain.resume()
         guest = Guest(domain, Console(boot.console))
-        _wait_for_writes(guest)
+        _wait_for_requests(guest)
         yield guest
     finally:
         stage.host.remove(domain)
 
 
 def measure(stage: Stage, guest: Guest, phase: str) -> Latencies:
-    """Time the writes of ``guest`` during the last command of a phase, which is the backup itself."""
+    """Time the requests of ``guest`` during the last command of a phase, which is the backup itself."""
     found: list[Latencies] = []
     stage.beside = lambda: guest.timed(found)
     try:
@@ -99,8 +121,12 @@ def _nothing(stage: Stage, domain: Domain) -> None:
     stage.meter().run(["sleep", str(IDLE_SECONDS)])
 
 
+def _at_full_pace(stage: Stage, domain: Domain) -> None:
+    ours.full_of(stage, domain, "--pace", "full")
+
+
 def _limited(stage: Stage, domain: Domain) -> None:
-    ours.full_of(stage, domain, "--limit-read", LIMIT)
+    ours.full_of(stage, domain, "--pace", RATE)
 
 
 def _virtnbdbackup(stage: Stage, domain: Domain) -> None:
@@ -116,11 +142,14 @@ def _convert(stage: Stage, domain: Domain) -> None:
     output.unlink()
 
 
+QUIET, GENTLE, VIRTNBDBACKUP = "no backup", "puller", "virtnbdbackup"
+
 PHASES: dict[str, Callable[[Stage, Domain], object]] = {
-    "no backup": _nothing,
-    "puller": ours.full_of,
-    f"puller --limit-read {LIMIT}": _limited,
-    "virtnbdbackup": _virtnbdbackup,
+    QUIET: _nothing,
+    GENTLE: ours.full_of,
+    "puller --pace full": _at_full_pace,
+    f"puller --pace {RATE}": _limited,
+    VIRTNBDBACKUP: _virtnbdbackup,
     "qemu-img convert -c": _convert,
 }
 
@@ -137,9 +166,9 @@ def _programs() -> dict[str, Path]:
     return {"bin/ioping": Path(ioping)} | places
 
 
-def _wait_for_writes(guest: Guest) -> None:
+def _wait_for_requests(guest: Guest) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
-    while len(guest.written()) < 10:
+    while len(guest.answered()) < 10:
         if time.monotonic() > deadline or "failed" in guest.console.text():
-            raise RuntimeError(f"the guest does not write: {guest.console.text()[-500:]}")
+            raise RuntimeError(f"the guest sends no requests: {guest.console.text()[-500:]}")
         time.sleep(0.1)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 from benchmarks.cost import Cost
-from benchmarks.results import Results, Spread, spread
+from benchmarks.impact import PHASES, SCENES, Latencies
+from benchmarks.results import Results, Spread, percentile, spread
 from benchmarks.roofline import STEPS
 from benchmarks.targets import Target, verdicts
 from benchmarks.works import PULLER, all_works
@@ -98,27 +99,23 @@ def _roofline(results: Results) -> str:
 
 
 def _impact(results: Results) -> str:
-    phases = list(dict.fromkeys(phase for round_ in results.rounds for phase in round_.impact))
-    rows = []
-    for phase in phases:
-        found = [round_.impact[phase] for round_ in results.rounds if phase in round_.impact]
-        rows.append(
-            [
-                phase,
-                str(sum(len(each.writes) for each in found)),
-                _shown(spread(each.wall for each in found)),
-                _shown(spread(median(each.writes) * 1e3 for each in found), 2),
-                _shown(spread(percentile(each.writes, 99) * 1e3 for each in found), 1),
-            ]
-        )
-    heads = ["4 KiB writes of the guest during", "writes", "wall s", "median ms", "99th percentile ms"]
+    rows = [
+        [scene.name, phase, *_felt(found)]
+        for scene in SCENES
+        for phase in PHASES
+        if (found := results.impact(scene.name, phase))
+    ]
+    heads = ["the guest's 4 KiB", "during", "requests", "wall s", "median ms", "99th percentile ms"]
     return _table(heads, rows) if rows else ""
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of the values that so many per cent of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+def _felt(found: Sequence[Latencies]) -> list[str]:
+    return [
+        str(sum(len(each.requests) for each in found)),
+        _shown(spread(each.wall for each in found)),
+        _shown(spread(median(each.requests) * 1e3 for each in found), 2),
+        _shown(spread(percentile(each.requests, 99) * 1e3 for each in found), 1),
+    ]
 
 
 def _targets(results: Results) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,12 @@ class Spread(NamedTuple):
     high: float
 
 
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of the values that so many per cent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
 def spread(values: Iterable[float]) -> Spread | None:
     """None of nothing."""
     found = list(values)
@@ -39,11 +45,11 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 @dataclass(slots=True)
 class Round:
-    """``costs`` by work and contestant, ``impact`` by phase."""
+    """``costs`` by work and contestant, ``impact`` by scene and phase."""
 
     costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
     roofline: Roofline | None = None
-    impact: dict[str, Latencies] = field(default_factory=dict)
+    impact: dict[str, dict[str, Latencies]] = field(default_factory=dict)
 
     def meets(self, other: Round) -> bool:
         """Whether both have figures of the same thing."""
@@ -84,6 +90,11 @@ class Results:
         """Write all of it as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
+    def impact(self, scene: str, phase: str) -> list[Latencies]:
+        """One for each round that has it."""
+        found = (round_.impact.get(scene, {}).get(phase) for round_ in self.rounds)
+        return [latencies for latencies in found if latencies is not None]
+
     @classmethod
     def load(cls, path: Path) -> Results:
         """Read what ``save`` has written."""
@@ -100,7 +111,8 @@ def _round(document: dict[str, Any]) -> Round:
     }
     roofline = document["roofline"] and Roofline(**document["roofline"])
     impact = {
-        name: Latencies(each["wall"], tuple(each["writes"])) for name, each in document["impact"].items()
+        scene: {name: Latencies(each["wall"], tuple(each["requests"])) for name, each in phases.items()}
+        for scene, phases in document["impact"].items()
     }
     return Round(costs, roofline, impact)
 

@@ -44,11 +44,11 @@ class Stage:
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
 
-    def start(self, name: str, boot: Boot | None = None) -> Domain:
-        """Start a domain, standing still, on a copy of the disk, which is in the page cache then."""
+    def start(self, name: str, boot: Boot | None = None, *, cached: bool = True) -> Domain:
+        """Start a domain, standing still, on a copy of the disk, which is in the page cache if ``cached``."""
         image = self._folder / f"{name}.qcow2"
         shutil.copyfile(self.disk, image)
-        return self.host.domain(name, image, boot)
+        return self.host.domain(name, image, boot, cached=cached)
 
     @contextmanager
     def round(self, number: int) -> Iterator[None]:

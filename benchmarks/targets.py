@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.results import Results, Round, Spread, spread
+from benchmarks.impact import GENTLE, SCENES
+from benchmarks.impact import VIRTNBDBACKUP as BESIDE
+from benchmarks.results import Results, Round, Spread, percentile, spread
 from benchmarks.works import (
     FULL_FOLDER,
     FULL_S3,
@@ -125,7 +127,21 @@ def _get_rate(round_: Round) -> float:
 
 
 def _peak(round_: Round) -> float:
+    if not round_.costs:
+        raise KeyError("costs")
     return max(costs[PULLER].peak for costs in round_.costs.values()) / MIB
+
+
+def _felt(round_: Round) -> float:
+    """The guest's slowest writes beside puller, over those beside virtnbdbackup."""
+    found = round_.impact[SCENES[0].name]
+    ours, theirs = (percentile(found[phase].requests, 99) for phase in (GENTLE, BESIDE))
+    return ours / theirs
+
+
+def _longer(round_: Round) -> float:
+    found = round_.impact[SCENES[0].name]
+    return found[GENTLE].wall / found[BESIDE].wall
 
 
 TARGETS = (
@@ -143,5 +159,7 @@ TARGETS = (
     Target(RESTORE_QCOW2, VIRTNBDRESTORE, 3, partial(_faster, RESTORE_QCOW2, VIRTNBDRESTORE)),
     Target(RESTORE_QCOW2, "the same to raw", 1.15, _slower_than_raw, at_most=True),
     Target(RESTORE_S3, "the server's own GET rate", 80, _get_rate, " %"),
+    Target("99th percentile of a guest's writes", "beside virtnbdbackup", 1, _felt, at_most=True),
+    Target("time of that backup", "virtnbdbackup", 1, _longer, at_most=True),
     Target("peak memory of any of these", "", 256, _peak, " MiB", at_most=True),
 )

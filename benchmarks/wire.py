@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import tools
 from benchmarks.change import Change
 from benchmarks.cloud import BUCKET
 from benchmarks.cost import Cost, Meter
@@ -99,7 +100,8 @@ class Puller:
 def rcat(way: Way) -> Cost:
     """Stream the disk into one object by a multipart upload with 8 connections."""
     with way.stage.ours.export(way.stage.place(".")) as uri:
-        upload = f"rclone rcat --s3-no-check-bucket --s3-upload-concurrency 8 cloud:{BUCKET}/disk.zst"
+        options = "--s3-no-check-bucket --s3-upload-concurrency 8"
+        upload = f"{tools.path('rclone')} rcat {options} cloud:{BUCKET}/disk.zst"
         return way.meter().shell(f"nbdcopy '{uri}' - | zstd -1 -T2 -q | {upload}")
 
 

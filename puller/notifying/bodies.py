@@ -15,12 +15,16 @@ Style = Literal["json", "slack", "discord", "teams"]
 
 _LONGEST = 1900
 
+_LONGEST_CARD = 12_000
+"""Teams refuses a message of more than 28 KB, with all of its JSON."""
+
 
 def body(ending: Ending, style: Style) -> dict[str, Any]:
     """Return the JSON of one message."""
     told = f"{ending.subject}\n{ending.text}"
     if style == "slack":
-        return {"text": told}
+        # Slack reads <…> as a link or a mention of everybody: "Formatting text for app surfaces".
+        return {"text": told.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")}
     if style == "discord":
         return {"content": told[:_LONGEST], "allowed_mentions": {"parse": []}}
     if style == "teams":
@@ -32,6 +36,7 @@ def body(ending: Ending, style: Style) -> dict[str, Any]:
         "exit_code": ending.exit_code,
         "summary": ending.summary,
         "failure": ending.failure or None,
+        "failed": list(ending.failed),
         "advice": ending.advice or None,
         "alarms": [{"domain": domain, "text": text} for domain, text in ending.alarms],
         "seconds": round(ending.seconds, 1),
@@ -39,7 +44,8 @@ def body(ending: Ending, style: Style) -> dict[str, Any]:
 
 
 def _card(ending: Ending) -> dict[str, Any]:
-    lines = [{"type": "TextBlock", "text": line, "wrap": True} for line in ending.text.splitlines()]
+    shown = ending.text[:_LONGEST_CARD].splitlines()
+    lines = [{"type": "TextBlock", "text": line, "wrap": True} for line in shown]
     title = {"type": "TextBlock", "text": ending.subject, "weight": "Bolder", "wrap": True}
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",

@@ -16,6 +16,7 @@ class Ending:
         summary: What was done, in one line.
         failure: What failed, in one line; empty if nothing did.
         advice: What to do about it; empty likewise.
+        failed: The domains and the steps that failed.
         alarms: What looks wrong in new points, each with its domain.
         seconds: How long the run took.
     """
@@ -26,6 +27,7 @@ class Ending:
     summary: str
     failure: str = ""
     advice: str = ""
+    failed: tuple[str, ...] = ()
     alarms: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
 
@@ -42,7 +44,7 @@ class Ending:
     @property
     def subject(self) -> str:
         """One line: the state, the job, the host."""
-        return f"[puller] {self.state}: {self.job} on {self.host}"
+        return _printable(f"[puller] {self.state}: {self.job} on {self.host}")
 
     @property
     def text(self) -> str:
@@ -51,5 +53,9 @@ class Ending:
         if self.failure:
             lines += [f"exit code {self.exit_code}: {self.failure}", self.advice]
         lines += [f"{domain} looks wrong: {text}" for domain, text in self.alarms]
-        text = "\n".join(line for line in lines if line)
-        return text.encode(errors="backslashreplace").decode()
+        return _printable("\n".join(line for line in lines if line))
+
+
+def _printable(text: str) -> str:
+    """A path in an error may hold bytes that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

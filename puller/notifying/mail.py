@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from puller.errors import PullerError
 from puller.notifying.ending import Ending
+from puller.notifying.patience import within_time
 
 SENDMAIL = "/usr/sbin/sendmail"
 _SECONDS = 15.0
@@ -42,7 +43,7 @@ def send(mail: EmailMessage, server: str | None, password: str | None) -> None:
         if server is None:
             _by_program(mail)
         else:
-            _by_server(mail, server, password)
+            within_time(lambda: _by_server(mail, server, password))
     except (OSError, smtplib.SMTPException, subprocess.SubprocessError, ValueError) as error:
         where = "sendmail" if server is None else urlsplit(server).hostname
         raise PullerError(f"cannot send mail by {where}: {_reason(error)}") from error

@@ -27,10 +27,10 @@ def ended(wanted: Notify, ending: Ending, complain: Complain) -> None:
     if (ping := wanted.ping) is not None:
         signal = str(ending.exit_code or int(not ending.is_well))
         _try(lambda: web.ping(ping, signal, ending.text), complain)
+    ending = told.with_untold(ending)
     if _is_due(wanted, ending):
         done = [_try(tell, complain) for tell in _ways(wanted, ending)]
-        if all(done):
-            told.note(ending)  # otherwise the next run tries again
+        (told.note if all(done) else told.note_untold)(ending)
 
 
 def _ways(wanted: Notify, ending: Ending) -> Iterator[Callable[[], None]]:
@@ -47,7 +47,7 @@ def _is_due(wanted: Notify, ending: Ending) -> bool:
 
 
 def _mail(wanted: Notify, ending: Ending, receivers: list[str]) -> None:
-    sender = wanted.sender or f"{_user()}@{ending.host}"
+    sender = wanted.sender or f"{_user()}@{ending.host or 'localhost'}"
     mail.send(mail.message(ending, sender, receivers), wanted.smtp, _password(wanted.smtp_password_file))
 
 

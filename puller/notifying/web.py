@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from puller.errors import PullerError
+from puller.notifying.patience import within_time
 
 _TIMES = urllib3.Timeout(connect=5, read=10)
 _TRIES = urllib3.Retry(total=1, backoff_factor=1, status_forcelist=(502, 503, 504), allowed_methods=None)
@@ -19,7 +20,7 @@ _TRIES = urllib3.Retry(total=1, backoff_factor=1, status_forcelist=(502, 503, 50
 
 def post_json(url: str, content: dict[str, Any]) -> None:
     """Post the JSON. Raises PullerError."""
-    _post(url, json.dumps(content).encode(), "application/json")
+    _post(url, json.dumps(content, ensure_ascii=False).encode(errors="replace"), "application/json")
 
 
 def ping(url: str, signal: str, text: str = "") -> None:
@@ -27,18 +28,30 @@ def ping(url: str, signal: str, text: str = "") -> None:
 
     Raises PullerError.
     """
-    _post(f"{url.rstrip('/')}/{signal}", text.encode()[:10_000], "text/plain; charset=utf-8")
+    parts = urlsplit(url)
+    address = parts._replace(path=f"{parts.path.rstrip('/')}/{signal}").geturl()
+    _post(address, text.encode()[:10_000], "text/plain; charset=utf-8")
 
 
 def _post(url: str, body: bytes, kind: str) -> None:
     host = urlsplit(url).hostname
-    try:
+
+    def post() -> int:
         with urllib3.PoolManager(retries=_TRIES, timeout=_TIMES) as pool:
-            answer = pool.request("POST", url, body=body, headers={"Content-Type": kind}, redirect=False)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
+            headers = {"Content-Type": kind}
+            # The body of the answer is not read: it may have no end.
+            answer = pool.request(
+                "POST", url, body=body, headers=headers, redirect=False, preload_content=False
+            )
+            answer.close()
+            return answer.status
+
+    try:
+        status = within_time(post)
+    except (urllib3.exceptions.HTTPError, ValueError, TimeoutError) as error:
         raise PullerError(f"cannot reach {host}: {_reason(error)}") from None  # the cause names the URL
-    if not 200 <= answer.status < 300:
-        raise PullerError(f"{host} answers {answer.status}")
+    if not 200 <= status < 300:
+        raise PullerError(f"{host} answers {status}")
 
 
 def _reason(error: Exception) -> str:
@@ -49,5 +62,6 @@ def _reason(error: Exception) -> str:
         "NameResolutionError": "the name is not known",
         "ConnectTimeoutError": "no answer",
         "ReadTimeoutError": "no answer",
+        "TimeoutError": "no answer",
         "SSLError": "its certificate is not trusted",
     }.get(text, text)

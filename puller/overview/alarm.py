@@ -56,7 +56,7 @@ def alarms_of(points: Sequence[Point], thresholds: Thresholds = DEFAULTS) -> lis
     """Judge the newest point of a machine by the earlier ones. ``points`` are in order, oldest first."""
     if len(points) < 2:
         return []
-    newest, earlier = points[-1], points[:-1]
+    newest, earlier = points[-1], _comparable(points)
     found = list(_smaller(earlier[-1], newest))
     samples = [sample for point in earlier[-thresholds.history :] if (sample := _sample(point))]
     now = _sample(newest)
@@ -64,6 +64,15 @@ def alarms_of(points: Sequence[Point], thresholds: Thresholds = DEFAULTS) -> lis
         found += _changed(newest, now, samples, thresholds)
         found += _compressed(newest, now, samples, thresholds)
     return found
+
+
+def _comparable(points: Sequence[Point]) -> Sequence[Point]:
+    """Return the points before the newest one: those of its host, if there are any.
+
+    A copy of the machine on another host has the same UUID, and disks of its own.
+    """
+    earlier = points[:-1]
+    return [point for point in earlier if point.host == points[-1].host] or earlier
 
 
 def alarms_since(

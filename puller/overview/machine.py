@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from puller.overview.interval import Interval, interval_of, is_late
-from puller.repository.points import Point
+from puller.repository.points import AHEAD, Point
 from puller.repository.records.proofs import Proof
 from puller.repository.selection import JOB_TAG
 
@@ -45,6 +45,14 @@ class MachineStatus:
     verdict: str | None = None
     proven_point: str | None = None
     proven_time: datetime | None = None
+
+
+def believable(points: Sequence[Point], now: datetime) -> Sequence[Point]:
+    """Leave out points from after tomorrow, unless all are: a wrong clock dated them.
+
+    The newest one would otherwise hide for as long that nothing has come since.
+    """
+    return [point for point in points if point.time <= now + AHEAD] or points
 
 
 def machine_of(

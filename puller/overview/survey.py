@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData
 from puller.overview.alarm import alarms_since
 from puller.overview.calendar import Marks, calendar, last_days
-from puller.overview.machine import MachineStatus, machine_of
+from puller.overview.machine import MachineStatus, believable, machine_of
 from puller.overview.report import MachineReport, Report, report_of, volume_of
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
@@ -73,11 +73,12 @@ class _Survey:
         proofs: defaultdict[str, dict[str, Proof]] = defaultdict(dict)
         for (uuid, point_id), proof in repository.proofs.newest().items():
             proofs[uuid][point_id] = proof
-        for points in repository.points.by_domain(self._damaged):
+        for found in repository.points.by_domain(self._damaged):
+            points = believable(found, self._now)
             drills = proofs.get(points[-1].uuid, {})
             status = machine_of(points, drills, repository.store.url, self._now)
             if self._asked.is_about(status):
-                yield self._reported(status, points, drills)
+                yield replace(self._reported(status, points, drills), volume=volume_of(found))
 
     def _reported(
         self, status: MachineStatus, points: Sequence[Point], drills: Mapping[str, Proof]

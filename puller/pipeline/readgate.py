@@ -11,7 +11,10 @@ from puller.pipeline.lane import Closed
 from puller.pipeline.latency import PROBE, Baseline, ReadLaw
 
 PROBE_EVERY = 5.0
-"""Seconds between two probes of the baseline."""
+"""Fewest seconds between two probes of the baseline."""
+
+PROBE_SHARE = 0.05
+"""Largest share of the time that probes take, however far away the storage is."""
 
 
 class ReadGate(Protocol):
@@ -81,7 +84,8 @@ class GentleGate:
         self._baselines: dict[int, Baseline] = {}
         self._flying = 0
         self._probing = PROBE
-        self._next_probe = clock() + PROBE_EVERY
+        self._probe_began = clock()
+        self._next_probe = 0.0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -134,6 +138,8 @@ class GentleGate:
         if lone and seconds is not None:
             self._note(length, seconds)
             self._probing -= 1
+            now = self._clock()
+            self._next_probe = now + max(PROBE_EVERY, (now - self._probe_began) / PROBE_SHARE)
 
     def _observe(self, length: int, seconds: float | None, *, lone: bool) -> None:
         if seconds is None:
@@ -153,8 +159,7 @@ class GentleGate:
         self._baselines[length.bit_length()] = self._baseline(length).note(seconds)
 
     def _probe_in_time(self) -> None:
-        if (now := self._clock()) < self._next_probe:
+        if self._probing or (now := self._clock()) < self._next_probe:
             return
-        self._next_probe = now + PROBE_EVERY
-        self._probing = PROBE
+        self._probe_began, self._probing = now, PROBE
         self._baselines = {size: baseline.renew() for size, baseline in self._baselines.items()}

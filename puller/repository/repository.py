@@ -20,13 +20,14 @@ from puller.errors import (
 )
 from puller.repository import remembered
 from puller.repository.format import descriptor as descriptors
+from puller.repository.format.address import Address
 from puller.repository.format.descriptor import Descriptor
 from puller.repository.format.sealing import Cipher
 from puller.repository.index.budget import BUDGET
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeySlot, Opened, Secret
 from puller.repository.keys.keyring import KeyRing
-from puller.repository.points import Points
+from puller.repository.points import Point, Points
 from puller.repository.records.condemned import Condemned
 from puller.repository.records.damaged import DamagedPacks, union
 from puller.repository.records.kept import Keeps
@@ -34,7 +35,7 @@ from puller.repository.records.lockpolicy import LockPolicies, LockPolicy, stric
 from puller.repository.records.proofs import Proofs
 from puller.repository.records.verified import VerifiedPacks
 from puller.repository.remembered import Identity, Replacement
-from puller.repository.writing.pending import PendingPoints
+from puller.repository.writing.pending import PendingPoints, commit
 from puller.store.base import ObjectInfo, Store
 from puller.store.options import DEFAULTS
 from puller.store.parallel import together
@@ -228,6 +229,22 @@ class Repository(Scoped):
         if policy is None:
             return Unlocked(was_decided=bool(records))
         return RunLocks(self.store, self.packs, self.maps, policy)
+
+    def republish(self, point: Point, base: Point, roots: Collection[Address]) -> Point:
+        """Publish ``point``, all of whose maps, at ``roots``, are those of the committed ``base``.
+
+        Return it as committed. Raises Overtaken if no parent of the point has these maps any more.
+        """
+        from puller.repository.writing.claims import UNCLAIMED
+
+        locks = self._locking(self.lock_policies.records() if self.store.locks.possible else ())
+        for root in roots:
+            locks.rely_on(base, root)
+            locks.take_over(root)
+        sealed, lock = locks.seal(point)
+        points = self.points if lock is None else self.points.locking(lock)
+        commit(points, self.pending, UNCLAIMED, set(roots), sealed, lambda: None)
+        return sealed
 
     def lasting(self) -> Store:
         """Return the store for objects that every restore needs: they are locked under a lock policy."""

@@ -31,7 +31,8 @@ from puller.repository.repository import Repository
 from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copypoint import PointCopy
-from puller.upkeep.counterparts import Counterparts, Pair, never_held
+from puller.upkeep.counterparts import Counterparts, Pair, never_held, origin
+from puller.upkeep.republish import republished
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ def copy(  # noqa: PLR0913, PLR0917 - both ends, what, and how
 ) -> CopyReport:
     """See ``puller.copy_points``."""
     _refuse(source, target)
+    if not source.keys.can_read_data:
+        source.learn_damage()
     work = _Copying(source, target, tuning, read_rate, observer, clock)
     for point in in_order(points):
         work.copy(point)
@@ -194,6 +197,9 @@ class _Copying:
         try:
             self._copy_again(point, machine)
         except (DamagedData, NoSuchPoint, Overtaken) as error:
+            if self._was_copied_beside(point):
+                self.present.append(point.point)
+                return
             failure = self._explained(point, error)
             self.failed.append((point.point, failure))
             self._observer(Notice(point.point, failure.message))
@@ -210,15 +216,30 @@ class _Copying:
     def _copy(self, point: Point, machine: Counterparts) -> None:
         began = self._clock()
         pair = next(machine.near(point), None)
-        with self._target.run(self._tuning) as run:
-            work = PointCopy(self._source, self._target, run, point, pair, self._observer, self._read_rate)
-            made = structs.replace(work.run(), previous=machine.previous(point))
-            run.store()
-        made = run.commit(made)
+        named = structs.replace(point, previous=machine.previous(point))
+        chunks = stored = 0
+        made = None
+        if pair is not None:
+            made = republished(self._source, self._target, named, pair, self._observer)
+        if made is None:
+            with self._target.run(self._tuning) as run:
+                work = PointCopy(
+                    self._source, self._target, run, named, pair, self._observer, self._read_rate
+                )
+                made = work.run()
+                run.store()
+            made, chunks, stored = run.commit(made), work.chunks, work.stored_bytes
         machine.add(Pair(point, made))
-        took = self._clock() - began
-        self.copied.append(CopiedPoint(point.point, work.chunks, work.stored_bytes, took))
+        self.copied.append(CopiedPoint(point.point, chunks, stored, self._clock() - began))
         self._observer(Committed(point.point, made))
+
+    def _was_copied_beside(self, point: Point) -> bool:
+        """Return whether another run has copied the point meanwhile."""
+        try:
+            found = self._target.points.get(point.uuid, point.point)
+        except (NoSuchPoint, DamagedData):
+            return False
+        return origin(self._target, found) == origin(self._source, point)
 
     def _explained(self, point: Point, error: RepositoryError) -> RepositoryError:
         """A point that was deleted meanwhile is not damaged."""

@@ -39,7 +39,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run
 from puller.store.parallel import each
 from puller.units import CHUNK, Extent, Kind
-from puller.upkeep.counterparts import Pair, origin
+from puller.upkeep.counterparts import Pair, as_copy
 
 _FETCHERS, _FAR_FETCHERS = 4, 12
 """Threads that fetch and store, near the source and far from it."""
@@ -99,16 +99,7 @@ class PointCopy:
         disks = tuple(self._disk(disk) for disk in self._point.disks)
         attachments = tuple(self._attachment(item) for item in self._point.attachments)
         parent = self._pair.target.point if self._pair is not None and self._based else None
-        return msgspec.structs.replace(
-            self._point,
-            disks=disks,
-            attachments=attachments,
-            parent=parent,
-            checkpoint=None,
-            checkpoint_xml=None,
-            locked_until=None,
-            copied_from=origin(self._source, self._point),
-        )
+        return as_copy(self._source, self._point, disks, attachments, parent)
 
     def _disk(self, disk: DiskRecord) -> DiskRecord:
         base = self._base(disk, _disks)

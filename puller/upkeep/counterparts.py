@@ -10,9 +10,12 @@ from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+
+import msgspec
 
 from puller.errors import DamagedData, NoSuchPoint
-from puller.repository.points import Origin, Point
+from puller.repository.points import Attachment, DiskRecord, Origin, Point
 from puller.repository.repository import Repository
 
 _TRIED = 4
@@ -34,7 +37,8 @@ class Counterparts:
         self._source = source
         self._target = target
         self._uuid = uuid
-        self._here = {point_id for _, point_id in source.points.names(uuid)}
+        self._here: set[str] | None = None
+        """Ids of the source's points; listed once one of the target's is missing there."""
         self._there = {point_id for _, point_id in target.points.names(uuid)}
         self._read: dict[str, Pair | None] = {}
 
@@ -49,10 +53,13 @@ class Counterparts:
 
     def near(self, point: Point) -> Iterator[Pair]:
         """Yield the common points nearest to ``point``: those before it, newest first, then those after."""
-        common = sorted(self._here & self._there)
-        before = [point_id for point_id in reversed(common) if point_id < point.point]
-        after = [point_id for point_id in common if point_id > point.point]
-        for point_id in (*before[:_TRIED], *after[:_TRIED]):
+        there = sorted(self._there)
+        yield from self._pairs(point_id for point_id in reversed(there) if point_id < point.point)
+        yield from self._pairs(point_id for point_id in there if point_id > point.point)
+
+    def _pairs(self, ids: Iterable[str]) -> Iterator[Pair]:
+        common = (point_id for point_id in ids if self._here is None or point_id in self._here)
+        for point_id in islice(common, _TRIED):
             if point_id not in self._read:
                 self._read[point_id] = self._pair(point_id)
             if (found := self._read[point_id]) is not None:
@@ -76,11 +83,35 @@ class Counterparts:
         """Return both records; None if one cannot be read, or if one is not a copy of the other."""
         try:
             here = self._source.points.get(self._uuid, point_id)
+        except (NoSuchPoint, DamagedData):
+            self._here = {found for _, found in self._source.points.names(self._uuid)}
+            return None
+        try:
             there = self._target.points.get(self._uuid, point_id)
         except (NoSuchPoint, DamagedData):
             return None
         is_same = origin(self._source, here) == origin(self._target, there)
         return Pair(here, there) if is_same else None
+
+
+def as_copy(
+    source: Repository,
+    point: Point,
+    disks: tuple[DiskRecord, ...],
+    attachments: tuple[Attachment, ...],
+    parent: str | None,
+) -> Point:
+    """Return the record of the copy of a ``point`` of ``source``, with the parts that the target has."""
+    return msgspec.structs.replace(
+        point,
+        disks=disks,
+        attachments=attachments,
+        parent=parent,
+        checkpoint=None,
+        checkpoint_xml=None,
+        locked_until=None,
+        copied_from=origin(source, point),
+    )
 
 
 def never_held(target: Repository, names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -151,6 +151,17 @@ def test_a_disk_that_shrinks_or_goes() -> None:
     ]
 
 
+def test_a_copy_of_the_machine_on_another_host_is_no_change_of_its_disks() -> None:
+    """Both have one UUID, and are backed up to one repository each night."""
+    disk = a_disk(GIB, 0, 0, 0)
+    here = [a_point(day, disk, structs.replace(disk, disk="vdb")) for day in range(0, 20, 2)]
+    there = [structs.replace(a_point(day, disk), host="lab") for day in range(1, 20, 2)]
+    points = sorted([*here, *there], key=lambda point: point.time)
+    assert judged(points, first=2) == []
+    shrunk = structs.replace(a_point(21, structs.replace(disk, size=GIB // 2)), host="lab")
+    assert [alarm.sign for alarm in judged([*points, shrunk], first=2)] == ["size"]
+
+
 def test_few_points_and_fulls_say_nothing() -> None:
     attack = a_point(9, a_disk(40 * GIB, 20 * GIB, 1.0, 1.0))
     quiet = [a_point(day, a_disk(40 * GIB, 512 * MIB, 0.5, 0.4)) for day in range(6)]

@@ -62,3 +62,10 @@ def test_every_unit_starts_the_program_of_the_package() -> None:
         starts = re.findall(r"^ExecStart=(\S+)", unit.read_text(), re.MULTILINE)
         assert starts == [old if "failure" not in unit.name else "/bin/sh"]
         assert unit.read_text().count("/opt/puller") == ("failure" not in unit.name)
+
+
+def test_the_image_for_restores_holds_what_the_package_only_recommends() -> None:
+    control, image = (DEBIAN / "control").read_text(), (ROOT / "Containerfile").read_text()
+    lists = re.findall(r"^(?:Recommends|Suggests): (.*)$", control, re.MULTILINE)
+    assert len(lists) == 2
+    assert {name for each in lists for name in each.split(", ")} <= set(image.split())

@@ -100,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             for piece in self._framed(answer):
                 self.wfile.write(piece)
-        self.close_connection = answer.announced is not None
+        # A HEAD has no body to fall short. The client would use the connection again, and may be quicker than
+        # the news of its end.
+        self.close_connection = answer.announced is not None and self.command != "HEAD"
 
     def _framed(self, answer: Answer) -> tuple[bytes, ...]:
         if not answer.chunked:

@@ -230,6 +230,15 @@ def test_damage_that_a_backup_only_key_cannot_see_is_found_in_the_target(kin: Ki
     assert puller.check(kin.there(), read_data=100.0).errors
 
 
+def test_damage_that_a_check_has_recorded_is_refused_by_every_key(kin: Kin) -> None:
+    (first, _), _ = _history(kin.here())
+    _spoil_largest(kin.folder / "here/packs")
+    assert puller.check(kin.here(), read_data=100.0).errors
+    report = kin.copy(first, secret=HOST)
+    assert [(point, type(error)) for point, error in report.failed] == [(first.point, DamagedData)]
+    assert kin.there().points.names() == []
+
+
 def _spoil_largest(folder: Path) -> None:
     """Flip a bit of a chunk in the pack of the disk."""
     pack = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)

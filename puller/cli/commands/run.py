@@ -115,6 +115,7 @@ class _Command:
             f"job {self._job.name} failed" if report is None else self._summary(report),
             "" if failure is None else failure.message,
             "" if failure is None else failure.advice,
+            (type(failure).__name__,) if report is None else _failed(report),
             () if report is None else tuple((domain, alarm.text) for domain, alarm in report.alarms),
             time.monotonic() - self._began,
         )
@@ -212,6 +213,20 @@ def document(report: JobReport) -> dict[str, Any]:
             for step, error in report.failures
         ],
     }
+
+
+def _failed(report: JobReport) -> tuple[str, ...]:
+    """Return the names of what failed: domains, and steps."""
+    names = {domain for domain, _ in (*report.taken.failed, *report.taken.left)}
+    names |= {step for step, _ in report.failures}
+    if report.copy is not None and report.copy.error is not None:
+        names.add("copy")
+    if report.check is not None and report.check.errors:
+        names.add("check")
+    if report.prove is not None:
+        names |= {drill.point.domain for drill in report.prove.unproven}
+        names |= {domain for domain, _ in report.prove.failed}
+    return tuple(sorted(names))
 
 
 def _failure(report: JobReport) -> PullerError | None:

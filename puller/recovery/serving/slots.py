@@ -89,17 +89,30 @@ class CachedPackReader(PackReader):
         self._slots = slots
 
     def fetch(self, pack: StoredPack, spans: Sequence[Span]) -> Iterator[tuple[Span, memoryview]]:
-        """See ``PackReader.fetch``. Either all spans are in the folder, or all are fetched."""
-        held = [self._assembled(pack, span) for span in spans]
-        if all(stored is not None for stored in held):
-            yield from (
-                (span, stored) for span, stored in zip(spans, held, strict=True) if stored is not None
-            )
-            return
-        for span, stored in super().fetch(pack, spans):
-            for slot, start, length in _parts(pack, span):
+        """See ``PackReader.fetch``. What is not in the folder is fetched; these spans come last."""
+        missing = []
+        for span in spans:
+            held = self._assembled(pack, span)
+            if held is None:
+                missing.append(span)
+            else:
+                yield span, held
+        for span, stored in super().fetch(pack, missing):
+            yield span, self._kept(pack, span, stored)
+
+    def _kept(self, pack: StoredPack, span: Span, stored: memoryview) -> memoryview:
+        """Put the slots that the folder lacks, and return the span with the others as they are there.
+
+        What was verified once must not become unreadable because the store's copy is damaged by now.
+        """
+        whole = bytearray(stored)
+        for slot, start, length in _parts(pack, span):
+            held = self._held(pack, slot, length)
+            if held is None:
                 self._slots.put(_name(pack, slot), stored[start : start + length])
-            yield span, stored
+            else:
+                whole[start : start + length] = held
+        return memoryview(whole)
 
     def contents(
         self, pack: StoredPack, span: Span, stored: memoryview
@@ -121,11 +134,15 @@ class CachedPackReader(PackReader):
         """Return the span with those of its bytes that belong to its slots; None if one is missing."""
         whole = bytearray(span.length)
         for slot, start, length in _parts(pack, span):
-            content = self._slots.get(_name(pack, slot))
-            if content is None or len(content) != length:
+            held = self._held(pack, slot, length)
+            if held is None:
                 return None
-            whole[start : start + length] = content
+            whole[start : start + length] = held
         return memoryview(whole)
+
+    def _held(self, pack: StoredPack, slot: int, length: int) -> bytes | None:
+        content = self._slots.get(_name(pack, slot))
+        return content if content is not None and len(content) == length else None
 
 
 def _parts(pack: StoredPack, span: Span) -> Iterator[tuple[int, int, int]]:

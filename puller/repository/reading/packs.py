@@ -278,8 +278,12 @@ class PackReader(Scoped):
     ) -> Iterator[tuple[int, Piece | DamagedData]]:
         """Return each slot of ``span``, of a data pack, as it is stored, or with its error.
 
-        It is verified, unless the keys may not open it.
+        It is verified, unless the keys may not open it: then nothing of a pack counts that is known to be
+        damaged.
         """
+        if not self._keys.can_read_data and pack.pack_id in self.damaged:
+            known = DamagedData(f"{pack.name} is known to be damaged")
+            return ((slot, known) for slot in span.slots)
         return self._each(pack, span, stored, SealedSlotReader(self._keys, pack.pack_id, pack.footer).piece)
 
     def _each(

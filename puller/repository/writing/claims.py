@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -36,6 +37,24 @@ listings lag, such as NFS, whose clients may keep directories for a minute."""
 def _now() -> float:
     """Return seconds that continue to count while the host is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Standing(Protocol):
+    """What a commit asks of the claims of its run."""
+
+    def require_standing(self, now: Callable[[], float]) -> None:
+        """See ``Claims.require_standing``."""
+        ...
+
+
+class _Unclaimed:
+    """The claims of a point that refers to nothing but what its bases refer to: that stands as they do."""
+
+    def require_standing(self, now: Callable[[], float]) -> None:
+        """See ``Claims.require_standing``."""
+
+
+UNCLAIMED: Standing = _Unclaimed()
 
 
 class Claims:

@@ -37,7 +37,7 @@ from puller.store.base import Store
 from puller.store.parallel import together
 
 if TYPE_CHECKING:
-    from puller.repository.writing.claims import Claims
+    from puller.repository.writing.claims import Standing
 
 PREFIX = "pending/"
 
@@ -106,7 +106,7 @@ def _name(uuid: str, point_id: str) -> str:
 def commit(  # noqa: PLR0913, PLR0917 - the parts of a run
     points: Points,
     pending: PendingPoints,
-    claims: Claims,
+    claims: Standing,
     bases: set[Address],
     point: Point,
     put_index: Callable[[], None],
@@ -121,21 +121,33 @@ def commit(  # noqa: PLR0913, PLR0917 - the parts of a run
     Raises StoreError as ``Points.commit`` does; the pending point then stays for a day, since the commit
     may still take effect.
     """
-    names = [(point.uuid, point.point)]
+    announced = _announced(point)
+    names = [(announced.uuid, announced.point)]
     try:
-        together(pending.scope, lambda _: pending.put(point), lambda _: put_index())
+        together(pending.scope, lambda _: pending.put(announced), lambda _: put_index())
         together(
             pending.scope,
             lambda own: _require_bases(points.within(own), bases, point),
-            lambda _: claims.require_standing(lambda: pending.since(point)),
+            lambda _: claims.require_standing(lambda: pending.since(announced)),
         )
     except BaseException:
         _forget(pending, names)
         raise
     points.commit(point)
-    announced = _require_pending(points, pending, point)
+    moment = _require_pending(points, pending, point, announced)
     _forget(pending, names)
-    return announced
+    return moment
+
+
+def _announced(point: Point) -> Point:
+    """Return the point as it is announced: a copy under an id of its own.
+
+    A copy has the id of its original, which another run may have announced: one that died, or that works
+    beside this one. No run may rely on another one's pending object, nor delete it.
+    """
+    if point.copied_from is None:
+        return point
+    return msgspec.structs.replace(point, point=records.new_id(point.time))
 
 
 def _forget(pending: PendingPoints, names: Sequence[tuple[str, str]]) -> None:
@@ -169,10 +181,10 @@ def _without(lost: NoSuchPoint | DamagedData) -> PullerError:
     return Overtaken(f"the base of this incremental run is gone: {lost.message}")
 
 
-def _require_pending(points: Points, pending: PendingPoints, point: Point) -> float:
+def _require_pending(points: Points, pending: PendingPoints, point: Point, announced: Point) -> float:
     """Prune drops a pending point only after a day, and lists the points only after that."""
     try:
-        return pending.since(point)
+        return pending.since(announced)
     except Overtaken:
         points.delete([(point.uuid, point.point)])
         raise
