@@ -55,8 +55,8 @@ _NOT_HERE = {"shard", "parallel"}
 
 command = Group(
     "fleet",
-    help="Share a check, drills or a copy among many workers, which open the repository with secrets of "
-    "their own. The results and exit codes are those of the single commands.",
+    help="Share a check, drills or a copy among workers. They open the repository with secrets of their own. "
+    "The results and exit codes are those of the single commands.",
     no_args_is_help=False,
 )
 
@@ -80,7 +80,7 @@ def _like(single: click.Command, help_: str) -> Callable[[Callable[..., Outcome]
 
 @_like(
     checking.command,
-    "Verify restore points, with the workers of a fleet.\n\nDo as 'puller check': this process reads the "
+    "Verify restore points.\n\nDo as 'puller check': this process reads the "
     "maps, and the workers examine the packs, about 256 in a task.",
 )
 def check(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outcome:
@@ -101,7 +101,7 @@ def check(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Out
 
 @_like(
     proving.command,
-    "Prove that machines start from their restore points, with the workers of a fleet.\n\nDo as 'puller "
+    "Prove that machines start.\n\nDo as 'puller "
     "prove', each drill on a worker, with its libvirt and its configuration.",
 )
 def prove(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outcome:
@@ -132,7 +132,7 @@ def prove(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Out
 
 @_like(
     copying.command,
-    "Copy restore points to another repository, with the workers of a fleet.\n\nDo as 'puller copy', the "
+    "Copy restore points.\n\nDo as 'puller copy', the "
     "points of each machine on one worker. The workers open both repositories.",
 )
 def copy(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outcome:
