@@ -19,6 +19,9 @@ from puller.repository.repository import Repository
 LONGEST_REPORT = 400
 """Most days of a report."""
 
+COMPARED = 8
+"""Points of each machine whose maps a report compares: each costs one or two small reads for a disk."""
+
 
 def alarms(repository: Repository, point: Point, *, thresholds: Thresholds = DEFAULTS) -> list[Alarm]:
     """Return signs that a point looks wrong, compared with the earlier points of its machine.
@@ -75,7 +78,9 @@ def status(
         >>> [machine.domain for machine in puller.status([repository]) if machine.late]
         ['db1']
     """
-    found = report(repositories, days=1, hosts=hosts, exclude=exclude, damaged=damaged)
+    check_lists(hosts=hosts, exclude=exclude)
+    asked = Question(1, tuple(hosts), tuple(exclude))
+    found = survey(repositories, asked, datetime.now(UTC), damaged)
     return tuple(machine.status for machine in found.machines)
 
 
@@ -113,5 +118,5 @@ def report(  # noqa: PLR0913 - one keyword for each choice that a user has
     check_lists(hosts=hosts, exclude=exclude)
     if not 1 <= days <= LONGEST_REPORT:
         raise UsageError(f"cannot report on {days} days", advice=f"Use 1 to {LONGEST_REPORT} days.")
-    asked = Question(days, tuple(hosts), tuple(exclude), thresholds)
+    asked = Question(days, tuple(hosts), tuple(exclude), thresholds, COMPARED)
     return survey(repositories, asked, datetime.now(UTC), damaged)

@@ -36,7 +36,7 @@ class Day:
         copied: Whether another repository also has a point of the day.
         alarming: Whether a point of the day looks wrong by the earlier ones.
         stored_bytes: What the day's points added to the store.
-        changed_bytes: What their sources reported as changed; fulls do not count.
+        changed_bytes: What their sources reported as changed. Disks that were read as a whole do not count.
     """
 
     state: State = "unknown"
@@ -95,7 +95,7 @@ def _kept_day(points: Iterable[Point], proofs: Mapping[str, Proof], marks: Marks
         any(point.point in marks.copied for point in points),
         any(point.point in marks.alarming for point in points),
         sum(disk.stored_bytes for disk in disks),
-        sum(disk.dirty_bytes for disk in disks if disk.kind != "full"),
+        sum(disk.dirty_bytes for disk in disks if disk.kind == "incremental"),
     )
 
 

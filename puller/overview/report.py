@@ -9,7 +9,9 @@ from datetime import date, datetime
 
 from puller.overview.alarm import Alarm
 from puller.overview.calendar import Day
+from puller.overview.locks import Lock
 from puller.overview.machine import MachineStatus
+from puller.overview.places import DiskPlaces
 from puller.repository.points import Point
 
 
@@ -44,12 +46,17 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """A machine: how it is now, its days, its sizes, and what looked wrong in these days, oldest first."""
+    """A machine: how it is now, its days, its sizes, and what looked wrong in these days, oldest first.
+
+    ``lock`` is None without locks. ``places`` says where on its disks change happens.
+    """
 
     status: MachineStatus
     days: tuple[Day, ...]
     volume: Volume
     alarms: tuple[Alarm, ...] = ()
+    lock: Lock | None = None
+    places: tuple[DiskPlaces, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

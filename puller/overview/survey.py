@@ -12,7 +12,9 @@ from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData
 from puller.overview.alarm import alarms_since
 from puller.overview.calendar import Marks, calendar, last_days
+from puller.overview.locks import lock_of
 from puller.overview.machine import MachineStatus, believable, machine_of
+from puller.overview.places import places_of
 from puller.overview.report import MachineReport, Report, report_of, volume_of
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
@@ -26,13 +28,14 @@ class Question:
     """The days and machines of a report: the last ``days``, the machines of ``hosts`` without ``exclude``.
 
     Both are names or patterns. A machine belongs to the host that took its newest point. Above
-    ``thresholds``, a point looks wrong.
+    ``thresholds``, a point looks wrong. The maps of the last ``compared`` points say where disks change.
     """
 
     days: int
     hosts: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     thresholds: Thresholds = DEFAULTS
+    compared: int = 0
 
     def is_about(self, machine: MachineStatus) -> bool:
         """Return whether the machine counts."""
@@ -78,17 +81,23 @@ class _Survey:
             drills = proofs.get(points[-1].uuid, {})
             status = machine_of(points, drills, repository.store.url, self._now)
             if self._asked.is_about(status):
-                yield replace(self._reported(status, points, drills), volume=volume_of(found))
+                reported = self._reported(repository, status, points, drills)
+                yield replace(reported, volume=volume_of(found))
 
     def _reported(
-        self, status: MachineStatus, points: Sequence[Point], drills: Mapping[str, Proof]
+        self,
+        repository: Repository,
+        status: MachineStatus,
+        points: Sequence[Point],
+        drills: Mapping[str, Proof],
     ) -> MachineReport:
         first = datetime.combine(self.days[0], time(), UTC)
         alarms = alarms_since(points, first, self._asked.thresholds)
         copied = self._copies.get(status.uuid, frozenset())
         marks = Marks(copied, frozenset(alarm.point for alarm in alarms))
         shown = calendar(points, drills, marks, status.interval, self.days, self._now)
-        return MachineReport(status, shown, volume_of(points), alarms)
+        places = places_of(repository, points, self._asked.compared)
+        return MachineReport(status, shown, volume_of(points), alarms, lock_of(points, self._now), places)
 
 
 def _copies(repositories: Sequence[Repository]) -> Mapping[str, frozenset[str]]:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from axe_core_python.selenium import Axe
+from msgspec import structs
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 import puller
+from puller.repository.points import new_id
 from puller.repository.records.proofs import Proof
 from puller.units import format_bytes
 from tests.cli.conftest import CommandLine
@@ -51,7 +53,7 @@ def fleet(repository: puller.Repository, folder: Path, monkeypatch: pytest.Monke
     """web1 is on time and proven, db1 is late, one has a name that is HTML."""
     monkeypatch.setenv("PULLER_REPOSITORY", str(folder))
     for age in (3, 2, 1):
-        made = make_point(repository, {"vda": b"web1"}, "web1", NOW - age * DAY, NIGHTLY, "kvm1")
+        made = make_point(repository, {"vda": b"web%d" % age}, "web1", NOW - age * DAY, NIGHTLY, "kvm1")
     repository.proofs.put((made.uuid, made.point), Proof(NOW, "proven", "web1", "kvm1", "agent", 20.0))
     make_point(repository, {"vda": b"db1" * 999}, "db1", NOW - 5 * DAY, NIGHTLY, "kvm2")
     make_point(repository, {"vda": b"odd", "vdb": b"gone"}, EVIL, NOW - 2 * DAY, {}, "kvm1")
@@ -140,7 +142,7 @@ def test_the_filter_and_the_order(browser: Chrome, page: Path) -> None:
     assert names(browser)[0] == "web1"
 
 
-@pytest.mark.parametrize("width", [360, 700, 1400])
+@pytest.mark.parametrize("width", [360, 700, 1260, 1400])
 def test_no_screen_has_to_be_scrolled_sideways(browser: Chrome, page: Path, width: int) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -172,12 +174,34 @@ def test_the_document_has_what_the_page_shows(cli: CommandLine, fleet: puller.Re
     assert web1["states"] == ["unknown"] * 3 + ["kept"] * 3 + ["unknown"]
     assert (web1["proven"], web1["failed"], web1["copied"]) == ([5], [], [])
     assert db1["states"] == ["unknown", "kept", "late", "late", "late", "late", "late"]
+    assert web1["places"] == [{"disk": "vda", "part_bytes": 64 << 20, "comparisons": 2, "changed": [2]}]
+    assert (web1["locked_until"], web1["lock_ends_soon"]) == (None, False)
     alarms = [[alarm["sign"] for alarm in one["alarms"]] for one in answer.document["domains"]]
     assert alarms == [[], ["size"], []]
     assert [host["silent"] for host in answer.document["hosts"]] == [False, True]
 
 
-def test_several_repositories_on_one_page(cli: CommandLine, fleet: puller.Repository, tmp_path: Path) -> None:
+def test_locks_that_end_soon(
+    cli: CommandLine, browser: Chrome, fleet: puller.Repository, tmp_path: Path
+) -> None:
+    for domain, left in (("web1", 20 * DAY), ("db1", DAY)):
+        newest = puller.list_points(fleet, domain)[-1]
+        locked = structs.replace(newest, point=new_id(NOW), time=NOW - 9 * DAY, locked_until=NOW + left)
+        fleet.points.commit(locked)
+    path = tmp_path / "report.html"
+    document = cli("report", "--html", str(path), "--json").document
+    ends = {one["domain"]: one["lock_ends_soon"] for one in document["domains"]}
+    assert ends == {"web1": False, "db1": True, EVIL: False}
+    opened(browser, path)
+    tiles = browser.find_element(By.CSS_SELECTOR, "ul.tiles").text.replace("\n", " ")
+    assert "1 whose locks end soon" in tiles
+    Select(browser.find_element(By.ID, "which")).select_by_value("lock")
+    assert names(browser) == ["db1"]
+
+
+def test_several_repositories_on_one_page(
+    cli: CommandLine, browser: Chrome, fleet: puller.Repository, tmp_path: Path
+) -> None:
     other = puller.create_repository(str(tmp_path / "other"))
     (point,) = puller.list_points(fleet, "db1")
     other.points.commit(point)
@@ -185,6 +209,11 @@ def test_several_repositories_on_one_page(cli: CommandLine, fleet: puller.Reposi
     assert [one["points"] for one in document["repositories"]] == [6, 1]
     copied = [one["copied"] for one in document["domains"] if one["domain"] == "db1"]
     assert copied == [[1], [1]], "five days ago"
+    path = tmp_path / "report.html"
+    cli("report", "--html", str(path), "--also", str(tmp_path / "other"))
+    opened(browser, path)
+    browser.find_element(By.ID, "filter").send_keys(str(tmp_path / "other"))
+    assert names(browser) == ["db1"], "each line names its repository"
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ class Fleet:
         for target, wrapper in (
             ("puller.api.prune", self._prune),
             ("puller.repository.writing.run.Run.commit", self._commit),
+            ("puller.repository.repository.Repository.republish", self._republish),
             ("puller.repository.records.proofs.Proofs.put", self._note_proof),
         ):
             _wrap(patch, target, wrapper)
@@ -323,11 +324,21 @@ class Fleet:
         self.contents[point.point] = disk
 
     def _commit(self, real: Callable[[Run, Point], Point], run: Run, point: Point) -> Point:
-        ledger = self._ledger(run.repository.store)
+        return self._published(run.repository.store, point, lambda: real(run, point))
+
+    def _republish(
+        self, real: Callable[..., Point], repository: Repository, point: Point, *rest: object
+    ) -> Point:
+        """What a copy does with a point in which nothing has changed."""
+        self.counts["copies of what was unchanged"] += 1
+        return self._published(repository.store, point, lambda: real(repository, point, *rest))
+
+    def _published(self, store: Store, point: Point, publish: Callable[[], Point]) -> Point:
+        ledger = self._ledger(store)
         if point.point in ledger.ever.keys() - ledger.names:
             self.found.append(f"{point.point} was copied again after it had been pruned")
         ledger.may_appear(point)
-        made = real(run, point)
+        made = publish()
         ledger.has_appeared(made)
         if point.copied_from is not None:
             self.counts["copies"] += 1

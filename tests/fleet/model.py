@@ -216,7 +216,7 @@ def wrong_cells(
             for point in here
             if _day(point.time) == day
             for disk in point.disks
-            if disk.kind != "full"
+            if disk.kind == "incremental"
         )
         for day in days
     ]
@@ -247,14 +247,15 @@ def wrong_status(ledger: Ledger, entry: Mapping[str, Any], first: date, now: dat
 
 
 def alarms(points: list[Point], first: date) -> set[str]:
-    """Points of which much more changed than in any of the 30 before: at least 7 have to be known."""
+    """Points of which much more changed than in any of the 30 before: at least 7 have to be known.
+
+    Only the host's own points are compared, if it has some.
+    """
     found = set()
     for number, point in enumerate(points):
-        usual = [
-            one.disks[0].dirty_bytes
-            for one in points[max(0, number - 30) : number]
-            if one.kind == "incremental"
-        ]
+        before = points[max(0, number - 30) : number]
+        own = [one for one in before if one.host == point.host] or before
+        usual = [one.disks[0].dirty_bytes for one in own if one.kind == "incremental"]
         changed, size = point.disks[0].dirty_bytes, point.disks[0].size
         is_shown = _day(point.time) >= first and point.kind == "incremental"
         if is_shown and len(usual) >= 7 and changed > max(3 * max(usual), size / 5):

@@ -64,6 +64,15 @@ def test_without_an_interval_nothing_is_late() -> None:
     assert states(a_chain(at(11), at(15)), None) == "K...K....."
 
 
+def test_a_disk_that_was_read_as_a_whole_says_nothing_of_change() -> None:
+    first, second = a_chain(at(19), at(20))
+    disk = structs.replace(second.disks[0], kind="rehash")
+    days = calendar(
+        [first, structs.replace(second, disks=(disk,))], {}, Marks(), DAILY, last_days(2, NOW), NOW
+    )
+    assert [day.changed_bytes for day in days] == [0, 0]
+
+
 def test_what_a_day_holds() -> None:
     early, late = a_chain(at(20, 3), at(20, 9))
     proofs = {early.point: Proof(NOW, "proven"), late.point: Proof(NOW, "failed")}

@@ -118,6 +118,17 @@ def _machine(machine: MachineReport) -> dict[str, Any]:
         "alarms": [
             {"point": alarm.point, "sign": alarm.sign, "text": alarm.text} for alarm in machine.alarms
         ],
+        "locked_until": None if machine.lock is None else rfc3339(machine.lock.until),
+        "lock_ends_soon": machine.lock is not None and machine.lock.ends_soon,
+        "places": [
+            {
+                "disk": one.disk,
+                "part_bytes": one.part_bytes,
+                "comparisons": one.pairs,
+                "changed": list(one.changed),
+            }
+            for one in machine.places
+        ],
         "states": [day.state for day in machine.days],
         "proven": [number for number, day in enumerate(machine.days) if day.proven],
         "failed": [number for number, day in enumerate(machine.days) if day.failed],

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from puller.overview.page.strip import bars, strip
+from puller.overview.page.strip import bars, heat, strip
 from puller.overview.report import MachineReport, Report
 from puller.units import GIB, format_age, format_bytes
 
@@ -40,7 +40,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": format_bytes, "utc": _utc, "cost": _cost}
+    environment.filters |= {"bytes": format_bytes, "utc": _utc, "day": _day, "cost": _cost}
     return environment.get_template("page.html")
 
 
@@ -60,6 +60,8 @@ def _row(machine: MachineReport, now: datetime) -> dict[str, Any]:
         "copied": sum(day.copied for day in machine.days),
         "strip": strip(machine.days),
         "bars": bars(changes, _SPARK),
+        "places": [(places.disk, heat(places)) for places in machine.places if any(places.changed)],
+        "lock": machine.lock,
     }
 
 
@@ -70,6 +72,9 @@ def _tiles(report: Report) -> list[tuple[str, str, bool]]:
     wrong = sum(bool(one.alarms) for one in machines)
     silent = sum(host.is_silent for host in report.hosts)
     failed = sum(one.status.verdict == "failed" for one in machines)
+    locked = [one.lock for one in machines if one.lock is not None]
+    ending = sum(lock.ends_soon for lock in locked)
+    locks = [(str(ending), "whose locks end soon", ending > 0)] if locked else []
     return [
         (str(len(machines)), "machines", False),
         (str(late), "late", late > 0),
@@ -77,6 +82,7 @@ def _tiles(report: Report) -> list[tuple[str, str, bool]]:
         (str(wrong), "that look wrong", wrong > 0),
         (str(len(recent)), "with a proven point from the last 30 days", False),
         (str(failed), "whose last drill failed", failed > 0),
+        *locks,
         (format_bytes(sum(repository.stored for repository in report.repositories)), "stored", False),
     ]
 
@@ -107,6 +113,10 @@ def _added(report: Report, url: str) -> list[int]:
 
 def _utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}"
 
 
 def _cost(size: int, price: float) -> str:

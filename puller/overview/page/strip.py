@@ -9,11 +9,13 @@ year of nights takes some twenty bytes::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from puller.overview.calendar import Day
+from puller.overview.places import DiskPlaces
+from puller.units import format_bytes
 
 CELL = 10
 """Width of a day."""
@@ -22,6 +24,7 @@ HEIGHT = 18
 """Height of a strip."""
 
 _GAP = 2
+_LEVELS = 4
 _MIDDLE, _BELOW = 7, 16
 
 _LINES: tuple[tuple[str, int, Callable[[Day], bool]], ...] = (
@@ -74,6 +77,34 @@ def bars(values: Sequence[int], height: int, top: int = 0) -> Markup:
     heights = [round(height * value / most) or int(value > 0) for value in values]
     path = "".join(f"M{x * CELL + 4} {height}v-{bar}" for x, bar in enumerate(heights) if bar)
     return Markup(f'<svg class="b" {_frame(len(values), height)} aria-hidden="true"><path d="{path}"/></svg>')
+
+
+def heat(places: DiskPlaces) -> Markup:
+    """Return an SVG of a disk, from begin to end. The more often a part changed, the stronger its colour."""
+    levels = [-(-_LEVELS * count // places.pairs) for count in places.changed]
+    runs = [(level, len(list(group))) for level, group in groupby(levels)]
+    ends = list(accumulate(length for _, length in runs))
+    parts = [
+        (level, CELL * (end - length), CELL * length) for (level, length), end in zip(runs, ends, strict=True)
+    ]
+    paths = [
+        _path(f"h{wanted}", [f"M{x} 4h{width}" for level, x, width in parts if level == wanted])
+        for wanted in range(1, _LEVELS + 1)
+    ]
+    frame = f'{_frame(len(levels), 8)} role="img" aria-label="{escape(_spoken_heat(places))}"'
+    return Markup(f'<svg class="h" {frame}>{"".join(paths)}</svg>')
+
+
+def _spoken_heat(places: DiskPlaces) -> str:
+    touched = [number for number, count in enumerate(places.changed) if count]
+    if not touched:
+        return f"{places.disk}: nothing changed"
+    most = max(touched, key=lambda number: places.changed[number])
+    begin, end = (format_bytes(number * places.part_bytes) for number in (most, most + 1))
+    return (
+        f"{places.disk}: change in {len(touched)} of {len(places.changed)} parts of the disk, "
+        f"most often from {begin} to {end}"
+    )
 
 
 def _frame(days: int, height: int) -> str:
