@@ -77,7 +77,13 @@ def test_the_repository_by_its_name(
     path.write_text(f'[repositories.main]\nurl = "{folder}"\n[repositories.other]\nurl = "/nonexistent"\n')
     assert cli("points", "-r", "main", "--json").document == {"points": []}
     assert cli("points", "-r", "other", "--json").error["code"] == 10
-    assert cli("points", "--json").error["message"] == "no repository given"
+    error = cli("points", "--json").error
+    assert error["message"] == "no repository given, and the configuration has several: main, other"
+    assert "[defaults]" in error["advice"]
+    error = cli("points", "-r", "mains", "--json").error
+    assert (error["code"], error["advice"]) == (2, "Check the spelling: did you mean 'main'?")
+    assert "cannot find repository mains" in error["message"]
+    assert "[repositories]" in cli("status", "-r", "main", "--also", "x", "--json").error["advice"]
     path.write_text(f'[defaults]\nrepository = "{folder}"\n')
     assert cli("points").code == 0
     path.write_text(f'[repositories.the-only-one]\nurl = "{folder}"\n')
