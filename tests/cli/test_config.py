@@ -90,6 +90,25 @@ def test_the_repository_by_its_name(
     assert cli("points").code == 0
 
 
+def test_a_user_who_may_not_read_the_configuration(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root reads everything, so the refusal is played."""
+    withheld = tmp_path / "withheld.toml"
+
+    def refuse(path: Path) -> bytes:
+        assert path == withheld
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.delenv("PULLER_CONFIG", raising=False)
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", withheld)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        error = cli("points", "--json").error
+    assert error["message"] == "no repository given, and this user may not read the configuration"
+    assert error["advice"].startswith("Run the command as root")
+
+
 def test_how_much_of_the_index_this_host_keeps(
     cli: CommandLine,
     path: Path,

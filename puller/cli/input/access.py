@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from puller.api import LockMode
+    from puller.configuration.file import Configuration
     from puller.repository.repository import Repository
     from puller.store.options import StoreOptions
 
@@ -32,13 +33,19 @@ _NAME = re.compile(r"(?!\.+$)[\w.-]+")
 def repository_url(settings: Settings) -> str:
     """Return the repository's URL. Raises UsageError if none is given, or a name that nothing has."""
     if not settings.repository:
-        raise _none_given(list(settings.configure().repositories))
+        raise _none_given(settings.configure())
     if _NAME.fullmatch(settings.repository):  # a name in the configuration has become a URL by now
         raise _unknown(settings.repository, list(settings.configure().repositories))
     return settings.repository
 
 
-def _none_given(names: list[str]) -> UsageError:
+def _none_given(configuration: Configuration) -> UsageError:
+    if configuration.is_withheld:
+        return UsageError(
+            "no repository given, and this user may not read the configuration",
+            advice="Run the command as root, or set the repository with -r URL or PULLER_REPOSITORY.",
+        )
+    names = list(configuration.repositories)
     if len(names) < 2:
         advice = "Set it with -r URL, PULLER_REPOSITORY or the configuration."
         return UsageError("no repository given", advice=advice)
