@@ -25,6 +25,9 @@ _CONFIGURATION = """\
 [repositories.main]
 {repository}
 
+[defaults]
+repository = "main"
+
 [jobs.{job}]
 domains = {domains}
 then = ["prune", "check"]

@@ -77,6 +77,9 @@ def test_the_commands_that_follow_need_nothing_else(cli: CommandLine, host: Path
     assert cli("config", "init", "-r", str(folder)).code == 0
     assert cli("init", "--json").document["encrypted"] is True
     assert cli("points", "--json").document == {"points": []}
+    with (host / "etc/puller.toml").open("a") as file:
+        file.write('[repositories.elsewhere]\nurl = "/elsewhere"\n')
+    assert cli("points", "--json").document == {"points": []}, "a second repository changes nothing"
     assert _read(host)["jobs"] == {
         "nightly": {
             "domains": ["*"],
@@ -98,6 +101,13 @@ def test_five_questions_on_a_terminal(tmp_path: Path) -> None:
     assert tomllib.loads(path.read_text())["jobs"]["nightly"]["domains"] == ["web1", "db1"]
     text = (credentials / "puller-aws-credentials").read_text()
     assert text == "[default]\naws_access_key_id = AKIA\naws_secret_access_key = s3cr3t\n"
+
+
+def test_the_next_command_reads_the_same_file(cli: CommandLine, host: Path, folder: Path) -> None:
+    assert "Run 'puller init' to" in cli("config", "init", "-r", str(folder)).out
+    words = ("--credentials-dir", str(host / "own"), "--config", str(host / "own.toml"))
+    said = cli("config", "init", "-r", str(folder), *words).out
+    assert f"Run 'puller --config {host / 'own.toml'} init' to" in said
 
 
 def test_nothing_is_overwritten_or_half_written(cli: CommandLine, host: Path, folder: Path) -> None:
