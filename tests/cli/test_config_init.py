@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from puller.configuration import file as configuration
+from puller.configuration import initial
+from puller.errors import UsageError
 from tests.cli.conftest import CommandLine, Terminal
 
 TIMER = "puller-backup@nightly.timer"
@@ -129,6 +132,31 @@ def test_nothing_is_overwritten_or_half_written(cli: CommandLine, host: Path, fo
     assert list((host / "credstore").iterdir()) == []
 
 
+def test_a_file_that_another_process_has_just_created_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the only copy of a password with which a repository has been created meanwhile."""
+    first, second = tmp_path / "one" / "password", tmp_path / "two" / "puller.toml"
+    second.parent.mkdir()
+    second.write_text("of another process")
+    monkeypatch.setattr(initial, "refuse_existing", lambda _: None)
+    with pytest.raises(UsageError, match=f"cannot write {second}: File exists"):
+        initial.write({first: "secret", second: "text"})
+    assert second.read_text() == "of another process"
+    assert not first.exists()
+
+
+def test_a_file_that_is_half_written_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, *_: object) -> None:
+        path.write_text("se")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(initial, "write_file", fill)
+    with pytest.raises(UsageError, match="No space left on device"):
+        initial.write({tmp_path / "password": "secret"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_secrets_that_exist_are_named_and_not_copied(
     cli: CommandLine, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +192,8 @@ def test_secrets_that_exist_are_named_and_not_copied(
         ),
         (("-r", "backups"), "invalid repository"),
         (("-r", "/x", "--domain", "a\nb"), "invalid value for jobs.nightly.domains"),
+        (("-r", "/x", "--domain", "\udcff"), "an answer is not UTF-8"),
+        (("-r", "/x\udcff"), "an answer is not UTF-8"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_written(
