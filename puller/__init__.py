@@ -136,6 +136,7 @@ if TYPE_CHECKING:
         DomainRunning,
         DrillFailed,
         FileUnreadable,
+        FleetLost,
         HostUnreachable,
         HypervisorError,
         Interrupted,
@@ -388,6 +389,7 @@ __all__ = [
     "FileUnreadable",
     "FileVersion",
     "Finding",
+    "FleetLost",
     "Forgotten",
     "Freeze",
     "FrozenDisk",
@@ -569,7 +571,7 @@ _HOMES = {
     "puller.errors": (
         "AmbiguousPoint ApplianceFailed BaseDamaged CannotDrill CheckpointUnusable "
         "ChecksFailed CommandFailed CommitUnreadable ConnectionLost DamagedData DomainExists "
-        "DomainNotRunning DomainRunning DrillFailed FileUnreadable HostUnreachable "
+        "DomainNotRunning DomainRunning DrillFailed FileUnreadable FleetLost HostUnreachable "
         "HypervisorError Interrupted JobLeftOpen JobRunning KeyNotHeld Locked MachinesLate MissingObject "
         "MonitorRefused "
         "NbdError NoBucket NoFilesystem NoRepository NoSuchDisk NoSuchDomain NoSuchFile "

@@ -13,7 +13,7 @@ Rules, for whoever raises or adds one:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PullerError(Exception):
@@ -34,6 +34,16 @@ class PullerError(Exception):
         super().__init__(message)
         self.message = message
         self.advice = advice if advice is not None else self.default_advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes whole, whatever the arguments of the class are."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PullerError], arguments: tuple[Any, ...], state: dict[str, Any]) -> PullerError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(PullerError):
@@ -111,6 +121,13 @@ class MachinesLate(PullerError):
     default_advice = (
         "Read the job's journal on the host of the machine, or leave the machine out with --exclude."
     )
+
+
+class FleetLost(PullerError):
+    """The engine or the workers of a fleet are gone and did not come back. What was done is recorded."""
+
+    retryable = True
+    default_advice = "Read the logs of the scheduler and of the workers, then run the same command again."
 
 
 class CommandFailed(PullerError):

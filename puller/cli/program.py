@@ -35,6 +35,7 @@ COMMANDS = (
     "serve",
     "prove",
     "copy",
+    "fleet",
     "check",
     "prune",
     "delete",

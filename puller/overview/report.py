@@ -6,13 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
 from puller.overview.alarm import Alarm
 from puller.overview.calendar import Day
 from puller.overview.locks import Lock
 from puller.overview.machine import MachineStatus
-from puller.overview.places import DiskPlaces
 from puller.repository.points import Point
+
+if TYPE_CHECKING:
+    from puller.overview.places import DiskPlaces
 
 
 @dataclass(frozen=True, slots=True)

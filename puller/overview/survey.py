@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from puller.configuration.alarms import DEFAULTS, Thresholds
 from puller.errors import DamagedData
@@ -14,11 +15,13 @@ from puller.overview.alarm import alarms_since
 from puller.overview.calendar import Marks, calendar, last_days
 from puller.overview.locks import lock_of
 from puller.overview.machine import MachineStatus, believable, machine_of
-from puller.overview.places import places_of
 from puller.overview.report import MachineReport, Report, report_of, volume_of
 from puller.repository.points import Point
 from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from puller.overview.places import DiskPlaces
 
 Damaged = Callable[[str, DamagedData], None]
 
@@ -96,8 +99,15 @@ class _Survey:
         copied = self._copies.get(status.uuid, frozenset())
         marks = Marks(copied, frozenset(alarm.point for alarm in alarms))
         shown = calendar(points, drills, marks, status.interval, self.days, self._now)
-        places = places_of(repository, points, self._asked.compared)
+        places = self._places(repository, points)
         return MachineReport(status, shown, volume_of(points), alarms, lock_of(points, self._now), places)
+
+    def _places(self, repository: Repository, points: Sequence[Point]) -> tuple[DiskPlaces, ...]:
+        if self._asked.compared < 2:
+            return ()
+        from puller.overview.places import places_of  # with numpy, which puller status does without
+
+        return places_of(repository, points, self._asked.compared)
 
 
 def _copies(repositories: Sequence[Repository]) -> Mapping[str, frozenset[str]]:

@@ -31,7 +31,7 @@ from puller.store.parallel import together
 from puller.upkeep.attribution import Attribution
 from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
 from puller.upkeep.packcheck import Faults
-from puller.upkeep.reading import ReadingResult, examine
+from puller.upkeep.reading import OwnReader, PackReader, ReadingResult, examine
 from puller.upkeep.schedule import Allowance, Reading
 
 
@@ -77,8 +77,9 @@ def check(  # noqa: PLR0913, PLR0917 - what, how much of it, and for whom
     observer: Observer,
     clock: Callable[[], float] = time.monotonic,
     shard: Shard = WHOLE,
+    reader: PackReader | None = None,
 ) -> CheckReport:
-    """See ``puller.check``. ``clock`` returns seconds for a budget."""
+    """See ``puller.check``. ``clock`` returns seconds for a budget; ``reader`` reads the packs."""
     if reading.reads and not repository.keys.can_read_data:
         raise KeyNotHeld("cannot check stored guest data with this key: its role is backup-only")
     allowance = Allowance(reading, clock)
@@ -103,7 +104,7 @@ def check(  # noqa: PLR0913, PLR0917 - what, how much of it, and for whom
         lambda own: repository.damaged.within(own).read(),
         lambda own: list_packs(repository.store.within(own), (PackKind.DATA,), shard.has_pack),
     )
-    examined = examine(repository, reach, allowance, known, listed, observer)
+    examined = examine(repository, reach, allowance, known, listed, observer, reader or OwnReader())
     if examined.packs.faults:
         observer(Step("repository", "damage"))
         errors += _attribute(repository, sound, examined.packs.faults)

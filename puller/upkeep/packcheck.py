@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from puller.errors import DamagedData, ObjectChanged
 from puller.events import DiskProgress, Observer
 from puller.pipeline.flow import Flow
-from puller.repository.collecting.reach import Reach
+from puller.repository.collecting.reach import SlotSet
 from puller.repository.format.footer import DEAD
 from puller.repository.format.packname import PackKind
 from puller.repository.format.pages import Refs
@@ -66,17 +66,32 @@ class Faults:
         return np.flatnonzero(hit)
 
 
-class PackCheck:
-    """Examines data packs. Fills ``faults``; ``spoilt`` are the ids of packs with damaged content.
+@dataclass(frozen=True, slots=True)
+class ExaminedPacks:
+    """What was found in some packs: faults by pack id, each of a slot, or of the whole pack if that is None.
 
-    ``done`` counts the examined packs.
+    ``sound`` packs were read as a whole; ``unrecorded`` says why they could not be recorded as verified.
     """
 
-    def __init__(self, repository: Repository, reach: Reach, observer: Observer) -> None:
+    faults: tuple[tuple[bytes, int | None, str], ...]
+    spoilt: frozenset[bytes]
+    sound: tuple[VerifiedPack, ...]
+    chunks_read: int
+    unrecorded: str | None = None
+
+
+class PackCheck:
+    """Examines data packs of which ``reached`` has slots.
+
+    Fills ``faults``; ``spoilt`` are the ids of packs with damaged content. ``done`` counts the examined
+    packs.
+    """
+
+    def __init__(self, repository: Repository, reached: SlotSet, observer: Observer) -> None:
         self._repository = repository
         self._packs = repository.packs
         self._table = repository.maps.table
-        self._reach = reach
+        self._reached = reached
         self._observer = observer
         self.done = 0
         self._lock = threading.Lock()
@@ -95,6 +110,33 @@ class PackCheck:
         sound, self._sound = self._sound, []
         return sound
 
+    def reached_bits(self, pack_id: bytes) -> int:
+        """Return the slots of a pack that points reach, as bits."""
+        return self._reached.bits(self._table.number(pack_id))
+
+    def found(self, sound: Sequence[VerifiedPack]) -> ExaminedPacks:
+        """Return what was found until now; ``sound`` are the intact packs that were read."""
+        identify, faults = self._table.pack_id, self.faults
+        whole = [(identify(pack), None, reason) for pack, reason in faults.whole.items()]
+        slots = [
+            (identify(pack), slot, reason)
+            for pack, reasons in faults.slots.items()
+            for slot, reason in reasons.items()
+        ]
+        return ExaminedPacks((*whole, *slots), frozenset(self.spoilt), tuple(sound), self.chunks_read)
+
+    def add(self, found: ExaminedPacks, count: int) -> None:
+        """Add what another process has found in ``count`` packs."""
+        for pack_id, slot, reason in found.faults:
+            number = self._table.number(pack_id)
+            if slot is None:
+                self.faults.add_pack(number, reason)
+            else:
+                self.faults.add_slot(number, slot, reason)
+        self.spoilt |= found.spoilt
+        self.chunks_read += found.chunks_read
+        self.count(count)
+
     def _work(self, packs: Iterable[bytes], examine: Callable[[int, StoredPack], None], threads: int) -> None:
         """Process ``threads`` packs at a time; each is requested when a thread is free."""
         with Flow(self._repository.scope) as flow:
@@ -110,8 +152,12 @@ class PackCheck:
             self._as_it_is(partial(examine, number), pack_id)
         except DamagedData as error:
             self.faults.add_pack(number, error.message)
+        self.count(1)
+
+    def count(self, packs: int) -> None:
+        """Add examined packs to ``done``."""
         with self._lock:
-            self.done += 1
+            self.done += packs
             event = DiskProgress("repository", "packs", self.done, self.done, 0)
         self._observer(event)
 
@@ -125,7 +171,7 @@ class PackCheck:
         return examine(self._packs.open(PackKind.DATA, pack_id))
 
     def _look(self, number: int, pack: StoredPack) -> None:
-        reached = np.flatnonzero(self._reach.packs[number])
+        reached = np.flatnonzero(self._reached[number])
         self._note(number, pack, reached[reached >= pack.footer.count].tolist(), "is not in the pack")
         reached = reached[reached < pack.footer.count]
         dead = (pack.footer.flags[reached] & DEAD).astype(bool)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from puller.events import DiskDone, DiskPlanned, Observer
 from puller.repository.collecting.inventory import PackObject
@@ -39,6 +40,21 @@ class ReadingResult:
     oldest: datetime | None
 
 
+class PackReader(Protocol):
+    """Reads packs for a check: in this process, or in others."""
+
+    def look(self, packs: PackCheck, pack_ids: Sequence[bytes]) -> None:
+        """Examine packs without reading them as a whole."""
+
+    def read(
+        self, packs: PackCheck, verification: Verification, queue: list[Candidate], allowance: Allowance
+    ) -> tuple[frozenset[bytes], int]:
+        """Read the packs of the queue that the budget allows, without those that others have read.
+
+        Returns the intact ones, and the number of those that are left. They are recorded.
+        """
+
+
 def examine(  # noqa: PLR0913, PLR0917 - what a check knows by then
     repository: Repository,
     reach: Reach,
@@ -46,6 +62,7 @@ def examine(  # noqa: PLR0913, PLR0917 - what a check knows by then
     known: Sequence[DamageRecord],
     listed: Mapping[bytes, PackObject],
     observer: Observer,
+    reader: PackReader,
 ) -> ReadingResult:
     """Examine the reached packs, and read those that are due.
 
@@ -57,12 +74,12 @@ def examine(  # noqa: PLR0913, PLR0917 - what a check knows by then
     generations = {pack_id: pack.generations for pack_id, pack in stored.items()}
     verification = Verification(repository, generations, since(known), observer)
     queue = _queue(stored, verification, reading)
-    packs = PackCheck(repository, reach, observer)
+    packs = PackCheck(repository, reach.packs, observer)
     others = _others(repository, reach, stored, queue, reading)
     size, total = len(others) + len(queue), len(others) + allowance.at_most(queue)
     observer(DiskPlanned("repository", "packs", size, total))
-    packs.look(others)
-    verified, left = _read(packs, verification, queue, allowance)
+    reader.look(packs, others)
+    verified, left = reader.read(packs, verification, queue, allowance)
     if packs.done != total:  # a budget of time was spent, or another check has read some of them
         observer(DiskPlanned("repository", "packs", size, packs.done))
     observer(DiskDone("repository", "packs"))
@@ -110,20 +127,27 @@ def _others(
     ]
 
 
-def _read(
-    packs: PackCheck, verification: Verification, queue: list[Candidate], allowance: Allowance
-) -> tuple[frozenset[bytes], int]:
-    """Read the packs that are due, in batches, without those that another check has read meanwhile."""
-    verified: set[bytes] = set()
-    while queue and not allowance.is_spent:
-        verification.refresh()
-        queue = [candidate for candidate in queue if candidate.pack_id not in verification.fresh]
-        taken: list[bytes] = []
-        sound = packs.read(_noted(allowance.take(batch(queue)), taken))
-        verification.add(sound)
-        verified.update(pack.pack_id for pack in sound)
-        queue = queue[len(taken) :]
-    return frozenset(verified), len(queue)
+class OwnReader:
+    """Reads packs in this process, in batches."""
+
+    def look(self, packs: PackCheck, pack_ids: Sequence[bytes]) -> None:
+        """See ``PackReader``."""
+        packs.look(pack_ids)
+
+    def read(
+        self, packs: PackCheck, verification: Verification, queue: list[Candidate], allowance: Allowance
+    ) -> tuple[frozenset[bytes], int]:
+        """See ``PackReader``."""
+        verified: set[bytes] = set()
+        while queue and not allowance.is_spent:
+            verification.refresh()
+            queue = [candidate for candidate in queue if candidate.pack_id not in verification.fresh]
+            taken: list[bytes] = []
+            sound = packs.read(_noted(allowance.take(batch(queue)), taken))
+            verification.add(sound)
+            verified.update(pack.pack_id for pack in sound)
+            queue = queue[len(taken) :]
+        return frozenset(verified), len(queue)
 
 
 def _noted(candidates: Iterable[Candidate], taken: list[bytes]) -> Iterator[bytes]:

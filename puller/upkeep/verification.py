@@ -69,6 +69,13 @@ class Verification:
             self.times[pack.pack_id] = moment
             self.fresh.add(pack.pack_id)
 
+    def add_recorded(self, packs: Sequence[VerifiedPack], refusal: str | None) -> None:
+        """Note packs that another process has just verified. If it has recorded them, that says when."""
+        self.fresh.update(pack.pack_id for pack in packs)
+        if refusal is not None:
+            self._say(refusal)
+            self.times |= dict.fromkeys((pack.pack_id for pack in packs), time.time())
+
     def withdraw(self, pack_id: bytes) -> None:
         """Forget the verification of a pack that turned out to be damaged."""
         self.times.pop(pack_id, None)
@@ -82,7 +89,10 @@ class Verification:
             return time.time()
 
     def _tell(self, error: StoreError) -> None:
+        self._say(error.message)
+
+    def _say(self, refusal: str) -> None:
         if not self._refused:
             self._refused = True
             text = "cannot record the verified packs, so later checks read them again"
-            self._observer(Notice("repository", f"{text}: {error.message}"))
+            self._observer(Notice("repository", f"{text}: {refusal}"))

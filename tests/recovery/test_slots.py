@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from puller.errors import DamagedData
+from puller.errors import DamagedData, ObjectNotFound
 from puller.recovery.serving.slots import CachedPackReader, SlotFolder
 from puller.repository import repository as repositories
 from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import Password
+from puller.repository.reading.image import DiskImage, PackJob
 from puller.repository.reading.packs import Span, StoredPack
 from puller.repository.repository import Repository
+from puller.store.base import Store
 from puller.units import CHUNK, MIB
 from tests.lab.feed import store_disk
 from tests.lab.memory import MemoryStore
@@ -82,3 +85,33 @@ def test_a_slot_in_the_folder_outlives_the_fetch_of_its_neighbours(
         found = contents(reader, pack, spans_of(pack, 0, 1, 2))
         assert found[1] == first[1]
         assert not any(isinstance(content, DamagedData) for content in found.values())
+
+
+class Hiccup:
+    """A store in which the first ranges to be read are gone, as while a pack is being compacted."""
+
+    def __init__(self, store: Store) -> None:
+        self._ranges = store.get_ranges
+        self.left = 1
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if self.left:
+            self.left -= 1
+            raise ObjectNotFound(f"{key} is gone")
+        return self._ranges(key, ranges)
+
+
+def test_every_chunk_is_read_once_if_the_pack_is_compacted_while_some_lie_in_the_folder(
+    repository: Repository, reader: CachedPackReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = store_disk(repository, CONTENT)
+    image = DiskImage(repository.maps, reader, root)
+    job = max((job for window in image.windows() for job in window.jobs), key=lambda job: len(job.chunks))
+    chunks, slots = job.chunks[[0, -1]], job.slots[[0, -1]]
+    pack = reader.open(PackKind.DATA, job.pack_id)
+    contents(reader, pack, spans_of(pack, int(slots[1])))
+    hiccup = Hiccup(repository.store)
+    monkeypatch.setattr(repository.store, "get_ranges", hiccup.get_ranges)
+    found = list(image.read(PackJob(job.pack_id, chunks, slots)))
+    assert not hiccup.left
+    assert found == [(chunk * CHUNK, CONTENT[chunk * CHUNK :][:CHUNK]) for chunk in chunks.tolist()]

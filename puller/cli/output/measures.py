@@ -36,6 +36,7 @@ RESTORE = Measure("written")
 PULL = Measure("pulled")
 COPY = Measure("read", "sent")
 CHECK = Measure("looked at", show=_count)
+MACHINES = Measure("done", show=_count)
 PRUNE = Measure("")
 """Prune reports only its steps."""
 

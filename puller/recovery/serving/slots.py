@@ -89,16 +89,20 @@ class CachedPackReader(PackReader):
         self._slots = slots
 
     def fetch(self, pack: StoredPack, spans: Sequence[Span]) -> Iterator[tuple[Span, memoryview]]:
-        """See ``PackReader.fetch``. What is not in the folder is fetched; these spans come last."""
-        missing = []
-        for span in spans:
-            held = self._assembled(pack, span)
-            if held is None:
-                missing.append(span)
+        """See ``PackReader.fetch``. What is not in the folder is fetched, and keeps its place in the order.
+
+        A reader that has to open the pack again goes on after as many slots as it has got.
+        """
+        held = [self._assembled(pack, span) for span in spans]
+        fetched = super().fetch(
+            pack, [span for span, whole in zip(spans, held, strict=True) if whole is None]
+        )
+        for span, whole in zip(spans, held, strict=True):
+            if whole is None:
+                _, stored = next(fetched)
+                yield span, self._kept(pack, span, stored)
             else:
-                yield span, held
-        for span, stored in super().fetch(pack, missing):
-            yield span, self._kept(pack, span, stored)
+                yield span, whole
 
     def _kept(self, pack: StoredPack, span: Span, stored: memoryview) -> memoryview:
         """Put the slots that the folder lacks, and return the span with the others as they are there.

@@ -49,6 +49,10 @@ class SlotSet:
         column[slots] = True
         self._bits[pack] = self.bits(pack) | bits_of(column)
 
+    def put(self, pack: int, bits: int) -> None:
+        """Set the slots of a pack, in the form of ``bits``."""
+        self._bits[pack] = bits
+
     def discard(self, pack: int, slot: int) -> None:
         """Remove a slot that is in the set."""
         self._bits[pack] &= ~(1 << slot)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from puller.cancelling import CancelScope, Scoped
-from puller.errors import DamagedData, ObjectNotFound, StoreDenied
+from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreDenied
 from puller.repository.format.packname import ID, MAX_GENERATION
 from puller.repository.format.sealing import BOX_LIMIT, Boxes, BoxKind
 from puller.store.base import ObjectInfo, Store
@@ -165,6 +165,22 @@ class VerifiedPacks(Scoped):
         """Write records, durable when this returns, and return them; none without ``packs``."""
         starts = range(0, len(packs), RECORD_PACKS)
         return [self._write(packs[start : start + RECORD_PACKS]) for start in starts]
+
+    def put_as(self, token: str, packs: Sequence[VerifiedPack]) -> None:
+        """Write a record that ``find`` finds by ``token``, 32 hexadecimal digits; none without ``packs``."""
+        try:
+            if packs:
+                name = PREFIX + token
+                self._store.put_new(name, self._boxes.pack(BoxKind.VERIFIED, name, encode(packs)))
+        except ObjectExists:  # whoever has the same token was as fast
+            self.put(packs)
+
+    def find(self, token: str) -> VerifiedRecord | None:
+        """Return the record of ``put_as``, or None: prune merges records."""
+        try:
+            return self._read(self.scope, self._store.stat(PREFIX + token))
+        except ObjectNotFound:
+            return None
 
     def now(self) -> float:
         """Return the store's time, measured with an empty record that is deleted again."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -74,13 +75,14 @@ def _client(config: Config, options: StoreOptions, differences: Differences) -> 
     session = session_with(options)
     make_quick(session)
     config = with_options(own_settings(session), options).merge(config)
-    client: Any = session.create_client(SERVICE, config=config, verify=options.ca_bundle)
+    client = boto3.Session(botocore_session=session).client(SERVICE, config=config, verify=options.ca_bundle)
     unsigned = client.meta.endpoint_url.startswith("https:") and not decides_signing(session)
     if unsigned:
-        client.meta.config.s3 = (client.meta.config.s3 or {}) | {"payload_signing_enabled": False}
+        settings: Any = client.meta.config
+        settings.s3 = (settings.s3 or {}) | {"payload_signing_enabled": False}
     Signing(client, differences, lambda: session_with(options).get_credentials(), unsigned)
     TimeLimits(client)
-    return cast("S3Client", client)
+    return client
 
 
 def _add_content_md5(params: dict[str, Any], **_: object) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from botocore.loaders import JSONFileLoader, Loader
 from botocore.session import Session
 from botocore.utils import parse_timestamp
 
-SERVICE = "s3"
+SERVICE: Literal["s3"] = "s3"
 
 _PARSERS: tuple[Callable[[str], datetime], ...] = (datetime.fromisoformat, parsedate_to_datetime)
 """Of times in listings, and in headers."""
