@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ Path = tuple[str, ...]
 
 _LONGEST = 40
 """Most characters of a wrong value in a message: enough to find it."""
+
+_REPLACED = {"limit-read": "pace"}
+"""Keys of earlier builds, each with the one that replaces it: a similar word may mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,10 @@ class Findings:
                 self.add(missing, f"missing key {dotted(missing)}", remedy(missing[-1], key))
         return right
 
-    def _unknown(self, path: Path, known: Iterable[str]) -> None:
+    def _unknown(self, path: Path, known: Collection[str]) -> None:
         advice = meant(path[-1], known) or f"Use one of these keys: {', '.join(known)}."
+        if (new := _REPLACED.get(path[-1])) in known:
+            advice = f"Write '{new}' instead, which replaces '{path[-1]}'."
         self.add(path, f"unknown key {dotted(path)}", advice)
 
     def _fits(self, path: Path, content: Any, kind: Any, key: Key) -> bool:

@@ -178,7 +178,7 @@ class _Reading:
         filling, segment = request.filling, request.segment
         self._bytes -= segment.length
         seconds = self._called - request.sent if request.sent >= self._returned else None
-        self._gate.leave(segment.length, seconds, lone=request.lone)
+        self._gate.leave(self._export.uri, segment.length, seconds, lone=request.lone)
         self._export.data.retire_read(cookie, segment.offset, segment.length)
         filling.pending -= 1
         if not filling.pending and filling is not self._open:

@@ -49,7 +49,7 @@ _SPARE_CUT = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The latency of reads of one size when no other read is in flight, in seconds.
+    """The latency of reads of one size and disk when no other read is in flight, in seconds.
 
     The least of the last probes' medians, so that a guest that is busy for a while does not count as slow
     storage, while a storage that gets slower for good counts as such after some probes.
@@ -73,8 +73,8 @@ class Baseline:
         return Baseline((*self.medians, median(fresh))[-_PROBES:], fresh)
 
     def renew(self) -> Baseline:
-        """Begin the next probe."""
-        return replace(self, fresh=())
+        """Begin the next probe; one that has too few reads yet goes on, as its disk shares the gate."""
+        return replace(self, fresh=()) if len(self.fresh) == PROBE else self
 
     def excess(self, seconds: float) -> float | None:
         """How much longer than the baseline a read took, in baselines, 1 being twice as long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,8 +32,8 @@ class ReadGate(Protocol):
         """
         ...
 
-    def leave(self, length: int, seconds: float | None, *, lone: bool) -> None:
-        """Note the answer to a read of ``length`` bytes, ``seconds`` after it was sent.
+    def leave(self, disk: str, length: int, seconds: float | None, *, lone: bool) -> None:
+        """Note the answer to a read of ``length`` bytes of ``disk``, ``seconds`` after it was sent.
 
         ``seconds`` is None if the reader was elsewhere meanwhile, so that nobody knows when the answer came.
         ``lone``: whether it was its reader's only one when it was sent.
@@ -61,7 +62,7 @@ class OpenGate:
         """See ReadGate."""
         return total <= self._window
 
-    def leave(self, length: int, seconds: float | None, *, lone: bool) -> None:
+    def leave(self, disk: str, length: int, seconds: float | None, *, lone: bool) -> None:
         """See ReadGate."""
 
     def drop(self, count: int) -> None:
@@ -81,12 +82,13 @@ class GentleGate:
         self._window = window
         self._clock = clock
         self._law = ReadLaw()
-        self._baselines: dict[int, Baseline] = {}
+        self._baselines: dict[tuple[str, int], Baseline] = {}
         self._flying = 0
         self._probing = PROBE
         self._probe_began = clock()
         self._next_probe = 0.0
         self._closed = False
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @property
@@ -95,29 +97,35 @@ class GentleGate:
         return 1 if self._probing else self._law.limit
 
     def enter(self) -> None:
-        """See ReadGate."""
+        """See ReadGate. Readers pass in turn, as a thread that wakes up is later than one that runs."""
+        turn = object()
         with self._changed:
-            while self._flying >= self.limit and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                raise Closed
-            self._flying += 1
+            self._waiting.append(turn)
+            try:
+                while (self._flying >= self.limit or self._waiting[0] is not turn) and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    raise Closed
+                self._flying += 1
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
 
     def try_enter(self, total: int) -> bool:
         """See ReadGate."""
         with self._changed:
-            admitted = total <= self._window and self._flying < self.limit
+            admitted = total <= self._window and self._flying < self.limit and not self._waiting
             self._flying += admitted
             return admitted
 
-    def leave(self, length: int, seconds: float | None, *, lone: bool) -> None:
+    def leave(self, disk: str, length: int, seconds: float | None, *, lone: bool) -> None:
         """See ReadGate."""
         with self._changed:
             self._flying -= 1
             if self._probing:
-                self._probe(length, seconds, lone=lone)
+                self._probe(disk, length, seconds, lone=lone)
             else:
-                self._observe(length, seconds, lone=lone)
+                self._observe(disk, length, seconds, lone=lone)
             self._probe_in_time()
             self._changed.notify_all()
 
@@ -133,33 +141,36 @@ class GentleGate:
             self._closed = True
             self._changed.notify_all()
 
-    def _probe(self, length: int, seconds: float | None, *, lone: bool) -> None:
+    def _probe(self, disk: str, length: int, seconds: float | None, *, lone: bool) -> None:
         """The law learns nothing from reads that are alone because of the probe."""
         if lone and seconds is not None:
-            self._note(length, seconds)
+            self._note(disk, length, seconds)
             self._probing -= 1
             now = self._clock()
             self._next_probe = now + max(PROBE_EVERY, (now - self._probe_began) / PROBE_SHARE)
 
-    def _observe(self, length: int, seconds: float | None, *, lone: bool) -> None:
+    def _observe(self, disk: str, length: int, seconds: float | None, *, lone: bool) -> None:
         if seconds is None:
             self._law = self._law.observe(None)
             return
         if lone and self._law.limit == 1:
-            self._note(length, seconds)
-        excess = self._baseline(length).excess(seconds)
+            self._note(disk, length, seconds)
+        excess = self._baseline(disk, length).excess(seconds)
         if excess is not None:
             self._law = self._law.observe(excess)
 
-    def _baseline(self, length: int) -> Baseline:
-        """Return the baseline of reads of about this length: a large one takes longer than a small one."""
-        return self._baselines.get(length.bit_length(), Baseline())
+    def _baseline(self, disk: str, length: int) -> Baseline:
+        """Return the baseline of reads of about this length: a large one takes longer than a small one.
 
-    def _note(self, length: int, seconds: float) -> None:
-        self._baselines[length.bit_length()] = self._baseline(length).note(seconds)
+        Each disk may be on another storage.
+        """
+        return self._baselines.get((disk, length.bit_length()), Baseline())
+
+    def _note(self, disk: str, length: int, seconds: float) -> None:
+        self._baselines[disk, length.bit_length()] = self._baseline(disk, length).note(seconds)
 
     def _probe_in_time(self) -> None:
         if self._probing or (now := self._clock()) < self._next_probe:
             return
         self._probe_began, self._probing = now, PROBE
-        self._baselines = {size: baseline.renew() for size, baseline in self._baselines.items()}
+        self._baselines = {kind: baseline.renew() for kind, baseline in self._baselines.items()}

@@ -82,7 +82,7 @@ class Backup:
     def _answer(self, sent: float, lone: bool) -> None:
         self._flying -= 1
         self.read += 1
-        self._gate.leave(READ, self._storage.now - sent, lone=lone)
+        self._gate.leave("vda", READ, self._storage.now - sent, lone=lone)
         self._go_on()
 
     def rate(self, seconds: float) -> float:

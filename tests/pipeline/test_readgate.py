@@ -133,8 +133,39 @@ def test_small_reads_have_a_baseline_of_their_own() -> None:
     for length, seconds in ((READ // 8, 0.001), (READ, 0.008)):
         for _ in range(30):
             gate.enter()
-            gate.leave(length, seconds, lone=True)
+            gate.leave("vda", length, seconds, lone=True)
     assert gate.limit > 1
+
+
+def test_each_disk_has_a_baseline_of_its_own() -> None:
+    """A disk on a server is no sign that the local one beside it is busy."""
+    gate = GentleGate(WINDOW, lambda: 0.0)
+    for _ in range(200):
+        for disk, seconds in (("vda", 0.0002), ("vdb", 0.02)):
+            gate.enter()
+            gate.leave(disk, READ, seconds, lone=True)
+    assert gate.limit > 4
+
+
+def test_disks_that_share_a_probe_learn_that_their_storage_is_faster_now() -> None:
+    now = 0.0
+    gate = GentleGate(WINDOW, lambda: now)
+
+    def read(alone: float, beside: float) -> None:
+        for disk in ("vda", "vdb"):
+            lone = gate.limit == 1
+            gate.enter()
+            gate.leave(disk, READ, alone if lone else beside, lone=lone)
+
+    for _ in range(100):
+        read(0.05, 0.05)
+    assert gate.limit > 4
+    limits = []
+    for _ in range(100):
+        now += 1
+        read(0.005, 0.05)
+        limits.append(gate.limit)
+    assert max(limits[-20:]) <= 2
 
 
 def test_reads_of_several_disks_share_a_limit() -> None:
@@ -143,16 +174,59 @@ def test_reads_of_several_disks_share_a_limit() -> None:
     second = threading.Thread(target=gate.enter, daemon=True)
     second.start()
     assert not gate.try_enter(2 * READ)
-    gate.leave(READ, 0.005, lone=True)
+    gate.leave("vda", READ, 0.005, lone=True)
     second.join(60)
     assert not second.is_alive()
+
+
+def waiting(gate: GentleGate, work: Callable[[], None]) -> threading.Thread:
+    """A thread of another reader that waits for its turn."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while not gate._waiting and thread.is_alive():
+        thread.join(0.001)
+    return thread
+
+
+def test_a_disk_with_one_read_at_a_time_leaves_turns_to_the_others() -> None:
+    gate = GentleGate(WINDOW, lambda: 0.0)
+    order = []
+
+    def read() -> None:
+        gate.enter()
+        order.append("other")
+        gate.leave("vda", READ, 0.005, lone=True)
+
+    gate.enter()
+    other = waiting(gate, read)
+    gate.leave("vda", READ, 0.005, lone=True)
+    gate.enter()
+    order.append("first")
+    other.join(60)
+    assert order == ["other", "first"]
+
+
+def test_a_disk_with_many_reads_in_flight_leaves_turns_to_the_others() -> None:
+    gate = GentleGate(WINDOW, lambda: 0.0)
+    for _ in range(50):
+        gate.enter()
+        gate.leave("vda", READ, 0.005, lone=True)
+    assert gate.limit > 1
+    gate.enter()
+    while gate.try_enter(READ):
+        pass
+    other = waiting(gate, gate.enter)
+    gate.leave("vda", READ, None, lone=False)
+    assert not gate.try_enter(READ)
+    other.join(60)
+    assert not other.is_alive()
 
 
 def test_a_reader_has_no_more_in_flight_than_its_window() -> None:
     gate = GentleGate(2 * READ, lambda: 0.0)
     for _ in range(200):
         gate.enter()
-        gate.leave(READ, 0.005, lone=True)
+        gate.leave("vda", READ, 0.005, lone=True)
     gate.enter()
     assert gate.try_enter(2 * READ)
     assert not gate.try_enter(3 * READ)

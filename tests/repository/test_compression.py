@@ -78,7 +78,8 @@ def test_content_that_is_compressed_already_is_not_searched(monkeypatch: pytest.
     chunks = [packed[at : at + CHUNK] for at in range(0, len(packed) - CHUNK, CHUNK)]
     assert len(chunks) > 5
     searched = sum(min(len(frame(chunk, 19)), CHUNK) for chunk in chunks)
-    monkeypatch.setattr(compression._per_thread, "compressors", {1: compression._compressor(1), 19: None})
+    quick = {level: compression._compressor(level) for level in (1, 10)}
+    monkeypatch.setattr(compression._per_thread, "compressors", {**quick, 19: None})
     stored = sum(min(len(one), CHUNK) for one in frames(chunks, 19))
     assert stored <= 1.005 * searched
 
@@ -87,3 +88,13 @@ def test_content_that_shrinks_beside_a_middle_of_noise_is_searched() -> None:
     middle = CHUNK // 2
     content = b"text " * (middle // 5) + random.Random(1).randbytes(5000) + b"more " * (middle // 5)
     assert list(frames([content], 13)) == [frame(content, 13)]
+
+
+@pytest.mark.parametrize("level", [11, 19])
+def test_short_repeats_that_level_1_misses_are_found(level: int) -> None:
+    """As in a table of keys: a higher level must not store more than a lower one."""
+    chance = random.Random(1)
+    words = [chance.randbytes(4) for _ in range(300)]
+    content = b"".join(chance.choice(words) + chance.randbytes(2) for _ in range(CHUNK // 6))
+    (stored,) = frames([content], level)
+    assert len(stored) <= 1.01 * len(frame(content, 10)) < 0.7 * len(frame(content, 1))

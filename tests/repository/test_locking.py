@@ -238,7 +238,7 @@ def test_a_host_needs_the_rights_of_the_page_and_no_others(
     scene.create()
     name = "ceph" if isinstance(locking_server, Ceph) else "seaweed"
     prefix = scene.vault.prefix.rstrip("/")
-    page = (DOCS / "immutability.md").read_text().partition("\n## Rights\n")[2]
+    page = (DOCS / "immutability.md").read_text().partition("\n## Permissions\n")[2]
     block = re.search(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert block is not None
     every = [*statements("backup", PRINCIPALS[name]), json.loads(block[1])]

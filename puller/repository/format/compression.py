@@ -24,7 +24,7 @@ _SAMPLE = 4096
 """Bytes in the middle of a content that are tried first."""
 
 _WORTH = 0.99
-"""Share of its length up to which a content must shrink at level 1 to be tried at a higher one."""
+"""Share of its length up to which a content must shrink at the level below to be searched for long."""
 
 Content = bytes | bytearray | memoryview
 
@@ -60,7 +60,7 @@ def frame(content: Content, level: int = LEVEL) -> bytes:
 
 
 def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
-    """Return the ``frame`` of each of ``contents``, of level 1 for those that hardly shrink at all.
+    """Return the ``frame`` of each of ``contents``, of a lower level for those that hardly shrink at all.
 
     Uses one call if the library can (it refuses an empty list), because taking the interpreter's lock again
     after each content is costly.
@@ -74,13 +74,16 @@ def frames(contents: Sequence[Content], level: int) -> Sequence[Content]:
 
 
 def _incompressible(content: Content) -> bytes | None:
-    """Return the frame of a content that is not worth a search; None of any other."""
+    """Return the frame of a content that is not worth a long search; None of any other.
+
+    Level 1 misses short repeats, so it only says which contents to try at the highest quick level.
+    """
     view = memoryview(content)
     middle = len(view) // 2
     sample = view[middle : middle + _SAMPLE]
     if len(sample) < _SAMPLE or _shrinks(frame(sample), sample):
         return None
-    quick = frame(content)
+    quick = frame(content, SEARCHING - 1)
     return None if _shrinks(quick, content) else quick
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ from puller.store.objectlock import LockMode, ObjectLock, ObjectVersion, Version
 from puller.store.s3.answers import Refusal
 from puller.store.s3.deletion import Failure, Target
 from puller.store.s3.errors import translated
+from puller.store.s3.quick import time_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -98,7 +98,7 @@ class S3Locks:
                 answer = error.response
         headers: Mapping[str, str] = (answer.get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
         try:
-            return parsedate_to_datetime(headers["date"]).timestamp()
+            return time_of(headers["date"]).timestamp()
         except (KeyError, ValueError) as error:
             raise UnsupportedByStore(
                 f"cannot learn the time of {self._place}: its answers have no date",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +58,8 @@ class _Models(Loader):
 def time_of(text: Any) -> datetime:
     """Parse a time of an answer: quickly what S3 sends, anything else as botocore does. Raises ValueError.
 
-    botocore tries many formats, which takes longer than all else of an entry in a listing.
+    botocore tries many formats, which takes longer than all else of an entry in a listing. A time without a
+    zone is in UTC: S3 has no other times, and botocore would leave it to the zone of this host.
     """
     for parse in _PARSERS if isinstance(text, str) else ():
         try:
@@ -67,7 +68,8 @@ def time_of(text: Any) -> datetime:
             continue
         if time.tzinfo is not None:
             return time
-    return parse_timestamp(text)
+    time = parse_timestamp(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def make_quick(session: Session) -> None:
