@@ -69,7 +69,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Content of the file. ``file`` is None if there is none."""
+    """Content of the file. ``file`` is None if there is none, or it ``is_withheld``: this user may not read
+    it.
+    """
 
     file: str | None = None
     repositories: Mapping[str, Place] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Configuration:
     jobs: Mapping[str, Job] = field(default_factory=dict)
     prove: DrillSettings = field(default_factory=DrillSettings)
     alarms: Thresholds = DEFAULT_ALARMS
+    is_withheld: bool = False
 
     @property
     def repository(self) -> str | None:
@@ -119,7 +122,7 @@ def load(named: str | None) -> Configuration:
         text = path.read_bytes().decode()
     except OSError as error:
         if named is None:
-            return Configuration()  # it does not exist, or this user may not read it
+            return Configuration(is_withheld=isinstance(error, PermissionError))  # else it does not exist
         raise UsageError(
             f"cannot read the configuration {path}: {error.strerror}",
             advice="Name a readable file with --config or PULLER_CONFIG.",

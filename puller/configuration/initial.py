@@ -25,6 +25,9 @@ _CONFIGURATION = """\
 [repositories.main]
 {repository}
 
+[defaults]
+repository = "main"
+
 [jobs.{job}]
 domains = {domains}
 then = ["prune", "check"]
@@ -69,7 +72,7 @@ class Answers:
 def files(answers: Answers, configuration: Path, credentials: Path) -> dict[Path, str]:
     """Return what to write into which file: the configuration, and secrets in a directory of credentials.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, UsageError.
     """
     found = {}
     named = {
@@ -86,8 +89,20 @@ def files(answers: Answers, configuration: Path, credentials: Path) -> dict[Path
         named["credentials-file"] = str(credentials / _ACCESS_KEY)
     repository = "\n".join(f"{key} = {_toml(value)}" for key, value in named.items() if value is not None)
     text = _CONFIGURATION.format(repository=repository, job=JOB, domains=_toml(list(answers.domains)))
+    _require_utf8(text, configuration)
     decode(text, configuration)
     return found | {configuration: text}
+
+
+def _require_utf8(text: str, configuration: Path) -> None:
+    """Names and paths in the answers can be of any bytes, but a configuration is UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"cannot write {configuration}: an answer is not UTF-8",
+            advice="Use UTF-8 for the repository, the domains and the paths of files.",
+        ) from error
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:
@@ -106,18 +121,30 @@ def write(content: dict[Path, str]) -> None:
     try:
         for path, text in content.items():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create(path, text)
             written.append(path)
-            write_file(path, text.encode(), lambda: None)
     except BaseException as error:
-        for path in written:
+        for begun in written:
             with suppress(OSError):
-                path.unlink()
+                begun.unlink()
         if not isinstance(error, OSError):
             raise
         raise UsageError(
-            f"cannot write {written[-1] if written else path}: {error.strerror}",
+            f"cannot write {path}: {error.strerror}",
             advice="Run the command as root, or name other places with --config and --credentials-dir.",
         ) from error
+
+
+def _create(path: Path, text: str) -> None:
+    """Create the file with the whole text, or leave what another process has created there meanwhile."""
+    try:
+        write_file(path, text.encode(), lambda: None)
+    except FileExistsError:
+        raise
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _toml(value: str | list[str]) -> str:

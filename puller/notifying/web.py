@@ -20,7 +20,12 @@ _TRIES = urllib3.Retry(total=1, backoff_factor=1, status_forcelist=(502, 503, 50
 
 def post_json(url: str, content: dict[str, Any]) -> None:
     """Post the JSON. Raises PullerError."""
-    _post(url, json.dumps(content, ensure_ascii=False).encode(errors="replace"), "application/json")
+    _post(
+        url,
+        json.dumps(content, ensure_ascii=False).encode(errors="replace"),
+        "application/json",
+        "call the webhook at",
+    )
 
 
 def ping(url: str, signal: str, text: str = "") -> None:
@@ -30,10 +35,10 @@ def ping(url: str, signal: str, text: str = "") -> None:
     """
     parts = urlsplit(url)
     address = parts._replace(path=f"{parts.path.rstrip('/')}/{signal}").geturl()
-    _post(address, text.encode()[:10_000], "text/plain; charset=utf-8")
+    _post(address, text.encode()[:10_000], "text/plain; charset=utf-8", "ping")
 
 
-def _post(url: str, body: bytes, kind: str) -> None:
+def _post(url: str, body: bytes, kind: str, verb: str) -> None:
     host = urlsplit(url).hostname
 
     def post() -> int:
@@ -49,9 +54,9 @@ def _post(url: str, body: bytes, kind: str) -> None:
     try:
         status = within_time(post)
     except (urllib3.exceptions.HTTPError, ValueError, TimeoutError) as error:
-        raise PullerError(f"cannot reach {host}: {_reason(error)}") from None  # the cause names the URL
+        raise PullerError(f"cannot {verb} {host}: {_reason(error)}") from None  # the cause names the URL
     if not 200 <= status < 300:
-        raise PullerError(f"{host} answers {status}")
+        raise PullerError(f"cannot {verb} {host}: it answers {status}")
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING
@@ -66,7 +66,8 @@ class MachineReport:
 class HostReport:
     """A host: how many machines it takes the points of, how many are late, and when it took the newest point.
 
-    It ``is_silent`` if all of its machines are late.
+    A machine counts once, and is not late if it is on time in one of the repositories. The host ``is_silent``
+    if all of its machines are late.
     """
 
     host: str
@@ -104,6 +105,11 @@ class Report:
     def late(self) -> list[MachineStatus]:
         """The late machines."""
         return [machine.status for machine in self.machines if machine.status.late]
+
+
+def distinct(machines: Iterable[MachineStatus]) -> int:
+    """Return the number of machines; one with points in several repositories counts once."""
+    return len({machine.uuid for machine in machines})
 
 
 def volume_of(points: Sequence[Point]) -> Volume:
@@ -145,5 +151,6 @@ def _repository(url: str, machines: Sequence[MachineReport]) -> RepositoryReport
 
 
 def _host(name: str, machines: Sequence[MachineStatus]) -> HostReport:
-    late = sum(machine.late for machine in machines)
-    return HostReport(name, len(machines), late, max(machine.last_time for machine in machines))
+    count = distinct(machines)
+    late = count - distinct(machine for machine in machines if not machine.late)
+    return HostReport(name, count, late, max(machine.last_time for machine in machines))

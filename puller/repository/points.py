@@ -426,7 +426,11 @@ class Points(Scoped):
         matches = [name for name in self.names() if name[1].startswith(text)]
         exact = [name for name in matches if name[1] == text]
         if not matches or not text:
-            raise NoSuchPoint(f"no restore point begins with '{text}'")
+            raise NoSuchPoint(
+                f"no restore point begins with '{text}'",
+                advice="List the restore points with 'puller points', or name the newest of a domain as "
+                "DOMAIN@latest.",
+            )
         if len(matches) > 1 and len(exact) != 1:
             shown = ", ".join(sorted(name[1] for name in matches)[:4])
             begin = ", such as" if len(matches) > 4 else ":"

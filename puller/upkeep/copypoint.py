@@ -189,7 +189,10 @@ class PointCopy:
         """Return the number of bytes to copy, and the windows that hold them."""
         if base is None:
             return image.size, image.windows()
-        changes = compare_maps(self._source.maps, self._source.maps.root(base.source), image.root)
+        try:
+            changes = compare_maps(self._source.maps, self._source.maps.root(base.source), image.root)
+        except DamagedData:  # of the base, in the source: it cannot tell what has not changed
+            return image.size, image.windows()
         return changes.bytes, image.windows_of(changes.pages)
 
     def _stored(self, image: DiskImage, windows: Iterator[Window], writer: DiskWriter) -> Iterator[None]:

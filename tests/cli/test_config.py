@@ -77,11 +77,36 @@ def test_the_repository_by_its_name(
     path.write_text(f'[repositories.main]\nurl = "{folder}"\n[repositories.other]\nurl = "/nonexistent"\n')
     assert cli("points", "-r", "main", "--json").document == {"points": []}
     assert cli("points", "-r", "other", "--json").error["code"] == 10
-    assert cli("points", "--json").error["message"] == "no repository given"
+    error = cli("points", "--json").error
+    assert error["message"] == "no repository given, and the configuration has several: main, other"
+    assert "[defaults]" in error["advice"]
+    error = cli("points", "-r", "mains", "--json").error
+    assert (error["code"], error["advice"]) == (2, "Check the spelling: did you mean 'main'?")
+    assert "cannot find repository mains" in error["message"]
+    assert "[repositories]" in cli("status", "-r", "main", "--also", "x", "--json").error["advice"]
     path.write_text(f'[defaults]\nrepository = "{folder}"\n')
     assert cli("points").code == 0
     path.write_text(f'[repositories.the-only-one]\nurl = "{folder}"\n')
     assert cli("points").code == 0
+
+
+def test_a_user_who_may_not_read_the_configuration(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root reads everything, so the refusal is played."""
+    withheld = tmp_path / "withheld.toml"
+
+    def refuse(path: Path) -> bytes:
+        assert path == withheld
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.delenv("PULLER_CONFIG", raising=False)
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", withheld)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        error = cli("points", "--json").error
+    assert error["message"] == "no repository given, and this user may not read the configuration"
+    assert error["advice"].startswith("Run the command as root")
 
 
 def test_how_much_of_the_index_this_host_keeps(

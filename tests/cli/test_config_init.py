@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from puller.configuration import file as configuration
+from puller.configuration import initial
+from puller.errors import UsageError
 from tests.cli.conftest import CommandLine, Terminal
 
 TIMER = "puller-backup@nightly.timer"
@@ -74,6 +77,9 @@ def test_the_commands_that_follow_need_nothing_else(cli: CommandLine, host: Path
     assert cli("config", "init", "-r", str(folder)).code == 0
     assert cli("init", "--json").document["encrypted"] is True
     assert cli("points", "--json").document == {"points": []}
+    with (host / "etc/puller.toml").open("a") as file:
+        file.write('[repositories.elsewhere]\nurl = "/elsewhere"\n')
+    assert cli("points", "--json").document == {"points": []}, "a second repository changes nothing"
     assert _read(host)["jobs"] == {
         "nightly": {
             "domains": ["*"],
@@ -97,6 +103,13 @@ def test_five_questions_on_a_terminal(tmp_path: Path) -> None:
     assert text == "[default]\naws_access_key_id = AKIA\naws_secret_access_key = s3cr3t\n"
 
 
+def test_the_next_command_reads_the_same_file(cli: CommandLine, host: Path, folder: Path) -> None:
+    assert "Run 'puller init' to" in cli("config", "init", "-r", str(folder)).out
+    words = ("--credentials-dir", str(host / "own"), "--config", str(host / "own.toml"))
+    said = cli("config", "init", "-r", str(folder), *words).out
+    assert f"Run 'puller --config {host / 'own.toml'} init' to" in said
+
+
 def test_nothing_is_overwritten_or_half_written(cli: CommandLine, host: Path, folder: Path) -> None:
     assert cli("config", "init", "-r", str(folder)).code == 0
     before = {path: path.read_text() for path in host.rglob("*") if path.is_file()}
@@ -117,6 +130,31 @@ def test_nothing_is_overwritten_or_half_written(cli: CommandLine, host: Path, fo
     (host / "credstore/puller-password").unlink()
     assert cli("config", "init", "-r", "/elsewhere", "--json").error["code"] == 2
     assert list((host / "credstore").iterdir()) == []
+
+
+def test_a_file_that_another_process_has_just_created_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the only copy of a password with which a repository has been created meanwhile."""
+    first, second = tmp_path / "one" / "password", tmp_path / "two" / "puller.toml"
+    second.parent.mkdir()
+    second.write_text("of another process")
+    monkeypatch.setattr(initial, "refuse_existing", lambda _: None)
+    with pytest.raises(UsageError, match=f"cannot write {second}: File exists"):
+        initial.write({first: "secret", second: "text"})
+    assert second.read_text() == "of another process"
+    assert not first.exists()
+
+
+def test_a_file_that_is_half_written_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, *_: object) -> None:
+        path.write_text("se")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(initial, "write_file", fill)
+    with pytest.raises(UsageError, match="No space left on device"):
+        initial.write({tmp_path / "password": "secret"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_secrets_that_exist_are_named_and_not_copied(
@@ -154,6 +192,8 @@ def test_secrets_that_exist_are_named_and_not_copied(
         ),
         (("-r", "backups"), "invalid repository"),
         (("-r", "/x", "--domain", "a\nb"), "invalid value for jobs.nightly.domains"),
+        (("-r", "/x", "--domain", "\udcff"), "an answer is not UTF-8"),
+        (("-r", "/x\udcff"), "an answer is not UTF-8"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_written(

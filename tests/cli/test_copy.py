@@ -100,7 +100,18 @@ def test_a_wrong_password_of_the_target_is_named(
     error = cli("copy", points[0], *_to(target), "--json").error
     assert error["code"] == 12
     assert "password" in error["message"]
-    assert str(tmp_path / "password") in error["message"]
+    assert error["message"].startswith(f"cannot open {target}: ")
+    assert error["message"].count(str(tmp_path / "password")) == 1
+    assert "--to-password-file" in error["advice"]
+    error = cli("copy", "--to", str(target), "--json").error
+    assert (error["code"], error["message"].startswith(f"cannot open {target}: ")) == (12, True)
+    assert "--to-key-file" in error["advice"]
+    like = ("--like", str(target), "--like-password-file", str(tmp_path / "password"))
+    error = cli("init", "-r", str(tmp_path / "kin"), *like, "--json").error
+    assert (error["code"], "--like-password-file" in error["advice"]) == (12, True)
+    (tmp_path / "password").unlink()
+    error = cli("copy", *_to(target), "--json").error
+    assert error["message"].count(str(tmp_path / "password")) == 1
 
 
 def test_damage_has_its_exit_code(

@@ -199,6 +199,26 @@ def test_locks_that_end_soon(
     assert names(browser) == ["db1"]
 
 
+def test_a_machine_in_two_repositories_counts_once(
+    cli: CommandLine, fleet: puller.Repository, tmp_path: Path
+) -> None:
+    other = puller.create_repository(str(tmp_path / "other"))
+    for point in (*puller.list_points(fleet, "db1"), puller.list_points(fleet, "web1")[0]):
+        other.points.commit(point)
+    words = ("--also", str(tmp_path / "other"))
+    path = tmp_path / "report.html"
+    assert f"{path}: 3 machines, 2 late, " in cli("report", "--html", str(path), *words).out
+    tiles = re.sub(r"<[^>]*>|\s+", " ", path.read_text().partition('class="tiles"')[2].partition("</ul>")[0])
+    assert re.findall(r"(\d+) +(machines|late|silent hosts)", tiles) == [
+        ("3", "machines"),
+        ("2", "late"),
+        ("1", "silent hosts"),
+    ]
+    hosts = cli("report", "--json", *words).document["hosts"]
+    counted = [(host["host"], host["machines"], host["late"], host["silent"]) for host in hosts]
+    assert counted == [("kvm1", 2, 0, False), ("kvm2", 1, 1, True)], "an old copy says nothing about its host"
+
+
 def test_several_repositories_on_one_page(
     cli: CommandLine, browser: Chrome, fleet: puller.Repository, tmp_path: Path
 ) -> None:

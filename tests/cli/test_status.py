@@ -111,6 +111,18 @@ def test_a_machine_that_has_moved_belongs_to_its_newest_host(
     assert cli("status", "--json", "--host", "kvm1").document["domains"] == []
 
 
+def test_machines_of_two_repositories_are_told_apart(
+    cli: CommandLine, repository: puller.Repository, fleet: dict[str, puller.Point], tmp_path: Path
+) -> None:
+    other = puller.create_repository(str(tmp_path / "other"))
+    other.points.commit(fleet["db1"])
+    answer = cli("status", "--also", str(tmp_path / "other"))
+    lines = [line for line in answer.out.splitlines() if line.startswith("db1")]
+    assert sorted(line.split()[-1] for line in lines) == sorted([repository.store.url, other.store.url])
+    assert "1 of 3 machines is late: db1" in answer.err
+    assert "REPOSITORY" not in cli("status").out
+
+
 def test_an_empty_repository(cli: CommandLine, repository: puller.Repository) -> None:
     answer = cli("status")
     assert (answer.code, answer.out) == (0, "no restore points\n")

@@ -167,7 +167,10 @@ def test_a_server_that_goes_on_sending_holds_nobody_up(
     with trickling(b"HTTP/1.1 200 OK\r\nX: ") as http, trickling(b"220 ") as smtp:
         hook, server = f"http://127.0.0.1:{http}/hook", f"smtp://127.0.0.1:{smtp}"
         tell(Notify(webhook=hook, mail=["a@example.org"], smtp=server), complaints, FAILED)
-    assert complaints == ["cannot reach 127.0.0.1: no answer", "cannot send mail by 127.0.0.1: no answer"]
+    assert complaints == [
+        "cannot call the webhook at 127.0.0.1: no answer",
+        "cannot send mail by 127.0.0.1: no answer",
+    ]
 
 
 def test_an_answer_without_end_is_not_read() -> None:

@@ -20,6 +20,7 @@ import puller
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, StoreDenied, UsageError
 from puller.events import ignore
+from puller.repository.format.packname import PackKind
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository, create, open_repository
@@ -317,6 +318,20 @@ def test_another_point_is_copied_although_one_is_damaged(pair: Pair) -> None:
     report = pair.copy(bad, good)
     assert [point for point, _ in report.failed] == [bad.point]
     assert [item.point for item in report.copied] == [good.point]
+
+
+def test_a_point_is_copied_although_the_map_of_the_one_before_is_damaged(pair: Pair) -> None:
+    disk: Disk = list(range(1, 41))
+    changed = [500, *disk[1:39], 0]
+    first = back_up(pair.here(), "a", disk, moment=MOMENT).commit()
+    second = back_up(pair.here(), "a", changed, first, disk, moment=MOMENT + HOUR).commit()
+    pair.copy(first)
+    lost = first.disks[0].root.address.pack
+    assert second.disks[0].root.address.pack != lost
+    pair.here_store.delete([PackKind.MAP.object_name(lost)])
+    assert [item.point for item in pair.copy(second).copied] == [second.point]
+    there = pair.there()
+    assert is_whole(there, there.points.get(second.uuid, second.point), changed)
 
 
 def test_what_an_interrupted_copy_has_stored_is_not_sent_again(pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ def command(
         "repository": answers.repository,
         "domains": list(answers.domains),
     }
-    return Outcome(document, _text(document, answers.password is not None), failure)
+    init = "puller init" if settings.config is None else f"puller --config {shlex.quote(str(path))} init"
+    return Outcome(document, _text(document, answers.password is not None, init), failure)
 
 
 def _enabled(timer: str) -> tuple[str | None, PullerError | None]:
@@ -159,13 +161,13 @@ def _access_key(
     return AccessKey(key_id, secret, endpoint or None, place)
 
 
-def _text(document: Mapping[str, Any], has_password: bool) -> str:
+def _text(document: Mapping[str, Any], has_password: bool, init: str) -> str:
     lines = [f"wrote {path}" for path in document["written"]]
     if document["timer"] is not None:
         lines.append(f"enabled {document['timer']}")
     if has_password:
         lines.append("Keep a copy of the password elsewhere: without it nobody can read the backups.")
-    return "\n".join([*lines, "Run 'puller init' to create the repository, unless it exists."])
+    return "\n".join([*lines, f"Run '{init}' to create the repository, unless it exists."])
 
 
 def _secret(path: str | None) -> str | None:

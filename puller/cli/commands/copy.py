@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from puller.cli.input.access import open_other, open_repository
+from puller.cli.input.access import open_other, open_repository, secret_named_by
 from puller.cli.input.choices import COMPRESSION, shard_option, tags_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
@@ -97,7 +97,8 @@ def command(
     POINT is an id, a unique prefix of one, DOMAIN@latest, or DOMAIN@TIME (the newest at or before TIME).
     """
     repository = open_repository(settings)
-    target = open_other(settings, to, to_password_file, to_key_file)
+    with secret_named_by("--to"):
+        target = open_other(settings, to, to_password_file, to_key_file)
     from puller import api
 
     with observing(settings, COPY) as observer:

@@ -13,7 +13,7 @@ import click
 from puller.cli.commands import check as checking
 from puller.cli.commands import copy as copying
 from puller.cli.commands import prove as proving
-from puller.cli.input.access import open_other, open_repository
+from puller.cli.input.access import open_other, open_repository, secret_named_by
 from puller.cli.input.options import Group
 from puller.cli.input.quantities import Quantity
 from puller.cli.output import failures, proofs
@@ -149,7 +149,8 @@ def copy(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outc
     words = {name: choices[name] for name in _COPY_CHOICES}
     with run.observed(MACHINES) as (repository, engine, observer):
         source = arguments.working(repository, "source", observer)
-        other = open_other(settings, choices["to"], *files)
+        with secret_named_by("--to"):
+            other = open_other(settings, choices["to"], *files)
         target = arguments.working(other, "target", observer)
         damaged: Sequence[Any] = ()
         if points:

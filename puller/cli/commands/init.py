@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from puller.cli.input.access import create_repository, open_other_with_secret
+from puller.cli.input.access import create_repository, open_other_with_secret, secret_named_by
 from puller.cli.input.locks import LOCK_DAYS, LOCK_MODE, check_together, period_of
 from puller.cli.input.options import Command
 from puller.cli.output.console import say
@@ -66,7 +66,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             "a password or key file for --like was given, but no --like",
             advice="Add --like REPOSITORY, or leave the file out.",
         )
-    kin = None if like is None else open_other_with_secret(settings, like, like_password_file, like_key_file)
+    kin = None
+    if like is not None:
+        with secret_named_by("--like"):
+            kin = open_other_with_secret(settings, like, like_password_file, like_key_file)
     repository = create_repository(settings, not no_encryption, lock_mode, period_of(lock_days), kin)
     url = repository.store.url
     if settings.verbosity >= 0:

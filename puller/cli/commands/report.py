@@ -39,7 +39,8 @@ _DAYS = 90
 @click.option(
     "--price",
     metavar="'AMOUNT [CURRENCY]'",
-    help="Also show the monthly cost of the stored data, at this price per GiB (for example '0.023 USD').",
+    help="Also show the monthly cost of what the existing points of each repository added when they were "
+    "taken, at this price per GiB (for example '0.023 USD').",
 )
 @hosts_option("Show only machines whose newest point was taken by HOST: a name, or a pattern such as 'kvm*'.")
 @EXCLUDE
@@ -139,9 +140,11 @@ def _machine(machine: MachineReport) -> dict[str, Any]:
 
 def text(report: Report, html: Path | str | None) -> str:
     """Return the sums of the page, after its file."""
-    late = len(report.late)
+    from puller.overview.report import distinct
+
+    count, late = distinct(one.status for one in report.machines), distinct(report.late)
     stored = format_bytes(sum(one.stored for one in report.repositories))
-    return f"{html}: {len(report.machines)} machines, {late} late, {stored} stored"
+    return f"{html}: {count} machines, {late} late, {stored} stored"
 
 
 def _price(text: str | None) -> tuple[float | None, str]:

@@ -72,10 +72,9 @@ def _document(machines: Sequence[MachineStatus]) -> dict[str, Any]:
 def _failure(machines: Sequence[MachineStatus], damaged: Sequence[DamagedData]) -> PullerError | None:
     if damaged:
         return damaged[0]
-    late = [machine.domain for machine in machines if machine.late]
+    late = list({machine.uuid: machine.domain for machine in machines if machine.late}.values())
     if not late:
         return None
+    count = len({machine.uuid for machine in machines})
     shown = ", ".join(late[:5]) + (f" and {len(late) - 5} more" if len(late) > 5 else "")
-    return MachinesLate(
-        f"{len(late)} of {len(machines)} machines {'is' if len(late) == 1 else 'are'} late: {shown}"
-    )
+    return MachinesLate(f"{len(late)} of {count} machines {'is' if len(late) == 1 else 'are'} late: {shown}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from puller.cancelling import CancelScope
@@ -17,20 +19,51 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from puller.api import LockMode
+    from puller.configuration.file import Configuration
     from puller.repository.repository import Repository
     from puller.store.options import StoreOptions
 
 T = TypeVar("T")
 
+_CONFIGURED = "Set the repository's password-file or key-file in [repositories] of the configuration."
+_NAME = re.compile(r"(?!\.+$)[\w.-]+")
+"""A word that can only be a name in the configuration; credentials in a URL must not appear in a message."""
+
 
 def repository_url(settings: Settings) -> str:
-    """Return the repository's URL. Raises UsageError if none is given."""
+    """Return the repository's URL. Raises UsageError if none is given, or a name that nothing has."""
     if not settings.repository:
-        raise UsageError(
-            "no repository given",
-            advice="Set it with -r URL, PULLER_REPOSITORY or the configuration.",
-        )
+        raise _none_given(settings.configure())
+    if _NAME.fullmatch(settings.repository):  # a name in the configuration has become a URL by now
+        raise _unknown(settings.repository, list(settings.configure().repositories))
     return settings.repository
+
+
+def _none_given(configuration: Configuration) -> UsageError:
+    if configuration.is_withheld:
+        return UsageError(
+            "no repository given, and this user may not read the configuration",
+            advice="Run the command as root, or set the repository with -r URL or PULLER_REPOSITORY.",
+        )
+    names = list(configuration.repositories)
+    if len(names) < 2:
+        advice = "Set it with -r URL, PULLER_REPOSITORY or the configuration."
+        return UsageError("no repository given", advice=advice)
+    return UsageError(
+        f"no repository given, and the configuration has several: {', '.join(names)}",
+        advice="Name one with -r, or set 'repository' to one in [defaults] of the configuration.",
+    )
+
+
+def _unknown(name: str, names: list[str]) -> UsageError:
+    from puller.configuration.mistakes import meant
+
+    return UsageError(
+        f"cannot find repository {name}: it is not a name in the configuration, nor a URL or a path",
+        advice=meant(name, names)
+        or "Write s3://bucket/prefix, a directory as /path or ./path, or a name in "
+        "[repositories] of the configuration.",
+    )
 
 
 def open_repository(settings: Settings, scope: CancelScope | None = None) -> Repository:
@@ -82,14 +115,36 @@ def open_other_with_secret(
     """Like ``open_other``, and return the secret too."""
     other = settings.of(word)
     secret = other_secret(key_file, password_file, other.place)
-    if not secret.is_given:
-        return open_with_secret(other, scope)
     try:
+        if not secret.is_given:
+            return open_with_secret(other, scope)
         repository = _open(other, repository_url(other), secret, scope)
+    except NotEncrypted as error:
+        raise NotEncrypted(f"{error.message}{_taken_from(secret)}", advice=error.advice) from error
     except WrongKey as error:
-        raise type(error)(f"{error.message} (taken from {secret.source})", advice=error.advice) from error
+        text = f"cannot open {other.repository}: {error.message}{_taken_from(secret)}"
+        raise WrongKey(text, advice=_CONFIGURED) from error
     _warn_if_replaced(repository)
     return repository, secret
+
+
+@contextmanager
+def secret_named_by(option: str) -> Iterator[None]:
+    """Open another repository inside, which ``option`` has named: name the options for its secret.
+
+    The variables in the usual advice are for the first repository.
+    """
+    try:
+        yield
+    except NotEncrypted:
+        raise
+    except WrongKey as error:
+        advice = f"Name a file with its password in {option}-password-file, or its key file in "
+        raise WrongKey(error.message, advice=f"{advice}{option}-key-file.") from error
+
+
+def _taken_from(secret: Secret) -> str:
+    return f" (taken from {secret.source})" if secret.is_given else ""
 
 
 def _open_or_ask(settings: Settings, scope: CancelScope | None) -> tuple[Repository, Secret]:

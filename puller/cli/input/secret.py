@@ -161,9 +161,10 @@ def _read_password(path: Path, source: str, advice: str) -> str:
     try:
         content = path.read_bytes().removesuffix(b"\n")
     except OSError as error:
-        text = f"cannot read {source} from {path}: {error.strerror}"
-        raise UsageError(text, advice=advice) from error
-    return _checked(content.decode(errors="surrogateescape"), f"{source} ({path})", advice)
+        named = source if source.endswith(f" {path}") else f"{source} from {path}"
+        raise UsageError(f"cannot read {named}: {error.strerror}", advice=advice) from error
+    named = source if source.endswith(f" {path}") else f"{source} ({path})"
+    return _checked(content.decode(errors="surrogateescape"), named, advice)
 
 
 def _checked(password: str, source: str, advice: str) -> str:

@@ -38,10 +38,20 @@ def document(machine: MachineStatus) -> dict[str, Any]:
 
 
 def listing(machines: Sequence[MachineStatus], now: datetime) -> str:
-    """Return a table with a line for each machine; its ages are those of ``now``."""
+    """Return a table with a line for each machine; its ages are those of ``now``.
+
+    Machines of several repositories have a column for that, because a machine and its copy differ in nothing
+    else.
+    """
     if not machines:
         return "no restore points"
-    return table(_HEADS, [_row(machine, now) for machine in machines])
+    rows = [_row(machine, now) for machine in machines]
+    if len({machine.repository for machine in machines}) == 1:
+        return table(_HEADS, rows)
+    return table(
+        (*_HEADS, "REPOSITORY"),
+        [(*row, machine.repository) for row, machine in zip(rows, machines, strict=True)],
+    )
 
 
 def _row(machine: MachineStatus, now: datetime) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from puller.overview.page.strip import bars, heat, strip
-from puller.overview.report import MachineReport, Report
+from puller.overview.report import MachineReport, Report, distinct
 from puller.units import GIB, format_age, format_bytes
 
 TITLE = "Backups"
@@ -70,20 +70,20 @@ def _row(machine: MachineReport, now: datetime) -> dict[str, Any]:
 
 def _tiles(report: Report) -> list[tuple[str, str, bool]]:
     """The numbers at the top: value, meaning, and whether it is bad."""
-    machines, late = report.machines, len(report.late)
-    recent = [one for one in machines if _is_recent(one.status.proven_time, report.generated)]
-    wrong = sum(bool(one.alarms) for one in machines)
+    machines, late = report.machines, distinct(report.late)
+    recent = distinct(one.status for one in machines if _is_recent(one.status.proven_time, report.generated))
+    wrong = distinct(one.status for one in machines if one.alarms)
     silent = sum(host.is_silent for host in report.hosts)
-    failed = sum(one.status.verdict == "failed" for one in machines)
-    locked = [one.lock for one in machines if one.lock is not None]
-    ending = sum(lock.ends_soon for lock in locked)
+    failed = distinct(one.status for one in machines if one.status.verdict == "failed")
+    locked = [one for one in machines if one.lock is not None]
+    ending = distinct(one.status for one in locked if one.lock is not None and one.lock.ends_soon)
     locks = [(str(ending), "whose locks end soon", ending > 0)] if locked else []
     return [
-        (str(len(machines)), "machines", False),
+        (str(distinct(one.status for one in machines)), "machines", False),
         (str(late), "late", late > 0),
         (str(silent), "silent hosts", silent > 0),
         (str(wrong), "that look wrong", wrong > 0),
-        (str(len(recent)), "with a proven point from the last 30 days", False),
+        (str(recent), "with a proven point from the last 30 days", False),
         (str(failed), "whose last drill failed", failed > 0),
         *locks,
         (format_bytes(sum(repository.stored for repository in report.repositories)), "stored", False),

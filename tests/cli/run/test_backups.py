@@ -78,7 +78,7 @@ def test_who_is_told_that_a_run_failed_or_is_well_again(
     setting.job(f'domains = ["gone"]\n{told}')
     failed = cli("run", "nightly", "--json")
     assert failed.code == 16, "that nobody could be told changes no exit code"
-    assert "127.0.0.1 answers 500" in failed.err
+    assert "cannot call the webhook at 127.0.0.1: it answers 500" in failed.err
 
 
 def test_domains_without_disks_and_without_the_excluded_disk_are_no_failures(
