@@ -41,7 +41,7 @@ def prove_in_shards(  # noqa: PLR0913, PLR0917 - drills, and who holds them
     while waiting and left > 0:
         some, waiting = waiting[:left], waiting[left:]
         driver: Driver[DrillTask] = Driver(engine, work, repository.scope, observer)
-        orders = [DrillTask(place_of(repository), point.point, choices) for point in some]
+        orders = [DrillTask(place_of(repository), point.point, point.domain, choices) for point in some]
         before = len(found.failed)
         for result in _results(driver, orders, observer):
             found.held += result.held

@@ -42,9 +42,10 @@ class PacksTask(Task):
 
 @dataclass(frozen=True, slots=True)
 class DrillTask(Task):
-    """Hold a drill of one point. ``choices`` are keywords of ``puller.prove``."""
+    """Hold a drill of one point of ``domain``. ``choices`` are keywords of ``puller.prove``."""
 
     point: str
+    domain: str
     choices: Mapping[str, Any]
 
 

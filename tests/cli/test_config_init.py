@@ -205,6 +205,27 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert {path.name for path in host.iterdir()} == {"programs"}
 
 
+@pytest.mark.parametrize("option", ["--endpoint-url", "--region", "--access-key-id"])
+def test_no_option_is_ignored_beside_a_credentials_file(cli: CommandLine, host: Path, option: str) -> None:
+    words = ("-r", "s3://backups", "--credentials-file", str(host / "aws"), option, "https://s3.example.org")
+    error = cli("config", "init", *words, "--json").error
+    assert (error["code"], error["message"]) == (2, f"cannot use both {option} and a credentials file")
+    assert {path.name for path in host.iterdir()} == {"programs"}
+
+
+def test_a_temporary_access_key_is_refused(
+    cli: CommandLine, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nightly service would fail with it, although the shell that has the token can use it."""
+    for name, value in (("ACCESS_KEY_ID", "ASIA"), ("SECRET_ACCESS_KEY", "x"), ("SESSION_TOKEN", "t")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    error = cli("config", "init", "-r", "s3://backups", "--json").error
+    assert error["code"] == 2
+    assert "it is temporary" in error["message"]
+    assert {path.name for path in host.iterdir()} == {"programs"}
+    assert cli("config", "init", "-r", "s3://backups", "--access-key-id", "AKIA", "--json").document
+
+
 def test_a_timer_that_cannot_be_enabled(cli: CommandLine, host: Path, folder: Path) -> None:
     _systemctl(host, "echo 'Failed: Unit file does not exist.' >&2; exit 1")
     answer = cli("config", "init", "-r", str(folder), "--json")

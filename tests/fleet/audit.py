@@ -36,12 +36,14 @@ def wrong(ledgers: Ledgers, told: Mapping[str, Any], now: datetime) -> Iterator[
 
 
 def _wrong_hosts(ledgers: Ledgers, told: Mapping[str, Any], now: datetime) -> Iterator[str]:
-    ages: dict[str, list[bool]] = {}
+    """A machine in both repositories counts once, and is late if it is late in both."""
+    late: dict[str, dict[str, bool]] = {}
     for ledger in ledgers.values():
         for uuid in {point.uuid for point in ledger.present}:
             newest = ledger.machine(uuid)[-1]
-            ages.setdefault(newest.host, []).append(now - newest.time > LATE)
-    true = {host: (len(late), sum(late), all(late)) for host, late in ages.items()}
+            machines = late.setdefault(newest.host, {})
+            machines[uuid] = machines.get(uuid, True) and now - newest.time > LATE
+    true = {host: (len(each), sum(each.values()), all(each.values())) for host, each in late.items()}
     said = {host["host"]: (host["machines"], host["late"], host["silent"]) for host in told["hosts"]}
     if said != true:
         yield f"hosts are {said}, not {true}"

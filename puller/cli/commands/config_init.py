@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from puller.cli.input.options import Bare
 from puller.cli.input.questions import Question
@@ -91,6 +92,7 @@ def command(
 
     path = Path(settings.config or file.DEFAULT_PATH).absolute()
     initial.refuse_existing([path])
+    _refuse_unused(credentials_file, access_key)
     answers = _answers(settings, domains, credentials_file, access_key)
     content = initial.files(answers, path, Path(credentials_dir or initial.CREDENTIALS).absolute())
     initial.write(content)
@@ -106,6 +108,18 @@ def command(
     }
     init = "puller init" if settings.config is None else f"puller --config {shlex.quote(str(path))} init"
     return Outcome(document, _text(document, answers.password is not None, init), failure)
+
+
+def _refuse_unused(credentials_file: str | None, access_key: Mapping[str, str | None]) -> None:
+    """Refuse options that would have no effect: the file of credentials says all of this itself."""
+    context = click.get_current_context()
+    given = [name for name in access_key if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if credentials_file is not None and given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise UsageError(
+            f"cannot use both {option} and a credentials file",
+            advice=f"Write it into {credentials_file}, or leave the file out.",
+        )
 
 
 def _enabled(timer: str) -> tuple[str | None, PullerError | None]:
@@ -155,10 +169,20 @@ def _access_key(
     from puller.configuration.initial import AccessKey
 
     given = _secret(secret_access_key_file)
+    _refuse_temporary(access_key_id)
     endpoint, key_id = _ENDPOINT.answer(endpoint_url), _KEY_ID.answer(access_key_id)
     secret = _SECRET.answer(given)
     place = None if region is None else _REGION.answer(region)
     return AccessKey(key_id, secret, endpoint or None, place)
+
+
+def _refuse_temporary(key_id: str | None) -> None:
+    """A key with a session token ends within hours, and is of no use without the token."""
+    if os.environ.get("AWS_SESSION_TOKEN") and key_id and key_id == os.environ.get("AWS_ACCESS_KEY_ID"):
+        raise UsageError(
+            "cannot use the access key in AWS_ACCESS_KEY_ID: it is temporary, as AWS_SESSION_TOKEN shows",
+            advice="Unset both and give an access key that does not expire, or pass --credentials-file.",
+        )
 
 
 def _text(document: Mapping[str, Any], has_password: bool, init: str) -> str:

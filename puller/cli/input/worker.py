@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from puller import __version__
 from puller.cli.input.access import open_other, open_repository
 from puller.cli.output import failures
 from puller.cli.output.settings import Settings
 from puller.cli.signals import EXIT_CODE, Stopped, stop_on_signals
-from puller.errors import UsageError
+from puller.errors import DamagedData, NoSuchPoint, RepositoryError, UsageError
 from puller.fleet import packs
 from puller.fleet.task import Answer, CopyTask, DrillTask, PacksTask, Place, Task
+from puller.repository.points import Point
 from puller.repository.repository import Repository
 
 _opened: dict[tuple[Place, str | None, str | None], Repository] = {}
@@ -29,12 +33,20 @@ def work(version: str, task: Task) -> Answer:
     """
     try:
         # Packs need no cleaning up, so their reader dies at once; drills and copies end in order.
-        with nullcontext() if isinstance(task, PacksTask) else stop_on_signals(lambda: None):
+        with nullcontext() if isinstance(task, PacksTask) else stop_on_signals(_let_clean_up):
             return _do(version, task)
     except Stopped:  # the driver ends the processes of its pool
         os._exit(EXIT_CODE)
     except Exception as error:  # noqa: BLE001 - the driver gets one line for any exception
         return Answer(error=failures.translate(error))
+
+
+def _let_clean_up() -> None:
+    """Let further signals end nothing: a pool sends one to the others as soon as its first worker has ended.
+
+    The driver kills a worker that takes too long.
+    """
+    signal.set_wakeup_fd(-1)
 
 
 def _do(version: str, task: Task) -> Answer:
@@ -55,11 +67,17 @@ def _do(version: str, task: Task) -> Answer:
 
 def _prove(task: DrillTask) -> Answer:
     from puller import api
+    from puller.recovery.proving.prove import Drills
 
+    repository = _repository(task.repository)
+    try:
+        point = repository.points.select(task.point)
+    except (NoSuchPoint, DamagedData) as error:  # since the driver has chosen it
+        return Answer(Drills(failed=[(task.domain, error)]), error)
     settings = _settings(task.repository)
     connect = task.choices.get("connect") or settings.connect or api.DEFAULT_URI
     choices = {**task.choices, "connect": connect, "settings": settings.configure().prove}
-    found = api.prove(_repository(task.repository), [task.point], **choices)
+    found = api.prove(repository, [point], **choices)
     if found.interruption is not None:
         raise found.interruption
     translated = [(domain, failures.translate(error)) for domain, error in found.failed]
@@ -69,11 +87,30 @@ def _prove(task: DrillTask) -> Answer:
 
 def _copy(task: CopyTask) -> Answer:
     from puller import api
+    from puller.upkeep.copy import CopyReport
 
     source = _repository(task.repository)
     target = _repository(task.target, task.password_file, task.key_file, task.repository)
-    report = api.copy_points(source, target, task.points, **task.choices)
+    points, gone = _chosen(source, task.points)
+    report = CopyReport((), (), ())
+    if points:  # without any, all points would be meant
+        report = api.copy_points(source, target, points, **task.choices)
+    report = replace(report, failed=(*gone, *report.failed))
     return Answer(report, report.error)
+
+
+def _chosen(
+    source: Repository, names: Sequence[str]
+) -> tuple[list[Point], list[tuple[str, RepositoryError]]]:
+    """Return the points, and those that were deleted or damaged since the driver has chosen them."""
+    points: list[Point] = []
+    gone: list[tuple[str, RepositoryError]] = []
+    for name in names:
+        try:
+            points.append(source.points.select(name))
+        except (NoSuchPoint, DamagedData) as error:
+            gone.append((name, error))
+    return points, gone
 
 
 def _settings(place: Place) -> Settings:
