@@ -45,7 +45,7 @@ class Verification:
         self._seen.update(info.key for info in infos)
         for record in self._records.read(infos):
             for pack in record.packs:
-                if pack.generation in self._generations.get(pack.pack_id, ()):
+                if self._is_stored(pack):
                     self._note(pack, pack.time or 0.0)
         return bool(infos)
 
@@ -70,11 +70,18 @@ class Verification:
             self.fresh.add(pack.pack_id)
 
     def add_recorded(self, packs: Sequence[VerifiedPack], refusal: str | None) -> None:
-        """Note packs that another process has just verified. If it has recorded them, that says when."""
+        """Note packs that another process has just verified.
+
+        The record says when, unless there is none, or prune has compacted the pack since the listing.
+        """
         self.fresh.update(pack.pack_id for pack in packs)
         if refusal is not None:
             self._say(refusal)
-            self.times |= dict.fromkeys((pack.pack_id for pack in packs), time.time())
+        untold = (pack for pack in packs if refusal is not None or not self._is_stored(pack))
+        self.times |= dict.fromkeys((pack.pack_id for pack in untold), time.time())
+
+    def _is_stored(self, pack: VerifiedPack) -> bool:
+        return pack.generation in self._generations.get(pack.pack_id, ())
 
     def withdraw(self, pack_id: bytes) -> None:
         """Forget the verification of a pack that turned out to be damaged."""

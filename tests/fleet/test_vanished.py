@@ -1,4 +1,4 @@
-"""Points that are deleted after the driver of a fleet has chosen them: the other machines still count."""
+"""Points that are deleted, and packs that are compacted, after the driver of a fleet has chosen them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from puller.cli.input.worker import _opened, work
 from puller.errors import NoSuchPoint
 from puller.events import ignore
 from puller.fleet.machines import copy_in_shards, prove_in_shards
+from puller.repository.records.verified import VerifiedPack
 from puller.units import CHUNK
+from puller.upkeep.verification import Verification
 from tests.fleet.conftest import PASSWORD
 from tests.fleet.inline import Inline
 from tests.lab.archive import make_point
@@ -76,3 +78,14 @@ def test_a_drill_that_cannot_be_held_is_told_with_the_domain(source: puller.Repo
     found, tasks = prove_in_shards(source, [point], None, {}, ignore, Inline(), WORK)
     assert [(domain, type(error)) for domain, error in found.failed] == [("d0", NoSuchPoint)]
     assert (found.held, tasks) == ([], 1)
+
+
+def test_a_pack_that_prune_compacts_before_a_worker_reads_it_counts_as_verified(
+    source: puller.Repository,
+) -> None:
+    pack = VerifiedPack(bytes(16), 1)
+    verification = Verification(source, {pack.pack_id: (0,)}, {}, ignore)
+    source.verified.put_as("0" * 32, [pack])
+    verification.add_recorded([pack], None)
+    verification.refresh()
+    assert pack.pack_id in verification.times
