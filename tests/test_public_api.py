@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[Callable[[puller.Repository], object], str, str]] = {
             repository, puller.Job("j", ("*",)), steps=cast("Any", ["check", "tidy"])
         ),
         "invalid steps ['check', 'tidy']",
-        "Use a list of: backup, copy, prune, check, prove.",
+        "Use a list of: backup, copy, prune, check, prove, report.",
     ),
 }
 

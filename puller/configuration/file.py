@@ -45,7 +45,7 @@ _PATHS = (
         "staging-dir",
         "nbd-tls",
     ),
-    *("directory", "smtp-password-file"),
+    *("directory", "smtp-password-file", "report"),
 )
 _RESERVED = {"job": "name", "interval": "interval"}
 """Tags that a job writes itself, and what they say."""
@@ -291,6 +291,10 @@ class _Reading:
         if "copy" in merged.get("then", ()) and not merged.get("copy-to"):
             text = f"{name}.then includes copy, but copy-to is not set"
             advice = f"Set {name}.copy-to to the repository to copy to, a URL or a name in [repositories]."
+            self._findings.add((*path, "then"), text, advice)
+        if "report" in merged.get("then", ()) and not merged.get("report"):
+            text = f"{name}.then includes report, but report is not set"
+            advice = f"Set {name}.report to the absolute path of the HTML file to write."
             self._findings.add((*path, "then"), text, advice)
         both = set(merged.get("disks", ())) & set(merged.get("exclude-disks", ()))
         if both:

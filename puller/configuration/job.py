@@ -15,7 +15,7 @@ Mode = Literal["pull", "push"]
 QuiesceMode = Literal["auto", "on", "off"]
 """Whether to freeze the guest's file systems: if the agent answers, always (or fail), or never."""
 
-JobStep = Literal["backup", "copy", "prune", "check", "prove"]
+JobStep = Literal["backup", "copy", "prune", "check", "prove", "report"]
 """A step of a job."""
 
 
@@ -23,10 +23,10 @@ JobStep = Literal["backup", "copy", "prune", "check", "prove"]
 class Job:
     """One job of the configuration. docs/cli.md, "Configuration", describes each key.
 
-    None stands for a key that is not set. ``repository`` and ``copy_to`` are names or URLs, ``check`` is
-    a percentage, ``check_budget`` a time or a number of bytes, ``prove`` a number of machines,
-    ``interval`` a duration as text; a number as ``pace`` and ``limit_upload`` are in bytes per
-    second, ``memory`` is in bytes.
+    None stands for a key that is not set. ``repository`` and ``copy_to`` are names or URLs, ``report`` is
+    the path of the page, ``check`` is a percentage, ``check_budget`` a time or a number of bytes, ``prove``
+    a number of machines, ``interval`` a duration as text; a number as ``pace`` and ``limit_upload`` are in
+    bytes per second, ``memory`` is in bytes.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Job:
     check_budget: timedelta | int | None = None
     prove: int = 1
     copy_to: str | None = None
+    report: str | None = None
     metrics_file: str | None = None
     notify: Notify | None = None
     before: Command | None = None
@@ -74,5 +75,5 @@ class Job:
     @property
     def steps(self) -> tuple[JobStep, ...]:
         """Steps of a run, in order: the backups, then the steps in ``then``."""
-        later: tuple[JobStep, ...] = ("copy", "prune", "check", "prove")
+        later: tuple[JobStep, ...] = ("copy", "prune", "check", "prove", "report")
         return ("backup", *(step for step in later if step in self.then))

@@ -395,9 +395,10 @@ class Shared(Table):
         Key("true to prune a domain's points from all these hosts as one series (default false)", "true"),
     ] = None
     then: Annotated[
-        list[Literal["copy", "prune", "check", "prove"]] | None,
+        list[Literal["copy", "prune", "check", "prove", "report"]] | None,
         Key(
-            'the steps after the backups: "copy", "prune", "check", "prove" or several (default: none)',
+            'the steps after the backups: "copy", "prune", "check", "prove", "report" or several '
+            "(default: none)",
             '["prune", "check"]',
         ),
     ] = None
@@ -431,6 +432,10 @@ class Shared(Table):
         Key(
             "a duration or a size after which a check stops reading (default: none)", '"2h"', duration_or_size
         ),
+    ] = None
+    report: Annotated[
+        Text | None,
+        Key("the absolute path of the page about all machines, an HTML file", '"/srv/www/backups.html"'),
     ] = None
     metrics_file: Annotated[
         Text | None,

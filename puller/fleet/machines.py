@@ -13,7 +13,7 @@ from puller.fleet.task import CopyTask, DrillTask, Place, Task
 from puller.recovery.proving.prove import Drills
 from puller.repository.points import Point
 from puller.repository.repository import Repository
-from puller.upkeep.copy import CopyReport
+from puller.upkeep.copy import CopyReport, refuse
 
 T = TypeVar("T", bound=Task)
 
@@ -67,6 +67,7 @@ def copy_in_shards(  # noqa: PLR0913, PLR0917 - a copy, and who makes it
     ``files`` are the names of a password file and a key file of the target, on the workers. Returns the
     report and the number of tasks.
     """
+    refuse(repository, target)
     machines: dict[str, list[Point]] = {}
     for point in points:
         machines.setdefault(point.uuid, []).append(point)

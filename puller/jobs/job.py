@@ -6,11 +6,12 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
-from puller import api
+from puller import __version__, api
 from puller.backups.machines.connecting import connect
 from puller.cancelling import find_stop
 from puller.configuration.alarms import DEFAULTS, Thresholds
@@ -32,7 +33,7 @@ from puller.host.command import outcome, run_command
 from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.hypervisor.uri import is_local
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
-from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, COPY, PROVE, PRUNE, STEPS, JobReport
+from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, COPY, PROVE, PRUNE, REPORT, STEPS, JobReport
 from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
@@ -71,7 +72,7 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     on_point: Stored = _ignore_point,
     on_failure: Failed = _ignore_failure,
 ) -> JobReport:
-    """Run a job of the configuration: back up its domains, then copy, prune, check and prove as it says.
+    """Run a job of the configuration: back up its domains, then do the steps in its ``then``.
 
     A step or a domain that fails does not stop the others: the report has the errors. So does a
     KeyboardInterrupt, which stops the run. The job's commands are run before and after its backups.
@@ -79,10 +80,11 @@ def run_job(  # noqa: PLR0913 - one keyword for each choice
     Args:
         repository: The open repository. ``job.repository`` is ignored.
         job: The job, from ``read_configuration(...).job(NAME)``.
-        steps: The steps to run, of ``backup``, ``copy``, ``prune``, ``check`` and ``prove``. Default: those
-            of the job.
+        steps: The steps to run, of ``backup``, ``copy``, ``prune``, ``check``, ``prove`` and ``report``.
+            Default: those of the job.
         drills: How to hold restore drills, such as ``read_configuration(...).prove``.
-        copies: Opens the repository to copy to, when the step ``copy`` begins. ``job.copy_to`` is ignored.
+        copies: Opens the repository to copy to, when the step ``copy`` or ``report`` begins. ``job.copy_to``
+            is ignored.
         alarms: The thresholds above which a point looks wrong, as in ``read_configuration(...).alarms``.
         connect: The connection URI of libvirt. Default: the job's, else ``qemu:///system``.
         observer: Called with the events of all domains and steps, from several threads if ``parallel`` is
@@ -135,6 +137,7 @@ class _Run:
         self._drills = drills
         self._thresholds = thresholds
         self._copies = copies
+        self._target: Repository | None = None
         self._other: str | None = None
         self.report = JobReport(job.name)
 
@@ -146,6 +149,7 @@ class _Run:
             PRUNE: self._prune,
             CHECK: self._check,
             PROVE: self._prove,
+            REPORT: self._write_page,
         }
         if BACKUP not in steps:
             self._each(steps, work)
@@ -226,11 +230,11 @@ class _Run:
 
     def _copy(self) -> None:
         """Copy the job's own points that the other repository lacks."""
-        if self._copies is None:
+        target = self._elsewhere()
+        if target is None:
             raise UsageError(
                 f"job {self._job.name} has no repository to copy to", advice="Set copy-to in the job."
             )
-        target = self._copies()
         chosen, damaged = unnamed_points(
             self._repository, target, Choice(own=scope_of(self._job, self._host())), ()
         )
@@ -245,6 +249,12 @@ class _Run:
                 observer=self._audience.observer,
             )
         self.report.copy = replace(report, failed=(*damaged, *report.failed))
+
+    def _elsewhere(self) -> Repository | None:
+        """Return the repository to copy to, which two steps of a run open once; None if there is none."""
+        if self._target is None and self._copies is not None:
+            self._target = self._copies()
+        return self._target
 
     def _prune(self) -> None:
         policy = policy_of(self._job, self._host())
@@ -327,6 +337,30 @@ class _Run:
         self.report.interruption = self.report.interruption or found.interruption
         for domain, error in found.failed:
             self._audience.on_failure(domain, error)
+
+    def _write_page(self) -> None:
+        """Write the page about all machines, those of other jobs included.
+
+        A damaged record fails the step, but the page about the other points is written first.
+        """
+        if self._job.report is None:
+            raise UsageError(
+                f"job {self._job.name} has no file for the page", advice="Set report in the job."
+            )
+        from puller.overview.page.page import TITLE, render
+        from puller.overview.page.writing import replace_page
+
+        damaged: list[DamagedData] = []
+        other = self._elsewhere()
+        found = api.report(
+            [self._repository] if other is None else [self._repository, other],
+            thresholds=self._thresholds,
+            damaged=lambda _, error: damaged.append(error),
+        )
+        replace_page(Path(self._job.report), render(found, TITLE, __version__))
+        if damaged:
+            raise damaged[0]
+        self.report.report = found
 
     def _tell(self, text: str) -> None:
         self._audience.observer(Notice("repository", text))

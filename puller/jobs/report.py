@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from puller.errors import DamagedData, DrillFailed, Interrupted, PartialFailure, PullerError
 from puller.jobs.batch import Taken
 from puller.overview.alarm import Alarm
+from puller.overview.report import Report
 from puller.recovery.proving.prove import Drills
 from puller.upkeep.check import CheckReport
 from puller.upkeep.copy import CopyReport
 from puller.upkeep.prune import PruneReport
 
-BACKUP, COPY, PRUNE, CHECK, PROVE = "backup", "copy", "prune", "check", "prove"
+BACKUP, COPY, PRUNE, CHECK, PROVE, REPORT = "backup", "copy", "prune", "check", "prove", "report"
 BEFORE, AFTER = "before", "after"
 
-STEPS = (BACKUP, COPY, PRUNE, CHECK, PROVE)
+STEPS = (BACKUP, COPY, PRUNE, CHECK, PROVE, REPORT)
 """Steps that a job can have."""
 
-ORDER = (BEFORE, BACKUP, COPY, PRUNE, CHECK, PROVE, AFTER)
-"""Exit codes of the steps of a job."""
+ORDER = (BEFORE, *STEPS, AFTER)
+"""The steps and commands of a job, in the order of a run."""
 
 
 @dataclass
@@ -35,6 +36,7 @@ class JobReport:
         prune: Report of the prune; None likewise.
         check: Report of the check; None likewise.
         prove: Results of the restore drills; None likewise.
+        report: What the page about all machines shows; None likewise.
         failures: The steps that failed, each with its error.
         interruption: What stopped the run early, such as a KeyboardInterrupt; None if nothing did.
     """
@@ -46,6 +48,7 @@ class JobReport:
     prune: PruneReport | None = None
     check: CheckReport | None = None
     prove: Drills | None = None
+    report: Report | None = None
     failures: list[tuple[str, BaseException]] = field(default_factory=list)
     interruption: BaseException | None = None
 

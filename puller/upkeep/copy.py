@@ -135,7 +135,7 @@ def copy(  # noqa: PLR0913, PLR0917 - both ends, what, and how
     clock: Callable[[], float] = time.monotonic,
 ) -> CopyReport:
     """See ``puller.copy_points``."""
-    _refuse(source, target)
+    refuse(source, target)
     if not source.keys.can_read_data:
         source.learn_damage()
     work = _Copying(source, target, tuning, read_rate, observer, clock)
@@ -144,7 +144,8 @@ def copy(  # noqa: PLR0913, PLR0917 - both ends, what, and how
     return CopyReport(tuple(work.copied), tuple(work.present), tuple(work.failed))
 
 
-def _refuse(source: Repository, target: Repository) -> None:
+def refuse(source: Repository, target: Repository) -> None:
+    """Refuse a target to which nothing can be copied. Raises UsageError, KeyNotHeld."""
     if source.id == target.id:
         raise UsageError(
             f"cannot copy to {target.store.url}: it is the repository that the points are in",

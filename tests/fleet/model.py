@@ -122,7 +122,7 @@ class Ledger:
         for point in before:
             if point.point not in stay and point.point in self.certain:
                 self.certain.discard(point.point)
-                if not succeeded:
+                if not (succeeded and alone):  # it may not have seen the newer points that displace this one
                     self.possible[point.point] = point
         if succeeded and alone:
             found += [f"prune left {name}" for name in sorted(names - stay - self.possible.keys())]

@@ -257,3 +257,14 @@ def test_every_error_travels_whole(kind: type[PullerError]) -> None:
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is kind
     assert (vars(back), str(back)) == (vars(error), str(error))
+
+
+def test_what_a_single_command_refuses_is_refused_by_a_fleet(
+    tmp_path: Path, answer: Callable[..., tuple[int, dict[str, Any]]]
+) -> None:
+    url = str(tmp_path / "repository")
+    make_point(puller.create_repository(url, password=PASSWORD), {"vda": bytes([1]) * CHUNK})
+    for words in (("copy", "-r", url, "--to", url), ("prove", "-r", url, "--timeout", "0s")):
+        one = answer(*words)
+        assert one[0] == 2
+        assert answer("fleet", *words, "--on", "local:1") == one

@@ -110,6 +110,7 @@ def prove(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Out
     from puller.fleet.machines import prove_in_shards
     from puller.recovery.proving import prove as drills
 
+    proving.refuse_nothing(choices["timeout"])
     run = _Run(settings, choices, "prove")
     evidence = choices["evidence"]
     words = {name: choices[name] for name in ("timeout", "memory", "directory")}

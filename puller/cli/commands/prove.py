@@ -89,7 +89,7 @@ def command(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> O
     repository = open_repository(settings)
     from puller import api
 
-    _refuse_nothing(choices["timeout"])
+    refuse_nothing(choices["timeout"])
     chosen = choices["evidence"]
     with observing(settings, RESTORE) as observer:
         found = api.prove(
@@ -115,6 +115,7 @@ def command(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> O
     return Outcome(proofs.document(found), proofs.text(found), proofs.failure(found))
 
 
-def _refuse_nothing(timeout: timedelta | None) -> None:
+def refuse_nothing(timeout: timedelta | None) -> None:
+    """Raise UsageError for a timeout of 0, which would mean the default."""
     if timeout is not None and not timeout:
         raise UsageError("cannot wait for 0 seconds", advice="Give --timeout a duration above 0.")

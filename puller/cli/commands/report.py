@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from puller.cli.output import machines
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import rfc3339
-from puller.errors import DamagedData, OutputFailed, UsageError
+from puller.errors import DamagedData, UsageError
 from puller.units import format_bytes
 
 if TYPE_CHECKING:
@@ -79,9 +77,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each choice that a us
     )
     if html is not None:
         from puller.overview.page.page import render
+        from puller.overview.page.writing import replace_page
 
-        _write(html, render(found, title, __version__, amount, currency))
-    return Outcome(document(found), _text(found, html), damaged[0] if damaged else None)
+        replace_page(html, render(found, title, __version__, amount, currency))
+    return Outcome(document(found), text(found, html), damaged[0] if damaged else None)
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -139,7 +138,8 @@ def _machine(machine: MachineReport) -> dict[str, Any]:
     }
 
 
-def _text(report: Report, html: Path | None) -> str:
+def text(report: Report, html: Path | str | None) -> str:
+    """Return the sums of the page, after its file."""
     from puller.overview.report import distinct
 
     count, late = distinct(one.status for one in report.machines), distinct(report.late)
@@ -155,20 +155,3 @@ def _price(text: str | None) -> tuple[float | None, str]:
         if 0 <= float(amount) < float("inf"):
             return float(amount), currency.strip()
     raise UsageError(f"invalid price '{text}'", advice="Use a number and a currency, such as '0.023 USD'.")
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the page as a whole, because a browser or web server may be reading the older one."""
-    fresh = None
-    try:
-        descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        Path(fresh).rename(path)
-    except OSError as error:
-        if fresh is not None:
-            Path(fresh).unlink(missing_ok=True)
-        raise OutputFailed(
-            f"cannot write {path}: {error.strerror}", advice="Name a file in a writable directory."
-        ) from error

@@ -11,6 +11,7 @@ import click
 
 from puller.cancelling import CancelScope
 from puller.cli.commands import check, copy, prune
+from puller.cli.commands import report as page
 from puller.cli.input.access import open_other, open_repository
 from puller.cli.input.options import Bare
 from puller.cli.output import console, failures, proofs, taken
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from puller.jobs.report import JobReport
     from puller.repository.repository import Repository
 
-STEPS: tuple[JobStep, ...] = ("backup", "copy", "prune", "check", "prove")
+STEPS: tuple[JobStep, ...] = ("backup", "copy", "prune", "check", "prove", "report")
 _ORDER = ("before", *STEPS, "after")
 
 
@@ -51,8 +52,8 @@ def command(settings: Settings, job: str, only: JobStep | None, metrics_file: st
     """Run a job of the configuration.
 
     Back up all domains that the job matches, as many at once as its 'parallel' says. Then do the steps in its
-    'then': copy its points to another repository, prune by its rules, check, and prove that some machines
-    start. If the job is already running on this host, the exit code is 11.
+    'then': copy its points to another repository, prune by its rules, check, prove that some machines start,
+    and write a page about all machines. If the job is already running on this host, the exit code is 11.
     """
     chosen = settings.begin_job(job)
     return _Command(settings, chosen, metrics_file or chosen.metrics_file).run(
@@ -173,8 +174,7 @@ class _Command:
             return error
         return None
 
-    @staticmethod
-    def _parts(report: JobReport) -> dict[str, str]:
+    def _parts(self, report: JobReport) -> dict[str, str]:
         """Return the results of the steps after the backups, for people."""
         parts = {}
         if report.copy is not None:
@@ -185,6 +185,8 @@ class _Command:
             parts["check"] = check.text(report.check)
         if report.prove is not None:
             parts["prove"] = proofs.text(report.prove)
+        if report.report is not None:
+            parts["report"] = page.text(report.report, self._job.report)
         return parts
 
     def _summary(self, report: JobReport) -> str:
@@ -208,6 +210,7 @@ def document(report: JobReport) -> dict[str, Any]:
         "prune": None if report.prune is None else prune.document(report.prune),
         "check": None if report.check is None else check.document(report.check),
         "prove": None if report.prove is None else proofs.document(report.prove),
+        "report": None if report.report is None else page.document(report.report),
         "failures": [
             {"step": step, "error": failures.document(failures.translate(error))}
             for step, error in report.failures

@@ -81,6 +81,8 @@ _GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
         _DOMAIN,
         "Time from the start to the evidence in the last drill that proved that the domain starts.",
     ),
+    "puller_report_exit_code": (_JOB, "Exit code of the last page about all machines; 0 is success."),
+    "puller_report_last_success_timestamp_seconds": (_JOB, "Time of the last complete page."),
 }
 _ERRORS_HELP = "Failures by class of error; those of a whole job have an empty domain."
 
@@ -169,7 +171,7 @@ def merge(old: Samples, run: Run, now: float) -> Samples:
         if "backup" in run.steps:
             merged = _with_backups(merged, run)
             merged |= dict(_of_job(run, now))
-        for step in ("copy", "prune", "check", "prove"):
+        for step in ("copy", "prune", "check", "prove", "report"):
             merged |= dict(_of_step(run, step))
         if run.report is not None and run.report.check is not None:
             merged.pop(_sample(_OLDEST, run.job), None)  # a new pack was never verified
@@ -252,6 +254,8 @@ def _of_report(run: Run, now: float) -> Iterator[tuple[tuple[str, Labels], float
     if run.report is not None and run.report.prune is not None:
         yield _sample("puller_prune_last_success_timestamp_seconds", run.job), now
         yield _sample("puller_prune_freed_bytes", run.job), run.report.prune.bytes_freed
+    if run.report is not None and run.report.report is not None:
+        yield _sample("puller_report_last_success_timestamp_seconds", run.job), now
     if run.report is not None and run.report.check is not None:
         oldest, errors = run.report.check.oldest_verified, len(run.report.check.errors)
         yield _sample("puller_check_errors", run.job), errors

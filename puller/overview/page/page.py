@@ -12,6 +12,9 @@ from puller.overview.page.strip import bars, heat, strip
 from puller.overview.report import MachineReport, Report, distinct
 from puller.units import GIB, format_age, format_bytes
 
+TITLE = "Backups"
+"""The page's heading, unless somebody chooses another."""
+
 _SPARK, _CHART = 18, 60
 _LONG_AGO = timedelta(days=30)
 
