@@ -190,6 +190,10 @@ def test_secrets_that_exist_are_named_and_not_copied(
             ("-r", "s3://backups", "--access-key-id", "A", "--secret-access-key-file", "/absent"),
             "cannot read /absent: No such file or directory",
         ),
+        (
+            ("-r", "s3://backups", "--credentials-file", "/absent"),
+            "cannot read the credentials file /absent: No such file or directory",
+        ),
         (("-r", "backups"), "invalid repository"),
         (("-r", "/x", "--domain", "a\nb"), "invalid value for jobs.nightly.domains"),
         (("-r", "/x", "--domain", "\udcff"), "an answer is not UTF-8"),

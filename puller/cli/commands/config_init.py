@@ -144,6 +144,7 @@ def _answers(
 
     # Read now, if one is given: otherwise the service would be the first to fail.
     secret = given_secret(settings.key_file, os.environ, None)
+    _require_readable(credentials_file)
     url = _REPOSITORY.answer(settings.repository)
     key = _access_key(**access_key) if url.startswith("s3://") and credentials_file is None else None
     names = domains or _DOMAINS.answer(None)
@@ -158,6 +159,17 @@ def _answers(
         access_key=key,
         credentials_file=_absolute(credentials_file),
     )
+
+
+def _require_readable(credentials_file: str | None) -> None:
+    try:
+        if credentials_file is not None:
+            Path(credentials_file).open("rb").close()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the credentials file {credentials_file}: {error.strerror}",
+            advice="Name a readable file with --credentials-file.",
+        ) from error
 
 
 def _access_key(
