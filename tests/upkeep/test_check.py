@@ -219,7 +219,7 @@ def _large_and_sparse(scene: Scene, points: int, size: int) -> None:
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_memory_does_not_grow_with_the_number_of_points(scene: Scene, damaged: bool) -> None:
-    """A root of these takes 640 KiB in memory, all of them 50 MiB."""
+    """A root of these takes 640 KiB in memory, all of them 50 MiB. All else takes 20 to 25."""
     _large_and_sparse(scene, 80, 4 << 40)
     if damaged:
         scene.world.objects.delete(scene.world.names("packs/")[:1])
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_number_of_points(scene: Scene, damaged: b
     finally:
         tracemalloc.stop()
     assert (report.points, len(report.errors)) == (80, damaged)
-    assert peak < 24 * MIB
+    assert peak < 40 * MIB
 
 
 def test_only_what_needs_a_damaged_pack_is_looked_at_chunk_by_chunk(
