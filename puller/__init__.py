@@ -13,8 +13,9 @@ loaded on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from puller.lazy import load
 
 if TYPE_CHECKING:
     from puller.api import (
@@ -635,10 +636,7 @@ _HOMES = {
 if not TYPE_CHECKING:  # else a type checker would take every name for a public one
 
     def __getattr__(name: str) -> Any:
-        for module, names in _HOMES.items():
-            if name in names.split():
-                return getattr(import_module(module), name)
-        raise AttributeError(f"module 'puller' has no attribute '{name}'")
+        return load(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -6,8 +6,9 @@ refused with UsageError before anything is touched.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from puller.lazy import load
 
 if TYPE_CHECKING:
     from puller.api.arguments import (
@@ -168,10 +169,7 @@ _HOMES = {
 if not TYPE_CHECKING:  # else a type checker would take every name for one of these
 
     def __getattr__(name: str) -> Any:
-        for module, names in _HOMES.items():
-            if name in names.split():
-                return getattr(import_module(module), name)
-        raise AttributeError(f"module 'puller.api' has no attribute '{name}'")
+        return load(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

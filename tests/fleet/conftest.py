@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import puller
+from puller.cli.input.worker import _opened
 from puller.units import CHUNK
 from tests.lab.archive import make_point
 
@@ -135,6 +136,14 @@ def make_repository(url: str) -> list[Path]:
     content = packs[0].read_bytes()
     packs[0].write_bytes(bytes([content[0] ^ 1]) + content[1:])
     return packs
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands and workers that run here have the password, and no configuration or repository of before."""
+    monkeypatch.setenv("PULLER_PASSWORD", PASSWORD)
+    monkeypatch.setattr("puller.configuration.file.DEFAULT_PATH", Path("/nonexistent/puller.toml"))
+    _opened.clear()
 
 
 @pytest.fixture

@@ -34,13 +34,7 @@ from tests.test_public_api import errors
 DAY = timedelta(days=1)
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
 WORK = partial(work, puller.__version__)
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_PASSWORD", PASSWORD)
-    monkeypatch.setattr("puller.configuration.file.DEFAULT_PATH", Path("/nonexistent/puller.toml"))
-    _opened.clear()
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.cli.input.worker import _opened, work
+from puller.cli.input.worker import work
 from puller.errors import NoSuchPoint
 from puller.events import ignore
 from puller.fleet.machines import copy_in_shards, prove_in_shards
@@ -23,13 +23,7 @@ from tests.lab.archive import make_point
 
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
 WORK = partial(work, puller.__version__)
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULLER_PASSWORD", PASSWORD)
-    monkeypatch.setattr("puller.configuration.file.DEFAULT_PATH", Path("/nonexistent/puller.toml"))
-    _opened.clear()
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ class _Run:
     def outcome(
         self, document: Mapping[str, Any], text: str, failure: PullerError | None, tasks: int, **report: Any
     ) -> Outcome:
-        """Return the outcome of the single command, and the number of shards."""
+        """Return what the single command would return, with the number of shards added."""
         self._export(failure, **report)
         return Outcome({**document, "shards": tasks}, f"{text}\nshards: {tasks}", failure)
 

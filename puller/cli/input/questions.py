@@ -31,7 +31,7 @@ class Question(Generic[T]):
     def answer(self, given: str | None) -> T:
         """Return the given answer; without one, ask on the terminal; without a terminal, take the default.
 
-        Raises UsageError if there is no answer, or if the given one cannot be used.
+        Raises UsageError if there is no answer, or if it is invalid.
         """
         if given is None and can_ask():
             return self._ask()

@@ -94,7 +94,7 @@ class _Exercise:
         self._throughputs: list[Throughput] = []
 
     def run(self) -> None:
-        """Run the sections until one shows that there is no point in running the others."""
+        """Run the sections; stop after one that makes the others pointless."""
         ground = self._ground
         sections: tuple[tuple[str, Callable[[], Iterator[Named]]], ...] = (
             ("exercise", self._begin),

@@ -91,7 +91,7 @@ def _latency(operation: str, seconds: list[float]) -> Latency:
 
 
 def measure_throughput(ground: Ground, plan: Plan) -> Iterator[tuple[Throughput, list[str]]]:
-    """Yield the rates for each number of connections, and the outcome of each read. Raises StoreError."""
+    """Yield the rates for each number of connections, and the result of each read. Raises StoreError."""
     source = memoryview(os.urandom(2 * plan.piece))
     for connections in CONNECTIONS:
         stage = _Stage(ground, plan, source, connections)
