@@ -51,6 +51,7 @@ _RESERVED = {"job": "name", "interval": "interval"}
 """Tags that a job writes itself, and what they say."""
 _OPTIONS = tuple(option.name.replace("_", "-") for option in fields(StoreOptions))
 _PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+_TWICE = re.compile(r"Cannot declare \((?P<table>.*?),?\) twice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,10 @@ def decode(text: str, path: Path) -> Configuration:
         match = _PLACE.search(str(error))
         line = int(match["line"]) if match and match["line"] else text.count("\n") + 1
         what = _PLACE.sub("", str(error))
+        if again := _TWICE.fullmatch(what):
+            table = again["table"].replace("'", "").replace(", ", ".")
+            advice = "Put its keys below the first one: a table stands only once in a file."
+            raise _unreadable(path, line, f"the table [{table}] stands here again", advice) from error
         advice = 'Correct the syntax: [table], key = "text", key = 1, key = ["a", "b"], # comment.'
         raise _unreadable(path, line, f"not valid TOML: {what[:1].lower()}{what[1:]}", advice) from error
     except RecursionError as error:
