@@ -223,6 +223,47 @@ def instant_recovery(stage: Stage) -> dict[str, Any]:
     }
 
 
+def lost_memory(stage: Stage) -> dict[str, Any]:
+    """QEMU is killed after it has pulled: once before puller knows that, and once after it has said so.
+
+    The guest never touches vdb, so nobody but puller flushes what QEMU holds of it.
+    """
+    stage.must_boot()
+    terminal = stage.terminal()
+    terminal.wait_turns(3)
+    with closing(libvirt.open(URI)) as connection:
+        domain = stage.domain(connection)
+        domain.blockPull("vdb", 0, 0)
+        wait_for(lambda: not domain.blockJobInfo("vdb", 0))
+        kill_qemu(domain)
+    path = stage.state / "booted" / MACHINE / "boot.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"state": "pulling"}))
+    outcome = stage.answer("boot", "--resume", MACHINE)
+    with closing(libvirt.open(URI)) as connection:
+        kill_qemu(stage.domain(connection))
+        stage.domain(connection).undefine()
+    untouched = stage.plain(outcome["overlays"]["vda"]).read_bytes()[: booted.BLOCKS * booted.MIB // 2]
+    found = {
+        "outcome": outcome,
+        "vda": untouched == stage.original.read_bytes()[: len(untouched)],
+        "vdb": stage.plain(outcome["overlays"]["vdb"]).read_bytes() == (stage.home / "vdb.raw").read_bytes(),
+    }
+    advice = stage.boot()["error"]["advice"]
+    shutil.rmtree(stage.state / "booted" / MACHINE)
+    return {**found, "advice": advice, "left": stage.left()}
+
+
+def kill_qemu(domain: Any) -> None:
+    """As the kernel does where memory is short."""
+    (process,) = [
+        number
+        for number, line in booted.processes(f"guest={domain.name()},").items()
+        if line.split()[0].rpartition("/")[2].startswith("qemu-system")
+    ]
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not domain.isActive())
+
+
 def resume_after_the_pull(stage: Stage) -> dict[str, Any]:
     """Resume a machine that was pulled, as if puller had been killed before it noted that.
 
@@ -473,6 +514,7 @@ SCENES = (
     damaged,
     running_machine,
     instant_recovery,
+    lost_memory,
 )
 
 

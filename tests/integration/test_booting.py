@@ -59,11 +59,26 @@ def test_a_machine_is_alone_when_its_images_are_whatever_the_record_says(recover
     assert (recovery["noted_late"]["code"], recovery["noted_late"].get("state")) == (0, "standalone")
 
 
+def test_what_was_pulled_is_there_though_qemu_is_killed_right_after_that(scenes: dict[str, Any]) -> None:
+    """QEMU names no server any more while it still holds in memory what it has pulled."""
+    lost = scenes["lost_memory"]
+    assert (lost["outcome"]["code"], lost["outcome"].get("state")) == (0, "standalone")
+    assert (lost["vda"], lost["vdb"]) == (True, True)
+
+
+def test_the_place_of_a_machine_that_stands_alone_is_taken(scenes: dict[str, Any]) -> None:
+    lost = scenes["lost_memory"]
+    assert lost["advice"].startswith("Choose another --name, or delete /")
+    assert lost["left"] == []
+
+
 def test_who_stops_puller_learns_that_the_machine_runs_on(recovery: dict[str, Any]) -> None:
     stopped = recovery["stopped"]
     assert (stopped["domain"], stopped["state"]) == ("web1-boot", "pulling")
-    assert stopped["error"]["message"] == "stopped by SIGTERM: web1-boot runs, and QEMU goes on pulling"
-    assert stopped["error"]["advice"] == "Run 'puller boot --resume web1-boot' to wait for the end."
+    assert stopped["error"]["message"] == (
+        "stopped by SIGTERM: web1-boot runs, and QEMU pulls the current disk to its end"
+    )
+    assert stopped["error"]["advice"] == "Run 'puller boot --resume web1-boot' to pull the rest."
 
 
 def test_a_machine_that_stands_alone_starts_without_a_server(recovery: dict[str, Any]) -> None:

@@ -171,8 +171,8 @@ def _pulled(repository: Repository, name: str, limit: int | None, observer: Obse
         return error
     except Stopped as stop:
         return Interrupted(
-            f"stopped by {stop.signal}: {name} runs, and QEMU goes on pulling",
-            advice=f"Run 'puller boot --resume {name}' to wait for the end.",
+            f"stopped by {stop.signal}: {name} runs, and QEMU pulls the current disk to its end",
+            advice=f"Run 'puller boot --resume {name}' to pull the rest.",
         )
     return None
 

@@ -14,6 +14,7 @@ from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.progress import observing
 from puller.cli.output.settings import Settings
+from puller.errors import UsageError
 
 
 @click.command("find", cls=Command)
@@ -27,6 +28,11 @@ def command(settings: Settings, /, point: str, pattern: str, **options: Any) -> 
     PATTERN is a shell pattern for names, such as '*.conf'. With a slash in it, it is for whole paths, and '*'
     matches slashes too. POINT is as for 'puller ls'. An empty list is not an error.
     """
+    if ":/" in point:
+        raise UsageError(
+            f"'puller find' searches a whole point, not {point!r}",
+            advice="Name the directory in the pattern, such as '/etc/*'.",
+        )
     choices = choices_of(**options)
     repository = open_repository(settings)
     from puller import api

@@ -156,7 +156,7 @@ def _put_upon(disk: ET.Element, source: DiskSource) -> None:
     _set_format(disk, source.format)
     disk.insert(1, ET.Element("source", {"dev" if block else "file": str(source.path)}))
     if source.behind is not None:
-        disk.insert(2, _backing_store(source.behind))
+        disk.insert(2, backing_store(source.behind))
         _keep_what_is_written(disk)
 
 
@@ -167,8 +167,10 @@ def _keep_what_is_written(disk: ET.Element) -> None:
             disk.remove(element)
 
 
-def _backing_store(export: NbdExport) -> ET.Element:
-    """See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms (``backingStore``).
+def backing_store(export: NbdExport) -> ET.Element:
+    """Return the element that puts the export behind an image.
+
+    See https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms (``backingStore``).
 
     libvirt knows ``reconnect`` of NBD from 9.1 on, and leaves it out before.
     """

@@ -10,7 +10,6 @@ Whatever fails, all of it is removed again; after a kill, the record says what t
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 import uuid
@@ -56,6 +55,7 @@ from puller.recovery.booting.discard import remove_after_failure
 from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.qemu_socket import socket_in
 from puller.recovery.booting.record import Booted, BootedDisk
+from puller.recovery.booting.wholeness import server_behind
 from puller.recovery.firmware_files import NVRAM, TPM, VARSTORE, FirmwarePlaces
 from puller.recovery.targets import outputs
 from puller.repository.points import Point
@@ -276,10 +276,8 @@ def make_overlay(booted: Booted, disk: BootedDisk) -> None:
 
     Its header names the export too, so that other tools than libvirt find it.
     """
-    server = {"type": "unix", "path": booted.socket}
-    behind = {"driver": "raw", "file": {"driver": "nbd", "server": server, "export": disk.disk}}
     words = ["create", "-q", "-u", "-f", "qcow2", "-o", "compat=1.1", "-F", "raw"]
-    words += ["-b", f"json:{json.dumps(behind)}", "--", disk.overlay, str(disk.size)]
+    words += ["-b", server_behind(booted, disk), "--", disk.overlay, str(disk.size)]
     failure = Failure(HypervisorError, f"cannot create {disk.overlay}", "Check the directory of --storage.")
     qemu_img(words, _IMAGE_SECONDS, failure, umask=0o077)
 

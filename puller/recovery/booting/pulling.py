@@ -10,7 +10,6 @@ import shutil
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -20,11 +19,11 @@ from puller.errors import DomainNotRunning, HypervisorError, JobRunning, NoSuchD
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import image_facts
 from puller.hypervisor.job.blockpull import begin_pull, end_pull, images_behind, pull_progress, set_pull_rate
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.discard import find_domain, release_point
 from puller.recovery.booting.record import Booted, BootedDisk
+from puller.recovery.booting.wholeness import names_behind, require_whole
 from puller.repository.repository import Repository
 from puller.units import GIB, format_bytes
 
@@ -47,13 +46,14 @@ def pull(booted: Booted, repository: Repository, rate: int | None, observer: Obs
     """Pull all disks, at most ``rate`` bytes per second, and return the record of what stands alone then.
 
     Raises PullIncomplete if data is lost, HypervisorError if libvirt's daemon stays away. The guest runs on
-    in any case, and QEMU goes on pulling if puller ends.
+    in any case, and QEMU goes on with the disk that it is pulling if puller ends.
     """
     booted = msgspec.structs.replace(booted, state="pulling")
     record.write(booted)
     puller = _Pulling(booted, repository.scope, rate, observer)
     for disk in booted.disks:
         puller.pull(disk)
+    booted = puller.booted
     puller.ask(lambda host: require_alone(booted, _domain(booted, host), host))
     image_server.stop(booted)
     (booted.folder / image_server.LOG).unlink(missing_ok=True)
@@ -67,7 +67,7 @@ class _Pulling:
     """Pulls disks of one machine, over new connections to libvirt where one is lost."""
 
     def __init__(self, booted: Booted, scope: CancelScope, rate: int | None, observer: Observer) -> None:
-        self._booted = booted
+        self.booted = booted
         self._scope = scope
         self._rate = rate
         self._observer = observer
@@ -75,13 +75,13 @@ class _Pulling:
 
     def pull(self, disk: BootedDisk) -> None:
         """Return when the disk needs nothing behind its image any more."""
-        self._observer(DiskPlanned(self._booted.name, disk.disk, disk.size, disk.size))
+        self._observer(DiskPlanned(self.booted.name, disk.disk, disk.size, disk.size))
         self.ask(lambda host: self._slow_down(host, disk))
         begun = refused = 0
         while self.ask(lambda host: self._is_behind(host, disk)):
             self._require_room(disk)
             # libvirt's XML follows QEMU's jobs late on a busy host; the image's own header does not.
-            if not self.ask(lambda host: self._look(host, disk)) and _names_behind(disk) is not None:
+            if not self.ask(lambda host: self._look(host, disk)) and names_behind(disk) is not None:
                 if begun == _TRIES or refused == _REFUSALS:
                     raise self._incomplete(disk)
                 if self.ask(lambda host: self._begin(host, disk)):
@@ -90,51 +90,55 @@ class _Pulling:
                     refused += 1
             self._scope.check()
             self._scope.pause(_INTERVAL)
-        self._observer(DiskProgress(self._booted.name, disk.disk, disk.size, disk.size, 0))
-        self._observer(DiskDone(self._booted.name, disk.disk))
+        if not disk.whole:
+            self.ask(lambda host: require_whole(self.booted, disk, _running(self.booted, host)))
+            self.booted = self.booted.with_whole(disk.disk)
+            record.write(self.booted)
+        self._observer(DiskProgress(self.booted.name, disk.disk, disk.size, disk.size, 0))
+        self._observer(DiskDone(self.booted.name, disk.disk))
 
     def _is_behind(self, host: Host, disk: BootedDisk) -> bool:
-        return images_behind(_running(self._booted, host).xml()).get(disk.disk, False)
+        return images_behind(_running(self.booted, host).xml()).get(disk.disk, False)
 
     def _require_room(self, disk: BootedDisk) -> None:
         """Leave room to the guest: it is paused at its next write where there is none."""
-        usage = shutil.disk_usage(self._booted.folder)
+        usage = shutil.disk_usage(self.booted.folder)
         reserve = min(GIB, usage.total // _SHARE)
         if usage.free >= reserve:
             return
-        self.ask(lambda host: end_pull(_running(self._booted, host), disk.disk))
+        self.ask(lambda host: end_pull(_running(self.booted, host), disk.disk))
         raise PullIncomplete(
-            f"cannot pull all of disk {disk.disk} of {self._booted.name}: "
-            f"less than {format_bytes(reserve)} is free in {self._booted.storage}",
-            advice=f"Make room there, then run 'puller boot --resume {self._booted.name}'. "
+            f"cannot pull all of disk {disk.disk} of {self.booted.name}: "
+            f"less than {format_bytes(reserve)} is free in {self.booted.storage}",
+            advice=f"Make room there, then run 'puller boot --resume {self.booted.name}'. "
             "The machine runs on with the server.",
         )
 
     def _slow_down(self, host: Host, disk: BootedDisk) -> None:
         """Give the job that an earlier puller has begun the rate that is wanted now."""
-        domain = _running(self._booted, host)
+        domain = _running(self.booted, host)
         if pull_progress(domain, disk.disk) is not None:
             set_pull_rate(domain, disk.disk, self._rate)
 
     def _begin(self, host: Host, disk: BootedDisk) -> bool:
         """Begin a job; False if libvirt still has the one before."""
         try:
-            begin_pull(_domain(self._booted, host), disk.disk, self._rate)
+            begin_pull(_domain(self.booted, host), disk.disk, self._rate)
         except JobRunning:
             return False
         return True
 
     def _look(self, host: Host, disk: BootedDisk) -> bool:
         """Report the progress of the disk's job; False if there is none."""
-        progress = pull_progress(_running(self._booted, host), disk.disk)
+        progress = pull_progress(_running(self.booted, host), disk.disk)
         if progress is None:
             return False
-        self._observer(DiskProgress(self._booted.name, disk.disk, progress.done, progress.done, 0))
+        self._observer(DiskProgress(self.booted.name, disk.disk, progress.done, progress.done, 0))
         return True
 
     def _incomplete(self, disk: BootedDisk) -> PullIncomplete:
-        name = self._booted.name
-        log = image_server.supervised(self._booted).log_name
+        name = self.booted.name
+        log = image_server.supervised(self.booted).log_name
         return PullIncomplete(
             f"cannot pull all of disk {disk.disk} of {name}: QEMU's job ended {_TRIES} times before its end",
             advice=f"See the server's log ({log}) for damaged data. The machine runs on with the server.",
@@ -155,7 +159,7 @@ class _Pulling:
                 if deadline is None:
                     deadline = time.monotonic() + WORK.seconds
                     text = f"libvirt does not answer; trying again for {WORK.seconds:.0f} s: {error.message}"
-                    self._observer(Notice(self._booted.name, text))
+                    self._observer(Notice(self.booted.name, text))
                 if time.monotonic() > deadline:
                     raise
                 self._scope.check()
@@ -163,7 +167,7 @@ class _Pulling:
 
     def _connected(self) -> Host:
         if self._host is None:
-            self._host = Host.connect(self._booted.connect, self._scope)
+            self._host = Host.connect(self.booted.connect, self._scope)
         return self._host
 
 
@@ -186,23 +190,13 @@ def _running(booted: Booted, host: Host) -> Domain:
     return domain
 
 
-def is_pulled(booted: Booted) -> bool:
-    """Return whether no image needs the server any more, whatever the record says."""
-    return all(_names_behind(disk) is None for disk in booted.disks)
-
-
 def require_alone(booted: Booted, domain: Domain, host: Host) -> None:
     """Make sure that neither an image nor the definition names the server any more. Raises PullIncomplete."""
     for disk in booted.disks:
-        if (behind := _names_behind(disk)) is not None:
+        if (behind := names_behind(disk)) is not None:
             raise PullIncomplete(f"{disk.overlay} still names {behind} behind it")
     if any(images_behind(domain.inactive_xml()).values()):
         host.define(_without_behind(booted, domain.secure_xml()), "Run the same command again.")
-
-
-def _names_behind(disk: BootedDisk) -> str | None:
-    """Return what the overlay names behind it. QEMU removes that before it ends the job of a pull."""
-    return image_facts(Path(disk.overlay), "qcow2").get("backing-filename")
 
 
 def _without_behind(booted: Booted, xml: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
 from puller.host.folders import state_directory
@@ -33,11 +34,15 @@ _LIMIT = 1 << 20
 
 
 class BootedDisk(msgspec.Struct, frozen=True):
-    """``disk`` is the target, ``overlay`` the path of the image that takes the guest's writes."""
+    """``disk`` is the target, ``overlay`` the path of the image that takes the guest's writes.
+
+    ``whole``: all data was pulled into the image, and is in its file.
+    """
 
     disk: str
     size: int
     overlay: str
+    whole: bool = False
 
 
 class Booted(msgspec.Struct, frozen=True):
@@ -67,6 +72,11 @@ class Booted(msgspec.Struct, frozen=True):
         """The directory with the record and the overlays."""
         return Path(self.storage)
 
+    def with_whole(self, target: str) -> Booted:
+        """Return the record in which the disk ``target`` is whole."""
+        disks = (replace(disk, whole=disk.whole or disk.disk == target) for disk in self.disks)
+        return replace(self, disks=tuple(disks))
+
 
 def home() -> Path:
     """Return the directory in which all booted machines of this user can be found."""
@@ -82,13 +92,17 @@ def folder_for(storage: Path | None, name: str) -> Path:
         read(name)  # says what is missing
     if os.path.lexists(known) or folder.exists():
         found = known if os.path.lexists(known) else folder
-        ways = (
-            f"run 'puller boot --discard {name}'"
-            if (known / NAME).exists()
-            else f"delete {found} if it is empty"
-        )
-        raise OutputRefused(f"{found} exists", advice=f"Choose another --name, or {ways}.")
+        raise OutputRefused(f"{found} exists", advice=f"Choose another --name, or {_way_out(found, name)}.")
     return folder
+
+
+def _way_out(found: Path, name: str) -> str:
+    if not (home() / name / NAME).exists():
+        return f"delete {found} if it is empty"
+    with suppress(PullerError, FileNotFoundError):
+        if read(name).state == "standalone":
+            return f"delete {found} if the machine, which stands alone, is not needed any more"
+    return f"run 'puller boot --discard {name}'"
 
 
 def make_folder(storage: Path | None, name: str) -> Path:

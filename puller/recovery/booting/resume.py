@@ -14,8 +14,9 @@ from puller.recovery.booting import image_server, record
 from puller.recovery.booting.boot import run_guest
 from puller.recovery.booting.discard import find_domain
 from puller.recovery.booting.held import machine_held
-from puller.recovery.booting.pulling import is_pulled, require_alone
+from puller.recovery.booting.pulling import require_alone
 from puller.recovery.booting.record import Booted
+from puller.recovery.booting.wholeness import put_behind
 from puller.repository.repository import Repository
 
 
@@ -42,9 +43,13 @@ def _resume(booted: Booted, repository: Repository, environment: Mapping[str, st
             )
         if booted.state == "standalone":
             pass
-        elif is_pulled(booted):  # puller was killed before it noted that, and perhaps the point is gone
+        elif all(
+            disk.whole for disk in booted.disks
+        ):  # puller was killed before it noted that, and perhaps the point is gone
             require_alone(booted, domain, host)
         else:
+            if not domain.is_active():
+                put_behind(booted, domain, host)
             point = repository.points.select(booted.point)
             image_server.start(booted, repository, point, environment)
             image_server.wait_ready(booted, repository.scope)

@@ -1,0 +1,122 @@
+"""Whether the image that QEMU has pulled is whole in its file, and mending one that is not.
+
+At the end of a pull, QEMU removes the server's name from the image's header at once. The tables that say what
+was pulled stay in memory until something flushes them. If QEMU ends before that, the image has nothing
+behind it and lacks data, which reads as zeros::
+
+    header   names the server ──► names nothing ────────────────────────────────► names nothing
+    tables   in memory            in memory: the header alone misleads            flushed: whole
+                                    │ QEMU ends
+                                    └─► the server's name is put back: it has what the tables lack
+
+Seen with QEMU 7.2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+
+from puller.errors import HypervisorError, PullIncomplete
+from puller.host.qemu import Failure, qemu_img
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.domain import Domain
+from puller.hypervisor.domain.image import image_facts
+from puller.hypervisor.domain.restoredxml import NbdExport, backing_store
+from puller.hypervisor.job.flushing import flush_image
+from puller.recovery.booting.record import Booted, BootedDisk
+from puller.recovery.targets import outputs
+from puller.units import GIB
+
+_PIECE = 16 * GIB
+"""Bytes of an image that are looked at together: at most 262,144 ranges."""
+
+_SECONDS = 60.0
+
+
+class _Range(msgspec.Struct):
+    present: bool = False
+
+
+_RANGES = msgspec.json.Decoder(list[_Range])
+
+
+def names_behind(disk: BootedDisk) -> str | None:
+    """Return what the overlay's header names behind it. Raises HypervisorError."""
+    return image_facts(Path(disk.overlay), "qcow2").get("backing-filename")
+
+
+def require_whole(booted: Booted, disk: BootedDisk, domain: Domain) -> None:
+    """Flush the pulled image of the running ``domain``, and make sure that nothing is missing in its file.
+
+    Raises PullIncomplete, HypervisorError, OutputFailed.
+    """
+    _write_back(disk)  # first, because the guest may have to wait for QEMU's own flush
+    flush_image(domain, disk.overlay)
+    _write_back(disk)
+    if not _is_whole(disk):
+        raise PullIncomplete(
+            f"{disk.overlay} lacks data: QEMU ended after its pull, and lost what it had in memory",
+            advice=f"Shut the machine off, then run 'puller boot --resume {booted.name}'.",
+        )
+
+
+def put_behind(booted: Booted, domain: Domain, host: Host) -> None:
+    """Put the server behind each image again that is not known to be whole. The ``domain`` is shut off.
+
+    Raises HypervisorError.
+    """
+    doubtful = [disk for disk in booted.disks if not disk.whole and names_behind(disk) is None]
+    for disk in doubtful:
+        failure = Failure(
+            HypervisorError, f"cannot put the server behind {disk.overlay}", "Check the image's storage."
+        )
+        words = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", server_behind(booted, disk)]
+        qemu_img([*words, "--", disk.overlay], _SECONDS, failure)
+    if doubtful:
+        host.define(_with_behind(booted, domain.secure_xml(), doubtful), "Run the same command again.")
+
+
+def server_behind(booted: Booted, disk: BootedDisk) -> str:
+    """Return the name by which an image's header leads to the disk's export."""
+    server = {"type": "unix", "path": booted.socket}
+    behind = {"driver": "raw", "file": {"driver": "nbd", "server": server, "export": disk.disk}}
+    return f"json:{json.dumps(behind)}"
+
+
+def _write_back(disk: BootedDisk) -> None:
+    with outputs.translated(disk.overlay):
+        descriptor = os.open(disk.overlay, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_whole(disk: BootedDisk) -> bool:
+    """A pull puts every cluster into the image, those that are zeros as such; and none goes out again."""
+    return all(_is_present(disk, start) for start in range(0, disk.size, _PIECE))
+
+
+def _is_present(disk: BootedDisk, start: int) -> bool:
+    failure = Failure(HypervisorError, f"cannot read {disk.overlay}", "Check the image's storage.")
+    piece = [f"--start-offset={start}", f"--max-length={min(_PIECE, disk.size - start)}"]
+    words = ["map", "--force-share", "--output=json", "-f", "qcow2", *piece, "--", disk.overlay]
+    return all(found.present for found in _RANGES.decode(qemu_img(words, _SECONDS, failure)))
+
+
+def _with_behind(booted: Booted, xml: str, disks: list[BootedDisk]) -> str:
+    root = ET.fromstring(xml)
+    wanted = {disk.disk for disk in disks}
+    for element in root.iterfind("./devices/disk"):
+        target = element.find("./target")
+        if target is None or (name := target.get("dev", "")) not in wanted:
+            continue
+        if (behind := element.find("./backingStore")) is not None:
+            element.remove(behind)
+        element.append(backing_store(NbdExport(Path(booted.socket), name)))
+    return ET.tostring(root, encoding="unicode")
