@@ -9,6 +9,7 @@ from typing import Any
 import zstandard
 
 from puller.errors import DamagedData
+from puller.units import CHUNK
 
 LEVEL = 1
 
@@ -19,6 +20,15 @@ _FAST = zstandard.ZstdCompressionParameters.from_level(1, target_length=2, write
 
 SEARCHING = 11
 """Lowest level that searches long for matches in content that has none."""
+
+_QUICK = -10
+"""Stands for level 10 with long distance matching: alone, it steps over repeats in long noise."""
+
+_LONG = zstandard.ZstdCompressionParameters.from_level(
+    SEARCHING - 1, source_size=CHUNK, enable_ldm=True, write_content_size=1
+)
+
+_PARAMETERS = {FAST: _FAST, _QUICK: _LONG}
 
 _SAMPLE = 4096
 """Bytes in the middle of a content that are tried first."""
@@ -47,8 +57,8 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     compressors = _per_thread.compressors
     if level not in compressors:
         compressors[level] = (
-            zstandard.ZstdCompressor(compression_params=_FAST)
-            if level == FAST
+            zstandard.ZstdCompressor(compression_params=_PARAMETERS[level])
+            if level in _PARAMETERS
             else zstandard.ZstdCompressor(level=level, write_content_size=True)
         )
     return compressors[level]
@@ -83,7 +93,7 @@ def _incompressible(content: Content) -> bytes | None:
     sample = view[middle : middle + _SAMPLE]
     if len(sample) < _SAMPLE or _shrinks(frame(sample), sample):
         return None
-    quick = frame(content, SEARCHING - 1)
+    quick = frame(content, _QUICK)
     return None if _shrinks(quick, content) else quick
 
 
