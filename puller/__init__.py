@@ -186,6 +186,7 @@ if TYPE_CHECKING:
         UnsupportedDisk,
         UnsupportedFormat,
         UsageError,
+        WorkerLost,
         WrongKey,
     )
     from puller.events import (
@@ -500,6 +501,7 @@ __all__ = [
     "VersionsReport",
     "Volume",
     "Waiting",
+    "WorkerLost",
     "WrongKey",
     "add_key",
     "alarms",
@@ -581,7 +583,7 @@ _HOMES = {
         "PartialFailure PointKept PullIncomplete PullerError RepositoryError RepositoryExists "
         "RollbackUnfinished ScratchFull ServeFailed StagingFull StoreDenied StoreError "
         "StoreFull StoreUnavailable UnknownKind UnsupportedByStore UnsupportedDisk "
-        "UnsupportedFormat UsageError WrongKey"
+        "UnsupportedFormat UsageError WorkerLost WrongKey"
     ),
     "puller.events": "Committed DiskDone DiskPlanned DiskProgress Event Kept Notice Observer Step",
     "puller.hypervisor.job.frozen": "DiskExport",

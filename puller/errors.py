@@ -130,6 +130,16 @@ class FleetLost(PullerError):
     default_advice = "Read the logs of the scheduler and of the workers, then run the same command again."
 
 
+class WorkerLost(PullerError):
+    """The process that backed up a domain of a job ended before it answered. The next run cleans up."""
+
+    retryable = True
+    default_advice = (
+        "Run the job again: it ends the backup job that was left open. If the kernel killed the process, "
+        "lower the job's 'parallel' or give the host more memory."
+    )
+
+
 class CommandFailed(PullerError):
     """A command that a job or a freeze runs failed or took too long."""
 

@@ -26,8 +26,10 @@ from puller.host.ssh import SshTarget
 from puller.host.sshhost import SshHost
 from puller.hypervisor import calls
 from puller.hypervisor.job.events import JobEvents
+from puller.jobs import workers
 from puller.jobs.batch import Reporters
 from puller.jobs.job import _Run
+from puller.jobs.worker import Opening
 from puller.nbd.block_status import block_status
 from puller.nbd.connection import Connection
 from puller.nbd.image import ImageServer
@@ -248,6 +250,17 @@ def _event(place: Place) -> None:
     JobEvents(domain).wait(LONG)
 
 
+def _worker(place: Place) -> None:
+    """One that answers nothing, and ends when its stream does."""
+    mark = place.folder / "begun"
+    program = f"import socket, sys; own = socket.socket(fileno=int(sys.argv[1])); open('{mark}', 'w')"
+    place.patch.setattr(workers, "_PROGRAM", f"{program}\nwhile own.recv(65536): pass")
+    threading.Thread(target=lambda: _await(mark.exists, place), daemon=True).start()
+    repository = puller.create_repository(str(place.folder / "r"))
+    with workers.Workers(Opening.of(repository, "qemu:///system", {}), place.scope) as some:
+        some.take("web1", ignore)
+
+
 def _lease(place: Place) -> None:
     repository = puller.create_repository(str(place.folder / "r")).within(place.scope)
     place.patch.setattr("puller.jobs.job._PAUSE", LONG)
@@ -314,6 +327,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "a pull behind a running guest": _pull,
     "a command of a job": _hook,
     "the lease of another prune": _lease,
+    "the answer of a worker": _worker,
 }
 """Every kind of wait. The flush of a guest and the end of a job are in ``tests/backups``."""
 

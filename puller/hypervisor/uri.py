@@ -84,6 +84,11 @@ def is_embedded(uri: str) -> bool:
     return _split(uri).path == "/embed"
 
 
+def is_in_process(uri: str) -> bool:
+    """Return whether only this process can reach the domains behind ``uri``: its driver has no daemon."""
+    return is_embedded(uri) or _split(uri).scheme == "test"
+
+
 def state_directory(uri: str) -> Path:
     """Return the directory with the runtime directories of the domains of ``uri`` (QEMU's ``libDir``)."""
     parts = _split(uri)

@@ -75,6 +75,13 @@ def take_all(
     return batch.taken
 
 
+def cause_of(error: BaseException, scope: CancelScope) -> BaseException:
+    """Return the stop that caused ``error`` if that is a wait that was given up; else ``error``."""
+    if scope.cancelled and isinstance(error, StoreUnavailable | NbdError):
+        return Interrupted("stopped by a signal")
+    return error
+
+
 class _Batch:
     def __init__(self, take: Take, audience: Reporters, scope: CancelScope) -> None:
         self.taken = Taken()
@@ -114,7 +121,7 @@ class _Batch:
         try:
             point = self._take(domain, observe)
         except BaseException as error:  # noqa: BLE001 - a bug in one domain must not stop the others
-            self._fail(domain, self._cause(error), stored)
+            self._fail(domain, cause_of(error, self._scope), stored)
         else:
             self._keep(point)
 
@@ -122,12 +129,6 @@ class _Batch:
         with self._lock:
             self.taken.points.append(point)
         self._audience.on_point(point)
-
-    def _cause(self, error: BaseException) -> BaseException:
-        """Report a wait that was given up as the stop that caused it."""
-        if self._scope.cancelled and isinstance(error, StoreUnavailable | NbdError):
-            return Interrupted("stopped by a signal")
-        return error
 
     def _fail(self, domain: str, error: BaseException, stored: Sequence[Point]) -> None:
         for point in stored:

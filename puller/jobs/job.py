@@ -34,6 +34,7 @@ from puller.hypervisor.locking.lock import JobLock, lock_directory
 from puller.hypervisor.uri import is_local
 from puller.jobs.batch import Failed, Reporters, Stored, take_all
 from puller.jobs.report import AFTER, BACKUP, BEFORE, CHECK, COPY, PROVE, PRUNE, REPORT, STEPS, JobReport
+from puller.jobs.ways import taking
 from puller.recovery.proving.prove import newest_points
 from puller.repository.collecting import lease
 from puller.repository.points import Point
@@ -184,14 +185,10 @@ class _Run:
     def _back_up(self) -> None:
         report, job = self.report, self._job
         scope = self._repository.scope.child()
-        repository = self._repository.within(scope)
-
-        def take(domain: str, observer: Observer) -> Point:
-            return api.backup(
-                repository, domain, connect=self._connect, observer=observer, **choices(self._job)
-            )
-
-        report.taken = take_all(self._domains(), take, self._audience, job.parallel, scope)
+        domains = self._domains()
+        together = min(job.parallel, len(domains))
+        with taking(self._repository, self._connect, choices(job), scope, together) as take:
+            report.taken = take_all(domains, take, self._audience, job.parallel, scope)
         report.interruption = report.taken.interruption
         if report.interruption is None:
             self._watch(report.taken.points)

@@ -361,6 +361,11 @@ def open_repository(store: Store, secret: Secret | None, address: str | None = N
     return Repository(store, descriptor, keys, replaced)
 
 
+def reopen(store: Store, descriptor: Descriptor, keys: KeyRing) -> Repository:
+    """Return the repository in ``store`` that another process has opened, without a request to the store."""
+    return Repository(_as_found(store, descriptor), descriptor, keys)
+
+
 def _refuse_plain(
     store: Store,
     descriptor: Descriptor,

@@ -1,0 +1,156 @@
+"""The workers of a job, seen from its process: started when a domain needs one, used again, and ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Self
+
+from puller.cancelling import CancelScope
+from puller.errors import WorkerLost
+from puller.events import Event, Observer
+from puller.host.command import outcome
+from puller.jobs.worker import Answer, Opening
+from puller.repository.points import Point
+
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv.pop().split(':'); from puller.jobs import worker; worker.main()"
+)
+"""Uses the module search path of the process of the job, whatever the working directory is."""
+
+_LIMITS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+"""As the command line limits its own process."""
+
+_SECRETS = frozenset({"PULLER_PASSWORD", "PULLER_PASSWORD_FILE", "PULLER_KEY_FILE"})
+"""Variables that a worker does not need: it gets the keys."""
+
+_END_SECONDS = 10.0
+"""Seconds that a worker has for its end once it has answered."""
+
+
+class Workers:
+    """A context with processes, each of which backs up one domain at a time. Threads can share it.
+
+    When ``scope`` is cancelled, the backups stop and clean up.
+    """
+
+    def __init__(self, opening: Opening, scope: CancelScope) -> None:
+        self._opening = opening
+        self._scope = scope
+        self._idle: list[_Process] = []
+
+    def take(self, domain: str, observer: Observer) -> Point:
+        """Back up a domain in a process of its own, and return its point.
+
+        Raises what ``puller.backup`` does; WorkerLost if the process ends before it answers.
+        """
+        self._scope.check()
+        try:
+            process = self._idle.pop()
+        except IndexError:
+            process = _Process(self._opening)
+        try:
+            with self._scope.calling(process.stop):
+                point = process.take(domain, observer)
+        except BaseException:
+            # It ends: its stream may have, and after an error a fresh process is the safer one.
+            process.end()
+            raise
+        self._idle.append(process)
+        return point
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._idle:
+            process.stop()
+        for process in self._idle:
+            process.end()
+
+
+class _Process:
+    def __init__(self, opening: Opening) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = _start(theirs.fileno())
+        self._connection = Connection(os.dup(self._socket.fileno()))
+        with suppress(OSError):  # it has ended, which is found out when it should answer
+            self._connection.send(opening)
+
+    def take(self, domain: str, observer: Observer) -> Point:
+        """Wait for the answer, which comes once the backup has cleaned up."""
+        with suppress(OSError):
+            self._connection.send(domain)
+        stopped: BaseException | None = None
+        while not isinstance(message := self._receive(domain), Answer):
+            try:
+                observer(message)
+            except BaseException as error:  # noqa: BLE001 - it ends the backup, which is waited for
+                stopped = stopped or error
+                self.stop()
+        if stopped is not None:
+            raise stopped
+        return _result(message)
+
+    def _receive(self, domain: str) -> Event | Answer:
+        try:
+            message: Event | Answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._lost(domain) from None
+        return message
+
+    def _lost(self, domain: str) -> WorkerLost:
+        self.end()
+        code = self._process.returncode
+        how = f"was ended by {outcome(code)}" if code < 0 else f"ended without an answer ({outcome(code)})"
+        return WorkerLost(f"the process that backed up domain {domain} {how}")
+
+    def stop(self) -> None:
+        """End the stream to the worker. It may be called often, and by any thread."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def end(self) -> None:
+        """Wait for the end of the process, which has answered or is gone. It may be called twice."""
+        self.stop()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_END_SECONDS)
+        self._connection.close()
+        self._socket.close()
+
+
+def _start(descriptor: int) -> subprocess.Popen[bytes]:
+    """Start a worker, which inherits this descriptor and no other."""
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(descriptor), os.pathsep.join(sys.path)],
+            env=_LIMITS | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(descriptor,),
+        )
+    except OSError as error:
+        raise WorkerLost(f"cannot start a process for a backup: {error.strerror}") from error
+
+
+def _result(answer: Answer) -> Point:
+    if answer.error is not None:
+        raise answer.error from _Elsewhere(answer.trace)
+    assert answer.point is not None
+    return answer.point
+
+
+class _Elsewhere(Exception):
+    """Shows the traceback of the worker as the cause of its error."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
