@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
@@ -96,10 +97,15 @@ class Host:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not self._socket.exists():
+        while not self._listens():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"libvirtd does not start; see {self._folder}/libvirtd.log")
             time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        """Whether the daemon answers: its socket is there a little earlier."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     def domain(self, name: str, image: Path, boot: Boot | None = None, *, cached: bool = True) -> Domain:
         """Define a domain on the qcow2 ``image`` and start it, standing still. It ends with the host.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -33,6 +34,9 @@ THREADS, PROCESSES = "threads", "processes"
 MODELLED = (2, 4, 8, 16, 32)
 _RATE = 500
 """Samples of the lock a second."""
+
+_MOVING = re.compile(r"thread \(\d+\): (codec|read|upload|request)")
+"""Samples of threads that move data. The others load modules, and do what each backup does once."""
 
 _FORCED = (
     "import sys; from puller.jobs import ways; ways.CORES = {cores}; from puller.cli import main; main()"
@@ -98,16 +102,13 @@ class Bench:
         return self._meter().shell(self._one(self._domains[0]))
 
     def locked(self) -> float:
-        """Return the seconds under the interpreter's lock of a full of the first domain, its start aside."""
-        meter = self._fresh(self._domains[:1])
-        return self._sampled(meter) - self._sampled(meter)  # the second backup has nothing to read
-
-    def _sampled(self, meter: Meter) -> float:
-        found = self._folder / "samples"
+        """Return the seconds in which the threads that move data hold the interpreter's lock in a full."""
+        meter, found = self._fresh(self._domains[:1]), self._folder / "samples"
         sampler = Path(sys.executable).with_name("py-spy")
-        options = f"record --gil --nonblocking --format raw --rate {_RATE} --output {found}"
+        options = f"record --gil --nonblocking --threads --format raw --rate {_RATE} --output {found}"
         meter.shell(f"{sampler} {options} -- {self._one(self._domains[0])}")
-        return sum(int(line.rpartition(" ")[2]) for line in found.read_text().splitlines()) / _RATE
+        samples = (line for line in found.read_text().splitlines() if _MOVING.match(line))
+        return sum(int(line.rpartition(" ")[2]) for line in samples) / _RATE
 
     def _one(self, domain: Domain) -> str:
         return f"{PULLER} -q backup -r {self._repository} --pace full {domain.name}"

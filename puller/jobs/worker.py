@@ -14,6 +14,7 @@ environment. The stream also ends if the process of the job dies. Then its worke
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -38,6 +39,10 @@ from puller.repository.repository import Repository, reopen
 from puller.store.location import open_store
 from puller.store.options import StoreOptions
 from puller.store.retrying import RetryingStore
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask to stop. A worker is started with these blocked, until it can handle them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,15 @@ class Answer:
 
 def main() -> None:
     """Work for the process at the other end of the socket whose number is the first argument."""
+    gc.freeze()  # modules stay: each collection would visit all of their objects
+    gc.enable()
     sys.unraisablehook = lambda _: None  # nobody can handle what abandoned requests raise
     connection = Connection(int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     wakeups = _catch_signals()
     with suppress(EOFError):  # the process of the job is gone
         _Worker(connection, wakeups, connection.recv()).run()
+    os._exit(0)  # the interpreter would take apart all objects first
 
 
 def _catch_signals() -> int:
@@ -103,9 +111,10 @@ def _catch_signals() -> int:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return reader
 
 
@@ -121,11 +130,15 @@ class _Worker:
     def run(self) -> None:
         """Back up each domain that is named, in a thread, until the stream ends or a signal comes.
 
-        At its end the interpreter waits for the thread, which cleans up.
+        Then the backup cleans up.
         """
+        thread: threading.Thread | None = None
         while (domain := self._next()) is not None:
-            threading.Thread(target=self._back_up, args=(domain,), name="domain").start()
+            thread = threading.Thread(target=self._back_up, args=(domain,), name="domain")
+            thread.start()
         self._scope.cancel()
+        if thread is not None:
+            thread.join()
 
     def _next(self) -> str | None:
         if self._wakeups in wait([self._connection, self._wakeups]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,12 +15,16 @@ from puller.cancelling import CancelScope
 from puller.errors import WorkerLost
 from puller.events import Event, Observer
 from puller.host.command import outcome
-from puller.jobs.worker import Answer, Opening
+from puller.jobs.worker import SIGNALS, Answer, Opening
 from puller.repository.points import Point
 
-_PROGRAM = (
-    "import sys; sys.path[:] = sys.argv.pop().split(':'); from puller.jobs import worker; worker.main()"
-)
+_PROGRAM = """\
+import gc, os, sys
+gc.disable()
+sys.path[:] = sys.argv.pop().split(os.pathsep)
+from puller.jobs import worker
+worker.main()
+"""
 """Uses the module search path of the process of the job, whatever the working directory is."""
 
 _LIMITS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -130,6 +135,7 @@ class _Process:
 def _start(descriptor: int) -> subprocess.Popen[bytes]:
     """Start a worker, which inherits this descriptor and no other."""
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(descriptor), os.pathsep.join(sys.path)],
@@ -140,6 +146,8 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise WorkerLost(f"cannot start a process for a backup: {error.strerror}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(answer: Answer) -> Point:
