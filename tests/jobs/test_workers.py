@@ -66,7 +66,7 @@ def test_all_domains_are_backed_up(
     assert {("step", name) for name in NAMES} < events, events
     assert night.left() == []
     for point in night.points():
-        puller.restore(night.opened(), point.point, output=str(tmp_path / point.domain))
+        puller.restore(night.opened(), point.point, output=str(tmp_path / point.domain), format="raw")
         found = (tmp_path / point.domain / "vda.raw").read_bytes()
         assert found == (place[2] / f"{point.domain}.raw").read_bytes()
     measured = figures(tmp_path / "metrics.prom")
