@@ -20,9 +20,12 @@ from typing import Self
 
 import libvirt
 
+from tests.lab import capabilities
+
 URI = "qemu:///system"
 
-_FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
+_CACHE = Path("/var/cache/libvirt")
+_FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", str(_CACHE), "/run/libvirt")
 
 _CONFIGURATION = """\
 user = "{user}"
@@ -71,6 +74,8 @@ class PrivateLibvirt:
     def __enter__(self) -> Self:
         for path in _FOLDERS:
             self._cover(Path(path))
+        self._hide_kvm()
+        capabilities.lend(_CACHE)
         Path("/etc/libvirt/qemu.conf").write_text(self._configuration)
         self.start()
         return self
@@ -91,6 +96,7 @@ class PrivateLibvirt:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise DaemonError((self._folder / "libvirtd.log").read_text()[-2000:])
             time.sleep(0.05)
+        capabilities.keep(_CACHE)
 
     def revive(self) -> None:
         """Start the daemon unless it was not killed."""
@@ -113,6 +119,19 @@ class PrivateLibvirt:
         else:
             ours.mkdir(parents=True)
         subprocess.run(["mount", "--bind", str(ours), str(path)], check=True)
+
+    def _hide_kvm(self) -> None:
+        """Let libvirt see that there is no KVM, as for all of the lab.
+
+        Where root may use it and QEMU's user may not, libvirt would start QEMU at each call to ask it anew.
+        """
+        device = Path("/dev/kvm")
+        if not device.exists():
+            return
+        nothing = self._folder / "no-kvm"
+        nothing.touch()
+        for options in (["--bind", str(nothing)], ["-o", "remount,bind,ro"]):  # even root cannot write to it
+            subprocess.run(["mount", *options, str(device)], check=True)
 
 
 def _answers() -> bool:
