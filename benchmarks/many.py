@@ -32,6 +32,7 @@ from puller.units import GIB, MIB
 PULLER = f"{sys.executable} -m puller.cli"
 THREADS, PROCESSES = "threads", "processes"
 MODELLED = (2, 4, 8, 16, 32)
+_ENOUGH = 0.9
 _RATE = 500
 """Samples of the lock a second."""
 
@@ -67,8 +68,22 @@ class Inputs:
     memory: int
 
     def rate(self, cores: int, processes: int) -> float:
-        """Return GiB/s at most: all cores are busy, or each process holds its lock all the time."""
-        return min(cores / (self.cpu + self.qemu), processes / self.lock)
+        """Return GiB/s if the processes share the cores evenly.
+
+        A thread works without the lock, waits for it, and works with it. That is a closed network with one
+        queue, whose throughput follows by mean value analysis (Reiser and Lavenberg, 1980).
+        """
+        free = self.cpu + self.qemu - self.lock
+        waiting = found = 0.0
+        for threads in range(1, cores // processes + 1):
+            held = self.lock * (1 + waiting)
+            found = threads / (free + held)
+            waiting = found * held
+        return processes * found
+
+    def ideal(self, cores: int) -> float:
+        """Return GiB/s without a lock."""
+        return cores / (self.cpu + self.qemu)
 
 
 class Bench:
@@ -216,12 +231,13 @@ def _model(inputs: Inputs) -> None:
         f"inputs, for each GiB: {inputs.cpu:.2f} CPU-s, QEMU {inputs.qemu:.2f}, lock {inputs.lock:.2f} s; "
         f"for each process: {inputs.start:.2f} CPU-s, {inputs.memory / MIB:.0f} MiB"
     )
-    print("cores | GiB/s of one process | processes that keep the cores busy | GiB/s | their memory, GiB")
+    print("cores | GiB/s without a lock | one process | processes for 90 % | GiB/s | their memory, GiB")
     for cores in MODELLED:
-        most = inputs.rate(cores, 64)
-        need = next(count for count in range(1, 65) if inputs.rate(cores, count) >= most)
+        ideal, one = inputs.ideal(cores), inputs.rate(cores, 1)
+        counts = [count for count in range(1, cores + 1) if cores % count == 0]
+        need = next(count for count in counts if inputs.rate(cores, count) >= _ENOUGH * ideal)
         memory = need * inputs.memory / GIB
-        print(f"{cores} | {inputs.rate(cores, 1):.2f} | {need} | {most:.2f} | {memory:.1f}")
+        print(f"{cores} | {ideal:.2f} | {one:.2f} | {need} | {inputs.rate(cores, need):.2f} | {memory:.1f}")
 
 
 def _qemu(domains: Sequence[Domain]) -> float:
