@@ -16,12 +16,15 @@ from typing import Any
 import libvirt
 
 import puller
-from benchmarks.host import Domain, Host
+from benchmarks.host import Host
 from puller.units import MIB
 
 PASSWORD = "the moon is up"
 PATIENCE = 180.0
 SIZE = 4 * MIB
+JOB = f"night{os.getpid()}"
+"""Test processes run at the same time, but no two runs of a job do."""
+
 NAMES = ("many0", "many1", "many2")
 
 _PROGRAM = """\
@@ -33,7 +36,7 @@ main()
 """
 
 _CONFIGURATION = """\
-[jobs.night]
+[jobs.{job}]
 repository = "{folder}/repository"
 domains = {domains}
 parallel = 3
@@ -42,16 +45,46 @@ metrics-file = "{folder}/metrics.prom"
 """
 
 
+class Place:
+    """The daemon with its domains, in a process of their own, which answers questions about them.
+
+    A process in which another test has opened ``qemu:///embed`` can open no other libvirt of QEMU.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.jobs.night", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.variables: dict[str, str] = self._answer()
+
+    def ask(self, question: str) -> Any:
+        """Return the answer to ``jobs``, ``checkpoints``, ``uuid`` or ``clear``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{question}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate(timeout=PATIENCE)
+
+
 class Night:
     """Three domains of 4 MiB of noise each, and a fresh repository in ``folder``."""
 
-    def __init__(self, host: Host, domains: list[Domain], folder: Path) -> None:
-        self.host = host
-        self.domains = domains
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
         self.folder = folder
         self.environment = {
             **os.environ,
-            **host.variables(),
+            **place.variables,
             "PULLER_PASSWORD": PASSWORD,
             "PULLER_CACHE_DIR": str(folder / "cache"),
             "PULLER_CONFIG": str(folder / "puller.toml"),
@@ -65,7 +98,7 @@ class Night:
 
     def configure(self, *, pace: str = "full", domains: tuple[str, ...] = NAMES) -> None:
         text = _CONFIGURATION.format(
-            folder=self.folder, pace=json.dumps(pace), domains=json.dumps(list(domains))
+            job=JOB, folder=self.folder, pace=json.dumps(pace), domains=json.dumps(list(domains))
         )
         (self.folder / "puller.toml").write_text(text)
 
@@ -78,7 +111,7 @@ class Night:
             [
                 "env",
                 "--default-signal=HUP,INT,TERM",
-                *self._words("--json", *options, "run", "night", processes=processes),
+                *self._words("--json", *options, "run", JOB, processes=processes),
             ],
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -97,20 +130,13 @@ class Night:
 
     def jobs(self) -> list[str]:
         """Names of the domains with an open backup job."""
-        with closing(libvirt.open(self.host.uri)) as connection:
-            return [name for name in NAMES if _has_job(connection.lookupByName(name))]
+        return list(self.place.ask("jobs"))
 
     def left(self) -> list[str]:
         """What a run should not leave: jobs, scratch images, checkpoints without a point, workers."""
         points = {point.checkpoint for point in self.points()}
-        with closing(libvirt.open(self.host.uri)) as connection:
-            found = [
-                each.getName()
-                for name in NAMES
-                for each in connection.lookupByName(name).listAllCheckpoints()
-                if each.getName() not in points and self.mark in each.getName()
-            ]
-        scratch = [str(path) for path in self.domains[0].image.parent.glob("*puller-*")]
+        found = [name for name in self.place.ask("checkpoints") if name not in points and self.mark in name]
+        scratch = [str(path) for path in self.place.folder.glob("*puller-*")]
         return [*self.jobs(), *found, *scratch, *map(str, self.workers())]
 
     @property
@@ -178,3 +204,35 @@ def _parent(number: int) -> int:
     except OSError:
         return -1
     return int(fields[1])
+
+
+def main(folder: Path) -> None:
+    """Serve a :class:`Place`: a line of JSON for each question on stdin."""
+    images = make_images(folder)
+    with Host(folder / "host") as host:
+        for image in images:
+            host.domain(image.stem, image)
+        with closing(libvirt.open(host.uri)) as connection:
+            domains = [connection.lookupByName(name) for name in NAMES]
+            questions = {
+                "jobs": lambda: [domain.name() for domain in domains if _has_job(domain)],
+                "checkpoints": lambda: [each.getName() for each in _checkpoints(domains)],
+                "uuid": domains[1].UUIDString,
+                "clear": lambda: [each.delete() for each in _checkpoints(domains)],
+            }
+            _say(host.variables())
+            for question in sys.stdin:
+                _say(questions[question.strip()]())
+
+
+def _say(answer: object) -> None:
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    sys.stdout.flush()
+
+
+def _checkpoints(domains: list[Any]) -> list[Any]:
+    return [each for domain in domains for each in domain.listAllCheckpoints()]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

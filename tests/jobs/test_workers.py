@@ -9,21 +9,17 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import libvirt
 import pytest
 
 import puller
-from benchmarks.host import Host
 from puller.errors import Locked, ScratchFull, WorkerLost
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.jobs.ways import can_leave, is_faster_in_processes
 from puller.jobs.worker import portable
 from tests.cli.test_metrics import figures
-from tests.jobs.night import NAMES, PASSWORD, Night, make_images, until
+from tests.jobs.night import JOB, NAMES, PASSWORD, Night, Place, until
 from tests.lab.daemon import is_root
 
 real = pytest.mark.skipif(not is_root(), reason="a private libvirtd needs root")
@@ -32,31 +28,25 @@ SLOW = "256K"
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[tuple[Host, list[Any], Path]]:
+def place() -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="pw-"))
+    place = Place(folder)
     try:
-        images = make_images(folder)
-        with Host(folder / "host") as host:
-            yield host, [host.domain(image.stem, image) for image in images], folder
+        yield place
     finally:
+        place.close()
         shutil.rmtree(folder)
 
 
 @pytest.fixture
-def night(place: tuple[Host, list[Any], Path], tmp_path: Path) -> Night:
-    host, domains, _ = place
-    with closing(libvirt.open(host.uri)) as connection:
-        for name in NAMES:
-            for each in connection.lookupByName(name).listAllCheckpoints():
-                each.delete()
-    return Night(host, domains, tmp_path)
+def night(place: Place, tmp_path: Path) -> Night:
+    place.ask("clear")
+    return Night(place, tmp_path)
 
 
 @real
 @pytest.mark.parametrize("processes", [True, False])
-def test_all_domains_are_backed_up(
-    night: Night, place: tuple[Host, list[Any], Path], tmp_path: Path, processes: bool
-) -> None:
+def test_all_domains_are_backed_up(night: Night, place: Place, tmp_path: Path, processes: bool) -> None:
     """Byte for byte, with one document, one metrics file and the events of all."""
     code, document, err = night.run("--progress", "json", processes=processes)
     assert code == 0, err
@@ -68,11 +58,11 @@ def test_all_domains_are_backed_up(
     for point in night.points():
         puller.restore(night.opened(), point.point, output=str(tmp_path / point.domain), format="raw")
         found = (tmp_path / point.domain / "vda.raw").read_bytes()
-        assert found == (place[2] / f"{point.domain}.raw").read_bytes()
+        assert found == (place.folder / f"{point.domain}.raw").read_bytes()
     measured = figures(tmp_path / "metrics.prom")
     for name in NAMES:
-        assert measured["backup_success", "night", name] == 1
-        assert measured["backup_read_bytes", "night", name] > 0
+        assert measured["backup_success", JOB, name] == 1
+        assert measured["backup_read_bytes", JOB, name] > 0
     code, document, _ = night.run(processes=processes)
     assert code == 0
     assert {point["kind"] for point in document["points"]} == {"incremental"}
@@ -82,8 +72,7 @@ def test_all_domains_are_backed_up(
 def test_one_that_fails_fails_alone_with_its_own_error(night: Night) -> None:
     """The error, its advice and the exit code are those of threads."""
     found = []
-    with closing(libvirt.open(night.host.uri)) as connection:
-        uuid = connection.lookupByName("many1").UUIDString()
+    uuid = night.place.ask("uuid")
     for processes in (True, False):
         with DomainLock(uuid, "many1", lock_directory()):
             code, document, err = night.run("--debug", processes=processes)
