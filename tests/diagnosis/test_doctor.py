@@ -327,7 +327,7 @@ def test_an_image_whose_storage_hangs_is_looked_into_once(
     tool.write_text(f"#!/bin/sh\necho called >> {calls}\nexec sleep 60\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.5)
+    monkeypatch.setattr("puller.hypervisor.domain.disks.image._INFO_SECONDS", 0.5)
     with ward.defined("hung", source(image)):
         found = ward.found("hung")
     assert found["disk-image hung/vda"] == "fail"

@@ -22,8 +22,8 @@ from puller.diagnosis.store import examine
 from puller.errors import StoreDenied, WrongKey
 from puller.repository.format.descriptor import NAME
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.folder import FolderStore
-from puller.store.s3.client import make_client
+from puller.store.directory.folder import FolderStore
+from puller.store.s3.client.client import make_client
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
 

@@ -25,8 +25,8 @@ from puller.repository.keys.key_slots import KeyFile
 from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository, create, open_repository
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.folder import FolderStore
-from puller.store.wrapped import WrappedStore
+from puller.store.directory.folder import FolderStore
+from puller.store.wrapping.wrapped import WrappedStore
 from puller.units import CHUNK, MIB
 from puller.upkeep.copying.copy import Choice, CopyReport, copy, unnamed_points
 from puller.upkeep.pruning.prune import prune

@@ -25,7 +25,7 @@ from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Sec
 from puller.repository.points import Point
 from puller.repository.reading.packs import StoredPack, merge
 from puller.repository.repository import Repository, create, family_of, open_repository
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB
 from puller.upkeep.copying.copy import CopyReport, copy
 from puller.upkeep.keys import add_key
