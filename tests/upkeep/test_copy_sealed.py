@@ -34,7 +34,7 @@ from puller.upkeep.retention.policy import Policy
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, read_disk
 from tests.lab.history import MOMENT, Disk, back_up, content, is_whole
-from tests.upkeep.test_copy import Counted
+from tests.upkeep.copies import Counted
 
 HOUR = timedelta(hours=1)
 HERE, THERE, HOST = Password("here"), KeyFile(b"t" * 32), KeyFile(b"b" * 32)
