@@ -96,7 +96,7 @@ def test_data_that_reads_as_zeros_is_no_difference(repository: puller.Repository
 def test_a_probe_does_not_load_masked_arrays(
     repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call of ``np.unique`` loads ``numpy.ma``, which took a third of a probe's time."""
+    """The first call of ``np.unique`` loads ``numpy.ma``, which took a fifth of a probe's time."""
     record, unique = record_of(repository, sparse(4)), Mock()
     monkeypatch.setattr(np, "unique", unique)
     assert not finds(repository, record, Disk(sparse(4), data=range(64)))
