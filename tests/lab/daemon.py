@@ -20,9 +20,12 @@ from typing import Self
 
 import libvirt
 
+from tests.lab import capabilities
+
 URI = "qemu:///system"
 
-_FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
+_CACHE = Path("/var/cache/libvirt")
+_FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", str(_CACHE), "/run/libvirt")
 
 _CONFIGURATION = """\
 user = "{user}"
@@ -74,6 +77,7 @@ class PrivateLibvirt:
             self._cover(Path(path))
         if self._apart:
             _hide_kvm(self._folder)
+        capabilities.lend(_CACHE)
         Path("/etc/libvirt/qemu.conf").write_text(self._configuration)
         self.start()
         return self
@@ -94,6 +98,7 @@ class PrivateLibvirt:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise DaemonError((self._folder / "libvirtd.log").read_text()[-2000:])
             time.sleep(0.05)
+        capabilities.keep(_CACHE)
 
     def revive(self) -> None:
         """Start the daemon unless it was not killed."""
