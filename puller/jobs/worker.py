@@ -38,7 +38,7 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository, reopen
 from puller.store.location import open_store
 from puller.store.options import StoreOptions
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask to stop. A worker is started with these blocked, until it can handle them."""
