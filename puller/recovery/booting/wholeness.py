@@ -24,9 +24,9 @@ import msgspec
 from puller.errors import HypervisorError, PullIncomplete
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.definition.restoredxml import NbdExport, backing_store
+from puller.hypervisor.domain.disks.image import image_facts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import image_facts
-from puller.hypervisor.domain.restoredxml import NbdExport, backing_store
 from puller.hypervisor.job.flushing import flush_image
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.targets import outputs
