@@ -171,6 +171,7 @@ def test_a_fleet_copies_each_machine_in_one_task(
         for age in range(2)
     ]
     words = ("fleet", "copy", "-r", str(tmp_path / "source"), "--to", str(tmp_path / "target"))
+    assert answer(*words, "--on", "local:2", "--domain", "nope")[0] == 16
     code, found = answer(*words, "--on", "local:2")
     assert (code, found["shards"], found["failed"]) == (0, 3, [])
     assert [item["point"] for item in found["copied"]] == [
