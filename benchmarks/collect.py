@@ -42,8 +42,8 @@ from puller.store.base import Body, ObjectInfo
 from puller.store.folder import FolderStore
 from puller.store.objectlock import Unlockable
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 
 OLD = 1_700_000_000.0
 LIVE = 200

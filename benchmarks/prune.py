@@ -35,8 +35,8 @@ from puller.repository.repository import Repository
 from puller.repository.writing.run import Tuning
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK, GIB, MIB, PAGE_CHUNKS, Extent, Kind
-from puller.upkeep.prune import GRACE, PruneReport, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import GRACE, PruneReport, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.memory import MemoryStore
 
 SIZE = GIB

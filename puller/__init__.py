@@ -303,28 +303,29 @@ if TYPE_CHECKING:
     from puller.store.options import (
         StoreOptions,
     )
-    from puller.upkeep.check import (
+    from puller.upkeep.checking.check import (
         CheckError,
         CheckReport,
     )
-    from puller.upkeep.copy import (
+    from puller.upkeep.checking.coverage import Uncovered
+    from puller.upkeep.copying.copy import (
         CopiedPoint,
         CopyReport,
-    )
-    from puller.upkeep.coverage import Uncovered
-    from puller.upkeep.keep import (
-        KeptPoint,
     )
     from puller.upkeep.keys import (
         Key,
     )
-    from puller.upkeep.prune import (
+    from puller.upkeep.pruning.prune import (
         PruneReport,
     )
+    from puller.upkeep.pruning.sweep import Waiting
     from puller.upkeep.repair import (
         RepairReport,
     )
-    from puller.upkeep.retention import (
+    from puller.upkeep.retention.keep import (
+        KeptPoint,
+    )
+    from puller.upkeep.retention.policy import (
         Decision,
         Policy,
     )
@@ -332,7 +333,6 @@ if TYPE_CHECKING:
         Cost,
         Stats,
     )
-    from puller.upkeep.sweep import Waiting
     from puller.upkeep.versions import VersionsReport
 
 __version__ = "0.1.0"
@@ -610,16 +610,16 @@ _HOMES = {
     "puller.repository.selection": "Scope",
     "puller.repository.shard": "Shard",
     "puller.store.options": "StoreOptions",
-    "puller.upkeep.check": "CheckError CheckReport",
-    "puller.upkeep.copy": "CopiedPoint CopyReport",
-    "puller.upkeep.coverage": "Uncovered",
-    "puller.upkeep.keep": "KeptPoint",
-    "puller.upkeep.sweep": "Waiting",
+    "puller.upkeep.checking.check": "CheckError CheckReport",
+    "puller.upkeep.copying.copy": "CopiedPoint CopyReport",
+    "puller.upkeep.checking.coverage": "Uncovered",
+    "puller.upkeep.retention.keep": "KeptPoint",
+    "puller.upkeep.pruning.sweep": "Waiting",
     "puller.upkeep.keys": "Key",
-    "puller.upkeep.prune": "PruneReport",
+    "puller.upkeep.pruning.prune": "PruneReport",
     "puller.upkeep.repair": "RepairReport",
     "puller.upkeep.versions": "VersionsReport",
-    "puller.upkeep.retention": "Decision Policy",
+    "puller.upkeep.retention.policy": "Decision Policy",
     "puller.upkeep.stats": "Cost Stats",
     "puller.recovery.recreation": "Recreated",
     "puller.recovery.disk_rollback": "RolledBackDisk",

@@ -28,7 +28,7 @@ import libvirt
 import puller
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
-from puller.upkeep.retention import Policy
+from puller.upkeep.retention.policy import Policy
 from tests.lab.daemon import URI, PrivateLibvirt
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.one_backup import PASSWORD, digest

@@ -23,9 +23,9 @@ import pytest
 
 import puller
 from puller.cancelling import WORK
-from puller.upkeep.delete import delete
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.policy import Policy
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine
 from tests.lab.providers import BUCKETS, KINDS, SERVERS
 from tests.lab.rivals import SIZE, Rivals

@@ -6,10 +6,11 @@ import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
+from puller.repository.keys import key_slots
 from tests.lab import appliance
 from tests.lab.providers import SERVERS
 from tests.lab.s3server import S3Server
@@ -35,6 +36,17 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Caches of the tests' repositories are not the user's business."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULLER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """A new key slot would cost a sixth of a second of processor time, and again each time it is opened.
+
+    Processes of their own write slots with the usual costs; test_slots.py asserts these.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_slots, "Kdf", partial(key_slots.Kdf, memory_kib=32, iterations=1, lanes=1))
         yield
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puller.cli.output.records import description, full_record, listing
+from puller.cli.output.results.records import description, full_record, listing
 from puller.cli.output.times import local
 from puller.errors import PullerError, RepositoryError, UsageError
 from puller.events import ignore
@@ -45,15 +45,15 @@ from puller.repository.records.verified import VerifiedPack, tidy
 from puller.repository.repository import Repository
 from puller.repository.writing.claims import Claims
 from puller.units import GIB
-from puller.upkeep.check import check
-from puller.upkeep.delete import delete
-from puller.upkeep.keep import release
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
 from puller.upkeep.keys import list_keys
-from puller.upkeep.prune import preview, prune
-from puller.upkeep.reachability import Reachability
+from puller.upkeep.pruning.prune import preview, prune
+from puller.upkeep.pruning.reachability import Reachability
 from puller.upkeep.repair import repair_index
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.keep import release
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import attached, back_up, content, pack_id_of
 from tests.lab.memory import MemoryStore
 from tests.mutation import BOX_KINDS, mutate, mutate_json, reseal_box, reseal_index, reseal_pack

@@ -13,8 +13,8 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.shard import WHOLE, Shard
 from puller.repository.writing.run import Tuning
-from puller.upkeep.copy import Choice, CopyReport, unnamed_points
-from puller.upkeep.copy import copy as _copy
+from puller.upkeep.copying.copy import Choice, CopyReport, unnamed_points
+from puller.upkeep.copying.copy import copy as _copy
 
 
 def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has

@@ -11,9 +11,9 @@ from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
-from puller.upkeep.keep import KeptPoint, kept_points
-from puller.upkeep.keep import keep as _keep
-from puller.upkeep.keep import release as _release
+from puller.upkeep.retention.keep import KeptPoint, kept_points
+from puller.upkeep.retention.keep import keep as _keep
+from puller.upkeep.retention.keep import release as _release
 
 
 def list_points(

@@ -15,13 +15,13 @@ from puller.events import Observer, ignore
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.shard import WHOLE, Shard
-from puller.upkeep.check import CheckReport
-from puller.upkeep.check import check as _check
-from puller.upkeep.delete import delete as _delete
-from puller.upkeep.prune import GRACE, PruneReport, preview
-from puller.upkeep.prune import prune as _prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import CheckReport
+from puller.upkeep.checking.check import check as _check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import GRACE, PruneReport, preview
+from puller.upkeep.pruning.prune import prune as _prune
+from puller.upkeep.retention.delete import delete as _delete
+from puller.upkeep.retention.policy import Policy
 
 
 def check(  # noqa: PLR0913 - one keyword for each choice that a user has

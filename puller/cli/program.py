@@ -12,9 +12,10 @@ import click
 
 from puller.cli.input.options import Group
 from puller.cli.libraries import loading
-from puller.cli.output import console, failures, journal
+from puller.cli.output import failures
 from puller.cli.output.outcome import Outcome, present
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams import console, journal
 from puller.cli.signals import Stopped, stop_on_signals
 
 COMMANDS = (

@@ -13,7 +13,7 @@ from puller.fleet.task import CopyTask, DrillTask, Place, Task
 from puller.recovery.proving.prove import Drills
 from puller.repository.points import Point
 from puller.repository.repository import Repository
-from puller.upkeep.copy import CopyReport, refuse
+from puller.upkeep.copying.copy import CopyReport, refuse
 
 T = TypeVar("T", bound=Task)
 

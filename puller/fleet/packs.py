@@ -17,11 +17,11 @@ from puller.repository.collecting.reach import SlotSet
 from puller.repository.points import Point
 from puller.repository.records.verified import VerifiedPack
 from puller.repository.repository import Repository
-from puller.upkeep.check import CheckReport, check
-from puller.upkeep.packcheck import ExaminedPacks, PackCheck
-from puller.upkeep.reading import PackReader
-from puller.upkeep.schedule import BATCH, Allowance, Candidate, Reading
-from puller.upkeep.verification import Verification
+from puller.upkeep.checking.check import CheckReport, check
+from puller.upkeep.checking.packcheck import ExaminedPacks, PackCheck
+from puller.upkeep.checking.reading import PackReader
+from puller.upkeep.checking.schedule import BATCH, Allowance, Candidate, Reading
+from puller.upkeep.checking.verification import Verification
 
 MOST = 256
 """Packs of a task that reads them: 8 GiB, a minute or two. What a dead worker had done of it is lost."""

@@ -39,10 +39,10 @@ from puller.repository.collecting import lease
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.selection import INTERVAL_TAG, JOB_TAG, Scope, select
-from puller.upkeep.check import CheckError, CheckReport
-from puller.upkeep.copy import Choice, CopyReport, unnamed_points
-from puller.upkeep.prune import GRACE
-from puller.upkeep.retention import NOT_OWN, Policy
+from puller.upkeep.checking.check import CheckError, CheckReport
+from puller.upkeep.copying.copy import Choice, CopyReport, unnamed_points
+from puller.upkeep.pruning.prune import GRACE
+from puller.upkeep.retention.policy import NOT_OWN, Policy
 
 PRUNE_PATIENCE = lease.EXPIRY + lease.RENEWAL
 """Seconds that a prune waits for another host's prune. The lease of a dead one expires in that time."""

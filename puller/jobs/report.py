@@ -10,9 +10,9 @@ from puller.jobs.batch import Taken
 from puller.overview.alarm import Alarm
 from puller.overview.report import Report
 from puller.recovery.proving.prove import Drills
-from puller.upkeep.check import CheckReport
-from puller.upkeep.copy import CopyReport
-from puller.upkeep.prune import PruneReport
+from puller.upkeep.checking.check import CheckReport
+from puller.upkeep.copying.copy import CopyReport
+from puller.upkeep.pruning.prune import PruneReport
 
 BACKUP, COPY, PRUNE, CHECK, PROVE, REPORT = "backup", "copy", "prune", "check", "prove", "report"
 BEFORE, AFTER = "before", "after"

@@ -12,8 +12,8 @@ from puller.backups.bases.history import History
 from puller.errors import DamagedData, NoSuchPoint, RepositoryError
 from puller.events import Event, Notice
 from puller.repository.points import new_id, object_name, time_of
-from puller.upkeep.prune import judge, preview, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import judge, preview, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, uuid_of
 from tests.upkeep.scene import NOW, Scene
 

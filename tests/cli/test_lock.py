@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from puller.cli.output.records import description
+from puller.cli.output.results.records import description
 from tests.cli.conftest import CommandLine
 from tests.lab.vault import Vault
 from tests.overview.test_alarm import a_point

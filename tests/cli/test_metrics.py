@@ -25,7 +25,7 @@ from puller.errors import (
 from puller.jobs.batch import Taken
 from puller.jobs.report import JobReport
 from puller.units import CHUNK, MIB
-from puller.upkeep.check import CheckError, CheckReport
+from puller.upkeep.checking.check import CheckError, CheckReport
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import make_point
 from tests.lab.fixtures import MachineFactory

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puller
-from puller.cli.output.console import printable
-from puller.cli.output.live import LiveProgress
-from puller.cli.output.measures import BACKUP
-from puller.cli.output.progress import Lines, telling
+from puller.cli.output.reporting.live import LiveProgress
+from puller.cli.output.reporting.measures import BACKUP
+from puller.cli.output.reporting.progress import Lines, telling
+from puller.cli.output.results.tables import facts, table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import facts, table
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import age, duration, rfc3339
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Step
 from puller.units import MIB

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import puller
-from puller.cli.output import journal, notify
-from puller.cli.output.console import Line
-from puller.cli.output.notify import Service
+from puller.cli.output.streams import journal, notify
+from puller.cli.output.streams.console import Line
+from puller.cli.output.streams.notify import Service
 from puller.errors import PullerError
 from puller.events import DiskPlanned, DiskProgress, Event, Step
 from puller.units import MIB

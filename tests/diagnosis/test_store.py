@@ -201,6 +201,7 @@ def test_a_store_that_falls_silent_is_asked_nothing_more(
             threading.Event().wait()
 
     monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.1))
+    monkeypatch.setattr("puller.store.retrying.WAKING", 0.1)
     store = Silent(folder)
     assert found(store) == {"put": "fail"}
     assert len(store.asked) == 1

@@ -11,8 +11,14 @@ import pytest
 
 from tests.lab.simulated import World
 
-_DATES = ("api.overview", "backups.clock", "repository.points", "upkeep.keep", "upkeep.delete")
-_SECONDS = ("jobs.job", "upkeep.prune", "upkeep.verification", "repository.writing.run")
+_DATES = (
+    "api.overview",
+    "backups.clock",
+    "repository.points",
+    "upkeep.retention.keep",
+    "upkeep.retention.delete",
+)
+_SECONDS = ("jobs.job", "upkeep.pruning.prune", "upkeep.checking.verification", "repository.writing.run")
 _UPTIMES = ("repository.writing.claims", "repository.collecting.lease")
 
 

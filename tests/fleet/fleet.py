@@ -40,8 +40,8 @@ from puller.repository.repository import Repository
 from puller.repository.writing.run import Run
 from puller.store.base import Store
 from puller.units import CHUNK, KIB
-from puller.upkeep.prune import PruneReport
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import PruneReport
+from puller.upkeep.retention.policy import Policy
 from tests.fleet.audit import restores, wrong
 from tests.fleet.backing_up import back_up
 from tests.fleet.clock import Clock

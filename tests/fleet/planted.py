@@ -14,8 +14,9 @@ from puller.overview import calendar, interval, machine, report
 from puller.repository.points import Point
 from puller.repository.reading import difference
 from puller.repository.records.proofs import Proof
-from puller.upkeep import copypoint, retention
-from puller.upkeep.retention import Decision, Policy
+from puller.upkeep.copying import copypoint
+from puller.upkeep.retention import policy as retention
+from puller.upkeep.retention.policy import Decision, Policy
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -30,7 +31,7 @@ def prune_drops_a_kept_point_of_the_target(patch: pytest.MonkeyPatch) -> None:
         rules = policy if policy.scope else replace(policy, weekly=None, monthly=None, daily=2)
         return real(points, rules)
 
-    patch.setattr("puller.upkeep.prune.decide", decide)
+    patch.setattr("puller.upkeep.pruning.prune.decide", decide)
 
 
 def a_missed_day_counts_as_backed_up(patch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def copies_come_back(patch: pytest.MonkeyPatch) -> None:
         known = set(target.points.names())
         return [name for name in names if name not in known]
 
-    patch.setattr("puller.upkeep.copy.never_held", lacking)
+    patch.setattr("puller.upkeep.copying.copy.never_held", lacking)
 
 
 def the_first_drill_counts(patch: pytest.MonkeyPatch) -> None:

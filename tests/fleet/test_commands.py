@@ -24,8 +24,8 @@ from puller.fleet.task import Answer, DrillTask
 from puller.recovery.proving.prove import Drills, HeldDrill
 from puller.repository.records.proofs import Proof
 from puller.units import CHUNK
-from puller.upkeep.check import CheckReport
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import CheckReport
+from puller.upkeep.checking.schedule import Reading
 from tests.fleet.conftest import PACKS, PASSWORD, make_repository
 from tests.fleet.inline import Inline
 from tests.lab.archive import make_point

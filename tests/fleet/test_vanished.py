@@ -16,7 +16,7 @@ from puller.events import ignore
 from puller.fleet.machines import copy_in_shards, prove_in_shards
 from puller.repository.records.verified import VerifiedPack
 from puller.units import CHUNK
-from puller.upkeep.verification import Verification
+from puller.upkeep.checking.verification import Verification
 from tests.fleet.conftest import PASSWORD
 from tests.fleet.inline import Inline
 from tests.lab.archive import make_point

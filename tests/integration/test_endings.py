@@ -13,7 +13,7 @@ import pytest
 
 import puller
 from puller.backups import aftermath
-from puller.cli.output import taken as cli_taken
+from puller.cli.output.results import taken as cli_taken
 from puller.errors import CheckpointUnusable, DomainNotRunning, HypervisorError, JobLeftOpen
 from puller.events import Event, Notice, Observer, Step
 from puller.hypervisor.connection import Host

@@ -11,8 +11,8 @@ import puller
 from puller.errors import Overtaken
 from puller.events import Event, Step
 from puller.units import MIB
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.integration.conftest import Truth, checkpoints, restored
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import puller
-from puller.cli.output.records import description, listing, summary
+from puller.cli.output.results.records import description, listing, summary
 from puller.errors import NoSuchDisk, UnsupportedDisk, UsageError
 from puller.events import Event, Notice
 from puller.units import MIB
-from puller.upkeep.retention import Policy
+from puller.upkeep.retention.policy import Policy
 from tests.integration.conftest import checkpoints, leftovers, loop_device
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine

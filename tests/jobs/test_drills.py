@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import puller
-from puller.cli.output import proofs
 from puller.cli.output.metrics import Run, export
+from puller.cli.output.results import proofs
 from puller.cli.signals import Stopped
 from puller.configuration.drills import DrillSettings
 from puller.configuration.job import Job

@@ -30,6 +30,7 @@ import libvirt
 import libvirt_qemu
 
 from puller.hypervisor.connection import prepare_library
+from tests.lab import capabilities
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 
@@ -79,11 +80,13 @@ class EmbeddedLibvirt:
         (root / "etc").mkdir(parents=True, exist_ok=True)
         (root / "etc" / "qemu.conf").write_text(_CONFIGURATION)
         self.uri = f"qemu:///embed?root={root}"
+        capabilities.lend(root / "cache")
         prepare_library()
         self._connection = libvirt.open(self.uri)
 
     def close(self) -> None:
         self._connection.close()
+        capabilities.keep(self.root / "cache")
 
     def machine(self, name: str, directory: Path, disks: Sequence[DiskSpec]) -> Machine:
         """Make the images in ``directory``, define the machine and start it, standing still."""

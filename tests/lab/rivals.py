@@ -25,8 +25,8 @@ from typing import Protocol
 import puller
 from puller.errors import Locked, Overtaken
 from puller.units import CHUNK, MIB
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.machine import Machine, reference
 
 SIZE = 16 * MIB

@@ -12,6 +12,8 @@ import pytest
 
 import puller
 from puller.errors import NoSuchDomain, NotBooted, OutputInUse, OutputRefused, PullerError, UsageError
+from puller.hypervisor.connection import Host
+from puller.hypervisor.domain import lifecycle
 from puller.recovery.booting import discard, image_server, record
 from puller.recovery.booting.image_server import wanted_variables
 from tests.lab.booted_record import booted
@@ -173,3 +175,26 @@ def test_a_domain_of_somebody_elses_keeps_the_disks_of_a_machine_that_is_discard
     renamed: Any = _Libvirt("renamed", machine.uuid, overlay)
     discard.discard(machine, renamed, None, lambda _: None)
     assert removed == ["web1-boot"]
+
+
+def test_a_domain_that_libvirt_defines_after_puller_was_killed_is_removed_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = record.make_folder(None, "web1-boot")
+    killed = msgspec.structs.replace(booted(folder), state="booting", keep="")
+    record.write(killed)
+    made: list[bool] = []
+    with Host.connect("test:///default") as host:
+
+        def define(*_: object) -> None:
+            made.append(True)
+            xml = f"<domain type='test'><name>web1-boot</name><uuid>{killed.uuid}</uuid><memory>1</memory>"
+            host.define(f"{xml}<os><type>hvm</type></os></domain>", "")
+
+        monkeypatch.setattr(host.scope, "pause", define)
+        monkeypatch.setattr(lifecycle, "_REMOVED_WITH_IT", 0)  # libvirt's test driver knows no such flags
+        monkeypatch.setattr(lifecycle, "_TPM", 0)
+        discard.discard(killed, host, None, lambda _: None)
+        assert made, "what is defined now stays"
+        assert "web1-boot" not in host.uuids()
+    assert list(home.iterdir()) == []

@@ -14,6 +14,7 @@ import pytest
 import puller
 from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import DamagedData, StoreError
+from puller.recovery.serving import fetching
 from puller.recovery.serving.chunks import ChunkCache, Place
 from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
@@ -114,7 +115,7 @@ def test_who_waits_for_the_queue_hears_of_the_end() -> None:
     number = table.number(b"pack")
     fetcher = Fetcher(cache, table, image.scope)
     waiting = []
-    for slot in range(16):
+    for slot in range(fetching._CREW + fetching._WAITING):  # one more would wait for the end of a read
         place = Place(number, slot, CHUNK)
         waiting.append(cache.claim([place]).mine[place])
         while not fetcher.ahead(cast(DiskImage, image), {place: slot}):

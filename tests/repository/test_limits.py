@@ -45,7 +45,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing import run as runs
 from puller.repository.writing.packing import TAIL_ROOM
 from puller.units import CHUNK, MIB, PAGE_CHUNKS, TIB, Extent, Kind, page_count
-from puller.upkeep.keep import keep
+from puller.upkeep.retention.keep import keep
 from tests.lab.feed import SMALL
 from tests.lab.memory import MemoryStore
 

@@ -24,7 +24,7 @@ from puller.repository.reading.packs import PackReader
 from puller.repository.records.condemned import CondemnedSlots
 from puller.repository.repository import Repository
 from puller.units import CHUNK, Extent, Kind
-from puller.upkeep.prune import GRACE
+from puller.upkeep.pruning.prune import GRACE
 from tests.lab.feed import read_disk, store_disk
 from tests.lab.history import back_up
 from tests.lab.memory import MemoryStore

@@ -13,7 +13,7 @@ from puller.repository.format.address import Address
 from puller.repository.points import Point, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import commit
-from puller.upkeep.reachability import Reachability
+from puller.upkeep.pruning.reachability import Reachability
 from tests.lab.archive import make_point
 from tests.lab.memory import MemoryStore
 

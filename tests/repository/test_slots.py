@@ -8,7 +8,7 @@ import pytest
 from puller.errors import DamagedData, KeyNotHeld, UsageError, WrongKey
 from puller.repository import repository as repositories
 from puller.repository.keys import key_slots as slots
-from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, KeyFile, Password
+from puller.repository.keys.key_slots import BACKUP_ONLY, FULL, Kdf, KeyFile, Password
 from puller.repository.repository import Repository
 from puller.units import CHUNK, Extent, Kind
 from puller.upkeep.keys import list_keys, remove_key
@@ -40,6 +40,12 @@ def test_a_second_password_opens_the_same_data_and_the_first_can_go(repository: 
     )
     with pytest.raises(WrongKey):
         repositories.open_repository(repository.store, FIRST)
+
+
+def test_a_password_costs_what_is_recommended() -> None:
+    """RFC 9106's second recommendation. The repositories of the tests have lower costs: see conftest.py."""
+    usual = Kdf(salt="")
+    assert (usual.memory_kib, usual.iterations, usual.lanes) == (64 * 1024, 3, 4)
 
 
 def test_a_key_file_opens_and_a_short_one_is_refused(repository: Repository) -> None:

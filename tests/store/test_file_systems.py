@@ -18,10 +18,10 @@ from puller.errors import StoreDenied, StoreError, UnsupportedByStore
 from puller.events import ignore
 from puller.repository.repository import Repository
 from puller.store.probe import UNCONDITIONAL, UNSYNCED, shortcomings
-from puller.upkeep.check import check
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.fuse_memory import Quirks, mounted
 from tests.lab.history import back_up, is_whole
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from puller.errors import Overtaken
-from puller.upkeep.prune import GRACE, prune
+from puller.upkeep.pruning.prune import GRACE, prune
 from tests.lab.history import Backup, back_up
 from tests.lab.simulated import Process
 from tests.upkeep.scene import ALL_KEPT, NOW, Scene

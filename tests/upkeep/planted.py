@@ -17,7 +17,7 @@ from puller.repository.writing.claims import Claims
 from puller.repository.writing.packing import OpenPack
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run
-from puller.upkeep.retention import Decision, Policy, decide
+from puller.upkeep.retention.policy import Decision, Policy, decide
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -62,7 +62,7 @@ def retention_ignores_the_host(patch: pytest.MonkeyPatch) -> None:
     def together(points: Iterable[Point], policy: Policy) -> tuple[Decision, ...]:
         return real(points, replace(policy, across_hosts=True))
 
-    patch.setattr("puller.upkeep.prune.decide", together)
+    patch.setattr("puller.upkeep.pruning.prune.decide", together)
 
 
 def the_newest_is_whosever_ran_last(patch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def a_name_dates_the_next_point(patch: pytest.MonkeyPatch) -> None:
 
 def prune_ignores_keeps(patch: pytest.MonkeyPatch) -> None:
     """Prune goes by the rules alone."""
-    patch.setattr("puller.upkeep.prune._Prune._mark_held", lambda *_: {})
+    patch.setattr("puller.upkeep.pruning.prune._Prune._mark_held", lambda *_: {})
 
 
 def release_ends_keeps_of_all(patch: pytest.MonkeyPatch) -> None:

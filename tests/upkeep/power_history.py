@@ -26,14 +26,14 @@ from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import KEPT as PENDING_KEPT
 from puller.store.folder import FolderStore
-from puller.upkeep.check import check
-from puller.upkeep.delete import delete
-from puller.upkeep.keep import keep, release
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
 from puller.upkeep.keys import add_key, list_keys, remove_key
-from puller.upkeep.prune import prune
+from puller.upkeep.pruning.prune import prune
 from puller.upkeep.repair import repair_index
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.keep import keep, release
+from puller.upkeep.retention.policy import Policy
 from tests.lab.fuse_memory import Quirks, Record, mounted, records
 from tests.lab.history import MOMENT, Disk, back_up, is_whole
 from tests.lab.power_cut import Choice, Everything, Mixture, Names, Nothing, Tree, lay_out

@@ -13,8 +13,8 @@ from puller.repository.keys.key_slots import Password
 from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import KEPT as PENDING_KEPT
-from puller.upkeep.prune import GRACE, PruneReport, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import GRACE, PruneReport, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import Backup, Disk, back_up, misleading_index, pack_id_of, wrong_points
 from tests.lab.simulated import Process, World
 

@@ -37,10 +37,10 @@ from puller.repository.points import Point, object_name
 from puller.repository.records.kept import Keep
 from puller.repository.repository import Repository
 from puller.units import KIB
-from puller.upkeep.delete import delete
-from puller.upkeep.keep import keep, release
-from puller.upkeep.prune import GRACE, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import GRACE, prune
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.keep import keep, release
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, ZEROED, Backup, Disk, back_up, is_whole, misleading_index, uuid_of
 from tests.lab.simulated import Died, Failure, InSomeOrder, ShakyProcess
 from tests.upkeep.scene import NOW, Scene
@@ -498,7 +498,7 @@ PAGED = (
     "repository.format.pages",
     "repository.writing.diskmap",
     "repository.collecting.reach",
-    "upkeep.attribution",
+    "upkeep.checking.attribution",
 )
 
 

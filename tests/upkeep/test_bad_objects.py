@@ -19,11 +19,11 @@ from puller.recovery import restore as restores
 from puller.repository import repository as repositories
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
-from puller.upkeep.check import check
-from puller.upkeep.prune import preview, prune
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import preview, prune
 from puller.upkeep.repair import repair_index
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.retention.policy import Policy
 from puller.upkeep.stats import stats
 from tests.fuzz import _KEY_FILE, Target
 from tests.lab.history import back_up

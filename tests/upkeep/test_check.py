@@ -15,10 +15,10 @@ from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
 from puller.units import CHUNK, MIB, Extent, Kind
-from puller.upkeep.check import CheckReport, check
-from puller.upkeep.packcheck import Faults
-from puller.upkeep.prune import GRACE
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import CheckReport, check
+from puller.upkeep.checking.packcheck import Faults
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import GRACE
 from tests.lab.feed import feed
 from tests.lab.history import MOMENT, TUNING, content, pack_id_of, uuid_of
 from tests.lab.simulated import Process

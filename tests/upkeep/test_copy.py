@@ -28,9 +28,9 @@ from puller.store.base import Body, ObjectInfo, Store
 from puller.store.folder import FolderStore
 from puller.store.wrapped import WrappedStore
 from puller.units import CHUNK, MIB
-from puller.upkeep.copy import Choice, CopyReport, copy, unnamed_points
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.copying.copy import Choice, CopyReport, copy, unnamed_points
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.archive import make_point
 from tests.lab.feed import read_disk
 from tests.lab.history import MOMENT, TUNING, Disk, back_up, content, is_whole

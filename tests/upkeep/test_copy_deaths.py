@@ -15,11 +15,11 @@ from puller.repository.points import Point
 from puller.repository.repository import Family, Repository, create, open_repository
 from puller.store.base import Body, Store
 from puller.store.wrapped import WrappedStore
-from puller.upkeep.check import check
-from puller.upkeep.copy import copy
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.copying.copy import copy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.feed import SMALL
 from tests.lab.history import MOMENT, Disk, back_up, is_whole
 from tests.lab.memory import MemoryStore

@@ -27,10 +27,10 @@ from puller.repository.reading.packs import StoredPack, merge
 from puller.repository.repository import Repository, create, family_of, open_repository
 from puller.store.folder import FolderStore
 from puller.units import CHUNK, MIB
-from puller.upkeep.copy import CopyReport, copy
+from puller.upkeep.copying.copy import CopyReport, copy
 from puller.upkeep.keys import add_key
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, read_disk
 from tests.lab.history import MOMENT, Disk, back_up, content, is_whole

@@ -8,7 +8,7 @@ import pytest
 
 from puller.errors import AmbiguousPoint, NoSuchPoint
 from puller.repository.points import object_name
-from puller.upkeep.delete import delete
+from puller.upkeep.retention.delete import delete
 from tests.lab.history import MOMENT
 from tests.upkeep.scene import Scene
 

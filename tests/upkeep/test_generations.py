@@ -13,9 +13,9 @@ from puller.repository.format.footer import DEAD
 from puller.repository.format.index import IndexedPack, IndexPart
 from puller.repository.format.packname import MAX_GENERATION, PackKind
 from puller.repository.reading.packs import PackReader
-from puller.upkeep.check import check
-from puller.upkeep.prune import GRACE, prune
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import GRACE, prune
 from tests.lab.history import pack_id_of, wrong_points
 from tests.upkeep.scene import ALL_KEPT, NOW, Scene
 

@@ -18,10 +18,10 @@ from puller.repository.points import Point
 from puller.repository.records.kept import Keep, longest, point_of
 from puller.repository.records.proofs import KEPT, Proof
 from puller.repository.repository import Repository, open_repository
-from puller.upkeep.delete import delete
-from puller.upkeep.keep import KeptPoint, keep, kept_points, release
-from puller.upkeep.prune import preview, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import preview, prune
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.keep import KeptPoint, keep, kept_points, release
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, uuid_of
 from tests.lab.simulated import Process, World
 from tests.upkeep.scene import NOW, Scene

@@ -22,8 +22,8 @@ from puller.repository.keys.key_slots import KeyFile
 from puller.repository.keys.keyring import KeyRing
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import open_repository
-from puller.upkeep.check import check
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
 from tests.cli.conftest import CommandLine, cli, nothing_in_the_environment  # noqa: F401 - fixtures
 from tests.fuzz import _KEY_FILE, Target
 from tests.lab.feed import read_disk

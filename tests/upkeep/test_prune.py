@@ -20,10 +20,10 @@ from puller.repository.repository import Repository
 from puller.store.base import Store
 from puller.store.folder import FolderStore
 from puller.store.s3.client import connect
-from puller.upkeep import survey
-from puller.upkeep.delete import delete
-from puller.upkeep.prune import GRACE, preview, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning import survey
+from puller.upkeep.pruning.prune import GRACE, preview, prune
+from puller.upkeep.retention.delete import delete
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, back_up, data_bytes, misleading_index, pack_id_of, wrong_points
 from tests.lab.seaweed import Seaweed
 from tests.upkeep.scene import ALL_KEPT, FOREIGN, NOW, Scene
@@ -92,7 +92,7 @@ def test_what_is_mostly_live_stays_as_it_is(scene: Scene) -> None:
 
 
 def test_a_small_gain_is_not_worth_a_compaction(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("puller.upkeep.survey.LEAST_GAIN", 4 * 65536)
+    monkeypatch.setattr("puller.upkeep.pruning.survey.LEAST_GAIN", 4 * 65536)
     first = scene.back_up("a", [1, 2, 3, 4])
     scene.back_up("b", [3, 9])
     scene.delete(first)
@@ -100,7 +100,7 @@ def test_a_small_gain_is_not_worth_a_compaction(scene: Scene, monkeypatch: pytes
 
 
 def test_map_packs_are_compacted_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("puller.upkeep.survey.LEAST_GAIN", 1)
+    monkeypatch.setattr("puller.upkeep.pruning.survey.LEAST_GAIN", 1)
     first = scene.back_up("a", [1, 2, 3, 4])
     scene.back_up("a", [5, 6])  # its attachment is in the map pack of the first point
     scene.delete(first)

@@ -12,8 +12,8 @@ import pytest
 from puller.errors import Locked, Overtaken
 from puller.repository.collecting.lease import EXPIRY
 from puller.repository.points import Point
-from puller.upkeep.prune import GRACE, prune
-from puller.upkeep.retention import Policy
+from puller.upkeep.pruning.prune import GRACE, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, Backup, back_up
 from tests.lab.simulated import Died
 from tests.upkeep.interleaving import history

@@ -21,8 +21,8 @@ from puller.repository.writing import pending
 from puller.repository.writing.claims import LONGEST_RUN, MARGIN, Claims
 from puller.repository.writing.pending import PendingPoints
 from puller.repository.writing.run import Run
-from puller.upkeep.prune import GRACE
-from puller.upkeep.reachability import Reachability
+from puller.upkeep.pruning.prune import GRACE
+from puller.upkeep.pruning.reachability import Reachability
 from tests.lab.history import Backup, back_up
 from tests.lab.simulated import Died, Process
 from tests.upkeep.interleaving import Duel, Play, begin, duel_at_once, duel_when_due, history, outcomes

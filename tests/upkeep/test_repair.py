@@ -15,7 +15,7 @@ from puller.repository.keys.keyring import KeyRing
 from puller.repository.records.condemned import ALL, CondemnedSlots
 from puller.repository.repository import Repository
 from puller.store.base import is_key
-from puller.upkeep.prune import GRACE
+from puller.upkeep.pruning.prune import GRACE
 from puller.upkeep.repair import RepairReport, repair_index
 from tests.lab.history import pack_id_of
 from tests.lab.simulated import Died, World

@@ -18,7 +18,7 @@ from puller.errors import NoSuchPoint
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.repository.selection import Scope
 from puller.units import GIB
-from puller.upkeep.retention import Decision, Policy, decide
+from puller.upkeep.retention.policy import Decision, Policy, decide
 from tests.lab.history import uuid_of
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)

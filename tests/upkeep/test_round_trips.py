@@ -15,10 +15,10 @@ from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
 from puller.store.retrying import RetryingStore
 from puller.units import CHUNK
-from puller.upkeep.check import check
-from puller.upkeep.prune import prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.archive import make_point
 from tests.lab.memory import MemoryStore
 from tests.lab.roundtrips import RoundTrips

@@ -13,7 +13,7 @@ from puller.host.folders import cache_directory
 from puller.repository.index.budget import BUDGET
 from puller.repository.index.hints import HintFile
 from puller.units import CHUNK, KIB
-from puller.upkeep.prune import GRACE
+from puller.upkeep.pruning.prune import GRACE
 from tests.lab.history import MOMENT, back_up
 from tests.upkeep.scene import NOW, Scene
 

@@ -19,9 +19,9 @@ from puller.repository.repository import Repository
 from puller.repository.shard import WHOLE, Shard, parse
 from puller.store.base import ObjectInfo
 from puller.units import CHUNK
-from puller.upkeep import schedule
-from puller.upkeep.check import CheckReport, check
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking import schedule
+from puller.upkeep.checking.check import CheckReport, check
+from puller.upkeep.checking.schedule import Reading
 from tests.lab.archive import make_point
 from tests.lab.history import pack_id_of
 from tests.lab.simulated import Process, World

@@ -12,10 +12,10 @@ from puller.events import Event, Notice, ignore
 from puller.repository.format.packname import parse_pack_name
 from puller.repository.locking import packs_of
 from puller.store.probe import UNCONDITIONAL
-from puller.upkeep.check import check
-from puller.upkeep.prune import PruneReport, prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
+from puller.upkeep.pruning.prune import PruneReport, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import Disk, back_up, is_whole
 from tests.lab.vault import Vault
 

@@ -22,11 +22,11 @@ from puller.repository.records import verified
 from puller.repository.records.verified import VerifiedPack, VerifiedRecord, decode, encode, tidy
 from puller.repository.repository import Repository
 from puller.store.base import Body, ObjectInfo
-from puller.upkeep import schedule
-from puller.upkeep.check import CheckReport, check
-from puller.upkeep.prune import GRACE, prune
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Allowance, Candidate, Reading, batch, due, shuffled
+from puller.upkeep.checking import schedule
+from puller.upkeep.checking.check import CheckReport, check
+from puller.upkeep.checking.schedule import Allowance, Candidate, Reading, batch, due, shuffled
+from puller.upkeep.pruning.prune import GRACE, prune
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, back_up, pack_id_of
 from tests.lab.simulated import Process, World
 from tests.upkeep.scene import NOW, Scene

@@ -9,8 +9,8 @@ import pytest
 
 import puller
 from puller.repository.format.sealing import BoxKind
-from puller.upkeep.check import check
-from puller.upkeep.schedule import Reading
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
 from tests.lab.history import back_up, is_whole
 from tests.lab.vault import Vault
 

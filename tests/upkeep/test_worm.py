@@ -15,12 +15,12 @@ from puller.repository import repository as repositories
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import BACKUP_ONLY, Password
 from puller.repository.repository import Repository
-from puller.upkeep.check import check
+from puller.upkeep.checking.check import check
+from puller.upkeep.checking.schedule import Reading
 from puller.upkeep.keys import add_key
-from puller.upkeep.prune import GRACE, PruneReport, prune
+from puller.upkeep.pruning.prune import GRACE, PruneReport, prune
 from puller.upkeep.repair import repair_index
-from puller.upkeep.retention import Policy
-from puller.upkeep.schedule import Reading
+from puller.upkeep.retention.policy import Policy
 from tests.lab.history import MOMENT, back_up
 from tests.lab.simulated import World
 from tests.lab.worm import WormStore

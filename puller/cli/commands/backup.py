@@ -14,10 +14,10 @@ from puller.cli.input.choices import COMPRESSION, tags_option
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
 from puller.cli.input.quantities import AMOUNT, PACE, RATE, RUN_MEMORY
-from puller.cli.output import taken
-from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import BACKUP
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results import taken
 from puller.cli.output.settings import Settings
 from puller.events import Event, Kept, Observer
 

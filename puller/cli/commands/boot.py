@@ -11,13 +11,13 @@ from puller.cli.input.access import open_repository
 from puller.cli.input.modes import refuse_odd
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import MEMORY, RATE
-from puller.cli.output.console import printable
-from puller.cli.output.measures import PULL
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
-from puller.cli.output.records import moment
+from puller.cli.output.reporting.measures import PULL
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.records import moment
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
 from puller.errors import Interrupted, NotBooted, PullerError, UsageError

@@ -11,11 +11,11 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.files import choices_of, files_options, split_place
 from puller.cli.input.options import Command
-from puller.cli.output.console import silence
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import silence
 from puller.errors import OutputFailed, UsageError
 
 

@@ -14,19 +14,19 @@ from puller.cli.input.access import open_repository
 from puller.cli.input.choices import shard_option
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import BUDGET, DURATION
-from puller.cli.output.console import printable
-from puller.cli.output.measures import CHECK
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import CHECK
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 from puller.units import format_count
 
 if TYPE_CHECKING:
     from puller.repository.shard import Shard
-    from puller.upkeep.check import CheckError, CheckReport
-    from puller.upkeep.coverage import Uncovered
+    from puller.upkeep.checking.check import CheckError, CheckReport
+    from puller.upkeep.checking.coverage import Uncovered
 
 _OPTION = "--read-data"
 _NUMBER = re.compile(r"\d+(\.\d*)?%?")

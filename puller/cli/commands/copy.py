@@ -11,15 +11,15 @@ from puller.cli.input.choices import COMPRESSION, shard_option, tags_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import MOMENT, RATE
 from puller.cli.output import failures
-from puller.cli.output.measures import COPY
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import COPY
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import duration
 from puller.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from puller.upkeep.copy import CopiedPoint, CopyReport
+    from puller.upkeep.copying.copy import CopiedPoint, CopyReport
 
 
 @click.command("copy", cls=Command)

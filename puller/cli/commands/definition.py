@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from puller.cli.input.access import open_repository
-from puller.cli.output.console import printable
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
-from puller.cli.output.restored import disk_document, disk_line, without_ends
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.restored import disk_document, disk_line, without_ends
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 
 if TYPE_CHECKING:
     from puller.recovery.recreation import Recreated

@@ -8,11 +8,11 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import OF_HOST, Command
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
 from puller.units import format_bytes
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import click
 from puller.cli.input.access import open_repository, repository_url, store_options
 from puller.cli.input.options import Bare
 from puller.cli.input.quantities import SIZE
-from puller.cli.output.console import printable, say
-from puller.cli.output.exercise import figures, measured
 from puller.cli.output.outcome import Outcome
+from puller.cli.output.results.exercise import figures, measured
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable, say
 from puller.errors import ChecksFailed, UsageError
 
 if TYPE_CHECKING:

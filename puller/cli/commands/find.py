@@ -9,10 +9,10 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.files import choices_of, files_options
 from puller.cli.input.options import Command
-from puller.cli.output.entries import document, text
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.entries import document, text
 from puller.cli.output.settings import Settings
 from puller.errors import UsageError
 

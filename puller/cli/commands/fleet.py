@@ -16,10 +16,11 @@ from puller.cli.commands import prove as proving
 from puller.cli.input.access import open_other, open_repository, secret_named_by
 from puller.cli.input.options import Group
 from puller.cli.input.quantities import Quantity
-from puller.cli.output import failures, proofs
-from puller.cli.output.measures import CHECK, MACHINES
+from puller.cli.output import failures
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import CHECK, MACHINES
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results import proofs
 from puller.cli.output.settings import Settings
 from puller.errors import PullerError
 from puller.fleet.where import parse
@@ -87,7 +88,7 @@ def check(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Out
     """Run ``puller fleet check``."""
     from puller.api import arguments
     from puller.fleet.packs import check_in_shards
-    from puller.upkeep.schedule import Reading
+    from puller.upkeep.checking.schedule import Reading
 
     run = _Run(settings, choices, "check")
     reading = Reading(choices["read_data"], choices["max_age"], choices["budget"])
@@ -142,7 +143,7 @@ def copy(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outc
 
     from puller.api import arguments
     from puller.fleet.machines import copy_in_shards
-    from puller.upkeep.copy import Choice, unnamed_points
+    from puller.upkeep.copying.copy import Choice, unnamed_points
 
     run = _Run(settings, choices, "copy")
     files = choices["to_password_file"], choices["to_key_file"]

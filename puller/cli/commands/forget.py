@@ -9,11 +9,11 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command
-from puller.cli.output.console import printable
-from puller.cli.output.measures import BACKUP
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import BACKUP
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 
 if TYPE_CHECKING:
     from puller.backups.forget import Forgotten

@@ -9,9 +9,9 @@ import click
 from puller.cli.input.access import create_repository, open_other_with_secret, secret_named_by
 from puller.cli.input.locks import LOCK_DAYS, LOCK_MODE, check_together, period_of
 from puller.cli.input.options import Command
-from puller.cli.output.console import say
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import say
 from puller.errors import UsageError
 from puller.store.probe import shortcomings
 

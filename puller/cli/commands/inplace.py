@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from puller.cli.input.access import open_repository
-from puller.cli.output.console import printable
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
-from puller.cli.output.restored import (
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.restored import (
     disk_document,
     lost_documents,
     lost_failure,
@@ -17,6 +16,7 @@ from puller.cli.output.restored import (
     without_ends,
 )
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import duration
 from puller.units import format_bytes
 

@@ -10,15 +10,15 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import OF_HOST, Command
-from puller.cli.output.measures import PRUNE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
-from puller.cli.output.records import moment
+from puller.cli.output.reporting.measures import PRUNE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.records import moment
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import utc
 
 if TYPE_CHECKING:
-    from puller.upkeep.keep import KeptPoint
+    from puller.upkeep.retention.keep import KeptPoint
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LAST_SECOND = time(23, 59, 59)

@@ -12,8 +12,8 @@ from puller.cli.input.access import open_with_secret
 from puller.cli.input.options import Command, Group
 from puller.cli.input.secret import new_secret
 from puller.cli.output.outcome import Outcome
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
 from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 

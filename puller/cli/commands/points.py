@@ -9,7 +9,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.records import listing, record
+from puller.cli.output.results.records import listing, record
 from puller.cli.output.settings import Settings
 from puller.errors import DamagedData
 

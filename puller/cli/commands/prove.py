@@ -11,10 +11,11 @@ from puller.cli.input.access import open_repository
 from puller.cli.input.choices import shard_option
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import DURATION, MEMORY, Quantity
-from puller.cli.output import failures, proofs
-from puller.cli.output.measures import RESTORE
+from puller.cli.output import failures
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results import proofs
 from puller.cli.output.settings import Settings
 from puller.configuration.evidence import evidence as read_evidence
 from puller.errors import UsageError

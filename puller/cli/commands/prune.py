@@ -12,18 +12,18 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.input.quantities import DURATION
-from puller.cli.output.console import say
-from puller.cli.output.measures import PRUNE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import PRUNE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
+from puller.cli.output.streams.console import say
 from puller.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from puller.upkeep.prune import PruneReport
-    from puller.upkeep.retention import Decision
-    from puller.upkeep.sweep import Waiting
+    from puller.upkeep.pruning.prune import PruneReport
+    from puller.upkeep.pruning.sweep import Waiting
+    from puller.upkeep.retention.policy import Decision
 
 _COUNTS = {
     "last": "Keep the N newest points.",
@@ -114,7 +114,7 @@ def command(settings: Settings, /, grace: timedelta, dry_run: bool, **rules: Any
     """
     repository = open_repository(settings)
     from puller import api
-    from puller.upkeep.retention import Policy
+    from puller.upkeep.retention.policy import Policy
 
     policy = Policy(**rules)
     if policy.is_empty and settings.verbosity >= 0:

@@ -11,11 +11,11 @@ import click
 from puller.cli.input.access import open_or_ask, open_repository, store_options
 from puller.cli.input.options import Command, Group
 from puller.cli.input.quantities import MOMENT
-from puller.cli.output.console import printable
-from puller.cli.output.measures import CHECK
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import CHECK
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 from puller.errors import DamagedData
 from puller.units import format_count
 

@@ -11,8 +11,8 @@ import click
 from puller import __version__
 from puller.cli.commands.status import ALSO, EXCLUDE, open_all
 from puller.cli.input.options import Command, hosts_option
-from puller.cli.output import machines
 from puller.cli.output.outcome import Outcome
+from puller.cli.output.results import machines
 from puller.cli.output.settings import Settings
 from puller.cli.output.times import rfc3339
 from puller.errors import DamagedData, UsageError

@@ -10,11 +10,10 @@ from puller.cli.commands import definition, inplace
 from puller.cli.input.access import open_repository
 from puller.cli.input.modes import pairs, refuse_odd, split_disks
 from puller.cli.input.options import OF_HOST, Command
-from puller.cli.output.console import printable
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
-from puller.cli.output.restored import (
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.restored import (
     disk_document,
     disk_line,
     lost_documents,
@@ -23,6 +22,7 @@ from puller.cli.output.restored import (
     without_ends,
 )
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import printable
 from puller.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,11 +14,13 @@ from puller.cli.commands import check, copy, prune
 from puller.cli.commands import report as page
 from puller.cli.input.access import open_other, open_repository
 from puller.cli.input.options import Bare
-from puller.cli.output import console, failures, proofs, taken
-from puller.cli.output.measures import BACKUP, notice_line
+from puller.cli.output import failures
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import BACKUP, notice_line
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results import proofs, taken
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams import console
 from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
 from puller.errors import DamagedData, Locked, PartialFailure, PullerError

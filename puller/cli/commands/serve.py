@@ -20,13 +20,13 @@ from puller.cli.input.access import open_or_ask, store_options
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.input.quantities import SIZE
 from puller.cli.input.secret import Secret
-from puller.cli.output import console
 from puller.cli.output.failures import complain
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
+from puller.cli.output.streams import console
 from puller.cli.signals import Stopped
 from puller.errors import PullerError
 from puller.events import Observer

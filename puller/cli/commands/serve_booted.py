@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from puller.cli.input.options import Bare
-from puller.cli.output.measures import PULL
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import PULL
+from puller.cli.output.reporting.progress import observing
 from puller.cli.output.settings import Settings
 
 

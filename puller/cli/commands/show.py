@@ -11,7 +11,7 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import OF_HOST, Command
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.records import description, full_record
+from puller.cli.output.results.records import description, full_record
 from puller.cli.output.settings import Settings
 from puller.errors import OutputRefused, UsageError
 

@@ -11,9 +11,9 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.records import moment
+from puller.cli.output.results.records import moment
+from puller.cli.output.results.tables import facts, table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import facts, table
 from puller.cli.output.times import local, rfc3339
 from puller.errors import DamagedData
 from puller.units import format_bytes

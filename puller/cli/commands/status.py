@@ -10,8 +10,8 @@ import click
 
 from puller.cli.input.access import open_repository
 from puller.cli.input.options import Command, hosts_option
-from puller.cli.output.machines import document, listing
 from puller.cli.output.outcome import Outcome
+from puller.cli.output.results.machines import document, listing
 from puller.cli.output.settings import Settings
 from puller.errors import DamagedData, MachinesLate, PullerError
 

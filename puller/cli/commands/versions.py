@@ -9,11 +9,11 @@ import click
 from puller.cli.input.access import open_repository
 from puller.cli.input.files import choices_of, files_options, split_place
 from puller.cli.input.options import Command
-from puller.cli.output.measures import RESTORE
 from puller.cli.output.outcome import Outcome
-from puller.cli.output.progress import observing
+from puller.cli.output.reporting.measures import RESTORE
+from puller.cli.output.reporting.progress import observing
+from puller.cli.output.results.tables import table
 from puller.cli.output.settings import Settings
-from puller.cli.output.tables import table
 from puller.cli.output.times import local, rfc3339
 
 

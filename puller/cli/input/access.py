@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from puller.cancelling import CancelScope
 from puller.cli.input.secret import Secret, ask, can_ask, given_secret, other_secret
 from puller.cli.libraries import loading
-from puller.cli.output.console import ERROR, say
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import ERROR, say
 from puller.errors import NotEncrypted, UsageError, WrongKey
 
 if TYPE_CHECKING:

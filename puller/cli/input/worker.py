@@ -87,7 +87,7 @@ def _prove(task: DrillTask) -> Answer:
 
 def _copy(task: CopyTask) -> Answer:
     from puller import api
-    from puller.upkeep.copy import CopyReport
+    from puller.upkeep.copying.copy import CopyReport
 
     source = _repository(task.repository)
     target = _repository(task.target, task.password_file, task.key_file, task.repository)

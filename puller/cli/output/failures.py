@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from puller.cli.output.console import ERROR, printable, say
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import ERROR, printable, say
 from puller.cli.signals import Stopped
 from puller.errors import Interrupted, PullerError, UsageError
 

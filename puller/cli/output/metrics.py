@@ -22,7 +22,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from puller.cli.output import failures, proofs
+from puller.cli.output import failures
+from puller.cli.output.results import proofs
 from puller.errors import DamagedData, JobLeftOpen, Locked, PullerError
 from puller.jobs.batch import Taken
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from puller.cli.output import console, failures
+from puller.cli.output import failures
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams import console
 from puller.errors import PullerError
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from puller.cli.output import console
-from puller.cli.output.notify import Service
-from puller.cli.output.progressjson import as_json
+from puller.cli.output.streams import console
+from puller.cli.output.streams.notify import Service
+from puller.cli.output.streams.progressjson import as_json
 from puller.errors import UsageError
 
 if TYPE_CHECKING:

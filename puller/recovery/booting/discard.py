@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from puller.cancelling import cleanup
@@ -16,6 +17,11 @@ from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.record import Booted
 from puller.recovery.targets import outputs
 from puller.repository.repository import Repository
+
+_LATE_SECONDS = 15.0
+"""Seconds after which no definition that a killed puller asked for comes any more."""
+
+_STEP = 0.2
 
 
 def discard(booted: Booted, host: Host, repository: Repository | None, observer: Observer) -> None:
@@ -34,8 +40,22 @@ def _discard(booted: Booted, host: Host, repository: Repository | None, observer
             f"machine {booted.name} stands alone: its disks are its own, and puller has nothing to remove",
             advice=f"If you want to delete the machine, undefine it with virsh, and delete {booted.storage}.",
         )
+    if booted.state == "booting":
+        _await_definition(booted, host)
     _refuse_used(booted, host)
     remove(booted, host, repository, observer)
+
+
+def _await_definition(booted: Booted, host: Host) -> None:
+    """libvirt's daemon still defines the domain if puller was killed while it waited for that.
+
+    Usually it takes milliseconds. Where QEMU's user may not open /dev/kvm, libvirt 9.0 probes QEMU anew for
+    each device, and needs seconds.
+    """
+    deadline = time.monotonic() + _LATE_SECONDS
+    while find_domain(booted, host) is None and time.monotonic() < deadline:
+        host.scope.check()
+        host.scope.pause(_STEP)
 
 
 def _refuse_used(booted: Booted, host: Host) -> None:

@@ -13,7 +13,7 @@ from puller import api
 from puller.configuration.file import load
 from puller.jobs.job import policy_of, scope_of
 from puller.units import MIB
-from puller.upkeep.retention import Policy
+from puller.upkeep.retention.policy import Policy
 from tests.cli.conftest import CommandLine
 from tests.cli.run.setting import Setting
 from tests.lab.fixtures import MachineFactory

@@ -9,7 +9,7 @@ from pathlib import Path
 
 if "PULLER_TEST_READS" in os.environ:
     from puller.repository.reading.packs import StoredPack
-    from puller.upkeep.packcheck import PackCheck
+    from puller.upkeep.checking.packcheck import PackCheck
 
     _log = Path(os.environ["PULLER_TEST_READS"])
     _go = _log.with_name("go")

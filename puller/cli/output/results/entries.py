@@ -6,7 +6,7 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output.tables import table
+from puller.cli.output.results.tables import table
 from puller.cli.output.times import local, rfc3339
 
 if TYPE_CHECKING:

@@ -39,13 +39,13 @@ from puller.repository.writing.pending import Pending
 from puller.store.base import ObjectInfo
 from puller.store.parallel import together
 from puller.store.probe import UNCONDITIONAL
-from puller.upkeep.leftovers import sweep
-from puller.upkeep.reachability import Reachability
-from puller.upkeep.reclaim import Reclaim
-from puller.upkeep.retention import Decision, Policy, decide
-from puller.upkeep.staying import recorded_ends, stay_locked, stored_ends
-from puller.upkeep.survey import Survey
-from puller.upkeep.sweep import Sweep, Waiting
+from puller.upkeep.pruning.leftovers import sweep
+from puller.upkeep.pruning.reachability import Reachability
+from puller.upkeep.pruning.reclaim import Reclaim
+from puller.upkeep.pruning.survey import Survey
+from puller.upkeep.pruning.sweep import Sweep, Waiting
+from puller.upkeep.retention.policy import Decision, Policy, decide
+from puller.upkeep.retention.staying import recorded_ends, stay_locked, stored_ends
 
 NOT_LET_GO = "the store does not let it be deleted"
 """Reason for a point that stays although no rule keeps it."""

@@ -7,9 +7,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output import proofs as verdicts
-from puller.cli.output.console import printable
-from puller.cli.output.tables import facts, table
+from puller.cli.output.results import proofs as verdicts
+from puller.cli.output.results.tables import facts, table
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import age, duration, local, rfc3339, utc
 from puller.units import format_bytes
 

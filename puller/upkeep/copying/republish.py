@@ -16,7 +16,7 @@ from puller.repository.format.address import Address
 from puller.repository.points import Point, Ref
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository
-from puller.upkeep.counterparts import Pair, as_copy
+from puller.upkeep.copying.counterparts import Pair, as_copy
 
 
 def republished(

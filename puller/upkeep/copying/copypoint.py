@@ -39,7 +39,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing.run import DiskWriter, Run
 from puller.store.parallel import each
 from puller.units import CHUNK, Extent, Kind
-from puller.upkeep.counterparts import Pair, as_copy
+from puller.upkeep.copying.counterparts import Pair, as_copy
 
 _FETCHERS, _FAR_FETCHERS = 4, 12
 """Threads that fetch and store, near the source and far from it."""

@@ -15,7 +15,7 @@ from puller.repository.format.pages import ZERO, Refs, Root
 from puller.repository.reading.damage import Damage, merge_damage, read_pages
 from puller.repository.reading.mapreader import MapReader
 from puller.units import CHUNK, PAGE_CHUNKS
-from puller.upkeep.packcheck import Faults
+from puller.upkeep.checking.packcheck import Faults
 
 
 class Attribution:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from puller.cli.output.console import NOTICE, printable, say
-from puller.cli.output.measures import Measure, notice_line, planned_line
-from puller.cli.output.progressjson import Documents
+from puller.cli.output.reporting.measures import Measure, notice_line, planned_line
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import NOTICE, printable, say
+from puller.cli.output.streams.progressjson import Documents
 from puller.cli.output.times import duration
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, Observer, Step, ignore
 
@@ -37,7 +37,7 @@ def telling(settings: Settings, measure: Measure) -> Iterator[Observer]:
     elif settings.progress == "json":
         yield Documents()
     elif settings.progress != "lines" and _is_live():
-        from puller.cli.output.live import LiveProgress
+        from puller.cli.output.reporting.live import LiveProgress
 
         with LiveProgress(measure, verbose) as live:
             yield live

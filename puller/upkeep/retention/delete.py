@@ -9,7 +9,7 @@ from puller.errors import PointKept
 from puller.repository.points import object_name
 from puller.repository.records.kept import Keep, Name
 from puller.repository.repository import Repository
-from puller.upkeep.staying import when
+from puller.upkeep.retention.staying import when
 
 
 def delete(repository: Repository, selectors: Sequence[str], hosts: Collection[str] = ()) -> tuple[str, ...]:

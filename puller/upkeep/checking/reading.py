@@ -22,9 +22,9 @@ from puller.repository.collecting.inventory import PackObject
 from puller.repository.collecting.reach import Reach
 from puller.repository.records.damaged import DamageRecord, since
 from puller.repository.repository import Repository
-from puller.upkeep.packcheck import PackCheck
-from puller.upkeep.schedule import Allowance, Candidate, Reading, batch, due, shuffled
-from puller.upkeep.verification import Verification
+from puller.upkeep.checking.packcheck import PackCheck
+from puller.upkeep.checking.schedule import Allowance, Candidate, Reading, batch, due, shuffled
+from puller.upkeep.checking.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)

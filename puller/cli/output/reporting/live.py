@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from puller.cli.output.console import printable, silence
-from puller.cli.output.measures import Measure, notice_line, planned_line
+from puller.cli.output.reporting.measures import Measure, notice_line, planned_line
+from puller.cli.output.streams.console import printable, silence
 from puller.events import DiskPlanned, DiskProgress, Event, Notice, Step
 
 _REFRESHES = 8

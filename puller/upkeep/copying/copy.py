@@ -30,9 +30,9 @@ from puller.repository.points import Point, in_order
 from puller.repository.repository import Repository
 from puller.repository.selection import Scope, select
 from puller.repository.writing.run import Tuning
-from puller.upkeep.copypoint import PointCopy
-from puller.upkeep.counterparts import Counterparts, Pair, never_held, origin
-from puller.upkeep.republish import republished
+from puller.upkeep.copying.copypoint import PointCopy
+from puller.upkeep.copying.counterparts import Counterparts, Pair, never_held, origin
+from puller.upkeep.copying.republish import republished
 
 
 @dataclass(frozen=True, slots=True)

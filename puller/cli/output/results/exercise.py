@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output.tables import table
+from puller.cli.output.results.tables import table
 from puller.units import MIB, format_bytes
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output.records import moment
-from puller.cli.output.tables import table
+from puller.cli.output.results.records import moment
+from puller.cli.output.results.tables import table
 from puller.cli.output.times import age, rfc3339
 
 if TYPE_CHECKING:

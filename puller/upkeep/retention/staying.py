@@ -17,7 +17,7 @@ from puller.repository.points import Point, object_name
 from puller.repository.repository import Repository
 from puller.store.objectlock import ObjectLock
 from puller.store.parallel import each
-from puller.upkeep.retention import Decision
+from puller.upkeep.retention.policy import Decision
 
 Ends = Mapping[str, datetime]
 """When the locks of points end, by the id of the point."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output import console, failures
-from puller.cli.output.records import record, summary
+from puller.cli.output import failures
+from puller.cli.output.results.records import record, summary
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams import console
 from puller.errors import Interrupted, PartialFailure, PullerError
 
 if TYPE_CHECKING:

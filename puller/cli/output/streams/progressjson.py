@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from puller.cli.output.console import Line, say, silence
+from puller.cli.output.streams.console import Line, say, silence
 from puller.cli.output.times import rfc3339
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Event, Notice, Step
 

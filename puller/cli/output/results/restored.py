@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from puller.cli.output.console import is_heard_by_programs
 from puller.cli.output.settings import Settings
+from puller.cli.output.streams.console import is_heard_by_programs
 from puller.cli.output.times import duration
 from puller.errors import DamagedData
 from puller.events import DiskDone, Event, Observer

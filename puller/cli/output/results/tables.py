@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from puller.cli.output.console import printable
+from puller.cli.output.streams.console import printable
 
 _GAP = "  "
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from puller.cli.output.console import printable
+from puller.cli.output.streams.console import printable
 from puller.events import DiskPlanned, Notice
 from puller.units import format_bytes
 

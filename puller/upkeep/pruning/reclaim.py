@@ -16,7 +16,7 @@ from puller.repository.reading.packs import StoredPack
 from puller.repository.records.condemned import ALL, Condemnations, slots_in
 from puller.repository.repository import Repository
 from puller.store.base import Store
-from puller.upkeep.survey import Survey
+from puller.upkeep.pruning.survey import Survey
 
 _DELETED_AT_ONCE = 1000
 

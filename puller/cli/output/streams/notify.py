@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Self
 
-from puller.cli.output.console import printable
+from puller.cli.output.streams.console import printable
 from puller.events import DiskPlanned, DiskProgress, Event, Step
 from puller.units import format_bytes
 

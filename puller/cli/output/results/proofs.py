@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from puller.cli.output import failures
-from puller.cli.output.console import printable
+from puller.cli.output.streams.console import printable
 from puller.cli.output.times import duration, local, rfc3339
 from puller.errors import DrillFailed, PartialFailure, PullerError
 

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from puller.cli.output.console import Line, plain
+from puller.cli.output.streams.console import Line, plain
 
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "puller"

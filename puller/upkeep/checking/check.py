@@ -28,11 +28,11 @@ from puller.repository.records.damaged import DamageRecord, union
 from puller.repository.repository import Repository
 from puller.repository.shard import WHOLE, Shard
 from puller.store.parallel import together
-from puller.upkeep.attribution import Attribution
-from puller.upkeep.coverage import Promises, Uncovered, by_end, uncovered
-from puller.upkeep.packcheck import Faults
-from puller.upkeep.reading import OwnReader, PackReader, ReadingResult, examine
-from puller.upkeep.schedule import Allowance, Reading
+from puller.upkeep.checking.attribution import Attribution
+from puller.upkeep.checking.coverage import Promises, Uncovered, by_end, uncovered
+from puller.upkeep.checking.packcheck import Faults
+from puller.upkeep.checking.reading import OwnReader, PackReader, ReadingResult, examine
+from puller.upkeep.checking.schedule import Allowance, Reading
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Results of commands: the documents for programs, and the text for people."""

@@ -1,0 +1,1 @@
+"""Where lines go: stdout and stderr, JSON for programs, systemd's journal, the service manager."""

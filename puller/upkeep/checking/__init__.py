@@ -1,0 +1,1 @@
+"""Examination of a repository: whether every point can be restored, and what is damaged."""

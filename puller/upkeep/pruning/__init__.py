@@ -1,0 +1,1 @@
+"""Removal of the data that no restore point reaches, while backups run."""

@@ -1,0 +1,1 @@
+"""Which restore points stay: the rules of a policy, keeps and locks; and the deletion of named ones."""
