@@ -39,7 +39,7 @@ from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.repository import Repository
 from puller.repository.writing.packing import MAP_PACK, TAIL_ROOM, OpenPack, PackWriter, map_sealing
 from puller.store.base import Body, ObjectInfo
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.objectlock import Unlockable
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 from puller.upkeep.pruning.prune import prune

@@ -9,7 +9,7 @@ from typing import Self
 
 from puller.cancelling import CancelScope
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 
 class CountingStore(WrappedStore):

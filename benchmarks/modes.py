@@ -32,7 +32,7 @@ import puller
 from puller.events import Event, Step
 from puller.repository import repository as repositories
 from puller.store.base import Body
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB, format_bytes
 from tests.lab.machine import DiskSpec, EmbeddedLibvirt, Machine
 

@@ -30,7 +30,7 @@ from puller.nbd.export import Export
 from puller.nbd.reader import read
 from puller.pipeline.buffers import Batch, BufferPool
 from puller.pipeline.readgate import OpenGate
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB
 
 PACK = 32 * MIB

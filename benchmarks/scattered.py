@@ -35,7 +35,7 @@ from puller.repository.repository import Repository
 from puller.repository.writing.chunkindex import ChunkIndex
 from puller.repository.writing.claims import Claims
 from puller.repository.writing.diskmap import DiskMap
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, KIB, MIB, PAGE_CHUNKS
 
 KEY = KeyFile(bytes(range(32)))

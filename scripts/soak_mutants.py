@@ -72,7 +72,7 @@ OWN = {
     ),
     "puller/upkeep/pruning/survey.py": ("tests/upkeep/test_prune.py", "tests/upkeep/test_check.py"),
     "puller/upkeep/retention/policy.py": ("tests/upkeep/test_retention.py", "tests/backups/test_clock.py"),
-    "puller/store/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_silence.py"),
+    "puller/store/wrapping/retrying.py": ("tests/store/test_retrying.py", "tests/store/test_silence.py"),
 }
 """The modules, and the tests that are run first against a mutant of each: its own, which catch most."""
 

@@ -45,7 +45,7 @@ from puller.recovery.proving import waiting
 from puller.recovery.proving.consoles import Consoles
 from puller.recovery.targets import asking
 from puller.store.parallel import each
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 from tests.lab.memory import MemoryStore
 from tests.nbd.rogue import RogueServer
 

@@ -13,7 +13,7 @@ from puller.repository.repository import Repository
 from puller.store.location import open_store
 from puller.store.objectlock import LockMode as _Mode
 from puller.store.options import DEFAULTS, StoreOptions
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 
 if TYPE_CHECKING:
     from puller.upkeep.versions import VersionsReport

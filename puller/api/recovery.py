@@ -161,7 +161,7 @@ def recreate(  # noqa: PLR0913 - one keyword for each choice that a user has
         >>> made.name
         'web1-test'
     """
-    from puller.hypervisor.domain.restoredxml import Networks
+    from puller.hypervisor.domain.definition.restoredxml import Networks
     from puller.recovery import recreation
 
     if output is None and pool is None and not places:

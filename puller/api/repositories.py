@@ -23,11 +23,11 @@ from puller.repository.format.sealing import Cipher
 from puller.repository.index.budget import BUDGET, LEAST_BUDGET
 from puller.repository.keys.key_slots import Secret
 from puller.repository.repository import Family, Repository
-from puller.store.filesystem import require_file_system
-from puller.store.folder import FolderStore
+from puller.store.directory.filesystem import require_file_system
+from puller.store.directory.folder import FolderStore
 from puller.store.location import address, open_store
 from puller.store.options import DEFAULTS, StoreOptions
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 from puller.units import MIB
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ from puller.errors import (
 from puller.events import Committed, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesced
 from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport

@@ -21,9 +21,9 @@ from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.checkpoint import Checkpoint, owner_prefix
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import describe, stored_bitmaps, untracked, with_image_facts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe, stored_bitmaps, untracked, with_image_facts
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.strays import find_stored, remove_stray
 from puller.hypervisor.locking import runlock

@@ -28,7 +28,7 @@ from puller.errors import CheckpointUnusable, NoSuchPoint, PullerError, UsageErr
 from puller.events import Notice, Observer
 from puller.host.command import run_command, variable
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.guest.quiesce import Quiesced
 from puller.hypervisor.guest.quiescing import QUIESCED_IF_POSSIBLE, Quiescing
 from puller.hypervisor.job.frozen import DiskExport

@@ -29,8 +29,8 @@ from datetime import UTC, datetime
 from puller.backups.machines.machine import AttachmentRequest, Machine
 from puller.backups.notes import Notes
 from puller.errors import HypervisorError
-from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.image import describe
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import describe
 
 
 def gather(

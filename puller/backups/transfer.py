@@ -15,7 +15,7 @@ from puller.backups.sources.unlock import encryption_of
 from puller.configuration.quantities import Pace
 from puller.errors import DamagedData
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.job.frozen import DiskExport
 from puller.nbd.export import Export
 from puller.nbd.reader import read

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from puller.backups.machines.machine import Machine
 from puller.errors import RollbackUnfinished
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.storage.rollback_mark import UNREADABLE, find_mark
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from puller.configuration.file import decode
 from puller.errors import UsageError
-from puller.store.files import write_file
+from puller.store.directory.files import write_file
 
 CREDENTIALS = Path("/etc/credstore")
 """Directory in which systemd looks for the credentials of services."""

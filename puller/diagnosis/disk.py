@@ -16,8 +16,8 @@ from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.host.access import LOCAL
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.image import (
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import (
     image_facts,
     layout,
     stored_bitmaps,

@@ -10,7 +10,7 @@ from puller.backups.bases.history import History
 from puller.diagnosis.finding import Answer, Finding, ask, fail, ok, warn
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.guest.agentstate import AgentState, agent_state
 from puller.hypervisor.job import openjob

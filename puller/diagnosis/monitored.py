@@ -14,8 +14,8 @@ from puller.diagnosis.finding import Answer, Finding, ask, attempt, fail, ok, wa
 from puller.diagnosis.host import libnbd
 from puller.diagnosis.repository import LastPoint
 from puller.hypervisor.domain.checkpoint import owner_prefix
-from puller.hypervisor.domain.disk import Disk
-from puller.hypervisor.domain.image import untracked
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import untracked
 from puller.hypervisor.locking.lock import holder
 from puller.hypervisor.space import scratch
 from puller.qmp import remains

@@ -14,7 +14,7 @@ from puller.host.access import HostAccess
 from puller.host.runtime import SOCKET_PATH
 from puller.hypervisor.confinement import Confinement, barred, confinement, may_write
 from puller.hypervisor.domain.checkpoint import checkpoint_name
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.job import openjob
 from puller.hypervisor.job.job import socket_path
 from puller.hypervisor.space import scratch, staging

@@ -15,9 +15,9 @@ from puller.repository.format.descriptor import NAME
 from puller.repository.records.lockpolicy import PREFIX as LOCKING
 from puller.repository.writing.pending import PREFIX as PENDING
 from puller.store.base import Store
-from puller.store.retrying import RetryingStore
 from puller.store.silence import request
 from puller.store.trial import OPERATIONS, Trial, latency, try_store
+from puller.store.wrapping.retrying import RetryingStore
 
 if TYPE_CHECKING:
     from puller.store.s3.bucket import Bucket, LifecycleRule

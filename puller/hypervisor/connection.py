@@ -18,9 +18,9 @@ from puller.errors import HypervisorError, NoSuchDomain, UsageError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.closed import ClosedHost
 from puller.hypervisor.calls import Guarded, Link
-from puller.hypervisor.domain import sources, volume
+from puller.hypervisor.domain.disks import sources, volume
+from puller.hypervisor.domain.disks.pool import Pool
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.pool import Pool
 from puller.hypervisor.faults import code_of, translate
 from puller.hypervisor.reach import access_to, refuse_other_host
 from puller.hypervisor.uri import host_of, is_embedded, is_local, is_monitor, may_be_tunnel, state_directory

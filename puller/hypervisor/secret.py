@@ -16,9 +16,9 @@ import libvirt
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.connection import open_embedded
 from puller.hypervisor.domain.checkpoint import owner_prefix
+from puller.hypervisor.domain.disks.encryption import Encryption
+from puller.hypervisor.domain.disks.storage_node import AuthSecret
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.encryption import Encryption
-from puller.hypervisor.domain.storage_node import AuthSecret
 from puller.hypervisor.faults import text_of, translate
 from puller.hypervisor.uri import is_embedded
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from puller.errors import HypervisorError, UnsupportedDisk
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.storage.storage import DistantStorage, Storage, storage_on
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from puller.errors import UnsupportedDisk
-from puller.hypervisor.domain.disk import Disk, image_name
+from puller.hypervisor.domain.disks.disk import Disk, image_name
 
 _PASSED_THROUGH = frozenset({"scsi-generic", "scsi-block"})
 """Devices whose guest can write with SCSI commands of its own."""

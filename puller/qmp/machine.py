@@ -12,7 +12,7 @@ from puller.cancelling import CancelScope, Scoped
 from puller.errors import HypervisorError, MonitorRefused, NoSuchDomain, UnsupportedDisk
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN
-from puller.hypervisor.domain.disk import Disk, select
+from puller.hypervisor.domain.disks.disk import Disk, select
 from puller.hypervisor.domain.facts import disk_facts
 from puller.qmp.address import parse
 from puller.qmp.drives import Drive, parse_drives

@@ -10,7 +10,7 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.errors import OutputRefused
 from puller.hypervisor.domain.checkpoint import OWN
-from puller.hypervisor.domain.image import image_facts, stored_bitmaps
+from puller.hypervisor.domain.disks.image import image_facts, stored_bitmaps
 from puller.nbd.image import Keys, remove_bitmap
 
 _BROKEN = "in-use"

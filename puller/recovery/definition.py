@@ -13,7 +13,7 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.events import Notice, Observer
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
+from puller.hypervisor.domain.definition.restoredxml import Copy, DiskSource, RestoredDomain, adapt, free_name
 from puller.recovery.attachments import write_file
 from puller.recovery.targets.asking import ask_manager
 from puller.repository.points import Point

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 from puller.errors import DomainExists, NoSuchDisk, OutputRefused, UsageError
 from puller.events import Notice, Observer
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.pool import Pool
-from puller.hypervisor.domain.restoredxml import (
+from puller.hypervisor.domain.definition.restoredxml import (
     Copy,
     DiskSource,
     Networks,
@@ -29,6 +28,7 @@ from puller.hypervisor.domain.restoredxml import (
     adapt,
     networks_of,
 )
+from puller.hypervisor.domain.disks.pool import Pool
 from puller.hypervisor.uri import configuration_directory, state_directory
 from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment, write_file

@@ -14,7 +14,7 @@ from pathlib import Path
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData
 from puller.events import DiskDone, Notice, Observer, ignore
-from puller.hypervisor.domain.restoredxml import DiskSource
+from puller.hypervisor.domain.definition.restoredxml import DiskSource
 from puller.hypervisor.storage.rollback_mark import clear_mark
 from puller.pipeline.flow import Flow
 from puller.recovery import definition

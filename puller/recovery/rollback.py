@@ -28,7 +28,7 @@ from puller.backups.sources.offline import StoredBitmaps
 from puller.errors import DamagedData, KeyNotHeld
 from puller.events import Observer
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.image import stored_bitmaps
+from puller.hypervisor.domain.disks.image import stored_bitmaps
 from puller.recovery.disk_rollback import DiskRollback, DiskWork, RolledBackDisk
 from puller.recovery.diskcopy import damaged
 from puller.recovery.stopped_disks import StoppedDisks, held

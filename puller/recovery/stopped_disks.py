@@ -13,10 +13,10 @@ from puller.backups.sources.unlock import keys_of, require_keys_for
 from puller.errors import DomainRunning, Locked, NoSuchDisk, OutputRefused, UnsupportedDisk
 from puller.events import Notice, Observer
 from puller.host.access import LOCAL
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import describe, with_chain, with_layout
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_file_facts
-from puller.hypervisor.domain.image import describe, with_chain, with_layout
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.nbd.image import Keys

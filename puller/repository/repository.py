@@ -40,7 +40,7 @@ from puller.store.base import ObjectInfo, Store
 from puller.store.options import DEFAULTS
 from puller.store.parallel import together
 from puller.store.probe import honours_put_if_absent
-from puller.store.unconditional import UnconditionalStore
+from puller.store.wrapping.unconditional import UnconditionalStore
 
 if TYPE_CHECKING:
     from puller.pipeline.flow import Flow

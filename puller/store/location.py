@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from puller.errors import UsageError
 from puller.store.base import Store, is_key
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.options import DEFAULTS, StoreOptions
 
 # Names that the S3 client accepts; servers other than AWS allow more than AWS's own rules.
@@ -68,7 +68,7 @@ def open_store(url: str, options: StoreOptions = DEFAULTS) -> Store:
     if isinstance(location, FolderLocation):
         return FolderStore(location.path)
     # botocore is slow to load and large, and users of directories do not need it.
-    from puller.store.s3.client import connect
+    from puller.store.s3.client.client import connect
 
     return connect(location.bucket, location.prefix, options=options)
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from puller.errors import ObjectExists, StoreDenied, UnsupportedByStore
 from puller.store.base import Store
+from puller.store.directory.mounts import sync_folder
 from puller.store.location import FolderLocation, parse
-from puller.store.mounts import sync_folder
 
 UNCONDITIONAL = (
     "this store does not honour conditional writes, so it may replace an object that should be new: "

@@ -13,7 +13,7 @@ from puller.backups.bases.facts import REPLACED, WRITTEN, data_file_fault, may_d
 from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.hypervisor.domain.checkpoint import checkpoint_name, owner_of
-from puller.hypervisor.domain.disk import DataFileFacts, Disk, ImageFacts, parse_disks
+from puller.hypervisor.domain.disks.disk import DataFileFacts, Disk, ImageFacts, parse_disks
 from puller.repository.points import DiskRecord, Point, Ref
 from puller.units import MIB
 

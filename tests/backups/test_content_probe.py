@@ -14,7 +14,7 @@ from puller.backups.sources import content_probe
 from puller.backups.sources.content_probe import ContentProbe
 from puller.cancelling import CancelScope
 from puller.errors import Interrupted, NbdError
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
 

@@ -1,4 +1,4 @@
-"""``doctor``: what it prints and how it exits. What it finds is tested in tests/agent/test_doctor*.py."""
+"""``doctor``: what it prints and how it exits. What it finds is tested in tests/diagnosis."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from msgspec import structs
 
 import puller
 from puller.cli.output.times import rfc3339
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.archive import DOMAIN_XML, make_point

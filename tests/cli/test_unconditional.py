@@ -10,7 +10,7 @@ import pytest
 
 from puller.errors import UnsupportedByStore
 from puller.store.base import Body
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import MIB
 from tests.cli.conftest import CommandLine
 from tests.lab.fixtures import MachineFactory

@@ -9,7 +9,7 @@ from itertools import islice
 
 from puller.errors import ObjectExists, ObjectNotFound, StoreDenied, UnsupportedByStore
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 LARGE = 64 << 10
 

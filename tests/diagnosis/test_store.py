@@ -22,8 +22,8 @@ from puller.diagnosis.store import examine
 from puller.errors import StoreDenied, WrongKey
 from puller.repository.format.descriptor import NAME
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.folder import FolderStore
-from puller.store.s3.client import make_client
+from puller.store.directory.folder import FolderStore
+from puller.store.s3.client.client import make_client
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
 
@@ -201,7 +201,7 @@ def test_a_store_that_falls_silent_is_asked_nothing_more(
             threading.Event().wait()
 
     monkeypatch.setattr("puller.cancelling.PROMPT", RetryPolicy(0.1))
-    monkeypatch.setattr("puller.store.retrying.WAKING", 0.1)
+    monkeypatch.setattr("puller.store.wrapping.retrying.WAKING", 0.1)
     store = Silent(folder)
     assert found(store) == {"put": "fail"}
     assert len(store.asked) == 1

@@ -15,7 +15,7 @@ from puller.errors import HypervisorError, NoSuchDomain
 from puller.host.access import LOCAL
 from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.image import untracked, with_image_facts
+from puller.hypervisor.domain.disks.image import untracked, with_image_facts
 from puller.units import MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec
@@ -92,7 +92,7 @@ def test_libvirt_prints_nothing_by_itself() -> None:
 from puller.errors import NoSuchDomain
 from puller.hypervisor import connection
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.image import untracked
+from puller.hypervisor.domain.disks.image import untracked
 with Host.connect("test:///default") as host:
     assert host.domain("test").is_running()
     try:

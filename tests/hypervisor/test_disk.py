@@ -15,12 +15,12 @@ from puller.backups.omissions import omissions
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError, NoSuchDisk, UnsupportedDisk
 from puller.host.access import LOCAL
-from puller.hypervisor.domain.disk import Disk, ImageFacts, parse_disks, select
+from puller.hypervisor.domain.disks.disk import Disk, ImageFacts, parse_disks, select
+from puller.hypervisor.domain.disks.encryption import Encryption
+from puller.hypervisor.domain.disks.image import describe, untracked
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.encryption import Encryption
 from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.hostfiles import attached_files, named_files
-from puller.hypervisor.domain.image import describe, untracked
 
 XML = """
 <domain type='kvm'><name>x</name><devices>
@@ -287,7 +287,7 @@ def test_an_image_whose_storage_does_not_answer(tmp_path: Path, monkeypatch: pyt
     tool.write_text("#!/bin/sh\nexec sleep 60\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.1)
+    monkeypatch.setattr("puller.hypervisor.domain.disks.image._INFO_SECONDS", 0.1)
     with pytest.raises(HypervisorError, match=r"qemu-img cannot read /hangs: no answer within 0 s"):
         describe(Path("/hangs"), "qcow2")
 

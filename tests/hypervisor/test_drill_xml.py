@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from puller.hypervisor.domain.drill_xml import (
+from puller.hypervisor.domain.definition.drill_xml import (
     DrillMachine,
     Offers,
     emulated,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import HypervisorError
-from puller.hypervisor.domain.pool import Pool
+from puller.hypervisor.domain.disks.pool import Pool
 
 
 class _Libvirt:

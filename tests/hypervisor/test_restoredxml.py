@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from puller.errors import UsageError
-from puller.hypervisor.domain.disk import parse_disks
-from puller.hypervisor.domain.memory import with_memory
-from puller.hypervisor.domain.reconnect import waits_by_itself
-from puller.hypervisor.domain.restoredxml import (
+from puller.hypervisor.domain.definition.memory import with_memory
+from puller.hypervisor.domain.definition.reconnect import waits_by_itself
+from puller.hypervisor.domain.definition.restoredxml import (
     Copy,
     DiskSource,
     NbdExport,
@@ -20,6 +19,7 @@ from puller.hypervisor.domain.restoredxml import (
     free_name,
     networks_of,
 )
+from puller.hypervisor.domain.disks.disk import parse_disks
 
 XML = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>web1</name><uuid>5d1a3bc7-64f0-4a15-9c29-20c5c1a3e2ab</uuid>

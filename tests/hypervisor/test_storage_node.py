@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from puller.hypervisor.domain.storage_node import AuthSecret, StorageNode, parse_node
+from puller.hypervisor.domain.disks.storage_node import AuthSecret, StorageNode, parse_node
 
 
 def parsed(xml: str, kind: str = "network") -> StorageNode | None:

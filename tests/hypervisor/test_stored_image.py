@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from puller.errors import HypervisorError
-from puller.hypervisor.domain.disk import Disk, parse_disks
-from puller.hypervisor.domain.image import image_facts, layout, stored_bitmaps, untracked, with_image_facts
+from puller.hypervisor.domain.disks.disk import Disk, parse_disks
+from puller.hypervisor.domain.disks.image import (
+    image_facts,
+    layout,
+    stored_bitmaps,
+    untracked,
+    with_image_facts,
+)
 from puller.units import MIB
 
 _CORRUPT_BYTE = 79
@@ -96,7 +102,9 @@ def test_an_image_that_cannot_be_read_is_taken_for_one_that_can_have_a_bitmap(
 ) -> None:
     """libvirt may read what this process cannot; else it is the backup that fails, with the reason."""
     monkeypatch.setenv("PATH", os.environ["PATH"])  # and put it back
-    monkeypatch.setattr("puller.hypervisor.domain.image._INFO_SECONDS", 0.2 if fault is hanging else 60.0)
+    monkeypatch.setattr(
+        "puller.hypervisor.domain.disks.image._INFO_SECONDS", 0.2 if fault is hanging else 60.0
+    )
     found = disk(image(tmp_path))
     fault(tmp_path / "image")
     assert with_image_facts(found) == found

@@ -27,7 +27,7 @@ import puller
 from puller.backups import aftermath
 from puller.errors import PullerError
 from puller.hypervisor.connection import prepare_library
-from puller.hypervisor.domain.encryption import encryption_element
+from puller.hypervisor.domain.disks.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored

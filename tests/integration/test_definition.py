@@ -12,7 +12,7 @@ import pytest
 import puller
 from puller.errors import OutputRefused
 from puller.events import Event, Notice
-from puller.hypervisor.domain.disk import parse_disks
+from puller.hypervisor.domain.disks.disk import parse_disks
 from puller.units import MIB
 from tests.integration.conftest import SIZE, Scene
 from tests.lab.machine import Machine

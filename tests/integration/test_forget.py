@@ -12,7 +12,7 @@ import puller
 from puller.backups.forget import Forgotten, RemovedBitmap
 from puller.errors import HypervisorError, JobRunning, Locked, NoSuchDomain
 from puller.hypervisor.domain.checkpoint import owner_prefix
-from puller.hypervisor.domain.image import describe, stored_bitmaps
+from puller.hypervisor.domain.disks.image import describe, stored_bitmaps
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.nbd.image import ImageServer
 from puller.units import KIB, MIB

@@ -14,7 +14,7 @@ import pytest
 import puller
 from puller.errors import OutputInUse
 from puller.events import DiskPlanned, Event, Notice
-from puller.hypervisor.domain import sources
+from puller.hypervisor.domain.disks import sources
 from puller.nbd.image import ImageServer
 from puller.units import MIB
 from tests.integration.conftest import loop_device

@@ -14,7 +14,7 @@ import pytest
 import puller
 from puller.errors import DomainExists, OutputInUse, UsageError
 from puller.events import DiskPlanned, Event
-from puller.hypervisor.domain.disk import parse_disks
+from puller.hypervisor.domain.disks.disk import parse_disks
 from puller.nbd.image import ImageServer
 from puller.units import MIB
 from tests.integration.conftest import Scene

@@ -10,7 +10,7 @@ import pytest
 import puller
 from puller.repository import repository as repositories
 from puller.repository.keys.key_slots import Password
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 from puller.units import CHUNK, MIB
 from tests.lab.fixtures import MachineFactory
 from tests.lab.machine import DiskSpec, Machine

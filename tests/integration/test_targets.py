@@ -17,7 +17,7 @@ import pytest
 import puller
 from puller.errors import DamagedData, OutputFailed, OutputRefused, UsageError
 from puller.events import Event, Notice
-from puller.hypervisor.domain.image import describe
+from puller.hypervisor.domain.disks.image import describe
 from puller.nbd.image import ImageServer
 from puller.recovery.restore import Request, restore
 from puller.repository.points import Attachment, DiskRecord, Point, Ref, new_id

@@ -13,7 +13,7 @@ import libvirt
 
 from puller.cancelling import CancelScope
 from puller.host.passphrases import handed_over
-from puller.hypervisor.domain.encryption import encryption_element
+from puller.hypervisor.domain.disks.encryption import encryption_element
 from puller.hypervisor.space.seal import create
 from tests.lab.machine import DiskSpec, Machine, MachineError, domain_xml, image_path
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 T = TypeVar("T")
 

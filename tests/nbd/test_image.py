@@ -13,7 +13,7 @@ import pytest
 
 from puller.cancelling import CancelScope
 from puller.errors import NbdError, PullerError
-from puller.hypervisor.domain.image import image_facts, stored_bitmaps
+from puller.hypervisor.domain.disks.image import image_facts, stored_bitmaps
 from puller.hypervisor.space.seal import create
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Key, copy_bytes, create_qcow2, detach_backing, remove_bitmap

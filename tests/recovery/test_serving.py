@@ -26,7 +26,7 @@ from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.format.pages import PackTable
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
 

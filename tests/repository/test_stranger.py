@@ -19,7 +19,7 @@ from puller.repository.keys.key_slots import Password
 from puller.repository.points import DiskRecord, Point, Ref, new_id
 from puller.repository.reading.packs import PackReader
 from puller.repository.repository import Repository
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, PAGE_CHUNKS, Extent, Kind
 from tests.lab.feed import store_disk
 from tests.lab.history import pack_id_of

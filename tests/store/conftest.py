@@ -11,13 +11,13 @@ import pytest
 from botocore.config import Config
 
 from puller.store.base import Store
-from puller.store.folder import FolderStore
-from puller.store.paced import PacedStore
+from puller.store.directory.folder import FolderStore
 from puller.store.probe import honours_put_if_absent
-from puller.store.retrying import RetryingStore
-from puller.store.s3.client import make_client
+from puller.store.s3.client.client import make_client
 from puller.store.s3.s3 import S3Store
-from puller.store.unconditional import UnconditionalStore
+from puller.store.wrapping.paced import PacedStore
+from puller.store.wrapping.retrying import RetryingStore
+from puller.store.wrapping.unconditional import UnconditionalStore
 from tests.lab.memory import MemoryStore
 from tests.lab.providers import BUCKETS, tested
 from tests.lab.s3server import S3Server

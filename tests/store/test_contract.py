@@ -13,7 +13,7 @@ import pytest
 from puller.errors import DamagedData, ObjectExists, ObjectNotFound, PullerError
 from puller.store.base import Body, Store
 from puller.store.probe import honours_put_if_absent
-from puller.store.unconditional import UnconditionalStore
+from puller.store.wrapping.unconditional import UnconditionalStore
 
 LARGE = 8 << 20
 

@@ -25,7 +25,7 @@ from puller.errors import (
     StoreUnavailable,
     UnsupportedByStore,
 )
-from puller.store.folder import FolderStore, translate
+from puller.store.directory.folder import FolderStore, translate
 from puller.store.probe import UNCONDITIONAL, UNSYNCED, honours_put_if_absent, shortcomings
 
 PUTS = ["put", "put_new"]
@@ -110,7 +110,7 @@ class TestDurability:
         """A first try may have failed after the name was there, and the second one counts as done."""
         store.put_new("a/b", b"content")
         synced: list[Path] = []
-        monkeypatch.setattr("puller.store.folder.sync_folder", synced.append)
+        monkeypatch.setattr("puller.store.directory.folder.sync_folder", synced.append)
         with pytest.raises(ObjectExists):
             store.put_new("a/b", b"content")
         assert synced == [tmp_path / "repository/a"]
@@ -127,7 +127,7 @@ class TestDurability:
             names.append(sorted(path.name for path in folder.iterdir()))
             return True
 
-        monkeypatch.setattr("puller.store.folder.sync_folder", spy)
+        monkeypatch.setattr("puller.store.directory.folder.sync_folder", spy)
         store.delete(["a/1", "b/3", "a/2", "c/absent"])
         assert names == [["1", "2"], [], ["3"], []]
 
@@ -224,7 +224,7 @@ class TestRefusals:
             fsync(descriptor)
 
         monkeypatch.setattr(os, "fsync", refuse)
-        monkeypatch.setattr("puller.store.mounts.is_remote", lambda path: True)
+        monkeypatch.setattr("puller.store.directory.mounts.is_remote", lambda path: True)
         store.put("packs/ab/pack", b"content")
         store.put_new("points/a", b"1")
         assert store.get("packs/ab/pack") == b"content"
@@ -251,13 +251,13 @@ class TestRefusals:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "link", link)
-        monkeypatch.setattr("puller.store.mounts.is_remote", lambda path: True)
+        monkeypatch.setattr("puller.store.directory.mounts.is_remote", lambda path: True)
         assert not honours_put_if_absent(store, "locks/probe-")
         assert shortcomings(store.url, False) == (UNCONDITIONAL,)
 
     def test_inodes_that_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As those of mounts that make them up: an object that is the same has the same etag."""
-        monkeypatch.setattr("puller.store.folder.is_remote", lambda path: True)
+        monkeypatch.setattr("puller.store.directory.folder.is_remote", lambda path: True)
         store = FolderStore(tmp_path)
         store.put("a", b"content")
         before = store.stat("a").etag

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from puller.errors import UsageError
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.location import FolderLocation, Location, S3Location, open_store, parse
 
 

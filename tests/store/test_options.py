@@ -14,7 +14,7 @@ import puller
 from puller.errors import StoreDenied, StoreError, UsageError
 from puller.store.location import open_store
 from puller.store.options import BULK, DEFAULTS, StoreOptions, from_environment
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from tests.lab.archive import make_point
 from tests.lab.ceph import KMS_KEY, Ceph
 from tests.lab.seaweed import Seaweed

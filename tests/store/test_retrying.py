@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from puller import cancelling
 from puller.cancelling import WORK, CancelScope, RetryPolicy, cleanup
 from puller.errors import ObjectExists, StoreDenied, StoreError, StoreFull, StoreUnavailable
-from puller.store.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore, pauses
+from puller.store.wrapping.retrying import FIRST_PAUSE, LONGEST_PAUSE, RetryingStore, pauses
 from tests.lab.memory import MemoryStore
 
 

@@ -29,7 +29,7 @@ from puller.errors import (
 from puller.store.base import Store
 from puller.store.location import open_store
 from puller.store.probe import honours_put_if_absent
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
 from tests.store.certificates import make_certificate

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from puller.errors import StoreError
-from puller.store.s3.client import connect, make_client
+from puller.store.s3.client.client import connect, make_client
 from tests.store.certificates import make_certificate
 from tests.store.scripted import Answer, s3_error, scripted_server
 

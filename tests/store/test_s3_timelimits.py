@@ -13,9 +13,9 @@ from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 from urllib3.exceptions import ProtocolError
 
-from puller.store.s3 import client as clients
+from puller.store.s3.client import client as clients
+from puller.store.s3.client.timelimits import FACTOR, Bounds, TimeLimits
 from puller.store.s3.s3 import S3Store
-from puller.store.s3.timelimits import FACTOR, Bounds, TimeLimits
 from tests.store.scripted import LARGE, Answer, Request, serving
 from tests.store.stub import Stub, as_others
 

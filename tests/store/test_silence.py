@@ -14,11 +14,11 @@ import pytest
 from puller import cancelling
 from puller.cancelling import WORK, CancelScope, RetryPolicy
 from puller.errors import StoreUnavailable
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.parallel import each
-from puller.store.retrying import RetryingStore
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from puller.store.s3.s3 import S3Store
+from puller.store.wrapping.retrying import RetryingStore
 from tests.lab.memory import MemoryStore
 
 ENOUGH = 30.0
@@ -162,7 +162,7 @@ def test_a_folder_on_a_disk_that_sleeps_is_waited_for(
     store.put("a", b"1")
     hurried = store.within(scope(0.1))
     assert hurried.get("a") == b"1"
-    monkeypatch.setattr("puller.store.retrying.WAKING", 0.2)
+    monkeypatch.setattr("puller.store.wrapping.retrying.WAKING", 0.2)
     with pytest.raises(StoreUnavailable, match="did not answer for"):
         hurried.get("a")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from puller.units import KIB
 from tests.lab.simulated import InSomeOrder
+from tests.upkeep.copies import Pair
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,3 +27,8 @@ def in_some_order() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("puller.store.parallel.all_together", InSomeOrder().do_all)
         yield
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)

@@ -25,7 +25,7 @@ from puller.repository.records.kept import Keep
 from puller.repository.records.proofs import Proof
 from puller.repository.repository import Repository
 from puller.repository.writing.pending import KEPT as PENDING_KEPT
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.upkeep.checking.check import check
 from puller.upkeep.checking.schedule import Reading
 from puller.upkeep.keys import add_key, list_keys, remove_key

@@ -14,7 +14,7 @@ from puller.events import ignore
 from puller.repository.points import Point
 from puller.repository.repository import Family, Repository, create, open_repository
 from puller.store.base import Body, Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 from puller.upkeep.checking.check import check
 from puller.upkeep.checking.schedule import Reading
 from puller.upkeep.copying.copy import copy

@@ -25,7 +25,7 @@ from puller.repository.keys.key_slots import BACKUP_ONLY, KeyFile, Password, Sec
 from puller.repository.points import Point
 from puller.repository.reading.packs import StoredPack, merge
 from puller.repository.repository import Repository, create, family_of, open_repository
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB
 from puller.upkeep.copying.copy import CopyReport, copy
 from puller.upkeep.keys import add_key
@@ -34,7 +34,7 @@ from puller.upkeep.retention.policy import Policy
 from tests.lab.archive import make_point
 from tests.lab.feed import SMALL, read_disk
 from tests.lab.history import MOMENT, Disk, back_up, content, is_whole
-from tests.upkeep.test_copy import Counted
+from tests.upkeep.copies import Counted
 
 HOUR = timedelta(hours=1)
 HERE, THERE, HOST = Password("here"), KeyFile(b"t" * 32), KeyFile(b"b" * 32)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from puller.repository.keys import key_slots
-from puller.store import folder, mounts
-from puller.store.folder import FolderStore
+from puller.store.directory import folder, mounts
+from puller.store.directory.folder import FolderStore
 from tests.lab.power_cut import Disk, Everything, Mixture, Names, Nothing, Tree
 from tests.upkeep.planted import commit_before_flush
 from tests.upkeep.power_history import LINKED, UNLINKED, Aftermath, cuts, found_fault, recorded

@@ -18,8 +18,8 @@ from puller.repository.keys.key_slots import Password
 from puller.repository.keys.keyring import NO_KEY_BOX, KeyRing
 from puller.repository.repository import Repository
 from puller.store.base import Store
-from puller.store.folder import FolderStore
-from puller.store.s3.client import connect
+from puller.store.directory.folder import FolderStore
+from puller.store.s3.client.client import connect
 from puller.upkeep.pruning import survey
 from puller.upkeep.pruning.prune import GRACE, preview, prune
 from puller.upkeep.retention.delete import delete

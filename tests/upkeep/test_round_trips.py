@@ -13,7 +13,7 @@ from puller.events import ignore
 from puller.repository import repository as repositories
 from puller.repository.keys.key_slots import Password
 from puller.repository.repository import Repository
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 from puller.units import CHUNK
 from puller.upkeep.checking.check import check
 from puller.upkeep.checking.schedule import Reading

@@ -30,9 +30,9 @@ from puller.backups.bases.history import History
 from puller.backups.bases.probe import FOREIGN
 from puller.errors import DamagedData
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import untracked
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import untracked
 from puller.repository.points import MOMENT, DiskRecord, Point, time_of
 from puller.repository.reading.image import DiskImage
 from puller.repository.repository import Repository

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import msgspec
 
-from puller.hypervisor.domain.disk import ImageFacts
+from puller.hypervisor.domain.disks.disk import ImageFacts
 from puller.repository.points import ImageRecord
 
 REPLACED = "its data file was replaced"

@@ -23,11 +23,11 @@ from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import attachable, firmware
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.checkpoint import Checkpoint
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import with_stored_chain
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.facts import with_facts
 from puller.hypervisor.domain.hostfiles import HostFile, attached_files, named_files
-from puller.hypervisor.domain.image import with_stored_chain
 from puller.hypervisor.guest.guestagent import DomainAgent
 from puller.hypervisor.job import openjob
 from puller.hypervisor.shared import refuse_shared

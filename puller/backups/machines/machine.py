@@ -14,7 +14,7 @@ from puller.events import Observer
 from puller.host.access import HostAccess
 from puller.hypervisor.domain.attachable import MEDIUM_LIMIT
 from puller.hypervisor.domain.checkpoint import Checkpoint
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.guest.agent import Agent
 from puller.hypervisor.job.tcp import OverTcp
 from puller.repository.repository import Repository

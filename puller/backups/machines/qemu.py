@@ -15,7 +15,7 @@ from puller.errors import UsageError
 from puller.events import Observer
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, Checkpoint, owner_prefix, point_of
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.locking import runlock
 from puller.hypervisor.space import scratch
 from puller.qmp import checkpoints, remains

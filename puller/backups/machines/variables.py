@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 from puller.backups.sources.unlock import opened_image
 from puller.errors import HypervisorError, NbdError, UnsupportedDisk
 from puller.hypervisor.domain import firmware
+from puller.hypervisor.domain.disks.storage_node import parse_node
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.storage_node import parse_node
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer
 from puller.units import chunk_count

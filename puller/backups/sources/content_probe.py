@@ -13,7 +13,7 @@ from puller.backups.bases.probe import FOREIGN, Probe
 from puller.cancelling import Scoped
 from puller.errors import CheckpointUnusable, DamagedData, NbdError
 from puller.host.access import LOCAL, HostAccess
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.nbd.export import Export
 from puller.nbd.image import ImageServer, Keys
 from puller.repository.points import DiskRecord

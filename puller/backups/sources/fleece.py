@@ -9,7 +9,7 @@ from puller.backups.bases.bases import Base, CheckpointMark, checkpoints_of, cho
 from puller.backups.bases.history import History
 from puller.backups.sources.source import PulledSource
 from puller.hypervisor.domain.checkpoint import checkpoint_name
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.job.job import require_short
 from puller.hypervisor.space.scratch import check_free, required_bytes
 from puller.qmp.fleecing import FleecedDisks, socket_path

@@ -36,9 +36,9 @@ from puller.errors import (
     UnsupportedDisk,
 )
 from puller.host.access import FileStatus
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import files_of, image_facts, stored_bitmaps
 from puller.hypervisor.job.events import Starts
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.nbd.image import ImageServer, Keys

@@ -18,9 +18,9 @@ from puller.cancelling import CancelScope
 from puller.errors import DamagedData, HypervisorError, NbdError, UnsupportedDisk
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Kept, Notice, Observer, Step
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import describe
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe
 from puller.hypervisor.job.frozen import DiskExport, FrozenDisks
 from puller.hypervisor.job.pushjob import PushJob
 from puller.hypervisor.space import staging

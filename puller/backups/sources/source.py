@@ -21,9 +21,9 @@ from puller.backups.bases.bases import (
 from puller.backups.bases.history import History
 from puller.backups.sources.ways import Way, unix_socket
 from puller.hypervisor.domain import checkpoint as checkpoints
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import untracked
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import untracked
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.space.scratch import check_free, required_bytes

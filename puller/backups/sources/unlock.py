@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from puller.errors import UnsupportedDisk
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
+from puller.hypervisor.domain.disks.image import describe
+from puller.hypervisor.domain.disks.storage_node import StorageNode
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import describe
-from puller.hypervisor.domain.storage_node import StorageNode
 from puller.hypervisor.secret import auth_value, passphrase
 from puller.nbd.image import Key, Keys, Remote
 

@@ -13,9 +13,9 @@ from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import StoreError, StoreUnavailable
 from puller.repository.collecting.lease import PREFIX
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.folder import FolderStore
-from puller.store.retrying import RetryingStore
-from puller.store.wrapped import WrappedStore
+from puller.store.directory.folder import FolderStore
+from puller.store.wrapping.retrying import RetryingStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 FOLDER = f"{PREFIX}exercise-"
 """Prefix of the folder: whoever may prune may delete there, and no lease looks there."""

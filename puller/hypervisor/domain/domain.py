@@ -12,8 +12,8 @@ import libvirt
 from puller.cancelling import CancelScope
 from puller.errors import DomainNotRunning, HypervisorError
 from puller.host.access import LOCAL, HostAccess
-from puller.hypervisor.domain.disk import Disk, parse_disks, select
-from puller.hypervisor.domain.volume import located
+from puller.hypervisor.domain.disks.disk import Disk, parse_disks, select
+from puller.hypervisor.domain.disks.volume import located
 from puller.hypervisor.faults import translate
 
 
@@ -109,7 +109,7 @@ class Domain:
     def select_disks(
         self, include: Sequence[str], exclude: Sequence[str], exclude_if_present: Sequence[str] = ()
     ) -> tuple[Disk, ...]:
-        """Return the disks that a backup takes: see :func:`~puller.hypervisor.domain.disk.select`."""
+        """Return the disks that a backup takes: see :func:`~puller.hypervisor.domain.disks.disk.select`."""
         return select(self.name, self.disks(), include, exclude, exclude_if_present)
 
     def disk_size(self, target: str) -> int:

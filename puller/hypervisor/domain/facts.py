@@ -11,9 +11,9 @@ from typing import Protocol
 from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host.access import HostAccess
-from puller.hypervisor.domain.disk import DataFileFacts, Disk, ImageFacts
+from puller.hypervisor.domain.disks.disk import DataFileFacts, Disk, ImageFacts
+from puller.hypervisor.domain.disks.image import with_image_facts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import with_image_facts
 
 _SECONDS = 10.0
 """Seconds for ``stat`` on storage that hangs; the backup itself will notice that."""

@@ -1,4 +1,4 @@
-"""A forwarded port of QEMU's user-mode network (``puller.hypervisor.domain.drill_xml``).
+"""A forwarded port of QEMU's user-mode network (``puller.hypervisor.domain.definition.drill_xml``).
 
 QEMU accepts connections at such a port whether anybody in the guest listens or not. Only its own list says
 whether the guest has answered::

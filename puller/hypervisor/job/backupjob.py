@@ -16,8 +16,8 @@ import libvirt
 
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain import checkpoint as checkpoints
+from puller.hypervisor.domain.disks.encryption import encryption_element
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.encryption import encryption_element
 from puller.hypervisor.faults import translate
 from puller.hypervisor.job.frozen import FrozenDisks
 from puller.hypervisor.job.openjob import OpenJob, end, open_job

@@ -16,8 +16,8 @@ import libvirt
 
 from puller.errors import HypervisorError
 from puller.hypervisor.domain.checkpoint import list_checkpoints, owner_prefix
+from puller.hypervisor.domain.disks.image import image_facts, stored_bitmaps
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import image_facts, stored_bitmaps
 from puller.hypervisor.faults import translate
 
 

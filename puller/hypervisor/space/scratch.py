@@ -18,7 +18,7 @@ from pathlib import Path
 from puller.errors import ScratchFull, UsageError
 from puller.host.access import LOCAL, HostAccess
 from puller.hypervisor.domain.checkpoint import OWN, owner_prefix
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.units import MIB, format_bytes
 
 SUFFIX = ".scratch"

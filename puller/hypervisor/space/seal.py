@@ -18,7 +18,7 @@ from puller.errors import HypervisorError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.passphrases import secret_id
 from puller.host.qemu import Failure, qemu_img
-from puller.hypervisor.domain.disk import Disk
+from puller.hypervisor.domain.disks.disk import Disk
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.secret import Throwaway, passphrase, uuid_of
 from puller.hypervisor.space.scratch import discard

@@ -24,7 +24,7 @@ import msgspec
 
 from puller.errors import HypervisorError
 from puller.host.access import LOCAL, FileStatus, HostAccess
-from puller.store.mounts import sync_folder
+from puller.store.directory.mounts import sync_folder
 
 DEVICE_MARKS = Path("/var/lib/puller/rollbacks")
 

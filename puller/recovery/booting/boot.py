@@ -35,10 +35,9 @@ from puller.host.qemu import Failure, qemu_img
 from puller.host.runtime import runtime_directory
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import lifecycle
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.memory import with_memory
-from puller.hypervisor.domain.reconnect import wait_for_server, waits_by_itself
-from puller.hypervisor.domain.restoredxml import (
+from puller.hypervisor.domain.definition.memory import with_memory
+from puller.hypervisor.domain.definition.reconnect import wait_for_server, waits_by_itself
+from puller.hypervisor.domain.definition.restoredxml import (
     Copy,
     DiskSource,
     NbdExport,
@@ -47,6 +46,7 @@ from puller.hypervisor.domain.restoredxml import (
     adapt,
     networks_of,
 )
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.uri import configuration_directory, state_directory
 from puller.recovery import definition, firmware_files
 from puller.recovery.attachments import read_attachment

@@ -19,8 +19,8 @@ from os.path import normpath
 from pathlib import Path
 
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.definition.restoredxml import NbdExport, backing_store
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.restoredxml import NbdExport, backing_store
 from puller.hypervisor.job.blockpull import images_behind
 from puller.recovery.booting.record import Booted, BootedDisk
 

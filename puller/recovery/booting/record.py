@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from puller.errors import NotBooted, OutputRefused, PullerError, UsageError
 from puller.host.folders import state_directory
 from puller.recovery.targets import outputs
-from puller.store.mounts import sync_folder
+from puller.store.directory.mounts import sync_folder
 
 NAME = "boot.json"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from puller.errors import HypervisorError, NoSuchDomain, UsageError
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain import lifecycle
+from puller.hypervisor.domain.definition.reconnect import wait_for_server, waits_by_itself
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.reconnect import wait_for_server, waits_by_itself
 from puller.hypervisor.job.blockpull import images_behind, pull_progress
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.boot import run_guest

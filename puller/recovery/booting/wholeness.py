@@ -23,8 +23,8 @@ import msgspec
 from puller.errors import HypervisorError, PullIncomplete
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.connection import Host
+from puller.hypervisor.domain.disks.image import image_facts
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.image import image_facts
 from puller.hypervisor.job.flushing import flush_image
 from puller.recovery.booting.defined import name_server
 from puller.recovery.booting.record import Booted, BootedDisk

@@ -22,8 +22,7 @@ from puller.events import Event, Notice, Observer, Step
 from puller.host.priority import lower
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.drill_xml import (
+from puller.hypervisor.domain.definition.drill_xml import (
     DrillMachine,
     emulated,
     for_drill,
@@ -31,8 +30,9 @@ from puller.hypervisor.domain.drill_xml import (
     memory_of,
     offers_of,
 )
+from puller.hypervisor.domain.definition.restoredxml import Copy, DiskSource, NbdExport, adapt
+from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.domain.lifecycle import destroy, resume
-from puller.hypervisor.domain.restoredxml import Copy, DiskSource, NbdExport, adapt
 from puller.hypervisor.guest.ending import yield_to_others
 from puller.hypervisor.guest.screen import screenshot
 from puller.hypervisor.uri import configuration_directory

@@ -19,7 +19,7 @@ from puller.repository.points import DiskRecord, Point
 from puller.repository.repository import Repository, open_repository
 from puller.store.base import Store
 from puller.store.location import address, open_store
-from puller.store.retrying import RetryingStore
+from puller.store.wrapping.retrying import RetryingStore
 
 
 class _Opened(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from puller.cancelling import CancelScope
 from puller.errors import NbdError, OutputFailed, OutputInUse, OutputRefused
 from puller.host.allocation import allocate, punch
 from puller.nbd.writer import Target
-from puller.store.mounts import sync_folder
+from puller.store.directory.mounts import sync_folder
 from puller.units import MIB, format_bytes
 
 FORMATS = ("raw", "qcow2")

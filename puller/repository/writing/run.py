@@ -63,7 +63,7 @@ from puller.repository.writing.packing import (
 from puller.repository.writing.pending import PendingPoints, commit
 from puller.repository.writing.runlocks import Locking
 from puller.store.base import Store
-from puller.store.paced import PacedStore
+from puller.store.wrapping.paced import PacedStore
 from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
 
 Flags = NDArray[np.bool_]

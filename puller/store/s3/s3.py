@@ -67,7 +67,7 @@ _BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError)
 class S3Store(Scoped):
     """Objects in ``bucket`` under ``prefix`` (no slash at its ends, may be empty).
 
-    ``client`` comes from ``puller.store.s3.client.connect``. Keys and bodies are sent as they are, in
+    ``client`` comes from ``puller.store.s3.client.client.connect``. Keys and bodies are sent as they are, in
     one request each. Multipart uploads are not needed: all objects are far below the limit of one PUT.
     """
 

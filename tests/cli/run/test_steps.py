@@ -13,7 +13,7 @@ import pytest
 import puller
 from puller import api
 from puller.store.base import ObjectInfo
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK
 from tests.cli.conftest import CommandLine
 from tests.cli.run.setting import Setting

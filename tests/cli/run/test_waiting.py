@@ -19,7 +19,7 @@ from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import Locked, StoreUnavailable
 from puller.repository.collecting.lease import Lease
 from puller.store.base import Body
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.units import MIB
 from tests.cli.conftest import CommandLine
 from tests.cli.run.setting import Setting

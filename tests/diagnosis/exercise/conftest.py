@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import puller
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.lab.seaweed import Seaweed
 

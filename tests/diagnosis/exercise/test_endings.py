@@ -20,7 +20,7 @@ from puller.diagnosis.exercise.ground import Ground, _Ledger
 from puller.errors import StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
 from puller.store.s3.s3 import S3Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 from tests.cli.conftest import command
 from tests.diagnosis import lying
 from tests.diagnosis.exercise.exercising import faults, tried

@@ -7,7 +7,7 @@ import pytest
 from puller.diagnosis.exercise.exercise import NAMES
 from puller.diagnosis.exercise.ground import FOLDER
 from puller.diagnosis.exercise.plan import CONNECTIONS, Plan
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 from puller.units import MIB
 from tests.diagnosis import lying
 from tests.diagnosis.exercise.exercising import SMALL, faults, tried

@@ -7,8 +7,8 @@ from pathlib import Path
 import puller
 from puller.diagnosis.doctor import exercise_store
 from puller.store.base import Body
-from puller.store.folder import FolderStore
-from puller.store.wrapped import WrappedStore
+from puller.store.directory.folder import FolderStore
+from puller.store.wrapping.wrapped import WrappedStore
 from tests.diagnosis import lying
 from tests.diagnosis.exercise.exercising import SMALL, faults, tried
 from tests.lab.memory import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 import puller
 from puller.diagnosis.doctor import exercise_store
 from puller.diagnosis.exercise.exercise import NAMES, exercise
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.s3.bucket import Bucket
 from puller.store.s3.s3 import S3Store
 from puller.units import MIB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from puller.store.s3.s3 import S3Store
 from tests.store.answers.answering import Connect
 from tests.store.scripted import ONCE

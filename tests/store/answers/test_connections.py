@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from puller.errors import StoreDenied, StoreError
 from puller.store.options import StoreOptions
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from tests.store.answers.answering import Connect, raised
 from tests.store.certificates import make_certificate
 from tests.store.scripted import HEADERS, LARGE, ONCE, OPERATIONS, Answer, s3_error, scripted_server

@@ -15,9 +15,9 @@ from puller.repository.format.packname import PackKind
 from puller.repository.keys import key_slots as slots
 from puller.repository.keys.key_slots import KeyFile
 from puller.repository.records.condemned import ALL, CondemnedSlots
-from puller.store.retrying import RetryingStore
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from puller.store.s3.s3 import S3Store
+from puller.store.wrapping.retrying import RetryingStore
 from tests.lab.seaweed import Seaweed
 from tests.store.answers.answering import Connect, raised
 from tests.store.scripted import HEADERS, OPERATIONS, Answer, s3_error, scripted_server

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from puller.store.s3.client import connect
+from puller.store.s3.client.client import connect
 from tests.store.differences.differing import Open, Opened
 from tests.store.scripted import ONCE
 from tests.store.stub import Stub

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from puller.cancelling import CancelScope
 from puller.store.base import Store
-from puller.store.retrying import RetryingStore
 from puller.store.s3.s3 import S3Store
+from puller.store.wrapping.retrying import RetryingStore
 from tests.store.scripted import Answer, Request, s3_error
 from tests.store.stub import Quirk, Stub, key_of, operation
 

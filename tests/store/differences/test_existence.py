@@ -9,7 +9,7 @@ import pytest
 from puller.errors import ObjectExists, ObjectNotFound, StoreDenied
 from puller.repository import repository as repositories
 from puller.store.base import Store
-from puller.store.unconditional import UnconditionalStore
+from puller.store.wrapping.unconditional import UnconditionalStore
 from tests.store.differences.differing import (
     ABSENT,
     UNCONDITIONAL,

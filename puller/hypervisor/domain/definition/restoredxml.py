@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puller.hypervisor.domain.separation import (
+from puller.hypervisor.domain.definition.separation import (
     make_media_optional,
     separate_channels,
     separate_interfaces,

@@ -13,13 +13,13 @@ from botocore.exceptions import BotoCoreError
 from puller.errors import UsageError
 from puller.store.options import DEFAULTS, StoreOptions
 from puller.store.s3.body import BufferFile
+from puller.store.s3.client.options import add_to_requests, session_with, with_options
+from puller.store.s3.client.profile import decides_signing, own_settings
+from puller.store.s3.client.signing import Signing
+from puller.store.s3.client.timelimits import TimeLimits
 from puller.store.s3.differences import Differences
-from puller.store.s3.options import add_to_requests, session_with, with_options
-from puller.store.s3.profile import decides_signing, own_settings
 from puller.store.s3.quick import SERVICE, make_quick
 from puller.store.s3.s3 import S3Store
-from puller.store.s3.signing import Signing
-from puller.store.s3.timelimits import TimeLimits
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,9 +14,9 @@ from typing import TypeVar
 from puller.cancelling import CancelScope
 from puller.errors import DamagedData, ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from puller.store.base import Body, ObjectInfo, Store
-from puller.store.folder import FolderStore
+from puller.store.directory.folder import FolderStore
 from puller.store.silence import Silence, request
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0

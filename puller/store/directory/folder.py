@@ -37,8 +37,8 @@ from puller.store.base import (
     validate_prefix,
     validate_range,
 )
-from puller.store.files import read_file, write_file
-from puller.store.mounts import is_remote, means_lacking, sync_folder
+from puller.store.directory.files import read_file, write_file
+from puller.store.directory.mounts import is_remote, means_lacking, sync_folder
 from puller.store.objectlock import Unlockable
 
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from puller.store.base import Body, Store
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 
 class PacedStore(WrappedStore):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from puller.errors import ObjectExists
 from puller.store.base import Body
-from puller.store.wrapped import WrappedStore
+from puller.store.wrapping.wrapped import WrappedStore
 
 
 class UnconditionalStore(WrappedStore):

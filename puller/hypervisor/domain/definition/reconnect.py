@@ -15,8 +15,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 from puller.errors import HypervisorError
+from puller.hypervisor.domain.definition.restoredxml import RECONNECT_SECONDS
 from puller.hypervisor.domain.domain import Domain
-from puller.hypervisor.domain.restoredxml import RECONNECT_SECONDS
 from puller.hypervisor.faults import translate
 
 _SPARE = "puller-{}"

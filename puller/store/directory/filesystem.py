@@ -15,8 +15,8 @@ from pathlib import Path
 
 from puller.cancelling import CancelScope
 from puller.errors import StoreError, UnsupportedByStore
-from puller.store.files import write_file
-from puller.store.folder import translate
+from puller.store.directory.files import write_file
+from puller.store.directory.folder import translate
 from puller.store.silence import request
 
 _SIZE = 1 << 20

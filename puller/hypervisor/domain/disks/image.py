@@ -13,7 +13,7 @@ from puller.cancelling import CancelScope
 from puller.errors import HypervisorError
 from puller.host.access import LOCAL, HostAccess
 from puller.host.qemu import Failure, qemu_img
-from puller.hypervisor.domain.disk import Disk, image_name
+from puller.hypervisor.domain.disks.disk import Disk, image_name
 
 _INFO_SECONDS = 60.0
 """Seconds that ``qemu-img info`` may take. A job may be open meanwhile."""

@@ -12,8 +12,8 @@ from os.path import normpath
 from pathlib import Path
 
 from puller.errors import NoSuchDisk, UnsupportedDisk
-from puller.hypervisor.domain.encryption import Encryption, parse_encryption
-from puller.hypervisor.domain.storage_node import StorageNode, parse_node
+from puller.hypervisor.domain.disks.encryption import Encryption, parse_encryption
+from puller.hypervisor.domain.disks.storage_node import StorageNode, parse_node
 
 _SOURCE_ATTRIBUTES = {
     "file": "file",

@@ -1,0 +1,1 @@
+"""The disks of a domain: their images, storage nodes, volumes and encryption."""

@@ -1,0 +1,1 @@
+"""The S3 client: its settings, signatures and time limits."""
