@@ -46,12 +46,23 @@ CLEANUP = RetryPolicy(3.0, limit=3.0)
 """For cleaning up after a failure, which must not take long."""
 
 
+_FIRST_PAUSE = 0.002
+"""Seconds."""
+
 _FREE_SECONDS = 10.0
 """Seconds after which a thread ends that no call has needed."""
 
 
 class NoAnswer(Exception):
     """A call did not return in time."""
+
+
+def growing_pauses(longest: float) -> Iterator[float]:
+    """Yield the seconds between checks whether something has ended: short at first, as most ends soon."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield min(pause, longest)
+        pause *= 2
 
 
 class CancelScope:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import puller
-from puller.cancelling import WORK, CancelScope, NoAnswer
+from puller.cancelling import WORK, CancelScope, NoAnswer, growing_pauses
 from puller.configuration.drills import DrillSettings
 from puller.errors import Interrupted, PullerError, StoreUnavailable
 from puller.events import ignore
@@ -369,6 +370,11 @@ def test_who_listens_too_late_is_called_at_once_and_who_has_forgotten_never() ->
     scope.cancel()
     scope.child().listen(lambda: called.append("late"))
     assert called == ["late"]
+
+
+def test_pauses_between_checks_are_short_at_first_and_then_as_long_as_allowed() -> None:
+    pauses = list(islice(growing_pauses(0.02), 6))
+    assert pauses == [0.002, 0.004, 0.008, 0.016, 0.02, 0.02]
 
 
 def test_calls_use_a_thread_again_unless_it_hangs() -> None:

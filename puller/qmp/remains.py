@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puller.cancelling import CancelScope
+from puller.cancelling import CancelScope, growing_pauses
 from puller.errors import HypervisorError, MonitorRefused
 from puller.hypervisor.space.scratch import discard
 from puller.qmp.drives import Drive, file_of
@@ -22,7 +22,7 @@ from puller.qmp.machine import QemuMachine
 from puller.qmp.names import is_changes
 
 _STEP = 0.02
-"""Seconds between two looks whether something is gone."""
+"""Most seconds between two looks whether something is gone."""
 
 _LIMIT = 60.0
 """Seconds to wait for the end of an export or a job."""
@@ -132,6 +132,7 @@ def _cancel(machine: QemuMachine, prefix: str, jobs: Iterable[str]) -> None:
 
 def _wait(is_gone: Callable[[], bool], what: str) -> None:
     waiting = CancelScope()  # called at the end of a run, whose scope may be cancelled
+    pauses = growing_pauses(_STEP)
     deadline = time.monotonic() + _LIMIT
     while not is_gone():
         if time.monotonic() > deadline:
@@ -139,7 +140,7 @@ def _wait(is_gone: Callable[[], bool], what: str) -> None:
                 f"{what} did not end within {_LIMIT:.0f} s",
                 advice="Check that the storage of the machine responds, then run the backup again.",
             )
-        waiting.pause(_STEP)
+        waiting.pause(next(pauses))
 
 
 def _ids(machine: QemuMachine, query: str) -> tuple[str, ...]:

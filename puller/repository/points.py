@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -348,9 +349,11 @@ class Points(Scoped):
     def _load(
         self, names: Iterable[tuple[str, str]], damaged: Callable[[str, DamagedData], None] | None
     ) -> list[Point]:
+        bound = cache(self.within)  # the scope is one for all
+
         def load(scope: CancelScope, name: tuple[str, str]) -> Point | None:
             try:
-                return self.within(scope).get(*name)
+                return bound(scope).get(*name)
             except NoSuchPoint:
                 return None  # deleted since it was listed
             except DamagedData as error:

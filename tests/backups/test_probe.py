@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -90,6 +91,16 @@ def test_data_that_reads_as_zeros_is_no_difference(repository: puller.Repository
     for content in (sparse(1), bytes(REPOSITORY_SIZE)):
         record = record_of(repository, content)
         assert not finds(repository, record, Disk(content, data=range(64)))
+
+
+def test_a_probe_does_not_load_masked_arrays(
+    repository: puller.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call of ``np.unique`` loads ``numpy.ma``, which took a fifth of a probe's time."""
+    record, unique = record_of(repository, sparse(4)), Mock()
+    monkeypatch.setattr(np, "unique", unique)
+    assert not finds(repository, record, Disk(sparse(4), data=range(64)))
+    unique.assert_not_called()
 
 
 def test_data_where_the_base_has_zeros_and_the_reverse(repository: puller.Repository) -> None:

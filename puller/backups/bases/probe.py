@@ -71,6 +71,8 @@ _BLANK_SUSPECTS = 64
 _TOGETHER = 32
 """Chunks that are read at the same time."""
 
+_ZEROS = bytes(CHUNK)
+
 T = TypeVar("T")
 
 
@@ -131,7 +133,7 @@ class Probe(Scoped):
 
     def mark(self, content: bytes) -> bytes:
         """Return the mark of a content for comparison: its id, empty for zeros."""
-        return content_id(self._id_key, content) if any(content) else b""
+        return b"" if _ZEROS.startswith(content) else content_id(self._id_key, content)
 
     def is_zero(self, number: int) -> bool:
         """Return whether the base has zeros in the chunk."""
@@ -223,8 +225,9 @@ class Probe(Scoped):
 
 def _near(flags: Flags) -> list[tuple[int, int]]:
     """Return a few ranges, of whole pages from the first flag on, that have all that are set."""
-    pages = np.unique(np.flatnonzero(flags) // PAGE_CHUNKS)
-    found = list(_runs(pages.tolist()))
+    # Not np.unique: its first call loads numpy.ma, which takes a fifth of a probe's time.
+    pages = np.logical_or.reduceat(flags, np.arange(0, len(flags), PAGE_CHUNKS))
+    found = list(_runs(np.flatnonzero(pages).tolist()))
     if len(found) > _FAR_APART:
         found = [(found[0][0], found[-1][1])]
     return [(first * PAGE_CHUNKS, min(stop * PAGE_CHUNKS, len(flags))) for first, stop in found]

@@ -14,6 +14,7 @@ from puller.cli.input.choices import COMPRESSION, tags_option
 from puller.cli.input.guest import of_guest
 from puller.cli.input.options import Command
 from puller.cli.input.quantities import AMOUNT, PACE, RATE, RUN_MEMORY
+from puller.cli.libraries import loading
 from puller.cli.output.outcome import Outcome
 from puller.cli.output.reporting.measures import BACKUP
 from puller.cli.output.reporting.progress import observing
@@ -32,6 +33,8 @@ def _load_meanwhile() -> None:
         with suppress(ImportError):  # reported where the module is needed
             import_module("puller.backups.backup")
 
+    with loading():  # first, because two threads that load modules slow each other down
+        import_module("puller.api.repositories")
     Thread(target=load, name="imports", daemon=True).start()
 
 

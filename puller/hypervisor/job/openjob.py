@@ -14,7 +14,7 @@ from pathlib import Path
 
 import libvirt
 
-from puller.cancelling import CancelScope
+from puller.cancelling import CancelScope, growing_pauses
 from puller.errors import HypervisorError, JobRunning
 from puller.hypervisor.domain import checkpoint as checkpoints
 from puller.hypervisor.domain.checkpoint import THIRD_PARTIES, owner_prefix
@@ -24,7 +24,7 @@ from puller.hypervisor.locking import runlock
 from puller.hypervisor.space import scratch, staging
 
 _STEP = 0.02
-"""Seconds between two checks whether a cancelled job has ended; there is no event for it."""
+"""Most seconds between two checks whether a cancelled job has ended; there is no event for it."""
 
 _LIMIT = 60.0
 """Seconds to wait for the end of a cancelled job."""
@@ -120,10 +120,11 @@ def end(domain: Domain, job: OpenJob) -> None:
         _cancel(domain)
     deadline = time.monotonic() + _LIMIT
     waiting = CancelScope()  # called at the end of a run, whose scope may be cancelled
+    pauses = growing_pauses(_STEP)
     while open_job(domain) == job:
         if time.monotonic() > deadline:
             raise HypervisorError(f"the backup job of domain {domain.name} did not end within {_LIMIT:.0f} s")
-        waiting.pause(_STEP)
+        waiting.pause(next(pauses))
     for path in job.files:
         scratch.discard(path, domain.host)
 
