@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,28 @@ from tests.lab.providers import SERVERS
 from tests.lab.s3server import S3Server
 
 pytest_plugins = ["tests.lab.fixtures", "tests.lab.vault"]
+
+_LONG = (
+    "integration/test_booting.py",
+    "integration/test_remote.py",
+    "ways/test_ways.py",
+    "integration/test_drills.py",
+    "recovery/test_files.py",
+    "integration/test_daemon.py",
+    "fleet/test_fleet.py",
+    "upkeep/test_simulation.py",
+    "fleet/test_kills.py",
+    "docs/test_policies.py",
+    "integration/test_luks.py",
+    "integration/test_data_files.py",
+)
+"""Files whose tests take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files: a process gets whole ones, and the last to come should be short."""
+    order = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

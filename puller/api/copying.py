@@ -13,7 +13,7 @@ from puller.repository.points import Point
 from puller.repository.repository import Repository
 from puller.repository.shard import WHOLE, Shard
 from puller.repository.writing.run import Tuning
-from puller.upkeep.copying.copy import Choice, CopyReport, unnamed_points
+from puller.upkeep.copying.copy import Choice, CopyReport, refuse_unknown, unnamed_points
 from puller.upkeep.copying.copy import copy as _copy
 
 
@@ -58,7 +58,8 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
         The points that were copied, those that were in the target already, and those that failed.
 
     Raises:
-        NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several; nothing was copied.
+        NoSuchPoint, AmbiguousPoint: A name in ``points`` matches no point, or several, or a name or UUID
+            in ``domains`` has no points; nothing was copied.
         KeyNotHeld: The key may not read guest data.
         StoreError: A store cannot be reached or refuses. Points that were copied before stay.
         UsageError: An argument cannot be used; nothing was touched.
@@ -80,6 +81,7 @@ def copy_points(  # noqa: PLR0913 - one keyword for each choice that a user has
     read_rate = check_rate(limit_read)
     source = working(repository, "source", observer)
     bound = working(target, "target", observer)
+    refuse_unknown(choice.domains, source)
     if points:
         named = [item if isinstance(item, Point) else source.points.select(item, hosts) for item in points]
         return _copy(source, bound, shard.of(choice.of(named)), tuning, read_rate, observer)

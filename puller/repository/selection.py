@@ -51,15 +51,24 @@ def select(known: Mapping[str, str], wanted: Sequence[str], excluded: Sequence[s
     return [name for name in dict.fromkeys(chosen) if name not in left_out]
 
 
+def is_pattern(word: str) -> bool:
+    """Return whether ``word`` matches names by a pattern."""
+    return _PATTERN.search(word) is not None
+
+
+def is_uuid(word: str, uuid: str) -> bool:
+    """Return whether ``word`` means this UUID; libvirt also accepts one without hyphens."""
+    return word.lower().replace("-", "") == uuid.replace("-", "")
+
+
 def _meant(word: str, known: Mapping[str, str]) -> list[str]:
     """Match a name before a pattern, a pattern before a UUID; libvirt also prefers names to UUIDs."""
     if word in known:
         return [word]
-    if _PATTERN.search(word):
+    if is_pattern(word):
         return sorted(name for name in known if fnmatchcase(name, word))
-    bare = word.lower().replace("-", "")  # libvirt accepts a UUID without hyphens too
-    return [name for name, uuid in known.items() if uuid.replace("-", "") == bare]
+    return [name for name, uuid in known.items() if is_uuid(word, uuid)]
 
 
 def _unless_pattern(word: str) -> list[str]:
-    return [] if _PATTERN.search(word) else [word]
+    return [] if is_pattern(word) else [word]

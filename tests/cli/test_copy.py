@@ -75,6 +75,27 @@ def test_chosen_points(
     assert _there(target) == [points[number] for number in expected]
 
 
+@pytest.mark.parametrize("words", [["--domain", "nope"], ["--domain", "web1", "--domain", "nope"]])
+def test_a_domain_without_points_is_refused(
+    cli: CommandLine, points: list[str], target: Path, words: list[str]
+) -> None:
+    """As by ``prune``: a mistyped name must not look like a copy that had nothing to do."""
+    error = cli("copy", *words, *_to(target), "--json").error
+    assert (error["code"], error["message"]) == (16, "no restore point of domain 'nope'")
+    assert cli("copy", points[0], *words, *_to(target)).code == 16
+    assert _there(target) == []
+
+
+def test_a_domain_with_nothing_left_to_copy_is_no_error(
+    cli: CommandLine, points: list[str], target: Path, repository: puller.Repository
+) -> None:
+    uuid = puller.list_points(repository)[0].uuid
+    for _ in range(2):
+        assert cli("copy", "--domain", "web1", *_to(target)).code == 0
+    for word in (uuid, uuid.replace("-", ""), "nope*"):
+        assert cli("copy", "--domain", word, *_to(target)).out == "0 points copied\n"
+
+
 def test_the_newest_is_there_so_no_older_one_is_copied(
     cli: CommandLine, points: list[str], target: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,11 +38,19 @@ WORK = partial(work, puller.__version__)
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one damaged pack, which stays as it is."""
+    folder = tmp_path_factory.mktemp("damaged") / "repository"
+    make_repository(str(folder))
+    return folder
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A repository with one damaged pack."""
-    make_repository(str(tmp_path / "repository"))
-    return str(tmp_path / "repository")
+def url(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A copy of the repository, of which no cache knows what another test did with its own."""
+    monkeypatch.setenv("PULLER_CACHE_DIR", str(tmp_path / "cache"))
+    return str(shutil.copytree(damaged, tmp_path / "repository"))
 
 
 @pytest.fixture
@@ -162,6 +171,7 @@ def test_a_fleet_copies_each_machine_in_one_task(
         for age in range(2)
     ]
     words = ("fleet", "copy", "-r", str(tmp_path / "source"), "--to", str(tmp_path / "target"))
+    assert answer(*words, "--on", "local:2", "--domain", "nope")[0] == 16
     code, found = answer(*words, "--on", "local:2")
     assert (code, found["shards"], found["failed"]) == (0, 3, [])
     assert [item["point"] for item in found["copied"]] == [

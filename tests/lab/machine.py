@@ -17,7 +17,7 @@ import subprocess
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -49,6 +49,9 @@ DONE = re.compile(r"^(?:wrote|discard) (\d+)/\1 bytes at offset \d+$", re.MULTIL
 
 
 _NOTICE_SECONDS = 30.0
+
+_PIDFD_GETFD = 438
+"""The number of the system call, which Python does not have."""
 
 _SLEEP_PORTS = (0x604, 0xB004)
 """Where firmware puts ACPI's sleep control of a q35 machine: SeaBIOS and others, by version."""
@@ -152,8 +155,9 @@ class Machine:
     def crash(self) -> None:
         """End QEMU at once; libvirt may have to notice it still."""
         pid = self.pid()
-        os.kill(pid, signal.SIGKILL)
-        _reap(pid)
+        with _holding_sockets(pid):
+            os.kill(pid, signal.SIGKILL)
+            _reap(pid)
 
     def shut_down_from_inside(self) -> None:
         """Let the guest switch the machine off, and wait until libvirt has seen it.
@@ -354,6 +358,24 @@ def _reap(pid: int) -> None:
     """Wait for the end of a QEMU; fine if it is not a child of this process."""
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+@contextmanager
+def _holding_sockets(pid: int) -> Iterator[None]:
+    """Keep a QEMU's sockets open meanwhile, so that libvirt learns of its end once it is buried.
+
+    libvirt looks for the process as soon as the monitor's socket is closed, and if there is a zombie still,
+    again after 200 ms. Where the kernel has no ``pidfd_getfd`` (5.6) or denies it, libvirt does that.
+    """
+    process = os.pidfd_open(pid)
+    with ExitStack() as stack:
+        stack.callback(os.close, process)
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if entry.is_socket():
+                held = ctypes.CDLL(None).syscall(_PIDFD_GETFD, process, int(entry.name), 0)
+                if held >= 0:
+                    stack.callback(os.close, held)
+        yield
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def copy(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outc
 
     from puller.api import arguments
     from puller.fleet.machines import copy_in_shards
-    from puller.upkeep.copying.copy import Choice, unnamed_points
+    from puller.upkeep.copying.copy import Choice, refuse_unknown, unnamed_points
 
     run = _Run(settings, choices, "copy")
     files = choices["to_password_file"], choices["to_key_file"]
@@ -155,6 +155,7 @@ def copy(settings: Settings, /, points: tuple[str, ...], **choices: Any) -> Outc
             other = open_other(settings, choices["to"], *files)
         target = arguments.working(other, "target", observer)
         damaged: Sequence[Any] = ()
+        refuse_unknown(choice.domains, source)
         if points:
             chosen = choice.of([source.points.select(point, choices["hosts"]) for point in points])
         else:

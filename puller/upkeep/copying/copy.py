@@ -26,9 +26,9 @@ from puller.errors import (
 )
 from puller.events import Committed, Notice, Observer, Step
 from puller.repository.format.sealing import Cipher
-from puller.repository.points import Point, in_order
+from puller.repository.points import Point, Points, in_order
 from puller.repository.repository import Repository
-from puller.repository.selection import Scope, select
+from puller.repository.selection import Scope, is_pattern, is_uuid, select
 from puller.repository.writing.run import Tuning
 from puller.upkeep.copying.copypoint import PointCopy
 from puller.upkeep.copying.counterparts import Counterparts, Pair, never_held, origin
@@ -107,6 +107,25 @@ class Choice:
             and (self.since is None or point.time >= self.since)
             and (self.own is None or self.own.has(point))
         )
+
+
+def refuse_unknown(domains: Iterable[str], source: Repository) -> None:
+    """Raise NoSuchPoint if one of the names and UUIDs has no points: with a mistyped one, nothing is copied.
+
+    A domain whose records are damaged is not refused.
+    """
+    for word in domains:
+        if not is_pattern(word) and not _is_known(word, source.points):
+            raise NoSuchPoint(f"no restore point of domain '{word}'")
+
+
+def _is_known(word: str, points: Points) -> bool:
+    damaged: list[str] = []
+    return (
+        any(is_uuid(word, uuid) for uuid, _ in points.names())
+        or bool(points.of(word, lambda point, _: damaged.append(point)))
+        or bool(damaged)
+    )
 
 
 def unnamed_points(
